@@ -1,0 +1,56 @@
+"""What the model takes: packed rows of interleaved text and images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""A target that carries no loss."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of whole documents, and the images that stand in them.
+
+    Letters: R rows, T tokens a row, N images in all rows together (the image bank), M of them with an image loss.
+    An image occupies one `<BoI>` token followed by a fixed number of placeholder tokens.
+    """
+
+    input_ids: Tensor
+    """[R, T] int64; placeholders stand where visual tokens go, the padding id fills the end of a row."""
+
+    targets: Tensor
+    """[R, T] int64; `targets[r, t]` is the token that position t has to predict (already shifted); -100: none."""
+
+    document_ids: Tensor
+    """[R, T] int64; equal numbers within a row are one document, documents are contiguous, -1 is padding."""
+
+    position_ids: Tensor
+    """[R, T] int64; counts from 0 within each document."""
+
+    pixel_values: Tensor
+    """[N, 3, H, W] float32 in [0, 1]; the image bank: row by row, in reading order."""
+
+    image_positions: Tensor
+    """[N, 2] int64; row and column of each image's first visual token. Its `<BoI>` is one column earlier."""
+
+    drawn: Tensor
+    """[M] int64; which images of the bank the image decoder learns to draw."""
+
+    drawn_pixels: Tensor
+    """[M, 3, h, w] float32 in [0, 1]; those images at the output resolution."""
+
+    drawn_keys: Tensor
+    """[M] int64; seeds of each drawn image's noise, time step and dropped condition."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        return Batch(**moved)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (the hook that a DataLoader calls)."""
+        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})

@@ -1,0 +1,313 @@
+"""The sizes and choices of a model, as plain data that travels in `config.json`.
+
+Dictionaries named after a transformers or diffusers class are that class's own keyword arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The image tokenizer (paper 3.2, part 1): a CLIP ViT, the ViT-Adapter's pyramid, a resampler."""
+
+    clip: dict[str, Any]
+    """`CLIPVisionConfig` arguments; `image_size` and `patch_size` in pixels."""
+
+    num_visual_tokens: int = 64
+    resampler_dim: int = 768
+    resampler_layers: int = 12
+    resampler_heads: int = 12
+    adapter_blocks: int = 4
+    adapter_heads: int = 16
+    adapter_points: int = 4
+    prior_channels: int = 64
+    prior_scale: int = 16
+    """Pixels of the spatial prior's input per ViT patch. 16: levels of 4, 2, 1 and 1/2 times the patch grid."""
+
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+
+
+@dataclass(frozen=True)
+class SynchronizerConfig:
+    """One kind of MMFS block (paper Eq. 4)."""
+
+    num_heads: int = 16
+    num_points: int = 8
+    value_dim: int = 1024
+    """Width of the projected features, all heads together."""
+
+    max_age: int = 50
+    """Images older than this share the oldest position embedding."""
+
+    null: bool = True
+    """Let a share of attention go nowhere (the released model); False is the paper's plain softmax."""
+
+    offset_init: Literal["uniform", "grid"] = "uniform"
+    offset_init_cells: float = 3.0
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """The multi-modal language model (paper 3.2, part 2)."""
+
+    transformer: dict[str, Any]
+    """`AutoConfig.for_model` arguments of a LLaMA-like decoder, `model_type` among them."""
+
+    mmfs: SynchronizerConfig | None = field(default_factory=SynchronizerConfig)
+    """None: the same language model without MMFS."""
+
+    mmfs_every: int = 4
+    """An MMFS block in layers 0, n, 2n, ..."""
+
+    mmfs_levels: tuple[int, int] = (1, 4)
+    """First and one-past-last level of the pyramid that the language model samples; level 0 is the finest."""
+
+    gate_init: float = 0.0
+    """Initial alpha of tanh(alpha). 0 is the paper's, for a pre-trained LM; 0.1 to 0.5 when training from scratch,
+    where a gate of 0 leaves MMFS unused."""
+
+
+@dataclass(frozen=True)
+class ImageDecoderConfig:
+    """The diffusion image decoder (paper 3.2, part 3)."""
+
+    unet: dict[str, Any]
+    """`UNet2DConditionModel` arguments."""
+
+    image_size: int = 512
+    """Side of a drawn image, pixels."""
+
+    vae: dict[str, Any] | None = None
+    """`AutoencoderKL` arguments; None: diffusion on pixels, folded by `pixel_fold`."""
+
+    pixel_fold: int = 1
+    """Without a VAE: squares of this side become the channels of one latent pixel (exact and invertible)."""
+
+    scheduler: dict[str, Any] = field(
+        default_factory=lambda: {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    )
+    """`DDPMScheduler` arguments: the noise schedule and what the U-Net predicts."""
+
+    num_context_tokens: int = 77
+    resampler_layers: int = 1
+    resampler_heads: int = 16
+    mmfs: SynchronizerConfig | None = field(
+        default_factory=lambda: SynchronizerConfig(max_age=10, offset_init_cells=1.0)
+    )
+    """None: the same image decoder without MMFS."""
+
+    mmfs_placement: Literal["up", "skips"] = "up"
+    """"up": after each up-sampling block (the paper). "skips": on the down path's residuals and the middle block
+    (the released weights)."""
+
+    context_images: Literal["all", "previous"] = "all"
+    """Which images of the document a drawn image may look at: all before it, or only the nearest."""
+
+    text_drop: float = 0.1
+    """Share of training images whose text condition is replaced by the learned negative context (paper B.1)."""
+
+
+@dataclass(frozen=True)
+class MMInterleavedConfig:
+    """The whole model."""
+
+    vision: VisionConfig
+    language_model: LanguageModelConfig
+    image_decoder: ImageDecoderConfig
+    image_loss_weight: float = 10.0
+    """Lambda of paper Eq. 5."""
+
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    begin_of_image_id: int = 3
+    image_token_id: int = 4
+
+    @classmethod
+    def tiny(cls) -> MMInterleavedConfig:
+        """Every part at its smallest, with a VAE: what the tests build."""
+        sync = SynchronizerConfig(num_heads=2, num_points=2, value_dim=16, max_age=4)
+        return cls(
+            vision=VisionConfig(
+                clip={
+                    "hidden_size": 16,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "intermediate_size": 32,
+                    "image_size": 32,
+                    "patch_size": 8,
+                },
+                num_visual_tokens=2,
+                resampler_dim=16,
+                resampler_layers=1,
+                resampler_heads=2,
+                adapter_blocks=2,
+                adapter_heads=2,
+                adapter_points=2,
+                prior_channels=8,
+            ),
+            language_model=LanguageModelConfig(
+                transformer={
+                    "model_type": "llama",
+                    "vocab_size": 1024,
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 3,
+                    "num_attention_heads": 2,
+                    "max_position_embeddings": 512,
+                },
+                mmfs=sync,
+                mmfs_every=2,
+                gate_init=0.3,
+            ),
+            image_decoder=ImageDecoderConfig(
+                image_size=32,
+                unet={
+                    "sample_size": 16,
+                    "in_channels": 4,
+                    "out_channels": 4,
+                    "block_out_channels": (8, 16),
+                    "layers_per_block": 1,
+                    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+                    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+                    "cross_attention_dim": 16,
+                    "attention_head_dim": 2,
+                    "norm_num_groups": 4,
+                },
+                vae={
+                    "block_out_channels": (8, 8),
+                    "down_block_types": ("DownEncoderBlock2D",) * 2,
+                    "up_block_types": ("UpDecoderBlock2D",) * 2,
+                    "latent_channels": 4,
+                    "norm_num_groups": 4,
+                    "sample_size": 32,
+                    "scaling_factor": 0.5,
+                },
+                num_context_tokens=3,
+                resampler_heads=2,
+                mmfs=sync,
+            ),
+        )
+
+    @classmethod
+    def toy(cls) -> MMInterleavedConfig:
+        """About 4 M parameters for the emoji world: reads 64-pixel pictures, draws 32-pixel ones, learns on a CPU."""
+        return cls(
+            vision=VisionConfig(
+                clip={
+                    "hidden_size": 128,
+                    "num_hidden_layers": 4,
+                    "num_attention_heads": 4,
+                    "intermediate_size": 256,
+                    "image_size": 64,
+                    "patch_size": 8,
+                },
+                num_visual_tokens=4,
+                resampler_dim=128,
+                resampler_layers=2,
+                resampler_heads=4,
+                adapter_blocks=2,
+                adapter_heads=4,
+                prior_channels=24,
+                prior_scale=8,
+                image_mean=(0.5, 0.5, 0.5),
+                image_std=(0.25, 0.25, 0.25),
+            ),
+            language_model=LanguageModelConfig(
+                transformer={
+                    "model_type": "llama",
+                    "vocab_size": 1024,
+                    "hidden_size": 128,
+                    "intermediate_size": 344,
+                    "num_hidden_layers": 4,
+                    "num_attention_heads": 4,
+                    "max_position_embeddings": 512,
+                },
+                mmfs=SynchronizerConfig(
+                    num_heads=4, num_points=4, value_dim=128, max_age=8, offset_init="grid", offset_init_cells=6.0
+                ),
+                mmfs_every=2,
+                mmfs_levels=(0, 3),
+                gate_init=0.5,
+            ),
+            image_decoder=ImageDecoderConfig(
+                image_size=32,
+                pixel_fold=2,
+                unet={
+                    "sample_size": 16,
+                    "in_channels": 12,
+                    "out_channels": 12,
+                    "block_out_channels": (64, 96),
+                    "layers_per_block": 1,
+                    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+                    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+                    "cross_attention_dim": 128,
+                    "attention_head_dim": 4,
+                    "norm_num_groups": 16,
+                },
+                scheduler={"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
+                num_context_tokens=8,
+                resampler_heads=4,
+                mmfs=SynchronizerConfig(num_heads=4, num_points=4, value_dim=128, max_age=8, offset_init_cells=1.0),
+            ),
+        )
+
+    def without_mmfs(self) -> MMInterleavedConfig:
+        """The same model with its synchronizers taken out: the baseline of the paper's Table 5."""
+        return dataclasses.replace(
+            self,
+            language_model=dataclasses.replace(self.language_model, mmfs=None),
+            image_decoder=dataclasses.replace(self.image_decoder, mmfs=None),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, dicts and numbers."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MMInterleavedConfig:
+        """The inverse of `to_dict`. Raises ValueError that names a key this version does not know."""
+        return _build(cls, values, "config")
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> MMInterleavedConfig:
+        """Read what `save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text()))
+
+
+def _build(kind: Any, values: dict[str, Any], where: str) -> Any:
+    """A (nested) dataclass from plain data; tuples come back as tuples."""
+    hints = typing.get_type_hints(kind)
+    names = {f.name for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise ValueError(f"{where} has unknown keys {unknown}; {kind.__name__} knows {sorted(names)}.")
+    return kind(**{name: _restore(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _restore(hint: Any, value: Any, where: str) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    if typing.get_origin(hint) is tuple:
+        return tuple(value)
+    return value

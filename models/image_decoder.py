@@ -1,0 +1,159 @@
+"""The diffusion image decoder: context tokens and multi-scale features in, a diffusion loss or a picture out (paper 3.2).
+
+Letters: M images to draw, K context length, C language-model width, n context tokens, N images of the bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from models.config import ImageDecoderConfig
+from models.image_codec import LatentCodec, PixelCodec
+from models.position import sincos_1d
+from models.resampler import Resampler
+from models.synchronized_unet import SynchronizedUNet
+
+
+class ImageDecoder(nn.Module):
+    """Resampler of the language model's states, U-Net with MMFS, and the codec between latents and pixels."""
+
+    def __init__(
+        self,
+        config: ImageDecoderConfig,
+        *,
+        context_dim: int,
+        feature_dim: int,
+        spatial_shapes: Sequence[tuple[int, int]],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        unet = UNet2DConditionModel(**config.unet)
+        cross_dim = unet.config.cross_attention_dim
+        self.context_proj = nn.Linear(context_dim, context_dim)
+        self.resampler = Resampler(
+            num_queries=config.num_context_tokens,
+            dim=cross_dim,
+            input_dim=context_dim,
+            output_dim=cross_dim,
+            num_layers=config.resampler_layers,
+            num_heads=config.resampler_heads,
+        )
+        self.negative_context = nn.Parameter(torch.randn(config.num_context_tokens, cross_dim) * 0.02)
+        self.unet = SynchronizedUNet(
+            unet,
+            feature_dim=feature_dim,
+            spatial_shapes=spatial_shapes,
+            mmfs=config.mmfs,
+            placement=config.mmfs_placement,
+        )
+        self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(config.vae)
+        self.noise_schedule = DDPMScheduler(**config.scheduler)
+
+    def condition(self, context: Tensor, exists: Tensor) -> Tensor:
+        """Language-model states to context tokens.
+
+        Args:
+            context: [M, K, C], nearest state (the image's `<BoI>`) first, so that position 0 is always the nearest.
+            exists: [M, K] bool.
+
+        Returns:
+            [M, n, cross_attention_dim].
+        """
+        positions = sincos_1d(context.shape[1], context.shape[2], device=context.device).to(context.dtype)
+        return self.resampler(self.context_proj(context) + positions, exists)
+
+    def loss(
+        self, pixels: Tensor, context: Tensor, *, values: Sequence[Tensor], visible: Tensor, keys: Tensor
+    ) -> Tensor:
+        """Denoising error of each image (paper Eq. 3), [M]: squared error, averaged over the pixels of one image.
+
+        Args:
+            pixels: [M, 3, h, w] float32 in [0, 1], the truth at the output resolution.
+            context: [M, n, cross_attention_dim] from `condition`.
+            values: per synchronizer [N, S, H, D].
+            visible: [M, 2] int64.
+            keys: [M] int64; noise, time step and condition drop of an image are functions of its key alone, so they
+                do not depend on which images share the batch or on the number of processes.
+        """
+        noise, posterior_noise, timestep, dropped = self._draw_noise(keys, pixels)
+        latents = self.codec.encode(pixels, posterior_noise)
+        noisy = self.noise_schedule.add_noise(latents, noise, timestep)
+        context = torch.where(dropped[:, None, None], self.negative_context.to(context), context)
+        predicted = self.unet(noisy, timestep, context, values=values, visible=visible)
+        if self.noise_schedule.config.prediction_type == "v_prediction":
+            target = self.noise_schedule.get_velocity(latents, noise, timestep)
+        else:
+            target = noise
+        return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
+
+    def _draw_noise(self, keys: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        shape = self.latent_shape
+        noise = torch.empty(2, len(keys), *shape)  # of the diffusion, of the VAE's posterior
+        timestep = torch.empty(len(keys), dtype=torch.int64)
+        dropped = torch.empty(len(keys), dtype=torch.bool)
+        for i, key in enumerate(keys.tolist()):
+            generator = torch.Generator().manual_seed(key)
+            noise[:, i] = torch.randn(2, *shape, generator=generator)
+            timestep[i] = torch.randint(self.noise_schedule.config.num_train_timesteps, (), generator=generator)
+            dropped[i] = torch.rand((), generator=generator) < self.config.text_drop
+        return *noise.to(pixels), timestep.to(pixels.device), dropped.to(pixels.device)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image as the U-Net sees it."""
+        side = self.config.image_size
+        if isinstance(self.codec, LatentCodec):
+            shrink = 2 ** (len(self.codec.vae.config.block_out_channels) - 1)
+            return self.codec.vae.config.latent_channels, side // shrink, side // shrink
+        fold = self.codec.fold
+        return 3 * fold * fold, side // fold, side // fold
+
+    @torch.no_grad()
+    def sample(
+        self,
+        context: Tensor,
+        *,
+        values: Sequence[Tensor],
+        visible: Tensor,
+        seeds: Sequence[int],
+        num_steps: int = 30,
+        guidance_scale: float = 3.5,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Draw images with classifier-free guidance (DDIM, deterministic given the seeds).
+
+        Args:
+            context: [M, n, cross_attention_dim] from `condition`.
+            values: per synchronizer [N, S, H, D].
+            visible: [M, 2] int64; both halves of the guidance look at the same images, as in the release.
+            seeds: M numbers, one for each image's initial noise.
+            num_steps: denoising steps.
+            guidance_scale: 1 follows the condition as it is, more exaggerates it (paper B.3: 3.5).
+            on_step: called with (steps done, steps in all) after each step.
+
+        Returns:
+            [M, 3, h, w] float32 in [0, 1].
+        """
+        scheduler = DDIMScheduler.from_config(self.noise_schedule.config, timestep_spacing="trailing")
+        scheduler.set_timesteps(num_steps, device=context.device)
+        noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        latents = torch.stack(noise).to(context)
+        guided = guidance_scale != 1
+        if guided:
+            context = torch.cat([self.negative_context.to(context).expand_as(context), context])
+            visible = torch.cat([visible, visible])
+        for done, timestep in enumerate(scheduler.timesteps, start=1):
+            doubled = torch.cat([latents, latents]) if guided else latents
+            predicted = self.unet(doubled, timestep, context, values=values, visible=visible)
+            if guided:
+                plain, conditional = predicted.chunk(2)
+                predicted = plain + guidance_scale * (conditional - plain)
+            latents = scheduler.step(predicted, timestep, latents).prev_sample
+            if on_step is not None:
+                on_step(done, num_steps)
+        return self.codec.decode(latents).float()

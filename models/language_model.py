@@ -1,0 +1,151 @@
+"""The multi-modal language model: any LLaMA-like transformers decoder with MMFS between self-attention and feed-forward.
+
+Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels of all pyramid levels, F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.cache_utils import Cache
+
+from mmfs import MMFS
+from models.config import LanguageModelConfig
+
+
+class LanguageSynchronizer(nn.Module):
+    """MMFS attached to one decoder layer: `tanh(alpha) * MMFS(norm(hidden), norm(features))` (paper 3.2).
+
+    The host layer is extended by hooks and stays as transformers made it: its state-dict keys do not change.
+    """
+
+    CENTRE = (0.5, 0.5)
+    """Reference point of every text token (paper 3.2)."""
+
+    def __init__(self, layer: nn.Module, mmfs: MMFS, gate_init: float) -> None:
+        super().__init__()
+        self.query_norm = nn.RMSNorm(mmfs.query_dim, eps=1e-6)
+        self.feature_norm = nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
+        self.mmfs = mmfs
+        self.gate = nn.Parameter(torch.full((1,), gate_init))
+        self.values: Tensor | None = None  # [N, S, H, D], set while the host runs
+        self.visible: Tensor | None = None  # [B, T, 2]
+        self.residual: Tensor | None = None  # the layer's input, between its two hooks
+        layer.register_forward_pre_hook(self._remember_input, with_kwargs=True)
+        layer.self_attn.register_forward_hook(self._add_to_attention)
+
+    def project_values(self, features: Tensor) -> Tensor:
+        """[N, S, F] -> [N, S, H, D]; once per image, whatever is asked of it afterwards."""
+        return self.mmfs.project_values(self.feature_norm(features))
+
+    def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """[B, T, C] states after self-attention -> what the images add to them."""
+        centre = hidden.new_tensor(self.CENTRE, dtype=torch.float32)
+        return self.gate.tanh() * self.mmfs(self.query_norm(hidden), centre, visible, values=values)
+
+    def _remember_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.residual = args[0] if args else kwargs["hidden_states"]
+
+    def _add_to_attention(self, _attention: nn.Module, _args: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
+        # The layer adds its input to this output; the query of MMFS is that sum.
+        attended, *rest = output
+        residual, self.residual = self.residual, None
+        if self.values is None or self.visible is None or residual is None:
+            return None
+        return (attended + self(residual + attended, self.values, self.visible), *rest)
+
+
+class LanguageModel(nn.Module):
+    """A causal LM (`host`) whose every n-th layer looks back at the images through a `LanguageSynchronizer`."""
+
+    def __init__(
+        self, config: LanguageModelConfig, *, feature_dim: int, spatial_shapes: Sequence[tuple[int, int]]
+    ) -> None:
+        super().__init__()
+        host_config = AutoConfig.for_model(**config.transformer)
+        self.host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa")
+        self.hidden_size: int = host_config.hidden_size
+        first, last = config.mmfs_levels
+        sizes = [h * w for h, w in spatial_shapes]
+        self.pixels = slice(sum(sizes[:first]), sum(sizes[:last]))  # of S: the levels that the LM samples
+        self.synchronizers = nn.ModuleList()
+        if config.mmfs is not None:
+            for layer in self.decoder.layers[:: config.mmfs_every]:
+                mmfs = MMFS(
+                    self.hidden_size,
+                    feature_dim,
+                    spatial_shapes=spatial_shapes[first:last],
+                    num_heads=config.mmfs.num_heads,
+                    num_points=config.mmfs.num_points,
+                    value_dim=config.mmfs.value_dim,
+                    max_age=config.mmfs.max_age,
+                    null=config.mmfs.null,
+                    offset_init=config.mmfs.offset_init,
+                    offset_init_cells=config.mmfs.offset_init_cells,
+                )
+                self.synchronizers.append(LanguageSynchronizer(layer, mmfs, config.gate_init))
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The transformer without its vocabulary head."""
+        return self.host.get_decoder()
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """[B, T] int64 -> [B, T, C]."""
+        return self.host.get_input_embeddings()(input_ids)
+
+    def project_values(self, features: Tensor) -> list[Tensor]:
+        """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D] with S' the pixels of the LM's levels."""
+        return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in self.synchronizers]
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        *,
+        position_ids: Tensor,
+        mask: Tensor,
+        values: Sequence[Tensor],
+        visible: Tensor,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            embeddings: [B, T, C] of text and visual tokens.
+            position_ids: [B, T] int64.
+            mask: [B, 1, T, K] bool, True where a token attends; K counts the cached tokens too.
+            values: per synchronizer [N, S', H, D], from `project_values`.
+            visible: [B, T, 2] int64, range of images of the bank that a token sees.
+            cache: keys and values of earlier tokens; extended in place.
+
+        Returns:
+            [B, T, C].
+        """
+        with self._looking_at(values, visible):
+            output = self.decoder(
+                inputs_embeds=embeddings,
+                position_ids=position_ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        return output.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., C] -> [..., vocabulary]."""
+        return self.host.get_output_embeddings()(hidden)
+
+    @contextmanager
+    def _looking_at(self, values: Sequence[Tensor], visible: Tensor) -> Iterator[None]:
+        for synchronizer, value in zip(self.synchronizers, values, strict=True):
+            synchronizer.values, synchronizer.visible = value, visible
+        try:
+            yield
+        finally:
+            for synchronizer in self.synchronizers:
+                synchronizer.values = synchronizer.visible = synchronizer.residual = None

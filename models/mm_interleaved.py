@@ -1,0 +1,183 @@
+"""MM-Interleaved: the paper's Figure 3 as one forward pass.
+
+Letters: R rows, T tokens a row, C language-model width, N images of the bank, S pyramid pixels, F feature width,
+M drawn images, n visual tokens an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.batch import IGNORED, Batch
+from models.config import MMInterleavedConfig
+from models.generation import Segment, generate, generate_stream
+from models.image_decoder import ImageDecoder
+from models.language_model import LanguageModel
+from models.processor import MMInterleavedProcessor
+from models.sequence import attention_mask, gather_context, image_visible, token_visible
+from models.visual_tokenizer import VisualTokenizer
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Losses of one batch; the sums and counts let a trainer average over more than one batch."""
+
+    loss: Tensor
+    """`loss_text + image_loss_weight * loss_image` (paper Eq. 5)."""
+
+    loss_text: Tensor
+    """Mean cross-entropy over the supervised tokens (paper Eq. 2); 0 without any."""
+
+    loss_image: Tensor
+    """Mean denoising error over the drawn images (paper Eq. 3); 0 without any."""
+
+    text_loss_sum: Tensor
+    num_targets: int
+    image_loss_sum: Tensor
+    num_drawn: int
+
+
+class MMInterleaved(nn.Module):
+    """Reads and writes interleaved images and text (paper Section 3)."""
+
+    def __init__(self, config: MMInterleavedConfig, processor: MMInterleavedProcessor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.processor = processor
+        lm_hidden = config.language_model.transformer["hidden_size"]
+        self.visual_tokenizer = VisualTokenizer(config.vision, lm_hidden)
+        shapes, feature_dim = self.visual_tokenizer.spatial_shapes, config.vision.clip["hidden_size"]
+        self.language_model = LanguageModel(config.language_model, feature_dim=feature_dim, spatial_shapes=shapes)
+        self.begin_of_image = nn.Parameter(torch.zeros(lm_hidden))  # added to the embedding of <BoI>
+        self.image_decoder = ImageDecoder(
+            config.image_decoder, context_dim=lm_hidden, feature_dim=feature_dim, spatial_shapes=shapes
+        )
+
+    def forward(self, batch: Batch) -> Output:
+        """Both losses of a batch of packed documents."""
+        visual_tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, C], [N, S, F]
+        hidden = self.language_model(
+            self.embed(batch.input_ids, visual_tokens, batch.image_positions),
+            position_ids=batch.position_ids,
+            mask=attention_mask(batch),
+            values=self.language_model.project_values(features),
+            visible=token_visible(batch),
+        )  # [R, T, C]
+        return self._output(self.text_loss_sum(hidden, batch), self.image_loss_sum(hidden, features, batch), batch)
+
+    def embed(self, input_ids: Tensor, visual_tokens: Tensor, image_positions: Tensor) -> Tensor:
+        """Word embeddings with the visual tokens in their places, [R, T, C].
+
+        Args:
+            input_ids: [R, T] int64.
+            visual_tokens: [N, n, C].
+            image_positions: [N, 2] int64, row and column of each image's first visual token.
+        """
+        embeddings = self.language_model.embed(input_ids)
+        begins = (input_ids == self.config.begin_of_image_id).unsqueeze(-1)
+        embeddings = embeddings + begins * self.begin_of_image.to(embeddings.dtype)
+        row, column = image_positions.unsqueeze(1).unbind(-1)  # [N, 1] each
+        column = column + torch.arange(visual_tokens.shape[1], device=column.device)
+        return embeddings.index_put((row.expand_as(column), column), visual_tokens.to(embeddings.dtype))
+
+    def text_loss_sum(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Next-text-token prediction (paper Eq. 2), summed over the supervised tokens."""
+        supervised = batch.targets != IGNORED
+        logits = self.language_model.logits(hidden[supervised])
+        return F.cross_entropy(logits.float(), batch.targets[supervised], reduction="sum")
+
+    def image_loss_sum(self, hidden: Tensor, features: Tensor, batch: Batch) -> Tensor:
+        """Next-image prediction (paper Eq. 3), summed over the drawn images."""
+        if len(batch.drawn) == 0:
+            return hidden.new_zeros((), dtype=torch.float32)
+        context = self.image_decoder.condition(*gather_context(hidden, batch))  # [M, n', C']
+        return self.image_decoder.loss(
+            batch.drawn_pixels,
+            context,
+            values=self.image_decoder.unet.project_values(features),
+            visible=image_visible(batch, self.config.image_decoder.context_images),
+            keys=batch.drawn_keys,
+        ).sum()
+
+    def _output(self, text_loss_sum: Tensor, image_loss_sum: Tensor, batch: Batch) -> Output:
+        num_targets, num_drawn = int((batch.targets != IGNORED).sum()), len(batch.drawn)
+        loss_text = text_loss_sum / max(num_targets, 1)
+        loss_image = image_loss_sum / max(num_drawn, 1)
+        return Output(
+            loss=loss_text + self.config.image_loss_weight * loss_image,
+            loss_text=loss_text,
+            loss_image=loss_image,
+            text_loss_sum=text_loss_sum,
+            num_targets=num_targets,
+            image_loss_sum=image_loss_sum,
+            num_drawn=num_drawn,
+        )
+
+    def generate(self, segments: list[Segment], **options: Any) -> list[Segment]:
+        """Continue interleaved text and images; see `models.generation.generate` for the options."""
+        return generate(self, segments, **options)
+
+    def generate_stream(self, segments: list[Segment], **options: Any) -> Iterator[Segment]:
+        """The same, piece by piece: text as it is written, each image when it is drawn."""
+        return generate_stream(self, segments, **options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.begin_of_image.device
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write `config.json`, `model.safetensors` and the processor's files."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config.save(directory / CONFIG_FILE)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        if self.processor is not None:
+            self.processor.save_pretrained(directory)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> MMInterleaved:
+        """Read what `save_pretrained` wrote; the model is in evaluation mode.
+
+        Weights may be stored in a narrower float type than the model's float32; they are widened.
+
+        Raises:
+            FileNotFoundError: the directory holds no model.
+            ValueError: the weights do not fit the configuration; the message names the keys.
+        """
+        directory = Path(directory)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(
+                    f"{directory} holds no {name}. Expected a directory written by MMInterleaved.save_pretrained."
+                )
+        model = cls(
+            MMInterleavedConfig.load(directory / CONFIG_FILE), MMInterleavedProcessor.from_directory(directory)
+        )
+        model.load_weights(directory / WEIGHTS_FILE)
+        return model.eval()
+
+    def load_weights(self, file: str | Path) -> None:
+        """Take all weights from a safetensors file, strictly."""
+        weights = load_file(file)
+        expected = self.state_dict()
+        missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+        wrong = [k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape]
+        if missing or unknown or wrong:
+            raise ValueError(
+                f"{file} does not fit the configuration beside it: {len(missing)} keys are missing {missing[:3]}, "
+                f"{len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
+            )
+        self.load_state_dict(weights)

@@ -1,0 +1,107 @@
+"""The Perceiver resampler: many inputs to a fixed number of tokens (Flamingo, arXiv:2204.14198, section 2.1 and A.1.1).
+
+Letters: N items, S inputs each, K learned queries, C channels inside, H heads, D channels a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FFN_RATIO = 4
+"""Width of the feed-forward's hidden layer, in multiples of `dim` (Flamingo)."""
+
+
+class Resampler(nn.Module):
+    """`num_queries` learned queries that read the inputs in `num_layers` pre-norm blocks of cross-attention and
+    feed-forward.
+
+    As in Flamingo the keys of each block are the inputs *and* the queries, so the queries also read each other, and an
+    item without a single usable input is defined: its queries read only themselves.
+
+    Args:
+        num_queries: tokens that come out for each item.
+        dim: width inside.
+        input_dim: width of the inputs.
+        output_dim: width of the tokens that come out.
+        num_layers: blocks.
+        num_heads: attention heads; divides `dim`.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`.
+    """
+
+    def __init__(
+        self, *, num_queries: int, dim: int, input_dim: int, output_dim: int, num_layers: int, num_heads: int
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim is {dim}, which {num_heads} heads cannot share evenly; expected a multiple.")
+        self.queries = nn.Parameter(torch.randn(num_queries, dim) * 0.02)
+        self.input_proj = nn.Linear(input_dim, dim)
+        self.layers = nn.ModuleList(ResamplerLayer(dim, num_heads) for _ in range(num_layers))
+        self.output_norm = nn.LayerNorm(dim)
+        self.output_proj = nn.Linear(dim, output_dim)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Summarise each item.
+
+        Args:
+            inputs: [N, S, input_dim]. N and S may be 0.
+            mask: [N, S] bool, True for inputs to use; None uses all of them.
+
+        Returns:
+            [N, num_queries, output_dim], finite for an item whose mask is all False too.
+
+        Raises:
+            ValueError: `mask` is not bool or does not have the inputs' shape [N, S].
+        """
+        num_items = inputs.shape[0]
+        if mask is not None:
+            if mask.dtype != torch.bool or mask.shape != inputs.shape[:2]:
+                raise ValueError(
+                    f"mask is {mask.dtype} {list(mask.shape)}; expected torch.bool {list(inputs.shape[:2])}, "
+                    "True for the inputs to use."
+                )
+            always = mask.new_ones(num_items, len(self.queries))  # the queries, which are keys too
+            mask = torch.cat([mask, always], dim=1)[:, None, None]  # [N, 1, 1, S + K]
+        inputs = self.input_proj(inputs)
+        latents = self.queries.expand(num_items, -1, -1)
+        for layer in self.layers:
+            latents = layer(latents, inputs, mask)
+        return self.output_proj(self.output_norm(latents))
+
+
+class ResamplerLayer(nn.Module):
+    """One block of the resampler: cross-attention, then feed-forward, both pre-norm and residual."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.latent_norm = nn.LayerNorm(dim)
+        self.input_norm = nn.LayerNorm(dim)
+        self.query_proj = nn.Linear(dim, dim, bias=False)
+        self.key_proj = nn.Linear(dim, dim, bias=False)
+        self.value_proj = nn.Linear(dim, dim, bias=False)
+        self.output_proj = nn.Linear(dim, dim, bias=False)
+        self.ffn = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, FFN_RATIO * dim), nn.GELU(), nn.Linear(FFN_RATIO * dim, dim)
+        )
+
+    def forward(self, latents: Tensor, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """[N, K, C], [N, S, C], bool [N, 1, 1, S + K] or None -> [N, K, C]."""
+        query = self.latent_norm(latents)
+        seen = torch.cat([self.input_norm(inputs), query], dim=1)  # [N, S + K, C]
+        attended = F.scaled_dot_product_attention(
+            self._heads(self.query_proj(query)),
+            self._heads(self.key_proj(seen)),
+            self._heads(self.value_proj(seen)),
+            attn_mask=mask,
+        )  # [N, H, K, D]
+        latents = latents + self.output_proj(attended.transpose(1, 2).flatten(2))
+        return latents + self.ffn(latents)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[N, S, C] -> [N, H, S, D]."""
+        return x.unflatten(2, (self.num_heads, x.shape[2] // self.num_heads)).transpose(1, 2)

@@ -1,0 +1,160 @@
+"""A diffusers U-Net whose pixels look back at earlier images through MMFS.
+
+Letters: B images being drawn, C channels and h x w size of one U-Net map, N images of the bank, S pyramid pixels,
+F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from mmfs import MMFS
+from models.config import SynchronizerConfig
+from models.position import pixel_centres, sincos_2d
+
+
+class UNetSynchronizer(nn.Module):
+    """MMFS attached to one map of the U-Net: `map + zero_conv(MMFS(norm(map) + position, norm(features)))` (paper 3.2).
+
+    Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map.
+    """
+
+    def __init__(
+        self, channels: int, feature_dim: int, spatial_shapes: Sequence[tuple[int, int]], config: SynchronizerConfig
+    ) -> None:
+        super().__init__()
+        self.query_norm = nn.LayerNorm(channels, eps=1e-6)
+        self.feature_norm = nn.LayerNorm(feature_dim, eps=1e-6)
+        self.mmfs = MMFS(
+            channels,
+            feature_dim,
+            spatial_shapes=spatial_shapes,
+            num_heads=config.num_heads,
+            num_points=config.num_points,
+            value_dim=config.value_dim,
+            max_age=config.max_age,
+            null=config.null,
+            offset_init=config.offset_init,
+            offset_init_cells=config.offset_init_cells,
+        )
+        self.conv = nn.Conv2d(channels, channels, kernel_size=1)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+        self.values: Tensor | None = None  # [N, S, H, D], set while the host runs
+        self.visible: Tensor | None = None  # [B, 2]
+
+    def project_values(self, features: Tensor) -> Tensor:
+        """[N, S, F] -> [N, S, H, D]; once per image, shared by all denoising steps."""
+        return self.mmfs.project_values(self.feature_norm(features))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, C, h, w] -> the same map with what the visible images add; unchanged outside `looking_at`."""
+        if self.values is None or self.visible is None:
+            return hidden
+        height, width = hidden.shape[-2:]
+        query = self.query_norm(hidden.flatten(2).transpose(1, 2))  # [B, h*w, C]
+        query = query + sincos_2d(height, width, hidden.shape[1], device=hidden.device).to(query.dtype)
+        centres = pixel_centres(height, width, device=hidden.device)
+        visible = self.visible.unsqueeze(1).expand(-1, height * width, -1)
+        seen = self.mmfs(query, centres, visible, values=self.values, base=(width, height))
+        return hidden + self.conv(seen.transpose(1, 2).unflatten(2, (height, width)))
+
+
+class SynchronizedUNet(nn.Module):
+    """`UNet2DConditionModel` (`host`) with synchronizers hooked in from outside; its state-dict keys do not change.
+
+    placement "up": one after each up-sampling block (paper 3.2). "skips": one on each residual of the down path and
+    one after the middle block, before the up path (the released weights).
+    """
+
+    def __init__(
+        self,
+        host: UNet2DConditionModel,
+        *,
+        feature_dim: int,
+        spatial_shapes: Sequence[tuple[int, int]],
+        mmfs: SynchronizerConfig | None,
+        placement: Literal["up", "skips"],
+    ) -> None:
+        super().__init__()
+        self.host = host
+        self.synchronizers = nn.ModuleList()
+        if mmfs is None:
+            return
+        channels = up_channels(host) if placement == "up" else [*skip_channels(host), mid_channels(host)]
+        for width in channels:
+            self.synchronizers.append(UNetSynchronizer(width, feature_dim, spatial_shapes, mmfs))
+        if placement == "up":
+            for block, synchronizer in zip(host.up_blocks, self.synchronizers, strict=True):
+                block.register_forward_hook(partial(_synchronize_output, synchronizer))
+        else:
+            *skips, mid = self.synchronizers
+            host.mid_block.register_forward_hook(partial(_synchronize_output, mid))
+            for block in host.up_blocks:  # the up path takes the residuals from the end
+                taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
+                block.register_forward_pre_hook(partial(_synchronize_residuals, taken), with_kwargs=True)
+
+    def project_values(self, features: Tensor) -> list[Tensor]:
+        """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S, H, D]."""
+        return [synchronizer.project_values(features) for synchronizer in self.synchronizers]
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, context: Tensor, *, values: Sequence[Tensor], visible: Tensor
+    ) -> Tensor:
+        """What the scheduler calls the model output: noise, or velocity.
+
+        Args:
+            sample: [B, c, h, w] noisy latents.
+            timestep: [B] or scalar, diffusion time.
+            context: [B, n, cross_attention_dim] context tokens.
+            values: per synchronizer [N, S, H, D], from `project_values`.
+            visible: [B, 2] int64, range of images of the bank that each drawn image may look at.
+        """
+        with self._looking_at(values, visible):
+            return self.host(sample, timestep, encoder_hidden_states=context, return_dict=False)[0]
+
+    @contextmanager
+    def _looking_at(self, values: Sequence[Tensor], visible: Tensor) -> Iterator[None]:
+        for synchronizer, value in zip(self.synchronizers, values, strict=True):
+            synchronizer.values, synchronizer.visible = value, visible
+        try:
+            yield
+        finally:
+            for synchronizer in self.synchronizers:
+                synchronizer.values = synchronizer.visible = None
+
+
+def up_channels(unet: UNet2DConditionModel) -> list[int]:
+    """Channels after each up-sampling block, first to last."""
+    return list(reversed(unet.config.block_out_channels))
+
+
+def mid_channels(unet: UNet2DConditionModel) -> int:
+    """Channels after the middle block."""
+    return unet.config.block_out_channels[-1]
+
+
+def skip_channels(unet: UNet2DConditionModel) -> list[int]:
+    """Channels of the residuals that the down path leaves for the up path, first to last."""
+    channels = [unet.config.block_out_channels[0]]
+    for block, width in zip(unet.down_blocks, unet.config.block_out_channels, strict=True):
+        channels += [width] * (len(block.resnets) + len(block.downsamplers or []))
+    return channels
+
+
+def _synchronize_output(synchronizer: UNetSynchronizer, _block: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    return synchronizer(output)
+
+
+def _synchronize_residuals(
+    synchronizers: Sequence[UNetSynchronizer], _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    residuals = kwargs["res_hidden_states_tuple"]
+    synchronized = tuple(sync(map_) for sync, map_ in zip(synchronizers, residuals, strict=True))
+    return args, {**kwargs, "res_hidden_states_tuple": synchronized}

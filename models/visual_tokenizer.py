@@ -1,0 +1,86 @@
+"""Pictures to visual tokens for the language model and multi-scale features for MMFS (paper section 3.2, part 1).
+
+Letters: N images, H x W pixels, G patches, C channels of the ViT, S pixels of all four levels together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from models.config import VisionConfig
+from models.position import sincos_2d
+from models.resampler import Resampler
+from models.vit_adapter import Shapes, ViTAdapter
+
+
+class VisualTokenizer(nn.Module):
+    """CLIP ViT with ViT-Adapter, and a Perceiver resampler on its last hidden state.
+
+    Args:
+        config: sizes.
+        lm_hidden: width of the language model's embeddings.
+    """
+
+    def __init__(self, config: VisionConfig, lm_hidden: int) -> None:
+        super().__init__()
+        self.config = config
+        clip = CLIPVisionModel(CLIPVisionConfig(**config.clip, attn_implementation="sdpa"))
+        dim: int = clip.config.hidden_size
+        self.dim = dim
+        self.image_size: int = clip.config.image_size
+        self.adapter = ViTAdapter(
+            clip,
+            num_blocks=config.adapter_blocks,
+            num_heads=config.adapter_heads,
+            num_points=config.adapter_points,
+            prior_channels=config.prior_channels,
+            prior_scale=config.prior_scale,
+        )
+        self.hidden_norm = nn.LayerNorm(dim)
+        self.resampler = Resampler(
+            num_queries=config.num_visual_tokens,
+            dim=config.resampler_dim,
+            input_dim=dim,
+            output_dim=lm_hidden,
+            num_layers=config.resampler_layers,
+            num_heads=config.resampler_heads,
+        )
+        # Visual tokens start about as small as a language model's embeddings (the release's 1e-3).
+        nn.init.normal_(self.resampler.output_proj.weight, std=1e-3)
+        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
+
+    @property
+    def spatial_shapes(self) -> Shapes:
+        """(h, w) of the four levels of `features` for pictures of the configured size, finest first."""
+        return self.adapter.level_shapes(self.image_size, self.image_size)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode pictures.
+
+        Args:
+            pixel_values: [N, 3, H, W] in [0, 1]. N may be 0; H and W are multiples of the patch size.
+
+        Returns:
+            visual tokens [N, num_visual_tokens, lm_hidden], and features [N, S, C], level by level, finest first
+            (`adapter.level_shapes(H, W)`), with their positions added.
+
+        Raises:
+            ValueError: a side is not a multiple of the patch size.
+        """
+        height, width = pixel_values.shape[-2:]
+        normalised = (pixel_values - self.image_mean) / self.image_std
+        hidden, maps = self.adapter(normalised.to(self.hidden_norm.weight.dtype))  # [N, 1 + G, C], 4 of [N, C, h, w]
+        levels = [map_.flatten(2).transpose(1, 2) + self._positions(*map_.shape[-2:], map_) for map_ in maps]
+
+        patch_positions = self._positions(*self.adapter.grid_shape(height, width), hidden)  # [G, C]
+        positions = torch.cat([torch.zeros_like(patch_positions[:1]), patch_positions])  # the class token is nowhere
+        return self.resampler(self.hidden_norm(hidden) + positions), torch.cat(levels, dim=1)
+
+    def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
+        """[height * width, C], counted in patches of the configured size, so that one point of the picture has one code
+        on every level and at every resolution."""
+        grid = self.adapter.grid_shape(self.image_size, self.image_size)
+        return sincos_2d(height, width, self.dim, grid=grid, device=like.device).to(like)

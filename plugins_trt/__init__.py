@@ -1,0 +1,1 @@
+"""The op inside TensorRT, and its ONNX node."""

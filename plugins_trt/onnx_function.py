@@ -1,0 +1,225 @@
+"""The ONNX nodes mmfs::MMFS and mmfs::MSDeformAttn, spelled out in standard operators.
+
+TensorRT replaces the nodes by a plugin; every other runtime runs these model-local functions. They gather rows instead
+of using GridSample: a decoder asks for one query at a time, and GridSample would first transpose the whole bank.
+
+Coordinates, softmax and sums are float32 whatever the inputs are; the result takes the type of value. MMFS lists every
+image of the bank for every query and hides what the query does not see, so its time and memory grow with Q * N; the
+corners of the samples are gathered one of four at a time, and the largest tensor is [B, Q, H, N*L*P, D] float32.
+
+Letters: N images of the bank, S pixels of all levels, H heads, D channels of a head, L levels, P points, B batch,
+Q queries, A rows of the tables. M images that one query sums over, K = M*L*P samples. (x, y) last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+from onnxscript import opset18 as op
+from onnxscript import script
+from onnxscript.values import Opset
+
+DOMAIN = "mmfs"
+DOMAIN_VERSION = 1
+# The versions of the standard operators in which every operator used below means the same.
+OPSETS = range(18, 25)
+
+_domain = Opset(DOMAIN, DOMAIN_VERSION)
+
+# onnxscript reads the functions below as programs: tensors come first, without annotations; annotated parameters are
+# attributes; `a * b` becomes Mul; the 1 of Cast is float32 and the 7 is int64.
+
+
+@script(_domain, default_opset=op)
+def BilinearCorner(rows, plane, row, column, height, width, weight, inside):
+    """Weighted sum of one corner pixel of every sample -> [B, Q, H, D] float32.
+
+    rows [N*S*H + 1, D], the last one zero; weight [B, Q, H, M, L, P]. The rest broadcasts to weight: plane, the first
+    pixel of image and level; row and column of the corner; height and width of the level; inside, does the sample count.
+    """
+    zero_row = op.Shape(rows, start=0, end=1) - 1
+    num_heads = op.Shape(weight, start=2, end=3)
+    head = op.Reshape(op.Range(0, op.Squeeze(num_heads), 1), op.Constant(value_ints=[-1, 1, 1, 1]))  # [H, 1, 1, 1]
+    inside_row = op.And(row >= 0, row < height)
+    inside_column = op.And(column >= 0, column < width)
+    counts = op.And(inside, op.And(inside_row, inside_column))
+    index = op.Where(counts, (plane + row * width + column) * num_heads + head, zero_row)
+
+    flat = op.Concat(op.Shape(weight, end=3), op.ReduceProd(op.Shape(weight, start=3)), axis=0)  # B, Q, H, K
+    index = op.Reshape(op.Expand(index, op.Shape(weight)), flat, allowzero=1)  # [B, Q, H, K]
+    weight = op.Unsqueeze(op.Reshape(weight, flat, allowzero=1), [3])  # [B, Q, H, 1, K]
+    pixels = op.Cast(op.Gather(rows, index), to=1)  # [B, Q, H, K, D]
+    return op.Squeeze(op.MatMul(weight, pixels), [3])
+
+
+@script(_domain, default_opset=op)
+def BilinearSum(value, image, location, weight, spatial_shapes: Sequence[int]):
+    """Weighted sum of bilinear samples -> [B, Q, H, D] float32.
+
+    value [N, S, H, D]; image [B, Q, 1, M, 1, 1] int64, the row of value, -1 for none; location [B, Q, H, M, L or 1, P, 2]
+    float32; weight [B, Q, H, M, L, P] float32. pixel = location * size - 0.5, zero outside and where it is not finite.
+    """
+    sizes = op.Reshape(op.Constant(value_ints=spatial_shapes), [-1, 2])  # [L, 2]
+    height, width = op.Split(sizes, axis=1, num_outputs=2)  # [L, 1]
+    first_pixel = op.CumSum(height * width, 0, exclusive=1)  # [L, 1]
+    num_pixels = op.Shape(value, start=1, end=2)
+    plane = image * num_pixels + first_pixel  # [B, Q, 1, M, L, 1]
+
+    # A zero row for what must not count: a hidden or outside pixel may hold anything, even NaN, and 0 * NaN is not 0.
+    num_channels = op.Shape(value, start=3)
+    num_rows = op.ReduceProd(op.Shape(value, end=3))
+    rows = op.Reshape(value, op.Concat(num_rows, num_channels, axis=0), allowzero=1)
+    zero_row = op.CastLike(op.Expand(0.0, op.Concat(op.Constant(value_ints=[1]), num_channels, axis=0)), value)
+    rows = op.Concat(rows, zero_row, axis=0)
+
+    # Comparisons are false for NaN; what they refuse becomes 0, because casting it to an integer is undefined.
+    x = op.Gather(location, 0, axis=-1) * op.Cast(width, to=1) - 0.5  # [B, Q, H, M, L, P]
+    y = op.Gather(location, 1, axis=-1) * op.Cast(height, to=1) - 0.5
+    inside_x = op.And(x > -1.0, x < op.Cast(width, to=1))
+    inside_y = op.And(y > -1.0, y < op.Cast(height, to=1))
+    inside = op.And(image >= 0, op.And(inside_x, inside_y))
+    x = op.Where(inside, x, 0.0)
+    y = op.Where(inside, y, 0.0)
+
+    right_share = x - op.Floor(x)
+    lower_share = y - op.Floor(y)
+    left = op.Cast(op.Floor(x), to=7)
+    top = op.Cast(op.Floor(y), to=7)
+    upper = weight * (1.0 - lower_share)
+    lower = weight * lower_share
+    total = BilinearCorner(rows, plane, top, left, height, width, upper * (1.0 - right_share), inside)
+    total = total + BilinearCorner(rows, plane, top, left + 1, height, width, upper * right_share, inside)
+    total = total + BilinearCorner(rows, plane, top + 1, left, height, width, lower * (1.0 - right_share), inside)
+    total = total + BilinearCorner(rows, plane, top + 1, left + 1, height, width, lower * right_share, inside)
+    return total
+
+
+@script(_domain, default_opset=op)
+def MSDeformAttn(
+    value,
+    sampling_locations,
+    attention_weights,
+    spatial_shapes: Sequence[int],
+    plugin_namespace: str = "mmfs",
+    plugin_version: str = "1",
+):
+    """mmfs.ms_deform_attn: value [B, S, H, D], locations [B, Q, H, L, P, 2], weights [B, Q, H, L, P] -> [B, Q, H*D]."""
+    image = op.Range(0, op.Squeeze(op.Shape(value, end=1)), 1)  # each row of the batch looks at its own image: M = 1
+    image = op.Reshape(image, op.Constant(value_ints=[-1, 1, 1, 1, 1, 1]))
+    location = op.Unsqueeze(op.Cast(sampling_locations, to=1), [3])  # [B, Q, H, 1, L, P, 2]
+    weight = op.Unsqueeze(op.Cast(attention_weights, to=1), [3])  # [B, Q, H, 1, L, P]
+    total = BilinearSum(value, image, location, weight, spatial_shapes=spatial_shapes)
+    shape = op.Shape(total)
+    merged = op.Concat(op.Shape(total, end=2), op.ReduceProd(op.Shape(total, start=2)), axis=0)
+    return op.CastLike(op.Reshape(total, merged, allowzero=1), value)
+
+
+@script(_domain, default_opset=op)
+def MMFS(
+    value,
+    reference_points,
+    sampling_offsets,
+    attention_logits,
+    visible,
+    offset_table,
+    logit_table,
+    null_value,
+    spatial_shapes: Sequence[int],
+    null_logit: float = 0.0,
+    use_null: int = 1,
+    plugin_namespace: str = "mmfs",
+    plugin_version: str = "1",
+):
+    """mmfs.mmfs_attention: value [N, S, H, D], points [B, Q, 2], offsets [B, Q, H, P, 2], logits [B, Q, H, L, P],
+    visible [B, Q, 2], tables [A, H, P, 2] and [A, H, L, P], null_value [H, D] -> [B, Q, H*D].
+    """
+    # Images are listed by age, newest first, so the tables are the same for all queries: M = N, row m holds age m + 1.
+    num_images = op.Squeeze(op.Shape(value, end=1))
+    age = op.Range(0, num_images, 1)  # [M]
+    first, last = op.Split(op.Cast(visible, to=7), axis=-1, num_outputs=2)  # [B, Q, 1]
+    image = last - 1 - age  # [B, Q, M]
+    sees = image >= first
+    image = op.Unsqueeze(op.Where(sees, image, -1), [2, 4, 5])  # [B, Q, 1, M, 1, 1]
+    sees = op.Unsqueeze(sees, [2, 4, 5])
+
+    offset_age = op.Min(age, op.Squeeze(op.Shape(offset_table, end=1)) - 1)
+    offset_of_age = op.Cast(op.Gather(offset_table, offset_age), to=1)  # [M, H, P, 2]
+    offset_of_age = op.Unsqueeze(op.Transpose(offset_of_age, perm=[1, 0, 2, 3]), [2])  # [H, M, 1, P, 2]
+    offset = op.Unsqueeze(op.Cast(sampling_offsets, to=1), [3, 4])  # [B, Q, H, 1, 1, P, 2]
+    point = op.Unsqueeze(op.Cast(reference_points, to=1), [2, 3, 4, 5])  # [B, Q, 1, 1, 1, 1, 2]
+    location = point + (offset + offset_of_age)  # [B, Q, H, M, 1, P, 2]
+
+    logit_age = op.Min(age, op.Squeeze(op.Shape(logit_table, end=1)) - 1)
+    logit_of_age = op.Transpose(op.Cast(op.Gather(logit_table, logit_age), to=1), perm=[1, 0, 2, 3])  # [H, M, L, P]
+    logit = op.Unsqueeze(op.Cast(attention_logits, to=1), [3]) + logit_of_age  # [B, Q, H, M, L, P]
+    minus_infinity = op.Constant(value_float=float("-inf"))
+    seen_logit = op.Where(sees, logit, minus_infinity)
+
+    # One more entry of the softmax takes the share of null. Without null it has no share, unless the query sees nothing:
+    # then it takes all, and the result is null_value.
+    flat = op.Concat(op.Shape(logit, end=3), op.ReduceProd(op.Shape(logit, start=3)), axis=0)  # B, Q, H, K
+    null = op.Constant(value_float=null_logit)
+    uses_null = op.Cast(op.Constant(value_int=use_null), to=9)
+    without_null = op.Where(last > first, minus_infinity, 0.0)  # [B, Q, 1]
+    null_entry = op.Unsqueeze(op.Where(uses_null, null, without_null), [3])  # [B, Q, 1, 1]
+    null_entry = op.Expand(null_entry, op.Concat(op.Shape(logit, end=3), op.Constant(value_ints=[1]), axis=0))
+    entries = op.Concat(op.Reshape(seen_logit, flat, allowzero=1), null_entry, axis=3)
+    share = op.Softmax(entries, axis=-1)  # [B, Q, H, K + 1]
+    null_share = op.Slice(share, [-1], [9223372036854775807], [3])  # [B, Q, H, 1]
+    weight = op.Reshape(op.Slice(share, [0], [-1], [3]), op.Shape(logit), allowzero=1)  # [B, Q, H, M, L, P]
+
+    total = BilinearSum(value, image, location, weight, spatial_shapes=spatial_shapes)  # [B, Q, H, D]
+    total = total + null_share * op.Cast(null_value, to=1)
+    merged = op.Concat(op.Shape(total, end=2), op.ReduceProd(op.Shape(total, start=2)), axis=0)
+    return op.CastLike(op.Reshape(total, merged, allowzero=1), value)
+
+
+def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give the mmfs nodes of a model their bodies, so that any ONNX runtime can run it.
+
+    Call it after torch.onnx.export, on `program.model_proto`: the version conversion inside the exporter cannot handle
+    functions. The model is changed in place and returned. Bodies are added for the nodes that occur, in the graph, its
+    subgraphs and its functions; bodies that are already there stay, and a model without mmfs nodes stays as it is.
+
+    Raises ValueError if a node of the domain is unknown, or if the model uses a version of the standard operators in
+    which the bodies have not been checked.
+    """
+    bodies = {function.name: function for function in (MMFS, MSDeformAttn, BilinearSum, BilinearCorner)}
+    wanted = _op_types(model.graph.node)
+    for function in model.functions:
+        wanted |= _op_types(function.node)
+    if not wanted:
+        return model
+    if unknown := sorted(wanted - bodies.keys()):
+        raise ValueError(
+            f"The model has nodes {', '.join(f'{DOMAIN}::{name}' for name in unknown)}, but the domain holds "
+            f"{', '.join(f'{DOMAIN}::{name}' for name in bodies)}. Export it with plugins_trt.onnx_node.translation_table()."
+        )
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if opset not in OPSETS:
+        raise ValueError(
+            f"The model uses version {opset} of the standard ONNX operators; the bodies of the mmfs nodes are checked for "
+            f"{OPSETS.start} to {OPSETS.stop - 1}. Export it again with opset_version in that range."
+        )
+    present = {function.name for function in model.functions if function.domain == DOMAIN}
+    # BilinearSum and BilinearCorner are what the two operators are made of.
+    for name in sorted((wanted | {"BilinearSum", "BilinearCorner"}) - present):
+        body = bodies[name].to_function_proto()
+        for entry in body.opset_import:
+            if entry.domain == "":
+                entry.version = opset  # the checker wants the version of the model
+        model.functions.append(body)
+    return model
+
+
+def _op_types(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Types of the nodes of this domain, those in the subgraphs of If, Loop and Scan included."""
+    found = set()
+    for node in nodes:
+        if node.domain == DOMAIN:
+            found.add(node.op_type)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                found |= _op_types(graph.node)
+    return found

@@ -1,0 +1,120 @@
+"""From the torch ops to the ONNX nodes: what torch.onnx.export needs to know about mmfs.
+
+    program = torch.onnx.export(module, args, dynamo=True, custom_translation_table=translation_table())
+    model = attach_functions(program.model_proto)
+
+The nodes leave the exporter without a body, because its version conversion cannot handle functions; attach_functions
+(onnx_function.py) gives them one afterwards. Letters as in onnx_function.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx.defs import OpSchema
+from onnxscript import OnnxFunction
+from onnxscript import opset18 as op
+from onnxscript.values import Op, Opset
+
+import mmfs  # noqa: F401  (registers torch.ops.mmfs)
+from plugins_trt import onnx_function
+
+PLUGIN = {"plugin_namespace": onnx_function.DOMAIN, "plugin_version": "1"}
+
+
+def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The custom_translation_table that makes torch.onnx.export write mmfs ops as nodes of domain "mmfs", version 1.
+
+    torch.ops.mmfs.mmfs_attention becomes MMFS(value, reference_points, sampling_offsets, attention_logits, visible,
+    offset_table, logit_table, null_value), with attributes null_logit and use_null; tables and null_value that the call
+    leaves out become constant zeros, which change nothing. torch.ops.mmfs.ms_deform_attn becomes
+    MSDeformAttn(value, sampling_locations, attention_weights). Both carry spatial_shapes (h, w, h, w, ...), and
+    plugin_namespace and plugin_version, by which TensorRT finds the plugin.
+    """
+    return {
+        torch.ops.mmfs.mmfs_attention.default: _mmfs,
+        torch.ops.mmfs.ms_deform_attn.default: _ms_deform_attn,
+    }
+
+
+def _bare(function: OnnxFunction) -> Op:
+    """The operator that a function implements, without its body."""
+    signature = function.function_ir
+    kinds = {name: OpSchema.AttrType[attribute.type.name] for name, attribute in signature.attributes.items()}
+    schema = OpSchema(
+        function.name,
+        onnx_function.DOMAIN,
+        onnx_function.DOMAIN_VERSION,
+        # A type letter for each input: value may be float16 while the coordinates stay float32.
+        inputs=[OpSchema.FormalParameter(value.name, f"T_{value.name}") for value in signature.inputs],
+        outputs=[OpSchema.FormalParameter("output", "T_value")],
+        type_constraints=[(f"T_{value.name}", ["tensor(float)", "tensor(int64)"], "") for value in signature.inputs],
+        attributes=[OpSchema.Attribute(name, kind, required=True) for name, kind in kinds.items()],
+    )
+    return Op(Opset(onnx_function.DOMAIN, onnx_function.DOMAIN_VERSION), function.name, schema)
+
+
+_MMFS = _bare(onnx_function.MMFS)
+_MSDEFORMATTN = _bare(onnx_function.MSDeformAttn)
+
+
+def _mmfs(
+    value: ir.Value,  # [N, S, H, D]
+    spatial_shapes: Sequence[int],
+    reference_points: ir.Value,  # [B, Q, 2]
+    sampling_offsets: ir.Value,  # [B, Q, H, P, 2]
+    attention_logits: ir.Value,  # [B, Q, H, L, P]
+    visible: ir.Value,  # [B, Q, 2]
+    offset_table: ir.Value | None = None,  # [A, H, P, 2]
+    logit_table: ir.Value | None = None,  # [A, H, L, P]
+    null_logit: float | None = None,
+    null_value: ir.Value | None = None,  # [H, D]
+) -> ir.Value:
+    # One row serves all ages: the function takes the last row for whatever is older.
+    if offset_table is None:
+        offset_table = _zeros(sampling_offsets, 2, rows=1)
+    if logit_table is None:
+        logit_table = _zeros(attention_logits, 2, rows=1)
+    if null_value is None:
+        null_value = _zeros(value, 2)
+    return _MMFS(
+        value,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_value,
+        spatial_shapes=list(spatial_shapes),
+        null_logit=0.0 if null_logit is None else null_logit,
+        use_null=int(null_logit is not None),
+        **PLUGIN,
+    )
+
+
+def _ms_deform_attn(
+    value: ir.Value,  # [B, S, H, D]
+    spatial_shapes: Sequence[int],
+    sampling_locations: ir.Value,  # [B, Q, H, L, P, 2]
+    attention_weights: ir.Value,  # [B, Q, H, L, P]
+) -> ir.Value:
+    return _MSDEFORMATTN(
+        value, sampling_locations, attention_weights, spatial_shapes=list(spatial_shapes), **PLUGIN
+    )
+
+
+def _zeros(like: ir.Value, first_axis: int, rows: int | None = None) -> ir.Value:
+    """A constant of zeros with the type and the last axes of `like`, which are sizes of the model and so known."""
+    sizes = tuple(like.shape)[first_axis:]
+    if not all(isinstance(size, int) for size in sizes):
+        raise ValueError(
+            f"{like.name} has the shape {like.shape}; its axes from {first_axis} on must be fixed sizes. Do not make heads, "
+            "levels, points or channels dynamic in dynamic_shapes."
+        )
+    shape = sizes if rows is None else (rows, *sizes)
+    return op.Constant(value=ir.tensor(np.zeros(shape, dtype=like.dtype.numpy())))

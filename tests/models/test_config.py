@@ -1,0 +1,36 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from models import MMInterleavedConfig
+
+
+@pytest.mark.parametrize("config", [MMInterleavedConfig.tiny(), MMInterleavedConfig.toy()], ids=["tiny", "toy"])
+def test_a_config_survives_its_file(config: MMInterleavedConfig, tmp_path: Path) -> None:
+    config.save(tmp_path / "config.json")
+    loaded = MMInterleavedConfig.load(tmp_path / "config.json")
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.language_model.mmfs == config.language_model.mmfs
+    assert loaded.language_model.mmfs_levels == config.language_model.mmfs_levels
+
+
+def test_an_unknown_key_is_named() -> None:
+    values = MMInterleavedConfig.tiny().to_dict()
+    values["vision"]["num_visual_token"] = 3
+    with pytest.raises(ValueError, match=r"config.vision has unknown keys \['num_visual_token'\]; VisionConfig knows"):
+        MMInterleavedConfig.from_dict(values)
+
+
+def test_without_mmfs_changes_nothing_else() -> None:
+    config = MMInterleavedConfig.toy()
+    bare = config.without_mmfs()
+    assert bare.language_model.mmfs is None
+    assert bare.image_decoder.mmfs is None
+    back = dataclasses.replace(
+        bare,
+        language_model=dataclasses.replace(bare.language_model, mmfs=config.language_model.mmfs),
+        image_decoder=dataclasses.replace(bare.image_decoder, mmfs=config.image_decoder.mmfs),
+    )
+    assert back == config
+    assert MMInterleavedConfig.from_dict(bare.to_dict()).language_model.mmfs is None

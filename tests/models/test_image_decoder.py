@@ -1,0 +1,112 @@
+import dataclasses
+
+import pytest
+import torch
+
+from models import MMInterleavedConfig
+from models.image_decoder import ImageDecoder
+
+SHAPES = ((4, 4), (2, 2))
+CONFIG = MMInterleavedConfig.tiny().image_decoder
+PIXELS = dataclasses.replace(
+    CONFIG, vae=None, pixel_fold=2, unet={**CONFIG.unet, "in_channels": 12, "out_channels": 12}
+)
+
+
+def build(config=CONFIG) -> ImageDecoder:
+    decoder = ImageDecoder(config, context_dim=32, feature_dim=10, spatial_shapes=SHAPES).eval()
+    for synchronizer in decoder.unet.synchronizers:
+        torch.nn.init.normal_(synchronizer.conv.weight, std=0.3)
+    return decoder
+
+
+def context_of(decoder: ImageDecoder, images: int = 2, length: int = 5) -> torch.Tensor:
+    return decoder.condition(torch.randn(images, length, 32), torch.ones(images, length, dtype=torch.bool))
+
+
+def seen(decoder: ImageDecoder) -> dict:
+    features = torch.randn(3, 20, 10)
+    return {"values": decoder.unet.project_values(features), "visible": torch.tensor([[0, 2], [2, 3]])}
+
+
+@pytest.mark.parametrize("config", [CONFIG, PIXELS], ids=["vae", "pixels"])
+def test_loss_of_an_image_depends_on_its_own_key_alone(config) -> None:
+    decoder = build(config)
+    context, look, pixels = context_of(decoder), seen(decoder), torch.rand(2, 3, 32, 32)
+    both = decoder.loss(pixels, context, **look, keys=torch.tensor([7, 8]))
+    assert both.shape == (2,)
+    alone = decoder.loss(
+        pixels[1:], context[1:], values=look["values"], visible=look["visible"][1:], keys=torch.tensor([8])
+    )
+    torch.testing.assert_close(alone[0], both[1], rtol=1e-4, atol=1e-5)
+    other = decoder.loss(pixels, context, **look, keys=torch.tensor([7, 9]))
+    torch.testing.assert_close(other[0], both[0], rtol=1e-4, atol=1e-5)
+    assert (other[1] - both[1]).abs() > 1e-4
+
+
+def test_the_target_is_noise_or_velocity() -> None:
+    """A U-Net that answers 0 has the loss of its target: noise has variance 1, velocity mixes noise and image."""
+    keys = torch.arange(64)
+    for prediction_type in ("epsilon", "v_prediction"):
+        config = dataclasses.replace(PIXELS, scheduler={**CONFIG.scheduler, "prediction_type": prediction_type})
+        decoder = build(config)
+        torch.nn.init.zeros_(decoder.unet.host.conv_out.weight)
+        torch.nn.init.zeros_(decoder.unet.host.conv_out.bias)
+        pixels = torch.ones(64, 3, 32, 32)  # latents of exactly 1: velocity^2 averages to 1 as well
+        visible = torch.zeros(64, 2, dtype=torch.int64)
+        values = decoder.unet.project_values(torch.zeros(0, 20, 10))
+        loss = decoder.loss(pixels, context_of(decoder, 64), values=values, visible=visible, keys=keys)
+        noise, _, timestep, _ = decoder._draw_noise(keys, pixels)
+        clean = torch.ones_like(noise)
+        target = noise if prediction_type == "epsilon" else decoder.noise_schedule.get_velocity(clean, noise, timestep)
+        torch.testing.assert_close(loss, target.square().flatten(1).mean(1))
+
+
+def test_text_is_dropped_about_as_often_as_configured() -> None:
+    decoder = build(dataclasses.replace(PIXELS, text_drop=0.25))
+    *_, dropped = decoder._draw_noise(torch.arange(800), torch.zeros(1))
+    assert 150 < dropped.sum() < 250  # 200 expected, standard deviation 12
+    always = build(dataclasses.replace(PIXELS, text_drop=1.0))
+    look, pixels, keys = seen(always), torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
+    losses = [always.loss(pixels, context_of(always), **look, keys=keys) for _ in range(2)]  # other contexts
+    torch.testing.assert_close(*losses)
+
+
+def test_tokens_that_do_not_exist_do_not_matter() -> None:
+    decoder = build()
+    context = torch.randn(1, 5, 32)
+    exists = torch.tensor([[True, True, True, False, False]])
+    other = context.clone()
+    other[:, 3:] = 9.0
+    torch.testing.assert_close(decoder.condition(context, exists), decoder.condition(other, exists))
+
+
+def test_position_counts_from_the_image_back() -> None:
+    decoder = build()
+    near = torch.randn(1, 3, 32)
+    flipped = decoder.condition(near.flip(1), torch.ones(1, 3, dtype=torch.bool))
+    assert (decoder.condition(near, torch.ones(1, 3, dtype=torch.bool)) - flipped).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("config", [CONFIG, PIXELS], ids=["vae", "pixels"])
+def test_sampling_is_a_function_of_the_seed(config) -> None:
+    decoder = build(config)
+    context, look = context_of(decoder), seen(decoder)
+    steps: list[tuple[int, int]] = []
+    first = decoder.sample(context, **look, seeds=[1, 2], num_steps=3, on_step=lambda *done: steps.append(done))
+    assert first.shape == (2, 3, 32, 32)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    torch.testing.assert_close(decoder.sample(context, **look, seeds=[1, 2], num_steps=3), first)
+    assert (decoder.sample(context, **look, seeds=[1, 3], num_steps=3)[1] - first[1]).abs().max() > 1e-3
+
+
+def test_guidance_of_one_is_the_conditional_model() -> None:
+    decoder = build(PIXELS)
+    context, look = context_of(decoder), seen(decoder)
+    plain = decoder.sample(context, **look, seeds=[1, 2], num_steps=2, guidance_scale=1.0)
+    nearly = decoder.sample(context, **look, seeds=[1, 2], num_steps=2, guidance_scale=1.0 + 1e-6)
+    torch.testing.assert_close(nearly, plain, rtol=1e-3, atol=1e-4)
+    strong = decoder.sample(context, **look, seeds=[1, 2], num_steps=2, guidance_scale=8.0)
+    assert (strong - plain).abs().max() > 1e-4

@@ -1,0 +1,65 @@
+"""Packed rows made by hand, for tests of the model."""
+
+from __future__ import annotations
+
+import torch
+
+from models.batch import IGNORED, Batch
+
+PAD, BOS, EOS, BOI, IMAGE = range(5)
+
+
+def pack_rows(
+    rows: list[list[list[int | str]]],
+    *,
+    num_visual_tokens: int = 2,
+    image_size: int = 32,
+    drawn_size: int = 32,
+    seed: int = 0,
+) -> Batch:
+    """Rows of documents; a document is a list of text ids, with "image" (read only) or "draw" where an image stands.
+
+    `<s>` and `</s>` are added; every text token and `</s>` is a target, `<BoI>` too.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ids, targets, documents, positions, images, drawn = [], [], [], [], [], []
+    for row_number, row in enumerate(rows):
+        row_ids: list[int] = []
+        row_targets: list[int] = []
+        row_documents: list[int] = []
+        row_positions: list[int] = []
+        for document_number, document in enumerate(row):
+            tokens = [BOS]
+            for item in [*document, EOS]:
+                if isinstance(item, int):
+                    tokens.append(item)
+                    continue
+                tokens.append(BOI)
+                images.append([row_number, len(row_ids) + len(tokens)])
+                if item == "draw":
+                    drawn.append(len(images) - 1)
+                tokens += [IMAGE] * num_visual_tokens
+            row_ids += tokens
+            row_targets += [t if t != IMAGE else IGNORED for t in tokens[1:]] + [IGNORED]
+            row_documents += [document_number] * len(tokens)
+            row_positions += range(len(tokens))
+        ids.append(row_ids)
+        targets.append(row_targets)
+        documents.append(row_documents)
+        positions.append(row_positions)
+    length = max(map(len, ids))
+
+    def padded(values: list[list[int]], fill: int) -> torch.Tensor:
+        return torch.tensor([row + [fill] * (length - len(row)) for row in values])
+
+    return Batch(
+        input_ids=padded(ids, PAD),
+        targets=padded(targets, IGNORED),
+        document_ids=padded(documents, -1),
+        position_ids=padded(positions, 0),
+        pixel_values=torch.rand(len(images), 3, image_size, image_size, generator=generator),
+        image_positions=torch.tensor(images).reshape(-1, 2).long(),
+        drawn=torch.tensor(drawn, dtype=torch.int64),
+        drawn_pixels=torch.rand(len(drawn), 3, drawn_size, drawn_size, generator=generator),
+        drawn_keys=torch.arange(len(drawn)) + 1000,
+    )

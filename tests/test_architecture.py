@@ -1,0 +1,164 @@
+"""Who imports whom, and what `import mmfs` costs: the drawing in ARCHITECTURE.md, held by tests."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Imports go down only. bench may import anything, and so is never imported.
+MAY_IMPORT = {
+    "mmfs": set(),
+    "models": {"mmfs"},
+    "trainer": {"mmfs", "models"},
+    "plugins_trt": {"mmfs"},
+    "export": {"mmfs", "models", "plugins_trt"},
+    "bench": {"mmfs", "models", "trainer", "plugins_trt", "export"},
+}
+# A dependency that is heavy, or that changes fast, is known to as few folders as possible.
+ONLY_IN = {
+    "transformers": ("models", "bench"),
+    "diffusers": ("models", "bench"),
+    "tensorrt": ("plugins_trt", "export", "bench"),
+    "cupy": ("mmfs/kernels", "bench"),
+}
+HEAVY = ("cupy", "diffusers", "models", "onnx", "onnxruntime", "plugins_trt", "tensorrt", "transformers")
+
+
+def imported_roots(source: str) -> Iterator[tuple[str, int]]:
+    """The first name of every absolute import in source, at any depth of the code, with its line."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                yield from ((alias.name.partition(".")[0], node.lineno) for alias in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module.partition(".")[0], node.lineno
+            case ast.Call(
+                func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(module)), *_],
+            ):
+                yield module.partition(".")[0], node.lineno
+
+
+def python_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """(package, file) for every module of ours below root."""
+    for package in MAY_IMPORT:
+        yield from ((package, path) for path in sorted((root / package).rglob("*.py")))
+
+
+def wrong_directions(root: Path) -> list[str]:
+    return [
+        f"{path.relative_to(root)}:{line} imports {name}"
+        for package, path in python_files(root)
+        for name, line in imported_roots(path.read_text())
+        if name in MAY_IMPORT and name != package and name not in MAY_IMPORT[package]
+    ]
+
+
+def misplaced_dependencies(root: Path) -> list[str]:
+    return [
+        f"{path.relative_to(root)}:{line} imports {name}, which belongs in {' and '.join(ONLY_IN[name])}"
+        for _, path in python_files(root)
+        for name, line in imported_roots(path.read_text())
+        if name in ONLY_IN and not any(path.is_relative_to(root / folder) for folder in ONLY_IN[name])
+    ]
+
+
+def misnamed_files(root: Path) -> list[str]:
+    """Files called utils.py, and packages below tests/: these would shadow the real mmfs, models, ..."""
+    folders = [*MAY_IMPORT, "tests"]
+    return [
+        str(path.relative_to(root))
+        for folder in folders
+        for path in sorted((root / folder).rglob("*.py"))
+        if path.name == "utils.py" or (folder == "tests" and path.name == "__init__.py")
+    ]
+
+
+def loaded_by(statement: str, names: tuple[str, ...]) -> list[str]:
+    """Which of the named modules a fresh interpreter has loaded after the statement."""
+    code = f"import sys\n{statement}\nprint(*[name for name in {names!r} if name in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+def write_tree(root: Path, files: dict[str, str]) -> Path:
+    for name, source in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(source)
+    return root
+
+
+def test_imports_go_down_only():
+    assert [path for _, path in python_files(ROOT)], f"no source found below {ROOT}"
+    wrong = wrong_directions(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_dependencies_stay_in_their_folders():
+    wrong = misplaced_dependencies(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_are_named_for_what_they_hold():
+    wrong = misnamed_files(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_import_mmfs_is_light():
+    loaded = loaded_by("import mmfs", HEAVY)
+    assert not loaded, f"import mmfs also loads {', '.join(loaded)}"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import models.batch",
+        "from models import Batch",
+        "import math, models",
+        "def late():\n    from models.batch import Batch",
+        "import importlib\nimportlib.import_module('models.batch')",
+        "__import__('models')",
+    ],
+)
+def test_an_upward_import_is_found(tmp_path, statement):
+    root = write_tree(tmp_path, {"mmfs/layer.py": statement, "models/batch.py": "import mmfs\nfrom .config import C\n"})
+    (found,) = wrong_directions(root)
+    assert found.startswith("mmfs/layer.py:")
+    assert found.endswith("imports models")
+
+
+def test_nothing_may_import_bench(tmp_path):
+    root = write_tree(tmp_path, {"trainer/loop.py": "from bench.workloads import WORKLOADS"})
+    assert wrong_directions(root) == ["trainer/loop.py:1 imports bench"]
+
+
+def test_a_misplaced_dependency_is_found(tmp_path):
+    files = {
+        "trainer/loop.py": "import transformers",
+        "models/language_model.py": "import transformers",
+        "mmfs/functional.py": "\nimport cupy.cuda",
+        "mmfs/kernels/compile.py": "import cupy",
+    }
+    assert misplaced_dependencies(write_tree(tmp_path, files)) == [
+        "mmfs/functional.py:2 imports cupy, which belongs in mmfs/kernels and bench",
+        "trainer/loop.py:1 imports transformers, which belongs in models and bench",
+    ]
+
+
+def test_a_misnamed_file_is_found(tmp_path):
+    files = {"models/utils.py": "", "models/__init__.py": "", "tests/models/__init__.py": ""}
+    assert misnamed_files(write_tree(tmp_path, files)) == ["models/utils.py", "tests/models/__init__.py"]
+
+
+def test_a_heavy_import_is_found():
+    assert loaded_by("import json.decoder", ("json", "wave")) == ["json"]

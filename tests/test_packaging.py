@@ -1,0 +1,71 @@
+"""What a user of `pip install mmfs` gets: the built wheel is opened and compared with the tree."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("mmfs", "plugins_trt")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """The wheel, built without a network from a copy, because a build writes beside its sources."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, checkout)
+    for package in sorted(path.parent.name for path in ROOT.glob("*/__init__.py")):
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    out = tmp_path_factory.mktemp("dist")
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, checkout],
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    with zipfile.ZipFile(path) as file:
+        yield file
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel) -> Message:
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    return Parser().parsestr(wheel.read(name).decode())
+
+
+def files_of(package: str) -> set[str]:
+    """Every file of the package in the tree that a wheel should carry."""
+    kinds = (".py", ".cu", ".cuh", ".typed")
+    return {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*") if path.suffix in kinds} | {
+        f"{package}/py.typed"
+    }
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel):
+    content = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    expected = set().union(*map(files_of, PACKAGES))
+    assert content == expected, f"missing: {expected - content}, too many: {content - expected}"
+
+
+def test_the_wheel_carries_its_licence(wheel, metadata):
+    licences = {Path(name).name for name in wheel.namelist() if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE", "NOTICE"}
+    assert metadata["License-Expression"] == "Apache-2.0"
+
+
+def test_the_core_depends_on_torch_alone(metadata):
+    core = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    assert core == ["torch>=2.11"]
+
+
+def test_every_promised_extra_exists(metadata):
+    assert set(metadata.get_all("Provides-Extra")) >= {"cuda", "train", "export", "trt", "bench", "dev"}

@@ -1,0 +1,264 @@
+"""The settings of a run: frozen dataclasses, and how the command line and YAML files change them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import jsonargparse
+
+from models import MMInterleavedConfig
+from trainer.data.stream import DataConfig
+
+PROGRAM = "python -m trainer.pretrain"
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {"out", "max_minutes", "log_every", "checkpoint_every", "keep", "device", "num_threads", "num_workers"}
+)
+"""Settings that do not decide what is learned, so that a resumed run may have others."""
+
+
+class UsageError(ValueError):
+    """A wish that cannot be met, told in sentences for the one who typed it; the command line adds no traceback."""
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UsageError(sentence)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its schedule and its parameter groups. The defaults are the paper's pre-training (Table 11)."""
+
+    lr: float = 1e-4
+    """Peak learning rate."""
+
+    betas: tuple[float, float] = (0.9, 0.995)
+    eps: float = 1e-6
+    weight_decay: float = 0.05
+    """Of matrices and convolutions; norms, biases, embeddings, gates and sampling offsets have none."""
+
+    warmup_steps: int = 1000
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: half a cosine down to 0 at the last step, or level."""
+
+    sampling_offsets_lr_factor: float = 0.1
+    """The learning rate of the layers that say where MMFS looks, as a share of `lr`."""
+
+    gate_lr_factor: float = 1.0
+    """The learning rate of the gates of the synchronizers, as a multiple of `lr`."""
+
+    max_grad_norm: float = 1.0
+    """The gradient of all parameters together is scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"optim.lr is {self.lr}; expected a number above 0.")
+        _require(
+            all(0 <= beta < 1 for beta in self.betas),
+            f"optim.betas are {self.betas}; expected two numbers of at least 0 and below 1.",
+        )
+        _require(self.warmup_steps >= 0, f"optim.warmup_steps is {self.warmup_steps}; expected 0 or more.")
+        _require(self.max_grad_norm > 0, f"optim.max_grad_norm is {self.max_grad_norm}; expected a number above 0.")
+
+
+@dataclass(frozen=True)
+class EncoderPretrainingConfig:
+    """A short pre-training of the image encoder on dense labels, before the main training."""
+
+    num_steps: int = 0
+    """0: none."""
+
+    images_per_step: int = 32
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.num_steps >= 0, f"encoder_pretraining.num_steps is {self.num_steps}; expected 0 or more.")
+        _require(
+            self.images_per_step >= 1,
+            f"encoder_pretraining.images_per_step is {self.images_per_step}; expected 1 or more.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run."""
+
+    recipe: str
+    """The recipe that these settings started from."""
+
+    out: str
+    """The run directory: config.yaml, log.jsonl, tensorboard/, checkpoints/, and in the end model/."""
+
+    model: MMInterleavedConfig
+    data: DataConfig
+    num_steps: int
+    """Optimiser steps of the main training."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    encoder_pretraining: EncoderPretrainingConfig = field(default_factory=EncoderPretrainingConfig)
+    init: str | None = None
+    """A directory written by `MMInterleaved.save_pretrained` whose weights the run starts from; null: random ones."""
+
+    ema_decay: float = 0.0
+    """Above 0: `model/` gets an exponential moving average of the weights with this decay, not the last weights."""
+
+    seed: int = 0
+    max_minutes: float | None = None
+    """Pause after so many minutes of this process, with a checkpoint that `--resume` goes on from; null: no limit."""
+
+    log_every: int = 20
+    """Steps between two progress lines, and between two points in TensorBoard; log.jsonl has every step."""
+
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+
+    keep: int = 2
+    """How many of the newest checkpoints stay."""
+
+    device: str = "auto"
+    """"auto" is the GPU where there is one; or "cpu", "cuda", "cuda:1", ..."""
+
+    num_threads: int = 0
+    """CPU threads of PyTorch; 0 leaves its choice (all cores, or OMP_NUM_THREADS). Other numbers round differently."""
+
+    num_workers: int = 1
+    """Processes that make the data ahead of the step; 0 makes it in between. The data is the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "log_every", "checkpoint_every", "keep"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected 1 or more.")
+        for name in ("num_threads", "num_workers"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
+        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; expected 0 (none) or a number below 1.")
+        _require(
+            self.max_minutes is None or self.max_minutes > 0,
+            f"max_minutes is {self.max_minutes}; expected a number above 0, or null for no limit.",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, dicts and numbers."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A parsed command line."""
+
+    config: TrainConfig
+    resume: str | None
+    """None: a new run. "auto": the newest checkpoint of the run directory. Else a checkpoint or a run directory."""
+
+
+Recipes = Mapping[str, Callable[[], TrainConfig]]
+
+
+def make_parser(config: TrainConfig, recipes: Recipes) -> jsonargparse.ArgumentParser:
+    """The parser whose defaults are `config`; every field of it, nested ones dotted, is an option."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [RECIPE] [--config FILE] [--resume [PATH]] [--print_config] [--OPTION VALUE ...]",
+        description="RECIPE is one of: "
+        + "; ".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in recipes.items())
+        + f" Defaults below are those of {config.recipe}. Exit code: 0 done or paused by max_minutes, 1 stopped by a "
+        "non-finite gradient, 2 wrong use, 130 Ctrl-C and 143 SIGTERM, both after a complete checkpoint.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with any of the options below.")
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        nargs="?",
+        const="auto",
+        default=None,
+        metavar="PATH",
+        help="Go on from a checkpoint: without PATH from the newest of the run directory, or from the start if it has "
+        "none yet; PATH is a checkpoint or a run directory.",
+    )
+    hints = get_type_hints(TrainConfig)
+    for setting in dataclasses.fields(TrainConfig):
+        parser.add_argument(f"--{setting.name}", type=hints[setting.name], default=getattr(config, setting.name))
+    return parser
+
+
+def parse(arguments: Sequence[str], recipes: Recipes, default: str) -> Command:
+    """`[RECIPE] [options]` to a configuration: the recipe, changed by YAML files, changed by dotted overrides.
+
+    Without RECIPE, a YAML file's `recipe` key says it, and else it is `default`.
+
+    Raises:
+        UsageError: an unknown recipe or key, or a value of the wrong type.
+        SystemExit: after --help and --print_config, which print and are done.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        name, options = arguments[0], list(arguments[1:])
+    else:
+        options = list(arguments)
+        name = _recipe_in_files(options, recipes, default)
+    if name not in recipes:
+        raise UsageError(f"There is no recipe '{name}'. Recipes: {', '.join(recipes)}.")
+    command = _parse(options, recipes, name)
+    if command.config.recipe != name:
+        raise UsageError(
+            f"The settings are of recipe '{command.config.recipe}', but the command names '{name}'. "
+            f"Leave the name out, or start it as: {PROGRAM} {command.config.recipe} {' '.join(options)}"
+        )
+    return command
+
+
+def _parse(options: list[str], recipes: Recipes, name: str) -> Command:
+    parser = make_parser(recipes[name](), recipes)
+    try:
+        values = parser.instantiate(parser.parse_args(options)).as_dict()
+    except (jsonargparse.ArgumentError, UsageError) as error:
+        sentence = " ".join(str(error).split())
+        raise UsageError(f"{sentence} All options and their values: {PROGRAM} {name} --print_config") from error
+    resume = values.pop("resume")
+    del values["config"]
+    return Command(TrainConfig(**values), resume)
+
+
+def _recipe_in_files(options: list[str], recipes: Recipes, default: str) -> str:
+    if not any(option.partition("=")[0] == "--config" for option in options):
+        return default
+    quiet = [option for option in options if not option.startswith("--print_config")]
+    return _parse(quiet, recipes, default).config.recipe
+
+
+def dump(config: TrainConfig, recipes: Recipes) -> str:
+    """`config` as YAML that `--config` reads back."""
+    parser = make_parser(config, recipes)
+    values = parser.get_defaults()
+    del values["resume"]
+    return parser.dump(values)
+
+
+def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two `to_dict()`s and decides what is learned: "key: saved value -> value now"."""
+    before, after = _flatten(saved), _flatten(now)
+    return [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in sorted(before.keys() | after.keys())
+        if key.partition(".")[0] not in MAY_CHANGE_ON_RESUME
+        and before.get(key, _ABSENT) != after.get(key, _ABSENT)
+    ]
+
+
+_ABSENT = object()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def load(path: str | Path, recipes: Recipes) -> TrainConfig:
+    """The configuration in a run's config.yaml."""
+    return parse(["--config", str(path)], recipes, next(iter(recipes))).config

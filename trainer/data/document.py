@@ -1,0 +1,56 @@
+"""A document: text and images in reading order, and what is true about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text; a space between two pieces belongs to the second one."""
+
+    text: str
+    loss: bool = True
+    """Whether the model learns to write it; False for questions and instructions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture; `pixels` is uint8 [H, W, 3], RGB."""
+
+    pixels: np.ndarray
+    draw: bool = True
+    """Whether the model learns to draw it. The first segment of a document is never drawn (paper B.1)."""
+
+
+Segment = Text | Image
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """Segments in reading order."""
+
+    segments: tuple[Segment, ...]
+    task: str
+    key: str
+    """Names the document for ever: world/task/split/index."""
+
+    prompt: int
+    """The first so many segments are what an evaluation gives; the rest is for the model to make."""
+
+    truth: dict[str, Any]
+    """Exact facts for scoring, in plain Python types; the task that made the document says which."""
+
+
+def prompt_of(document: Document) -> list[Segment]:
+    """The segments that an evaluation gives to the model."""
+    return list(document.segments[: document.prompt])
+
+
+def is_drawn(document: Document, segment: int) -> bool:
+    """Whether a segment is an image that carries image loss: one to draw, and something stands before it."""
+    item = document.segments[segment]
+    return isinstance(item, Image) and item.draw and segment > 0

@@ -1,0 +1,1 @@
+"""The emoji world: generated pictures of real artwork whose every label is exact."""

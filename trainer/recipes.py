@@ -1,0 +1,54 @@
+"""Whole runs by name. A recipe is a function without arguments, varied with `dataclasses.replace`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from models import MMInterleavedConfig
+from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig
+from trainer.data.stream import DataConfig
+
+
+def toy() -> TrainConfig:
+    """The emoji world in a few minutes on two CPU cores."""
+    return replace(toy_scratch(), recipe="toy", out="runs/toy", num_steps=600, max_minutes=8.0)
+
+
+def toy_scratch() -> TrainConfig:
+    """The emoji world from random weights, for as long as it keeps improving."""
+    optim = OptimConfig(lr=1.5e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.02, warmup_steps=100)
+    return TrainConfig(
+        recipe="toy_scratch",
+        out="runs/toy_scratch",
+        model=MMInterleavedConfig.toy(),
+        data=DataConfig(),
+        num_steps=12_000,
+        optim=optim,
+        encoder_pretraining=EncoderPretrainingConfig(num_steps=400, optim=replace(optim, lr=2e-3)),
+        ema_decay=0.995,
+        checkpoint_every=250,
+    )
+
+
+def tiny() -> TrainConfig:
+    """The smallest model for a few steps: the run that the tests make."""
+    return TrainConfig(
+        recipe="tiny",
+        out="runs/tiny",
+        model=MMInterleavedConfig.tiny(),
+        data=DataConfig(),
+        num_steps=6,
+        optim=OptimConfig(lr=1e-3, warmup_steps=2),
+        encoder_pretraining=EncoderPretrainingConfig(
+            num_steps=2, images_per_step=2, optim=OptimConfig(lr=1e-3, warmup_steps=1)
+        ),
+        ema_decay=0.9,
+        log_every=2,
+        checkpoint_every=3,
+        num_workers=0,
+    )
+
+
+DEFAULT_RECIPE = "toy"
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"toy": toy, "toy_scratch": toy_scratch, "tiny": tiny}

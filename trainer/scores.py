@@ -1,0 +1,102 @@
+"""How right an answer is: written captions, numbers and boxes, and what a set of such scores is worth.
+
+Scores are shares between 0 (wrong) and 1 (right). Pictures are scored in `trainer.picture_scores`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TypeVar
+
+Truth = TypeVar("Truth")
+Answer = TypeVar("Answer")
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, as shares of the picture's width and height (0 to 1)."""
+
+BOX = re.compile(r"\((\d{3}),(\d{3})\)\((\d{3}),(\d{3})\)")
+"""The paper's way to write a box: two corners in thousandths of the picture (000 to 999)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean of one score over documents."""
+
+    mean: float
+    standard_error: float
+    chance: float
+    """What the same scorer gives to answers that don't look at the document; see `chance_level`."""
+
+    num_documents: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], chance: float) -> Score:
+        """The score of one value in [0, 1] a document.
+
+        Raises:
+            ValueError: there is no value.
+        """
+        if not values:
+            raise ValueError("There are no values to average. Expected the score of at least one document.")
+        return cls(sum(values) / len(values), standard_error(values), chance, len(values))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of values in [0, 1].
+
+    Two pseudo-observations, one 0 and one 1, are added first (Agresti and Coull's "plus two" idea): otherwise 24
+    right answers of 24 would claim an error of exactly 0.
+    """
+    padded = [*values, 0.0, 1.0]
+    mean = sum(padded) / len(padded)
+    variance = sum((value - mean) ** 2 for value in padded) / (len(padded) - 1)
+    return math.sqrt(variance / len(padded))
+
+
+def chance_level(
+    truths: Sequence[Truth], answer_of: Callable[[Truth], Answer], score: Callable[[Answer, Truth], float]
+) -> float:
+    """The score of answering each document with the right answer of another one, averaged over all such pairs.
+
+    That is what a model earns that knows the task, its words and how often each answer occurs, but does not look at
+    the document. With a single document there is no other one, and its score against an empty world is 0.
+    """
+    pairs = [score(answer_of(other), truth) for truth, other in permutations(truths, 2)]
+    return sum(pairs) / len(pairs) if pairs else 0.0
+
+
+def exact_match(answer: str, truth: str) -> float:
+    """1 if the words are the same; case, spacing and a full stop at the end do not count."""
+    return float(_normalised(answer) == _normalised(truth))
+
+
+def number_match(answer: str, truth: str) -> float:
+    """1 if the first number in the answer is the true one; other words do not count, leading zeros do."""
+    number = re.search(r"\d+", answer)
+    return float(number is not None and number.group() == truth.strip())
+
+
+def read_box(text: str) -> Box | None:
+    """The first box written as `(x1,y1)(x2,y2)` in thousandths; None if there is none or if it is empty."""
+    found = BOX.search(text)
+    if found is None:
+        return None
+    x1, y1, x2, y2 = (int(number) / 1000 for number in found.groups())
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def box_iou(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return shared / (areas - shared) if areas > shared else 0.0
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(". ")
