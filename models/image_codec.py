@@ -38,7 +38,8 @@ class LatentCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """[B, 3, h, w] in [0, 1] -> [B, c, h/f, w/f]; `noise` of that shape samples the posterior, None takes its mode."""
+        """[B, 3, h, w] in [0, 1] -> [B, c, h/f, w/f]; `noise` of that shape samples the posterior, None takes its
+        mode."""
         posterior = self.vae.encode(pixels * 2 - 1).latent_dist
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         return latents * self.vae.config.scaling_factor

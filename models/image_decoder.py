@@ -1,4 +1,4 @@
-"""The diffusion image decoder: context tokens and multi-scale features in, a diffusion loss or a picture out (paper 3.2).
+"""The diffusion image decoder (paper 3.2): context tokens and image features in, a denoising loss or a picture out.
 
 Letters: M images to draw, K context length, C language-model width, n context tokens, N images of the bank.
 """

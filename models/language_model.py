@@ -1,4 +1,4 @@
-"""The multi-modal language model: any LLaMA-like transformers decoder with MMFS between self-attention and feed-forward.
+"""The multi-modal language model: a LLaMA-like transformers decoder with MMFS between attention and feed-forward.
 
 Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels of all pyramid levels, F feature width.
 """

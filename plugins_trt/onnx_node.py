@@ -63,16 +63,16 @@ _MSDEFORMATTN = _bare(onnx_function.MSDeformAttn)
 
 
 def _mmfs(
-    value: ir.Value,  # [N, S, H, D]
+    value,  # [N, S, H, D]
     spatial_shapes: Sequence[int],
-    reference_points: ir.Value,  # [B, Q, 2]
-    sampling_offsets: ir.Value,  # [B, Q, H, P, 2]
-    attention_logits: ir.Value,  # [B, Q, H, L, P]
-    visible: ir.Value,  # [B, Q, 2]
-    offset_table: ir.Value | None = None,  # [A, H, P, 2]
-    logit_table: ir.Value | None = None,  # [A, H, L, P]
+    reference_points,  # [B, Q, 2]
+    sampling_offsets,  # [B, Q, H, P, 2]
+    attention_logits,  # [B, Q, H, L, P]
+    visible,  # [B, Q, 2]
+    offset_table=None,  # [A, H, P, 2]
+    logit_table=None,  # [A, H, L, P]
     null_logit: float | None = None,
-    null_value: ir.Value | None = None,  # [H, D]
+    null_value=None,  # [H, D]
 ) -> ir.Value:
     # One row serves all ages: the function takes the last row for whatever is older.
     if offset_table is None:
@@ -98,10 +98,10 @@ def _mmfs(
 
 
 def _ms_deform_attn(
-    value: ir.Value,  # [B, S, H, D]
+    value,  # [B, S, H, D]
     spatial_shapes: Sequence[int],
-    sampling_locations: ir.Value,  # [B, Q, H, L, P, 2]
-    attention_weights: ir.Value,  # [B, Q, H, L, P]
+    sampling_locations,  # [B, Q, H, L, P, 2]
+    attention_weights,  # [B, Q, H, L, P]
 ) -> ir.Value:
     return _MSDEFORMATTN(
         value, sampling_locations, attention_weights, spatial_shapes=list(spatial_shapes), **PLUGIN

@@ -130,6 +130,8 @@ class TrainConfig:
     """Processes that make the data ahead of the step; 0 makes it in between. The data is the same."""
 
     def __post_init__(self) -> None:
+        # YAML and JSON have no tuples: with lists in its free-form dictionaries, a configuration equals its round trip.
+        object.__setattr__(self, "model", MMInterleavedConfig.from_dict(self.model.to_dict()))
         for name in ("num_steps", "log_every", "checkpoint_every", "keep"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected 1 or more.")
         for name in ("num_threads", "num_workers"):
@@ -187,7 +189,7 @@ def make_parser(config: TrainConfig, recipes: Recipes) -> jsonargparse.ArgumentP
 
 
 def parse(arguments: Sequence[str], recipes: Recipes, default: str) -> Command:
-    """`[RECIPE] [options]` to a configuration: the recipe, changed by YAML files, changed by dotted overrides.
+    """Turn `[RECIPE] [options]` into a configuration: the recipe, changed by YAML files, changed by dotted overrides.
 
     Without RECIPE, a YAML file's `recipe` key says it, and else it is `default`.
 
@@ -215,8 +217,8 @@ def _parse(options: list[str], recipes: Recipes, name: str) -> Command:
     parser = make_parser(recipes[name](), recipes)
     try:
         values = parser.instantiate(parser.parse_args(options)).as_dict()
-    except (jsonargparse.ArgumentError, UsageError) as error:
-        sentence = " ".join(str(error).split())
+    except (jsonargparse.ArgumentError, ValueError) as error:
+        sentence = " ".join(str(error).split()).removesuffix(".") + "."
         raise UsageError(f"{sentence} All options and their values: {PROGRAM} {name} --print_config") from error
     resume = values.pop("resume")
     del values["config"]
@@ -235,7 +237,7 @@ def dump(config: TrainConfig, recipes: Recipes) -> str:
     parser = make_parser(config, recipes)
     values = parser.get_defaults()
     del values["resume"]
-    return parser.dump(values)
+    return parser.dump(values, skip_unset=False)  # a null is a setting too
 
 
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -244,8 +246,7 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted(before.keys() | after.keys())
-        if key.partition(".")[0] not in MAY_CHANGE_ON_RESUME
-        and before.get(key, _ABSENT) != after.get(key, _ABSENT)
+        if key.partition(".")[0] not in MAY_CHANGE_ON_RESUME and before.get(key, _ABSENT) != after.get(key, _ABSENT)
     ]
 
 

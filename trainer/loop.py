@@ -118,7 +118,6 @@ def train(
         now = time.monotonic()
         values["lr"] = phase.optim.lr * factor
         log.step(Step(phase.name, done, phase.num_steps, values, num_tokens, num_images, now - begun, data_wait_s))
-        begun = now
         stop = interrupt.received is not None or now >= deadline
         if stop or done % config.checkpoint_every == 0 or done == phase.num_steps:
             last_saved = checkpoint.save(
@@ -133,6 +132,7 @@ def train(
             )
         if stop and done < phase.num_steps:
             return Outcome(finished=False, step=done, average=average)
+        begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
     return Outcome(finished=True, step=phase.num_steps, average=average)
 
 
@@ -200,7 +200,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def batches(phase: Phase, first: int, num_workers: int, *, pin_memory: bool) -> Iterator[Any]:
-    """Batches first, first + 1, ... of the phase, made ahead by `num_workers` processes; order and content are fixed."""
+    """Batches first, first + 1, ... of the phase; `num_workers` processes make them ahead, in the same order."""
     return iter(
         DataLoader(
             _Steps(phase.batch),

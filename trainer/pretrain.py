@@ -165,8 +165,8 @@ def make_model(config: TrainConfig) -> MMInterleaved:
     changed = changed_settings(model.config.to_dict(), config.model.to_dict())
     if changed:
         raise UsageError(
-            f"init is '{config.init}', a model with other settings than the run's (there -> here): {'; '.join(changed)}. "
-            "Set the model's options to those of the weights, or start without --init."
+            f"init is '{config.init}', a model with other settings than the run's (there -> here): "
+            f"{'; '.join(changed)}. Set the model's options to those of the weights, or start without --init."
         )
     model.processor = processor
     return model
@@ -174,13 +174,17 @@ def make_model(config: TrainConfig) -> MMInterleaved:
 
 def make_phases(model: MMInterleaved, config: TrainConfig) -> Iterator[Phase]:
     """The encoder's pre-training, if there is any, and the main training."""
+    try:
+        stream = Stream(config.data, config.model, seed=config.seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     if config.encoder_pretraining.num_steps:
         yield encoder_phase(model, config)
     yield Phase(
         name="main",
         index=1,
         module=model,
-        batch=Stream(config.data, config.model, seed=config.seed),
+        batch=stream,
         measure=measure_losses,
         count=count_tokens_and_images,
         num_steps=config.num_steps,

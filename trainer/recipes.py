@@ -22,7 +22,7 @@ def toy_scratch() -> TrainConfig:
         recipe="toy_scratch",
         out="runs/toy_scratch",
         model=MMInterleavedConfig.toy(),
-        data=DataConfig(),
+        data=DataConfig(ramp_steps=1000),
         num_steps=12_000,
         optim=optim,
         encoder_pretraining=EncoderPretrainingConfig(num_steps=400, optim=replace(optim, lr=2e-3)),
@@ -37,7 +37,7 @@ def tiny() -> TrainConfig:
         recipe="tiny",
         out="runs/tiny",
         model=MMInterleavedConfig.tiny(),
-        data=DataConfig(),
+        data=DataConfig(num_rows=2, row_tokens=96, num_concepts=12, num_sprites=3),
         num_steps=6,
         optim=OptimConfig(lr=1e-3, warmup_steps=2),
         encoder_pretraining=EncoderPretrainingConfig(

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rows import BOI, EOS, pack_rows
 
 from models import MMInterleaved
 from models.generation import Reading
+from rows import BOI, EOS, pack_rows
 
 FAST = {"num_steps": 2, "guidance_scale": 2.0}
 
@@ -148,5 +148,5 @@ def test_wrong_use_gets_a_sentence(model: MMInterleaved, segments: object, optio
 
 def test_without_a_processor_the_way_out_is_said(model: MMInterleaved) -> None:
     model.processor = None
-    with pytest.raises(ValueError, match="no processor.*from_pretrained"):
+    with pytest.raises(ValueError, match=r"no processor.*from_pretrained"):
         model.generate(["a"])

@@ -54,7 +54,8 @@ def test_mmfs_stands_between_attention_and_feed_forward(model: LanguageModel) ->
     values = model.project_values(data["features"])
     states = data["embeddings"]
     angles = model.decoder.rotary_emb(states, position_ids=data["position_ids"])
-    attended, _ = layer.self_attn(layer.input_layernorm(states), position_embeddings=angles, attention_mask=data["mask"])
+    normed = layer.input_layernorm(states)
+    attended, _ = layer.self_attn(normed, position_embeddings=angles, attention_mask=data["mask"])
     states = states + attended
     states = states + synchronizer(states, values[0], data["visible"])
     expected = states + layer.mlp(layer.post_attention_layernorm(states))

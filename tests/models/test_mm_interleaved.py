@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from rows import pack_rows
 from safetensors.torch import load_file, save_file
 
 from models import Batch, MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from rows import pack_rows
 
 ROWS = [[[9, "draw"], ["image", 9, 10, "draw", 11]], [[9, 10], ["image", 12]]]
 
@@ -129,7 +129,7 @@ def test_half_precision_weights_load(model: MMInterleaved, tmp_path: Path) -> No
 
 
 def test_what_is_wrong_with_a_directory_is_said(model: MMInterleaved, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no config.json. Expected a directory written by"):
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json\. Expected a directory written by"):
         MMInterleaved.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -37,7 +37,7 @@ def test_arrays_tensors_and_images_agree(processor: MMInterleavedProcessor) -> N
     ids=["one-channel", "byte-tensor", "grey-array"],
 )
 def test_a_wrong_picture_gets_a_sentence(processor: MMInterleavedProcessor, wrong: object) -> None:
-    with pytest.raises(ValueError, match="An image (tensor|array) must be .* got"):
+    with pytest.raises(ValueError, match=r"An image (tensor|array) must be .* got"):
         processor.encode_image(wrong)
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from rows import pack_rows
 
 from models.sequence import attention_mask, gather_context, image_visible, token_visible
+from rows import pack_rows
 
 # Row 0: <s> 9 B i i </s> | <s> B i i 9 B i i </s>      row 1: <s> 9 9 </s>, padded
 ROWS = [[[9, "draw"], ["image", 9, "draw"]], [[9, 9]]]

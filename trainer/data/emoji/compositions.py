@@ -40,7 +40,11 @@ def allowed_sprites(split: Split, num_concepts: int, colour: int, present: Colle
     return [
         sprite
         for sprite in range(num_concepts)
-        if sprite not in present and (split == "val" or not is_held_out(colour, [sprite, *present]))
+        if sprite not in present
+        and (
+            split == "val"
+            or not (is_held_out_colour(sprite, colour) or any(is_held_out_pair(sprite, other) for other in present))
+        )
     ]
 
 

@@ -25,13 +25,13 @@ SPRITE_NAMES = """
 snail, rocket, strawberry, penguin, banana, octopus, cactus, crown, hamburger, butterfly, fire, tomato, guitar,
 balloon, key, whale, mushroom, bell, sunflower, pineapple, automobile, tractor, anchor, ghost, doughnut, elephant,
 watermelon, turtle, tulip, skull, umbrella, robot face, frog face, lemon, grapes, carrot, bicycle, sailboat, rainbow,
-gem stone, pig face, baby chick, fox face, crab, evergreen tree, slice of pizza, basketball and hoop, jack-o-lantern,
+gem stone, pig face, baby chick, fox face, crab, evergreen tree, slice of pizza, basketball and hoop, sheep,
 lady beetle, cherries, airplane, trophy, lion face, panda face, broccoli, wrapped present, honeybee, avocado, steam
 locomotive, alarm clock, owl, dolphin, teddy bear, unicorn face, dog face, cat face, mouse face, hamster face, rabbit
 face, bear face, koala, tiger face, cow face, monkey face, chicken, rooster, bird, duck, eagle, parrot, peacock, swan,
 flamingo, bat, wolf face, boar, horse, zebra face, deer, giraffe face, dromedary camel, rhinoceros, hippopotamus,
 crocodile, snake, lizard, sauropod, t-rex, fish, tropical fish, blowfish, shark, spiral shell, bug, ant, spider,
-scorpion, sheep, goat, llama, kangaroo, otter, sloth, hedgehog, squid, shrimp, lobster, beaver, bison, mammoth, cherry
+scorpion, jack-o-lantern, goat, llama, kangaroo, otter, sloth, hedgehog, squid, shrimp, lobster, beaver, bison, mammoth, cherry
 blossom, rose, hibiscus, blossom, seedling, deciduous tree, palm tree, four leaf clover, maple leaf, fallen leaf, ear
 of maize, hot pepper, green apple, red apple, pear, peach, melon, tangerine, mango, kiwifruit, coconut, aubergine,
 potato, cucumber, garlic, onion, peanuts, bread, croissant, baguette bread, pretzel, pancakes, waffle, cheese wedge,

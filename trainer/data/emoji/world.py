@@ -196,13 +196,17 @@ def dense_labels(scene: Scene, num_concepts: int, size_px: int = CANVAS) -> np.n
 
 
 def facts(scene: Scene, size_px: int) -> dict[str, Any]:
-    """What is true about a picture, in plain types: background, and name, box and number of each object."""
+    """What is true about a picture, in plain types: the background, and of each object its name, square and number.
+
+    `square` is (x, y, side) in canvas units, `box_px` the tight box in pixels, `box` the same in 000 to 999.
+    """
     objects = []
     for item, box in zip(scene.placed, boxes(scene, size_px), strict=True):
         objects.append(
             {
                 "name": sprites()[item.sprite].name,
                 "sprite": item.sprite,
+                "square": [item.x, item.y, item.size],
                 "box_px": list(box),
                 "box": list(box_per_mille(box, size_px)),
                 "number": item.number,

@@ -1,0 +1,1 @@
+"""How fast: benchmarks of named workloads with the real models' shapes. `pytest bench/` runs them."""

@@ -1,0 +1,139 @@
+"""Both ops, forward and forward with backward, by every implementation that runs here.
+
+A result is compared with the float64 reference before anything is timed: a wrong kernel has no speed. Queries do not
+depend on each other, so a sample of them is compared: the implementation computes all queries, the incoming gradient
+is zero outside the sample, and the reference in float64 computes the sample alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import mmfs
+from bench import measure, peers
+from bench.workloads import WORKLOADS, Arguments, Scale, Workload
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}  # relative, by type of the values
+NUM_CHECKED_QUERIES = 256
+BUDGET_S = 2.0  # of timed rounds for one benchmark
+
+
+@pytest.mark.parametrize("implementation", ["reference", "cpu", "cuda", "transformers"])
+@pytest.mark.parametrize("direction", ["forward", "forward-backward"])
+@pytest.mark.parametrize("workload", WORKLOADS)
+def bench_op(benchmark, workload: str, direction: str, implementation: str, scale: Scale, dtype, device: str) -> None:
+    case = WORKLOADS[workload].at(scale)
+    arguments = case.arguments(dtype, device)
+    op = op_of(implementation, case, arguments)
+    backward = direction == "forward-backward"
+
+    sample = checked_queries(case, device)
+    error = measure.worst_error(
+        results(op, case, arguments, sample, backward),
+        exact_results(workload, scale, dtype, device)[: None if backward else 1],
+    )
+    assert error <= TOLERANCE[dtype], (
+        f"{implementation} is wrong by {error:.1e} (relative, against float64) on {workload}"
+    )
+
+    run = timed_call(op, case, arguments, backward, device)
+    start_s = time.perf_counter()
+    peak_bytes = measure.peak_memory_bytes(run, device)
+    call_s = time.perf_counter() - start_s
+
+    benchmark.group = f"{workload} {direction}"
+    benchmark.extra_info |= {
+        "workload": workload,
+        "direction": direction,
+        "implementation": implementation,
+        "scale": scale,
+        "dtype": str(dtype).removeprefix("torch."),
+        "relative_error": error,
+        "peak_memory_bytes": peak_bytes,
+        "num_samples": case.num_samples(arguments),
+    }
+    benchmark.pedantic(run, rounds=min(50, max(2, int(BUDGET_S / call_s))))
+
+
+def op_of(implementation: str, case: Workload, arguments: Arguments) -> Callable[..., Tensor]:
+    """The function to measure; skips, with the reason, where it does not run here."""
+    if implementation == "transformers":
+        return getattr(peers, case.op)
+    if implementation == "cuda" and (reason := mmfs.why_not_cuda(arguments["value"])) is not None:
+        pytest.skip(reason)
+    if implementation == "cpu" and arguments["value"].is_cuda:
+        pytest.skip("the cpu backend takes tensors on the CPU")
+    return functools.partial(getattr(mmfs, case.op), backend=implementation)
+
+
+def timed_call(
+    op: Callable[..., Tensor], case: Workload, arguments: Arguments, backward: bool, device: str
+) -> Callable[[], None]:
+    """One call, with its gradients if asked for, until its result is there."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    if not backward:
+
+        def forward() -> None:
+            with torch.no_grad():
+                op(**arguments)
+            wait()
+
+        return forward
+
+    arguments = arguments | {name: arguments[name].detach().requires_grad_() for name in case.differentiated}
+    leaves = [arguments[name] for name in case.differentiated]
+    grad = torch.randn_like(op(**arguments))
+
+    def forward_backward() -> None:
+        torch.autograd.grad(op(**arguments), leaves, grad)
+        wait()
+
+    return forward_backward
+
+
+def checked_queries(case: Workload, device: str) -> Tensor:
+    """Indices of queries, evenly spread, first and last among them."""
+    num_checked = min(case.num_queries, NUM_CHECKED_QUERIES)
+    return torch.linspace(0, case.num_queries - 1, num_checked, device=device).round().long()
+
+
+def results(
+    op: Callable[..., Tensor], case: Workload, arguments: Arguments, sample: Tensor, backward: bool
+) -> list[Tensor]:
+    """The sampled queries of the output; with backward, also the gradients of their sum with random signs."""
+    if not backward:
+        with torch.no_grad():
+            return [op(**arguments)[:, sample]]
+    arguments = arguments | {name: arguments[name].detach().requires_grad_() for name in case.differentiated}
+    out = op(**arguments)[:, sample]
+    grads = torch.autograd.grad(out, [arguments[name] for name in case.differentiated], signs_like(out))
+    sampled = [
+        g[:, sample] if name in case.per_query else g for name, g in zip(case.differentiated, grads, strict=True)
+    ]
+    return [out.detach(), *sampled]
+
+
+@functools.lru_cache(maxsize=1)  # the implementations of one workload follow each other
+def exact_results(workload: str, scale: Scale, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """What results() should be: the reference in float64, on the sampled queries alone."""
+    case = WORKLOADS[workload].at(scale)
+    sample = checked_queries(case, device)
+    arguments = {
+        name: argument.double() if isinstance(argument, Tensor) and argument.is_floating_point() else argument
+        for name, argument in case.arguments(dtype, device).items()
+    }
+    arguments |= {name: arguments[name][:, sample] for name in case.per_query}
+    op = functools.partial(getattr(mmfs, case.op), backend="reference")
+    return results(op, case, arguments, torch.arange(len(sample), device=device), backward=True)
+
+
+def signs_like(out: Tensor) -> Tensor:
+    """+1 and -1, the same for every type and device."""
+    signs = torch.randint(0, 2, out.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return signs.to(out)

@@ -1,0 +1,140 @@
+"""A component as an ONNX model, in which every mmfs op is one node with a function body of standard operators."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx
+import torch
+from onnx import ModelProto, TensorShapeProto
+
+from export.components import Component
+from mmfs import MSDeformAttn
+from plugins_trt.onnx_function import DOMAIN, attach_functions
+from plugins_trt.onnx_node import translation_table
+
+OPSET = 18
+"""The version that torch.onnx.export writes by itself: no conversion, and no `Attention` node, whose causal mode
+TensorRT reads differently from ONNX. The masks of these graphs are always explicit."""
+
+LARGEST_FILE_BYTES = 2**31 - 1
+"""What protobuf can hold in one message."""
+
+
+class GraphError(RuntimeError):
+    """A component did not become the graph that was declared."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A component's ONNX model, complete and checked."""
+
+    proto: ModelProto
+    num_nodes: int
+    """Nodes of the graph itself; function bodies do not count."""
+
+    num_mmfs_nodes: dict[str, int]
+    """Nodes of domain `mmfs` by type."""
+
+    seconds: float
+    """Time that tracing and conversion took."""
+
+
+def to_onnx(component: Component) -> Graph:
+    """Trace a component once, with the axes it declares dynamic.
+
+    Raises:
+        GraphError: the graph has other inputs, outputs, axes or numbers of mmfs nodes than the component declares, or
+            is too large for one file.
+    """
+    start = time.perf_counter()
+    dims = {axis: torch.export.Dim(axis.replace("*", "_")) for axis in component.dynamic_axes()}
+    ports = component.inputs.values()
+    shapes = [{i: dims[axis] for i, axis in enumerate(port.shape) if isinstance(axis, str)} for port in ports]
+    with torch.no_grad():
+        program = torch.export.export(
+            _Positional(component.module).eval(), component.trace_inputs(), dynamic_shapes=(tuple(shapes),)
+        )
+    program = torch.onnx.export(
+        program,
+        input_names=list(component.inputs),
+        output_names=list(component.outputs),
+        opset_version=OPSET,
+        custom_translation_table=translation_table(),
+        verbose=False,
+    )
+    if (size := sum(tensor.nbytes for tensor in component.module.state_dict().values())) > LARGEST_FILE_BYTES:
+        raise GraphError(
+            f"{component.name} has {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB, and weights beside the "
+            "file are not built yet. Export a smaller model."
+        )
+    proto = attach_functions(program.model_proto)
+    _name_axes(proto, component)
+    onnx.checker.check_model(proto, full_check=True)
+    graph = Graph(proto, len(proto.graph.node), _count_mmfs_nodes(proto), time.perf_counter() - start)
+    _check_mmfs_nodes(graph, component)
+    return graph
+
+
+class _Positional(torch.nn.Module):
+    """One tuple of tensors, whatever names the module gives them: so dynamic axes are declared the same way for all."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return self.module(*tensors)
+
+
+def _name_axes(proto: ModelProto, component: Component) -> None:
+    """Give the exporter's symbols the declared names, and refuse axes that the graph has fixed or tied together."""
+    names: dict[str, str] = {}
+    for values, ports in ((proto.graph.input, component.inputs), (proto.graph.output, component.outputs)):
+        if [value.name for value in values] != list(ports):
+            raise GraphError(
+                f"{component.name} has {[value.name for value in values]} in its graph; declared are {list(ports)}."
+            )
+        for value, port in zip(values, ports.values(), strict=True):
+            found = value.type.tensor_type.shape.dim
+            if len(found) != len(port.shape):
+                raise GraphError(f"{component.name}: {value.name} has {len(found)} axes; declared is {port.shape}.")
+            for dim, axis in zip(found, port.shape, strict=True):
+                is_fixed = dim.HasField("dim_value")
+                if is_fixed != isinstance(axis, int) or (is_fixed and dim.dim_value != axis):
+                    raise GraphError(
+                        f"{component.name}: {value.name} has an axis {dim.dim_value or dim.dim_param!r} where {axis!r} "
+                        "is declared."
+                    )
+                if not is_fixed and names.setdefault(dim.dim_param, str(axis)) != axis:
+                    raise GraphError(
+                        f"{component.name}: the graph ties the axis {axis!r} of {value.name} to {names[dim.dim_param]!r}."
+                    )
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            _rename(dim, names)
+
+
+def _rename(dim: TensorShapeProto.Dimension, names: dict[str, str]) -> None:
+    if dim.dim_param in names:
+        dim.dim_param = names[dim.dim_param]
+
+
+def _count_mmfs_nodes(proto: ModelProto) -> dict[str, int]:
+    return dict(Counter(node.op_type for node in proto.graph.node if node.domain == DOMAIN))
+
+
+def _check_mmfs_nodes(graph: Graph, component: Component) -> None:
+    modules = list(component.module.modules())
+    expected = {
+        "MMFS": component.num_synchronizers,
+        "MSDeformAttn": sum(isinstance(m, MSDeformAttn) for m in modules) if component.name == "image_tokenizer" else 0,
+    }
+    expected = {name: count for name, count in expected.items() if count}
+    if graph.num_mmfs_nodes != expected:
+        raise GraphError(
+            f"{component.name} has the mmfs nodes {graph.num_mmfs_nodes} where the model has {expected}: one node per "
+            "synchronizer and per deformable attention was expected."
+        )

@@ -1,0 +1,231 @@
+"""Both ops as torch.library operators: schema, shapes, gradient. One node each under torch.compile and torch.export.
+
+`torch.ops.mmfs.ms_deform_attn` and `torch.ops.mmfs.mmfs_attention` take checked arguments from functional.py. The sizes
+of the levels are a flat list of ints, h, w, h, w, ...: constants of the graph, which exporters need. The gradients are
+operators too; they have no gradient of their own, and the reference has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmfs import embedding_bag
+
+NO_DOUBLE_BACKWARD = (
+    "mmfs cannot differentiate its gradient again: backward was called with create_graph=True, or through a gradient. "
+    "Expected a first-order gradient. Call the op with backend='reference' to differentiate twice."
+)
+
+
+@torch.library.custom_op("mmfs::ms_deform_attn", mutates_args=())
+def ms_deform_attn(
+    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    return embedding_bag.ms_deform_attn_forward(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+@ms_deform_attn.register_fake
+def _(value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+    batch, num_queries, num_heads = attention_weights.shape[:3]
+    return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
+
+
+@torch.library.custom_op("mmfs::ms_deform_attn_backward", mutates_args=())
+def ms_deform_attn_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    needs_value: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return embedding_bag.ms_deform_attn_backward(
+        grad_out, value, spatial_shapes, sampling_locations, attention_weights, needs_value
+    )
+
+
+@ms_deform_attn_backward.register_fake
+def _(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    needs_value: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_value = empty_like(value) if needs_value else value.new_empty(0)
+    return grad_value, empty_like(sampling_locations), empty_like(attention_weights)
+
+
+@torch.library.custom_op("mmfs::mmfs_attention", mutates_args=())
+def mmfs_attention(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+    image_shapes: Tensor | None,
+) -> Tensor:
+    """spatial_shapes is empty when image_shapes [N, L, 2] says the sizes of each image."""
+    return embedding_bag.mmfs_attention_forward(
+        value,
+        spatial_shapes if image_shapes is None else image_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit,
+        null_value,
+    )
+
+
+@mmfs_attention.register_fake
+def _(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+    image_shapes: Tensor | None,
+) -> Tensor:
+    batch, num_queries, num_heads = attention_logits.shape[:3]
+    return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
+
+
+@torch.library.custom_op("mmfs::mmfs_attention_backward", mutates_args=())
+def mmfs_attention_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+    image_shapes: Tensor | None,
+    needs_value: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return embedding_bag.mmfs_attention_backward(
+        grad_out,
+        value,
+        spatial_shapes if image_shapes is None else image_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit,
+        null_value,
+        needs_value,
+    )
+
+
+@mmfs_attention_backward.register_fake
+def _(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+    image_shapes: Tensor | None,
+    needs_value: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def like(tensor: Tensor | None) -> Tensor:
+        return value.new_empty(0, dtype=working) if tensor is None else empty_like(tensor)
+
+    working = torch.promote_types(value.dtype, torch.float32)
+    return (
+        empty_like(value) if needs_value else value.new_empty(0),
+        empty_like(reference_points),
+        empty_like(sampling_offsets),
+        empty_like(attention_logits),
+        like(offset_table),
+        like(logit_table),
+        like(null_value),
+    )
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+# ctx is Any: torch gives a context object that has no public type.
+
+
+def _save_classic(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    value, ctx.spatial_shapes, sampling_locations, attention_weights = inputs
+    ctx.save_for_backward(value, sampling_locations, attention_weights)
+
+
+def _differentiate_classic(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    value, sampling_locations, attention_weights = ctx.saved_tensors
+    needs_value = ctx.needs_input_grad[0]
+    grad_value, grad_locations, grad_weights = torch.ops.mmfs.ms_deform_attn_backward(
+        grad_out, value, ctx.spatial_shapes, sampling_locations, attention_weights, needs_value
+    )
+    return grad_value if needs_value else None, None, grad_locations, grad_weights
+
+
+def _save_mmfs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes = inputs
+    ctx.save_for_backward(value, *tensors, null_value, image_shapes)
+
+
+def _differentiate_mmfs(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    value, *tensors, null_value, image_shapes = ctx.saved_tensors
+    offset_table, logit_table = tensors[-2:]
+    needs_value = ctx.needs_input_grad[0]
+    grad_value, grad_points, grad_offsets, grad_logits, grad_offset_table, grad_logit_table, grad_null_value = (
+        torch.ops.mmfs.mmfs_attention_backward(
+            grad_out, value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes, needs_value
+        )
+    )
+    return (
+        grad_value if needs_value else None,
+        None,
+        grad_points,
+        grad_offsets,
+        grad_logits,
+        None,
+        None if offset_table is None else grad_offset_table,
+        None if logit_table is None else grad_logit_table,
+        None,
+        None if null_value is None else grad_null_value,
+        None,
+    )
+
+
+def _refuse(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+    raise RuntimeError(NO_DOUBLE_BACKWARD)
+
+
+ms_deform_attn.register_autograd(_differentiate_classic, setup_context=_save_classic)
+mmfs_attention.register_autograd(_differentiate_mmfs, setup_context=_save_mmfs)
+ms_deform_attn_backward.register_autograd(_refuse)
+mmfs_attention_backward.register_autograd(_refuse)

@@ -1,0 +1,282 @@
+"""The two public functions: what they take, what they refuse, and who computes them.
+
+Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, H heads, D channels of a head,
+L levels, P points, A rows of the age tables. Sizes are (h, w); points and offsets are (x, y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmfs import autograd as _autograd  # registers torch.ops.mmfs
+from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+
+Backend = Literal["reference", "cpu", "cuda"]
+Sizes = Sequence[tuple[int, int]] | Sequence[Sequence[int]] | Tensor
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sizes,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Multi-scale deformable attention (Zhu et al., Deformable DETR, 2021, Eq. 3, between its projections).
+
+    A location is the same convention as `grid_sample(align_corners=False, padding_mode="zeros")`: 0 and 1 are the outer
+    edges of a level, pixel centres lie at (index + 0.5) / size, outside is zero. A location that is not finite samples
+    zero and has zero gradient. Sums are float32 for half types.
+
+    Args:
+        value: [B, S, H, D], any floating dtype; pixels level by level, each level row by row.
+        spatial_shapes: (h, w) of the L levels. An int tensor [L, 2] is read on the host: under torch.compile and
+            torch.export give a sequence.
+        sampling_locations: [B, Q, H, L, P, 2], (x, y) in [0, 1]; float32 also for half values.
+        attention_weights: [B, Q, H, L, P]; need not sum to 1.
+        backend: "reference" (can be differentiated twice), "cpu", "cuda", or None to choose. A named one never falls
+            back.
+
+    Returns:
+        [B, Q, H*D], dtype of value.
+
+    Raises:
+        ValueError, TypeError: wrong shapes, dtypes, devices or backend.
+    """
+    sizes = shared_sizes(spatial_shapes)
+    if value.ndim != 4:
+        raise ValueError(f"value has shape {shape(value)}. Expected [B, S, H, D].")
+    batch, num_pixels, num_heads, _ = value.shape
+    num_levels = len(sizes) // 2
+    if sampling_locations.ndim != 6:
+        raise ValueError(f"sampling_locations has shape {shape(sampling_locations)}. Expected [B, Q, H, L, P, 2].")
+    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
+    check_floating(value=value, sampling_locations=sampling_locations, attention_weights=attention_weights)
+    check_device(value, sampling_locations=sampling_locations, attention_weights=attention_weights)
+    check_pixels(sizes, num_pixels)
+    per_query = (batch, num_queries, num_heads, num_levels, num_points)
+    letters = "where B and H are value's, L the number of spatial_shapes"
+    check_shape("sampling_locations", sampling_locations, (*per_query, 2), f"[B, Q, H, L, P, 2], {letters}")
+    check_shape("attention_weights", attention_weights, per_query, f"[B, Q, H, L, P], {letters}")
+    if choose(backend, value) == "reference":
+        return ms_deform_attn_reference(value, sizes, sampling_locations, attention_weights)
+    return _autograd.ms_deform_attn(value, sizes, sampling_locations, attention_weights)
+
+
+def mmfs_attention(
+    value: Tensor,
+    spatial_shapes: Sizes,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    *,
+    offset_table: Tensor | None = None,
+    logit_table: Tensor | None = None,
+    null_logit: float | None = 0.0,
+    null_value: Tensor | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Multi-image, multi-scale deformable attention (MM-Interleaved, 2024, Eq. 4, between its projections).
+
+    A query sees the images first <= m < last of the bank; the age of image m is r = last - m, 1 for the newest.
+
+        location = reference_point + sampling_offset + offset_table[r - 1]     the same on every level
+        logit    = attention_logit + logit_table[r - 1]
+        weight   = exp(logit) / (exp(null_logit) + sum of exp(logit) over visible images, levels, points)
+        out      = sum of weight * bilinear(value[m, level], location) + weight of null * null_value
+
+    Images older than the tables take their last row. Sampling is as in `ms_deform_attn`. A query that sees no image
+    gets exactly null_value, or zero.
+
+    Args:
+        value: [N, S, H, D], the bank, any floating dtype; pixels level by level, each level row by row.
+            [total pixels, H, D] when the images differ in size: image by image, then level by level.
+        spatial_shapes: (h, w) of the L levels of all images, or an int tensor [N, L, 2] when they differ. An int tensor
+            [L, 2] is read on the host: under torch.compile and torch.export give a sequence.
+        reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1]; float32 also for half values.
+        sampling_offsets: [B, Q, H, P, 2], (x, y) in units of the image's width and height.
+        attention_logits: [B, Q, H, L, P].
+        visible: int [B, Q, 2], first and one past the last visible image; equal for none.
+        offset_table: [A, H, P, 2], added to the offsets by age.
+        logit_table: [A, H, L, P], added to the logits by age.
+        null_logit: logit of the share that goes to no image (0 in the released model); None: plain softmax, the paper's.
+        null_value: [H, D], what that share gets; None: zero.
+        backend: "reference" (can be differentiated twice), "cpu", "cuda", or None to choose. A named one never falls
+            back.
+
+    Returns:
+        [B, Q, H*D], dtype of value.
+
+    Raises:
+        ValueError, TypeError: wrong shapes, dtypes, devices or backend; visible ranges beyond the bank.
+    """
+    sizes: list[int] = []
+    image_shapes: Tensor | None = None
+    if isinstance(spatial_shapes, Tensor) and spatial_shapes.ndim == 3:
+        image_shapes = check_integer("spatial_shapes", spatial_shapes)
+        check_shape("spatial_shapes", image_shapes, (*image_shapes.shape[:2], 2), "[N, L, 2]")
+        check_device(value, spatial_shapes=image_shapes)
+        if value.ndim != 3:
+            raise ValueError(
+                f"value has shape {shape(value)}. Expected [total pixels, H, D], because spatial_shapes "
+                f"{shape(image_shapes)} gives each image its own sizes; for one size use spatial_shapes [L, 2]."
+            )
+        num_levels = image_shapes.shape[1]
+    else:
+        sizes = shared_sizes(spatial_shapes)
+        if value.ndim != 4:
+            raise ValueError(
+                f"value has shape {shape(value)}. Expected [N, S, H, D]; when images differ in size, give "
+                "[total pixels, H, D] and spatial_shapes [N, L, 2]."
+            )
+        check_pixels(sizes, value.shape[1])
+        num_levels = len(sizes) // 2
+
+    num_heads, dim = value.shape[-2:]
+    if attention_logits.ndim != 5:
+        raise ValueError(f"attention_logits has shape {shape(attention_logits)}. Expected [B, Q, H, L, P].")
+    batch, num_queries, num_points = attention_logits.shape[0], attention_logits.shape[1], attention_logits.shape[4]
+    letters = "where H is value's, L the number of levels, and B, Q, P those of attention_logits"
+    logits_shape = (batch, num_queries, num_heads, num_levels, num_points)
+    check_shape("attention_logits", attention_logits, logits_shape, f"[B, Q, H, L, P], {letters}")
+    offsets_shape = (batch, num_queries, num_heads, num_points, 2)
+    check_shape("sampling_offsets", sampling_offsets, offsets_shape, f"[B, Q, H, P, 2], {letters}")
+    check_shape("visible", check_integer("visible", visible), (batch, num_queries, 2), f"[B, Q, 2], {letters}")
+    check_points(reference_points, batch, num_queries)
+    check_table("offset_table", offset_table, (num_heads, num_points, 2), "[A, H, P, 2]")
+    check_table("logit_table", logit_table, (num_heads, num_levels, num_points), "[A, H, L, P]")
+    if null_value is not None:
+        check_shape("null_value", null_value, (num_heads, dim), "[H, D] of value")
+    floating = {
+        "reference_points": reference_points,
+        "sampling_offsets": sampling_offsets,
+        "attention_logits": attention_logits,
+        "offset_table": offset_table,
+        "logit_table": logit_table,
+        "null_value": null_value,
+    }
+    check_floating(value=value, **floating)
+    check_device(value, visible=visible, **floating)
+    if null_logit is not None and not isinstance(null_logit, int | float):
+        raise TypeError(f"null_logit is a {type(null_logit).__name__}. Expected a number, or None for a plain softmax.")
+
+    reference_points = reference_points.expand(batch, num_queries, 2)
+    if choose(backend, value) == "reference":
+        return mmfs_attention_reference(
+            value,
+            sizes if image_shapes is None else image_shapes,
+            reference_points,
+            sampling_offsets,
+            attention_logits,
+            visible,
+            offset_table=offset_table,
+            logit_table=logit_table,
+            null_logit=null_logit,
+            null_value=null_value,
+        )
+    return _autograd.mmfs_attention(
+        value,
+        sizes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit if null_logit is None else float(null_logit),
+        null_value,
+        image_shapes,
+    )
+
+
+def why_not_cuda(value: Tensor) -> str | None:
+    """Why a call with this value cannot use CUDA kernels; None if it can."""
+    if not value.is_cuda:
+        return f"value is on {value.device}"
+    return f"mmfs has no CUDA kernels yet; backend=None computes with PyTorch's own operators on {value.device}"
+
+
+def choose(backend: str | None, value: Tensor) -> str:
+    """"reference" or "operator", the registered op."""
+    if backend == "cuda" and (reason := why_not_cuda(value)) is not None:
+        raise ValueError(f"backend='cuda' cannot be used: {reason}. Leave backend out to let mmfs choose.")
+    if backend == "cpu" and value.device.type != "cpu":
+        raise ValueError(f"backend='cpu' but value is on {value.device}. Move the tensors, or leave backend out.")
+    if backend not in (None, "reference", "cpu", "cuda"):
+        raise ValueError(f"backend is {backend!r}. Expected None, 'reference', 'cpu' or 'cuda'.")
+    return "reference" if backend == "reference" else "operator"
+
+
+def shared_sizes(spatial_shapes: Sizes) -> list[int]:
+    """Sizes of the levels as h, w, h, w, ..."""
+    if isinstance(spatial_shapes, Tensor):
+        if spatial_shapes.ndim != 2 or spatial_shapes.shape[1] != 2:
+            raise ValueError(f"spatial_shapes has shape {shape(spatial_shapes)}. Expected [L, 2], (h, w) of each level.")
+        pairs: Sequence[Sequence[int]] = check_integer("spatial_shapes", spatial_shapes).tolist()
+    else:
+        pairs = spatial_shapes
+    sizes = [int(side) for pair in pairs for side in pair]
+    if not sizes or any(len(pair) != 2 for pair in pairs) or min(sizes) < 1:
+        raise ValueError(f"spatial_shapes is {pairs}. Expected at least one (h, w) with sides of at least 1.")
+    return sizes
+
+
+def check_pixels(sizes: Sequence[int], num_pixels: int) -> None:
+    pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
+    expected = sum(h * w for h, w in pairs)
+    if num_pixels != expected:
+        raise ValueError(
+            f"spatial_shapes {pairs} describe {expected} pixels but value holds {num_pixels}. Expected value's second "
+            "dimension to be the sum of h*w over the levels."
+        )
+
+
+def check_points(reference_points: Tensor, batch: int, num_queries: int) -> None:
+    given = (1,) * (3 - reference_points.ndim) + tuple(reference_points.shape)
+    fits = len(given) == 3 and given[0] in (1, batch) and given[1] in (1, num_queries) and given[2] == 2
+    if not fits:
+        raise ValueError(
+            f"reference_points has shape {shape(reference_points)}. Expected one that broadcasts to [B, Q, 2] = "
+            f"{[batch, num_queries, 2]}."
+        )
+
+
+def check_table(name: str, table: Tensor | None, of_one_age: tuple[int, ...], letters: str) -> None:
+    if table is None:
+        return
+    if table.ndim == 0 or table.shape[0] < 1:
+        raise ValueError(f"{name} has shape {shape(table)}. Expected {letters} with at least one age.")
+    check_shape(name, table, (table.shape[0], *of_one_age), letters)
+
+
+def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], letters: str) -> None:
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} has shape {shape(tensor)}. Expected {list(expected)}, {letters}.")
+
+
+def check_integer(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{name} is {tensor.dtype}. Expected torch.int64 or torch.int32.")
+    return tensor
+
+
+def check_floating(**tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and not tensor.is_floating_point():
+            raise TypeError(f"{name} is {tensor.dtype}. Expected a floating dtype: call {name}.float().")
+
+
+def check_device(value: Tensor, **tensors: Tensor | None) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != value.device:
+            raise ValueError(f"{name} is on {tensor.device} but value is on {value.device}. Expected one device.")
+
+
+def shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)

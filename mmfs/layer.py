@@ -1,0 +1,310 @@
+"""The layers around the two ops: the paper's feature synchronizer and Deformable-DETR's module.
+
+Letters: B batch, Q queries, N images of the bank, S pixels of all levels, H heads, D channels of a head, L levels,
+P points, A ages. Sizes are (h, w); points, offsets and base are (x, y) or (w, h).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmfs.functional import Sizes, mmfs_attention, ms_deform_attn
+
+
+class MMFS(nn.Module):
+    """Multi-image multi-scale feature synchronizer (MM-Interleaved, 2024, section 3.2, Eq. 4).
+
+    A query looks at a few points of every image it may see, on every level of their feature pyramids. Each piece of
+    Eq. 4 is there (W_q `query_proj`, PosEmbed `age_embedding`, W_p `sampling_offsets`, W_A `attention_weights`), but as
+    W (W_q f + PosEmbed) = W W_q f + W PosEmbed, the image-dependent term is a table with a row for each age, and nothing
+    of size queries x images x channels is made.
+
+        values = layer.project_values(features)                                # once for each image
+        out = layer(query, reference_points, visible, values=values)           # as often as needed
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        feature_dim: int,
+        *,
+        spatial_shapes: Sequence[tuple[int, int]],
+        num_heads: int = 16,
+        num_points: int = 8,
+        value_dim: int | None = None,
+        output_dim: int | None = None,
+        max_age: int = 50,
+        base: int | tuple[int, int] = 16,
+        null: bool = True,
+        offset_init: Literal["uniform", "grid"] = "uniform",
+        offset_init_cells: float = 3.0,
+    ) -> None:
+        """
+        Args:
+            query_dim: channels of a query.
+            feature_dim: channels of the image features.
+            spatial_shapes: (h, w) of the L levels of an image.
+            num_heads: H.
+            num_points: P, samples of each head on each level of each image.
+            value_dim: H*D, channels of the projected features; default query_dim.
+            output_dim: channels of the result; default query_dim.
+            max_age: A; images older than this share the oldest age.
+            base: cells (w, h) that an image is divided into: the unit of predicted offsets.
+            null: give a share of the attention to a learned `null_value` [H, D] (the released model, with logit 0)
+                instead of always to images (the paper).
+            offset_init: where the points of a fresh layer lie around the reference point: at random, or on a grid.
+            offset_init_cells: half the width of that region, in cells.
+        """
+        super().__init__()
+        value_dim = query_dim if value_dim is None else value_dim
+        output_dim = query_dim if output_dim is None else output_dim
+        if value_dim % num_heads:
+            raise ValueError(f"value_dim is {value_dim} with num_heads {num_heads}. Expected a multiple of num_heads.")
+        if max_age < 1:
+            raise ValueError(f"max_age is {max_age}. Expected at least 1, the age of the newest image.")
+        if offset_init not in ("uniform", "grid"):
+            raise ValueError(f"offset_init is {offset_init!r}. Expected 'uniform' or 'grid'.")
+        self.query_dim = query_dim
+        self.feature_dim = feature_dim
+        self.spatial_shapes = tuple((int(h), int(w)) for h, w in spatial_shapes)
+        self.num_heads = num_heads
+        self.num_levels = len(self.spatial_shapes)
+        self.num_points = num_points
+        self.value_dim = value_dim
+        self.output_dim = output_dim
+        self.max_age = max_age
+        self.base = (base, base) if isinstance(base, int) else base
+        self.offset_init = offset_init
+        self.offset_init_cells = offset_init_cells
+
+        self.query_proj = nn.Linear(query_dim, query_dim)  # W_q
+        self.age_embedding = nn.Parameter(torch.empty(max_age, query_dim))  # PosEmbed
+        self.sampling_offsets = nn.Linear(query_dim, num_heads * num_points * 2)  # W_p, in cells
+        self.attention_weights = nn.Linear(query_dim, num_heads * self.num_levels * num_points)  # W_A
+        self.value_proj = nn.Linear(feature_dim, value_dim)
+        self.output_proj = nn.Linear(value_dim, output_dim)
+        self.null_value = nn.Parameter(torch.empty(num_heads, value_dim // num_heads)) if null else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every query starts with the same points and equal weights; the points differ, so they learn different things."""
+        self.query_proj.reset_parameters()
+        nn.init.trunc_normal_(self.age_embedding, std=0.02)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(self._initial_offsets().flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        if self.null_value is not None:
+            nn.init.zeros_(self.null_value)
+
+    def _initial_offsets(self) -> Tensor:
+        """[H, P, 2] in cells."""
+        num_samples = self.num_heads * self.num_points
+        if self.offset_init == "uniform":
+            unit = torch.rand(num_samples, 2) * 2 - 1
+        else:
+            # All heads together cover one grid; neighbouring points belong to different heads.
+            columns = math.ceil(math.sqrt(num_samples))
+            rows = math.ceil(num_samples / columns)
+            sample = torch.arange(num_samples)
+            cell = torch.stack([sample % columns, sample // columns], dim=-1)  # (x, y)
+            unit = (2 * cell + 1) / torch.tensor([columns, rows]) - 1
+            unit = unit.view(self.num_points, self.num_heads, 2).transpose(0, 1)
+        return unit.reshape(self.num_heads, self.num_points, 2) * self.offset_init_cells
+
+    def project_values(self, features: Tensor) -> Tensor:
+        """Image features [N, S, feature_dim] -> values [N, S, H, D]; independent of queries, so once for each image."""
+        num_pixels = sum(h * w for h, w in self.spatial_shapes)
+        if features.ndim != 3 or features.shape[1] != num_pixels or features.shape[2] != self.feature_dim:
+            raise ValueError(
+                f"features has shape {list(features.shape)}. Expected [N, S, feature_dim] = [N, {num_pixels}, "
+                f"{self.feature_dim}] for the levels {list(self.spatial_shapes)}, finest first as given to the layer."
+            )
+        projected: Tensor = self.value_proj(features)
+        return projected.unflatten(-1, (self.num_heads, -1))
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        visible: Tensor,
+        *,
+        features: Tensor | None = None,
+        values: Tensor | None = None,
+        base: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            query: [B, Q, query_dim].
+            reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1], float32: where each query looks from.
+            visible: int [B, Q, 2], first and one past the last image of the bank that each query sees; equal for none.
+            features: [N, S, feature_dim], the bank; or
+            values: [N, S, H, D], the bank after `project_values`.
+            base: (w, h) in place of the layer's base, for queries on grids of changing size.
+
+        Returns:
+            [B, Q, output_dim]. A query that sees no image gets output_proj(null_value), or output_proj(0) without null.
+
+        Raises:
+            ValueError, TypeError: shapes or dtypes that do not fit; both or none of features and values.
+        """
+        if query.ndim != 3 or query.shape[-1] != self.query_dim:
+            raise ValueError(f"query has shape {list(query.shape)}. Expected [B, Q, query_dim = {self.query_dim}].")
+        if (features is None) == (values is None):
+            given = "neither" if features is None else "both"
+            raise ValueError(
+                f"{given} of features and values given. Expected features [N, S, feature_dim], or values from project_values."
+            )
+        if values is None:
+            assert features is not None
+            values = self.project_values(features)
+
+        offset_shape = (self.num_heads, self.num_points, 2)
+        logit_shape = (self.num_heads, self.num_levels, self.num_points)
+        cells = torch.tensor(self.base if base is None else base, dtype=torch.float32, device=query.device)
+        mixed = self.query_proj(query)
+        offsets = self.sampling_offsets(mixed).unflatten(-1, offset_shape)  # [B, Q, H, P, 2]
+        logits = self.attention_weights(mixed).unflatten(-1, logit_shape)  # [B, Q, H, L, P]
+        offset_table = F.linear(self.age_embedding, self.sampling_offsets.weight).unflatten(-1, offset_shape)
+        logit_table = F.linear(self.age_embedding, self.attention_weights.weight).unflatten(-1, logit_shape)
+        sampled = mmfs_attention(
+            values,
+            self.spatial_shapes,
+            reference_points,
+            offsets / cells,  # float32 at least: a location in bf16 is off by pixels
+            logits,
+            visible,
+            offset_table=offset_table / cells,
+            logit_table=logit_table,
+            null_logit=None if self.null_value is None else 0.0,
+            null_value=self.null_value,
+        )  # [B, Q, H*D]
+        out: Tensor = self.output_proj(sampled)
+        return out
+
+    def extra_repr(self) -> str:
+        return (
+            f"query_dim={self.query_dim}, feature_dim={self.feature_dim}, spatial_shapes={list(self.spatial_shapes)}, "
+            f"num_heads={self.num_heads}, num_points={self.num_points}, value_dim={self.value_dim}, "
+            f"output_dim={self.output_dim}, max_age={self.max_age}, base={self.base}, null={self.null_value is not None}"
+        )
+
+
+class MSDeformAttn(nn.Module):
+    """Deformable-DETR's multi-scale deformable attention module (Zhu et al., 2021): same parameters, same forward.
+
+    State dicts of Deformable-DETR and its descendants load as they are.
+    """
+
+    def __init__(
+        self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4, ratio: float = 1.0
+    ) -> None:
+        """
+        Args:
+            d_model: channels of queries and of input_flatten.
+            n_levels: L.
+            n_heads: H.
+            n_points: P, samples of each head on each level.
+            ratio: channels of value over d_model (ViT-Adapter: 0.5).
+        """
+        super().__init__()
+        value_dim = int(d_model * ratio)
+        if value_dim % n_heads:
+            raise ValueError(
+                f"d_model {d_model} * ratio {ratio} is {value_dim} with n_heads {n_heads}. Expected a multiple of n_heads."
+            )
+        self.d_model = d_model
+        self.n_levels = n_levels
+        self.n_heads = n_heads
+        self.n_points = n_points
+        self.ratio = ratio
+        self.sampling_offsets = nn.Linear(d_model, n_heads * n_levels * n_points * 2)
+        self.attention_weights = nn.Linear(d_model, n_heads * n_levels * n_points)
+        self.value_proj = nn.Linear(d_model, value_dim)
+        self.output_proj = nn.Linear(value_dim, d_model)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Head h looks in direction h of a ring, point p at a distance of p + 1 pixels."""
+        angles = torch.arange(self.n_heads) * (2 * math.pi / self.n_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)  # [H, 2], (x, y)
+        directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the square around the pixel
+        distances = torch.arange(1, self.n_points + 1)[:, None]  # [P, 1]
+        ring = directions[:, None, None] * distances  # [H, 1, P, 2]
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(ring.expand(-1, self.n_levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        input_flatten: Tensor,
+        input_spatial_shapes: Sizes,
+        input_level_start_index: Tensor | None = None,
+        input_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            query: [B, Q, d_model].
+            reference_points: [B, Q, L, 2], (x, y) in [0, 1]; or [B, Q, L, 4], boxes (x, y, w, h).
+            input_flatten: [B, S, d_model], features level by level.
+            input_spatial_shapes: (h, w) of the L levels, a sequence or an int tensor [L, 2].
+            input_level_start_index: unused, it follows from the sizes; here because callers of the original pass it.
+            input_padding_mask: bool [B, S], True where a pixel is padding: its value is zero.
+
+        Returns:
+            [B, Q, d_model].
+
+        Raises:
+            ValueError, TypeError: shapes or dtypes that do not fit.
+        """
+        batch, num_queries, _ = query.shape
+        expected = (batch, num_queries, self.n_levels)
+        if tuple(reference_points.shape) not in ((*expected, 2), (*expected, 4)):
+            raise ValueError(
+                f"reference_points has shape {list(reference_points.shape)}. Expected [B, Q, L, 2] or [B, Q, L, 4] with "
+                f"[B, Q, L] = {list(expected)}."
+            )
+        value = self.value_proj(input_flatten)  # [B, S, H*D]
+        if input_padding_mask is not None:
+            value = value.masked_fill(input_padding_mask[..., None], 0.0)
+        per_head = (self.n_heads, self.n_levels, self.n_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*per_head, 2))  # [B, Q, H, L, P, 2]
+        weights = self.attention_weights(query).unflatten(-1, (self.n_heads, -1))
+        weights = weights.softmax(-1).unflatten(-1, per_head[1:])  # [B, Q, H, L, P]
+
+        points = reference_points.float() if reference_points.dtype in HALF_TYPES else reference_points
+        points = points[:, :, None, :, None]  # [B, Q, 1, L, 1, 2 or 4]
+        if reference_points.shape[-1] == 2:
+            sizes = torch.as_tensor(input_spatial_shapes, device=query.device).to(points.dtype)
+            locations = points + offsets / sizes.flip(-1)[:, None]  # (h, w) -> (w, h): offsets are (x, y) in pixels
+        else:
+            locations = points[..., :2] + offsets / self.n_points * points[..., 2:] * 0.5
+        sampled = ms_deform_attn(value.unflatten(-1, (self.n_heads, -1)), input_spatial_shapes, locations, weights)
+        out: Tensor = self.output_proj(sampled)
+        return out
+
+    def extra_repr(self) -> str:
+        return (
+            f"d_model={self.d_model}, n_levels={self.n_levels}, n_heads={self.n_heads}, n_points={self.n_points}, "
+            f"ratio={self.ratio}"
+        )
+
+
+HALF_TYPES = (torch.float16, torch.bfloat16)

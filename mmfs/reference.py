@@ -1,0 +1,198 @@
+"""The two ops in plain PyTorch: what they mean. Every other implementation is compared with this one.
+
+Works on any device and in float64, and can be differentiated twice. Half types are computed in float32.
+
+Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, R pixels of all images, H heads,
+D channels of a head, L levels, P points, M the most images that one query sees, A rows of the age tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def ms_deform_attn_reference(
+    value: Tensor, spatial_shapes: Sequence[int] | Tensor, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Deformable-DETR's op (Zhu et al., 2021, Eq. 3, after its projections). See `mmfs.ms_deform_attn` for arguments.
+
+    spatial_shapes is flat here: h, w of level 0, h, w of level 1, ...
+    """
+    batch = value.shape[0]
+    working = working_dtype(value)
+    planes = image_planes(value, spatial_shapes)[:, None]  # [B, 1, L, 3]: row b of the batch samples image b
+    out = weighted_samples(
+        value.flatten(0, 1).to(working), planes, sampling_locations.to(working), attention_weights.to(working)
+    )  # [B, Q, H, D]
+    return out.reshape(batch, sampling_locations.shape[1], value.shape[2] * value.shape[3]).to(value.dtype)
+
+
+def mmfs_attention_reference(
+    value: Tensor,
+    spatial_shapes: Sequence[int] | Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    *,
+    offset_table: Tensor | None = None,
+    logit_table: Tensor | None = None,
+    null_logit: float | None = 0.0,
+    null_value: Tensor | None = None,
+) -> Tensor:
+    """MMFS between its projections (MM-Interleaved, Eq. 4). See `mmfs.mmfs_attention` for arguments.
+
+    spatial_shapes is flat here (h, w, h, w, ...), or a tensor [N, L, 2] when images differ.
+    """
+    batch, num_queries, num_heads, num_levels, num_points = attention_logits.shape
+    working = working_dtype(value)
+    pixels = value.flatten(0, -3).to(working)  # [R, H, D]
+    planes = image_planes(value, spatial_shapes)  # [N, L, 3]
+    num_visible = count_visible(visible, num_images=planes.shape[0])  # [B, Q]
+    num_ages = int(num_visible.max()) if num_visible.numel() else 0
+    ages = torch.arange(1, num_ages + 1, device=value.device)
+    seen = ages <= num_visible[..., None]  # [B, Q, M]
+
+    logits = attention_logits.to(working)[:, :, :, None].expand(-1, -1, -1, num_ages, -1, -1)  # [B, Q, H, M, L, P]
+    if logit_table is not None:
+        logits = logits + of_age(logit_table.to(working), ages).transpose(0, 1)
+    logits = logits.masked_fill(~seen[:, :, None, :, None, None], -torch.inf)
+    weights, null_weight = softmax_with_null(logits, null_logit)
+
+    points = reference_points.to(working)[:, :, None, None]  # [B, Q, 1, 1, 2]
+    offsets = sampling_offsets.to(working)
+    out = pixels.new_zeros(batch, num_queries, num_heads, value.shape[-1])
+    if null_value is not None:
+        out = out + null_weight[..., None] * null_value.to(working)
+    for m, age in enumerate(ages):  # one age at a time: nothing of size queries x images x channels
+        of_this_age = 0 if offset_table is None else of_age(offset_table.to(working), age)
+        locations = (points + (offsets + of_this_age))[:, :, :, None]  # [B, Q, H, 1, P, 2], the same on every level
+        image = torch.where(seen[..., m], visible[..., 1].long() - age, 0)  # [B, Q]
+        out = out + weighted_samples(pixels, planes[image], locations, weights[:, :, :, m], seen[..., m])
+    return out.flatten(2).to(value.dtype)
+
+
+def working_dtype(value: Tensor) -> torch.dtype:
+    """Half types are accumulated in float32: thousands of gradients can meet in one pixel."""
+    return torch.promote_types(value.dtype, torch.float32)
+
+
+def image_planes(value: Tensor, spatial_shapes: Sequence[int] | Tensor) -> Tensor:
+    """Height, width and first pixel of every level of every image.
+
+    Args:
+        value: [N, S, H, D], or [R, H, D] when images differ in size.
+        spatial_shapes: h, w, h, w, ... of the levels; for a value [R, H, D] an integer tensor [N, L, 2].
+
+    Returns:
+        int64 [N, L, 3]; the first pixel counts over the whole bank.
+
+    Raises:
+        ValueError: sizes per image are not positive or do not add up to R.
+    """
+    if isinstance(spatial_shapes, Tensor):
+        sizes = spatial_shapes.to(value.device, torch.long)
+        num_pixels = sizes.prod(-1)  # [N, L]
+        if bool((sizes < 1).any()) or int(num_pixels.sum()) != value.shape[0]:
+            raise ValueError(
+                f"spatial_shapes describe {int(num_pixels.sum())} pixels in {sizes.shape[0]} images (smallest side "
+                f"{int(sizes.min()) if sizes.numel() else 0}) but value holds {value.shape[0]}. Expected sides of at "
+                "least 1 and value [sum of h*w over all images and levels, H, D]."
+            )
+    else:
+        one_image = torch.tensor(spatial_shapes, dtype=torch.long, device=value.device).view(-1, 2)
+        sizes = one_image.expand(value.shape[0], -1, -1)
+        num_pixels = sizes.prod(-1)
+    first_pixel = num_pixels.flatten().cumsum(0).view_as(num_pixels) - num_pixels
+    return torch.cat([sizes, first_pixel[..., None]], dim=-1)
+
+
+def count_visible(visible: Tensor, num_images: int) -> Tensor:
+    """How many images each query sees: [..., 2] (first, one past last) -> int64 [...]; an empty range counts 0.
+
+    Raises:
+        ValueError: a range that is not empty reaches beyond the bank.
+    """
+    first, last = visible.long().unbind(-1)
+    count = (last - first).clamp(min=0)
+    outside = (count > 0) & ((first < 0) | (last > num_images))
+    if bool(outside.any()):
+        wrong = visible[outside][0].tolist()
+        raise ValueError(
+            f"visible holds the range {wrong} but the bank has {num_images} images. Expected 0 <= first <= last <= "
+            f"{num_images}; a query that sees nothing has first == last."
+        )
+    return count
+
+
+def of_age(table: Tensor, ages: Tensor) -> Tensor:
+    """Row r - 1 of a table [A, ...] for age r; images older than the table take its last row."""
+    return table[(ages - 1).clamp(max=table.shape[0] - 1)]
+
+
+def softmax_with_null(logits: Tensor, null_logit: float | None) -> tuple[Tensor, Tensor]:
+    """Softmax over images, levels and points with one more entry, null.
+
+    Args:
+        logits: [B, Q, H, M, L, P], -inf where a query does not see the image.
+        null_logit: logit of null; None for a softmax without it.
+
+    Returns:
+        weights [B, Q, H, M, L, P] and the weight of null [B, Q, H]: without null it is 0, or 1 for a query that sees
+        nothing.
+    """
+    flat = logits.flatten(3)  # [B, Q, H, M*L*P]
+    lowest = -torch.inf if null_logit is None else null_logit
+    peak = torch.cat([flat.detach(), flat.new_full((*flat.shape[:3], 1), lowest)], dim=-1).amax(-1)  # [B, Q, H]
+    peak = peak.masked_fill(peak == -torch.inf, 0.0)
+    shares = (flat - peak[..., None]).exp()
+    null_share = torch.zeros_like(peak) if null_logit is None else (null_logit - peak).exp()
+    total = shares.sum(-1) + null_share
+    nothing = total == 0
+    total = total.masked_fill(nothing, 1.0)
+    weights = (shares / total[..., None]).view_as(logits)
+    return weights, (null_share / total).masked_fill(nothing, 1.0)
+
+
+def weighted_samples(
+    pixels: Tensor, planes: Tensor, locations: Tensor, weights: Tensor, seen: Tensor | None = None
+) -> Tensor:
+    """Sum over levels and points of weight * bilinear sample.
+
+    A sample is bilinear between pixel centres at (index + 0.5) / size and zero outside: `align_corners=False` with
+    `padding_mode="zeros"` of grid_sample. A location that is not finite samples zero and gets no gradient. A pixel that
+    a sample does not touch has no effect on it, whatever it holds.
+
+    Args:
+        pixels: [R, H, D].
+        planes: int64, broadcastable to [B, Q, L, 3]: height, width, first pixel.
+        locations: [B, Q, H, L or 1, P, 2], (x, y), 0 to 1 across the level.
+        weights: [B, Q, H, L, P].
+        seen: bool [B, Q]; False: the query gets nothing. None: all True.
+
+    Returns:
+        [B, Q, H, D].
+    """
+    height, width, first_pixel = planes[:, :, None, :, None].unbind(-1)  # each [B, Q, 1, L, 1]
+    x = locations[..., 0] * width - 0.5  # [B, Q, H, L, P]
+    y = locations[..., 1] * height - 0.5
+    inside = (x > -1) & (x < width) & (y > -1) & (y < height)  # False for NaN
+    if seen is not None:
+        inside = inside & seen[..., None, None, None]
+    x = torch.where(inside, x, 0.0)
+    y = torch.where(inside, y, 0.0)
+    left = x.detach().floor()
+    top = y.detach().floor()
+    head = torch.arange(pixels.shape[1], device=pixels.device)[:, None, None]
+
+    out = pixels.new_zeros(*weights.shape[:3], pixels.shape[2])
+    for column, column_weight in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, row_weight in ((top, top + 1 - y), (top + 1, y - top)):
+            touched = inside & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            index = torch.where(touched, first_pixel + row.long() * width + column.long(), 0)
+            corner = torch.where(touched[..., None], pixels[index, head], 0.0)  # [B, Q, H, L, P, D]
+            out = out + torch.einsum("bqhlp,bqhlpd->bqhd", weights * column_weight * row_weight, corner)
+    return out

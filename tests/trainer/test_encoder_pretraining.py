@@ -1,0 +1,81 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import MMInterleaved
+from trainer.encoder_pretraining import EncoderBatch, balanced_cross_entropy, cell_labels, encoder_phase, share
+from trainer.recipes import tiny
+
+
+def test_cell_labels_are_those_at_the_centres():
+    labels = torch.arange(4 * 8).view(1, 4, 8)
+    assert cell_labels(labels, (2, 4)).tolist() == [
+        [[9, 11, 13, 15], [25, 27, 29, 31]]
+    ]  # rows 1, 3; columns 1, 3, 5, 7
+    assert torch.equal(cell_labels(labels, (4, 8)), labels)
+    assert cell_labels(labels, (1, 1)).tolist() == [[[2 * 8 + 4]]]
+    assert cell_labels(labels, (8, 8))[0, :, 0].tolist() == [0, 0, 8, 8, 16, 16, 24, 24]  # finer than the labels
+
+
+def test_a_rare_kind_of_cell_weighs_as_much_as_a_common_one():
+    targets = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 2]])
+    logits = torch.zeros(1, 8, 3)
+    logits[0, 7, 2] = 9.0  # sure of the rare one, ignorant of the others
+    kinds = (targets == 0, targets == 2)
+    loss = balanced_cross_entropy(logits, targets, kinds)
+    rare = -logits[0, 7].log_softmax(-1)[2]
+    assert loss.item() == pytest.approx((torch.tensor(3.0).log() + rare).item() / 2)
+    assert balanced_cross_entropy(logits, targets, (targets == 1,)).item() == 0.0
+
+
+def test_share():
+    assert share(torch.tensor([True, False, True]), torch.tensor([True, True, False])).item() == 0.5
+    assert share(torch.tensor([1.0]), torch.tensor([False])).item() == 0.0
+
+
+@pytest.fixture
+def phase():
+    torch.manual_seed(0)
+    config = tiny()
+    return encoder_phase(MMInterleaved(config.model), config)
+
+
+def test_batches_are_pictures_with_labels(phase):
+    batch = phase.batch(0)
+    assert isinstance(batch, EncoderBatch)
+    num_images, size = tiny().encoder_pretraining.images_per_step, tiny().model.vision.clip["image_size"]
+    assert batch.pixel_values.shape == (num_images, 3, size, size)
+    assert batch.labels.shape == (num_images, size, size)
+    assert phase.count(batch) == (0, num_images)
+    assert torch.equal(phase.batch(0).pixel_values, batch.pixel_values)
+    assert not torch.equal(phase.batch(1).pixel_values, batch.pixel_values)
+
+
+def test_the_maps_learn_what_stands_where(phase):
+    batch = phase.batch(3)
+    resampler = {name: p.detach().clone() for name, p in phase.module.visual_tokenizer.resampler.named_parameters()}
+    optimizer = torch.optim.AdamW(phase.module.parameters(), lr=1e-2)
+    first = None
+    for _ in range(60):
+        output = phase.module(batch)
+        first = first if first is not None else output.loss.item()
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+    assert output.loss.item() < first / 2
+    assert phase.measure(output)["accuracy_sprites"].item() > 0.8
+    for name, parameter in phase.module.visual_tokenizer.resampler.named_parameters():
+        assert torch.equal(parameter, resampler[name]), f"{name} has no part in this"
+
+
+def test_every_level_is_supervised(phase):
+    phase.module(phase.batch(0)).loss.backward()
+    assert len(phase.module.heads) == len(phase.module.visual_tokenizer.spatial_shapes)
+    assert all(head.weight.grad.abs().sum() > 0 for head in phase.module.heads)
+
+
+def test_the_encoder_that_learns_is_the_models():
+    config = replace(tiny(), seed=3)
+    model = MMInterleaved(config.model)
+    assert encoder_phase(model, config).module.visual_tokenizer is model.visual_tokenizer

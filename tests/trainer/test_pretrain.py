@@ -1,0 +1,271 @@
+"""Whole runs of the `tiny` recipe, with the real model and the real data."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models import MMInterleaved
+from trainer import checkpoint
+from trainer.data.stream import LabelledScenes, Stream
+from trainer.metrics import read_log
+from trainer.pretrain import main
+from trainer.recipes import tiny
+
+ROOT = Path(__file__).parents[2]
+TIMES = {"step_s", "data_wait_s", "time_s"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert main(["tiny", "--out", str(out)]) == 0
+    return out
+
+
+def copy_of(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def steps(out: Path) -> list[dict]:
+    """The log's steps, without the times."""
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in read_log(out) if "event" not in record]
+
+
+def events(out: Path) -> list[str]:
+    return [record["event"] for record in read_log(out) if "event" in record]
+
+
+def assert_same(left, right, where: str) -> None:
+    """Bit for bit, tensors in nested containers included."""
+    assert type(left) is type(right), where
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            assert_same(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), where
+        for index, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_same(a, b, f"{where}[{index}]")
+    else:
+        assert left == right, where
+
+
+def test_a_run_leaves_everything_behind(finished):
+    config = tiny()
+    assert {path.name for path in finished.iterdir()} == {
+        *("checkpoints", "config.yaml", "log.jsonl", "model", "tensorboard")
+    }
+    assert [(s["phase"], s["step"]) for s in steps(finished)] == [
+        *(("encoder", step) for step in range(1, config.encoder_pretraining.num_steps + 1)),
+        *(("main", step) for step in range(1, config.num_steps + 1)),
+    ]
+    assert all(s["loss_text"] > 0 and s["num_tokens"] > 0 for s in steps(finished) if s["phase"] == "main")
+    assert any(s["loss_image"] for s in steps(finished))
+    assert events(finished) == ["start", "done"]
+    newest = checkpoint.find_latest(finished / "checkpoints")
+    assert (newest.phase, newest.step) == ("main", config.num_steps)
+
+
+def test_the_model_directory_is_the_averaged_model(finished):
+    model = MMInterleaved.from_pretrained(finished / "model")
+    assert model.processor.decode_text(model.processor.encode_text("a snail")) == "a snail"
+    path = finished / "checkpoints" / f"main-{tiny().num_steps:07d}"
+    average = torch.load(path / checkpoint.STATE, weights_only=True)["average"]["average"]
+    last = load_file(path / checkpoint.WEIGHTS)
+    moved = 0
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, average.get(name, last.get(name))), name
+        moved += name in average and not torch.equal(parameter, last[name])
+    assert moved > 50
+
+
+def interrupt_at(monkeypatch, stream: type, stop_step: int) -> None:
+    """SIGTERM while the batch of a step is made; the run ends after that step."""
+    make = stream.__call__
+
+    def make_and_interrupt(self, step):
+        if step == stop_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make(self, step)
+
+    monkeypatch.setattr(stream, "__call__", make_and_interrupt)
+
+
+@pytest.mark.parametrize(
+    ("stream", "stop_step", "phase"), [(Stream, 2, "main"), (LabelledScenes, 0, "encoder")], ids=["main", "encoder"]
+)
+def test_interrupted_and_resumed_equals_uninterrupted(
+    finished, tmp_path, monkeypatch, capsys, stream, stop_step, phase
+):
+    out = tmp_path / "interrupted"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, stream, stop_step)
+        assert main(["tiny", "--out", str(out)]) == 143
+    assert f"SIGTERM: stopped after step {stop_step + 1} of phase '{phase}'" in capsys.readouterr().out
+    newest = checkpoint.find_latest(out / "checkpoints")
+    assert (newest.phase, newest.step) == (phase, stop_step + 1)
+    assert not (out / "model").exists()
+
+    torch.manual_seed(12345)
+    assert main(["tiny", "--out", str(out), "--resume"]) == 0
+    assert steps(out) == steps(finished)
+    assert events(out) == ["start", "stopped", "start", "done"]
+    name = f"main-{tiny().num_steps:07d}"
+    for file in (checkpoint.WEIGHTS, f"../../model/{'model.safetensors'}"):
+        assert_same(
+            load_file(out / "checkpoints" / name / file), load_file(finished / "checkpoints" / name / file), file
+        )
+    assert_same(
+        torch.load(out / "checkpoints" / name / checkpoint.STATE, weights_only=True),
+        torch.load(finished / "checkpoints" / name / checkpoint.STATE, weights_only=True),
+        "state",
+    )
+
+
+def test_killed_and_resumed_forgets_the_steps_after_the_checkpoint(finished, tmp_path):
+    out = copy_of(finished, tmp_path)  # as kill -9 after step 5 would leave it, with the checkpoint of step 3
+    shutil.rmtree(out / "checkpoints" / "main-0000006")
+    shutil.rmtree(out / "model")
+    (out / "checkpoints" / ".unfinished-main-0000006").mkdir()
+    (out / "checkpoints" / ".unfinished-main-0000006" / checkpoint.WEIGHTS).write_bytes(b"half")
+    assert main(["tiny", "--out", str(out), "--resume"]) == 0
+    assert steps(out) == steps(finished)
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"LATEST", "main-0000003", "main-0000006"}
+
+
+def test_a_pause_by_the_clock_leaves_a_model_and_goes_on(finished, tmp_path, capsys):
+    out = tmp_path / "paused"
+    no_time = ("--max_minutes", "1e-9")
+    assert main(["tiny", "--out", str(out), *no_time]) == 0  # in the encoder's phase: no model yet
+    assert not (out / "model").exists()
+    assert main(["tiny", "--out", str(out), *no_time, "--resume"]) == 0  # the encoder's last step, the first of main
+    assert "paused after step 1 of 6 of phase 'main'" in capsys.readouterr().out
+    MMInterleaved.from_pretrained(out / "model")
+    assert main(["tiny", "--out", str(out), "--resume"]) == 0
+    assert steps(out) == steps(finished)
+    assert events(out) == ["start", "paused", "start", "paused", "start", "done"]
+
+
+def snapshot(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        pytest.param([], "already holds a run, and nothing of it was touched. Go on with it: --resume", id="no-resume"),
+        pytest.param(["--resume", "--seed", "1"], "(there -> now): seed: 0 -> 1. Resume with the same", id="changed"),
+        pytest.param(["--resume", "{out}/checkpoints/main-0000003"], "is not the newest checkpoint", id="older"),
+        pytest.param(["--resume", "{out}-missing"], "is neither a complete checkpoint nor a run", id="missing"),
+        pytest.param(["--resume", "{other}"], "belongs to another run than the one", id="another-run"),
+    ],
+)
+def test_a_run_is_not_overwritten(finished, tmp_path, capsys, options, sentence):
+    out = copy_of(finished, tmp_path)
+    before = snapshot(out)
+    assert main(["tiny", "--out", str(out), *(text.format(out=out, other=finished) for text in options)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert snapshot(out) == before
+
+
+def test_a_branch_starts_from_a_checkpoint_of_another_run(finished, tmp_path):
+    out = tmp_path / "branch"
+    older = finished / "checkpoints" / "main-0000003"
+    assert main(["tiny", "--out", str(out), "--resume", str(older), "--keep", "1", "--log_every", "1"]) == 0
+    assert steps(out) == [s for s in steps(finished) if s["phase"] == "main" and s["step"] > 3]
+    assert_same(
+        load_file(out / "model" / "model.safetensors"), load_file(finished / "model" / "model.safetensors"), "model"
+    )
+
+
+def test_resume_without_anything_starts(finished, tmp_path):
+    out = tmp_path / "new"
+    no_encoder = ("--encoder_pretraining.num_steps", "0")
+    assert main(["tiny", "--out", str(out), "--resume", "--num_steps", "1", *no_encoder]) == 0
+    assert [(s["phase"], s["step"]) for s in steps(out)] == [("main", 1)]
+
+
+def test_init_starts_from_the_weights(finished, tmp_path, capsys):
+    out = tmp_path / "continued"
+    options = ("--encoder_pretraining.num_steps", "0", "--num_steps", "1", "--optim.lr", "1e-12")
+    assert main(["tiny", "--out", str(out), "--init", str(finished / "model"), *options]) == 0
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (finished, out))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-9)
+    capsys.readouterr()
+    options = (*options, "--model.language_model.mmfs_every", "1")
+    assert main(["tiny", "--out", str(tmp_path / "x"), "--init", str(finished / "model"), *options]) == 2
+    assert "(there -> here): language_model.mmfs_every: 2 -> 1" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "x"), "--init", str(tmp_path)]) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("device", ["nonsense", pytest.param("cuda:99", id="no-such-gpu")])
+def test_a_device_that_is_not_there(tmp_path, capsys, device):
+    assert main(["tiny", "--out", str(tmp_path / "x"), "--device", device]) == 2
+    assert f"device is '{device}', which PyTorch cannot use here" in capsys.readouterr().err
+
+
+def test_a_bad_gradient_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
+    forward = MMInterleaved.forward
+
+    def poisoned(self, batch):
+        output = forward(self, batch)
+        object.__setattr__(output, "loss", output.loss * torch.tensor(float("nan")))
+        return output
+
+    monkeypatch.setattr(MMInterleaved, "forward", poisoned)
+    out = tmp_path / "nan"
+    assert main(["tiny", "--out", str(out)]) == 1
+    sentence = capsys.readouterr().err
+    assert "The gradient norm is nan at step 0 of phase 'main'" in sentence
+    assert "There is no checkpoint yet" in sentence or "encoder-0000002" in sentence
+    assert events(out) == ["start", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_signal_ends_a_real_process_with_a_complete_checkpoint(tmp_path, number, exit_code):
+    out = tmp_path / "run"
+    options = ("--out", str(out), "--num_steps", "100000", "--encoder_pretraining.num_steps", "0", "--num_workers", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.pretrain", "tiny", *options, "--checkpoint_every", "100000"],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        give_up = time.monotonic() + 120
+        while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_text().count('"main"') < 3:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        os.killpg(process.pid, number)  # a terminal and a batch system signal the data worker too
+        said, _ = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == exit_code, said
+    assert "Traceback" not in said
+    assert f"{number.name}: stopped after step" in said
+    newest = checkpoint.find_latest(out / "checkpoints")
+    assert newest.step == steps(out)[-1]["step"] >= 3
+    assert (out / "checkpoints" / "LATEST").read_text().strip() == newest.path.name
+    assert json.loads((newest.path / checkpoint.MANIFEST).read_text())["step"] == newest.step

@@ -1,0 +1,99 @@
+"""Rows to what the model takes.
+
+Letters: R rows, T tokens a row, N images in all rows together, M drawn ones, H = W = image_px, h = w = drawn_px.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from models.batch import IGNORED, Batch
+from trainer.data.pack import Row, SpecialTokens
+
+
+def stable_key(*numbers: int) -> int:
+    """A hash of whole numbers in [0, 2**63), the same on every machine and in every process."""
+    digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def box_resize(pixels: np.ndarray, size_px: int) -> np.ndarray:
+    """The mean of equal boxes: uint8 [N, H, W, 3] to float32 [N, 3, size_px, size_px] in [0, 1].
+
+    Raises:
+        ValueError: the pictures are not squares whose side is a multiple of `size_px`.
+    """
+    num_images, height, width, _ = pixels.shape
+    if height != width or height % size_px:
+        raise ValueError(
+            f"A picture of {width} x {height} px cannot be averaged down to {size_px} px; "
+            f"expected a square whose side is a multiple of {size_px}."
+        )
+    box = height // size_px
+    boxes = pixels.reshape(num_images, size_px, box, size_px, box, 3)
+    # Sums of bytes are whole numbers, so the result does not depend on the order of the additions.
+    sums = sum(boxes[:, :, row, :, column].astype(np.uint32) for row in range(box) for column in range(box))
+    return np.ascontiguousarray(np.moveaxis(sums, -1, 1), dtype=np.float32) / np.float32(255 * box * box)
+
+
+def collate(
+    rows: Sequence[Row],
+    special: SpecialTokens,
+    *,
+    row_tokens: int,
+    image_px: int,
+    drawn_px: int,
+    seed: int,
+    step: int,
+) -> Batch:
+    """Packed rows as a batch, padded to `row_tokens`.
+
+    `drawn_keys` are hashes of (seed, step, row, number of the image within its row).
+    """
+    shape = (len(rows), row_tokens)
+    input_ids = np.full(shape, special.pad, dtype=np.int64)
+    targets = np.full(shape, IGNORED, dtype=np.int64)
+    document_ids = np.full(shape, -1, dtype=np.int64)
+    position_ids = np.zeros(shape, dtype=np.int64)
+    bank: list[np.ndarray] = []  # uint8, square
+    places: list[tuple[int, int]] = []
+    drawn: list[int] = []
+    drawn_keys: list[int] = []
+    for r, row in enumerate(rows):
+        start = num_images = 0
+        for number, document in enumerate(row.documents):
+            end = start + len(document.input_ids)
+            input_ids[r, start:end] = document.input_ids
+            targets[r, start:end] = document.targets
+            document_ids[r, start:end] = number
+            position_ids[r, start:end] = np.arange(end - start)
+            for image in document.images:
+                if image.drawn:
+                    drawn.append(len(bank))
+                    drawn_keys.append(stable_key(seed, step, r, num_images))
+                bank.append(image.pixels)
+                places.append((r, start + image.column))
+                num_images += 1
+            start = end
+    return Batch(
+        input_ids=torch.from_numpy(input_ids),
+        targets=torch.from_numpy(targets),
+        document_ids=torch.from_numpy(document_ids),
+        position_ids=torch.from_numpy(position_ids),
+        pixel_values=_resized(bank, image_px),
+        image_positions=torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
+        drawn=torch.tensor(drawn, dtype=torch.int64),
+        drawn_pixels=_resized([bank[index] for index in drawn], drawn_px),
+        drawn_keys=torch.tensor(drawn_keys, dtype=torch.int64),
+    )
+
+
+def _resized(pictures: Sequence[np.ndarray], size_px: int) -> torch.Tensor:
+    """[number of pictures, 3, size_px, size_px], also for none."""
+    if not pictures:
+        return torch.zeros(0, 3, size_px, size_px)
+    return torch.from_numpy(box_resize(np.stack(pictures), size_px))

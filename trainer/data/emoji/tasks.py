@@ -1,0 +1,278 @@
+"""The seven task families: each makes a document that is a pure function of (seed, index, split, options).
+
+Every `truth` has `images`: for each picture, in reading order, its `facts` (None for a label map). Families whose
+answer is text add `answer`, what the model should write after the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer.data.document import Document, Image, Segment, Text
+from trainer.data.emoji import layouts
+from trainer.data.emoji.atlas import sprites as all_sprites
+from trainer.data.emoji.compositions import Split, allowed_colours, allowed_sprites, choose
+from trainer.data.emoji.world import COLOUR_NAMES, Scene, facts, label_map, render
+
+SPLITS: tuple[Split, ...] = ("train", "val")
+QUARTERS = ("top left", "top right", "bottom left", "bottom right")
+MAX_QUESTIONS = 4
+GROUNDING_PROMPT = " Provide the bounding box coordinate of the region this sentence describes: the {name}."
+"""The paper's wording (appendix B.2, referring expression comprehension)."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """How hard the world is."""
+
+    num_concepts: int = 32
+    """The first so many sprites occur."""
+
+    image_px: int = 64
+    """Side of every picture, a multiple of 64."""
+
+    num_sprites: int = 9
+    """The most sprites in a picture to read numbers from, 1 to 9; small numbers make an easy beginning."""
+
+
+Task = Callable[[int, int, Split, TaskOptions], Document]
+
+
+def caption(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """Name one to three sprites, how they stand, and the background (paper prompt `{image} a photo of`)."""
+    rng = _rng("caption", seed, index, split)
+    colour, sprites = choose(rng, split, int(rng.integers(1, 4)), options.num_concepts)
+    if len(sprites) == 1:
+        scene = layouts.single(rng, colour, sprites[0])
+        words = _phrase(sprites[0])
+    else:
+        direction = _direction(rng)
+        scene = layouts.line(rng, colour, sprites, direction)
+        words = relation(sprites, direction)
+    answer = f"{words} on {_background(scene)}"
+    segments = (_image(scene, options), Text(" a photo of", loss=False), Text(" " + answer))
+    truth = {"images": [facts(scene, options.image_px)], "answer": answer}
+    return _document("caption", index, split, segments, 2, truth)
+
+
+def draw(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """Text to image: one big sprite, or two side by side; the picture is a function of the text."""
+    rng = _rng("draw", seed, index, split)
+    colour, sprites = choose(rng, split, int(rng.integers(1, 3)), options.num_concepts)
+    if len(sprites) == 1:
+        scene = layouts.centred(colour, sprites[0])
+        words = f"a big {all_sprites()[sprites[0]].name}"
+    else:
+        direction = _direction(rng)
+        scene = layouts.halves(colour, sprites, direction)
+        words = relation(sprites, direction)
+    segments = (Text(f"{words} on {_background(scene)}"), _image(scene, options))
+    return _document("draw", index, split, segments, 1, {"images": [facts(scene, options.image_px)]})
+
+
+def read(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """Detail reading: which number is printed under a sprite; up to four questions about one picture.
+
+    `truth["questions"]`: name and answer of each question; the prompt ends with the first one.
+    """
+    rng = _rng("read", seed, index, split)
+    most = options.num_sprites
+    count = int(rng.integers(min(4, most), most + 1))
+    scene = layouts.numbered_grid(rng, *choose(rng, split, count, options.num_concepts))
+    segments: list[Segment] = [_image(scene, options)]
+    questions = []
+    for place in rng.permutation(count)[:MAX_QUESTIONS]:
+        item = scene.placed[place]
+        name, answer = all_sprites()[item.sprite].name, str(item.number)
+        segments += [Text(f" which number is under the {name}?", loss=False), Text(" " + answer)]
+        questions.append({"name": name, "answer": answer})
+    truth = {"images": [facts(scene, options.image_px)], "questions": questions, "answer": questions[0]["answer"]}
+    return _document("read", index, split, tuple(segments), 2, truth)
+
+
+def label_map_to_image(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """Segmentation to image: class-coloured silhouettes and a caption, then the scene (paper B.2)."""
+    rng = _rng("label_map", seed, index, split)
+    scene = layouts.scattered(rng, *choose(rng, split, int(rng.integers(1, 4)), options.num_concepts))
+    # From left to right, so that the caption is a function of the picture. No gradient: the caption names one colour.
+    scene = Scene(scene.colour, tuple(sorted(scene.placed, key=lambda item: (item.x, item.y))))
+    words = _list([_phrase(item.sprite) for item in scene.placed])
+    segments = (
+        Image(label_map(scene, options.image_px), draw=False),
+        Text(f" {words} on {_background(scene)}"),
+        _image(scene, options),
+    )
+    return _document("label_map", index, split, segments, 2, {"images": [None, facts(scene, options.image_px)]})
+
+
+def ground(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """Grounding: the box of one of two to four sprites in 000 to 999, "(x1,y1)(x2,y2)" (paper B.2).
+
+    `truth["box"]`: the four numbers; `truth["name"]`: the sprite asked for.
+    """
+    rng = _rng("ground", seed, index, split)
+    scene = layouts.scattered(rng, *choose(rng, split, int(rng.integers(2, 5)), options.num_concepts))
+    picture = facts(scene, options.image_px)
+    asked = picture["objects"][rng.integers(len(scene.placed))]
+    x1, y1, x2, y2 = asked["box"]
+    answer = f"({x1:03},{y1:03})({x2:03},{y2:03})"
+    segments = (
+        _image(scene, options),
+        Text(GROUNDING_PROMPT.format(name=asked["name"]), loss=False),
+        Text(" " + answer),
+    )
+    truth = {"images": [picture], "name": asked["name"], "box": asked["box"], "answer": answer}
+    return _document("ground", index, split, segments, 2, truth)
+
+
+def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """Two to four pictures, two questions: the number under a sprite in one of them, and which one has a sprite.
+
+    The sprite whose number is asked stands in every picture, so the right picture must be found.
+    `truth["questions"]`: text and answer of each; the prompt ends with the first one.
+    """
+    rng = _rng("compare", seed, index, split)
+    shared_colour, shared = choose(rng, split, 1, options.num_concepts)
+    asked, count = shared[0], int(rng.integers(2, 5))
+    others = allowed_sprites(split, options.num_concepts, shared_colour, shared)
+    # One other sprite a picture and never the same, so "which image has" has one answer.
+    companions = [others[place] for place in rng.permutation(len(others))[:count]]
+    scenes = [
+        layouts.numbered_grid(rng, shared_colour, [asked, companion], grid=2) for companion in companions
+    ]
+    segments: list[Segment] = []
+    for number, scene in enumerate(scenes, start=1):
+        label = f" image {number}:" if segments else f"image {number}:"
+        segments += [Text(label, loss=False), Image(render(scene, options.image_px), draw=False)]
+    one, other = (int(place) for place in rng.integers(count, size=2))
+    questions = [
+        {
+            "text": f" which number is under the {all_sprites()[asked].name} in image {1 + one}?",
+            "answer": str(scenes[one].placed[0].number),
+        },
+        {"text": f" which image has {_phrase(companions[other])}?", "answer": str(1 + other)},
+    ]
+    for question in (questions[place] for place in rng.permutation(2)):
+        segments += [Text(question["text"], loss=False), Text(" " + question["answer"])]
+    ordered = [q for text in segments if isinstance(text, Text) for q in questions if q["text"] == text.text]
+    truth = {
+        "images": [facts(scene, options.image_px) for scene in scenes],
+        "questions": ordered,
+        "answer": ordered[0]["answer"],
+    }
+    return _document("compare", index, split, tuple(segments), 2 * count + 1, truth)
+
+
+def story(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """Four pairs of sentence and picture; each picture is a function of the text so far.
+
+    A sprite stands in one of four quarters; then it moves, another appears, or the background changes. The prompt is
+    the first sentence. `truth["sentences"]`: the four sentences.
+    """
+    rng = _rng("story", seed, index, split)
+    colour, sprites = choose(rng, split, 1, options.num_concepts)
+    cells = {int(rng.integers(4)): sprites[0]}
+    first = next(iter(cells))
+    scenes = [layouts.quarters(colour, cells)]
+    sentences = [f"{_phrase(sprites[0])} at the {QUARTERS[first]} on {_background(scenes[0])}"]
+    for _ in range(3):
+        sentence, colour, cells = _change(rng, split, options.num_concepts, colour, cells)
+        sentences.append(sentence)
+        scenes.append(layouts.quarters(colour, cells))
+    segments: list[Segment] = []
+    for sentence, scene in zip(sentences, scenes, strict=True):
+        segments += [Text(" " + sentence if segments else sentence), _image(scene, options)]
+    truth = {"images": [facts(scene, options.image_px) for scene in scenes], "sentences": sentences}
+    return _document("story", index, split, tuple(segments), 1, truth)
+
+
+TASKS: dict[str, Task] = {
+    "caption": caption,
+    "draw": draw,
+    "read": read,
+    "label_map": label_map_to_image,
+    "ground": ground,
+    "compare": compare,
+    "story": story,
+}
+
+
+def documents(
+    task: str, split: Split, start: int, count: int, *, seed: int = 0, options: TaskOptions = TaskOptions()
+) -> list[Document]:
+    """Documents start, start + 1, ... of one family, for evaluation."""
+    if task not in TASKS or split not in SPLITS:
+        raise ValueError(f"Task {task!r}, split {split!r}; expected one of {list(TASKS)} and one of {list(SPLITS)}.")
+    return [TASKS[task](seed, index, split, options) for index in range(start, start + count)]
+
+
+def relation(sprites: list[int], direction: layouts.Direction) -> str:
+    """How two or three sprites stand, given from the left or from the top: "a snail left of a rocket"."""
+    names = [_phrase(sprite) for sprite in sprites]
+    if direction == "column":
+        return " above ".join(names)
+    if len(names) == 2:
+        return f"{names[0]} left of {names[1]}"
+    return f"{names[1]} between {names[0]} and {names[2]}"
+
+
+def _change(
+    rng: np.random.Generator, split: Split, num_concepts: int, colour: int, cells: dict[int, int]
+) -> tuple[str, int, dict[int, int]]:
+    """The next sentence of a story, and the background colour and the quarters after it."""
+    newcomers = allowed_sprites(split, num_concepts, colour, cells.values()) if len(cells) == 1 else []
+    colours = allowed_colours(split, colour, cells.values())
+    kinds = ["moves"] * 2 + ["appears"] * bool(newcomers) + ["turns"] * bool(colours)
+    kind = kinds[rng.integers(len(kinds))]
+    if kind == "turns":
+        colour = colours[rng.integers(len(colours))]
+        return f"the background turns {COLOUR_NAMES[colour]}", colour, cells
+    if kind == "appears":
+        sprite = newcomers[rng.integers(len(newcomers))]
+        free = [cell for cell in range(4) if cell not in cells]
+        cell = free[rng.integers(len(free))]
+        return f"{_phrase(sprite)} appears at the {QUARTERS[cell]}", colour, {**cells, cell: sprite}
+    moves = [
+        (cell, target, word)
+        for cell in sorted(cells)
+        for target, word in ((cell ^ 1, ("right", "left")[cell % 2]), (cell ^ 2, ("down", "up")[cell // 2]))
+        if target not in cells
+    ]
+    cell, target, word = moves[rng.integers(len(moves))]
+    rest = {place: sprite for place, sprite in cells.items() if place != cell}
+    return f"the {all_sprites()[cells[cell]].name} moves {word}", colour, {**rest, target: cells[cell]}
+
+
+def _rng(task: str, seed: int, index: int, split: Split) -> np.random.Generator:
+    return np.random.default_rng([seed, list(TASKS).index(task), SPLITS.index(split), index])
+
+
+def _document(
+    task: str, index: int, split: Split, segments: tuple[Segment, ...], prompt: int, truth: dict[str, Any]
+) -> Document:
+    return Document(segments, task, f"emoji/{task}/{split}/{index}", prompt, truth)
+
+
+def _image(scene: Scene, options: TaskOptions) -> Image:
+    return Image(render(scene, options.image_px))
+
+
+def _phrase(sprite: int) -> str:
+    return all_sprites()[sprite].phrase
+
+
+def _background(scene: Scene) -> str:
+    name = COLOUR_NAMES[scene.colour]
+    return f"{'an' if name[0] in 'aeio' else 'a'} {name} background"
+
+
+def _direction(rng: np.random.Generator) -> layouts.Direction:
+    return "row" if rng.random() < 0.5 else "column"
+
+
+def _list(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

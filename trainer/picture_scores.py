@@ -1,0 +1,137 @@
+"""How right a drawn picture of the emoji world is, measured in pixels: no learned judge, nothing hidden.
+
+Three questions, each answered by a share between 0 and 1:
+
+* Which sprite stands where the truth has one? The drawn square is compared with every sprite of the world, rendered at
+  the true size on the picture's own background, mirrored or not, moved by up to `SHIFT_PX` pixels. The smallest mean
+  squared distance names it: a blurred, misplaced or missing sprite counts as whatever it looks like most.
+* Which background? The median colour of the area where the truth has no sprite, named as the nearest colour.
+* Is something drawn just where it should be? A pixel is foreground if it differs from the picture's own background by
+  more than `FOREGROUND_DISTANCE`; intersection over union with the foreground of the true picture, found likewise.
+
+Letters: h side of a drawn picture in pixels, k side of a sprite's square in such pixels, C candidates, S shifts.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from trainer.data.collate import box_resize
+from trainer.data.emoji.world import CANVAS, COLOUR_NAMES, COLOURS, Placed, Scene, render
+
+SHIFT_PX = 2
+"""How far a drawn sprite may be off, in pixels of the drawn picture, and still be compared in the right place."""
+
+FOREGROUND_DISTANCE = 0.15
+"""Distance from the background, in RGB with channels of 0 to 1, beyond which a pixel counts as drawn upon."""
+
+KEY_COLOURS = (0, 0, 0), (255, 255, 255)
+"""Rendering a sprite on black and on white gives back its colour and how much of a pixel it covers."""
+
+
+def to_float(pixels: np.ndarray, side_px: int) -> np.ndarray:
+    """A square picture averaged down: uint8 [H, H, 3] to float32 [side_px, side_px, 3] in [0, 1]."""
+    return np.moveaxis(box_resize(pixels[None], side_px)[0], 0, -1)
+
+
+def background_colour(picture: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+    """The median colour of the area without sprites, float32 [3].
+
+    Args:
+        picture: float32 [h, h, 3] in [0, 1].
+        facts: what it should show, from `world.facts`.
+
+    Raises:
+        ValueError: the squares of the sprites leave nothing free.
+    """
+    free = np.ones(picture.shape[:2], dtype=bool)
+    for item in facts["objects"]:
+        rows, columns = _window(item["square"], len(picture))
+        free[rows, columns] = False
+    if not free.any():
+        raise ValueError(f"The sprites of {facts} cover the whole picture; expected some background to measure.")
+    return np.median(picture[free], axis=0)
+
+
+def background_right(picture: np.ndarray, facts: dict[str, Any]) -> float:
+    """1 if the background's nearest named colour is the true one; arguments as for `background_colour`."""
+    named = np.array([COLOURS[name] for name in COLOUR_NAMES]) / 255
+    distances = np.square(named - background_colour(picture, facts)).sum(-1)
+    return float(COLOUR_NAMES[int(distances.argmin())] == facts["background"])
+
+
+def sprites_right(picture: np.ndarray, facts: dict[str, Any], num_concepts: int) -> float:
+    """Share of the true sprites that the picture shows in their places.
+
+    Args:
+        picture: float32 [h, h, 3] in [0, 1].
+        facts: what it should show, from `world.facts`.
+        num_concepts: the candidates are the first so many sprites of the atlas.
+    """
+    background = background_colour(picture, facts)
+    named = [nearest_sprite(picture, item["square"], background, num_concepts) for item in facts["objects"]]
+    return float(np.mean([name == item["sprite"] for name, item in zip(named, facts["objects"], strict=True)]))
+
+
+def nearest_sprite(
+    picture: np.ndarray, square: tuple[int, int, int], background: np.ndarray, num_concepts: int
+) -> int:
+    """The sprite that a square of the picture looks like most.
+
+    Args:
+        picture: float32 [h, h, 3] in [0, 1].
+        square: (x, y, side) in canvas units.
+        background: float32 [3], the colour that the candidates stand on.
+        num_concepts: number of candidates.
+    """
+    colour, cover = _candidates(tuple(square), len(picture), num_concepts)
+    candidates = colour + (1 - cover) * background  # [C, k, k', 3]
+    shape = candidates.shape[1:3]
+    rows, columns = _window(square, len(picture))
+    # Beyond the edge there is background, so that a sprite at the edge can be moved too.
+    padded = np.full((*(side + 2 * SHIFT_PX for side in picture.shape[:2]), 3), background, dtype=np.float32)
+    padded[SHIFT_PX:-SHIFT_PX, SHIFT_PX:-SHIFT_PX] = picture
+    area = padded[rows.start : rows.stop + 2 * SHIFT_PX, columns.start : columns.stop + 2 * SHIFT_PX]
+    shifted = np.moveaxis(sliding_window_view(area, shape, axis=(0, 1)), 2, -1)  # [5, 5, k, k', 3]
+    a, b = candidates.reshape(len(candidates), -1), shifted.reshape(-1, np.prod(shape) * 3)
+    distances = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T  # [C, S]
+    return int(distances.min(1).argmin()) // 2
+
+
+def foreground_iou(picture: np.ndarray, true_picture: np.ndarray, facts: dict[str, Any]) -> float:
+    """Intersection over union of the drawn and the true foreground, both float32 [h, h, 3] in [0, 1]."""
+    drawn, true = foreground(picture, facts), foreground(true_picture, facts)
+    return float((drawn & true).sum() / max((drawn | true).sum(), 1))
+
+
+def foreground(picture: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+    """bool [h, h]: the pixels that are not of the picture's own background colour."""
+    distance = np.sqrt(np.square(picture - background_colour(picture, facts)).sum(-1))
+    return distance > FOREGROUND_DISTANCE
+
+
+def _window(square: tuple[int, int, int], side_px: int) -> tuple[slice, slice]:
+    """Rows and columns of the pixels that a square of the canvas touches."""
+    x, y, side = square
+    return tuple(slice(start * side_px // CANVAS, -(-(start + side) * side_px // CANVAS)) for start in (y, x))
+
+
+@lru_cache(maxsize=512)
+def _candidates(square: tuple[int, int, int], side_px: int, num_concepts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each sprite in the square, plain and mirrored: colour times cover [2C, k, k', 3], and cover [2C, k, k', 1]."""
+    x, y, side = square
+    rows, columns = _window(square, side_px)
+    colours, covers = [], []
+    for sprite in range(num_concepts):
+        for flip in (False, True):
+            on = [
+                to_float(_rendered(Placed(sprite, x, y, side, flip), key), side_px)[rows, columns]
+                for key in KEY_COLOURS
+            ]
+            colours.append(on[0])
+            covers.append(1 - (on[1] - on[0]).mean(-1, keepdims=True))
+    return np.stack(colours), np.stack(covers)
