@@ -35,12 +35,13 @@ def device(pytestconfig: pytest.Config) -> str:
 def scale(pytestconfig: pytest.Config, device: str) -> Scale:
     if pytestconfig.option.smoke:
         return "smoke"
-    return pytestconfig.option.scale or ("full" if device == "cuda" else "cpu")
+    default: Scale = "full" if device == "cuda" else "cpu"
+    return pytestconfig.option.scale or default
 
 
 @pytest.fixture(scope="session")
 def dtype(pytestconfig: pytest.Config) -> torch.dtype:
-    return getattr(torch, pytestconfig.option.dtype)
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[pytestconfig.option.dtype]
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:

@@ -186,20 +186,20 @@ def odd_ticks(coordinates: Tensor) -> Tensor:
 
 Workload = FusedWorkload | ClassicWorkload
 
-WORKLOADS: dict[str, Workload] = {
-    workload.name: workload
-    for workload in [
-        *(
-            FusedWorkload(f"llm-prefill-{m}-images", 4, 2048, num_images=m, spatial_shapes=LLM_LEVELS, causal=True)
-            for m in (1, 3, 6, 10)
-        ),
-        *(FusedWorkload(f"llm-decode-batch-{b}", b, 1, num_images=6, spatial_shapes=LLM_LEVELS) for b in (1, 8)),
-        *(
-            FusedWorkload(f"unet-{g}-images-{m}", 8, g * g, num_images=m, spatial_shapes=UNET_LEVELS, query_grid=(g, g))
-            for g in (8, 16, 32, 64)
-            for m in (1, 4)
-        ),
-        ClassicWorkload("detr-decoder", 4, 300, spatial_shapes=DETR_LEVELS),
-        ClassicWorkload("detr-encoder", 2, 22223, spatial_shapes=DETR_LEVELS, encoder=True),
-    ]
-}
+LLM: list[Workload] = [
+    *(
+        FusedWorkload(f"llm-prefill-{m}-images", 4, 2048, num_images=m, spatial_shapes=LLM_LEVELS, causal=True)
+        for m in (1, 3, 6, 10)
+    ),
+    *(FusedWorkload(f"llm-decode-batch-{b}", b, 1, num_images=6, spatial_shapes=LLM_LEVELS) for b in (1, 8)),
+]
+UNET: list[Workload] = [
+    FusedWorkload(f"unet-{g}-images-{m}", 8, g * g, num_images=m, spatial_shapes=UNET_LEVELS, query_grid=(g, g))
+    for g in (8, 16, 32, 64)
+    for m in (1, 4)
+]
+DETR: list[Workload] = [
+    ClassicWorkload("detr-decoder", 4, 300, spatial_shapes=DETR_LEVELS),
+    ClassicWorkload("detr-encoder", 2, 22223, spatial_shapes=DETR_LEVELS, encoder=True),
+]
+WORKLOADS = {workload.name: workload for workload in LLM + UNET + DETR}

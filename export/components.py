@@ -130,7 +130,9 @@ class PastRows:
         self.keys, self.values = past[0::2], past[1::2]  # per layer [B, H, K, D]
         self.new: list[Tensor] = []  # key, value of layer 0, key, value of layer 1, ...
 
-    def update(self, key: Tensor, value: Tensor, layer: int, *_args: object, **_kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer: int, *_args: object, **_kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """[B, H, S, D] of this call -> [B, H, K + S, D], the past first."""
         self.new += [key, value]
         return torch.cat([self.keys[layer], key], dim=2), torch.cat([self.values[layer], value], dim=2)

@@ -19,6 +19,10 @@ OPSET = 18
 """The version that torch.onnx.export writes by itself: no conversion, and no `Attention` node, whose causal mode
 TensorRT reads differently from ONNX. The masks of these graphs are always explicit."""
 
+LARGEST_TRACED = {"batch": 63}
+"""diffusers copies larger batches into contiguous memory, a branch that tracing has to exclude. ONNX knows no strides, so
+the graph serves larger batches too."""
+
 LARGEST_FILE_BYTES = 2**31 - 1
 """What protobuf can hold in one message."""
 
@@ -50,7 +54,7 @@ def to_onnx(component: Component) -> Graph:
             is too large for one file.
     """
     start = time.perf_counter()
-    dims = {axis: torch.export.Dim(axis.replace("*", "_")) for axis in component.dynamic_axes()}
+    dims = {axis: torch.export.Dim(axis, max=LARGEST_TRACED.get(axis)) for axis in component.dynamic_axes()}
     ports = component.inputs.values()
     shapes = [{i: dims[axis] for i, axis in enumerate(port.shape) if isinstance(axis, str)} for port in ports]
     with torch.no_grad():

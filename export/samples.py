@@ -42,7 +42,9 @@ def load_samples(model_dir: Path, pictures: Sequence[Path] = ()) -> Samples:
     folder = model_dir / SAMPLES_DIR
     if (folder / SAMPLES_FILE).is_file():
         documents = _read(folder)
-        return Samples(documents, f"the first {len(documents)} documents of {SAMPLES_DIR}/{SAMPLES_FILE} beside the model")
+        return Samples(
+            documents, f"the first {len(documents)} documents of {SAMPLES_DIR}/{SAMPLES_FILE} beside the model"
+        )
     noise = np.random.default_rng(0)
     first, second, third = (Image.fromarray(noise.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(3))
     return Samples([[first, "one", second], [third, "and two"]], "seeded noise: no samples beside the model")

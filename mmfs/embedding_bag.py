@@ -1,11 +1,11 @@
 """Both ops and their gradients as sparse sums of rows: the implementation that needs no compiled kernel.
 
 A bilinear sample is a weighted sum of four rows of the table [R*H, D] of all pixels, so one head of one query is one
-bag of `embedding_bag`. The gradient of the table is the transposed sum: entries sorted by row, and for each row a bag of
-output gradients. The samples themselves are never held, except a chunk of them for the gradients of the weights.
+bag of `embedding_bag`. The gradient of the table is the transposed sum: entries sorted by row, and for each row a bag
+of output gradients. The pixels that are read are never held, except one chunk's for the gradients of the weights.
 
 Letters as in reference.py, and: T = B*Q queries, C queries of one chunk, E triples (query, head, image) of one chunk in
-this order, K = L*P*4 corners of one triple. A bag is a (query, head); corners of a bag lie side by side.
+this order. A bag is a (query, head); its triples lie side by side.
 """
 
 from __future__ import annotations
@@ -19,29 +19,36 @@ from torch import Tensor
 
 from mmfs.reference import count_visible, image_planes, of_age, softmax_with_null, working_dtype
 
-CHUNK_CORNERS = 1 << 17
+CHUNK_CORNERS = 1 << 18
 """Corners computed at a time: their indices and weights stay in the cache, and memory does not grow with queries."""
 
 
-class Corners(NamedTuple):
-    """The four pixels around every sample of E triples."""
+class Corner(NamedTuple):
+    """One of the four pixels around every sample of E triples; each tensor is [E, L, P]."""
 
-    rows: Tensor  # int [E, K], rows of the table
-    touched: Tensor  # bool [E, L, P, 2, 2], (upper, lower) x (left, right): is the pixel inside the level
-    shares: Tensor  # [E, L, P, 2, 2], bilinear weights, 0 where not touched
+    rows: Tensor  # int, rows of the table
+    shares: Tensor  # bilinear weights, 0 where not touched
+    touched: Tensor  # bool: the sample lies inside and so does this pixel
+
+
+class Samples(NamedTuple):
+    """Where the samples of E triples lie."""
+
+    corners: tuple[Corner, Corner, Corner, Corner]  # upper left, upper right, lower left, lower right
     right: Tensor  # [E, L, P], distance from the left pixels, in pixels
     below: Tensor  # [E, L, P], distance from the upper pixels
-    size: Tensor  # [E, L, 1, 2], width and height of the levels
+    width: Tensor  # [E, L, 1]
+    height: Tensor  # [E, L, 1]
 
 
 class Chunk(NamedTuple):
     """C queries with what they sample."""
 
     queries: slice  # of T
-    corners: Corners
+    samples: Samples
     weights: Tensor  # [E, L, P], attention weights
     bags: Tensor  # int [E], bag of each triple, counted from query 0
-    starts: Tensor  # int [C*H], first corner of each bag
+    starts: Tensor  # int [C*H], first sample of each bag
 
 
 class Entries(NamedTuple):
@@ -57,7 +64,7 @@ class Attention(NamedTuple):
 
     weights: Tensor  # [C, H, M, L, P]
     null_weight: Tensor  # [C, H]
-    ages: Tensor  # int [M]
+    ages: Tensor  # int [M], 1, 2, ...
     triples: Tensor | None  # int [E], which of the C*H*M triples are seen; None: all
 
 
@@ -94,8 +101,8 @@ def ms_deform_attn_backward(
     entries: list[Entries] = []
     for chunk in classic_chunks(value, spatial_shapes, sampling_locations, attention_weights):
         dots, slopes = sample_gradients(table, chunk, grad)
-        grad_weights[chunk.queries] = dots.unflatten(0, (-1, num_heads))
-        grad_locations[chunk.queries] = (slopes * chunk.weights[..., None]).unflatten(0, (-1, num_heads))
+        grad_weights[chunk.queries] = dots.view(-1, num_heads, *dots.shape[1:])
+        grad_locations[chunk.queries] = (slopes * chunk.weights[..., None]).view(-1, num_heads, *slopes.shape[1:])
         if needs_value:
             entries.append(entries_of(chunk, table))
     return (
@@ -118,9 +125,9 @@ def classic_chunks(
         locations = sampling_locations[rows].to(working).flatten(0, 1)  # [E, L, P, 2]
         weights = attention_weights[rows].to(working).flatten(0, 1)  # [E, L, P]
         bags = torch.arange(queries.start * num_heads, queries.stop * num_heads, device=value.device)
-        corners = find_corners(locations, planes[bags // (num_heads * num_queries)], bags % num_heads, num_heads)
-        starts = torch.arange(len(bags), device=value.device) * corners.rows.shape[1]
-        yield Chunk(queries, corners, weights, bags, starts)
+        samples = find_corners(locations, planes[bags // (num_heads * num_queries)], bags % num_heads, num_heads)
+        starts = torch.arange(len(bags), device=value.device) * (num_levels * num_points)
+        yield Chunk(queries, samples, weights, bags, starts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,7 +151,15 @@ def mmfs_attention_forward(
     batch, num_queries, num_heads = attention_logits.shape[:3]
     out = table.new_empty(batch * num_queries, num_heads, value.shape[-1])
     chunks = visible_chunks(
-        value, spatial_shapes, reference_points, sampling_offsets, attention_logits, visible, offset_table, logit_table, null_logit
+        value,
+        spatial_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit,
     )
     for chunk, attention in chunks:
         seen = sum_of_rows(table, chunk).view(-1, num_heads, value.shape[-1])
@@ -201,7 +216,15 @@ def mmfs_attention_backward(
     grad_null_value = zeros_like(null_value, flat=False)
     entries: list[Entries] = []
     chunks = visible_chunks(
-        value, spatial_shapes, reference_points, sampling_offsets, attention_logits, visible, offset_table, logit_table, null_logit
+        value,
+        spatial_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit,
     )
     for chunk, attention in chunks:
         dots, slopes = sample_gradients(table, chunk, grad)
@@ -252,7 +275,7 @@ def visible_chunks(
     null_logit: float | None,
 ) -> Iterator[tuple[Chunk, Attention]]:
     """Chunks of queries in order, each with the samples of the images it sees and with its softmax."""
-    batch, num_queries, num_heads, num_levels, num_points = attention_logits.shape
+    num_queries, num_heads, num_levels, num_points = attention_logits.shape[1:]
     working = working_dtype(value)
     planes = image_planes(value, spatial_shapes)  # [N, L, 3]
     num_visible = count_visible(visible, planes.shape[0]).flatten()  # [T]
@@ -281,16 +304,17 @@ def visible_chunks(
         locations = reference_points[rows].to(working)[:, None, None, None] + offsets  # [C, H, 1 or M, P, 2]
         locations = locations.expand(-1, -1, len(ages), -1, -1)
 
-        triple = torch.arange(len(num_seen) * num_heads * len(ages), device=value.device) if triples is None else triples
-        bag = triple // max(len(ages), 1)  # of this chunk
-        image = (last[queries, None] - ages).flatten()[bag // num_heads * len(ages) + triple % max(len(ages), 1)]
-        corners = find_corners(
-            seen_triples(locations, attention)[:, None], planes[image], bag % num_heads, num_heads
+        bag = torch.arange(len(num_seen) * num_heads, device=value.device)[:, None]  # of this chunk
+        image = (last[queries, None] - ages).repeat_interleave(num_heads, 0)  # [C*H, M]
+        bag, image = (
+            seen_triples(part.expand_as(image).reshape(*weights.shape[:3]), attention) for part in (bag, image)
         )
+        seen_locations = seen_triples(locations, attention)[:, None]  # [E, 1, P, 2]
+        samples = find_corners(seen_locations, planes[image], bag % num_heads, num_heads)
         triples_of_bag = num_seen.repeat_interleave(num_heads)  # [C*H]
-        starts = (triples_of_bag.cumsum(0) - triples_of_bag) * corners.rows.shape[1]
+        starts = (triples_of_bag.cumsum(0) - triples_of_bag) * (num_levels * num_points)
         bags = bag + queries.start * num_heads
-        yield Chunk(queries, corners, seen_triples(weights, attention), bags, starts), attention
+        yield Chunk(queries, samples, seen_triples(weights, attention), bags, starts), attention
 
 
 def seen_triples(of_all: Tensor, attention: Attention) -> Tensor:
@@ -327,8 +351,8 @@ def bags_of(queries: slice, num_heads: int) -> slice:
     return slice(queries.start * num_heads, queries.stop * num_heads)
 
 
-def find_corners(locations: Tensor, planes: Tensor, heads: Tensor, num_heads: int) -> Corners:
-    """Which rows a sample sums, and how.
+def find_corners(locations: Tensor, planes: Tensor, heads: Tensor, num_heads: int) -> Samples:
+    """Which rows the samples sum, and how.
 
     Args:
         locations: [E, L or 1, P, 2], (x, y), 0 to 1 across the level.
@@ -337,50 +361,53 @@ def find_corners(locations: Tensor, planes: Tensor, heads: Tensor, num_heads: in
         num_heads: H.
     """
     height, width, first_pixel = planes[..., None].unbind(2)  # each [E, L, 1]
-    size = torch.stack([width, height], dim=-1).to(locations.dtype)  # [E, L, 1, 2]
-    x, y = (locations * size - 0.5).unbind(-1)  # [E, L, P]
-    inside = (x > -1) & (x < size[..., 0]) & (y > -1) & (y < size[..., 1])  # False for NaN
+    x = locations[..., 0] * width - 0.5  # [E, L, P]
+    y = locations[..., 1] * height - 0.5
+    inside = (x > -1) & (x < width) & (y > -1) & (y < height)  # False for NaN
     x = torch.where(inside, x, 0.0)
     y = torch.where(inside, y, 0.0)
     left, top = x.floor(), y.floor()
     right, below = x - left, y - top
-
-    has_left, has_right = left >= 0, left < size[..., 0] - 1
-    has_top, has_bottom = (top >= 0) & inside, (top < size[..., 1] - 1) & inside
-    touched = torch.stack([has_top & has_left, has_top & has_right, has_bottom & has_left, has_bottom & has_right], -1)
-    shares = torch.stack([(1 - below) * (1 - right), (1 - below) * right, below * (1 - right), below * right], -1)
+    left, top = left.long(), top.long()
+    has_left, has_right = (left >= 0) & inside, (left < width - 1) & inside
+    has_top, has_bottom = top >= 0, top < height - 1
+    left_share, right_share = torch.where(has_left, 1 - right, 0.0), torch.where(has_right, right, 0.0)
+    top_share, bottom_share = torch.where(has_top, 1 - below, 0.0), torch.where(has_bottom, below, 0.0)
 
     # A corner outside moves onto one inside that the sample uses anyway: nothing foreign is read with weight 0.
-    left, top = left.long(), top.long()
-    column = left.clamp(min=0), torch.minimum(left + 1, width - 1)
-    row = top.clamp(min=0) * width, torch.minimum(top + 1, height - 1) * width
-    pixel = torch.stack([row[0] + column[0], row[0] + column[1], row[1] + column[0], row[1] + column[1]], -1)
-    rows = (pixel + first_pixel[..., None]) * num_heads + heads[:, None, None, None]
-    return Corners(
-        rows.flatten(1),
-        touched.unflatten(-1, (2, 2)),
-        torch.where(touched, shares, 0.0).unflatten(-1, (2, 2)),
-        right,
-        below,
-        size,
+    first_row = first_pixel * num_heads + heads[:, None, None]
+    left_column = left.clamp(min=0) * num_heads
+    right_column = torch.minimum(left + 1, width - 1) * num_heads
+    upper = top.clamp(min=0) * (width * num_heads) + first_row
+    lower = torch.minimum(top + 1, height - 1) * (width * num_heads) + first_row
+    corners = (
+        Corner(upper + left_column, top_share * left_share, has_top & has_left),
+        Corner(upper + right_column, top_share * right_share, has_top & has_right),
+        Corner(lower + left_column, bottom_share * left_share, has_bottom & has_left),
+        Corner(lower + right_column, bottom_share * right_share, has_bottom & has_right),
     )
-
-
-def corner_weights(chunk: Chunk) -> Tensor:
-    """Attention weight times bilinear share: [E, K]."""
-    return (chunk.corners.shares * chunk.weights[..., None, None]).flatten(1)
+    return Samples(corners, right, below, width, height)
 
 
 def sum_of_rows(table: Tensor, chunk: Chunk) -> Tensor:
     """Weighted sum of the rows of each bag -> [C*H, D]."""
-    rows, weights = chunk.corners.rows.flatten(), corner_weights(chunk).flatten()
-    out = F.embedding_bag(rows, table, chunk.starts, mode="sum", per_sample_weights=weights)
+    out = table.new_zeros(len(chunk.starts), table.shape[1])
+    for corner in chunk.samples.corners:
+        out += bag_sums(table, corner.rows, corner.shares * chunk.weights, chunk.starts)
     if bool(out.isfinite().all()):
         return out
     # A sample outside its level read some pixel with weight 0, and 0 * inf is NaN: read a row of zeros instead.
-    rows = rows.masked_fill(~chunk.corners.touched.flatten(), table.shape[0])
-    table = torch.cat([table, table.new_zeros(1, table.shape[1])])
-    return F.embedding_bag(rows, table, chunk.starts, mode="sum", per_sample_weights=weights)
+    padded = torch.cat([table, table.new_zeros(1, table.shape[1])])
+    out = torch.zeros_like(out)
+    for corner in chunk.samples.corners:
+        rows = corner.rows.masked_fill(~corner.touched, table.shape[0])
+        out += bag_sums(padded, rows, corner.shares * chunk.weights, chunk.starts)
+    return out
+
+
+def bag_sums(table: Tensor, rows: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+    """Weighted sums of rows, one for each start -> [len(starts), D]."""
+    return F.embedding_bag(rows.flatten(), table, starts, mode="sum", per_sample_weights=weights.flatten())
 
 
 def sample_gradients(table: Tensor, chunk: Chunk, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -392,22 +419,32 @@ def sample_gradients(table: Tensor, chunk: Chunk, grad: Tensor) -> tuple[Tensor,
     Returns:
         [E, L, P], its product with the sample, and [E, L, P, 2], the derivative of that with respect to the location.
     """
-    corners = chunk.corners
-    pixels = table[corners.rows]  # [E, K, D]
-    dots = torch.bmm(grad[chunk.bags][:, None], pixels.transpose(1, 2))  # [E, 1, K]
-    dots = torch.where(corners.touched, dots.view(corners.touched.shape), 0.0)  # [E, L, P, 2, 2]
-    top_left, top_right, bottom_left, bottom_right = dots.flatten(-2).unbind(-1)  # each [E, L, P]
-    slope_x = torch.lerp(top_right - top_left, bottom_right - bottom_left, corners.below)
-    slope_y = torch.lerp(bottom_left - top_left, bottom_right - top_right, corners.right)
-    return (dots * corners.shares).sum((-2, -1)), torch.stack([slope_x, slope_y], -1) * corners.size
+    samples = chunk.samples
+    grad_of_triple = grad[chunk.bags][:, None]  # [E, 1, D]
+    dots = []
+    for corner in samples.corners:
+        pixels = table.index_select(0, corner.rows.flatten())
+        pixels = pixels.view(*corner.rows.flatten(1).shape, table.shape[1])  # [E, L*P, D]
+        dot = torch.bmm(grad_of_triple, pixels.transpose(1, 2)).view(corner.rows.shape)
+        dots.append(torch.where(corner.touched, dot, 0.0))
+    upper_left, upper_right, lower_left, lower_right = dots  # each [E, L, P]
+    slope_x = torch.lerp(upper_right - upper_left, lower_right - lower_left, samples.below) * samples.width
+    slope_y = torch.lerp(lower_left - upper_left, lower_right - upper_right, samples.right) * samples.height
+    products = torch.stack([corner.shares * dot for corner, dot in zip(samples.corners, dots, strict=True)])
+    return products.sum(0), torch.stack([slope_x, slope_y], -1)
 
 
 def entries_of(chunk: Chunk, table: Tensor) -> Entries:
     """What the chunk adds to the gradient of the table."""
-    rows, bags = chunk.corners.rows, chunk.bags[:, None].expand_as(chunk.corners.rows)
     small = max(table.shape[0], chunk.queries.stop * chunk.starts.numel()) < 2**31
     index = torch.int32 if small else torch.int64  # 32 bits sort in half the time
-    return Entries(rows.flatten().to(index), bags.flatten().to(index), corner_weights(chunk).flatten())
+    corners = chunk.samples.corners
+    bags = chunk.bags.to(index)[:, None, None].expand_as(chunk.weights).flatten()
+    return Entries(
+        torch.cat([corner.rows.flatten().to(index) for corner in corners]),
+        bags.repeat(len(corners)),
+        torch.cat([(corner.shares * chunk.weights).flatten() for corner in corners]),
+    )
 
 
 def table_gradient(entries: Sequence[Entries], grad: Tensor, value: Tensor) -> Tensor:
@@ -419,5 +456,5 @@ def table_gradient(entries: Sequence[Entries], grad: Tensor, value: Tensor) -> T
     rows, order = rows.sort(stable=True)
     entries_of_row = torch.bincount(rows, minlength=num_rows)
     starts = (entries_of_row.cumsum(0) - entries_of_row).to(bags.dtype)
-    sums = F.embedding_bag(bags[order], grad, starts, mode="sum", per_sample_weights=weights[order])
+    sums = bag_sums(grad, bags[order], weights[order], starts)
     return sums.view(value.shape).to(value.dtype)

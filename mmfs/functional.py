@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmfs import autograd as _autograd  # registers torch.ops.mmfs
+from mmfs import autograd
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
@@ -65,7 +65,8 @@ def ms_deform_attn(
     check_shape("attention_weights", attention_weights, per_query, f"[B, Q, H, L, P], {letters}")
     if choose(backend, value) == "reference":
         return ms_deform_attn_reference(value, sizes, sampling_locations, attention_weights)
-    return _autograd.ms_deform_attn(value, sizes, sampling_locations, attention_weights)
+    out: Tensor = autograd.ms_deform_attn(value, sizes, sampling_locations, attention_weights)
+    return out
 
 
 def mmfs_attention(
@@ -105,7 +106,7 @@ def mmfs_attention(
         visible: int [B, Q, 2], first and one past the last visible image; equal for none.
         offset_table: [A, H, P, 2], added to the offsets by age.
         logit_table: [A, H, L, P], added to the logits by age.
-        null_logit: logit of the share that goes to no image (0 in the released model); None: plain softmax, the paper's.
+        null_logit: logit of the share that goes to no image (0 in the released model); None: plain softmax (paper).
         null_value: [H, D], what that share gets; None: zero.
         backend: "reference" (can be differentiated twice), "cpu", "cuda", or None to choose. A named one never falls
             back.
@@ -180,7 +181,7 @@ def mmfs_attention(
             null_logit=null_logit,
             null_value=null_value,
         )
-    return _autograd.mmfs_attention(
+    out: Tensor = autograd.mmfs_attention(
         value,
         sizes,
         reference_points,
@@ -193,6 +194,7 @@ def mmfs_attention(
         null_value,
         image_shapes,
     )
+    return out
 
 
 def why_not_cuda(value: Tensor) -> str | None:
@@ -203,7 +205,7 @@ def why_not_cuda(value: Tensor) -> str | None:
 
 
 def choose(backend: str | None, value: Tensor) -> str:
-    """"reference" or "operator", the registered op."""
+    """ "reference" or "operator", the registered op."""
     if backend == "cuda" and (reason := why_not_cuda(value)) is not None:
         raise ValueError(f"backend='cuda' cannot be used: {reason}. Leave backend out to let mmfs choose.")
     if backend == "cpu" and value.device.type != "cpu":
@@ -217,7 +219,9 @@ def shared_sizes(spatial_shapes: Sizes) -> list[int]:
     """Sizes of the levels as h, w, h, w, ..."""
     if isinstance(spatial_shapes, Tensor):
         if spatial_shapes.ndim != 2 or spatial_shapes.shape[1] != 2:
-            raise ValueError(f"spatial_shapes has shape {shape(spatial_shapes)}. Expected [L, 2], (h, w) of each level.")
+            raise ValueError(
+                f"spatial_shapes has shape {shape(spatial_shapes)}. Expected [L, 2], (h, w) of each level."
+            )
         pairs: Sequence[Sequence[int]] = check_integer("spatial_shapes", spatial_shapes).tolist()
     else:
         pairs = spatial_shapes

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from mmfs.functional import Sizes, mmfs_attention, ms_deform_attn
 
+HALF_TYPES = (torch.float16, torch.bfloat16)
+
 
 class MMFS(nn.Module):
     """Multi-image multi-scale feature synchronizer (MM-Interleaved, 2024, section 3.2, Eq. 4).
 
     A query looks at a few points of every image it may see, on every level of their feature pyramids. Each piece of
-    Eq. 4 is there (W_q `query_proj`, PosEmbed `age_embedding`, W_p `sampling_offsets`, W_A `attention_weights`), but as
-    W (W_q f + PosEmbed) = W W_q f + W PosEmbed, the image-dependent term is a table with a row for each age, and nothing
-    of size queries x images x channels is made.
+    Eq. 4 is there (W_q `query_proj`, PosEmbed `age_embedding`, W_p `sampling_offsets`, W_A `attention_weights`). As
+    W (W_q f + PosEmbed) = W W_q f + W PosEmbed, what depends on the image is a table with a row for each age, and
+    nothing of size queries x images x channels is made.
 
         values = layer.project_values(features)                                # once for each image
         out = layer(query, reference_points, visible, values=values)           # as often as needed
@@ -93,7 +95,7 @@ class MMFS(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Every query starts with the same points and equal weights; the points differ, so they learn different things."""
+        """Every query starts with the same points and equal weights; the points differ, or they would stay alike."""
         self.query_proj.reset_parameters()
         nn.init.trunc_normal_(self.age_embedding, std=0.02)
         nn.init.zeros_(self.sampling_offsets.weight)
@@ -130,8 +132,8 @@ class MMFS(nn.Module):
                 f"features has shape {list(features.shape)}. Expected [N, S, feature_dim] = [N, {num_pixels}, "
                 f"{self.feature_dim}] for the levels {list(self.spatial_shapes)}, finest first as given to the layer."
             )
-        projected: Tensor = self.value_proj(features)
-        return projected.unflatten(-1, (self.num_heads, -1))
+        values: Tensor = self.value_proj(features)
+        return values.view(*values.shape[:2], self.num_heads, self.value_dim // self.num_heads)
 
     def forward(
         self,
@@ -163,20 +165,22 @@ class MMFS(nn.Module):
         if (features is None) == (values is None):
             given = "neither" if features is None else "both"
             raise ValueError(
-                f"{given} of features and values given. Expected features [N, S, feature_dim], or values from project_values."
+                f"{given} of features and values given. Expected features [N, S, feature_dim], or values from "
+                "project_values."
             )
         if values is None:
             assert features is not None
             values = self.project_values(features)
 
+        batch, num_queries, _ = query.shape
         offset_shape = (self.num_heads, self.num_points, 2)
         logit_shape = (self.num_heads, self.num_levels, self.num_points)
         cells = torch.tensor(self.base if base is None else base, dtype=torch.float32, device=query.device)
         mixed = self.query_proj(query)
-        offsets = self.sampling_offsets(mixed).unflatten(-1, offset_shape)  # [B, Q, H, P, 2]
-        logits = self.attention_weights(mixed).unflatten(-1, logit_shape)  # [B, Q, H, L, P]
-        offset_table = F.linear(self.age_embedding, self.sampling_offsets.weight).unflatten(-1, offset_shape)
-        logit_table = F.linear(self.age_embedding, self.attention_weights.weight).unflatten(-1, logit_shape)
+        offsets = self.sampling_offsets(mixed).view(batch, num_queries, *offset_shape)  # [B, Q, H, P, 2]
+        logits = self.attention_weights(mixed).view(batch, num_queries, *logit_shape)  # [B, Q, H, L, P]
+        offset_table = F.linear(self.age_embedding, self.sampling_offsets.weight).view(-1, *offset_shape)
+        logit_table = F.linear(self.age_embedding, self.attention_weights.weight).view(-1, *logit_shape)
         sampled = mmfs_attention(
             values,
             self.spatial_shapes,
@@ -196,7 +200,8 @@ class MMFS(nn.Module):
         return (
             f"query_dim={self.query_dim}, feature_dim={self.feature_dim}, spatial_shapes={list(self.spatial_shapes)}, "
             f"num_heads={self.num_heads}, num_points={self.num_points}, value_dim={self.value_dim}, "
-            f"output_dim={self.output_dim}, max_age={self.max_age}, base={self.base}, null={self.null_value is not None}"
+            f"output_dim={self.output_dim}, max_age={self.max_age}, base={self.base}, "
+            f"null={self.null_value is not None}"
         )
 
 
@@ -221,7 +226,8 @@ class MSDeformAttn(nn.Module):
         value_dim = int(d_model * ratio)
         if value_dim % n_heads:
             raise ValueError(
-                f"d_model {d_model} * ratio {ratio} is {value_dim} with n_heads {n_heads}. Expected a multiple of n_heads."
+                f"d_model {d_model} * ratio {ratio} is {value_dim} with n_heads {n_heads}. Expected a multiple of "
+                "n_heads."
             )
         self.d_model = d_model
         self.n_levels = n_levels
@@ -262,7 +268,7 @@ class MSDeformAttn(nn.Module):
         """
         Args:
             query: [B, Q, d_model].
-            reference_points: [B, Q, L, 2], (x, y) in [0, 1]; or [B, Q, L, 4], boxes (x, y, w, h).
+            reference_points: [B, Q, L, 2], (x, y) in [0, 1]; or [B, Q, L, 4], boxes (x, y, w, h). B, Q and L may be 1.
             input_flatten: [B, S, d_model], features level by level.
             input_spatial_shapes: (h, w) of the L levels, a sequence or an int tensor [L, 2].
             input_level_start_index: unused, it follows from the sizes; here because callers of the original pass it.
@@ -274,20 +280,30 @@ class MSDeformAttn(nn.Module):
         Raises:
             ValueError, TypeError: shapes or dtypes that do not fit.
         """
+        if query.ndim != 3 or query.shape[-1] != self.d_model:
+            raise ValueError(f"query has shape {list(query.shape)}. Expected [B, Q, d_model = {self.d_model}].")
         batch, num_queries, _ = query.shape
         expected = (batch, num_queries, self.n_levels)
-        if tuple(reference_points.shape) not in ((*expected, 2), (*expected, 4)):
+        given = tuple(reference_points.shape)
+        fits = all(size in (1, full) for size, full in zip(given, expected, strict=False))
+        if len(given) != 4 or given[3] not in (2, 4) or not fits:
             raise ValueError(
-                f"reference_points has shape {list(reference_points.shape)}. Expected [B, Q, L, 2] or [B, Q, L, 4] with "
-                f"[B, Q, L] = {list(expected)}."
+                f"reference_points has shape {list(given)}. Expected [B, Q, L, 2] or [B, Q, L, 4], or 1 in place of "
+                f"B, Q or L, with [B, Q, L] = {list(expected)}."
+            )
+        if input_flatten.ndim != 3 or input_flatten.shape[::2] != (batch, self.d_model):
+            raise ValueError(
+                f"input_flatten has shape {list(input_flatten.shape)}. Expected [B, S, d_model] with B = {batch} and "
+                f"d_model = {self.d_model}."
             )
         value = self.value_proj(input_flatten)  # [B, S, H*D]
         if input_padding_mask is not None:
             value = value.masked_fill(input_padding_mask[..., None], 0.0)
-        per_head = (self.n_heads, self.n_levels, self.n_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*per_head, 2))  # [B, Q, H, L, P, 2]
-        weights = self.attention_weights(query).unflatten(-1, (self.n_heads, -1))
-        weights = weights.softmax(-1).unflatten(-1, per_head[1:])  # [B, Q, H, L, P]
+        value = value.view(*value.shape[:2], self.n_heads, value.shape[-1] // self.n_heads)
+        samples = (self.n_heads, self.n_levels, self.n_points)
+        offsets = self.sampling_offsets(query).view(batch, num_queries, *samples, 2)
+        weights = self.attention_weights(query).view(batch, num_queries, self.n_heads, self.n_levels * self.n_points)
+        weights = weights.softmax(-1).view(batch, num_queries, *samples)
 
         points = reference_points.float() if reference_points.dtype in HALF_TYPES else reference_points
         points = points[:, :, None, :, None]  # [B, Q, 1, L, 1, 2 or 4]
@@ -296,7 +312,7 @@ class MSDeformAttn(nn.Module):
             locations = points + offsets / sizes.flip(-1)[:, None]  # (h, w) -> (w, h): offsets are (x, y) in pixels
         else:
             locations = points[..., :2] + offsets / self.n_points * points[..., 2:] * 0.5
-        sampled = ms_deform_attn(value.unflatten(-1, (self.n_heads, -1)), input_spatial_shapes, locations, weights)
+        sampled = ms_deform_attn(value, input_spatial_shapes, locations, weights)
         out: Tensor = self.output_proj(sampled)
         return out
 
@@ -305,6 +321,3 @@ class MSDeformAttn(nn.Module):
             f"d_model={self.d_model}, n_levels={self.n_levels}, n_heads={self.n_heads}, n_points={self.n_points}, "
             f"ratio={self.ratio}"
         )
-
-
-HALF_TYPES = (torch.float16, torch.bfloat16)

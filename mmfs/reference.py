@@ -47,7 +47,7 @@ def mmfs_attention_reference(
 
     spatial_shapes is flat here (h, w, h, w, ...), or a tensor [N, L, 2] when images differ.
     """
-    batch, num_queries, num_heads, num_levels, num_points = attention_logits.shape
+    batch, num_queries, num_heads = attention_logits.shape[:3]
     working = working_dtype(value)
     pixels = value.flatten(0, -3).to(working)  # [R, H, D]
     planes = image_planes(value, spatial_shapes)  # [N, L, 3]

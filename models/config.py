@@ -203,7 +203,7 @@ class MMInterleavedConfig:
 
     @classmethod
     def toy(cls) -> MMInterleavedConfig:
-        """About 4 M parameters for the emoji world: reads 64-pixel pictures, draws 32-pixel ones, learns on a CPU."""
+        """About 6 M parameters for the emoji world: reads 64-pixel pictures, draws 32-pixel ones, learns on a CPU."""
         return cls(
             vision=VisionConfig(
                 clip={
@@ -231,7 +231,7 @@ class MMInterleavedConfig:
                     "vocab_size": 1024,
                     "hidden_size": 128,
                     "intermediate_size": 344,
-                    "num_hidden_layers": 4,
+                    "num_hidden_layers": 5,
                     "num_attention_heads": 4,
                     "max_position_embeddings": 512,
                 },

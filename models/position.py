@@ -13,7 +13,7 @@ LONGEST_WAVE = 10_000.0
 
 
 def sincos_1d(length: int, dim: int, *, device: torch.device | str | None = None) -> Tensor:
-    """Table of the positions 0, 1, ..., length - 1: [length, dim] float32, sines in the first half, cosines in the second.
+    """Table of the positions 0, 1, ..., length - 1: [length, dim] float32; first half sines, second half cosines.
 
     Raises:
         ValueError: `dim` is odd.

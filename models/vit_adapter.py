@@ -7,6 +7,7 @@ together, L levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,6 @@ from transformers import CLIPVisionModel
 
 from mmfs import MSDeformAttn
 from models.position import pixel_centres
-
-NUM_EXTRA_EXTRACTORS = 2
-"""Extractors that refine the pyramid after the last block (ViT-Adapter's released models)."""
 
 Shapes = tuple[tuple[int, int], ...]
 """(h, w) per level."""
@@ -41,6 +39,7 @@ class ViTAdapter(nn.Module):
         prior_scale: pixels of the spatial prior's input for each patch, a multiple of 8. The levels have 1/4, 1/8, 1/16
             and 1/32 of that input's size: with 16, they are 4, 2, 1 and 1/2 times the patch grid.
         conv_ffn_ratio: hidden width of the extractors' feed-forward, in multiples of CLIP's width.
+        num_extra_extractors: extractors that refine the pyramid once more after the last block.
 
     Raises:
         ValueError: CLIP's layers do not divide into `num_blocks`, or `prior_scale` is not a multiple of 8.
@@ -57,6 +56,7 @@ class ViTAdapter(nn.Module):
         prior_channels: int = 64,
         prior_scale: int = 16,
         conv_ffn_ratio: float = 0.25,
+        num_extra_extractors: int = 2,
     ) -> None:
         super().__init__()
         dim, num_layers = vision_model.config.hidden_size, vision_model.config.num_hidden_layers
@@ -80,7 +80,7 @@ class ViTAdapter(nn.Module):
 
         self.injectors = nn.ModuleList(Injector(dim, num_heads, num_points, value_ratio) for _ in range(num_blocks))
         self.extractors = nn.ModuleList(extractor() for _ in range(num_blocks))
-        self.extra_extractors = nn.ModuleList(extractor() for _ in range(NUM_EXTRA_EXTRACTORS))
+        self.extra_extractors = nn.ModuleList(extractor() for _ in range(num_extra_extractors))
         self.upsample = nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -148,7 +148,9 @@ class ViTAdapter(nn.Module):
 
         coarser = _split(pyramid, shapes[1:])
         maps = [finest + self.upsample(coarser[0]), *coarser]
-        return hidden, [map_ + _resize(stage, map_.shape[-2:]) for map_, stage in zip(maps, spread(stages), strict=True)]
+        for level, stage in enumerate(spread(stages)):
+            maps[level] = maps[level] + _resize(stage, shapes[level])
+        return hidden, maps
 
     def _layer_groups(self) -> list[list[nn.Module]]:
         layers = list(self.vision_model.encoder.layers)
@@ -174,8 +176,7 @@ class SpatialPrior(nn.Module):
         )
         widths = [channels, 2 * channels, 4 * channels, 4 * channels]
         self.down = nn.ModuleList(
-            nn.Sequential(*_convolution(before, after, stride=2))
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            nn.Sequential(*_convolution(before, after, stride=2)) for before, after in pairwise(widths)
         )
         self.proj = nn.ModuleList(nn.Conv2d(width, dim, kernel_size=1) for width in widths)
 
@@ -212,7 +213,7 @@ class Injector(nn.Module):
 
     def forward(self, patches: Tensor, pyramid: Tensor, patch_centres: Tensor, shapes: Shapes) -> Tensor:
         """[N, G, C], [N, S', C], [G, 2] (x, y) in [0, 1], sizes of the pyramid's levels -> [N, G, C]."""
-        reference_points = _for_levels(patch_centres, len(patches), len(shapes))
+        reference_points = _for_levels(patch_centres, patches.shape[0], len(shapes))
         found = self.attention(self.query_norm(patches), reference_points, self.feature_norm(pyramid), shapes)
         return patches + self.gamma * found
 
@@ -220,9 +221,7 @@ class Injector(nn.Module):
 class Extractor(nn.Module):
     """The pyramid looks at the patches, then through a feed-forward with a convolution in it; both residual."""
 
-    def __init__(
-        self, dim: int, num_heads: int, num_points: int, value_ratio: float, conv_ffn_ratio: float
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, num_points: int, value_ratio: float, conv_ffn_ratio: float) -> None:
         super().__init__()
         self.query_norm = nn.LayerNorm(dim)
         self.feature_norm = nn.LayerNorm(dim)
@@ -235,7 +234,7 @@ class Extractor(nn.Module):
     ) -> Tensor:
         """[N, S', C], [N, G, C], [S', 2] (x, y) in [0, 1], sizes of the pyramid's levels and of the patch grid
         -> [N, S', C]."""
-        reference_points = _for_levels(level_centres, len(patches), 1)
+        reference_points = _for_levels(level_centres, patches.shape[0], 1)
         found = self.attention(self.query_norm(pyramid), reference_points, self.feature_norm(patches), (grid,))
         pyramid = pyramid + found
         return pyramid + self.ffn(self.ffn_norm(pyramid), shapes)

@@ -27,8 +27,9 @@ OPSETS = range(18, 25)
 
 _domain = Opset(DOMAIN, DOMAIN_VERSION)
 
-# onnxscript reads the functions below as programs: tensors come first, without annotations; annotated parameters are
-# attributes; `a * b` becomes Mul; the 1 of Cast is float32 and the 7 is int64.
+# onnxscript reads the functions below as programs: parameters without annotation are tensors, the others attributes;
+# `a * b` becomes Mul; Cast to=1 is float32, to=7 int64, to=9 bool.
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 
 @script(_domain, default_opset=op)
@@ -36,7 +37,7 @@ def BilinearCorner(rows, plane, row, column, height, width, weight, inside):
     """Weighted sum of one corner pixel of every sample -> [B, Q, H, D] float32.
 
     rows [N*S*H + 1, D], the last one zero; weight [B, Q, H, M, L, P]. The rest broadcasts to weight: plane, the first
-    pixel of image and level; row and column of the corner; height and width of the level; inside, does the sample count.
+    pixel of an image's level; row and column of the corner; height and width of the level; inside, False to skip it.
     """
     zero_row = op.Shape(rows, start=0, end=1) - 1
     num_heads = op.Shape(weight, start=2, end=3)
@@ -57,8 +58,9 @@ def BilinearCorner(rows, plane, row, column, height, width, weight, inside):
 def BilinearSum(value, image, location, weight, spatial_shapes: Sequence[int]):
     """Weighted sum of bilinear samples -> [B, Q, H, D] float32.
 
-    value [N, S, H, D]; image [B, Q, 1, M, 1, 1] int64, the row of value, -1 for none; location [B, Q, H, M, L or 1, P, 2]
-    float32; weight [B, Q, H, M, L, P] float32. pixel = location * size - 0.5, zero outside and where it is not finite.
+    value [N, S, H, D]; image int64, broadcastable to [B, Q, 1, M, 1, 1], -1 for none; location float32
+    [B, Q, H, M, L or 1, P, 2]; weight float32 [B, Q, H, M, L, P]. A location is at location * size - 0.5 pixels;
+    outside a level is zero, and so is what is not finite.
     """
     sizes = op.Reshape(op.Constant(value_ints=spatial_shapes), [-1, 2])  # [L, 2]
     height, width = op.Split(sizes, axis=1, num_outputs=2)  # [L, 1]
@@ -110,7 +112,6 @@ def MSDeformAttn(
     location = op.Unsqueeze(op.Cast(sampling_locations, to=1), [3])  # [B, Q, H, 1, L, P, 2]
     weight = op.Unsqueeze(op.Cast(attention_weights, to=1), [3])  # [B, Q, H, 1, L, P]
     total = BilinearSum(value, image, location, weight, spatial_shapes=spatial_shapes)
-    shape = op.Shape(total)
     merged = op.Concat(op.Shape(total, end=2), op.ReduceProd(op.Shape(total, start=2)), axis=0)
     return op.CastLike(op.Reshape(total, merged, allowzero=1), value)
 
@@ -156,8 +157,8 @@ def MMFS(
     minus_infinity = op.Constant(value_float=float("-inf"))
     seen_logit = op.Where(sees, logit, minus_infinity)
 
-    # One more entry of the softmax takes the share of null. Without null it has no share, unless the query sees nothing:
-    # then it takes all, and the result is null_value.
+    # One more entry of the softmax takes the share of null. Without null it has no share, unless the query sees
+    # nothing: then it takes all, and the result is null_value.
     flat = op.Concat(op.Shape(logit, end=3), op.ReduceProd(op.Shape(logit, start=3)), axis=0)  # B, Q, H, K
     null = op.Constant(value_float=null_logit)
     uses_null = op.Cast(op.Constant(value_int=use_null), to=9)
@@ -193,14 +194,14 @@ def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     if unknown := sorted(wanted - bodies.keys()):
         raise ValueError(
-            f"The model has nodes {', '.join(f'{DOMAIN}::{name}' for name in unknown)}, but the domain holds "
-            f"{', '.join(f'{DOMAIN}::{name}' for name in bodies)}. Export it with plugins_trt.onnx_node.translation_table()."
+            f"The model has nodes of domain {DOMAIN!r} named {unknown}; the domain holds {sorted(bodies)}. "
+            "Export it with plugins_trt.onnx_node.translation_table()."
         )
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
     if opset not in OPSETS:
         raise ValueError(
-            f"The model uses version {opset} of the standard ONNX operators; the bodies of the mmfs nodes are checked for "
-            f"{OPSETS.start} to {OPSETS.stop - 1}. Export it again with opset_version in that range."
+            f"The model uses version {opset} of the standard ONNX operators. Expected {OPSETS.start} to "
+            f"{OPSETS.stop - 1}, where the bodies of the mmfs nodes hold: export with an opset_version in that range."
         )
     present = {function.name for function in model.functions if function.domain == DOMAIN}
     # BilinearSum and BilinearCorner are what the two operators are made of.

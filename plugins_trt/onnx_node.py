@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from onnx.defs import OpSchema
-from onnxscript import OnnxFunction
+from onnxscript import OnnxFunction, ir
 from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
 
-import mmfs  # noqa: F401  (registers torch.ops.mmfs)
+import mmfs.autograd  # noqa: F401  (registers torch.ops.mmfs)
 from plugins_trt import onnx_function
 
 PLUGIN = {"plugin_namespace": onnx_function.DOMAIN, "plugin_version": "1"}
@@ -61,6 +60,10 @@ def _bare(function: OnnxFunction) -> Op:
 _MMFS = _bare(onnx_function.MMFS)
 _MSDEFORMATTN = _bare(onnx_function.MSDeformAttn)
 
+# The exporter calls the two translations with the arguments of the torch op: tensors as values of the ONNX graph, and
+# without annotations, because it takes annotated parameters for attributes.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 
 def _mmfs(
     value,  # [N, S, H, D]
@@ -69,18 +72,24 @@ def _mmfs(
     sampling_offsets,  # [B, Q, H, P, 2]
     attention_logits,  # [B, Q, H, L, P]
     visible,  # [B, Q, 2]
-    offset_table=None,  # [A, H, P, 2]
-    logit_table=None,  # [A, H, L, P]
-    null_logit: float | None = None,
-    null_value=None,  # [H, D]
-) -> ir.Value:
-    # One row serves all ages: the function takes the last row for whatever is older.
+    offset_table,  # [A, H, P, 2] or None
+    logit_table,  # [A, H, L, P] or None
+    null_logit: float | None,
+    null_value,  # [H, D] or None
+    image_shapes,  # None, or [N, L, 2] when images differ
+):
+    if image_shapes is not None:
+        raise ValueError(
+            "mmfs_attention was called with spatial_shapes [N, L, 2], sizes that differ between images; the ONNX node "
+            "holds one list of sizes for all images. Resize the images to one size and pass spatial_shapes [L, 2]."
+        )
+    # One row of a table serves all ages, because the function takes the last row for whatever is older.
     if offset_table is None:
-        offset_table = _zeros(sampling_offsets, 2, rows=1)
+        offset_table = _zeros(sampling_offsets, from_axis=2, leading=(1,))
     if logit_table is None:
-        logit_table = _zeros(attention_logits, 2, rows=1)
+        logit_table = _zeros(attention_logits, from_axis=2, leading=(1,))
     if null_value is None:
-        null_value = _zeros(value, 2)
+        null_value = _zeros(value, from_axis=2)
     return _MMFS(
         value,
         reference_points,
@@ -102,19 +111,16 @@ def _ms_deform_attn(
     spatial_shapes: Sequence[int],
     sampling_locations,  # [B, Q, H, L, P, 2]
     attention_weights,  # [B, Q, H, L, P]
-) -> ir.Value:
-    return _MSDEFORMATTN(
-        value, sampling_locations, attention_weights, spatial_shapes=list(spatial_shapes), **PLUGIN
-    )
+):
+    return _MSDEFORMATTN(value, sampling_locations, attention_weights, spatial_shapes=list(spatial_shapes), **PLUGIN)
 
 
-def _zeros(like: ir.Value, first_axis: int, rows: int | None = None) -> ir.Value:
-    """A constant of zeros with the type and the last axes of `like`, which are sizes of the model and so known."""
-    sizes = tuple(like.shape)[first_axis:]
+def _zeros(like: ir.Value, *, from_axis: int, leading: tuple[int, ...] = ()) -> ir.Value:
+    """A constant of zeros with the type of `like` and its axes from `from_axis` on, which must be known sizes."""
+    sizes = tuple(like.shape)[from_axis:]
     if not all(isinstance(size, int) for size in sizes):
         raise ValueError(
-            f"{like.name} has the shape {like.shape}; its axes from {first_axis} on must be fixed sizes. Do not make heads, "
-            "levels, points or channels dynamic in dynamic_shapes."
+            f"{like.name} has the shape {like.shape}. Expected fixed sizes from axis {from_axis} on, because heads, "
+            "levels, points and channels belong to the model: leave them out of dynamic_shapes."
         )
-    shape = sizes if rows is None else (rows, *sizes)
-    return op.Constant(value=ir.tensor(np.zeros(shape, dtype=like.dtype.numpy())))
+    return op.Constant(value=ir.tensor(np.zeros((*leading, *sizes), dtype=like.dtype.numpy())))

@@ -210,5 +210,6 @@ def batches(phase: Phase, first: int, num_workers: int, *, pin_memory: bool) -> 
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
             worker_init_fn=ignore_in_worker,
+            generator=torch.Generator(),  # else it draws from the global one, and a resumed run would be one draw ahead
         )
     )

@@ -48,7 +48,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter  # here: importing it takes a second that --help need not wait
 
         self._file = (directory / LOG).open("a", buffering=1, encoding="utf-8")  # a line is written when it is whole
-        self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=first_step)
+        self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=first_step + 1)
         self._board_step = first_step
         self._stream = stream or sys.stdout
         self._log_every = log_every

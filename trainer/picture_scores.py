@@ -21,16 +21,14 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from trainer.data.collate import box_resize
-from trainer.data.emoji.world import CANVAS, COLOUR_NAMES, COLOURS, Placed, Scene, render
+from trainer.data.emoji.atlas import sprite_pixels
+from trainer.data.emoji.world import CANVAS, COLOUR_NAMES, COLOURS
 
 SHIFT_PX = 2
 """How far a drawn sprite may be off, in pixels of the drawn picture, and still be compared in the right place."""
 
 FOREGROUND_DISTANCE = 0.15
 """Distance from the background, in RGB with channels of 0 to 1, beyond which a pixel counts as drawn upon."""
-
-KEY_COLOURS = (0, 0, 0), (255, 255, 255)
-"""Rendering a sprite on black and on white gives back its colour and how much of a pixel it covers."""
 
 
 def to_float(pixels: np.ndarray, side_px: int) -> np.ndarray:
@@ -97,7 +95,7 @@ def nearest_sprite(
     padded[SHIFT_PX:-SHIFT_PX, SHIFT_PX:-SHIFT_PX] = picture
     area = padded[rows.start : rows.stop + 2 * SHIFT_PX, columns.start : columns.stop + 2 * SHIFT_PX]
     shifted = np.moveaxis(sliding_window_view(area, shape, axis=(0, 1)), 2, -1)  # [5, 5, k, k', 3]
-    a, b = candidates.reshape(len(candidates), -1), shifted.reshape(-1, np.prod(shape) * 3)
+    a, b = candidates.reshape(len(candidates), -1), shifted.reshape(-1, candidates[0].size)
     distances = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T  # [C, S]
     return int(distances.min(1).argmin()) // 2
 
@@ -122,16 +120,17 @@ def _window(square: tuple[int, int, int], side_px: int) -> tuple[slice, slice]:
 
 @lru_cache(maxsize=512)
 def _candidates(square: tuple[int, int, int], side_px: int, num_concepts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each sprite in the square, plain and mirrored: colour times cover [2C, k, k', 3], and cover [2C, k, k', 1]."""
+    """Each sprite in the square, plain and mirrored: colour times cover [C, k, k', 3], and cover [C, k, k', 1]."""
     x, y, side = square
     rows, columns = _window(square, side_px)
-    colours, covers = [], []
+    box = CANVAS // side_px
+    top, left = y - rows.start * box, x - columns.start * box  # of the square in the canvas units of its window
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    canvas = np.zeros((2 * num_concepts, height * box, width * box, 4), dtype=np.float32)
     for sprite in range(num_concepts):
         for flip in (False, True):
-            on = [
-                to_float(_rendered(Placed(sprite, x, y, side, flip), key), side_px)[rows, columns]
-                for key in KEY_COLOURS
-            ]
-            colours.append(on[0])
-            covers.append(1 - (on[1] - on[0]).mean(-1, keepdims=True))
-    return np.stack(colours), np.stack(covers)
+            colour, alpha = sprite_pixels(sprite, side, flip)
+            place = canvas[2 * sprite + flip, top : top + side, left : left + side]
+            place[..., :3], place[..., 3:] = colour / np.float32(255**2), alpha / np.float32(255)
+    shrunk = canvas.reshape(len(canvas), height, box, width, box, 4).mean((2, 4))
+    return shrunk[..., :3], shrunk[..., 3:]

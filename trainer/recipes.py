@@ -17,15 +17,37 @@ def toy() -> TrainConfig:
 
 def toy_scratch() -> TrainConfig:
     """The emoji world from random weights, for as long as it keeps improving."""
-    optim = OptimConfig(lr=1.5e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.02, warmup_steps=100)
+    optim = OptimConfig(
+        lr=1e-3,
+        betas=(0.9, 0.98),
+        eps=1e-8,
+        weight_decay=0.02,
+        warmup_steps=100,
+        sampling_offsets_lr_factor=1.0,
+    )
     return TrainConfig(
         recipe="toy_scratch",
         out="runs/toy_scratch",
         model=MMInterleavedConfig.toy(),
-        data=DataConfig(ramp_steps=1000),
+        data=DataConfig(
+            num_rows=4,
+            row_tokens=128,
+            num_concepts=20,
+            num_sprites=6,
+            ramp_steps=1000,
+            tasks={
+                "caption": 1.0,
+                "draw": 2.5,
+                "read": 2.0,
+                "label_map": 1.5,
+                "ground": 0.7,
+                "compare": 0.8,
+                "story": 1.0,
+            },
+        ),
         num_steps=12_000,
         optim=optim,
-        encoder_pretraining=EncoderPretrainingConfig(num_steps=400, optim=replace(optim, lr=2e-3)),
+        encoder_pretraining=EncoderPretrainingConfig(num_steps=300, optim=replace(optim, lr=2e-3)),
         ema_decay=0.995,
         checkpoint_every=250,
     )
@@ -46,6 +68,7 @@ def tiny() -> TrainConfig:
         ema_decay=0.9,
         log_every=2,
         checkpoint_every=3,
+        num_threads=1,  # this small, more threads only wait for each other
         num_workers=0,
     )
 

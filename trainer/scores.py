@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from typing import TypeVar
 
 Truth = TypeVar("Truth")
-Answer = TypeVar("Answer")
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, as shares of the picture's width and height (0 to 1)."""
@@ -28,21 +26,25 @@ class Score:
 
     mean: float
     standard_error: float
-    chance: float
-    """What the same scorer gives to answers that don't look at the document; see `chance_level`."""
+    chance: float | None
+    """What the same scorer gives to answers that don't look at the document; see `chance_levels`. None: too few
+    documents to say."""
+
+    ceiling: float
+    """What the same scorer gives to the truth itself: below 1 where the scorer, not the model, is at fault."""
 
     num_documents: int
 
     @classmethod
-    def of(cls, values: Sequence[float], chance: float) -> Score:
-        """The score of one value in [0, 1] a document.
+    def of(cls, values: Sequence[float], *, chance: float | None, ceiling: float) -> Score:
+        """The score of one value in [0, 1] a document; `chance` and `ceiling` are kept as they are.
 
         Raises:
             ValueError: there is no value.
         """
         if not values:
             raise ValueError("There are no values to average. Expected the score of at least one document.")
-        return cls(sum(values) / len(values), standard_error(values), chance, len(values))
+        return cls(sum(values) / len(values), standard_error(values), chance, ceiling, len(values))
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -57,16 +59,29 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(variance / len(padded))
 
 
-def chance_level(
-    truths: Sequence[Truth], answer_of: Callable[[Truth], Answer], score: Callable[[Answer, Truth], float]
-) -> float:
-    """The score of answering each document with the right answer of another one, averaged over all such pairs.
+def chance_levels(
+    truths: Sequence[Truth], score: Callable[[Truth, Truth], Mapping[str, float]], *, max_shifts: int
+) -> dict[str, float]:
+    """The scores of answering each document with the right answer of another one.
 
-    That is what a model earns that knows the task, its words and how often each answer occurs, but does not look at
-    the document. With a single document there is no other one, and its score against an empty world is 0.
+    That is what a model earns that knows the task, its words and how often each answer occurs, but doesn't look at the
+    document. Document i gets the answers of documents i + 1, i + 2, ... (around the end), so each answer is used as
+    often as every other.
+
+    Args:
+        truths: what is true about each document.
+        score: (owner of the answer, document) to the scores of that pair; a score that makes no sense for it is absent.
+        max_shifts: how many other documents each document is paired with, at most all.
+
+    Returns:
+        The mean of each score over the pairs that have it.
     """
-    pairs = [score(answer_of(other), truth) for truth, other in permutations(truths, 2)]
-    return sum(pairs) / len(pairs) if pairs else 0.0
+    collected: dict[str, list[float]] = {}
+    for shift in range(1, min(max_shifts, len(truths) - 1) + 1):
+        for place, truth in enumerate(truths):
+            for name, value in score(truths[(place + shift) % len(truths)], truth).items():
+                collected.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in collected.items()}
 
 
 def exact_match(answer: str, truth: str) -> float:

@@ -120,12 +120,14 @@ def test_gradients_reach_everything_that_is_trainable(tokenizer):
 
 
 def test_export_keeps_the_number_of_images_dynamic(tokenizer):
-    program = torch.export.export(
-        tokenizer, (torch.rand(2, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim("images")},)
-    ).module()
+    images = torch.export.Dim("images")
+    program = torch.export.export(tokenizer, (torch.rand(2, 3, 32, 48),), dynamic_shapes=({0: images},))
 
-    pixels = torch.rand(5, 3, 32, 32)
-    torch.testing.assert_close(program(pixels), tokenizer(pixels))
+    pixels = torch.rand(5, 3, 32, 48)
+    torch.testing.assert_close(program.module()(pixels), tokenizer(pixels))
+    calls = [node for node in program.graph.nodes if node.target is torch.ops.mmfs.ms_deform_attn.default]
+    adapter = tokenizer.adapter
+    assert len(calls) == len(adapter.injectors) + len(adapter.extractors) + len(adapter.extra_extractors)
 
 
 def test_state_dict_round_trip_without_buffers(tokenizer):

@@ -57,7 +57,7 @@ def test_the_maps_learn_what_stands_where(phase):
     resampler = {name: p.detach().clone() for name, p in phase.module.visual_tokenizer.resampler.named_parameters()}
     optimizer = torch.optim.AdamW(phase.module.parameters(), lr=1e-2)
     first = None
-    for _ in range(60):
+    for _ in range(40):
         output = phase.module(batch)
         first = first if first is not None else output.loss.item()
         optimizer.zero_grad()

@@ -150,11 +150,11 @@ def test_the_gradient_is_clipped_to_its_global_norm(tmp_path):
 
 
 def test_resumed_equals_uninterrupted_with_dropout(tmp_path):
-    whole, part = phase(num_steps=8), phase(num_steps=8)
+    whole = phase(num_steps=8)
     run(tmp_path / "whole", whole, checkpoint_every=3)
-    run(tmp_path / "part", part, deadline=time.monotonic())
-    torch.manual_seed(99)  # another process, another random state
+    run(tmp_path / "part", phase(num_steps=8), deadline=time.monotonic())
     resumed = phase(num_steps=8)
+    torch.manual_seed(99)  # another process, another random state
     start = checkpoint.find(tmp_path / "part")
     outcome = run(tmp_path / "part", resumed, start=start)
     assert outcome.finished

@@ -86,11 +86,16 @@ def _seed_composition(
     rng: np.random.Generator, split: Split, num_sprites: int, num_concepts: int
 ) -> tuple[int, list[int]]:
     """The background colour, and in validation the first one or two sprites, which make the picture held out."""
-    colour = int(rng.integers(len(COLOUR_NAMES)))
+    any_colour = int(rng.integers(len(COLOUR_NAMES)))
     if split == "train":
-        return colour, []
+        return any_colour, []
     if num_sprites == 1 or rng.random() < 0.5:
-        options = [sprite for sprite in range(num_concepts) if is_held_out_colour(sprite, colour)]
-        return colour, [options[rng.integers(len(options))]]
-    pairs = [(a, b) for b in range(num_concepts) for a in range(b) if is_held_out_pair(a, b)]
-    return colour, list(pairs[rng.integers(len(pairs))])
+        combinations = [
+            (colour, [sprite])
+            for colour in range(len(COLOUR_NAMES))
+            for sprite in range(num_concepts)
+            if is_held_out_colour(sprite, colour)
+        ]
+    else:
+        combinations = [(any_colour, [a, b]) for b in range(num_concepts) for a in range(b) if is_held_out_pair(a, b)]
+    return combinations[rng.integers(len(combinations))]

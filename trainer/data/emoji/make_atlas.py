@@ -26,31 +26,31 @@ snail, rocket, strawberry, penguin, banana, octopus, cactus, crown, hamburger, b
 balloon, key, whale, mushroom, bell, sunflower, pineapple, automobile, tractor, anchor, ghost, doughnut, elephant,
 watermelon, turtle, tulip, skull, umbrella, robot face, frog face, lemon, grapes, carrot, bicycle, sailboat, rainbow,
 gem stone, pig face, baby chick, fox face, crab, evergreen tree, slice of pizza, basketball and hoop, sheep,
-lady beetle, cherries, airplane, trophy, lion face, panda face, broccoli, wrapped present, honeybee, avocado, steam
-locomotive, alarm clock, owl, dolphin, teddy bear, unicorn face, dog face, cat face, mouse face, hamster face, rabbit
-face, bear face, koala, tiger face, cow face, monkey face, chicken, rooster, bird, duck, eagle, parrot, peacock, swan,
-flamingo, bat, wolf face, boar, horse, zebra face, deer, giraffe face, dromedary camel, rhinoceros, hippopotamus,
-crocodile, snake, lizard, sauropod, t-rex, fish, tropical fish, blowfish, shark, spiral shell, bug, ant, spider,
-scorpion, jack-o-lantern, goat, llama, kangaroo, otter, sloth, hedgehog, squid, shrimp, lobster, beaver, bison, mammoth, cherry
-blossom, rose, hibiscus, blossom, seedling, deciduous tree, palm tree, four leaf clover, maple leaf, fallen leaf, ear
-of maize, hot pepper, green apple, red apple, pear, peach, melon, tangerine, mango, kiwifruit, coconut, aubergine,
-potato, cucumber, garlic, onion, peanuts, bread, croissant, baguette bread, pretzel, pancakes, waffle, cheese wedge,
-meat on bone, poultry leg, bacon, french fries, hot dog, sandwich, taco, burrito, egg, cooking, popcorn, sushi, fried
-shrimp, soft ice cream, ice cream, cookie, birthday cake, shortcake, cupcake, pie, chocolate bar, candy, lollipop,
-honey pot, baby bottle, teapot, wine glass, cocktail glass, beer mug, cup with straw, earth globe americas, volcano,
-house building, european castle, tent, hospital, factory, umbrella on ground, ferris wheel, bus, fire engine,
-ambulance, police car, taxi, delivery truck, racing car, motor scooter, skateboard, helicopter, speedboat, ship,
-flying saucer, parachute, hourglass, full moon symbol, crescent moon, sun with face, white medium star, cloud with
-lightning, snowflake, snowman, droplet, water wave, christmas tree, party popper, sports medal, soccer ball, baseball,
-american football, tennis racquet and ball, bowling, game die, yo-yo, kite, crystal ball, magic wand, artist palette,
-violin, trumpet, drum with drumsticks, accordion, microphone, headphone, camera, television, radio, telephone
-receiver, battery, electric light bulb, candle, books, money bag, envelope, package, pencil, briefcase, wrench, lock,
-hammer, axe, magnet, ladder
+lady beetle, cherries, airplane, trophy, lion face, panda face, broccoli, wrapped present, honeybee, avocado,
+steam locomotive, alarm clock, owl, dolphin, teddy bear, unicorn face, dog face, cat face, mouse face, hamster face,
+rabbit face, bear face, koala, tiger face, cow face, monkey face, chicken, rooster, bird, duck, eagle, parrot,
+peacock, swan, flamingo, bat, wolf face, boar, horse, zebra face, deer, giraffe face, dromedary camel, rhinoceros,
+hippopotamus, crocodile, snake, lizard, sauropod, t-rex, fish, tropical fish, blowfish, shark, spiral shell, bug, ant,
+spider, scorpion, jack-o-lantern, goat, llama, kangaroo, otter, sloth, hedgehog, squid, shrimp, lobster, beaver,
+bison, mammoth, cherry blossom, rose, hibiscus, blossom, seedling, deciduous tree, palm tree, four leaf clover,
+maple leaf, fallen leaf, ear of maize, hot pepper, green apple, red apple, pear, peach, melon, tangerine, mango,
+kiwifruit, coconut, aubergine, potato, cucumber, garlic, onion, peanuts, bread, croissant, baguette bread, pretzel,
+pancakes, waffle, cheese wedge, meat on bone, poultry leg, bacon, french fries, hot dog, sandwich, taco, burrito, egg,
+cooking, popcorn, sushi, fried shrimp, soft ice cream, ice cream, cookie, birthday cake, shortcake, cupcake, pie,
+chocolate bar, candy, lollipop, honey pot, baby bottle, teapot, wine glass, cocktail glass, beer mug, cup with straw,
+earth globe americas, volcano, house building, european castle, tent, hospital, factory, umbrella on ground,
+ferris wheel, bus, fire engine, ambulance, police car, taxi, delivery truck, racing car, motor scooter, skateboard,
+helicopter, speedboat, ship, flying saucer, parachute, hourglass, full moon symbol, crescent moon, sun with face,
+white medium star, cloud with lightning, snowflake, snowman, droplet, water wave, christmas tree, party popper,
+sports medal, soccer ball, baseball, american football, tennis racquet and ball, bowling, game die, yo-yo, kite,
+crystal ball, magic wand, artist palette, violin, trumpet, drum with drumsticks, accordion, microphone, headphone,
+camera, television, radio, telephone receiver, battery, electric light bulb, candle, books, money bag, envelope,
+package, pencil, briefcase, wrench, lock, hammer, axe, magnet, ladder
 """
 # Names that take no article: plurals and substances. All others take "a" or "an".
 WITHOUT_ARTICLE = {
-    "grapes", "cherries", "broccoli", "peanuts", "pancakes", "bread", "baguette bread", "garlic", "bacon", "french fries",
-    "popcorn", "sushi", "books",
+    "grapes", "cherries", "broccoli", "peanuts", "pancakes", "bread", "baguette bread", "garlic", "bacon",
+    "french fries", "popcorn", "sushi", "books",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ NUM_TEMPLATE_DOCUMENTS = 200  # of each family: enough for every word of every t
 
 
 def corpus() -> Iterator[str]:
-    """The text of the world: templates and names. Templates and the first concepts often, so that each word becomes one token."""
+    """The world's text; templates and the first concepts often, so that each of their words becomes one token."""
     few = TaskOptions(num_concepts=8, num_sprites=2)
     for task in TASKS:
         for document in documents(task, "train", 0, NUM_TEMPLATE_DOCUMENTS, options=few):

@@ -141,9 +141,7 @@ def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
     others = allowed_sprites(split, options.num_concepts, shared_colour, shared)
     # One other sprite a picture and never the same, so "which image has" has one answer.
     companions = [others[place] for place in rng.permutation(len(others))[:count]]
-    scenes = [
-        layouts.numbered_grid(rng, shared_colour, [asked, companion], grid=2) for companion in companions
-    ]
+    scenes = [layouts.numbered_grid(rng, shared_colour, [asked, companion], grid=2) for companion in companions]
     segments: list[Segment] = []
     for number, scene in enumerate(scenes, start=1):
         label = f" image {number}:" if segments else f"image {number}:"
@@ -156,13 +154,14 @@ def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
         },
         {"text": f" which image has {_phrase(companions[other])}?", "answer": str(1 + other)},
     ]
-    for question in (questions[place] for place in rng.permutation(2)):
+    if rng.random() < 0.5:
+        questions.reverse()
+    for question in questions:
         segments += [Text(question["text"], loss=False), Text(" " + question["answer"])]
-    ordered = [q for text in segments if isinstance(text, Text) for q in questions if q["text"] == text.text]
     truth = {
         "images": [facts(scene, options.image_px) for scene in scenes],
-        "questions": ordered,
-        "answer": ordered[0]["answer"],
+        "questions": questions,
+        "answer": questions[0]["answer"],
     }
     return _document("compare", index, split, tuple(segments), 2 * count + 1, truth)
 

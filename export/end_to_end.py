@@ -1,0 +1,62 @@
+"""The exported model against the PyTorch model at their job: continuing documents in text, and drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from export.ort_model import OrtModel
+from export.parity import ParityError
+from export.samples import Document
+from models import MMInterleaved
+
+NUM_TOKENS = 16
+NUM_STEPS = 4
+GUIDANCE_SCALE = 3.5
+MAX_LEVELS = 1
+"""Pictures have 256 levels; rounding may fall on either side."""
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What agreed."""
+
+    texts: list[str]
+    """Greedy continuations, equal in both."""
+
+    num_pictures: int
+    largest_level_difference: int
+    """Of 255, over all pixels of all pictures."""
+
+
+def check_generation(model: MMInterleaved, exported: OrtModel, documents: Sequence[Document]) -> GenerationResult:
+    """Let both write on after each document, and draw the next picture.
+
+    Raises:
+        ParityError: another token, or a pixel that differs by more than `MAX_LEVELS`.
+    """
+    texts, largest = [], 0
+    for number, document in enumerate(documents):
+        writing = {"mode": "text", "max_new_tokens": NUM_TOKENS}
+        expected, found = model.generate(document, **writing), exported.generate(document, **writing)
+        if expected != found:
+            raise ParityError(f"generation: after document {number} PyTorch writes {expected}, onnxruntime {found}.")
+        texts += expected or [""]
+
+        drawing = {"mode": "image", "num_steps": NUM_STEPS, "guidance_scale": GUIDANCE_SCALE, "seed": number}
+        (expected_image,), (found_image,) = model.generate(document, **drawing), exported.generate(document, **drawing)
+        difference = _level_difference(expected_image, found_image)
+        if difference > MAX_LEVELS:
+            raise ParityError(
+                f"generation: the picture after document {number} differs by {difference} levels of 255 between PyTorch "
+                f"and onnxruntime; {MAX_LEVELS} is allowed."
+            )
+        largest = max(largest, difference)
+    return GenerationResult(texts, len(documents), largest)
+
+
+def _level_difference(one: Image.Image, other: Image.Image) -> int:
+    return int(np.abs(np.asarray(one, dtype=np.int16) - np.asarray(other, dtype=np.int16)).max())

@@ -1,0 +1,105 @@
+"""`python -m mmfs`: versions, devices, who computes what and why, and a check of both ops against float64."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import mmfs
+from mmfs.functional import why_not_cuda
+
+TOLERANCE = 1e-4
+"""Largest error of float32, over the largest element; a wrong pixel or a lost image is off by 0.01 or more."""
+
+
+def main() -> int:
+    """Print the report; 0 if every check passed, 1 otherwise."""
+    print(
+        f"mmfs {mmfs.__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}"
+    )
+    devices = [torch.device("cpu")]
+    devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    failed = False
+    for device in devices:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+        print(f"\n{device}: {name}")
+        print(f"  backend 'cuda': {why_not_cuda(torch.empty(0, device=device)) or 'yes'}")
+        for op, tensors, integers in (classic_case(), mmfs_case()):
+            for what, error in errors(op, tensors, integers, device).items():
+                passed = error <= TOLERANCE
+                failed |= not passed
+                print(f"  {'ok    ' if passed else 'WRONG '} {op.__name__} {what}: error {error:.1e}")
+    print(f"\n{'Something is wrong: see the lines above.' if failed else 'All checks passed.'}")
+    return int(failed)
+
+
+SIZES = ((7, 5), (3, 4))  # two levels, not square
+NUM_PIXELS = sum(h * w for h, w in SIZES)
+
+
+Case = tuple[Callable[..., Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""An op, its floating tensors and its integer tensors."""
+
+
+def classic_case() -> Case:
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        "value": torch.randn(2, NUM_PIXELS, 3, 8, generator=draw),
+        "sampling_locations": torch.rand(2, 11, 3, 2, 4, 2, generator=draw) * 1.4 - 0.2,
+        "attention_weights": torch.rand(2, 11, 3, 2, 4, generator=draw),
+    }
+    return mmfs.ms_deform_attn, tensors, {}
+
+
+def mmfs_case() -> Case:
+    draw = torch.Generator().manual_seed(1)
+    tensors = {
+        "value": torch.randn(4, NUM_PIXELS, 3, 8, generator=draw),
+        "reference_points": torch.rand(2, 11, 2, generator=draw),
+        "sampling_offsets": torch.randn(2, 11, 3, 4, 2, generator=draw) * 0.3,
+        "attention_logits": torch.randn(2, 11, 3, 2, 4, generator=draw),
+        "offset_table": torch.randn(3, 3, 4, 2, generator=draw) * 0.1,
+        "logit_table": torch.randn(3, 3, 2, 4, generator=draw),
+        "null_value": torch.randn(3, 8, generator=draw),
+    }
+    visible = torch.randint(0, 5, (2, 11, 2), generator=draw).sort(-1).values
+    return mmfs.mmfs_attention, tensors, {"visible": visible}
+
+
+def errors(
+    op: Callable[..., Tensor], tensors: dict[str, Tensor], integers: dict[str, Tensor], device: torch.device
+) -> dict[str, float]:
+    """Errors of the output and of the gradients in float32, each over its largest element."""
+    exact = output_and_gradients(op, tensors, integers, device, torch.float64, "reference")
+    actual = output_and_gradients(op, tensors, integers, device, torch.float32, None)
+    return {what: relative_error(actual[what], exact[what]) for what in exact}
+
+
+def output_and_gradients(
+    op: Callable[..., Tensor],
+    tensors: dict[str, Tensor],
+    integers: dict[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str | None,
+) -> dict[str, Tensor]:
+    """The gradients are of the sum of the output's sines."""
+    leaves = {name: tensor.to(device, dtype, copy=True).requires_grad_() for name, tensor in tensors.items()}
+    integers = {name: integer.to(device) for name, integer in integers.items()}
+    out = op(spatial_shapes=SIZES, backend=backend, **leaves, **integers)
+    gradients = torch.autograd.grad(out.sin().sum(), list(leaves.values()))
+    named = {f"gradient of {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
+    return {"output": out.detach(), **named}
+
+
+def relative_error(actual: Tensor, exact: Tensor) -> float:
+    error = (actual.double() - exact).abs().max() / exact.abs().max()
+    return float("inf") if error.isnan() else float(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

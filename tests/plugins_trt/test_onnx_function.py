@@ -1,0 +1,254 @@
+"""The function bodies in onnxruntime on the CPU, against the reference in float64, on hand-made models of one node."""
+
+from __future__ import annotations
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import ModelProto, helper
+
+from mmfs import mmfs_attention, ms_deform_attn
+from plugins_trt.onnx_function import OPSETS, attach_functions
+
+# Letters as in plugins_trt/onnx_function.py. No square level, and more columns than rows, so that no swap goes unseen.
+SHAPES = ((5, 7), (3, 4), (1, 2))
+FLAT_SHAPES = [side for pair in SHAPES for side in pair]
+S = sum(h * w for h, w in SHAPES)
+H, D, P, L, A = 3, 5, 4, len(SHAPES), 4
+
+Tensors = dict[str, torch.Tensor]
+
+
+def one_node(op_type: str, inputs: Tensors, *, opset: int = 18, **attributes: object) -> ModelProto:
+    """A model of one mmfs node in which every axis is dynamic."""
+    attributes = {"spatial_shapes": FLAT_SHAPES, "plugin_namespace": "mmfs", "plugin_version": "1"} | attributes
+    types = {name: helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype) for name, tensor in inputs.items()}
+    graph = helper.make_graph(
+        [helper.make_node(op_type, list(inputs), ["out"], domain="mmfs", **attributes)],
+        "one_node",
+        [
+            helper.make_tensor_value_info(name, types[name], [f"{name}_{axis}" for axis in range(tensor.ndim)])
+            for name, tensor in inputs.items()
+        ],
+        [helper.make_tensor_value_info("out", types["value"], ["B", "Q", "H*D"])],
+    )
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("mmfs", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def run(model: ModelProto, inputs: Tensors) -> torch.Tensor:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (out,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return torch.from_numpy(out)
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    assert got.shape == want.shape
+    return ((got.double() - want).abs().max() / want.abs().max()).item()
+
+
+def to(inputs: Tensors, dtype: torch.dtype) -> Tensors:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+
+
+def classic_inputs(batch: int, num_queries: int, seed: int = 0) -> Tensors:
+    """float32 values in float64, with locations inside, outside, far outside and not finite."""
+    generator = torch.Generator().manual_seed(seed)
+    locations = torch.rand(batch, num_queries, H, L, P, 2, generator=generator) * 1.8 - 0.4
+    if locations.numel():
+        locations[0, 0, 0, 0, 0, 0] = torch.nan
+        locations[0, 0, 0, 1, 0, 1] = torch.inf
+        locations[0, 0, 1, 0, 0, 0] = -torch.inf
+        locations[0, 0, 2, 0, 0] = 3e30
+    return {
+        "value": torch.randn(batch, S, H, D, generator=generator).double(),
+        "sampling_locations": locations.double(),
+        "attention_weights": torch.randn(batch, num_queries, H, L, P, generator=generator).double(),
+    }
+
+
+def mmfs_inputs(batch: int, num_queries: int, num_images: int, seed: int = 0) -> Tensors:
+    """float32 values in float64. The last query sees nothing, the first all images, even those older than A."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).double()
+
+    points = torch.rand(batch, num_queries, 2, generator=generator).double() * 1.6 - 0.3
+    offsets = 0.2 * normal(batch, num_queries, H, P, 2)
+    ends = torch.randint(0, num_images + 1, (batch, num_queries, 2), generator=generator)
+    visible = ends.sort(-1).values
+    if num_queries:
+        visible[0, 0] = torch.tensor([0, num_images])
+        offsets[0, 0, 0, 0, 0] = torch.nan
+        offsets[0, 0, 1, 1, 1] = torch.inf
+        offsets[0, 0, 2, 2] = 3e30
+        visible[-1, -1] = num_images
+    return {
+        "value": normal(num_images, S, H, D),
+        "reference_points": points,
+        "sampling_offsets": offsets,
+        "attention_logits": 3 * normal(batch, num_queries, H, L, P),
+        "visible": visible,
+        "offset_table": 0.1 * normal(A, H, P, 2),
+        "logit_table": normal(A, H, L, P),
+        "null_value": normal(H, D),
+    }
+
+
+def reference_of_classic(inputs: Tensors) -> torch.Tensor:
+    return ms_deform_attn(
+        inputs["value"], SHAPES, inputs["sampling_locations"], inputs["attention_weights"], backend="reference"
+    )
+
+
+def reference_of_mmfs(inputs: Tensors, null_logit: float | None) -> torch.Tensor:
+    named = dict(inputs)
+    return mmfs_attention(named.pop("value"), SHAPES, **named, null_logit=null_logit, backend="reference")
+
+
+def null_attributes(null_logit: float | None) -> dict[str, object]:
+    return {"null_logit": null_logit or 0.0, "use_null": int(null_logit is not None)}
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_both_bodies_pass_the_checker_and_equal_the_reference_in_every_opset(opset):
+    classic = classic_inputs(2, 3)
+    model = attach_functions(one_node("MSDeformAttn", to(classic, torch.float32), opset=opset))
+    onnx.checker.check_model(model, full_check=True)
+    assert relative_error(run(model, to(classic, torch.float32)), reference_of_classic(classic)) < 2e-6
+
+    fused = mmfs_inputs(2, 3, 6)
+    model = attach_functions(one_node("MMFS", to(fused, torch.float32), opset=opset, **null_attributes(0.5)))
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.version for function in model.functions for entry in function.opset_import if not entry.domain} == {
+        opset
+    }
+    assert relative_error(run(model, to(fused, torch.float32)), reference_of_mmfs(fused, 0.5)) < 2e-6
+
+
+@pytest.mark.parametrize("null_logit", [0.0, -1.5, 40.0, None])
+@pytest.mark.parametrize(("batch", "num_queries", "num_images"), [(1, 1, 1), (3, 5, 7), (2, 4, 2)])
+def test_mmfs_equals_the_reference_at_any_size(batch, num_queries, num_images, null_logit):
+    inputs = mmfs_inputs(batch, num_queries, num_images, seed=num_images)
+    single = to(inputs, torch.float32)
+    model = attach_functions(one_node("MMFS", single, **null_attributes(null_logit)))
+    out = run(model, single)
+    assert relative_error(out, reference_of_mmfs(inputs, null_logit)) < 2e-6
+    nothing_visible = inputs["visible"][..., 0] == inputs["visible"][..., 1]
+    expected = single["null_value"].flatten().expand(int(nothing_visible.sum()), -1)
+    assert len(expected)
+    assert torch.equal(out[nothing_visible], expected)
+
+
+def test_an_empty_bank_gives_null_value_and_no_query_gives_nothing():
+    for num_images, num_queries in ((0, 3), (4, 0), (0, 0)):
+        inputs = to(mmfs_inputs(2, num_queries, num_images), torch.float32)
+        out = run(attach_functions(one_node("MMFS", inputs, **null_attributes(0.0))), inputs)
+        assert out.shape == (2, num_queries, H * D)
+        if num_images == 0:
+            assert torch.equal(out, inputs["null_value"].flatten().expand(2, num_queries, -1))
+    for batch, num_queries in ((2, 0), (0, 3)):
+        inputs = to(classic_inputs(batch, num_queries), torch.float32)
+        assert run(attach_functions(one_node("MSDeformAttn", inputs)), inputs).shape == (batch, num_queries, H * D)
+
+
+def test_an_image_that_no_query_sees_may_hold_anything():
+    inputs = mmfs_inputs(2, 4, 5)
+    inputs["visible"] = inputs["visible"].clamp(1, 3)
+    want = reference_of_mmfs(inputs, 0.0)
+    inputs["value"][0] = torch.nan
+    inputs["value"][3:] = torch.inf
+    single = to(inputs, torch.float32)
+    assert relative_error(run(attach_functions(one_node("MMFS", single, **null_attributes(0.0))), single), want) < 2e-6
+
+
+def test_large_logits_do_not_overflow():
+    inputs = mmfs_inputs(2, 4, 3)
+    inputs["attention_logits"] = (1000 * inputs["attention_logits"]).float().double()  # what float32 can hold
+    single = to(inputs, torch.float32)
+    model = attach_functions(one_node("MMFS", single, **null_attributes(0.0)))
+    assert relative_error(run(model, single), reference_of_mmfs(inputs, 0.0)) < 1e-5
+
+
+@pytest.mark.parametrize("coordinates", [torch.float16, torch.float32])
+def test_half_graphs_lose_only_the_rounding_of_their_inputs_and_output(coordinates):
+    inputs = to(mmfs_inputs(2, 4, 3), torch.float16)
+    for name in ("reference_points", "sampling_offsets", "offset_table"):
+        inputs[name] = inputs[name].to(coordinates)
+    inputs["sampling_offsets"] = inputs["sampling_offsets"].nan_to_num(2.0, 2.0, -2.0)  # 3e30 is not finite in float16
+    exact = reference_of_mmfs(to(inputs, torch.float64), 0.0)
+    own_error = relative_error(reference_of_mmfs(inputs, 0.0), exact)
+    out = run(attach_functions(one_node("MMFS", inputs, **null_attributes(0.0))), inputs)
+    assert out.dtype == torch.float16
+    assert relative_error(out, exact) <= 1.5 * own_error
+
+    inputs = classic_inputs(2, 4)
+    inputs = {name: t.to(coordinates if name == "sampling_locations" else torch.float16) for name, t in inputs.items()}
+    exact = reference_of_classic(to(inputs, torch.float64))
+    own_error = relative_error(reference_of_classic(inputs), exact)
+    out = run(attach_functions(one_node("MSDeformAttn", inputs)), inputs)
+    assert out.dtype == torch.float16
+    assert relative_error(out, exact) <= 1.5 * own_error
+
+
+def test_visible_may_be_int32():
+    inputs = mmfs_inputs(2, 3, 4)
+    single = to(inputs, torch.float32) | {"visible": inputs["visible"].int()}
+    model = attach_functions(one_node("MMFS", single, **null_attributes(0.0)))
+    assert relative_error(run(model, single), reference_of_mmfs(inputs, 0.0)) < 2e-6
+
+
+def test_attaching_twice_changes_nothing_and_attaches_only_what_occurs():
+    model = attach_functions(one_node("MSDeformAttn", to(classic_inputs(1, 1), torch.float32)))
+    assert sorted(function.name for function in model.functions) == ["BilinearCorner", "BilinearSum", "MSDeformAttn"]
+    once = model.SerializeToString()
+    assert attach_functions(model).SerializeToString() == once
+    bodies = {function.name: function for function in model.functions}
+    declared = {attribute.name: attribute.s for attribute in bodies["MSDeformAttn"].attribute_proto}
+    assert declared == {"plugin_namespace": b"mmfs", "plugin_version": b"1"}
+    assert not any(node.op_type == "GridSample" for body in model.functions for node in body.node)
+
+
+def test_a_node_inside_a_subgraph_is_found():
+    inputs = to(classic_inputs(1, 2), torch.float32)
+    model = one_node("MSDeformAttn", inputs)
+    branch = helper.make_graph(list(model.graph.node), "branch", [], list(model.graph.output))
+    condition = helper.make_node("Constant", [], ["condition"], value=helper.make_tensor("c", 9, [], [True]))
+    choice = helper.make_node("If", ["condition"], ["chosen"], then_branch=branch, else_branch=branch)
+    del model.graph.node[:]
+    model.graph.node.extend([condition, choice])
+    model.graph.output[0].name = "chosen"
+    assert "MSDeformAttn" in {function.name for function in attach_functions(model).functions}
+    assert relative_error(run(model, inputs), reference_of_classic(to(inputs, torch.float64))) < 2e-6
+
+
+def test_a_model_without_mmfs_nodes_stays_as_it_is():
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "relu",
+            [helper.make_tensor_value_info("x", 1, [2])],
+            [helper.make_tensor_value_info("y", 1, [2])],
+        ),
+        opset_imports=[helper.make_opsetid("", 13)],
+    )
+    before = model.SerializeToString()
+    assert attach_functions(model).SerializeToString() == before
+
+
+def test_wrong_models_are_refused_with_a_sentence():
+    inputs = to(classic_inputs(1, 1), torch.float32)
+    with pytest.raises(ValueError, match=r"version 17 of the standard ONNX operators. Expected 18 to 24"):
+        attach_functions(one_node("MSDeformAttn", inputs, opset=17))
+    with pytest.raises(ValueError, match=r"named \['DeformAttn'\]; the domain holds .*'MMFS', 'MSDeformAttn'"):
+        attach_functions(one_node("DeformAttn", inputs))
+
+
+def test_without_its_body_a_node_does_not_run():
+    inputs = to(classic_inputs(1, 1), torch.float32)
+    with pytest.raises(Exception, match="MSDeformAttn"):
+        run(one_node("MSDeformAttn", inputs), inputs)
