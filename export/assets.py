@@ -1,4 +1,4 @@
-"""What a runtime needs beside the graphs: embeddings, the tokenizer, the negative context, the noise schedule, numbers."""
+"""What a runtime needs beside the graphs: embeddings, tokenizer, negative context, noise schedule, numbers."""
 
 from __future__ import annotations
 

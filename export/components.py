@@ -19,7 +19,7 @@ Choices that a runtime has to know:
   A bank without images is allowed, so no switch turns MMFS off.
 * The key-value cache is read-only: `past_key_{i}` holds `write_indices[b]` valid rows of any capacity (0 included),
   later rows are ignored but must be finite; the new rows come out and the runtime stores them behind the valid ones.
-  The mask is built in the graph from `write_indices` and is explicit, so prefill, chunks and single tokens use one file.
+  The mask is built in the graph from `write_indices` and is explicit; prefill, chunks and single tokens use one file.
 * `model_output` is what the diffusion schedule calls the prediction: noise, or velocity.
 
 Letters: B sequences, S new tokens, K rows of the cache, N images of the bank, C language-model width, X pyramid pixels,
@@ -241,7 +241,15 @@ class UNet(nn.Module):
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, visible: Tensor, *values: Tensor
     ) -> Tensor:
-        """[b, c, h, w], [b], [b, n, cross_attention_dim], [b, 2] int64, per synchronizer [N, X, H, D] -> [b, c, h, w]."""
+        """The prediction for each noisy image, [b, c, h, w].
+
+        Args:
+            sample: [b, c, h, w] noisy latents.
+            timestep: [b] float32, diffusion time.
+            encoder_hidden_states: [b, n, cross_attention_dim] context tokens.
+            visible: [b, 2] int64, range of images of the bank that a drawn image sees.
+            values: unet_mmfs_value_0, ... [N, X, H, D].
+        """
         return self.unet(sample, timestep, encoder_hidden_states, values=values, visible=visible)
 
 

@@ -51,8 +51,8 @@ def check_generation(model: MMInterleaved, exported: OrtModel, documents: Sequen
         difference = _level_difference(expected_image, found_image)
         if difference > MAX_LEVELS:
             raise ParityError(
-                f"generation: the picture after document {number} differs by {difference} levels of 255 between PyTorch "
-                f"and onnxruntime; {MAX_LEVELS} is allowed."
+                f"generation: the picture after document {number} differs by {difference} levels of 255 between "
+                f"PyTorch and onnxruntime; {MAX_LEVELS} is allowed."
             )
         largest = max(largest, difference)
     return GenerationResult(texts, len(documents), largest)

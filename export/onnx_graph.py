@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ OPSET = 18
 TensorRT reads differently from ONNX. The masks of these graphs are always explicit."""
 
 LARGEST_TRACED = {"batch": 63}
-"""diffusers copies larger batches into contiguous memory, a branch that tracing has to exclude. ONNX knows no strides, so
-the graph serves larger batches too."""
+"""diffusers copies larger batches into contiguous memory, a branch that tracing has to exclude. ONNX knows no strides,
+so the graph serves larger batches too."""
 
 LARGEST_FILE_BYTES = 2**31 - 1
 """What protobuf can hold in one message."""
@@ -57,24 +58,22 @@ def to_onnx(component: Component) -> Graph:
     dims = {axis: torch.export.Dim(axis, max=LARGEST_TRACED.get(axis)) for axis in component.dynamic_axes()}
     ports = component.inputs.values()
     shapes = [{i: dims[axis] for i, axis in enumerate(port.shape) if isinstance(axis, str)} for port in ports]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch's own: it unpickles its tree structures through a name that it deprecates.
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         program = torch.export.export(
             _Positional(component.module).eval(), component.trace_inputs(), dynamic_shapes=(tuple(shapes),)
         )
-    program = torch.onnx.export(
-        program,
-        input_names=list(component.inputs),
-        output_names=list(component.outputs),
-        opset_version=OPSET,
-        custom_translation_table=translation_table(),
-        verbose=False,
-    )
-    if (size := sum(tensor.nbytes for tensor in component.module.state_dict().values())) > LARGEST_FILE_BYTES:
-        raise GraphError(
-            f"{component.name} has {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB, and weights beside the "
-            "file are not built yet. Export a smaller model."
+        program = torch.onnx.export(
+            program,
+            input_names=list(component.inputs),
+            output_names=list(component.outputs),
+            opset_version=OPSET,
+            custom_translation_table=translation_table(),
+            verbose=False,
         )
     proto = attach_functions(program.model_proto)
+    _check_size(proto, component)
     _name_axes(proto, component)
     onnx.checker.check_model(proto, full_check=True)
     graph = Graph(proto, len(proto.graph.node), _count_mmfs_nodes(proto), time.perf_counter() - start)
@@ -91,6 +90,15 @@ class _Positional(torch.nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         return self.module(*tensors)
+
+
+def _check_size(proto: ModelProto, component: Component) -> None:
+    size = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    if size > LARGEST_FILE_BYTES:
+        raise GraphError(
+            f"{component.name} has {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB, and weights beside the "
+            "file are not built yet. Export a smaller model."
+        )
 
 
 def _name_axes(proto: ModelProto, component: Component) -> None:
@@ -114,7 +122,7 @@ def _name_axes(proto: ModelProto, component: Component) -> None:
                     )
                 if not is_fixed and names.setdefault(dim.dim_param, str(axis)) != axis:
                     raise GraphError(
-                        f"{component.name}: the graph ties the axis {axis!r} of {value.name} to {names[dim.dim_param]!r}."
+                        f"{component.name}: the graph ties axis {axis!r} of {value.name} to {names[dim.dim_param]!r}."
                     )
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:

@@ -86,7 +86,8 @@ def check(component: Component, file: Path, cases: Sequence[Case]) -> list[CaseR
                 raise ParityError(f"{where}: output {name}: {error}.") from None
             if not errors[name] <= TOLERANCE:
                 raise ParityError(
-                    f"{where}: output {name} is off by {errors[name]:.2e} relative to PyTorch; {TOLERANCE:.0e} is allowed."
+                    f"{where}: output {name} is off by {errors[name]:.2e} relative to PyTorch; "
+                    f"{TOLERANCE:.0e} is allowed."
                 )
         results.append(CaseResult(case.name, {n: list(t.shape) for n, t in case.inputs.items()}, errors))
     return results

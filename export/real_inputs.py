@@ -152,18 +152,19 @@ def _llm_cases(
     words = batch.input_ids[:1, : int(lengths[0])]
     words = words[(words != model.config.image_token_id) & (words != model.config.begin_of_image_id)].unsqueeze(0)
     alone = {
-        **inputs(torch.arange(words.shape[1]).unsqueeze(0), nothing_read, zeros[:1], zeros[:1] + words.shape[1] - 1),
+        "inputs_embeds": model.language_model.embed(words),
+        "position_ids": torch.arange(words.shape[1]).unsqueeze(0),
+        "write_indices": zeros[:1],
+        "last_token_ids": torch.tensor([[words.shape[1] - 1]]),
+        "visible": torch.zeros(*words.shape, 2, dtype=torch.int64),
         **{name: _empty(llm, name, batch=1) for name in nothing_read},
         **{name: tensor[:0] for name, tensor in values.items()},
-        "inputs_embeds": model.language_model.embed(words),
     }
-    if "visible" in alone:
-        alone["visible"] = torch.zeros_like(alone["visible"])
     return [
         Case(f"{rows} whole documents", whole),
         Case("their last tokens, from the cache", last_token),
         Case(f"{chunk.shape[1]} tokens behind {start} cached", middle),
-        Case("words without an image", alone),
+        Case("words without an image", {name: alone[name] for name in llm.inputs}),
     ]
 
 

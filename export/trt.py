@@ -9,6 +9,7 @@ loop made of the files alone has written the same text and drawn the same pictur
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.stage not in STAGES:
         parser.error(f"there is no stage {options.stage!r} yet; what exists is {', '.join(STAGES)}.")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports each torchvision op that is not installed
     try:
         export_onnx(options.model, options.out, pictures=options.images, say=lambda line: print(line, flush=True))
     except (GraphError, ParityError) as error:

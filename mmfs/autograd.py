@@ -21,20 +21,51 @@ NO_DOUBLE_BACKWARD = (
 )
 
 
-@torch.library.custom_op("mmfs::ms_deform_attn", mutates_args=())
+torch.library.define(
+    "mmfs::ms_deform_attn",
+    "(Tensor value, int[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "mmfs::ms_deform_attn_backward",
+    "(Tensor grad_out, Tensor value, int[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights, "
+    "bool needs_value) -> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+# spatial_shapes is empty when image_shapes [N, L, 2] holds the sizes of each image.
+torch.library.define(
+    "mmfs::mmfs_attention",
+    "(Tensor value, int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, "
+    "Tensor visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, Tensor? null_value, "
+    "Tensor? image_shapes) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "mmfs::mmfs_attention_backward",
+    "(Tensor grad_out, Tensor value, int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, "
+    "Tensor attention_logits, Tensor visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, "
+    "Tensor? null_value, Tensor? image_shapes, bool needs_value) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+# `define` and `impl` rather than `custom_op`, which imports torch._dynamo (seconds) at the first call of every process.
+PORTABLE = "CompositeExplicitAutograd"  # any device, below autograd
+
+
+@torch.library.impl("mmfs::ms_deform_attn", PORTABLE)
 def ms_deform_attn(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     return embedding_bag.ms_deform_attn_forward(value, spatial_shapes, sampling_locations, attention_weights)
 
 
-@ms_deform_attn.register_fake
+@torch.library.register_fake("mmfs::ms_deform_attn")
 def _(value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
     batch, num_queries, num_heads = attention_weights.shape[:3]
     return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
 
 
-@torch.library.custom_op("mmfs::ms_deform_attn_backward", mutates_args=())
+@torch.library.impl("mmfs::ms_deform_attn_backward", PORTABLE)
 def ms_deform_attn_backward(
     grad_out: Tensor,
     value: Tensor,
@@ -48,7 +79,7 @@ def ms_deform_attn_backward(
     )
 
 
-@ms_deform_attn_backward.register_fake
+@torch.library.register_fake("mmfs::ms_deform_attn_backward")
 def _(
     grad_out: Tensor,
     value: Tensor,
@@ -61,7 +92,7 @@ def _(
     return grad_value, empty_like(sampling_locations), empty_like(attention_weights)
 
 
-@torch.library.custom_op("mmfs::mmfs_attention", mutates_args=())
+@torch.library.impl("mmfs::mmfs_attention", PORTABLE)
 def mmfs_attention(
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -75,7 +106,6 @@ def mmfs_attention(
     null_value: Tensor | None,
     image_shapes: Tensor | None,
 ) -> Tensor:
-    """spatial_shapes is empty when image_shapes [N, L, 2] says the sizes of each image."""
     return embedding_bag.mmfs_attention_forward(
         value,
         spatial_shapes if image_shapes is None else image_shapes,
@@ -90,7 +120,7 @@ def mmfs_attention(
     )
 
 
-@mmfs_attention.register_fake
+@torch.library.register_fake("mmfs::mmfs_attention")
 def _(
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -108,7 +138,7 @@ def _(
     return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
 
 
-@torch.library.custom_op("mmfs::mmfs_attention_backward", mutates_args=())
+@torch.library.impl("mmfs::mmfs_attention_backward", PORTABLE)
 def mmfs_attention_backward(
     grad_out: Tensor,
     value: Tensor,
@@ -140,7 +170,7 @@ def mmfs_attention_backward(
     )
 
 
-@mmfs_attention_backward.register_fake
+@torch.library.register_fake("mmfs::mmfs_attention_backward")
 def _(
     grad_out: Tensor,
     value: Tensor,
@@ -225,7 +255,7 @@ def _refuse(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
     raise RuntimeError(NO_DOUBLE_BACKWARD)
 
 
-ms_deform_attn.register_autograd(_differentiate_classic, setup_context=_save_classic)
-mmfs_attention.register_autograd(_differentiate_mmfs, setup_context=_save_mmfs)
-ms_deform_attn_backward.register_autograd(_refuse)
-mmfs_attention_backward.register_autograd(_refuse)
+torch.library.register_autograd("mmfs::ms_deform_attn", _differentiate_classic, setup_context=_save_classic)
+torch.library.register_autograd("mmfs::mmfs_attention", _differentiate_mmfs, setup_context=_save_mmfs)
+torch.library.register_autograd("mmfs::ms_deform_attn_backward", _refuse)
+torch.library.register_autograd("mmfs::mmfs_attention_backward", _refuse)

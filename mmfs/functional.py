@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmfs import autograd
+import mmfs.autograd  # noqa: F401  (registers torch.ops.mmfs)
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
@@ -65,7 +65,7 @@ def ms_deform_attn(
     check_shape("attention_weights", attention_weights, per_query, f"[B, Q, H, L, P], {letters}")
     if choose(backend, value) == "reference":
         return ms_deform_attn_reference(value, sizes, sampling_locations, attention_weights)
-    out: Tensor = autograd.ms_deform_attn(value, sizes, sampling_locations, attention_weights)
+    out: Tensor = torch.ops.mmfs.ms_deform_attn(value, sizes, sampling_locations, attention_weights)
     return out
 
 
@@ -181,7 +181,7 @@ def mmfs_attention(
             null_logit=null_logit,
             null_value=null_value,
         )
-    out: Tensor = autograd.mmfs_attention(
+    out: Tensor = torch.ops.mmfs.mmfs_attention(
         value,
         sizes,
         reference_points,

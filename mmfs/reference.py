@@ -47,7 +47,7 @@ def mmfs_attention_reference(
 
     spatial_shapes is flat here (h, w, h, w, ...), or a tensor [N, L, 2] when images differ.
     """
-    batch, num_queries, num_heads = attention_logits.shape[:3]
+    num_heads = attention_logits.shape[2]
     working = working_dtype(value)
     pixels = value.flatten(0, -3).to(working)  # [R, H, D]
     planes = image_planes(value, spatial_shapes)  # [N, L, 3]
@@ -64,9 +64,9 @@ def mmfs_attention_reference(
 
     points = reference_points.to(working)[:, :, None, None]  # [B, Q, 1, 1, 2]
     offsets = sampling_offsets.to(working)
-    out = pixels.new_zeros(batch, num_queries, num_heads, value.shape[-1])
-    if null_value is not None:
-        out = out + null_weight[..., None] * null_value.to(working)
+    if null_value is None:
+        null_value = pixels.new_zeros(num_heads, value.shape[-1])
+    out = null_weight[..., None] * null_value.to(working)  # [B, Q, H, D]
     for m, age in enumerate(ages):  # one age at a time: nothing of size queries x images x channels
         of_this_age = 0 if offset_table is None else of_age(offset_table.to(working), age)
         locations = (points + (offsets + of_this_age))[:, :, :, None]  # [B, Q, H, 1, P, 2], the same on every level

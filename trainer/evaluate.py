@@ -1,4 +1,4 @@
-"""`python -m trainer.evaluate MODEL_DIR`: what a model can do on held-out documents, each score beside its chance level.
+"""`python -m trainer.evaluate MODEL_DIR`: how well a model reads and draws held-out documents, with chance beside it.
 
 The documents are those of the validation split: each shows a sprite on a colour, or two sprites together, that training
 pictures never do. Every answer comes from `MMInterleaved.generate`, greedily for text and with guidance for pictures.
@@ -167,8 +167,17 @@ def evaluate(
                 written[task].append(answer(model, its_documents[index], EXAMS[task], settings, seed=index))
                 seconds[task] += time.monotonic() - start
                 progress(_progress_line(asked, written, seconds))
+    side_px = min(model.config.image_decoder.image_size, CANVAS)
     results = {
-        task: TaskResult(*_score(task, asked[task], written[task], model, settings), seconds[task]) for task in asked
+        task: grade(
+            EXAMS[task],
+            asked[task],
+            written[task],
+            num_concepts=settings.num_concepts,
+            side_px=side_px,
+            wall_s=seconds[task],
+        )
+        for task in asked
     }
     return Evaluation(results, settings, weights, time.monotonic() - begun)
 
@@ -198,13 +207,28 @@ def to_model(segments: Sequence[Segment], image_px: int) -> list[str | torch.Ten
     ]
 
 
-def _score(
-    task: str, asked: Sequence[Document], written: Sequence[Written], model: MMInterleaved, settings: Settings
-) -> tuple[tuple[Answered, ...], dict[str, Score]]:
-    exam, side_px = EXAMS[task], min(model.config.image_decoder.image_size, CANVAS)
+def grade(
+    exam: Exam,
+    asked: Sequence[Document],
+    written: Sequence[Written],
+    *,
+    num_concepts: int,
+    side_px: int,
+    wall_s: float = 0.0,
+) -> TaskResult:
+    """Score the answers of one family, the truth itself, and chance.
+
+    Args:
+        exam: of the family.
+        asked: its documents.
+        written: the answer to each.
+        num_concepts: how many sprites a drawn one is told from.
+        side_px: pictures are compared at this size; it divides the size of the drawn ones.
+        wall_s: seconds that the answers took.
+    """
 
     def score(given: Answer, document: Document) -> dict[str, float]:
-        return exam.score(given, document, settings.num_concepts)
+        return exam.score(given, document, num_concepts)
 
     truths = {document.key: exam.true_answer(document, side_px) for document in asked}
     best = {document.key: score(truths[document.key], document) for document in asked}
@@ -218,15 +242,16 @@ def _score(
         Answered(document, one, score(_scorable(one, side_px), document))
         for document, one in zip(asked, written, strict=True)
     )
-    names = [name for name in exam.labels if any(name in scores for scores in best.values())]
-    return answered, {
+    names = [name for name in exam.labels if any(name in its for its in best.values())]
+    scores = {
         name: Score.of(
             [one.scores[name] for one in answered if name in one.scores],
             chance=chance.get(name),
-            ceiling=float(np.mean([scores[name] for scores in best.values() if name in scores])),
+            ceiling=float(np.mean([its[name] for its in best.values() if name in its])),
         )
         for name in names
     }
+    return TaskResult(answered, scores, wall_s)
 
 
 def _scorable(written: Written, side_px: int) -> Answer:
@@ -306,7 +331,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     defaults = Settings()
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
-    parser.add_argument("--tasks", nargs="+", default=list(defaults.tasks), metavar="TASK", help=f"of {', '.join(EXAMS)}")
+    parser.add_argument(
+        "--tasks", nargs="+", default=list(defaults.tasks), metavar="TASK", help=f"of {', '.join(EXAMS)}"
+    )
     parser.add_argument(
         "--count", type=int, default=defaults.num_texts, help="documents of each family answered in writing"
     )

@@ -75,9 +75,7 @@ def sprites_right(picture: np.ndarray, facts: dict[str, Any], num_concepts: int)
     return float(np.mean([name == item["sprite"] for name, item in zip(named, facts["objects"], strict=True)]))
 
 
-def nearest_sprite(
-    picture: np.ndarray, square: tuple[int, int, int], background: np.ndarray, num_concepts: int
-) -> int:
+def nearest_sprite(picture: np.ndarray, square: tuple[int, int, int], background: np.ndarray, num_concepts: int) -> int:
     """The sprite that a square of the picture looks like most.
 
     Args:

@@ -68,7 +68,9 @@ def attributes_of(node: NodeProto) -> dict[str, object]:
 
 
 def constants_of(model: ModelProto) -> dict[str, Tensor]:
-    return {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
+    return {
+        tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in model.graph.initializer
+    }
 
 
 class FusedTwice(nn.Module):
@@ -136,8 +138,8 @@ def test_exported_mmfs_attention_runs_at_other_sizes_than_traced(fused, sizes):
     assert relative_error(run(model, inputs), module(*inputs)) < 1e-5
 
 
-@pytest.mark.parametrize("opset", [20, 24])
-def test_an_explicit_opset_is_that_of_model_and_bodies(opset):
+def test_an_explicit_opset_is_that_of_model_and_bodies():
+    opset = 24
     torch.manual_seed(1)
     module, inputs = FusedTwice(), fused_inputs(2, 3, 4)
     model = export(module, inputs, ({0: N}, BY_QUERY, BY_QUERY, BY_QUERY, BY_QUERY), opset=opset)
@@ -148,18 +150,19 @@ def test_an_explicit_opset_is_that_of_model_and_bodies(opset):
 
 
 class Layer(nn.Module):
-    """MMFS from queries and features: reference points shared by the batch, base as trained."""
+    """MMFS from queries and features, with null and without; reference points shared by the batch."""
 
-    def __init__(self, null: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.layer = mmfs.MMFS(
-            8, 6, spatial_shapes=SHAPES, num_heads=2, num_points=4, max_age=3, base=(7, 5), null=null
-        )
-        for parameter in self.layer.parameters():
+        options = {"spatial_shapes": SHAPES, "num_heads": 2, "num_points": 4, "max_age": 3, "base": (7, 5)}
+        self.with_null = mmfs.MMFS(8, 6, **options)
+        self.without_null = mmfs.MMFS(8, 6, **options, null=False)
+        for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.5)
 
     def forward(self, query: Tensor, points: Tensor, visible: Tensor, features: Tensor) -> Tensor:
-        return self.layer(query, points, visible, features=features)
+        query = query + self.with_null(query, points, visible, features=features)
+        return query + self.without_null(query, points, visible, features=features)
 
 
 def layer_inputs(batch: int, num_queries: int, num_images: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -169,15 +172,13 @@ def layer_inputs(batch: int, num_queries: int, num_images: int, dtype: torch.dty
     return query, points, visible, torch.randn(num_images, S, 6, dtype=dtype)
 
 
-@pytest.mark.parametrize("null", [True, False])
-def test_the_layer_is_one_node_and_runs_at_other_sizes(null):
+def test_each_layer_is_one_node_and_runs_at_other_sizes():
     torch.manual_seed(2)
-    module = Layer(null)
-    model = export(module, layer_inputs(2, 3, 4, torch.float32), (BY_QUERY, {0: Q}, BY_QUERY, {0: N}))
-    (node,) = mmfs_nodes(model)
-    assert node.op_type == "MMFS"
-    assert attributes_of(node)["spatial_shapes"] == FLAT_SHAPES
-    assert attributes_of(node)["use_null"] == int(null)
+    module = Layer()
+    model = export(module, layer_inputs(2, 3, 4, torch.float32), (BY_QUERY, {0: Q}, BY_QUERY, {0: N}), opset=18)
+    nodes = mmfs_nodes(model)
+    assert [(node.op_type, attributes_of(node)["use_null"]) for node in nodes] == [("MMFS", 1), ("MMFS", 0)]
+    assert all(attributes_of(node)["spatial_shapes"] == FLAT_SHAPES for node in nodes)
     for sizes in ((2, 3, 4), (1, 1, 6), (4, 7, 1)):
         inputs = layer_inputs(*sizes, torch.float32)
         assert relative_error(run(model, inputs), module(*inputs)) < 1e-5
@@ -185,14 +186,13 @@ def test_the_layer_is_one_node_and_runs_at_other_sizes(null):
 
 def test_the_layer_in_half_precision_is_as_good_as_torch():
     torch.manual_seed(3)
-    module = Layer(null=True).half()
+    module = Layer().half()
     inputs = layer_inputs(2, 3, 4, torch.float16)
     out = run(export(module, inputs, (BY_QUERY, {0: Q}, BY_QUERY, {0: N})), inputs)
     assert out.dtype == torch.float16
     own = module(*inputs).double()
     exact = module.double()(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs))
-    scale = exact.abs().max()
-    assert (out - exact).abs().max() / scale <= 2 * (own - exact).abs().max() / scale + 2**-11
+    assert (out - exact).abs().max() <= 2 * (own - exact).abs().max()
 
 
 class Classic(nn.Module):
@@ -228,6 +228,11 @@ def test_deformable_attention_becomes_one_node_per_layer_and_runs_at_other_sizes
         assert relative_error(run(model, inputs), module(*inputs)) < 1e-5
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """The exporter wraps what the translation raised, more than once."""
+    return error if error.__cause__ is None else root_cause(error.__cause__)
+
+
 class DifferentSizes(nn.Module):
     def forward(self, value: Tensor, sizes: Tensor, points: Tensor, offsets: Tensor, logits: Tensor, visible: Tensor):
         return torch.ops.mmfs.mmfs_attention(value, [], points, offsets, logits, visible, None, None, 0.0, None, sizes)
@@ -238,7 +243,7 @@ def test_images_of_different_sizes_are_refused_with_a_sentence():
     inputs = (torch.randn(2 * S, 2, 3), torch.tensor(SHAPES).expand(2, -1, -1), *rest)
     with pytest.raises(torch.onnx.OnnxExporterError) as error:
         export(DifferentSizes(), inputs, None)
-    assert "sizes that differ between images" in str(error.value.__cause__.__cause__ or error.value)
+    assert "sizes that differ between images" in str(root_cause(error.value))
 
 
 def test_a_dynamic_number_of_points_is_refused_with_a_sentence():
@@ -251,4 +256,4 @@ def test_a_dynamic_number_of_points_is_refused_with_a_sentence():
     shapes = ((None, None, {3: points}, {4: points}, None),)
     with pytest.raises(torch.onnx.OnnxExporterError) as error:
         export(Bare(), fused_inputs(1, 2, 2), shapes)
-    assert "leave them out of dynamic_shapes" in str(error.value.__cause__.__cause__ or error.value)
+    assert "leave them out of dynamic_shapes" in str(root_cause(error.value))

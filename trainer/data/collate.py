@@ -36,7 +36,10 @@ def box_resize(pixels: np.ndarray, size_px: int) -> np.ndarray:
     box = height // size_px
     boxes = pixels.reshape(num_images, size_px, box, size_px, box, 3)
     # Sums of bytes are whole numbers, so the result does not depend on the order of the additions.
-    sums = sum(boxes[:, :, row, :, column].astype(np.uint32) for row in range(box) for column in range(box))
+    sums = np.zeros((num_images, size_px, size_px, 3), dtype=np.uint32)
+    for row in range(box):
+        for column in range(box):
+            sums += boxes[:, :, row, :, column]
     return np.ascontiguousarray(np.moveaxis(sums, -1, 1), dtype=np.float32) / np.float32(255 * box * box)
 
 

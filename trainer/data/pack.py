@@ -29,9 +29,9 @@ class SpecialTokens:
     def of(cls, tokenizer: Tokenizer) -> SpecialTokens:
         """The ids of `<pad> <s> </s> <BoI> <image>`; a ValueError names those that the tokenizer lacks."""
         names = ("<pad>", "<s>", "</s>", "<BoI>", "<image>")
-        ids = [tokenizer.token_to_id(name) for name in names]
-        missing = [name for name, token in zip(names, ids, strict=True) if token is None]
-        if missing:
+        ids = [token for token in map(tokenizer.token_to_id, names) if token is not None]
+        if len(ids) < len(names):
+            missing = [name for name in names if tokenizer.token_to_id(name) is None]
             raise ValueError(f"The tokenizer has no {', '.join(missing)}; add them as special tokens.")
         return cls(*ids)
 

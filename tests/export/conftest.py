@@ -1,0 +1,111 @@
+"""One tiny model, exported once for all tests (and once for all workers of pytest-xdist)."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from tokenizers import Tokenizer
+
+from export.components import Component, components_of
+from export.manifest import MANIFEST_FILE
+from export.real_inputs import Case, real_cases
+from export.samples import SAMPLES_DIR, SAMPLES_FILE, load_samples
+from export.trt import main
+from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.generation import Reading
+
+TOKENIZER = Path(__file__).parents[2] / "trainer/data/emoji/tokenizer.json"
+CUE = "draw"
+"""After this text the model wants to draw."""
+
+
+def lively_model(config: MMInterleavedConfig) -> MMInterleaved:
+    """Random weights, also where training starts from zero: gates are open and offsets depend on their queries."""
+    torch.manual_seed(0)
+    model = MMInterleaved(config, MMInterleavedProcessor(Tokenizer.from_file(str(TOKENIZER)), image_size=32)).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    reading = Reading(model)
+    with torch.no_grad():
+        reading.read_tokens([config.bos_token_id, *model.processor.encode_text(CUE)])
+        wish = reading.hidden[0][0, -1]
+        head = model.language_model.host.get_output_embeddings()
+        head.weight[config.begin_of_image_id] = wish / wish.square().sum() * (reading.logits.max() + 1)
+    return model
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def config() -> MMInterleavedConfig:
+    """`tiny()` with one layer of what it has two of and without the VAE: tracing takes a third of the time."""
+    tiny = MMInterleavedConfig.tiny()
+    vision = dataclasses.replace(tiny.vision, adapter_blocks=1, clip={**tiny.vision.clip, "num_hidden_layers": 1})
+    language_model = dataclasses.replace(
+        tiny.language_model, mmfs_every=1, transformer={**tiny.language_model.transformer, "num_hidden_layers": 2}
+    )
+    unet = {**tiny.image_decoder.unet, "in_channels": 12, "out_channels": 12}
+    image_decoder = dataclasses.replace(tiny.image_decoder, vae=None, pixel_fold=2, unet=unet)
+    return dataclasses.replace(tiny, vision=vision, language_model=language_model, image_decoder=image_decoder)
+
+
+@pytest.fixture(scope="session")
+def model_dir(scratch: Path, config: MMInterleavedConfig) -> Path:
+    """A saved model with sample documents beside it."""
+    directory = scratch / "model"
+    with FileLock(scratch / "model.lock"):
+        if not directory.is_dir():
+            lively_model(config).save_pretrained(scratch / "model.partial")
+            folder = scratch / "model.partial" / SAMPLES_DIR
+            folder.mkdir()
+            for i in range(3):
+                picture(i).save(folder / f"{i}.png")
+            documents = [
+                [{"image": "0.png"}, {"text": "one"}, {"image": "1.png"}],
+                [{"text": "a longer text, and then"}, {"image": "2.png"}],
+                [{"text": "no image"}],
+            ]
+            (folder / SAMPLES_FILE).write_text(json.dumps(documents))
+            (scratch / "model.partial").rename(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def exported(scratch: Path, model_dir: Path) -> Path:
+    """What the command writes for that model."""
+    out = scratch / "exported"
+    with FileLock(scratch / "exported.lock"):
+        if not (out / MANIFEST_FILE).is_file():
+            assert main([str(model_dir), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def model(model_dir: Path) -> MMInterleaved:
+    return MMInterleaved.from_pretrained(model_dir)
+
+
+@pytest.fixture
+def components(model: MMInterleaved) -> dict[str, Component]:
+    return components_of(model)
+
+
+@pytest.fixture
+def cases(model: MMInterleaved, components: dict[str, Component], model_dir: Path) -> dict[str, list[Case]]:
+    return real_cases(model, components, load_samples(model_dir).documents)

@@ -1,0 +1,53 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from export.components import Component
+from export.parity import TOLERANCE
+
+
+@pytest.fixture
+def manifest(exported: Path) -> dict:
+    return json.loads((exported / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_every_file_is_listed_with_its_digest(exported: Path, model_dir: Path, manifest: dict) -> None:
+    entries = [component["onnx"] for component in manifest["components"].values()] + manifest["assets"]
+    assert {entry["path"] for entry in entries} == {
+        path.relative_to(exported).as_posix()
+        for path in exported.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+    assert set(manifest["model"]) == {"config.json", "model.safetensors"}
+    for root, listed in ((exported, entries), (model_dir, manifest["model"].values())):
+        for entry in listed:
+            content = (root / entry["path"]).read_bytes()
+            assert entry["bytes"] == len(content)
+            assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_components_are_described_and_validated(manifest: dict, components: dict[str, Component]) -> None:
+    assert list(manifest["components"]) == list(components)
+    for name, entry in manifest["components"].items():
+        for direction, ports in (("inputs", components[name].inputs), ("outputs", components[name].outputs)):
+            assert [port["name"] for port in entry[direction]] == list(ports)
+            assert [tuple(port["shape"]) for port in entry[direction]] == [port.shape for port in ports.values()]
+            assert {port["dtype"] for port in entry[direction]} <= {"float32", "int64"}
+        validation = entry["validation"]
+        assert validation["status"] == "pass"
+        assert 0 <= validation["max_relative_error"] <= validation["tolerance"] == TOLERANCE
+        assert len(validation["cases"]) >= 2
+        assert all(set(case["relative_errors"]) == set(components[name].outputs) for case in validation["cases"])
+        assert entry["engine"] == {"status": "not built"}
+    assert manifest["components"]["llm"]["num_mmfs_nodes"] == {"MMFS": 2}
+
+
+def test_it_says_what_was_used_and_what_was_not_done(manifest: dict) -> None:
+    assert manifest["schema"] == 1
+    assert "engine: not built" in manifest["not_done"]
+    assert {"torch", "onnx", "onnxruntime"} <= set(manifest["versions"])
+    assert manifest["samples"] == "the first 3 documents of samples/samples.json beside the model"
+    assert manifest["generation"]["status"] == "pass"
+    assert manifest["generation"]["num_pictures"] == len(manifest["generation"]["texts"]) == 3

@@ -1,0 +1,113 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import export.trt
+from export.components import Component
+from export.onnx_graph import Graph
+from export.trt import main
+from models import MMInterleaved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing"], "missing holds no config.json"),
+        (["empty"], "empty holds no config.json"),
+        (["MODEL", "--images", "no.png"], "no picture no.png"),
+    ],
+    ids=["no-directory", "not-a-model", "no-picture"],
+)
+def test_wrong_arguments_end_in_a_sentence(
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    arguments = [str(model_dir) if argument == "MODEL" else argument for argument in arguments]
+    assert main([*arguments, "--out", "out"]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_model_without_a_processor_is_refused(
+    model: MMInterleaved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.processor = None
+    model.save_pretrained(tmp_path / "model")
+    assert main([str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 2
+    assert "holds no processor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["build", "bench", "all"])
+def test_stages_that_do_not_exist_are_refused(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([str(model_dir), "--out", str(tmp_path / "out"), "--stage", stage])
+    assert exit_.value.code == 2
+    assert f"there is no stage '{stage}' yet; what exists is onnx" in capsys.readouterr().err
+
+
+def test_a_directory_with_something_else_is_kept(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main([str(model_dir), "--out", str(tmp_path)]) == 2
+    assert "is no earlier export" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.fixture
+def without_tracing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let the command take graphs that were traced before; spoil the one that is named."""
+
+    def install(spoiled: str) -> None:
+        def load(component: Component) -> Graph:
+            proto = onnx.load(exported / "onnx" / f"{component.name}.onnx")
+            if component.name == spoiled:
+                for tensor in proto.graph.initializer:
+                    if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+                        values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
+                        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+            return Graph(proto, len(proto.graph.node), {}, 0.0)
+
+        monkeypatch.setattr(export.trt, "to_onnx", load)
+
+    return install
+
+
+def test_a_component_that_differs_leaves_nothing_behind(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_tracing: Callable[[str], None]
+) -> None:
+    without_tracing("llm")
+    assert main([str(model_dir), "--out", str(tmp_path / "deep/out")]) == 1
+    captured = capsys.readouterr()
+    assert "nothing was written" in captured.err
+    assert "llm, case '3 whole documents': output logits is off by" in captured.err
+    assert "[4/7] llm" in captured.out
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_an_earlier_export_is_replaced_whole_or_kept_whole(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_tracing: Callable[[str], None]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text("{}")
+    without_tracing("llm")
+    assert main([str(model_dir), "--out", str(out)]) == 1
+    assert (out / "manifest.json").read_text() == "{}"
+    without_tracing("none")
+    assert main([str(model_dir), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"onnx", "assets", "manifest.json"}
+    assert (out / "manifest.json").read_text() != "{}"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert "3 texts equal; 3 pictures" in capsys.readouterr().out

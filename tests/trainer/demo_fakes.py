@@ -1,0 +1,84 @@
+"""Results that look like those of a model, made from the truth, for tests of the page."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image as PILImage
+
+from trainer.data.document import Document
+from trainer.data.emoji.tasks import TaskOptions, documents
+from trainer.demo_charts import Curve
+from trainer.demo_page import Demo, Look, Run, Story
+from trainer.evaluate import Evaluation, Settings, Written, grade
+from trainer.exams import EXAMS, true_picture
+
+SIDE_PX = 32
+NUM_CONCEPTS = 27
+WORLD = TaskOptions(num_concepts=NUM_CONCEPTS)
+
+
+def perfect_answer(document: Document) -> Written:
+    """What a faultless model would say."""
+    if EXAMS[document.task].kind == "text":
+        return document.truth["answer"]
+    return PILImage.fromarray(true_picture(document).pixels).resize((SIDE_PX, SIDE_PX), PILImage.Resampling.BOX)
+
+
+def fake_evaluation(sha256: str, *, num_documents: int, every_wrong: int) -> Evaluation:
+    """Right answers, but each `every_wrong`-th document is answered with the next one's."""
+    results = {}
+    for task, exam in EXAMS.items():
+        asked = documents(task, "val", 0, num_documents + 1, options=WORLD)
+        written = [perfect_answer(asked[i + (i % every_wrong == 0)]) for i in range(num_documents)]
+        results[task] = grade(exam, asked[:-1], written, num_concepts=NUM_CONCEPTS, side_px=SIDE_PX, wall_s=1.5)
+    settings = Settings(num_texts=num_documents, num_pictures=num_documents, num_concepts=NUM_CONCEPTS)
+    weights = {"sha256": sha256 * 64, "num_parameters": 3_210_000, "has_mmfs": True}
+    return Evaluation(results, settings, weights, wall_s=12.0)
+
+
+def fake_run(title: str, num_steps: int) -> Run:
+    """Falling, noisy losses."""
+    steps = tuple(range(1, num_steps + 1))
+    noise = np.random.default_rng(0).normal(0, 0.1, num_steps)
+    values = tuple(float(5 / (1 + step / 30) * np.exp(bump)) for step, bump in zip(steps, noise, strict=True))
+    return Run(title, Curve("loss_text", steps, values), Curve("loss_image", steps, tuple(v / 9 for v in values)))
+
+
+def fake_demo(*, num_documents: int = 2) -> Demo:
+    """A page's content with every section."""
+    live = fake_evaluation("a", num_documents=num_documents, every_wrong=2)
+    [story] = documents("story", "val", 0, 1, options=WORLD)
+    reading = live.tasks["read"].answered[0]
+    points = tuple((x / 8, y / 8, x * y / 64) for x in range(1, 8) for y in range(1, 8))
+    return Demo(
+        live=live,
+        shipped=fake_evaluation("b", num_documents=num_documents, every_wrong=3),
+        without_mmfs={
+            **fake_evaluation("c", num_documents=num_documents, every_wrong=1).to_dict(),
+            "made_by": "python -m trainer.pretrain toy_scratch --without & <so on>",
+        },
+        runs=(fake_run("the long run", 3000), fake_run("this run", 120)),
+        stories=(Story(story.segments[:1], (perfect_answer(story), " the owl moves <up>")),),
+        looks=(Look(reading.document.segments[0].pixels, "which number?", "37", points),),
+        export={
+            "samples": "the first 4 documents",
+            "components": {
+                "visual_tokenizer": {
+                    "num_nodes": 812,
+                    "num_mmfs_nodes": {"ms_deform_attn": 4},
+                    "onnx": {"bytes": 3_400_000},
+                    "validation": {"max_relative_error": 2.4e-6},
+                },
+                "decode_tokens": {
+                    "num_nodes": 40,
+                    "num_mmfs_nodes": {},
+                    "onnx": {"bytes": 100_000},
+                    "validation": {"max_relative_error": 0.0},
+                },
+            },
+        },
+        made_by={"command": "python -m trainer.pretrain toy_scratch", "steps": 12000, "minutes": 61.5},
+        commands={"training": "python -m trainer.pretrain toy --out runs/demo", "scores": "python -m trainer.evaluate"},
+        environment={"machine": "a processor", "torch": "2.13.0"},
+        wall_times_s={"training": 300.0, "scores": 41.0},
+    )
