@@ -52,21 +52,20 @@ torch.library.define(
 PORTABLE = "CompositeExplicitAutograd"  # any device, below autograd
 
 
-@torch.library.impl("mmfs::ms_deform_attn", PORTABLE)
-def ms_deform_attn(
+def _classic(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     return embedding_bag.ms_deform_attn_forward(value, spatial_shapes, sampling_locations, attention_weights)
 
 
-@torch.library.register_fake("mmfs::ms_deform_attn")
-def _(value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+def _classic_fake(
+    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
     batch, num_queries, num_heads = attention_weights.shape[:3]
     return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
 
 
-@torch.library.impl("mmfs::ms_deform_attn_backward", PORTABLE)
-def ms_deform_attn_backward(
+def _classic_backward(
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -79,8 +78,7 @@ def ms_deform_attn_backward(
     )
 
 
-@torch.library.register_fake("mmfs::ms_deform_attn_backward")
-def _(
+def _classic_backward_fake(
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -88,12 +86,11 @@ def _(
     attention_weights: Tensor,
     needs_value: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_value = empty_like(value) if needs_value else value.new_empty(0)
-    return grad_value, empty_like(sampling_locations), empty_like(attention_weights)
+    grad_value = _empty_like(value) if needs_value else value.new_empty(0)
+    return grad_value, _empty_like(sampling_locations), _empty_like(attention_weights)
 
 
-@torch.library.impl("mmfs::mmfs_attention", PORTABLE)
-def mmfs_attention(
+def _mmfs(
     value: Tensor,
     spatial_shapes: Sequence[int],
     reference_points: Tensor,
@@ -120,8 +117,7 @@ def mmfs_attention(
     )
 
 
-@torch.library.register_fake("mmfs::mmfs_attention")
-def _(
+def _mmfs_fake(
     value: Tensor,
     spatial_shapes: Sequence[int],
     reference_points: Tensor,
@@ -138,8 +134,7 @@ def _(
     return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
 
 
-@torch.library.impl("mmfs::mmfs_attention_backward", PORTABLE)
-def mmfs_attention_backward(
+def _mmfs_backward(
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -170,8 +165,7 @@ def mmfs_attention_backward(
     )
 
 
-@torch.library.register_fake("mmfs::mmfs_attention_backward")
-def _(
+def _mmfs_backward_fake(
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -187,21 +181,21 @@ def _(
     needs_value: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     def like(tensor: Tensor | None) -> Tensor:
-        return value.new_empty(0, dtype=working) if tensor is None else empty_like(tensor)
+        return value.new_empty(0, dtype=working) if tensor is None else _empty_like(tensor)
 
     working = torch.promote_types(value.dtype, torch.float32)
     return (
-        empty_like(value) if needs_value else value.new_empty(0),
-        empty_like(reference_points),
-        empty_like(sampling_offsets),
-        empty_like(attention_logits),
+        _empty_like(value) if needs_value else value.new_empty(0),
+        _empty_like(reference_points),
+        _empty_like(sampling_offsets),
+        _empty_like(attention_logits),
         like(offset_table),
         like(logit_table),
         like(null_value),
     )
 
 
-def empty_like(tensor: Tensor) -> Tensor:
+def _empty_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
@@ -255,6 +249,14 @@ def _refuse(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
     raise RuntimeError(NO_DOUBLE_BACKWARD)
 
 
+for _op, _forward, _fake in (
+    ("mmfs::ms_deform_attn", _classic, _classic_fake),
+    ("mmfs::ms_deform_attn_backward", _classic_backward, _classic_backward_fake),
+    ("mmfs::mmfs_attention", _mmfs, _mmfs_fake),
+    ("mmfs::mmfs_attention_backward", _mmfs_backward, _mmfs_backward_fake),
+):
+    torch.library.impl(_op, PORTABLE, _forward)
+    torch.library.register_fake(_op, _fake)
 torch.library.register_autograd("mmfs::ms_deform_attn", _differentiate_classic, setup_context=_save_classic)
 torch.library.register_autograd("mmfs::mmfs_attention", _differentiate_mmfs, setup_context=_save_mmfs)
 torch.library.register_autograd("mmfs::ms_deform_attn_backward", _refuse)

@@ -225,10 +225,9 @@ def shared_sizes(spatial_shapes: Sizes) -> list[int]:
         pairs: Sequence[Sequence[int]] = check_integer("spatial_shapes", spatial_shapes).tolist()
     else:
         pairs = spatial_shapes
-    sizes = [int(side) for pair in pairs for side in pair]
-    if not sizes or any(len(pair) != 2 for pair in pairs) or min(sizes) < 1:
+    if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 and min(pair) >= 1 for pair in pairs):
         raise ValueError(f"spatial_shapes is {pairs}. Expected at least one (h, w) with sides of at least 1.")
-    return sizes
+    return [int(side) for pair in pairs for side in pair]
 
 
 def check_pixels(sizes: Sequence[int], num_pixels: int) -> None:
@@ -242,13 +241,19 @@ def check_pixels(sizes: Sequence[int], num_pixels: int) -> None:
 
 
 def check_points(reference_points: Tensor, batch: int, num_queries: int) -> None:
-    given = (1,) * (3 - reference_points.ndim) + tuple(reference_points.shape)
-    fits = len(given) == 3 and given[0] in (1, batch) and given[1] in (1, num_queries) and given[2] == 2
-    if not fits:
+    expected = (batch, num_queries, 2)
+    if reference_points.shape[-1:] != (2,) or not broadcasts(reference_points.shape, expected):
         raise ValueError(
             f"reference_points has shape {shape(reference_points)}. Expected one that broadcasts to [B, Q, 2] = "
-            f"{[batch, num_queries, 2]}."
+            f"{list(expected)}."
         )
+
+
+def broadcasts(given: Sequence[int], expected: Sequence[int]) -> bool:
+    """Can a tensor of shape `given` be expanded to `expected`?"""
+    # Compared with the full size first: a symbolic size of torch.export stays symbolic.
+    pairs = zip(reversed(given), reversed(expected), strict=False)
+    return len(given) <= len(expected) and all(size == full or size == 1 for size, full in pairs)
 
 
 def check_table(name: str, table: Tensor | None, of_one_age: tuple[int, ...], letters: str) -> None:

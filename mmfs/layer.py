@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfs.functional import Sizes, mmfs_attention, ms_deform_attn
+from mmfs.functional import Sizes, broadcasts, mmfs_attention, ms_deform_attn
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -284,14 +284,13 @@ class MSDeformAttn(nn.Module):
             raise ValueError(f"query has shape {list(query.shape)}. Expected [B, Q, d_model = {self.d_model}].")
         batch, num_queries, _ = query.shape
         expected = (batch, num_queries, self.n_levels)
-        given = tuple(reference_points.shape)
-        fits = all(size in (1, full) for size, full in zip(given, expected, strict=False))
-        if len(given) != 4 or given[3] not in (2, 4) or not fits:
+        given = reference_points.shape
+        if len(given) != 4 or given[3] not in (2, 4) or not broadcasts(given[:3], expected):
             raise ValueError(
                 f"reference_points has shape {list(given)}. Expected [B, Q, L, 2] or [B, Q, L, 4], or 1 in place of "
                 f"B, Q or L, with [B, Q, L] = {list(expected)}."
             )
-        if input_flatten.ndim != 3 or input_flatten.shape[::2] != (batch, self.d_model):
+        if input_flatten.ndim != 3 or input_flatten.shape[0] != batch or input_flatten.shape[2] != self.d_model:
             raise ValueError(
                 f"input_flatten has shape {list(input_flatten.shape)}. Expected [B, S, d_model] with B = {batch} and "
                 f"d_model = {self.d_model}."

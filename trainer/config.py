@@ -101,6 +101,10 @@ class TrainConfig:
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     encoder_pretraining: EncoderPretrainingConfig = field(default_factory=EncoderPretrainingConfig)
+    freeze_encoder: bool = False
+    """In the main training, keep the vision transformer and its adapter as they are (the paper freezes its CLIP); the
+    resampler that makes visual tokens of their features still learns."""
+
     init: str | None = None
     """A directory written by `MMInterleaved.save_pretrained` whose weights the run starts from; null: random ones."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
+from trainer.data.collate import box_resize
 from trainer.data.document import Document, Segment, Text
 from trainer.demo_charts import Curve, loss_chart, shared_range
 from trainer.evaluate import Answered, Evaluation, Written
@@ -255,9 +256,10 @@ def _card(exam: Exam, live: Answered, shipped: Answered | None) -> str:
         )
         made = f'<dl class="answers"><dt>truth</dt><dd>{escape(document.truth["answer"])}</dd>{said}</dl>'
     else:
-        figures = [
-            f"<figure>{_picture(true_picture(document).pixels, 'the truth')}<figcaption>truth</figcaption></figure>"
-        ]
+        assert not isinstance(live.answer, str)
+        truth = box_resize(true_picture(document).pixels[None], live.answer.width)[0]  # float32 [3, h, h]
+        pixels = np.rint(np.moveaxis(truth, 0, -1) * 255).astype(np.uint8)
+        figures = [f"<figure>{_picture(pixels, 'the truth')}<figcaption>truth</figcaption></figure>"]
         figures += [
             f"<figure>{_picture(one.answer, 'drawn by the model')}<figcaption>{who} {_mark(one.right)} "
             f"{_details(one.scores)}</figcaption></figure>"
@@ -273,13 +275,18 @@ def _card(exam: Exam, live: Answered, shipped: Answered | None) -> str:
 
 
 def _given(segments: Iterable[Segment], boxes: Sequence[Box | None]) -> str:
-    parts = []
+    """Each picture with the text before it above it; text after the last picture as a paragraph."""
+    parts, before = [], ""
     for segment in segments:
         if isinstance(segment, Text):
-            parts.append(f"<p>{escape(segment.text.strip())}</p>")
-        else:
-            parts.append(f'<div class="picture">{_picture(segment.pixels, "given")}{_overlay(boxes)}</div>')
-    return "".join(parts)
+            before += segment.text
+            continue
+        picture = f'<div class="picture">{_picture(segment.pixels, "given")}{_overlay(boxes)}</div>'
+        parts.append(
+            f"<figure><figcaption>{escape(before.strip())}</figcaption>{picture}</figure>" if before else picture
+        )
+        before = ""
+    return "".join(parts) + (f"<p>{escape(before.strip())}</p>" if before else "")
 
 
 def _overlay(boxes: Sequence[Box | None]) -> str:
@@ -305,10 +312,7 @@ def _details(scores: Mapping[str, float]) -> str:
 def _stories(demo: Demo) -> str:
     if not demo.stories:
         return ""
-    cards = "".join(
-        f'<div class="panel told">{"".join(map(_told, story.prompt))}{"".join(map(_made, story.written))}</div><br>'
-        for story in demo.stories
-    )
+    cards = "".join(f'<div class="panel told">{_told(story)}</div>' for story in demo.stories)
     return (
         '<p class="note">The model got the first sentence only. Everything marked in blue is its own, in this order: '
         "it draws a picture, reads it back, writes the next sentence, draws again, and decides itself when to draw "
@@ -316,18 +320,19 @@ def _stories(demo: Demo) -> str:
     )
 
 
-def _told(segment: Segment) -> str:
-    return (
-        f"<span>{escape(segment.text.strip())}</span>"
-        if isinstance(segment, Text)
-        else _picture(segment.pixels, "given")
-    )
-
-
-def _made(written: Written) -> str:
-    if isinstance(written, str):
-        return f'<span class="made">{escape(written.strip())}</span>'
-    return f'<div class="made">{_picture(written, "drawn by the model")}</div>'
+def _told(story: Story) -> str:
+    """Pictures with the text before them; what the model made is marked."""
+    parts, before = [], ""
+    told = [(segment.text if isinstance(segment, Text) else segment.pixels, False) for segment in story.prompt]
+    for segment, is_own in [*told, *((written, True) for written in story.written)]:
+        mark = ' class="made"' if is_own else ""
+        if isinstance(segment, str):
+            before += f"<span{mark}>{escape(segment.strip())}</span> "
+            continue
+        picture = f"<div{mark}>{_picture(segment, 'drawn by the model' if is_own else 'given')}</div>"
+        parts.append(f"<figure><figcaption>{before}</figcaption>{picture}</figure>")
+        before = ""
+    return "".join(parts) + (f"<figure><figcaption>{before}</figcaption></figure>" if before else "")
 
 
 def _looks(demo: Demo) -> str:

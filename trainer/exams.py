@@ -92,7 +92,8 @@ def score_caption(answer: Answer, document: Document, _num_concepts: int) -> dic
         "colour": float(said.colour == true.colour),
     }
     if len(true.names) > 1:
-        scores["relation"] = float(said.relation == true.relation)
+        order = [[name for name in one.names if name in other.names] for one, other in ((said, true), (true, said))]
+        scores["relation"] = float(said.relation == true.relation and order[0] == order[1])
     return scores
 
 
@@ -150,7 +151,7 @@ EXAMS: dict[str, Exam] = {
         labels={
             "exact": "every word right",
             "sprites": "sprites named (shared over the longer list)",
-            "relation": "how two or three sprites stand",
+            "relation": "how two or three sprites stand, in order",
             "colour": "background colour",
         },
         score=score_caption,
@@ -159,7 +160,7 @@ EXAMS: dict[str, Exam] = {
     "read": Exam(
         title="Detail reading",
         kind="text",
-        given="A picture of up to nine sprites with small printed numbers, and a question for one of them.",
+        given="A picture of several sprites with small printed numbers, and a question for one of them.",
         labels={"number": "exact number", "some_number": "any number that stands in the picture"},
         score=score_reading,
         max_new_tokens=6,

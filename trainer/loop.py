@@ -54,6 +54,8 @@ class Phase:
     num_steps: int
     optim: OptimConfig
     ema_decay: float = 0.0
+    frozen: tuple[str, ...] = ()
+    """Submodules of `module` that stay as they are, by their dotted names."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def train(
         NonFiniteError: a gradient is not finite.
     """
     module = phase.module.to(device).train()
+    for name in phase.frozen:
+        module.get_submodule(name).requires_grad_(False)
     optimizer = make_optimizer(module, phase.optim)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = WeightAverage(module, phase.ema_decay) if phase.ema_decay else None

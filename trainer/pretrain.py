@@ -190,6 +190,7 @@ def make_phases(model: MMInterleaved, config: TrainConfig) -> Iterator[Phase]:
         num_steps=config.num_steps,
         optim=config.optim,
         ema_decay=config.ema_decay,
+        frozen=("visual_tokenizer.adapter",) if config.freeze_encoder else (),
     )
 
 

@@ -1,0 +1,172 @@
+"""The operators under torch.library's own checks, torch.compile and torch.export."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from mmfs import MMFS, MSDeformAttn, mmfs_attention, ms_deform_attn
+from op_cases import NOT_SQUARE, classic_case, mmfs_case
+
+FLAT = [side for size in NOT_SQUARE for side in size]
+
+
+def classic_arguments(**options: Any) -> tuple[Any, ...]:
+    tensors = classic_case(**options).tensors
+    value, locations, weights = (tensor.float().requires_grad_() for tensor in tensors.values())
+    return value, FLAT, locations, weights
+
+
+def mmfs_arguments(*, tables: bool = True, null_value: bool = True) -> tuple[Any, ...]:
+    case = mmfs_case(tables=tables, null_value=null_value)
+    tensors = {name: tensor.float().requires_grad_() for name, tensor in case.tensors.items()}
+    value, points, offsets, logits = list(tensors.values())[:4]
+    return (
+        value,
+        FLAT,
+        points,
+        offsets,
+        logits,
+        case.rest["visible"],
+        tensors.get("offset_table"),
+        tensors.get("logit_table"),
+        0.3 if null_value else None,
+        tensors.get("null_value"),
+        None,
+    )
+
+
+def sizes_per_image() -> tuple[Any, ...]:
+    arguments = list(mmfs_arguments())
+    arguments[0] = arguments[0].detach().flatten(0, 1).requires_grad_()
+    arguments[1] = []
+    arguments[-1] = torch.tensor(NOT_SQUARE).expand(6, 2, 2).contiguous()
+    return tuple(arguments)
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        pytest.param(torch.ops.mmfs.ms_deform_attn.default, classic_arguments(), id="classic"),
+        pytest.param(torch.ops.mmfs.mmfs_attention.default, mmfs_arguments(), id="everything"),
+        pytest.param(torch.ops.mmfs.mmfs_attention.default, mmfs_arguments(tables=False, null_value=False), id="bare"),
+        pytest.param(torch.ops.mmfs.mmfs_attention.default, sizes_per_image(), id="sizes-per-image"),
+    ],
+)
+def test_opcheck(op: Any, arguments: tuple[Any, ...]) -> None:
+    passed = torch.library.opcheck(op, arguments)
+    assert set(passed.values()) == {"SUCCESS"}
+    assert "test_aot_dispatch_dynamic" in passed
+
+
+@pytest.mark.parametrize("arguments", [mmfs_arguments(), mmfs_arguments(tables=False, null_value=False)])
+@pytest.mark.parametrize("needs_value", [True, False])
+def test_backward_operators_describe_their_outputs(arguments: tuple[Any, ...], needs_value: bool) -> None:
+    detached = [part.detach() if isinstance(part, Tensor) else part for part in arguments]
+    grad = torch.ones(2, 5, 6)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(
+        torch.ops.mmfs.mmfs_attention_backward.default, (grad, *detached, needs_value), test_utils=checks
+    )
+    classic = [part.detach() if isinstance(part, Tensor) else part for part in classic_arguments()]
+    torch.library.opcheck(
+        torch.ops.mmfs.ms_deform_attn_backward.default, (grad, *classic, needs_value), test_utils=checks
+    )
+
+
+@pytest.mark.parametrize("op", [ms_deform_attn, mmfs_attention])
+def test_a_second_derivative_is_refused_with_the_way_out(op: Any) -> None:
+    case = classic_case() if op is ms_deform_attn else mmfs_case()
+    value = case.tensors.pop("value").requires_grad_()
+    out = op(value=value, **case.tensors, **case.rest)
+    # A weight that itself needs a gradient: the first derivative depends on it.
+    weighting = torch.ones_like(out).requires_grad_()
+    (gradient,) = torch.autograd.grad(out, value, weighting, create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        gradient.sum().backward()
+
+
+def test_the_operators_cost_no_second_import() -> None:
+    """torch's custom_op decorator would import torch._dynamo at the first call: seconds in every process."""
+    code = (
+        "import sys, torch, mmfs\n"
+        "value = torch.ones(1, 4, 1, 2, requires_grad=True)\n"
+        "out = mmfs.ms_deform_attn(value, [(2, 2)], torch.rand(1, 3, 1, 1, 1, 2), torch.rand(1, 3, 1, 1, 1))\n"
+        "out.sum().backward()\n"
+        "print([name for name in ('torch._dynamo', 'cupy', 'transformers', 'tensorrt') if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+class Layers(nn.Module):
+    """Both layers, so that both operators are in one graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mmfs = MMFS(12, 8, spatial_shapes=NOT_SQUARE, num_heads=2, num_points=3, max_age=4, base=(4, 2))
+        self.classic = MSDeformAttn(12, n_levels=1, n_heads=2, n_points=2)
+        nn.init.normal_(self.mmfs.sampling_offsets.weight)
+        nn.init.normal_(self.mmfs.attention_weights.weight)
+
+    def forward(self, query: Tensor, points: Tensor, visible: Tensor, features: Tensor, image: Tensor) -> Tensor:
+        seen = self.mmfs(query, points, visible, features=features)  # [B, Q, 12]
+        return seen + self.classic(query, points[:, :, None], image, [(2, 3)])
+
+
+def layer_inputs(batch: int, num_queries: int, num_images: int) -> tuple[Tensor, ...]:
+    visible = torch.randint(0, num_images + 1, (batch, num_queries, 2)).sort(-1).values
+    return (
+        torch.randn(batch, num_queries, 12),
+        torch.rand(batch, num_queries, 2),
+        visible,
+        torch.randn(num_images, 34, 8),
+        torch.randn(batch, 6, 12),
+    )
+
+
+def test_export_has_one_node_per_operator_and_dynamic_sizes() -> None:
+    layers = Layers().eval()
+    batch, queries, images = Dim("batch"), Dim("queries"), Dim("images")
+    program = torch.export.export(
+        layers,
+        layer_inputs(2, 7, 3),
+        dynamic_shapes=(
+            {0: batch, 1: queries},
+            {0: batch, 1: queries},
+            {0: batch, 1: queries},
+            {0: images},
+            {0: batch},
+        ),
+    )
+    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    ours = [target for target in targets if "mmfs" in str(target)]
+    assert sorted(map(str, ours)) == ["mmfs.mmfs_attention.default", "mmfs.ms_deform_attn.default"]
+    (node,) = [node for node in program.graph.nodes if node.target is torch.ops.mmfs.mmfs_attention.default]
+    assert node.args[1] == FLAT, "the sizes of the levels are constants of the graph"
+    exported = program.module()
+    for batch_size, num_queries, num_images in [(2, 7, 3), (1, 11, 1), (5, 6, 9)]:
+        inputs = layer_inputs(batch_size, num_queries, num_images)
+        assert torch.equal(exported(*inputs), layers(*inputs))
+
+
+@pytest.mark.slow
+def test_compile_in_one_graph_with_gradients_and_dynamic_sizes() -> None:
+    layers = Layers()
+    compiled = torch.compile(layers, fullgraph=True, dynamic=True, backend="aot_eager")
+    for sizes in [(2, 7, 3), (3, 9, 5)]:
+        inputs = layer_inputs(*sizes)
+        results = []
+        for module in (layers, compiled):
+            layers.zero_grad()
+            query = inputs[0].clone().requires_grad_()
+            out = module(query, *inputs[1:])
+            out.sin().sum().backward()
+            results.append([out, query.grad, *(parameter.grad.clone() for parameter in layers.parameters())])
+        for eager, traced in zip(*results, strict=True):
+            torch.testing.assert_close(traced, eager)

@@ -1,0 +1,179 @@
+"""Wrong use gets a sentence, before anything is computed; the named backends are what they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mmfs
+from mmfs import functional, mmfs_attention, ms_deform_attn, why_not_cuda
+from op_cases import classic_case, mmfs_case
+
+
+@pytest.fixture
+def nothing_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was computed on wrong input")
+
+    monkeypatch.setattr(functional.torch.ops.mmfs, "ms_deform_attn", refuse)
+    monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention", refuse)
+
+
+WRONG_CLASSIC = [
+    ({"value": torch.ones(2, 34, 6)}, ValueError, r"value has shape \[2, 34, 6\]. Expected \[B, S, H, D\]"),
+    ({"value": torch.ones(2, 33, 2, 3)}, ValueError, r"\[\(4, 7\), \(3, 2\)\] describe 34 pixels but value holds 33"),
+    ({"value": torch.ones(2, 34, 2, 3).long()}, TypeError, r"value is torch.int64. Expected a floating dtype"),
+    (
+        {"value": torch.ones(2, 34, 2, 3, device="meta")},
+        ValueError,
+        "is on cpu but value is on meta",
+    ),
+    ({"spatial_shapes": []}, ValueError, r"spatial_shapes is \[\]. Expected at least one \(h, w\)"),
+    ({"spatial_shapes": [(34, 0), (34, 1)]}, ValueError, "sides of at least 1"),
+    ({"spatial_shapes": [(4, 7, 1), (3, 2)]}, ValueError, r"Expected at least one \(h, w\)"),
+    ({"spatial_shapes": [34]}, ValueError, r"Expected at least one \(h, w\)"),
+    ({"spatial_shapes": torch.ones(2, 3).long()}, ValueError, r"spatial_shapes has shape \[2, 3\]. Expected \[L, 2\]"),
+    ({"spatial_shapes": torch.ones(2, 2)}, TypeError, "spatial_shapes is torch.float32. Expected torch.int64"),
+    ({"spatial_shapes": [(34, 1)]}, ValueError, r"sampling_locations has shape .* Expected \[2, 5, 2, 1, 3, 2\]"),
+    ({"sampling_locations": torch.ones(2, 5, 2, 2, 3)}, ValueError, r"Expected \[B, Q, H, L, P, 2\]"),
+    ({"sampling_locations": torch.ones(1, 5, 2, 2, 3, 2)}, ValueError, r"Expected \[2, 5, 2, 2, 3, 2\], \[B, Q, H, L"),
+    ({"attention_weights": torch.ones(2, 5, 2, 3, 2)}, ValueError, r"attention_weights has shape .* \[B, Q, H, L, P\]"),
+    ({"backend": "triton"}, ValueError, "backend is 'triton'. Expected None, 'reference', 'cpu' or 'cuda'"),
+    ({"backend": "cuda"}, ValueError, "backend='cuda' cannot be used: value is on cpu. Leave backend out"),
+]
+
+WRONG_MMFS = [
+    ({"value": torch.ones(6, 33, 2, 3)}, ValueError, "describe 34 pixels but value holds 33"),
+    ({"value": torch.ones(204, 2, 3)}, ValueError, r"value has shape \[204, 2, 3\]. Expected \[N, S, H, D\]"),
+    ({"spatial_shapes": torch.ones(6, 2, 2).long()}, ValueError, r"Expected \[total pixels, H, D\]"),
+    ({"spatial_shapes": torch.ones(6, 2, 3).long()}, ValueError, r"spatial_shapes .* \[N, L, 2\]"),
+    ({"reference_points": torch.ones(2, 4, 2)}, ValueError, r"broadcasts to \[B, Q, 2\] = \[2, 5, 2\]"),
+    ({"reference_points": torch.ones(2, 5, 2, 2)}, ValueError, r"broadcasts to \[B, Q, 2\]"),
+    ({"reference_points": torch.ones(2, 5, 1)}, ValueError, r"broadcasts to \[B, Q, 2\]"),
+    ({"sampling_offsets": torch.ones(2, 5, 2, 2, 3, 2)}, ValueError, r"sampling_offsets .* Expected \[2, 5, 2, 3, 2\]"),
+    ({"attention_logits": torch.ones(2, 5, 2, 6)}, ValueError, r"attention_logits has shape .* \[B, Q, H, L, P\]"),
+    ({"attention_logits": torch.ones(2, 5, 3, 2, 3)}, ValueError, r"Expected \[2, 5, 2, 2, 3\], \[B, Q, H, L, P\]"),
+    ({"visible": torch.ones(2, 5, 2)}, TypeError, "visible is torch.float32. Expected torch.int64 or torch.int32"),
+    ({"visible": torch.ones(2, 5, 6).long()}, ValueError, r"visible has shape .* Expected \[2, 5, 2\]"),
+    ({"offset_table": torch.ones(0, 2, 3, 2)}, ValueError, r"offset_table .* with at least one age"),
+    ({"offset_table": torch.ones(4, 2, 2, 3, 2)}, ValueError, r"offset_table .* \[A, H, P, 2\]"),
+    ({"logit_table": torch.ones(4, 2, 3)}, ValueError, r"logit_table .* \[A, H, L, P\]"),
+    (
+        {"logit_table": torch.ones(4, 2, 2, 3).long()},
+        TypeError,
+        "logit_table is torch.int64. Expected a floating",
+    ),
+    ({"null_value": torch.ones(6)}, ValueError, r"null_value has shape \[6\]. Expected \[2, 3\], \[H, D\] of value"),
+    ({"null_logit": torch.zeros(())}, TypeError, "null_logit is a Tensor. Expected a number, or None"),
+    ({"backend": "gpu"}, ValueError, "backend is 'gpu'"),
+    ({"backend": "cuda"}, ValueError, "backend='cuda' cannot be used: value is on cpu"),
+]
+
+
+@pytest.mark.usefixtures("nothing_computes")
+@pytest.mark.parametrize(("wrong", "error", "sentence"), WRONG_CLASSIC)
+def test_wrong_arguments_of_the_classic_op(wrong: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    case = classic_case()
+    with pytest.raises(error, match=sentence):
+        ms_deform_attn(**(case.tensors | case.rest | wrong))
+
+
+@pytest.mark.usefixtures("nothing_computes")
+@pytest.mark.parametrize(("wrong", "error", "sentence"), WRONG_MMFS)
+def test_wrong_arguments_of_the_multi_image_op(wrong: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    case = mmfs_case()
+    with pytest.raises(error, match=sentence):
+        mmfs_attention(**(case.tensors | case.rest | wrong))
+
+
+@pytest.mark.parametrize("backend", [None, "cpu", "reference"])
+@pytest.mark.parametrize("wrong", [[-1, 2], [0, 7], [6, 7]])
+def test_a_range_beyond_the_bank_is_refused(wrong: list[int], backend: Any) -> None:
+    case = mmfs_case()
+    case.rest["visible"][1, 3] = torch.tensor(wrong)
+    with pytest.raises(
+        ValueError, match=rf"visible holds the range \[{wrong[0]}, {wrong[1]}\] but the bank has 6 images"
+    ):
+        mmfs_attention(**case.tensors, **case.rest, backend=backend)
+
+
+@pytest.mark.parametrize("backend", [None, "cpu", "reference"])
+def test_sizes_per_image_that_do_not_add_up_are_refused(backend: Any) -> None:
+    case = mmfs_case()
+    case.tensors["value"] = case.tensors["value"].flatten(0, 1)
+    sizes = torch.tensor([[4, 7], [3, 2]]).repeat(6, 1, 1)
+    sizes[2, 0, 0] = 5
+    case.rest["spatial_shapes"] = sizes
+    with pytest.raises(ValueError, match=r"describe 211 pixels in 6 images .* but value holds 204"):
+        mmfs_attention(**case.tensors, **case.rest, backend=backend)
+
+
+def test_forms_of_the_same_arguments_agree() -> None:
+    case = mmfs_case()
+    expected = mmfs_attention(**case.tensors, **case.rest)
+    one_point = {**case.tensors, "reference_points": torch.tensor([0.4, 0.6], dtype=torch.float64)}
+    all_points = {**case.tensors, "reference_points": one_point["reference_points"].expand(2, 5, 2)}
+    for points in ([0.4, 0.6], [[0.4, 0.6]], [[[0.4, 0.6]]]):
+        given = {**case.tensors, "reference_points": torch.tensor(points, dtype=torch.float64)}
+        assert torch.equal(
+            mmfs_attention(**given, **case.rest),
+            mmfs_attention(**all_points, **case.rest),
+        )
+    rest = {**case.rest, "visible": case.rest["visible"].int(), "spatial_shapes": torch.tensor([[4, 7], [3, 2]])}
+    assert torch.equal(mmfs_attention(**case.tensors, **rest), expected)
+    sizes = torch.tensor([[4, 7], [3, 2]]).repeat(6, 1, 1)
+    tensors = {**case.tensors, "value": case.tensors["value"].flatten(0, 1)}
+    assert torch.equal(mmfs_attention(**tensors, **{**case.rest, "spatial_shapes": sizes}), expected)
+    assert torch.equal(mmfs_attention(**case.tensors, **case.rest, backend="cpu"), expected)
+
+
+def test_one_reference_point_for_all_gets_the_sum_of_the_gradients() -> None:
+    case = mmfs_case()
+    point = torch.tensor([0.4, 0.6], dtype=torch.float64, requires_grad=True)
+    points = point.detach().expand(2, 5, 2).clone().requires_grad_()
+    tensors = {name: tensor for name, tensor in case.tensors.items() if name != "reference_points"}
+    for given in (point, points):
+        mmfs_attention(reference_points=given, **tensors, **case.rest).sin().sum().backward()
+    assert point.grad is not None
+    assert points.grad is not None
+    torch.testing.assert_close(point.grad, points.grad.sum((0, 1)))
+
+
+def test_named_backends_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[str] = []
+
+    def marked(name: str) -> Any:
+        def implementation(value: Tensor, *_: object, **__: object) -> Tensor:
+            reached.append(name)
+            return value
+
+        return implementation
+
+    monkeypatch.setattr(functional, "ms_deform_attn_reference", marked("reference"))
+    monkeypatch.setattr(functional.torch.ops.mmfs, "ms_deform_attn", marked("operator"))
+    case = classic_case()
+    for backend in (None, "reference", "cpu"):
+        ms_deform_attn(**case.tensors, **case.rest, backend=backend)
+    assert reached == ["operator", "reference", "operator"]
+
+
+def test_why_not_cuda_says_where_the_value_is() -> None:
+    assert why_not_cuda(torch.ones(1)) == "value is on cpu"
+
+
+@pytest.mark.gpu
+def test_cuda_backend_never_falls_back() -> None:
+    case = classic_case()
+    tensors = {name: tensor.cuda() for name, tensor in case.tensors.items()}
+    assert "no CUDA kernels yet" in (why_not_cuda(tensors["value"]) or "")
+    with pytest.raises(ValueError, match="backend='cuda' cannot be used: mmfs has no CUDA kernels yet"):
+        ms_deform_attn(**tensors, **case.rest, backend="cuda")
+    with pytest.raises(ValueError, match="backend='cpu' but value is on cuda:0"):
+        ms_deform_attn(**tensors, **case.rest, backend="cpu")
+
+
+def test_public_names() -> None:
+    assert sorted(mmfs.__all__) == ["MMFS", "MSDeformAttn", "mmfs_attention", "ms_deform_attn", "why_not_cuda"]
