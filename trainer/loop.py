@@ -163,13 +163,14 @@ def non_finite_sentence(phase: Phase, step: int, values: Mapping[str, Any], last
 
 def snapshot(optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> dict[str, Any]:
     """All state besides the weights that the next step depends on."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    numpy_state: Any = np.random.get_state(legacy=True)
+    kind, keys, *rest = numpy_state
     return {
         "optimizer": optimizer.state_dict(),
         "average": None if average is None else average.state_dict(),
         "random": {
             "python": random.getstate(),
-            "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+            "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         },
@@ -184,8 +185,8 @@ def restore(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, average:
     random_states = state["random"]
     version, internal, gauss = random_states["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, gauss = random_states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    kind, keys, *rest = random_states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(random_states["torch"])
     if torch.cuda.is_available() and random_states["cuda"]:
         torch.cuda.set_rng_state_all(random_states["cuda"])

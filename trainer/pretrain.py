@@ -79,7 +79,6 @@ def run(config: TrainConfig, *, resume: str | None = None) -> int:
             for phase in phases:
                 if start is not None and phase.index < start.phase_index:
                     continue
-                torch.manual_seed(config.seed + phase.index)  # a phase draws the same with and without the one before
                 log.say(f"{phase.name}: {phase.num_steps} steps")
                 outcome = train(
                     phase,

@@ -97,9 +97,9 @@ def test_pictures_are_averaged_down_as_in_training() -> None:
 def test_the_world_is_that_of_the_run(model_dir: Path, tmp_path: Path) -> None:
     assert world_of(tmp_path / "model", None) == RECIPES[DEFAULT_RECIPE]().data
     settings = tmp_path / "config.yaml"
-    settings.write_text("recipe: tiny\ndata:\n  num_concepts: 15\n")
-    assert world_of(tmp_path / "model", None).num_concepts == 15
-    assert world_of(model_dir, settings).num_concepts == 15
+    settings.write_text("recipe: tiny\ndata:\n  num_concepts: 24\n")
+    assert world_of(tmp_path / "model", None).num_concepts == 24
+    assert world_of(model_dir, settings).num_concepts == 24
 
 
 def test_wrong_use_is_explained(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
