@@ -31,7 +31,7 @@ def table(result: dict[str, Any]) -> str:
             workload,
             direction,
             implementation,
-            f"{1e3 * median_s:.3g}",
+            f"{1e3 * median_s:.3g}" if median_s < 0.1 else f"{1e3 * median_s:.0f}",
             "–" if peer_s is None else f"{peer_s / median_s:.2f}",
             "–" if peak_bytes is None else f"{peak_bytes / 2**20:.0f}",
             f"{info['relative_error']:.1e}",

@@ -119,13 +119,13 @@ def classic_chunks(
     batch, num_queries, num_heads, num_levels, num_points = attention_weights.shape
     working = working_dtype(value)
     planes = image_planes(value, spatial_shapes)  # [B, L, 3]
+    all_locations, all_weights = sampling_locations.flatten(0, 1), attention_weights.flatten(0, 1)  # [T, H, L, P, ...]
     for queries in chunks_of(batch * num_queries, num_heads * num_levels * num_points * 4):
-        query = torch.arange(queries.start, queries.stop, device=value.device)
-        rows = query // num_queries, query % num_queries  # indexing copies a chunk, whatever the strides
-        locations = sampling_locations[rows].to(working).flatten(0, 1)  # [E, L, P, 2]
-        weights = attention_weights[rows].to(working).flatten(0, 1)  # [E, L, P]
+        locations = all_locations[queries].to(working).flatten(0, 1)  # [E, L, P, 2]
+        weights = all_weights[queries].to(working).flatten(0, 1)  # [E, L, P]
         bags = torch.arange(queries.start * num_heads, queries.stop * num_heads, device=value.device)
-        samples = find_corners(locations, planes[bags // (num_heads * num_queries)], bags % num_heads, num_heads)
+        image = bags // (num_heads * num_queries)
+        samples = find_corners(locations, planes.index_select(0, image), bags % num_heads, num_heads)
         starts = torch.arange(len(bags), device=value.device) * (num_levels * num_points)
         yield Chunk(queries, samples, weights, bags, starts)
 
@@ -275,15 +275,15 @@ def visible_chunks(
     null_logit: float | None,
 ) -> Iterator[tuple[Chunk, Attention]]:
     """Chunks of queries in order, each with the samples of the images it sees and with its softmax."""
-    num_queries, num_heads, num_levels, num_points = attention_logits.shape[1:]
+    num_heads, num_levels, num_points = attention_logits.shape[2:]
     working = working_dtype(value)
     planes = image_planes(value, spatial_shapes)  # [N, L, 3]
     num_visible = count_visible(visible, planes.shape[0]).flatten()  # [T]
     last = visible[..., 1].flatten().long()
+    all_points, all_offsets = reference_points.flatten(0, 1), sampling_offsets.flatten(0, 1)  # [T, ...]
+    all_logits = attention_logits.flatten(0, 1)
     most = int(num_visible.max()) if num_visible.numel() else 0
     for queries in chunks_of(len(last), num_heads * max(most, 1) * num_levels * num_points * 4):
-        query = torch.arange(queries.start, queries.stop, device=value.device)
-        rows = query // num_queries, query % num_queries
         num_seen = num_visible[queries]
         ages = torch.arange(1, int(num_seen.max()) + 1, device=value.device)  # [M]
         seen = ages <= num_seen[:, None]  # [C, M]
@@ -291,17 +291,17 @@ def visible_chunks(
         if not bool(seen.all()):
             triples = seen[:, None].expand(-1, num_heads, -1).flatten().nonzero().squeeze(1)
 
-        logits = attention_logits[rows].to(working)[:, :, None].expand(-1, -1, len(ages), -1, -1)  # [C, H, M, L, P]
+        logits = all_logits[queries].to(working)[:, :, None].expand(-1, -1, len(ages), -1, -1)  # [C, H, M, L, P]
         if logit_table is not None:
             logits = logits + of_age(logit_table.to(working), ages).transpose(0, 1)
         logits = logits.masked_fill(~seen[:, None, :, None, None], -torch.inf)
         weights, null_weight = (part[0] for part in softmax_with_null(logits[None], null_logit))
         attention = Attention(weights, null_weight, ages, triples)
 
-        offsets = sampling_offsets[rows].to(working)[:, :, None]  # [C, H, 1, P, 2]
+        offsets = all_offsets[queries].to(working)[:, :, None]  # [C, H, 1, P, 2]
         if offset_table is not None:
             offsets = offsets + of_age(offset_table.to(working), ages).transpose(0, 1)
-        locations = reference_points[rows].to(working)[:, None, None, None] + offsets  # [C, H, 1 or M, P, 2]
+        locations = all_points[queries].to(working)[:, None, None, None] + offsets  # [C, H, 1 or M, P, 2]
         locations = locations.expand(-1, -1, len(ages), -1, -1)
 
         bag = torch.arange(len(num_seen) * num_heads, device=value.device)[:, None]  # of this chunk
@@ -310,7 +310,7 @@ def visible_chunks(
             seen_triples(part.expand_as(image).reshape(*weights.shape[:3]), attention) for part in (bag, image)
         )
         seen_locations = seen_triples(locations, attention)[:, None]  # [E, 1, P, 2]
-        samples = find_corners(seen_locations, planes[image], bag % num_heads, num_heads)
+        samples = find_corners(seen_locations, planes.index_select(0, image), bag % num_heads, num_heads)
         triples_of_bag = num_seen.repeat_interleave(num_heads)  # [C*H]
         starts = (triples_of_bag.cumsum(0) - triples_of_bag) * (num_levels * num_points)
         bags = bag + queries.start * num_heads
@@ -320,7 +320,7 @@ def visible_chunks(
 def seen_triples(of_all: Tensor, attention: Attention) -> Tensor:
     """[C, H, M, ...] -> [E, ...]."""
     flat = of_all.flatten(0, 2)
-    return flat if attention.triples is None else flat[attention.triples]
+    return flat if attention.triples is None else flat.index_select(0, attention.triples)
 
 
 def all_triples(of_seen: Tensor, attention: Attention) -> Tensor:
@@ -420,7 +420,7 @@ def sample_gradients(table: Tensor, chunk: Chunk, grad: Tensor) -> tuple[Tensor,
         [E, L, P], its product with the sample, and [E, L, P, 2], the derivative of that with respect to the location.
     """
     samples = chunk.samples
-    grad_of_triple = grad[chunk.bags][:, None]  # [E, 1, D]
+    grad_of_triple = grad.index_select(0, chunk.bags)[:, None]  # [E, 1, D]
     dots = []
     for corner in samples.corners:
         pixels = table.index_select(0, corner.rows.flatten())
@@ -456,5 +456,5 @@ def table_gradient(entries: Sequence[Entries], grad: Tensor, value: Tensor) -> T
     rows, order = rows.sort(stable=True)
     entries_of_row = torch.bincount(rows, minlength=num_rows)
     starts = (entries_of_row.cumsum(0) - entries_of_row).to(bags.dtype)
-    sums = bag_sums(grad, bags[order], weights[order], starts)
+    sums = bag_sums(grad, bags.index_select(0, order), weights.index_select(0, order), starts)
     return sums.view(value.shape).to(value.dtype)

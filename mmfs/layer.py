@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfs.functional import Sizes, broadcasts, mmfs_attention, ms_deform_attn
+from mmfs.functional import Sizes, broadcasts, mmfs_attention, ms_deform_attn, shared_sizes
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -74,7 +74,8 @@ class MMFS(nn.Module):
             raise ValueError(f"offset_init is {offset_init!r}. Expected 'uniform' or 'grid'.")
         self.query_dim = query_dim
         self.feature_dim = feature_dim
-        self.spatial_shapes = tuple((int(h), int(w)) for h, w in spatial_shapes)
+        sizes = shared_sizes(spatial_shapes)
+        self.spatial_shapes = tuple(zip(sizes[::2], sizes[1::2], strict=True))
         self.num_heads = num_heads
         self.num_levels = len(self.spatial_shapes)
         self.num_points = num_points
@@ -175,7 +176,7 @@ class MMFS(nn.Module):
         batch, num_queries, _ = query.shape
         offset_shape = (self.num_heads, self.num_points, 2)
         logit_shape = (self.num_heads, self.num_levels, self.num_points)
-        cells = torch.tensor(self.base if base is None else base, dtype=torch.float32, device=query.device)
+        cells = self.base if base is None else base
         mixed = self.query_proj(query)
         offsets = self.sampling_offsets(mixed).view(batch, num_queries, *offset_shape)  # [B, Q, H, P, 2]
         logits = self.attention_weights(mixed).view(batch, num_queries, *logit_shape)  # [B, Q, H, L, P]
@@ -185,10 +186,10 @@ class MMFS(nn.Module):
             values,
             self.spatial_shapes,
             reference_points,
-            offsets / cells,  # float32 at least: a location in bf16 is off by pixels
+            in_images(offsets, cells),
             logits,
             visible,
-            offset_table=offset_table / cells,
+            offset_table=in_images(offset_table, cells),
             logit_table=logit_table,
             null_logit=None if self.null_value is None else 0.0,
             null_value=self.null_value,
@@ -203,6 +204,12 @@ class MMFS(nn.Module):
             f"output_dim={self.output_dim}, max_age={self.max_age}, base={self.base}, "
             f"null={self.null_value is not None}"
         )
+
+
+def in_images(offsets: Tensor, cells: tuple[int, int]) -> Tensor:
+    """(x, y) in cells -> (x, y) in images of (w, h) cells; float32 at least: a location in bfloat16 is off."""
+    x, y = offsets.to(torch.promote_types(offsets.dtype, torch.float32)).unbind(-1)
+    return torch.stack([x / cells[0], y / cells[1]], dim=-1)
 
 
 class MSDeformAttn(nn.Module):

@@ -47,10 +47,16 @@ WEIGHTS = Path(__file__).with_name("weights")
 SHIPPED = WEIGHTS / "toy"
 WITHOUT_MMFS = WEIGHTS / "toy_without_mmfs" / "scores.json"
 TRAINING_FACTS = "training.json"
-GO_ON = ("--encoder_pretraining.num_steps", "0", "--data.ramp_steps", "0", "--optim.lr", "3e-4")
+GO_ON = {"encoder_pretraining.num_steps": 0, "data.ramp_steps": 0, "optim.lr": 3e-4}
 """Trained weights need neither the encoder's pre-training nor an easy beginning, and only a small learning rate."""
 
-QUICK = ("--num_steps", "4", "--log_every", "1", "--data.num_rows", "2")
+QUICK = {
+    "num_steps": 4,
+    "log_every": 1,
+    "data.num_rows": 2,
+    "encoder_pretraining.num_steps": 2,
+    "encoder_pretraining.images_per_step": 2,
+}
 STORY_TOKENS = 96
 NUM_LOOKS = 6
 SAMPLE_TASKS = ("caption", "read", "story", "label_map")
@@ -159,12 +165,14 @@ def run(options: Options) -> int:
 
 def training_arguments(options: Options) -> list[str]:
     """What the demo gives to `python -m trainer.pretrain`; started again, it goes on or is already done."""
-    arguments = [RECIPE, "--out", str(options.out), "--resume"]
+    settings: dict[str, Any] = {"out": options.out}
+    if options.quick:
+        settings |= QUICK
     if options.start is not None:
-        arguments += ["--init", str(options.start), *GO_ON]
+        settings |= {"init": options.start, **GO_ON}
     if options.minutes is not None:
-        arguments += ["--max_minutes", f"{options.minutes:g}"]
-    return [*arguments, *QUICK] if options.quick else arguments
+        settings["max_minutes"] = options.minutes
+    return [RECIPE, "--resume", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
 
 def examine(model_dir: Path, settings: Settings, file: Path) -> Evaluation:

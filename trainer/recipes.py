@@ -36,7 +36,7 @@ def toy_scratch() -> TrainConfig:
             num_sprites=6,
             ramp_steps=800,
             tasks={
-                "caption": 1.5,
+                "caption": 2.5,
                 "draw": 3.0,
                 "read": 2.0,
                 "label_map": 1.5,
@@ -45,7 +45,7 @@ def toy_scratch() -> TrainConfig:
                 "story": 1.0,
             },
         ),
-        num_steps=1800,
+        num_steps=1500,
         optim=optim,
         encoder_pretraining=EncoderPretrainingConfig(num_steps=600, optim=replace(optim, lr=2e-3)),
         freeze_encoder=True,

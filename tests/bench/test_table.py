@@ -15,10 +15,10 @@ def entry(implementation: str, median_s: float, peak_bytes: int | None) -> dict:
 
 
 def test_speeds_are_relative_to_transformers_in_the_same_run():
-    result = {"benchmarks": [entry("cpu", 0.002, 3 * 2**20), entry("transformers", 0.005, None)]}
+    result = {"benchmarks": [entry("cpu", 0.002, 3 * 2**20), entry("transformers", 2.5, None)]}
     assert table(result).removeprefix(HEADER).strip().splitlines() == [
-        "| unet-8-images-1 | forward | cpu | 2 | 2.50 | 3 | 2.0e-07 |",
-        "| unet-8-images-1 | forward | transformers | 5 | 1.00 | – | 2.0e-07 |",
+        "| unet-8-images-1 | forward | cpu | 2 | 1250.00 | 3 | 2.0e-07 |",
+        "| unet-8-images-1 | forward | transformers | 2500 | 1.00 | – | 2.0e-07 |",
     ]
 
 

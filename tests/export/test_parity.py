@@ -20,9 +20,8 @@ def random_inputs(component: Component, sizes: dict[str, int]) -> dict[str, torc
     inputs = {}
     for name, port in component.inputs.items():
         shape = [sizes[axis] if isinstance(axis, str) else axis for axis in port.shape]
-        inputs[name] = (
-            torch.randn(shape, generator=generator) if port.dtype.is_floating_point else torch.ones(*shape).long()
-        )
+        is_float = port.dtype.is_floating_point
+        inputs[name] = torch.randn(shape, generator=generator) if is_float else torch.ones(shape, dtype=port.dtype)
     if "visible" in inputs:
         inputs["visible"][..., 0] = 0
         inputs["visible"][..., 1] = sizes["images"]

@@ -9,7 +9,7 @@ import export.trt
 from export.components import Component
 from export.onnx_graph import Graph
 from export.trt import main
-from models import MMInterleaved
+from models import MMInterleaved, MMInterleavedConfig
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,16 @@ def test_an_earlier_export_is_replaced_whole_or_kept_whole(
     assert (out / "manifest.json").read_text() != "{}"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert "3 texts equal; 3 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_all_of_tiny_with_its_vae(
+    make_model: Callable[[MMInterleavedConfig], MMInterleaved], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_model(MMInterleavedConfig.tiny()).save_pretrained(tmp_path / "model")
+    assert main([str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "checking with seeded noise" in said
+    assert "2 texts equal; 2 pictures" in said
+    decoder = onnx.load(tmp_path / "out/onnx/vae_decoder.onnx")
+    assert "Conv" in {node.op_type for node in decoder.graph.node}

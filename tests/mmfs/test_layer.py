@@ -285,6 +285,8 @@ def test_wrong_use_of_mmfs() -> None:
         mmfs(query, points, visible + 1, features=features)
     with pytest.raises(ValueError, match=r"value_dim is 12 with num_heads 5. Expected a multiple"):
         MMFS(12, 8, spatial_shapes=SIZES, num_heads=5)
+    with pytest.raises(ValueError, match=r"spatial_shapes is \[16, 8\]. Expected at least one \(h, w\)"):
+        MMFS(12, 8, spatial_shapes=[16, 8], num_heads=4)  # type: ignore[list-item]
     with pytest.raises(ValueError, match="max_age is 0"):
         MMFS(12, 8, spatial_shapes=SIZES, num_heads=4, max_age=0)
     with pytest.raises(ValueError, match=r"offset_init is 'ring'. Expected 'uniform' or 'grid'"):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_a_model_is_examined_in_every_task(model_dir: Path) -> None:
         assert isinstance(answered.answer, str if EXAMS[task].kind == "text" else PILImage.Image)
         assert answered.document.key == f"emoji/{task}/val/0"
         assert all(0 <= score.mean <= 1 and score.ceiling == 1 for score in examined.scores.values())
-    again = evaluate(model, Settings(tasks=("draw",), num_pictures=1, num_steps=1), weights={})
+    again = evaluate(model, replace(settings, tasks=("draw",)), weights={})
     one, other = (np.asarray(r.tasks["draw"].answered[0].answer) for r in (result, again))
     assert (one == other).all(), "equal seeds draw equal pictures"
 
@@ -70,7 +71,8 @@ def test_right_answers_earn_1_and_those_of_other_documents_the_chance_level(task
     perfect = grade(exam, asked, right, num_concepts=NUM_CONCEPTS, side_px=SIDE_PX)
     assert all(one.right for one in perfect.answered)
     for score in perfect.scores.values():
-        assert score.mean == score.ceiling == 1
+        assert score.ceiling == 1
+        assert score.mean == pytest.approx(1, abs=0.01)  # a picture has 256 levels a channel, its truth more
     shifted = [
         grade(exam, asked, right[shift:] + right[:shift], num_concepts=NUM_CONCEPTS, side_px=SIDE_PX).scores
         for shift in range(1, 5)
