@@ -163,9 +163,7 @@ class MMInterleaved(nn.Module):
                 raise FileNotFoundError(
                     f"{directory} holds no {name}. Expected a directory written by MMInterleaved.save_pretrained."
                 )
-        model = cls(
-            MMInterleavedConfig.load(directory / CONFIG_FILE), MMInterleavedProcessor.from_directory(directory)
-        )
+        model = cls(MMInterleavedConfig.load(directory / CONFIG_FILE), MMInterleavedProcessor.from_directory(directory))
         model.load_weights(directory / WEIGHTS_FILE)
         return model.eval()
 

@@ -68,5 +68,5 @@ def test_a_model_that_writes_or_draws_otherwise_is_not_equal(
 ) -> None:
     with torch.no_grad():
         model.get_parameter(part).neg_()
-    with pytest.raises(ParityError, match=r"generation: (after document 0|the picture after document 0)"):
+    with pytest.raises(ParityError, match=r"generation: (in document 0|the picture in document 0)"):
         check_generation(model, deployed, load_samples(model_dir).documents)

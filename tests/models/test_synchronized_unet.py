@@ -114,4 +114,3 @@ def test_the_host_keeps_its_names_and_can_be_left_alone() -> None:
     plain = UNet2DConditionModel(**MMInterleavedConfig.tiny().image_decoder.unet)
     assert build("skips").host.state_dict().keys() == plain.state_dict().keys()
     assert run(unet, data).shape == data["sample"].shape
-
