@@ -7,9 +7,9 @@ Letters: T new tokens, K tokens so far, C language-model width, N images so far.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from models.processor import MMInterleavedProcessor
 
 Segment = str | Image.Image
-"""Text or a picture; generation also reads float tensors [3, H, W] and uint8 arrays [H, W, 3]."""
+"""What is written: text or a picture."""
+
+PromptSegment = str | Image.Image | Tensor | np.ndarray
+"""What is read: also float tensors [3, H, W] in [0, 1] and uint8 arrays [H, W, 3]."""
 
 Mode = Literal["auto", "text", "image"]
 
@@ -112,7 +115,7 @@ class Reading:
 @torch.no_grad()
 def generate_stream(
     model: MMInterleaved,
-    segments: list[Segment],
+    segments: Sequence[PromptSegment],
     *,
     mode: Mode = "auto",
     max_new_tokens: int = 64,
@@ -168,7 +171,7 @@ def generate_stream(
         yield piece
 
 
-def generate(model: MMInterleaved, segments: list[Segment], **options: object) -> list[Segment]:
+def generate(model: MMInterleaved, segments: Sequence[PromptSegment], **options: Any) -> list[Segment]:
     """Continue a document of text and pictures.
 
     Args:
@@ -192,8 +195,9 @@ def generate(model: MMInterleaved, segments: list[Segment], **options: object) -
     """
     result: list[Segment] = []
     for piece in generate_stream(model, segments, **options):
-        if isinstance(piece, str) and result and isinstance(result[-1], str):
-            result[-1] += piece
+        previous = result[-1] if result else None
+        if isinstance(piece, str) and isinstance(previous, str):
+            result[-1] = previous + piece
         else:
             result.append(piece)
     return result
@@ -243,7 +247,7 @@ def _processor_of(model: MMInterleaved) -> MMInterleavedProcessor:
 
 
 def _check(
-    segments: list[Segment],
+    segments: Sequence[PromptSegment],
     mode: str,
     max_new_tokens: int,
     max_images: int,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class LanguageSynchronizer(nn.Module):
     CENTRE = (0.5, 0.5)
     """Reference point of every text token (paper 3.2)."""
 
-    def __init__(self, layer: nn.Module, mmfs: MMFS, gate_init: float) -> None:
+    def __init__(self, layer: Any, mmfs: MMFS, gate_init: float) -> None:
         super().__init__()
         self.query_norm = nn.RMSNorm(mmfs.query_dim, eps=1e-6)
         self.feature_norm = nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
                 self.synchronizers.append(LanguageSynchronizer(layer, mmfs, config.gate_init))
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         """The transformer without its vocabulary head."""
         return self.host.get_decoder()
 
@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
 
     def project_values(self, features: Tensor) -> list[Tensor]:
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D] with S' the pixels of the LM's levels."""
-        return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in self.synchronizers]
+        return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in self._each()]
 
     def forward(
         self,
@@ -142,10 +142,13 @@ class LanguageModel(nn.Module):
 
     @contextmanager
     def _looking_at(self, values: Sequence[Tensor], visible: Tensor) -> Iterator[None]:
-        for synchronizer, value in zip(self.synchronizers, values, strict=True):
+        for synchronizer, value in zip(self._each(), values, strict=True):
             synchronizer.values, synchronizer.visible = value, visible
         try:
             yield
         finally:
-            for synchronizer in self.synchronizers:
+            for synchronizer in self._each():
                 synchronizer.values = synchronizer.visible = synchronizer.residual = None
+
+    def _each(self) -> Iterator[LanguageSynchronizer]:
+        return cast(Iterator[LanguageSynchronizer], iter(self.synchronizers))

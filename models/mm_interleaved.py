@@ -6,7 +6,7 @@ M drawn images, n visual tokens an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.batch import IGNORED, Batch
 from models.config import MMInterleavedConfig
-from models.generation import Segment, generate, generate_stream
+from models.generation import PromptSegment, Segment, generate, generate_stream
 from models.image_decoder import ImageDecoder
 from models.language_model import LanguageModel
 from models.processor import MMInterleavedProcessor
@@ -124,11 +124,11 @@ class MMInterleaved(nn.Module):
             num_drawn=num_drawn,
         )
 
-    def generate(self, segments: list[Segment], **options: Any) -> list[Segment]:
+    def generate(self, segments: Sequence[PromptSegment], **options: Any) -> list[Segment]:
         """Continue interleaved text and images; see `models.generation.generate` for the options."""
         return generate(self, segments, **options)
 
-    def generate_stream(self, segments: list[Segment], **options: Any) -> Iterator[Segment]:
+    def generate_stream(self, segments: Sequence[PromptSegment], **options: Any) -> Iterator[Segment]:
         """The same, piece by piece: text as it is written, each image when it is drawn."""
         return generate_stream(self, segments, **options)
 

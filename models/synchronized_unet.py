@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -44,8 +44,8 @@ class UNetSynchronizer(nn.Module):
             offset_init_cells=config.offset_init_cells,
         )
         self.conv = nn.Conv2d(channels, channels, kernel_size=1)
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
         self.values: Tensor | None = None  # [N, S, H, D], set while the host runs
         self.visible: Tensor | None = None  # [B, 2]
 
@@ -88,13 +88,13 @@ class SynchronizedUNet(nn.Module):
         if mmfs is None:
             return
         channels = up_channels(host) if placement == "up" else [*skip_channels(host), mid_channels(host)]
-        for width in channels:
-            self.synchronizers.append(UNetSynchronizer(width, feature_dim, spatial_shapes, mmfs))
+        synchronizers = [UNetSynchronizer(width, feature_dim, spatial_shapes, mmfs) for width in channels]
+        self.synchronizers.extend(synchronizers)
         if placement == "up":
-            for block, synchronizer in zip(host.up_blocks, self.synchronizers, strict=True):
+            for block, synchronizer in zip(host.up_blocks, synchronizers, strict=True):
                 block.register_forward_hook(partial(_synchronize_output, synchronizer))
         else:
-            *skips, mid = self.synchronizers
+            *skips, mid = synchronizers
             host.mid_block.register_forward_hook(partial(_synchronize_output, mid))
             for block in host.up_blocks:  # the up path takes the residuals from the end
                 taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
@@ -102,7 +102,7 @@ class SynchronizedUNet(nn.Module):
 
     def project_values(self, features: Tensor) -> list[Tensor]:
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S, H, D]."""
-        return [synchronizer.project_values(features) for synchronizer in self.synchronizers]
+        return [synchronizer.project_values(features) for synchronizer in self._each()]
 
     def forward(
         self, sample: Tensor, timestep: Tensor, context: Tensor, *, values: Sequence[Tensor], visible: Tensor
@@ -121,13 +121,16 @@ class SynchronizedUNet(nn.Module):
 
     @contextmanager
     def _looking_at(self, values: Sequence[Tensor], visible: Tensor) -> Iterator[None]:
-        for synchronizer, value in zip(self.synchronizers, values, strict=True):
+        for synchronizer, value in zip(self._each(), values, strict=True):
             synchronizer.values, synchronizer.visible = value, visible
         try:
             yield
         finally:
-            for synchronizer in self.synchronizers:
+            for synchronizer in self._each():
                 synchronizer.values = synchronizer.visible = None
+
+    def _each(self) -> Iterator[UNetSynchronizer]:
+        return cast(Iterator[UNetSynchronizer], iter(self.synchronizers))
 
 
 def up_channels(unet: UNet2DConditionModel) -> list[int]:

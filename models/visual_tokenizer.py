@@ -23,6 +23,9 @@ class VisualTokenizer(nn.Module):
         lm_hidden: width of the language model's embeddings.
     """
 
+    image_mean: Tensor  # [3, 1, 1]
+    image_std: Tensor  # [3, 1, 1]
+
     def __init__(self, config: VisionConfig, lm_hidden: int) -> None:
         super().__init__()
         self.config = config
@@ -75,7 +78,9 @@ class VisualTokenizer(nn.Module):
         height, width = pixel_values.shape[-2:]
         normalised = (pixel_values - self.image_mean) / self.image_std
         hidden, maps = self.adapter(normalised.to(self.hidden_norm.weight.dtype))  # [N, 1 + G, C], 4 of [N, C, h, w]
-        levels = [map_.flatten(2).transpose(1, 2) + self._positions(*map_.shape[-2:], map_) for map_ in maps]
+        levels = [
+            map_.flatten(2).transpose(1, 2) + self._positions(map_.shape[-2], map_.shape[-1], map_) for map_ in maps
+        ]
 
         patch_positions = self._positions(*self.adapter.grid_shape(height, width), hidden)  # [G, C]
         positions = torch.cat([torch.zeros_like(patch_positions[:1]), patch_positions])  # the class token is nowhere
