@@ -28,6 +28,11 @@ class VisionConfig:
     resampler_dim: int = 768
     resampler_layers: int = 12
     resampler_heads: int = 12
+    visual_token_init: float = 1e-3
+    """Standard deviation of the weights that make visual tokens. The release's 1e-3 starts them as small as a
+    pre-trained LM's embeddings; from scratch, what tells images apart is then drowned by what they share (measured:
+    0.8 % of a token's size after 200 steps), and 0.05 is better."""
+
     adapter_blocks: int = 4
     adapter_heads: int = 16
     adapter_points: int = 4
@@ -218,6 +223,7 @@ class MMInterleavedConfig:
                 resampler_dim=128,
                 resampler_layers=2,
                 resampler_heads=4,
+                visual_token_init=0.05,
                 adapter_blocks=2,
                 adapter_heads=4,
                 prior_channels=24,

@@ -50,9 +50,7 @@ class VisualTokenizer(nn.Module):
             num_layers=config.resampler_layers,
             num_heads=config.resampler_heads,
         )
-        # Visual tokens start about as small as a language model's embeddings (the release's 1e-3). A bias beside such
-        # weights would drown what tells one image from another, and the language model would learn to look past it.
-        nn.init.normal_(self.resampler.output_proj.weight, std=1e-3)
+        nn.init.normal_(self.resampler.output_proj.weight, std=config.visual_token_init)
         nn.init.zeros_(self.resampler.output_proj.bias)
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)

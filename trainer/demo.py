@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,9 @@ def run(options: Options) -> int:
         )
     model = MMInterleaved.from_pretrained(model_dir)
     world = world_of(model_dir, None)
-    small = {"num_texts": 2, "num_pictures": 1, "num_steps": 2} if options.quick else {}
-    settings = Settings(num_concepts=world.num_concepts, num_sprites=world.num_sprites, **small)
+    settings = Settings(num_concepts=world.num_concepts, num_sprites=world.num_sprites)
+    if options.quick:
+        settings = replace(settings, num_texts=2, num_pictures=1, num_steps=2)
     shipped = None
     if options.start is not None:
         with stopwatch.stage("scores of the shipped weights"):

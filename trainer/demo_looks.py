@@ -33,15 +33,15 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
     prompt = document.segments[: document.prompt]
     if len(prompt) != 2 or not isinstance(prompt[0], Image) or isinstance(prompt[1], Image):
         raise ValueError(f"The prompt of {document.key} has {len(prompt)} segments; expected a picture and a question.")
-    synchronizers = list(model.language_model.synchronizers)
-    if not synchronizers:
+    layers = [layer for layer in model.language_model.modules() if isinstance(layer, MMFS)]
+    if not layers:
         raise ValueError("This language model has no MMFS layers, so it looks nowhere. Load one with MMFS.")
     queries: dict[MMFS, Tensor] = {}
 
     def remember(layer: MMFS, arguments: tuple[Any, ...]) -> None:
         queries[layer] = arguments[0][0, -1]  # [C], of the last token read
 
-    hooks = [synchronizer.mmfs.register_forward_pre_hook(remember) for synchronizer in synchronizers]
+    hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     try:
         # The prompt is read, nothing is written: the last query is that of the question's last token.
         model.generate(to_model(prompt, model.config.vision.clip["image_size"]), mode="text", max_new_tokens=0)

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from trainer.data.collate import box_resize
 from trainer.data.document import Document, Segment, Text
 from trainer.demo_charts import Curve, loss_chart, shared_range
-from trainer.evaluate import Answered, Evaluation, Written
+from trainer.evaluate import Answered, Evaluation, Written, shrunk_picture
 from trainer.exams import EXAMS, Exam, true_picture
 from trainer.scores import Box, Score, read_box
 
@@ -257,9 +256,8 @@ def _card(exam: Exam, live: Answered, shipped: Answered | None) -> str:
         made = f'<dl class="answers"><dt>truth</dt><dd>{escape(document.truth["answer"])}</dd>{said}</dl>'
     else:
         assert not isinstance(live.answer, str)
-        truth = box_resize(true_picture(document).pixels[None], live.answer.width)[0]  # float32 [3, h, h]
-        pixels = np.rint(np.moveaxis(truth, 0, -1) * 255).astype(np.uint8)
-        figures = [f"<figure>{_picture(pixels, 'the truth')}<figcaption>truth</figcaption></figure>"]
+        truth = shrunk_picture(true_picture(document).pixels, live.answer.width)
+        figures = [f"<figure>{_picture(truth, 'the truth')}<figcaption>truth</figcaption></figure>"]
         figures += [
             f"<figure>{_picture(one.answer, 'drawn by the model')}<figcaption>{who} {_mark(one.right)} "
             f"{_details(one.scores)}</figcaption></figure>"

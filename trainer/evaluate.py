@@ -25,7 +25,6 @@ from PIL import Image as PILImage
 
 from models import MMInterleaved
 from trainer.config import TrainConfig, UsageError, load
-from trainer.data.collate import box_resize
 from trainer.data.document import Document, Segment, Text
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.emoji.world import CANVAS
@@ -187,7 +186,7 @@ def answer(model: MMInterleaved, document: Document, exam: Exam, settings: Setti
     segments = to_model(exam.prompt(document), model.config.vision.clip["image_size"])
     if exam.kind == "text":
         written = model.generate(segments, mode="text", max_new_tokens=exam.max_new_tokens)
-        return "".join(written).strip()
+        return "".join(piece for piece in written if isinstance(piece, str)).strip()
     [picture] = model.generate(
         segments,
         mode="image",
@@ -199,12 +198,16 @@ def answer(model: MMInterleaved, document: Document, exam: Exam, settings: Setti
     return picture
 
 
-def to_model(segments: Sequence[Segment], image_px: int) -> list[str | torch.Tensor]:
+def to_model(segments: Sequence[Segment], image_px: int) -> list[Written]:
     """A document's segments as `generate` takes them; pictures are averaged down as in training."""
     return [
-        segment.text if isinstance(segment, Text) else torch.from_numpy(box_resize(segment.pixels[None], image_px)[0])
-        for segment in segments
+        segment.text if isinstance(segment, Text) else shrunk_picture(segment.pixels, image_px) for segment in segments
     ]
+
+
+def shrunk_picture(pixels: np.ndarray, side_px: int) -> PILImage.Image:
+    """uint8 [H, H, 3] averaged down to `side_px`, which divides H."""
+    return PILImage.fromarray(np.rint(to_float(pixels, side_px) * 255).astype(np.uint8))
 
 
 def grade(

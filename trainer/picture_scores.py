@@ -113,7 +113,8 @@ def foreground(picture: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
 def _window(square: tuple[int, int, int], side_px: int) -> tuple[slice, slice]:
     """Rows and columns of the pixels that a square of the canvas touches."""
     x, y, side = square
-    return tuple(slice(start * side_px // CANVAS, -(-(start + side) * side_px // CANVAS)) for start in (y, x))
+    columns, rows = (slice(start * side_px // CANVAS, -(-(start + side) * side_px // CANVAS)) for start in (x, y))
+    return rows, columns
 
 
 @lru_cache(maxsize=512)

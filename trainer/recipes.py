@@ -45,7 +45,7 @@ def toy_scratch() -> TrainConfig:
                 "story": 1.0,
             },
         ),
-        num_steps=1500,
+        num_steps=1300,
         optim=optim,
         encoder_pretraining=EncoderPretrainingConfig(num_steps=600, optim=replace(optim, lr=2e-3)),
         freeze_encoder=True,
