@@ -34,6 +34,11 @@ import torch
 from torch import Tensor, nn
 
 from models import MMInterleaved
+from models.language_model import LanguageModel
+from models.synchronized_unet import SynchronizedUNet
+
+Host = LanguageModel | SynchronizedUNet
+"""A network that MMFS is attached to."""
 
 FLOAT, INT = torch.float32, torch.int64
 
@@ -114,7 +119,7 @@ class ImageTokenizer(nn.Module):
 class MMFSValues(nn.Module):
     """What the synchronizers of one host network sample."""
 
-    def __init__(self, host: nn.Module) -> None:
+    def __init__(self, host: Host) -> None:
         super().__init__()
         self.host = host
 
@@ -199,7 +204,7 @@ def cached_causal_mask(write_indices: Tensor, *, capacity: int, num_new: int) ->
 class LanguageModelWithoutMMFS(LanguageModelWithPast):
     """The same for a model that has no synchronizers: nothing to see, so no range and no values."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, inputs_embeds: Tensor, position_ids: Tensor, write_indices: Tensor, last_token_ids: Tensor, *past: Tensor
     ) -> tuple[Tensor, ...]:
         """As above, without `visible`."""
@@ -384,7 +389,7 @@ def _unet_values(model: MMInterleaved) -> dict[str, Port]:
     return _values("unet_mmfs_value", model.image_decoder.unet, model)
 
 
-def _values(name: str, host: nn.Module, model: MMInterleaved) -> dict[str, Port]:
+def _values(name: str, host: Host, model: MMInterleaved) -> dict[str, Port]:
     """The sizes that the host's synchronizers give a bank without images."""
     no_image = torch.zeros(0, _num_pixels(model), model.config.vision.clip["hidden_size"])
     with torch.no_grad():

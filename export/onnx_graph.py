@@ -61,17 +61,18 @@ def to_onnx(component: Component) -> Graph:
     with torch.no_grad(), warnings.catch_warnings():
         # torch's own: it unpickles its tree structures through a name that it deprecates.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        program = torch.export.export(
+        traced = torch.export.export(
             _Positional(component.module).eval(), component.trace_inputs(), dynamic_shapes=(tuple(shapes),)
         )
         program = torch.onnx.export(
-            program,
+            traced,
             input_names=list(component.inputs),
             output_names=list(component.outputs),
             opset_version=OPSET,
             custom_translation_table=translation_table(),
             verbose=False,
         )
+    assert program is not None, "it is only without dynamo"
     proto = attach_functions(program.model_proto)
     _check_size(proto, component)
     _name_axes(proto, component)

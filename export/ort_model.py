@@ -86,11 +86,12 @@ class OrtModel:
                 written.append(text)
             ids = []
             pixels = document.draw(seed=seed + num_images, num_steps=num_steps, guidance_scale=guidance_scale)
-            written.append(processor.decode_image(torch.from_numpy(pixels)))
+            image = processor.decode_image(torch.from_numpy(pixels))
+            written.append(image)
             num_images += 1
             if mode == "image" and num_images == max_images:
                 return written
-            document.read_image(written[-1])
+            document.read_image(image)
         if text := processor.decode_text(ids):
             written.append(text)
         return written

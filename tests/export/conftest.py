@@ -105,17 +105,23 @@ def exported(scratch: Path, model_dir: Path) -> Path:
 
 @pytest.fixture
 def model(model_dir: Path) -> MMInterleaved:
+    """A copy to change at will."""
     return MMInterleaved.from_pretrained(model_dir)
 
 
-@pytest.fixture
-def components(model: MMInterleaved) -> dict[str, Component]:
-    return components_of(model)
+@pytest.fixture(scope="session")
+def unchanged_model(model_dir: Path) -> MMInterleaved:
+    return MMInterleaved.from_pretrained(model_dir)
 
 
-@pytest.fixture
-def cases(model: MMInterleaved, components: dict[str, Component], model_dir: Path) -> dict[str, list[Case]]:
-    return real_cases(model, components, load_samples(model_dir).documents)
+@pytest.fixture(scope="session")
+def components(unchanged_model: MMInterleaved) -> dict[str, Component]:
+    return components_of(unchanged_model)
+
+
+@pytest.fixture(scope="session")
+def cases(unchanged_model: MMInterleaved, components: dict[str, Component], model_dir: Path) -> dict[str, list[Case]]:
+    return real_cases(unchanged_model, components, load_samples(model_dir).documents)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,10 +38,10 @@ def test_ports_are_what_pytorch_takes_and_gives(components: dict[str, Component]
         assert sizes["2*batch"] == 2 * sizes["batch"]
 
 
-def test_every_part_has_its_component(model: MMInterleaved, components: dict[str, Component]) -> None:
+def test_every_part_has_its_component(unchanged_model: MMInterleaved, components: dict[str, Component]) -> None:
     assert list(components) == ALL
-    assert components["llm"].num_synchronizers == len(model.language_model.synchronizers) == 2
-    assert components["unet_mmfs"].num_synchronizers == len(model.image_decoder.unet.synchronizers) == 2
+    assert components["llm"].num_synchronizers == len(unchanged_model.language_model.synchronizers) == 2
+    assert components["unet_mmfs"].num_synchronizers == len(unchanged_model.image_decoder.unet.synchronizers) == 2
 
 
 def test_a_model_without_mmfs_has_no_values_and_no_ranges(config: MMInterleavedConfig) -> None:
@@ -55,18 +56,18 @@ def test_a_model_without_mmfs_has_no_values_and_no_ranges(config: MMInterleavedC
 
 
 def test_llm_component_is_the_language_model(
-    model: MMInterleaved, components: dict[str, Component], cases: dict[str, list[Case]], model_dir
+    unchanged_model: MMInterleaved, components: dict[str, Component], cases: dict[str, list[Case]], model_dir: Path
 ) -> None:
     """Prefill equals the packed forward of training; the last token from the cache equals the prefill."""
     whole, last_token, *_ = cases["llm"]
-    batch = pack(model, load_samples(model_dir).documents)
+    batch = pack(unchanged_model, load_samples(model_dir).documents)
     with torch.no_grad():
-        tokens, features = model.visual_tokenizer(batch.pixel_values)
-        hidden = model.language_model(
-            model.embed(batch.input_ids, tokens, batch.image_positions),
+        tokens, features = unchanged_model.visual_tokenizer(batch.pixel_values)
+        hidden = unchanged_model.language_model(
+            unchanged_model.embed(batch.input_ids, tokens, batch.image_positions),
             position_ids=batch.position_ids,
             mask=attention_mask(batch),
-            values=model.language_model.project_values(features),
+            values=unchanged_model.language_model.project_values(features),
             visible=token_visible(batch),
         )
     real = batch.document_ids >= 0
@@ -92,14 +93,14 @@ def test_cache_rows_behind_the_valid_ones_do_not_count(
 
 
 def test_context_resampler_reverses_what_the_image_decoder_reads_backwards(
-    model: MMInterleaved, components: dict[str, Component], cases: dict[str, list[Case]], model_dir
+    unchanged_model: MMInterleaved, components: dict[str, Component], cases: dict[str, list[Case]], model_dir: Path
 ) -> None:
-    batch = pack(model, load_samples(model_dir).documents[:2])
+    batch = pack(unchanged_model, load_samples(model_dir).documents[:2])
     batch = dataclasses.replace(batch, drawn=torch.tensor([1, 2]))  # the last image of each of the two documents
     inputs = cases["context_resampler"][0].inputs
     both = components["context_resampler"].run({name: tensor[:2] for name, tensor in inputs.items()})
     negative, conditional = both["encoder_hidden_states"].chunk(2)
     with torch.no_grad():
-        expected = model.image_decoder.condition(*gather_context(inputs["context_hidden"][:2], batch))
+        expected = unchanged_model.image_decoder.condition(*gather_context(inputs["context_hidden"][:2], batch))
     torch.testing.assert_close(conditional, expected, rtol=1e-4, atol=1e-5)
-    assert (negative == model.image_decoder.negative_context).all()
+    assert (negative == unchanged_model.image_decoder.negative_context).all()

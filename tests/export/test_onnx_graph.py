@@ -14,8 +14,8 @@ def loaded(exported: Path) -> dict[str, onnx.ModelProto]:
     return {file.stem: onnx.load(file) for file in (exported / "onnx").iterdir()}
 
 
-def test_each_synchronizer_is_one_node_with_a_body(exported: Path, model: MMInterleaved) -> None:
-    attentions = sum(isinstance(module, MSDeformAttn) for module in model.visual_tokenizer.modules())
+def test_each_synchronizer_is_one_node_with_a_body(exported: Path, unchanged_model: MMInterleaved) -> None:
+    attentions = sum(isinstance(module, MSDeformAttn) for module in unchanged_model.visual_tokenizer.modules())
     expected = {"llm": {"MMFS": 2}, "unet_mmfs": {"MMFS": 2}, "image_tokenizer": {"MSDeformAttn": attentions}}
     for name, proto in loaded(exported).items():
         nodes = [node.op_type for node in proto.graph.node if node.domain == "mmfs"]
