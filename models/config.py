@@ -101,7 +101,12 @@ class ImageDecoderConfig:
     """Without a VAE: squares of this side become the channels of one latent pixel (exact and invertible)."""
 
     scheduler: dict[str, Any] = field(
-        default_factory=lambda: {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+        default_factory=lambda: {
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "clip_sample": False,
+        }
     )
     """`DDPMScheduler` arguments: the noise schedule and what the U-Net predicts."""
 
@@ -263,7 +268,8 @@ class MMInterleavedConfig:
                     "attention_head_dim": 4,
                     "norm_num_groups": 16,
                 },
-                scheduler={"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
+                # Folded pixels have more channels of noise than a narrow U-Net can carry through: it predicts the image.
+                scheduler={"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"},
                 num_context_tokens=8,
                 resampler_heads=4,
                 mmfs=SynchronizerConfig(num_heads=4, num_points=4, value_dim=128, max_age=8, offset_init_cells=1.0),

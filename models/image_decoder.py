@@ -85,11 +85,15 @@ class ImageDecoder(nn.Module):
         noisy = self.noise_schedule.add_noise(latents, noise, timestep)
         context = torch.where(dropped[:, None, None], self.negative_context.to(context), context)
         predicted = self.unet(noisy, timestep, context, values=values, visible=visible)
-        if self.noise_schedule.config.prediction_type == "v_prediction":
-            target = self.noise_schedule.get_velocity(latents, noise, timestep)
-        else:
-            target = noise
+        target = self._target(latents, noise, timestep)
         return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
+
+    def _target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the U-Net has to say: the noise (paper Eq. 3), the velocity, or the image itself."""
+        kind = self.noise_schedule.config.prediction_type
+        if kind == "v_prediction":
+            return self.noise_schedule.get_velocity(latents, noise, timestep)
+        return latents if kind == "sample" else noise
 
     def _draw_noise(self, keys: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         shape = self.latent_shape

@@ -18,7 +18,7 @@ def toy() -> TrainConfig:
 def toy_scratch() -> TrainConfig:
     """The emoji world from random weights: how the shipped weights began."""
     optim = OptimConfig(
-        lr=1.5e-3,
+        lr=1e-3,
         betas=(0.9, 0.98),
         eps=1e-8,
         weight_decay=0.02,
@@ -36,16 +36,16 @@ def toy_scratch() -> TrainConfig:
             num_sprites=6,
             ramp_steps=800,
             tasks={
-                "caption": 2.5,
-                "draw": 3.0,
-                "read": 2.0,
-                "label_map": 1.5,
-                "ground": 0.7,
-                "compare": 0.5,
-                "story": 1.0,
+                "caption": 1.5,
+                "draw": 4.0,
+                "read": 3.0,
+                "label_map": 2.0,
+                "ground": 0.5,
+                "compare": 0.4,
+                "story": 1.3,
             },
         ),
-        num_steps=1300,
+        num_steps=2000,
         optim=optim,
         encoder_pretraining=EncoderPretrainingConfig(num_steps=600, optim=replace(optim, lr=2e-3)),
         freeze_encoder=True,

@@ -44,10 +44,10 @@ def test_loss_of_an_image_depends_on_its_own_key_alone(config) -> None:
     assert (other[1] - both[1]).abs() > 1e-4
 
 
-def test_the_target_is_noise_or_velocity() -> None:
-    """A U-Net that answers 0 has the loss of its target: noise has variance 1, velocity mixes noise and image."""
+def test_the_target_is_noise_velocity_or_the_image() -> None:
+    """A U-Net that answers 0 has the loss of its target."""
     keys = torch.arange(64)
-    for prediction_type in ("epsilon", "v_prediction"):
+    for prediction_type in ("epsilon", "v_prediction", "sample"):
         config = dataclasses.replace(PIXELS, scheduler={**CONFIG.scheduler, "prediction_type": prediction_type})
         decoder = build(config)
         torch.nn.init.zeros_(decoder.unet.host.conv_out.weight)
@@ -58,7 +58,8 @@ def test_the_target_is_noise_or_velocity() -> None:
         loss = decoder.loss(pixels, context_of(decoder, 64), values=values, visible=visible, keys=keys)
         noise, _, timestep, _ = decoder._draw_noise(keys, pixels)
         clean = torch.ones_like(noise)
-        target = noise if prediction_type == "epsilon" else decoder.noise_schedule.get_velocity(clean, noise, timestep)
+        velocity = decoder.noise_schedule.get_velocity(clean, noise, timestep)
+        target = {"epsilon": noise, "v_prediction": velocity, "sample": clean}[prediction_type]
         torch.testing.assert_close(loss, target.square().flatten(1).mean(1))
 
 
