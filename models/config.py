@@ -268,7 +268,7 @@ class MMInterleavedConfig:
                     "attention_head_dim": 4,
                     "norm_num_groups": 16,
                 },
-                # Folded pixels have more channels of noise than a narrow U-Net can carry through: it predicts the image.
+                # Folded pixels have more channels of noise than a narrow U-Net carries through: it predicts the image.
                 scheduler={"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"},
                 num_context_tokens=8,
                 resampler_heads=4,

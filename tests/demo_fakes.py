@@ -53,10 +53,7 @@ def fake_demo(*, num_documents: int = 2) -> Demo:
     return Demo(
         live=live,
         shipped=fake_evaluation("b", num_documents=num_documents, every_wrong=3),
-        without_mmfs={
-            **fake_evaluation("c", num_documents=num_documents, every_wrong=1).to_dict(),
-            "made_by": "python -m trainer.pretrain toy_scratch --without & <so on>",
-        },
+        taken_out=fake_evaluation("c", num_documents=num_documents, every_wrong=1),
         runs=(fake_run("the long run", 3000), fake_run("this run", 120)),
         stories=(Story(story.segments[:1], (perfect_answer(story), " the owl moves <up>")),),
         looks=(Look(reading.document.segments[0].pixels, "which number?", "37", points),),
@@ -77,7 +74,11 @@ def fake_demo(*, num_documents: int = 2) -> Demo:
                 },
             },
         },
-        made_by={"command": "python -m trainer.pretrain toy_scratch", "steps": 12000, "minutes": 61.5},
+        made_by={
+            "command": "python -m trainer.pretrain toy_scratch & <so on>",
+            "steps": {"main": 12000},
+            "minutes": 61.5,
+        },
         commands={"training": "python -m trainer.pretrain toy --out runs/demo", "scores": "python -m trainer.evaluate"},
         environment={"machine": "a processor", "torch": "2.13.0"},
         wall_times_s={"training": 300.0, "scores": 41.0},

@@ -29,6 +29,7 @@ from trainer.demo_charts import Curve
 from trainer.demo_looks import look_at
 from trainer.demo_page import Demo, Look, Run, Story, render_page
 from trainer.evaluate import (
+    WEIGHTS_FILE,
     Evaluation,
     Settings,
     describe_weights,
@@ -43,18 +44,14 @@ from trainer.metrics import LOG, read_log
 
 PROGRAM = "python -m trainer.demo"
 RECIPE = "toy"
+SCRATCH_RECIPE = "toy_scratch"
 WEIGHTS = Path(__file__).with_name("weights")
 SHIPPED = WEIGHTS / "toy"
-WITHOUT_MMFS = WEIGHTS / "toy_without_mmfs" / "scores.json"
 TRAINING_FACTS = "training.json"
-GO_ON = {"encoder_pretraining.num_steps": 0, "data.ramp_steps": 0, "optim.lr": 3e-4}
-"""Trained weights need neither the encoder's pre-training nor an easy beginning, and only a small learning rate."""
-
 QUICK = {
     "num_steps": 4,
     "log_every": 1,
     "data.num_rows": 2,
-    "encoder_pretraining.num_steps": 2,
     "encoder_pretraining.images_per_step": 2,
 }
 STORY_TOKENS = 96
@@ -95,11 +92,7 @@ class Stopwatch:
 
 def run(options: Options) -> int:
     """Make the whole demo; returns the exit code."""
-    if options.start is not None and not (options.start / "model.safetensors").is_file():
-        raise UsageError(
-            f"{options.start} holds no model to go on from. Name a directory with model.safetensors: --from DIR, or "
-            "begin with random weights: --from none."
-        )
+    made_by = training_facts(options.start)
     stopwatch = Stopwatch()
     training = training_arguments(options)
     with stopwatch.stage("training"):
@@ -123,9 +116,11 @@ def run(options: Options) -> int:
             shipped = examine(options.start, settings, options.out / "scores_shipped.json")
     with stopwatch.stage("scores after live training"):
         live = examine(model_dir, settings, options.out / "scores_live.json")
+    with stopwatch.stage("scores with MMFS taken out"):
+        taken_out = examine(model_dir, settings, options.out / "scores_mmfs_taken_out.json", take_out_mmfs=True)
     with stopwatch.stage("stories"):
-        stories = tell(model, settings, num_stories=1 if options.quick else 3)
-        looks = look(model, live)
+        stories = list(tell(model, settings, num_stories=1 if options.quick else 3))
+        looks = list(look(model, live))
     export_dir = options.out / "export"
     write_samples(model, settings, model_dir / "samples")
     exporting = ["export.trt", str(model_dir), "--out", str(export_dir), "--stage", "onnx"]
@@ -138,16 +133,12 @@ def run(options: Options) -> int:
     demo = Demo(
         live=live,
         shipped=shipped,
-        without_mmfs=json.loads(WITHOUT_MMFS.read_text(encoding="utf-8")) if shipped is not None else None,
+        taken_out=taken_out,
         runs=tuple(training_runs(options)),
         stories=tuple(stories),
         looks=tuple(looks),
         export=json.loads((export_dir / "manifest.json").read_text(encoding="utf-8")),
-        made_by=(
-            json.loads((options.start / TRAINING_FACTS).read_text(encoding="utf-8"))
-            if options.start is not None
-            else None
-        ),
+        made_by=made_by,
         commands={
             "training": f"{pretrain.PROGRAM} {' '.join(training)}",
             "scores": f"python -m trainer.evaluate {model_dir}",
@@ -164,21 +155,43 @@ def run(options: Options) -> int:
     return 0
 
 
+def training_facts(start: Path | None) -> dict[str, Any] | None:
+    """How the weights were made that the demo goes on from; None for random weights, or if nothing stands beside them.
+
+    Raises:
+        UsageError: there are no weights.
+    """
+    if start is None:
+        return None
+    if not (start / WEIGHTS_FILE).is_file():
+        raise UsageError(
+            f"{start} holds no {WEIGHTS_FILE} to go on from. Name a directory that does: --from DIR, or begin with "
+            "random weights: --from none."
+        )
+    facts = start / TRAINING_FACTS
+    return json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else None
+
+
 def training_arguments(options: Options) -> list[str]:
     """What the demo gives to `python -m trainer.pretrain`; started again, it goes on or is already done."""
     settings: dict[str, Any] = {"out": options.out}
+    if options.start is not None:
+        settings["init"] = options.start
     if options.quick:
         settings |= QUICK
-    if options.start is not None:
-        settings |= {"init": options.start, **GO_ON}
+        if options.start is None:
+            settings["encoder_pretraining.num_steps"] = 2
     if options.minutes is not None:
         settings["max_minutes"] = options.minutes
-    return [RECIPE, "--resume", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+    recipe = SCRATCH_RECIPE if options.start is None else RECIPE
+    return [recipe, "--resume", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
 
-def examine(model_dir: Path, settings: Settings, file: Path) -> Evaluation:
-    """Evaluate the model in a directory, and keep the results as JSON."""
+def examine(model_dir: Path, settings: Settings, file: Path, *, take_out_mmfs: bool = False) -> Evaluation:
+    """Evaluate the model in a directory, as it is or with its MMFS layers taken out, and keep the results as JSON."""
     model = MMInterleaved.from_pretrained(model_dir)
+    if take_out_mmfs:
+        model = model.without_mmfs()
     evaluation = evaluate(model, settings, weights=describe_weights(model_dir, model), progress=show_progress)
     show_progress("")
     file.write_text(json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -70,8 +70,8 @@ class Demo:
     shipped: Evaluation | None
     """Of the weights that it started from; None: it started from random ones."""
 
-    without_mmfs: Mapping[str, Any] | None
-    """What `Evaluation.to_dict` gave for the same model trained without MMFS, recorded; and its `made_by`."""
+    taken_out: Evaluation | None
+    """Of the live weights with their MMFS layers taken out, not retrained."""
 
     runs: tuple[Run, ...]
     stories: tuple[Story, ...]
@@ -137,8 +137,8 @@ def _hero(demo: Demo) -> str:
     if not figures:
         return ""
     return (
-        f'<div class="hero">{figures}</div><p class="note">Drawn by this run\'s weights from the sentence below each: '
-        "the first held-out documents, not the best ones.</p>"
+        f'<div class="hero">{figures}</div><p class="note">Drawn by this run’s weights from the sentence below each (of '
+        "a story, the last of four). The first held-out documents, not the best ones.</p>"
     )
 
 
@@ -148,8 +148,8 @@ def _last_text(document: Document) -> str:
 
 def _scores(demo: Demo) -> str:
     columns: list[tuple[str, Callable[[str, str], Score | None]]] = []
-    if demo.without_mmfs is not None:
-        columns.append(("without MMFS<br>(recorded)", lambda task, name: _recorded(demo.without_mmfs, task, name)))
+    if demo.taken_out is not None:
+        columns.append(("MMFS taken out<br>(live weights)", lambda task, name: _measured(demo.taken_out, task, name)))
     if demo.shipped is not None:
         columns.append(("shipped weights", lambda task, name: _measured(demo.shipped, task, name)))
     columns.append(("after live training", lambda task, name: _measured(demo.live, task, name)))
@@ -169,11 +169,11 @@ def _scores(demo: Demo) -> str:
             )
     head = "".join(f'<th class="score">{title}</th>' for title, _ in columns)
     lowest = min(score.ceiling for result in demo.live.tasks.values() for score in result.scores.values())
-    recorded = ""
-    if demo.without_mmfs is not None:
-        recorded = (
-            '<p class="note">“Without MMFS” is the same model, trained the same way with its MMFS layers taken out. '
-            f"It was not trained here; its scores were recorded with:</p>{_commands(demo.without_mmfs.get('made_by'))}"
+    explained = ""
+    if demo.taken_out is not None:
+        explained = (
+            '<p class="note">“MMFS taken out” is the live weights with every MMFS layer removed and nothing retrained: '
+            "it shows what these weights get through MMFS, not how well a model trained without it would do.</p>"
         )
     return (
         '<p class="note">Per cent, ± one standard error, on held-out documents: each shows a sprite on a colour, or '
@@ -184,17 +184,12 @@ def _scores(demo: Demo) -> str:
         f"{demo.live.settings.num_concepts} sprites whose pixels are nearest, compared at its true place and size, "
         "moved by up to 2 pixels, mirrored or not; a background as the nearest of 8 named colours.</p>"
         f'<div class="panel"><table><thead><tr><th>task</th><th>score</th><th class="number">documents</th>'
-        f'<th class="number">chance</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>{recorded}'
+        f'<th class="number">chance</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>{explained}'
     )
 
 
 def _measured(evaluation: Evaluation | None, task: str, name: str) -> Score | None:
     return evaluation.tasks[task].scores.get(name) if evaluation is not None and task in evaluation.tasks else None
-
-
-def _recorded(results: Mapping[str, Any] | None, task: str, name: str) -> Score | None:
-    scores = (results or {}).get("tasks", {}).get(task, {}).get("scores", {})
-    return Score(**scores[name]) if name in scores else None
 
 
 def _score_cell(score: Score | None, chance: float | None, *, plain: bool) -> str:
@@ -385,8 +380,8 @@ def _origin(demo: Demo) -> str:
     if demo.shipped is not None:
         facts["Shipped weights"] = f"<code>{demo.shipped.weights['sha256'][:16]}</code>"
     for name, value in (demo.made_by or {}).items():
-        if not isinstance(value, Mapping):
-            facts[f"Shipped: {escape(name.replace('_', ' '))}"] = f"<code>{escape(str(value))}</code>"
+        words = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        facts[f"Their {escape(name.replace('_', ' '))}"] = f"<code>{escape(words)}</code>"
     facts["Which weights drew what"] = (
         "top of the page, stories and sampling points: the live-trained weights; the gallery says which."
     )

@@ -99,6 +99,19 @@ def test_every_trainable_parameter_takes_part(model: MMInterleaved) -> None:
     assert not missing
 
 
+def test_taking_mmfs_out_leaves_the_rest(model: MMInterleaved) -> None:
+    batch = pack_rows([[["image", 9, "draw"]]])
+    bare = model.without_mmfs()
+    assert not bare.language_model.synchronizers
+    assert not bare.image_decoder.unet.synchronizers
+    assert (bare(batch).loss - model(batch).loss).abs() > 1e-6
+    for synchronizer in model.language_model.synchronizers:
+        torch.nn.init.zeros_(synchronizer.gate)
+    for synchronizer in model.image_decoder.unet.synchronizers:
+        torch.nn.init.zeros_(synchronizer.conv.weight)
+    torch.testing.assert_close(bare(batch).loss, model(batch).loss)
+
+
 def test_bank_order_is_what_connects_images_and_tokens(model: MMInterleaved) -> None:
     batch = pack_rows([[["image", 9]], [["image", 10]]])
     swapped = select(batch, pixel_values=batch.pixel_values.flip(0))

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from trainer.config import parse
 from trainer.data.emoji.tokenizer import load_tokenizer
-from trainer.demo import SAMPLE_TASKS, Options, main, run_of, tell, training_arguments, write_samples
+from trainer.demo import SAMPLE_TASKS, Options, main, run_of, tell, training_arguments, training_facts, write_samples
 from trainer.evaluate import Settings
 from trainer.recipes import DEFAULT_RECIPE, RECIPES
 
@@ -40,6 +40,13 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.Cap
     assert main(["--from", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     assert "--from none" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_how_the_weights_were_made_is_read_from_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    assert training_facts(None) is training_facts(tmp_path) is None
+    (tmp_path / "training.json").write_text('{"command": "python -m trainer.pretrain toy_scratch"}')
+    assert training_facts(tmp_path) == {"command": "python -m trainer.pretrain toy_scratch"}
 
 
 def test_samples_are_real_documents_in_the_form_that_the_export_reads(model: MMInterleaved, tmp_path: Path) -> None:

@@ -68,17 +68,22 @@ def test_the_page_needs_nothing_from_outside(page: str) -> None:
 
 def test_text_of_the_model_is_shown_as_text(page: str) -> None:
     assert "the owl moves &lt;up&gt;" in page
-    assert "--without &amp; &lt;so on&gt;" in page
+    assert "toy_scratch &amp; &lt;so on&gt;" in page
 
 
-def test_scores_stand_beside_chance_and_the_recorded_ones(demo: Demo, page: str) -> None:
+def test_the_page_says_how_the_shipped_weights_were_made(page: str) -> None:
+    origin = page[page.index('id="origin"') :]
+    assert all(fact in origin for fact in ("main 12000", "61.5", "python -m trainer.pretrain toy_scratch"))
+
+
+def test_scores_stand_beside_chance_and_those_with_mmfs_taken_out(demo: Demo, page: str) -> None:
     score = demo.live.tasks["read"].scores["number"]
     assert (score.mean, score.num_documents) == (0.5, 2)
     [row] = re.findall(r"<tr[^>]*><td><span class=\"what\">Detail reading.*?</tr>", page)
     means = re.findall(r'class="score">(\d+) <small>', row)
-    assert means == ["0", "50", "50"]  # without MMFS, shipped, live
+    assert means == ["0", "50", "50"]  # MMFS taken out, shipped, live
     assert row.count(f'<b style="left:{100 * score.chance:.1f}%">') == 3
-    assert "It was not trained here" in page
+    assert "nothing retrained" in page
 
 
 def test_right_and_wrong_answers_are_marked(demo: Demo, page: str) -> None:
@@ -109,17 +114,17 @@ def test_the_export_table_lists_each_component(page: str) -> None:
 
 
 def test_a_demo_that_began_with_random_weights_says_so(demo: Demo) -> None:
-    page = render_page(replace(demo, shipped=None, without_mmfs=None, made_by=None, looks=(), stories=()))
+    page = render_page(replace(demo, shipped=None, taken_out=None, made_by=None, looks=(), stories=()))
     found = parsed(page)
     assert "from random weights" in page
     assert "shipped" not in page
     assert not {"looks", "stories"} & set(found.ids)
 
 
-def test_a_score_that_is_not_recorded_is_a_dash(demo: Demo) -> None:
-    assert demo.without_mmfs is not None
-    tasks = {task: result for task, result in demo.without_mmfs["tasks"].items() if task != "read"}
-    page = render_page(replace(demo, without_mmfs={**demo.without_mmfs, "tasks": tasks}))
+def test_a_family_that_was_not_examined_is_a_dash(demo: Demo) -> None:
+    assert demo.taken_out is not None
+    tasks = {task: result for task, result in demo.taken_out.tasks.items() if task != "read"}
+    page = render_page(replace(demo, taken_out=replace(demo.taken_out, tasks=tasks)))
     [row] = re.findall(r"<tr[^>]*><td><span class=\"what\">Detail reading.*?</tr>", page)
     assert '<td class="score">–</td>' in row
 

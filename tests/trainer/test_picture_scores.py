@@ -3,7 +3,14 @@ import pytest
 
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.emoji.world import Placed, Scene, facts, render
-from trainer.picture_scores import background_right, foreground_iou, nearest_sprite, sprites_right, to_float
+from trainer.picture_scores import (
+    background_colour,
+    background_right,
+    foreground_iou,
+    nearest_sprite,
+    sprites_right,
+    to_float,
+)
 
 NUM_CONCEPTS = 32
 SNAIL, ROCKET, BANANA = 0, 1, 4
@@ -36,9 +43,11 @@ def test_a_wrong_or_missing_sprite_counts_as_wrong() -> None:
 
 
 def test_a_sprite_may_be_mirrored_or_a_little_off_but_not_elsewhere() -> None:
+    for sprite in range(NUM_CONCEPTS):
+        lone = facts(Scene(3, (Placed(sprite, 20, 18, 26),)), 64)
+        assert sprites_right(picture_of(Placed(sprite, 20, 18, 26, flip=True)), lone, NUM_CONCEPTS) == 1
+        assert sprites_right(picture_of(Placed(sprite, 24, 14, 26)), lone, NUM_CONCEPTS) == 1
     lone = facts(Scene(3, (Placed(SNAIL, 20, 18, 26),)), 64)
-    assert sprites_right(picture_of(Placed(SNAIL, 20, 18, 26, flip=True)), lone, NUM_CONCEPTS) == 1
-    assert sprites_right(picture_of(Placed(SNAIL, 24, 14, 26)), lone, NUM_CONCEPTS) == 1
     assert sprites_right(picture_of(Placed(SNAIL, 20, 38, 26)), lone, NUM_CONCEPTS) == 0
 
 
@@ -57,6 +66,11 @@ def test_sprites_are_told_apart_on_a_background_of_another_colour() -> None:
 def test_the_background_is_measured_where_no_sprite_belongs() -> None:
     assert background_right(picture_of(*TRUE.placed), FACTS) == 1
     assert background_right(picture_of(), FACTS) == 1
+    upper_two_thirds = {"objects": [{"square": (x, y, 20)} for x in (0, 22, 44) for y in (0, 20)]}
+    picture = picture_of()
+    green = picture[-1, -1].copy()
+    picture[:20] = 0
+    np.testing.assert_array_equal(background_colour(picture, upper_two_thirds), green)
     covered = facts(Scene(3, (Placed(SNAIL, 0, 0, 64),)), 64)
     with pytest.raises(ValueError, match="cover the whole picture"):
         background_right(picture_of(), covered)

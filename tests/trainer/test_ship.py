@@ -40,7 +40,7 @@ def test_the_log_is_thinned_to_means(run: Path, tmp_path: Path) -> None:
     assert len(main) == 250  # every 4 of 1000 steps: at most 300 points
     assert main[0] == {"phase": "main", "step": 4, "loss": 2.5, "loss_text": 2.5}
     assert main[-1]["step"] == 1000
-    assert [p for p in points if p["phase"] == "encoder"][0]["accuracy_digits"] == 0.5
+    assert next(p for p in points if p["phase"] == "encoder")["accuracy_digits"] == 0.5
 
 
 def test_it_says_how_the_weights_were_made(run: Path, tmp_path: Path) -> None:
