@@ -35,6 +35,7 @@ from trainer.evaluate import (
     describe_weights,
     environment,
     evaluate,
+    num_cores,
     show_progress,
     table,
     to_model,
@@ -192,7 +193,13 @@ def examine(model_dir: Path, settings: Settings, file: Path, *, take_out_mmfs: b
     model = MMInterleaved.from_pretrained(model_dir)
     if take_out_mmfs:
         model = model.without_mmfs()
-    evaluation = evaluate(model, settings, weights=describe_weights(model_dir, model), progress=show_progress)
+    evaluation = evaluate(
+        model,
+        settings,
+        weights=describe_weights(model_dir, model),
+        num_workers=num_cores(),
+        progress=show_progress,
+    )
     show_progress("")
     file.write_text(json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return evaluation

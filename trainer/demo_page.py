@@ -137,8 +137,8 @@ def _hero(demo: Demo) -> str:
     if not figures:
         return ""
     return (
-        f'<div class="hero">{figures}</div><p class="note">Drawn by this run’s weights from the sentence below each (of '
-        "a story, the last of four). The first held-out documents, not the best ones.</p>"
+        f'<div class="hero">{figures}</div><p class="note">Drawn by this run’s weights from the sentence below each '
+        "(of a story, the last of four). The first held-out documents, not the best ones.</p>"
     )
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import pickle
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.emoji.world import CANVAS
 from trainer.data.stream import DataConfig, picture_px
 from trainer.exams import EXAMS, Answer, Exam
+from trainer.interrupt import ignore_in_worker
 from trainer.picture_scores import to_float
 from trainer.recipes import DEFAULT_RECIPE, RECIPES
 from trainer.scores import Score, chance_levels
@@ -99,7 +104,7 @@ class TaskResult:
     answered: tuple[Answered, ...]
     scores: dict[str, Score]
     wall_s: float
-    """Seconds in `generate`."""
+    """Seconds in `generate`, of all workers together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +141,12 @@ Progress = Callable[[str], None]
 
 
 def evaluate(
-    model: MMInterleaved, settings: Settings, *, weights: dict[str, Any], progress: Progress = lambda _line: None
+    model: MMInterleaved,
+    settings: Settings,
+    *,
+    weights: dict[str, Any],
+    num_workers: int = 0,
+    progress: Progress = lambda _line: None,
 ) -> Evaluation:
     """Examine a model.
 
@@ -144,6 +154,8 @@ def evaluate(
         model: with a processor, in evaluation mode.
         settings: which documents, and how answers are generated.
         weights: what to record about the weights; see `describe_weights`.
+        num_workers: processes that answer, each with one thread and its own copy of the model; 0: this one. The model
+            is too small to keep more than one core busy.
         progress: gets a line after each answer.
     """
     begun = time.monotonic()
@@ -159,13 +171,16 @@ def evaluate(
     written: dict[str, list[Written]] = {task: [] for task in asked}
     seconds = dict.fromkeys(asked, 0.0)
     # A document of each family in turn, so that the time left is known after the first round.
-    for index in range(max(map(len, asked.values()))):
-        for task, its_documents in asked.items():
-            if index < len(its_documents):
-                start = time.monotonic()
-                written[task].append(answer(model, its_documents[index], EXAMS[task], settings, seed=index))
-                seconds[task] += time.monotonic() - start
-                progress(_progress_line(asked, written, seconds))
+    jobs = [
+        Job(its_documents[index], index)
+        for index in range(max(map(len, asked.values())))
+        for its_documents in asked.values()
+        if index < len(its_documents)
+    ]
+    for job, (one, spent_s) in zip(jobs, answer_all(model, jobs, settings, num_workers), strict=True):
+        written[job.document.task].append(one)
+        seconds[job.document.task] += spent_s
+        progress(_progress_line(asked, written, seconds, max(num_workers, 1)))
     side_px = min(model.config.image_decoder.image_size, CANVAS)
     results = {
         task: grade(
@@ -179,6 +194,51 @@ def evaluate(
         for task in asked
     }
     return Evaluation(results, settings, weights, time.monotonic() - begun)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A document to answer."""
+
+    document: Document
+    index: int
+    """Its number within its family: what the seed of a picture counts on from."""
+
+
+def answer_all(
+    model: MMInterleaved, jobs: Sequence[Job], settings: Settings, num_workers: int
+) -> Iterator[tuple[Written, float]]:
+    """The answer to each job and the seconds it took, in order."""
+    if num_workers == 0:
+        yield from (timed_answer(model, job, settings) for job in jobs)
+        return
+    # Processes that start afresh: a fork of one that has used OpenMP threads may hang.
+    copy = pickle.dumps((model, settings))
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_work, (copy,)) as pool:
+        yield from pool.map(_work, jobs)
+
+
+_examinee: tuple[MMInterleaved, Settings]
+"""In a worker: whom it asks."""
+
+
+def _begin_work(copy: bytes) -> None:
+    global _examinee
+    ignore_in_worker(0)
+    torch.set_num_threads(1)
+    _examinee = pickle.loads(copy)
+
+
+def _work(job: Job) -> tuple[Written, float]:
+    model, settings = _examinee
+    return timed_answer(model, job, settings)
+
+
+def timed_answer(model: MMInterleaved, job: Job, settings: Settings) -> tuple[Written, float]:
+    """The answer to a job, and the seconds it took."""
+    start = time.monotonic()
+    exam = EXAMS[job.document.task]
+    return answer(model, job.document, exam, settings, seed=job.index), time.monotonic() - start
 
 
 def answer(model: MMInterleaved, document: Document, exam: Exam, settings: Settings, *, seed: int) -> Written:
@@ -266,11 +326,12 @@ def _in_words(written: Written) -> str:
 
 
 def _progress_line(
-    asked: dict[str, list[Document]], written: dict[str, list[Written]], seconds: dict[str, float]
+    asked: dict[str, list[Document]], written: dict[str, list[Written]], seconds: dict[str, float], num_workers: int
 ) -> str:
     done, in_all = sum(map(len, written.values())), sum(map(len, asked.values()))
     if all(written.values()):
         left_s = sum(seconds[task] / len(written[task]) * (len(asked[task]) - len(written[task])) for task in asked)
+        left_s /= num_workers
         return f"evaluation {done}/{in_all} documents  {int(left_s) // 60}:{int(left_s) % 60:02} left"
     return f"evaluation {done}/{in_all} documents"
 
@@ -302,6 +363,11 @@ def cpu_name() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def world_of(model_dir: Path, config_file: Path | None) -> DataConfig:
@@ -346,9 +412,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_steps", type=int, default=defaults.num_steps, help="denoising steps a picture")
     parser.add_argument("--guidance_scale", type=float, default=defaults.guidance_scale, help="1 is none")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of the pictures' noise")
+    parser.add_argument(
+        "--num_workers", type=int, default=num_cores(), help="processes that answer; 0: this one; default: %(default)s"
+    )
     parser.add_argument("--config", type=Path, help="a run's config.yaml, for its world; default: the model's own run")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all results as JSON")
     given = parser.parse_args(arguments)
+    if given.num_workers < 0:
+        parser.error(f"--num_workers is {given.num_workers}; expected 0 or more.")
     try:
         world = world_of(given.model_dir, given.config)
         settings = Settings(
@@ -365,7 +436,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, OSError, ValueError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
-    result = evaluate(model, settings, weights=describe_weights(given.model_dir, model), progress=show_progress)
+    result = evaluate(
+        model,
+        settings,
+        weights=describe_weights(given.model_dir, model),
+        num_workers=given.num_workers,
+        progress=show_progress,
+    )
     show_progress("")
     print(table(result))
     print(f"{result.wall_s:.0f} s; weights {result.weights['sha256'][:12]}")

@@ -84,6 +84,9 @@ def test_scores_stand_beside_chance_and_those_with_mmfs_taken_out(demo: Demo, pa
     assert means == ["0", "50", "50"]  # MMFS taken out, shipped, live
     assert row.count(f'<b style="left:{100 * score.chance:.1f}%">') == 3
     assert "nothing retrained" in page
+    chances = [score.chance for result in demo.live.tasks.values() for score in result.scores.values() if score.chance]
+    assert chances
+    assert all(f'<b style="left:{100 * chance:.1f}%">' in page for chance in chances)
 
 
 def test_right_and_wrong_answers_are_marked(demo: Demo, page: str) -> None:

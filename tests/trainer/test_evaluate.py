@@ -48,7 +48,21 @@ def test_the_command_writes_all_that_is_needed_to_do_it_again(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "results" / "scores.json"
-    arguments = ["--tasks", "read", "draw", "--count", "2", "--num_steps", "1", "--seed", "5", "--out", str(file)]
+    arguments = [
+        "--tasks",
+        "read",
+        "draw",
+        "--count",
+        "2",
+        "--num_steps",
+        "1",
+        "--seed",
+        "5",
+        "--num_workers",
+        "1",
+        "--out",
+        str(file),
+    ]
     assert main([str(model_dir), *arguments]) == 0
     assert "exact number" in capsys.readouterr().out
     written = json.loads(file.read_text())
@@ -56,6 +70,9 @@ def test_the_command_writes_all_that_is_needed_to_do_it_again(
     assert [one["key"] for one in written["tasks"]["read"]["documents"]] == ["emoji/read/val/0", "emoji/read/val/1"]
     assert len(written["tasks"]["draw"]["documents"]) == 1
     assert len(written["weights"]["sha256"]) == 64
+    model = MMInterleaved.from_pretrained(model_dir)
+    here = evaluate(model, Settings(**{**written["settings"], "tasks": ("read",)}), weights={}).to_dict()
+    assert here["tasks"]["read"]["documents"] == written["tasks"]["read"]["documents"], "a worker answers the same"
     assert (written["settings"]["seed"], written["settings"]["guidance_scale"]) == (5, Settings.guidance_scale)
     assert written["environment"]["torch"] == torch.__version__
     assert {"mean", "standard_error", "chance", "ceiling", "num_documents"} == set(
