@@ -204,7 +204,7 @@ def _score_cell(score: Score | None, chance: float | None, *, plain: bool) -> st
 
 def _losses(demo: Demo) -> str:
     rows = []
-    for kind, title in (("text", "text loss, nats a token"), ("image", "image loss, squared error of the velocity")):
+    for kind, title in (("text", "text loss, nats a token"), ("image", "image loss, squared error")):
         curves = [(run.title, getattr(run, kind)) for run in demo.runs if getattr(run, kind).values]
         if not curves:
             continue
