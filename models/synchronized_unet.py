@@ -54,7 +54,7 @@ class UNetSynchronizer(nn.Module):
         return self.mmfs.project_values(self.feature_norm(features))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, C, h, w] -> the same map with what the visible images add; unchanged outside `looking_at`."""
+        """[B, C, h, w] -> the same map with what the visible images add; unchanged if the host runs without values."""
         if self.values is None or self.visible is None:
             return hidden
         height, width = hidden.shape[-2:]

@@ -42,13 +42,13 @@ from trainer.evaluate import (
     world_of,
 )
 from trainer.metrics import LOG, read_log
+from trainer.ship import TRAINING_FACTS
 
 PROGRAM = "python -m trainer.demo"
 RECIPE = "toy"
 SCRATCH_RECIPE = "toy_scratch"
 WEIGHTS = Path(__file__).with_name("weights")
 SHIPPED = WEIGHTS / "toy"
-TRAINING_FACTS = "training.json"
 QUICK = {
     "num_steps": 4,
     "log_every": 1,
