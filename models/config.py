@@ -245,9 +245,11 @@ class MMInterleavedConfig:
                     "num_hidden_layers": 5,
                     "num_attention_heads": 4,
                     "max_position_embeddings": 512,
+                    "initializer_range": 0.06,  # about 1/sqrt(hidden_size); the usual 0.02 is for wide models
                 },
+                # A grid of 6 x 6 points over the whole picture: some point is near everything that may be asked for.
                 mmfs=SynchronizerConfig(
-                    num_heads=4, num_points=4, value_dim=128, max_age=8, offset_init="grid", offset_init_cells=6.0
+                    num_heads=4, num_points=9, value_dim=128, max_age=8, offset_init="grid", offset_init_cells=8.0
                 ),
                 mmfs_every=2,
                 mmfs_levels=(0, 3),

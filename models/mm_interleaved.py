@@ -132,16 +132,6 @@ class MMInterleaved(nn.Module):
         """The same, piece by piece: text as it is written, each image when it is drawn."""
         return generate_stream(self, segments, **options)
 
-    def without_mmfs(self) -> MMInterleaved:
-        """The same weights with every synchronizer taken out, in evaluation mode.
-
-        It shows what these weights get through MMFS; a model that was trained without MMFS may do better.
-        """
-        bare = MMInterleaved(self.config.without_mmfs(), self.processor).to(self.device)
-        kept = bare.state_dict().keys()
-        bare.load_state_dict({name: weight for name, weight in self.state_dict().items() if name in kept})
-        return bare.eval()
-
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""

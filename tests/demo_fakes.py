@@ -8,7 +8,7 @@ from PIL import Image as PILImage
 from trainer.data.document import Document
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.demo_charts import Curve
-from trainer.demo_page import Demo, Look, Run, Story
+from trainer.demo_page import Demo, Look, Recorded, Run, Story
 from trainer.evaluate import Evaluation, Settings, Written, grade
 from trainer.exams import EXAMS, true_picture
 
@@ -36,6 +36,13 @@ def fake_evaluation(sha256: str, *, num_documents: int, every_wrong: int) -> Eva
     return Evaluation(results, settings, weights, wall_s=12.0)
 
 
+def fake_record(*, num_documents: int) -> Recorded:
+    """All wrong."""
+    evaluation = fake_evaluation("c", num_documents=num_documents, every_wrong=1)
+    scores = {task: result.scores for task, result in evaluation.tasks.items()}
+    return Recorded(scores, {"command": "python -m trainer.pretrain --bare <true>", "steps": {"main": 4321}})
+
+
 def fake_run(title: str, num_steps: int) -> Run:
     """Falling, noisy losses."""
     steps = tuple(range(1, num_steps + 1))
@@ -53,7 +60,7 @@ def fake_demo(*, num_documents: int = 2) -> Demo:
     return Demo(
         live=live,
         shipped=fake_evaluation("b", num_documents=num_documents, every_wrong=3),
-        taken_out=fake_evaluation("c", num_documents=num_documents, every_wrong=1),
+        without_mmfs=fake_record(num_documents=num_documents),
         runs=(fake_run("the long run", 3000), fake_run("this run", 120)),
         stories=(Story(story.segments[:1], (perfect_answer(story), " the owl moves <up>")),),
         looks=(Look(reading.document.segments[0].pixels, "which number?", "37", points),),

@@ -97,7 +97,7 @@ class TrainConfig:
     model: MMInterleavedConfig
     data: DataConfig
     num_steps: int
-    """Optimiser steps of the main training."""
+    """Optimiser steps of the main training; 0 ends with the encoder's pre-training."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     encoder_pretraining: EncoderPretrainingConfig = field(default_factory=EncoderPretrainingConfig)
@@ -107,6 +107,9 @@ class TrainConfig:
 
     init: str | None = None
     """A directory written by `MMInterleaved.save_pretrained` whose weights the run starts from; null: random ones."""
+
+    init_encoder: str | None = None
+    """The same, but only its image encoder is taken (visual tokens and pyramid); the rest of the model may differ."""
 
     ema_decay: float = 0.0
     """Above 0: `model/` gets an exponential moving average of the weights with this decay, not the last weights."""
@@ -136,8 +139,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         # YAML and JSON have no tuples: with lists in its free-form dictionaries, a configuration equals its round trip.
         object.__setattr__(self, "model", MMInterleavedConfig.from_dict(self.model.to_dict()))
-        for name in ("num_steps", "log_every", "checkpoint_every", "keep"):
+        for name in ("log_every", "checkpoint_every", "keep"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected 1 or more.")
+        _require(self.num_steps >= 0, f"num_steps is {self.num_steps}; expected 0 or more.")
+        _require(
+            self.num_steps + self.encoder_pretraining.num_steps > 0,
+            "num_steps and encoder_pretraining.num_steps are both 0; expected something to train.",
+        )
+        _require(
+            self.init is None or self.init_encoder is None,
+            f"init is '{self.init}' and init_encoder '{self.init_encoder}'; expected at most one of them, since init "
+            "brings its own image encoder.",
+        )
         for name in ("num_threads", "num_workers"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; expected 0 (none) or a number below 1.")

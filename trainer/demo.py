@@ -27,7 +27,7 @@ from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.stream import picture_px
 from trainer.demo_charts import Curve
 from trainer.demo_looks import look_at
-from trainer.demo_page import Demo, Look, Run, Story, render_page
+from trainer.demo_page import Demo, Look, Recorded, Run, Story, render_page
 from trainer.evaluate import (
     WEIGHTS_FILE,
     Evaluation,
@@ -42,7 +42,8 @@ from trainer.evaluate import (
     world_of,
 )
 from trainer.metrics import LOG, read_log
-from trainer.ship import TRAINING_FACTS
+from trainer.scores import Score
+from trainer.ship import TRAINING_FACTS, WITHOUT_MMFS
 
 PROGRAM = "python -m trainer.demo"
 RECIPE = "toy"
@@ -117,8 +118,6 @@ def run(options: Options) -> int:
             shipped = examine(options.start, settings, options.out / "scores_shipped.json")
     with stopwatch.stage("scores after live training"):
         live = examine(model_dir, settings, options.out / "scores_live.json")
-    with stopwatch.stage("scores with MMFS taken out"):
-        taken_out = examine(model_dir, settings, options.out / "scores_mmfs_taken_out.json", take_out_mmfs=True)
     with stopwatch.stage("stories"):
         stories = list(tell(model, settings, num_stories=1 if options.quick else 3))
         looks = list(look(model, live))
@@ -134,7 +133,7 @@ def run(options: Options) -> int:
     demo = Demo(
         live=live,
         shipped=shipped,
-        taken_out=taken_out,
+        without_mmfs=recorded_without_mmfs(options.start),
         runs=tuple(training_runs(options)),
         stories=tuple(stories),
         looks=tuple(looks),
@@ -173,6 +172,19 @@ def training_facts(start: Path | None) -> dict[str, Any] | None:
     return json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else None
 
 
+def recorded_without_mmfs(start: Path | None) -> Recorded | None:
+    """The scores that came with the weights, of the same model trained without MMFS; None if there are none."""
+    file = start / WITHOUT_MMFS if start is not None else None
+    if file is None or not file.is_file():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    scores = {
+        task: {name: Score(**values) for name, values in result["scores"].items()}
+        for task, result in content["tasks"].items()
+    }
+    return Recorded(scores, content["training"])
+
+
 def training_arguments(options: Options) -> list[str]:
     """What the demo gives to `python -m trainer.pretrain`; started again, it goes on or is already done."""
     settings: dict[str, Any] = {"out": options.out}
@@ -188,11 +200,9 @@ def training_arguments(options: Options) -> list[str]:
     return [recipe, "--resume", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
 
-def examine(model_dir: Path, settings: Settings, file: Path, *, take_out_mmfs: bool = False) -> Evaluation:
-    """Evaluate the model in a directory, as it is or with its MMFS layers taken out, and keep the results as JSON."""
+def examine(model_dir: Path, settings: Settings, file: Path) -> Evaluation:
+    """Evaluate the model in a directory, and keep the results as JSON."""
     model = MMInterleaved.from_pretrained(model_dir)
-    if take_out_mmfs:
-        model = model.without_mmfs()
     evaluation = evaluate(
         model,
         settings,

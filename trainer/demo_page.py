@@ -61,6 +61,15 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False)
+class Recorded:
+    """Scores of a model that does not travel with the repository."""
+
+    scores: Mapping[str, Mapping[str, Score]]
+    training: Mapping[str, Any]
+    """Command, steps, minutes and environment of its training."""
+
+
+@dataclass(frozen=True, eq=False)
 class Demo:
     """All that the page shows."""
 
@@ -70,8 +79,8 @@ class Demo:
     shipped: Evaluation | None
     """Of the weights that it started from; None: it started from random ones."""
 
-    taken_out: Evaluation | None
-    """Of the live weights with their MMFS layers taken out, not retrained."""
+    without_mmfs: Recorded | None
+    """Of the same model, trained as the shipped weights were but without MMFS."""
 
     runs: tuple[Run, ...]
     stories: tuple[Story, ...]
@@ -148,8 +157,8 @@ def _last_text(document: Document) -> str:
 
 def _scores(demo: Demo) -> str:
     columns: list[tuple[str, Callable[[str, str], Score | None]]] = []
-    if demo.taken_out is not None:
-        columns.append(("MMFS taken out<br>(live weights)", lambda task, name: _measured(demo.taken_out, task, name)))
+    if (bare := demo.without_mmfs) is not None:
+        columns.append(("trained<br>without MMFS", lambda task, name: bare.scores.get(task, {}).get(name)))
     if demo.shipped is not None:
         columns.append(("shipped weights", lambda task, name: _measured(demo.shipped, task, name)))
     columns.append(("after live training", lambda task, name: _measured(demo.live, task, name)))
@@ -170,10 +179,12 @@ def _scores(demo: Demo) -> str:
     head = "".join(f'<th class="score">{title}</th>' for title, _ in columns)
     lowest = min(score.ceiling for result in demo.live.tasks.values() for score in result.scores.values())
     explained = ""
-    if demo.taken_out is not None:
+    if demo.without_mmfs is not None:
+        steps = demo.without_mmfs.training["steps"].get("main", 0)
         explained = (
-            '<p class="note">“MMFS taken out” is the live weights with every MMFS layer removed and nothing retrained: '
-            "it shows what these weights get through MMFS, not how well a model trained without it would do.</p>"
+            '<p class="note">“Trained without MMFS” is the same model on the same documents, from the same image '
+            f"encoder, for {steps:,} steps, with no MMFS layer in its language model and its image decoder. It was "
+            "recorded when the shipped weights were made; the command is at the end of the page.</p>"
         )
     return (
         '<p class="note">Per cent, ± one standard error, on held-out documents: each shows a sprite on a colour, or '
@@ -382,6 +393,8 @@ def _origin(demo: Demo) -> str:
     for name, value in (demo.made_by or {}).items():
         words = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
         facts[f"Their {escape(name.replace('_', ' '))}"] = f"<code>{escape(words)}</code>"
+    if demo.without_mmfs is not None:
+        facts["Without MMFS"] = f"<code>{escape(str(demo.without_mmfs.training['command']))}</code>"
     facts["Which weights drew what"] = (
         "top of the page, stories and sampling points: the live-trained weights; the gallery says which."
     )

@@ -1,10 +1,12 @@
-"""A short start for a randomly initialised image encoder: what stands where, on every level of its pyramid.
+"""A short start for a randomly initialised image encoder: what stands where, in the pyramid and in the visual tokens.
 
-A 1x1 linear head on each level names the sprite or the printed digit in each cell; the heads are thrown away
+1x1 linear heads on each level of the pyramid name the sprite or the printed digit in each cell, and the number under a
+sprite; a linear head on the visual tokens says which sprites the picture has and where. The heads are thrown away
 afterwards. The main losses alone teach an encoder to see only slowly, since they reach it through a language model and
 a U-Net that cannot use it yet. A pre-trained CLIP needs none of this.
 
-Letters: N images of H x W pixels, h x w cells of a level, S cells of all levels, C feature width, K classes.
+Letters: N images of H x W pixels, h x w cells of a level, C feature width, K sprites that occur, n visual tokens of
+width E.
 """
 
 from __future__ import annotations
@@ -19,48 +21,16 @@ from models import MMInterleaved
 from models.visual_tokenizer import VisualTokenizer
 from trainer.config import TrainConfig
 from trainer.data.emoji.world import num_label_classes
-from trainer.data.stream import LabelledScenes
+from trainer.data.labelled_scenes import LabelledPictures, LabelledScenes
 from trainer.loop import Phase
 
 
 @dataclass(frozen=True)
-class EncoderBatch:
-    """Pictures and what each of their pixels shows."""
-
-    pixel_values: Tensor
-    """[N, 3, H, W] float32 in [0, 1]."""
-
-    labels: Tensor
-    """[N, H, W] int64, classes of `trainer.data.emoji.world.dense_labels`."""
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> EncoderBatch:
-        """The same batch on another device."""
-        return EncoderBatch(
-            self.pixel_values.to(device, non_blocking=non_blocking), self.labels.to(device, non_blocking=non_blocking)
-        )
-
-    def pin_memory(self) -> EncoderBatch:
-        """The same batch in page-locked memory (the hook that a DataLoader calls)."""
-        return EncoderBatch(self.pixel_values.pin_memory(), self.labels.pin_memory())
-
-
-@dataclass(frozen=True)
-class EncoderBatches:
-    """Step number (from 0) to its labelled pictures; a pure function."""
-
-    scenes: LabelledScenes
-
-    def __call__(self, step: int) -> EncoderBatch:
-        """The batch of a step."""
-        return EncoderBatch(*self.scenes(step))
-
-
-@dataclass(frozen=True)
-class DenseOutput:
-    """Losses and accuracies of one batch."""
+class EncoderOutput:
+    """Loss and accuracies of one batch."""
 
     loss: Tensor
-    """Mean over levels and kinds of cells."""
+    """Sum of the three kinds' losses."""
 
     accuracy_sprites: Tensor
     """Share of the cells of the finest level with a sprite that are named rightly."""
@@ -68,38 +38,77 @@ class DenseOutput:
     accuracy_digits: Tensor
     """The same for digits."""
 
+    accuracy_numbers: Tensor
+    """Share of those cells with a numbered sprite whose number is told rightly, both digits."""
 
-class DenseLabelling(nn.Module):
-    """The visual tokenizer with a linear head on each level.
+    accuracy_layout: Tensor
+    """Share of the present sprites that the visual tokens place within an eighth of the picture's side, x and y."""
+
+
+class EncoderPretraining(nn.Module):
+    """The visual tokenizer with linear heads.
 
     Args:
         visual_tokenizer: what learns and stays.
-        num_concepts: sprite classes; the ten digits follow them (`trainer.data.emoji.world.dense_labels`).
+        num_concepts: K; the ten digits follow the sprites (`trainer.data.emoji.world.dense_labels`).
+        token_dim: E.
     """
 
-    def __init__(self, visual_tokenizer: VisualTokenizer, *, num_concepts: int) -> None:
+    def __init__(self, visual_tokenizer: VisualTokenizer, *, num_concepts: int, token_dim: int) -> None:
         super().__init__()
         self.visual_tokenizer = visual_tokenizer
         self.num_concepts = num_concepts
+        self.num_classes = num_label_classes(num_concepts)
         self.heads = nn.ModuleList(
-            nn.Linear(visual_tokenizer.dim, num_label_classes(num_concepts)) for _ in visual_tokenizer.spatial_shapes
-        )
+            nn.Linear(visual_tokenizer.dim, self.num_classes + 20) for _ in visual_tokenizer.spatial_shapes
+        )  # then tens and ones of the number
+        self.layout_head = nn.Linear(visual_tokenizer.config.num_visual_tokens * token_dim, 3 * num_concepts)
 
-    def forward(self, batch: EncoderBatch) -> DenseOutput:
-        """Cross-entropy on all levels; background, sprites and digits weigh the same on each."""
-        _, features = self.visual_tokenizer(batch.pixel_values)  # [N, S, C]
+    def forward(self, batch: LabelledPictures) -> EncoderOutput:
+        """All heads' losses on a batch; every level of the pyramid weighs the same."""
+        tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, E], [N, S, C]
         shapes = self.visual_tokenizer.spatial_shapes
         maps = features.split([h * w for h, w in shapes], dim=1)  # of [N, h*w, C]
-        logits = [head(level) for head, level in zip(self.heads, maps, strict=True)]  # of [N, h*w, K]
-        targets = [cell_labels(batch.labels, shape).flatten(1) for shape in shapes]  # of [N, h*w]
-        losses = [balanced_cross_entropy(x, y, self._kinds(y)) for x, y in zip(logits, targets, strict=True)]
-        right = logits[0].argmax(-1) == targets[0]
-        _, is_sprite, is_digit = self._kinds(targets[0])
-        return DenseOutput(torch.stack(losses).mean(), share(right, is_sprite), share(right, is_digit))
+        losses = []
+        for head, level, shape in zip(reversed(self.heads), reversed(maps), reversed(shapes), strict=True):
+            classes = cell_labels(batch.classes, shape).flatten(1)  # [N, h*w]
+            numbers = cell_labels(batch.numbers, shape).flatten(1)
+            named, tens, ones = head(level).split([self.num_classes, 10, 10], dim=-1)
+            numbered = (numbers >= 0,)
+            losses += [
+                balanced_cross_entropy(named, classes, self._kinds(classes)),
+                balanced_cross_entropy(tens, numbers.clamp(min=0) // 10, numbered) / 2,
+                balanced_cross_entropy(ones, numbers.clamp(min=0) % 10, numbered) / 2,
+            ]
+        # The loop ended with the finest level, whose accuracies tell most.
+        right = named.argmax(-1) == classes
+        told = 10 * tens.argmax(-1) + ones.argmax(-1) == numbers
+        _, is_sprite, is_digit = self._kinds(classes)
+        layout_loss, placed = self._layout(tokens, batch)
+        return EncoderOutput(
+            loss=torch.stack(losses).sum() / len(shapes) + layout_loss,
+            accuracy_sprites=share(right, is_sprite),
+            accuracy_digits=share(right, is_digit),
+            accuracy_numbers=share(told, *numbered),
+            accuracy_layout=share(placed, batch.present),
+        )
 
-    def _kinds(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _kinds(self, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which cells are background, sprite, digit."""
-        return targets == 0, (targets > 0) & (targets <= self.num_concepts), targets > self.num_concepts
+        return classes == 0, (classes > 0) & (classes <= self.num_concepts), classes > self.num_concepts
+
+    def _layout(self, tokens: Tensor, batch: LabelledPictures) -> tuple[Tensor, Tensor]:
+        """Loss of the visual tokens, and [N, K] bool: which sprites they place about rightly.
+
+        The tokens are normalised as the language model normalises what it reads, so their size stays as it is.
+        """
+        said = self.layout_head(F.rms_norm(tokens, tokens.shape[-1:]).flatten(1)).unflatten(1, (self.num_concepts, 3))
+        presence, centres = said[..., 0].float(), said[..., 1:].float() + 0.5  # the picture's middle to begin with
+        kinds = (batch.present, ~batch.present)
+        rare = F.binary_cross_entropy_with_logits(presence, batch.present.float(), reduction="none")
+        distance = (centres - batch.centres).abs()  # in sides of the picture
+        loss = torch.stack([share(rare, kind) for kind in kinds]).sum() + 2 * share(distance.sum(-1), batch.present)
+        return loss, (presence > 0) & (distance < 1 / 8).all(-1)
 
 
 def cell_labels(labels: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -133,16 +142,22 @@ def share(values: Tensor, chosen: Tensor) -> Tensor:
 def encoder_phase(model: MMInterleaved, config: TrainConfig) -> Phase:
     """The phase before the main training. Its checkpoints hold the image encoder only; the seed makes the rest."""
     settings = config.encoder_pretraining
-    scenes = LabelledScenes(config.data, config.model, seed=config.seed, num_images=settings.images_per_step)
+    module = EncoderPretraining(
+        model.visual_tokenizer,
+        num_concepts=config.data.num_concepts,
+        token_dim=config.model.language_model.transformer["hidden_size"],
+    )
     return Phase(
         name="encoder",
         index=0,
-        module=DenseLabelling(model.visual_tokenizer, num_concepts=config.data.num_concepts),
-        batch=EncoderBatches(scenes),
+        module=module,
+        batch=LabelledScenes(config.data, config.model, seed=config.seed, num_images=settings.images_per_step),
         measure=lambda output: {
             "loss": output.loss,
             "accuracy_sprites": output.accuracy_sprites,
             "accuracy_digits": output.accuracy_digits,
+            "accuracy_numbers": output.accuracy_numbers,
+            "accuracy_layout": output.accuracy_layout,
         },
         count=lambda batch: (0, len(batch.pixel_values)),
         num_steps=settings.num_steps,

@@ -156,11 +156,11 @@ def make_model(config: TrainConfig) -> MMInterleaved:
     """The model that the run starts with, random (by the seed) or from `config.init`."""
     processor = MMInterleavedProcessor(config.data.tokenizer(), image_size=config.model.vision.clip["image_size"])
     if config.init is None:
-        return MMInterleaved(config.model, processor)
-    try:
-        model = MMInterleaved.from_pretrained(config.init)
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(f"init is '{config.init}', which cannot be loaded: {error}") from error
+        model = MMInterleaved(config.model, processor)
+        if config.init_encoder is not None:
+            load_encoder(model, config.init_encoder)
+        return model
+    model = load_model("init", config.init)
     changed = changed_settings(model.config.to_dict(), config.model.to_dict())
     if changed:
         raise UsageError(
@@ -171,14 +171,36 @@ def make_model(config: TrainConfig) -> MMInterleaved:
     return model
 
 
+def load_model(setting: str, directory: str) -> MMInterleaved:
+    """The model in a directory that a setting names; UsageError if there is none."""
+    try:
+        return MMInterleaved.from_pretrained(directory)
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(f"{setting} is '{directory}', which cannot be loaded: {error}") from error
+
+
+def load_encoder(model: MMInterleaved, directory: str) -> None:
+    """Take the image encoder of the model in `directory`."""
+    source = load_model("init_encoder", directory)
+    try:
+        model.visual_tokenizer.load_state_dict(source.visual_tokenizer.state_dict())
+    except RuntimeError as error:
+        raise UsageError(
+            f"init_encoder is '{directory}', whose image encoder has another shape than this run's: {error}. Give both "
+            "the same model.vision and the same width of the language model."
+        ) from error
+
+
 def make_phases(model: MMInterleaved, config: TrainConfig) -> Iterator[Phase]:
-    """The encoder's pre-training, if there is any, and the main training."""
+    """The encoder's pre-training and the main training, as far as there are any."""
     try:
         stream = Stream(config.data, config.model, seed=config.seed)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if config.encoder_pretraining.num_steps:
         yield encoder_phase(model, config)
+    if config.num_steps == 0:
+        return
     yield Phase(
         name="main",
         index=1,
@@ -232,15 +254,19 @@ def announce(
     num_parameters = sum(p.numel() for p in model.parameters())
     num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    origin = str(start.path) if start else config.init or "random weights"
+    if start is None and config.init_encoder is not None:
+        origin += f" and the image encoder of {config.init_encoder}"
     log.say(
         f"{config.recipe} in {config.out}: {num_parameters:,} parameters, {num_trainable:,} trainable, on {name}; "
-        f"{'from ' + str(start.path) if start else 'from ' + config.init if config.init else 'from random weights'}"
+        f"from {origin}"
     )
     log.event(
         "start",
         recipe=config.recipe,
         resumed_from=str(start.path) if start else None,
         init=config.init,
+        init_encoder=config.init_encoder,
         num_parameters=num_parameters,
         num_trainable=num_trainable,
         device=name,
@@ -261,7 +287,7 @@ def conclude(
             "checkpoint. The same command with --resume goes on."
         )
         return interrupt.exit_code
-    is_trained = phase.module is model
+    is_trained = outcome.finished or phase.module is model
     if is_trained:
         with outcome.average.applied() if outcome.average is not None else nullcontext():
             save_model(model, out / MODEL)

@@ -1,7 +1,8 @@
 """`python -m trainer.ship RUN --out trainer/weights/toy`: a finished run, small enough to travel with the repository.
 
 The weights are stored in half precision (`MMInterleaved.from_pretrained` widens them), the loss log is thinned, and
-`training.json` says how they were made.
+`training.json` says how they were made. Of a second run, of the same model without MMFS, only the scores travel:
+`without_mmfs.json`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from trainer.metrics import LOG, read_log
 
 PROGRAM = "python -m trainer.ship"
 TRAINING_FACTS = "training.json"
+WITHOUT_MMFS = "without_mmfs.json"
+SCORES = "scores.json"
+"""In the run directory of the model without MMFS: what `python -m trainer.evaluate` wrote."""
+
 POINTS = 300
 """Points of each phase that the thinned log keeps; each is the mean of the steps it stands for."""
 
@@ -43,13 +48,43 @@ def ship(run: Path, out: Path, command: str) -> None:
     steps = [record for record in records if "phase" in record and "loss" in record]
     thinned = [point for phase in dict.fromkeys(r["phase"] for r in steps) for point in thin(steps, phase)]
     (out / LOG).write_text("".join(json.dumps(point) + "\n" for point in thinned), encoding="utf-8")
-    facts = {
+    write_json(out / TRAINING_FACTS, training_facts(steps, command))
+
+
+def ship_scores_without_mmfs(run: Path, out: Path, command: str) -> None:
+    """Write the scores of `run`, whose model has no MMFS, and what is known of its making, to `out`.
+
+    Raises:
+        FileNotFoundError: the run has not been evaluated yet.
+        ValueError: its model has MMFS.
+    """
+    if not (run / SCORES).is_file():
+        raise FileNotFoundError(
+            f"{run} holds no {SCORES}; make it: python -m trainer.evaluate {run / pretrain.MODEL} --out {run / SCORES}"
+        )
+    scores = json.loads((run / SCORES).read_text(encoding="utf-8"))
+    if scores["weights"]["has_mmfs"]:
+        raise ValueError(f"{run / SCORES} is of a model with MMFS; expected one that was trained without.")
+    steps = [record for record in read_log(run) if "phase" in record and "loss" in record]
+    for result in scores["tasks"].values():
+        del result["documents"]
+    write_json(out / WITHOUT_MMFS, {"training": training_facts(steps, command), **scores})
+
+
+def training_facts(steps: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
+    """The command, the steps and the time of each phase, and where it ran."""
+    phases = dict.fromkeys(record["phase"] for record in steps)
+    return {
         "command": command,
-        "steps": {phase: max(r["step"] for r in steps if r["phase"] == phase) for phase in {r["phase"] for r in steps}},
+        "steps": {phase: max(r["step"] for r in steps if r["phase"] == phase) for phase in phases},
         "minutes": round(sum(record.get("step_s", 0.0) for record in steps) / 60, 1),
         "environment": environment(),
     }
-    (out / TRAINING_FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Readable, one value a line."""
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def thin(steps: Sequence[dict[str, Any]], phase: str) -> list[dict[str, Any]]:
@@ -60,7 +95,7 @@ def thin(steps: Sequence[dict[str, Any]], phase: str) -> list[dict[str, Any]]:
     for end in range(every, len(own) + every, every):
         piece = own[end - every : end]
         means: dict[str, Any] = {"phase": phase, "step": piece[-1]["step"]}
-        for name in ("loss", "loss_text", "loss_image", "accuracy_sprites", "accuracy_digits"):
+        for name in (n for n in piece[0] if n.startswith(("loss", "accuracy"))):
             if values := [record[name] for record in piece if record.get(name) is not None]:
                 means[name] = round(sum(values) / len(values), 5)
         points.append(means)
@@ -73,10 +108,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a run directory of trainer.pretrain")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--command", required=True, help="what the run was started with, for training.json")
+    parser.add_argument("--without_mmfs", type=Path, metavar="RUN", help="a run of the same model without MMFS")
+    parser.add_argument("--without_mmfs_command", metavar="COMMAND", help="what that run was started with")
     given = parser.parse_args(arguments)
+    if (given.without_mmfs is None) != (given.without_mmfs_command is None):
+        parser.error("--without_mmfs and --without_mmfs_command come together.")
     try:
         ship(given.run, given.out, given.command)
-    except FileNotFoundError as error:
+        if given.without_mmfs is not None:
+            ship_scores_without_mmfs(given.without_mmfs, given.out, given.without_mmfs_command)
+    except (FileNotFoundError, ValueError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     size_mb = (given.out / WEIGHTS_FILE).stat().st_size / 1e6

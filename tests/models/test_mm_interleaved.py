@@ -99,9 +99,11 @@ def test_every_trainable_parameter_takes_part(model: MMInterleaved) -> None:
     assert not missing
 
 
-def test_taking_mmfs_out_leaves_the_rest(model: MMInterleaved) -> None:
+def test_without_mmfs_the_rest_is_the_same(model: MMInterleaved) -> None:
     batch = pack_rows([[["image", 9, "draw"]]])
-    bare = model.without_mmfs()
+    bare = MMInterleaved(model.config.without_mmfs())
+    kept = bare.state_dict().keys()
+    bare.load_state_dict({name: weight for name, weight in model.state_dict().items() if name in kept})
     assert not bare.language_model.synchronizers
     assert not bare.image_decoder.unet.synchronizers
     assert (bare(batch).loss - model(batch).loss).abs() > 1e-6

@@ -21,6 +21,8 @@ def test_shapes_and_nothing_to_read(resampler, num_items, num_inputs):
 
 
 def test_every_parameter_learns_and_each_query_says_something_else(resampler):
+    torch.nn.init.normal_(resampler.layers[0].ffn[-1].weight, std=0.1)  # 0 at first: nothing before it learns yet
+    torch.nn.init.normal_(resampler.layers[1].ffn[-1].weight, std=0.1)
     tokens = resampler(torch.randn(2, 5, 10))
     tokens.square().sum().backward()
 
@@ -56,6 +58,14 @@ def test_a_fully_masked_item_is_finite_and_has_finite_gradients(resampler):
     assert inputs.grad.isfinite().all()
     assert inputs.grad[0].abs().max() == 0
     torch.testing.assert_close(tokens[:1], resampler(inputs[:1, :0]))  # as if there were no inputs
+
+
+def test_fresh_weights_pass_on_what_differs_between_items():
+    torch.manual_seed(0)
+    resampler = Resampler(num_queries=4, dim=64, input_dim=32, output_dim=64, num_layers=1, num_heads=4)
+    tokens = resampler(torch.randn(64, 12, 32))
+
+    assert tokens.std(0).mean() > 0.3 * tokens.std()
 
 
 def test_the_order_of_the_inputs_does_not_matter(resampler):

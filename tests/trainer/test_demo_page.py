@@ -76,14 +76,15 @@ def test_the_page_says_how_the_shipped_weights_were_made(page: str) -> None:
     assert all(fact in origin for fact in ("main 12000", "61.5", "python -m trainer.pretrain toy_scratch"))
 
 
-def test_scores_stand_beside_chance_and_those_with_mmfs_taken_out(demo: Demo, page: str) -> None:
+def test_scores_stand_beside_chance_and_those_of_a_model_without_mmfs(demo: Demo, page: str) -> None:
     score = demo.live.tasks["read"].scores["number"]
     assert (score.mean, score.num_documents) == (0.5, 2)
     [row] = re.findall(r"<tr[^>]*><td><span class=\"what\">Detail reading.*?</tr>", page)
     means = re.findall(r'class="score">(\d+) <small>', row)
-    assert means == ["0", "50", "50"]  # MMFS taken out, shipped, live
+    assert means == ["0", "50", "50"]  # without MMFS, shipped, live
     assert row.count(f'<b style="left:{100 * score.chance:.1f}%">') == 3
-    assert "nothing retrained" in page
+    assert "for 4,321 steps" in page
+    assert "--bare &lt;true&gt;" in page
     chances = [score.chance for result in demo.live.tasks.values() for score in result.scores.values() if score.chance]
     assert chances
     assert all(f'<b style="left:{100 * chance:.1f}%">' in page for chance in chances)
@@ -117,7 +118,7 @@ def test_the_export_table_lists_each_component(page: str) -> None:
 
 
 def test_a_demo_that_began_with_random_weights_says_so(demo: Demo) -> None:
-    page = render_page(replace(demo, shipped=None, taken_out=None, made_by=None, looks=(), stories=()))
+    page = render_page(replace(demo, shipped=None, without_mmfs=None, made_by=None, looks=(), stories=()))
     found = parsed(page)
     assert "from random weights" in page
     assert "shipped" not in page
@@ -125,9 +126,9 @@ def test_a_demo_that_began_with_random_weights_says_so(demo: Demo) -> None:
 
 
 def test_a_family_that_was_not_examined_is_a_dash(demo: Demo) -> None:
-    assert demo.taken_out is not None
-    tasks = {task: result for task, result in demo.taken_out.tasks.items() if task != "read"}
-    page = render_page(replace(demo, taken_out=replace(demo.taken_out, tasks=tasks)))
+    assert demo.without_mmfs is not None
+    scores = {task: result for task, result in demo.without_mmfs.scores.items() if task != "read"}
+    page = render_page(replace(demo, without_mmfs=replace(demo.without_mmfs, scores=scores)))
     [row] = re.findall(r"<tr[^>]*><td><span class=\"what\">Detail reading.*?</tr>", page)
     assert '<td class="score">–</td>' in row
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from models import MMInterleaved
 from trainer import checkpoint
-from trainer.data.stream import LabelledScenes, Stream
+from trainer.data.labelled_scenes import LabelledScenes
+from trainer.data.stream import Stream
 from trainer.metrics import read_log
 from trainer.pretrain import main
 from trainer.recipes import tiny
@@ -210,6 +211,28 @@ def test_init_starts_from_the_weights(finished, tmp_path, capsys):
     assert "(there -> here): language_model.mmfs_every: 2 -> 1" in capsys.readouterr().err
     assert main(["tiny", "--out", str(tmp_path / "x"), "--init", str(tmp_path)]) == 2
     assert "cannot be loaded" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_encoder_alone_is_a_start_for_models_that_differ_elsewhere(tmp_path, capsys):
+    encoder, out = tmp_path / "encoder", tmp_path / "bare"
+    assert main(["tiny", "--out", str(encoder), "--num_steps", "0"]) == 0
+    assert {step["phase"] for step in steps(encoder)} == {"encoder"}
+    options = ("--encoder_pretraining.num_steps", "0", "--num_steps", "1", "--freeze_encoder", "true")
+    without = ("--model.language_model.mmfs", "null", "--model.image_decoder.mmfs", "null")
+    start = ("--init_encoder", str(encoder / "model"))
+    assert main(["tiny", "--out", str(out), *options, *without, *start]) == 0
+    assert f"from random weights and the image encoder of {encoder / 'model'}" in capsys.readouterr().out
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (encoder, out))
+    frozen = [name for name in before if name.startswith("visual_tokenizer.adapter.")]
+    assert frozen
+    for name in frozen:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=0)
+    wider = ("--model.vision.num_visual_tokens", "3")
+    assert main(["tiny", "--out", str(tmp_path / "x"), *options, *start, *wider]) == 2
+    assert "whose image encoder has another shape" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "x"), *options, "--init_encoder", str(tmp_path)]) == 2
+    assert "init_encoder is" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

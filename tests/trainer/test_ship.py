@@ -52,6 +52,26 @@ def test_it_says_how_the_weights_were_made(run: Path, tmp_path: Path) -> None:
     assert facts["environment"]["torch"]
 
 
+def test_of_the_model_without_mmfs_only_the_scores_travel(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = [str(run), "--out", str(out), "--command", "train it", "--without_mmfs", str(run)]
+    arguments += ["--without_mmfs_command", "train it bare"]
+    assert ship.main(arguments) == 2
+    assert f"python -m trainer.evaluate {run}/model --out {run}/scores.json" in capsys.readouterr().err
+    scores = {"weights": {"has_mmfs": False}, "tasks": {"read": {"scores": {"exact": 0.5}, "documents": ["many"]}}}
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert ship.main(arguments) == 0
+    kept = json.loads((out / "without_mmfs.json").read_text())
+    assert kept["tasks"] == {"read": {"scores": {"exact": 0.5}}}
+    assert kept["training"]["command"] == "train it bare"
+    assert kept["training"]["steps"] == {"encoder": 2, "main": 1000}
+    (run / "scores.json").write_text(json.dumps(scores | {"weights": {"has_mmfs": True}}))
+    assert ship.main(arguments) == 2
+    assert "expected one that was trained without" in capsys.readouterr().err
+
+
 def test_a_run_without_a_model_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ship.main([str(tmp_path), "--out", str(tmp_path / "out"), "--command", "x"]) == 2
     assert "ship a run that has ended or paused" in capsys.readouterr().err

@@ -10,17 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from models.batch import Batch
 from models.config import MMInterleavedConfig
-from trainer.data.collate import box_resize, collate, stable_key
+from trainer.data.collate import collate
 from trainer.data.emoji.compositions import MIN_CONCEPTS
-from trainer.data.emoji.layouts import random_scene
 from trainer.data.emoji.tasks import TASKS, TaskOptions
 from trainer.data.emoji.tokenizer import load_tokenizer
-from trainer.data.emoji.world import CANVAS, dense_labels, render
+from trainer.data.emoji.world import CANVAS
 from trainer.data.pack import SpecialTokens, Tokens, pack_row, tokenize
 
 
@@ -136,33 +134,3 @@ class Stream:
             place = min(int(np.searchsorted(self._shares, rng.random(), side="right")), len(self._names) - 1)
             document = TASKS[self._names[place]](self.seed, int(rng.integers(2**62)), "train", options)
             yield tokenize(document, self._tokenizer, self._special, self.num_visual_tokens)
-
-
-class LabelledScenes:
-    """Pictures with a class for each pixel, to pre-train an image encoder on: `scenes(step)`.
-
-    Classes: 0 background, then the sprites, then the ten digits (`world.dense_labels`).
-    """
-
-    def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int, num_images: int) -> None:
-        self.config = config
-        self.image_px: int = model.vision.clip["image_size"]
-        self.seed = seed
-        self.num_images = num_images
-
-    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels [num_images, 3, H, W] float32 in [0, 1]; classes [num_images, H, W] int64 at the same size."""
-        size_px = picture_px(self.image_px)
-        stride = size_px // self.image_px
-        pixels, labels = [], []
-        for image in range(self.num_images):
-            scene = random_scene(
-                self.seed,
-                stable_key(step, image),
-                num_concepts=self.config.num_concepts,
-                max_sprites=self.config.num_sprites,
-            )
-            pixels.append(render(scene, size_px))
-            classes = dense_labels(scene, self.config.num_concepts, size_px)
-            labels.append(classes[stride // 2 :: stride, stride // 2 :: stride])
-        return torch.from_numpy(box_resize(np.stack(pixels), self.image_px)), torch.from_numpy(np.stack(labels))

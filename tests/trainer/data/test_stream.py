@@ -12,7 +12,7 @@ import torch
 from models.batch import Batch
 from models.config import MMInterleavedConfig
 from trainer.data.emoji.tasks import TASKS
-from trainer.data.stream import DataConfig, LabelledScenes, Stream, picture_px
+from trainer.data.stream import DataConfig, Stream, picture_px
 
 MODEL = MMInterleavedConfig.toy()
 PAD, BOS, EOS, BOI, IMAGE = range(5)
@@ -107,25 +107,6 @@ def test_a_drawn_size_that_is_no_exact_mean_is_refused():
     odd = dataclasses.replace(MODEL, image_decoder=dataclasses.replace(MODEL.image_decoder, image_size=48))
     with pytest.raises(ValueError, match="draws 48 px, pictures have 64 px"):
         Stream(DataConfig(), odd, seed=0)
-
-
-def test_labelled_scenes():
-    scenes = LabelledScenes(DataConfig(), MODEL, seed=1, num_images=8)
-    pixels, labels = scenes(4)
-    again = LabelledScenes(DataConfig(), MODEL, seed=1, num_images=8)(4)
-    assert torch.equal(pixels, again[0])
-    assert torch.equal(labels, again[1])
-    assert pixels.shape == (8, 3, 64, 64)
-    assert labels.shape == (8, 64, 64)
-    assert labels.dtype == torch.int64
-    assert 0 == labels.min() < labels.max() < 1 + 32 + 10
-    assert not torch.equal(scenes(5)[1], labels)
-    # A sprite stands out from the background that surrounds it.
-    for picture, classes in zip(pixels, labels, strict=True):
-        plain = picture[:, classes == 0].median(1).values
-        assert (picture[:, classes > 0] - plain[:, None]).abs().mean() > 0.1
-    small_pixels, small_labels = LabelledScenes(DataConfig(), MMInterleavedConfig.tiny(), seed=1, num_images=2)(0)
-    assert small_pixels.shape[-2:] == small_labels.shape[-2:] == (32, 32)
 
 
 @pytest.mark.parametrize(

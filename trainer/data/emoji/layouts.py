@@ -122,12 +122,14 @@ def quarters(colour: int, cells: dict[int, int]) -> Scene:
 def random_scene(seed: int, index: int, *, num_concepts: int, split: Split = "train", max_sprites: int = 9) -> Scene:
     """A scene of any layout, a pure function of its arguments; what the image encoder is pre-trained on."""
     rng = np.random.default_rng([seed, 1 + index])
-    kind = rng.integers(4)
+    kind = rng.integers(5)
     if kind == 0:
         colour, sprites = choose(rng, split, 1, num_concepts)
         return single(rng, colour, sprites[0])
     if kind == 1:
         colour, sprites = choose(rng, split, _within(rng, 2, 3), num_concepts)
         return line(rng, colour, sprites, "row" if _flip(rng) else "column")
-    count, grid = (_within(rng, 1, max_sprites), GRID) if kind == 2 else (_within(rng, 1, 4), 2)
+    if kind == 2:
+        return scattered(rng, *choose(rng, split, _within(rng, 1, 4), num_concepts))
+    count, grid = (_within(rng, 1, max_sprites), GRID) if kind == 3 else (_within(rng, 1, 4), 2)
     return numbered_grid(rng, *choose(rng, split, count, num_concepts), grid)

@@ -195,6 +195,26 @@ def dense_labels(scene: Scene, num_concepts: int, size_px: int = CANVAS) -> np.n
     return labels
 
 
+def number_labels(scene: Scene, size_px: int = CANVAS) -> np.ndarray:
+    """int64 [H, W]: on the pixels of a sprite the number printed under it; -1 where there is none."""
+    labels = np.full((size_px, size_px), -1, dtype=np.int64)
+    for item, mask in zip(scene.placed, masks(scene, size_px), strict=True):
+        if item.number is not None:
+            labels[mask] = item.number
+    return labels
+
+
+def layout_labels(scene: Scene, num_concepts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which sprites stand in the scene, and where: bool [num_concepts]; float32 [num_concepts, 2], the centre (x, y) of
+    each sprite's square in [0, 1], 0 for one that is absent."""
+    present = np.zeros(num_concepts, dtype=bool)
+    centres = np.zeros((num_concepts, 2), dtype=np.float32)
+    for item in scene.placed:
+        present[item.sprite] = True
+        centres[item.sprite] = (item.x + item.size / 2) / CANVAS, (item.y + item.size / 2) / CANVAS
+    return present, centres
+
+
 def facts(scene: Scene, size_px: int) -> dict[str, Any]:
     """What is true about a picture, in plain types: the background, and of each object its name, square and number.
 

@@ -1,0 +1,68 @@
+// What every kernel is given: one structure, passed by value.
+//
+// Letters: B batch, Q queries, T = B*Q rows, N images of the bank, S pixels of all levels of an image, R pixels of all
+// images, H heads, D channels of a head, L levels, P points, A rows of an age table. Every tensor is contiguous.
+//
+// Each member has 8 bytes, so that a host in any language can pack it. arguments.py packs the same members in this order.
+
+#pragma once
+
+namespace mmfs {
+
+using int64 = long long;
+
+constexpr int MAX_LEVELS = 16;
+
+// A tensor of any floating dtype. Only values have their dtype in the kernel's type: the others are read once a sample.
+struct Array {
+    void* data;  // null: the tensor is not given
+    int64 kind;  // enum Kind
+};
+
+struct Arguments {
+    int64 num_rows;          // T
+    int64 num_queries;       // Q
+    int64 num_images;        // N
+    int64 num_pixels;        // R
+    int64 pixels_per_image;  // S; not read with image_planes
+    int64 num_heads;         // H
+    int64 num_channels;      // D
+    int64 num_levels;        // L
+    int64 num_points;        // P
+    int64 num_offset_ages;   // A of offset_table
+    int64 num_logit_ages;    // A of logit_table
+    int64 num_splits;        // parts into which the samples of a row and head are split
+    int64 num_tiles;         // parts of the gradients of tables and null_value that a caller adds up; 1: added here
+    int64 tile_pixels;       // pixels of a block of the ordered gradient of value
+    int64 has_null;
+    double null_logit;
+    int64 heights[MAX_LEVELS];  // not read with image_planes
+    int64 widths[MAX_LEVELS];
+    const int64* image_planes;  // [N, L, 3]: height, width and first pixel in the bank; null: all images are alike
+    const int64* visible;       // [T, 2]
+
+    const void* value;  // [R, H, D]
+    Array points;       // [T, 2], reference points
+    Array offsets;      // [T, H, P, 2], or the locations [T, H, L, P, 2] of the classic op
+    Array logits;       // [T, H, L, P], or the weights of the classic op
+    Array offset_table;  // [A, H, P, 2]
+    Array logit_table;   // [A, H, L, P]
+    Array null_value;    // [H, D]
+
+    // Types of accumulation, below called "wide": float, or double for double values.
+    void* out;             // [T, H, D], dtype of value
+    void* log_sums;        // wide [T, H]
+    void* split_sums;      // wide [splits, T, H, D]
+    void* split_softmaxes;  // wide [splits, T, H, 2]: peak, total
+
+    const void* grad_out;    // [T, H, D], dtype of value
+    void* grad_value;        // [R, H, D], wide and zero at first; dtype of value for the ordered gradient; or null
+    void* grad_points;       // wide [T, H, 2]
+    Array grad_offsets;      // like offsets
+    Array grad_logits;       // like logits
+    void* grad_offset_table;  // wide [tiles, A, H, P, 2], zero at first
+    void* grad_logit_table;   // wide [tiles, A, H, L, P], zero at first
+    void* grad_null_value;    // wide [tiles, H, D], zero at first
+};
+
+}  // namespace mmfs

@@ -1,0 +1,275 @@
+// Where the pixels of an image bank lie, how its work is cut into pieces, and one head of it as working rows.
+//
+// Letters: N images, L levels, H heads, D channels of a head, R pixels of all images, B rows of the batch, Q queries.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "cpu_rows.h"
+#include "cpu_threads.h"
+
+namespace mmfs {
+
+struct Plane {
+    int height;
+    int width;
+    int64_t first_pixel;  // of R
+};
+
+struct Bank {
+    int64_t num_images;
+    int64_t num_levels;
+    int64_t num_heads;
+    int64_t num_channels;
+    std::vector<Plane> planes;         // [N, L]
+    std::vector<int64_t> first_pixel;  // [N + 1]
+};
+
+// sizes: [L, 2] of (h, w) for all images or, with sizes_per_image, [N, L, 2]. False if they are not positive, do not add
+// up to num_pixels, or if a level has more pixels than an int can number.
+inline bool lay_out(
+    const int64_t* sizes, bool sizes_per_image, int64_t num_images, int64_t num_levels, int64_t num_pixels, Bank& bank
+) {
+    bank.num_images = num_images;
+    bank.num_levels = num_levels;
+    bank.planes.reserve(static_cast<std::size_t>(num_images * num_levels));
+    bank.first_pixel.reserve(static_cast<std::size_t>(num_images + 1));
+    int64_t pixel = 0;
+    for (int64_t image = 0; image < num_images; ++image) {
+        bank.first_pixel.push_back(pixel);
+        const int64_t* of_image = sizes + (sizes_per_image ? image * num_levels * 2 : 0);
+        for (int64_t level = 0; level < num_levels; ++level) {
+            const int64_t height = of_image[2 * level];
+            const int64_t width = of_image[2 * level + 1];
+            if (height < 1 || width < 1 || height > std::numeric_limits<int>::max() / width) {
+                return false;
+            }
+            bank.planes.push_back({static_cast<int>(height), static_cast<int>(width), pixel});
+            pixel += height * width;
+        }
+    }
+    bank.first_pixel.push_back(pixel);
+    return pixel == num_pixels;
+}
+
+struct Range {  // of images
+    int64_t first;
+    int64_t last;  // one past
+    int64_t size() const { return std::max<int64_t>(last - first, 0); }
+};
+
+inline Range hull(Range one, Range other) {
+    if (one.size() == 0) {
+        return other;
+    }
+    if (other.size() == 0) {
+        return one;
+    }
+    return {std::min(one.first, other.first), std::max(one.last, other.last)};
+}
+
+// Rows of the batch whose images overlap. No other group reads these images, so with one head they have one owner, who
+// sums the gradients without a conflict and in a fixed order.
+struct Group {
+    std::vector<int64_t> rows;
+    Range images;
+};
+
+inline std::vector<Group> group_rows(const std::vector<Range>& images_of_row) {
+    std::vector<int64_t> order(images_of_row.size());
+    std::iota(order.begin(), order.end(), 0);
+    const auto range_of = [&](int64_t row) { return images_of_row[static_cast<std::size_t>(row)]; };
+    std::stable_sort(order.begin(), order.end(), [&](int64_t one, int64_t other) {
+        return range_of(one).first < range_of(other).first;
+    });
+    std::vector<Group> groups;
+    for (const int64_t row : order) {
+        const Range images = range_of(row);
+        const bool joins = !groups.empty() && images.size() != 0 && images.first < groups.back().images.last;
+        if (!joins) {
+            groups.push_back({{}, images});
+        }
+        groups.back().rows.push_back(row);
+        groups.back().images = hull(groups.back().images, images);
+    }
+    return groups;
+}
+
+// One head of some of a group's queries. The queries of a group are numbered row by row.
+struct Piece {
+    int64_t group;
+    int64_t head;
+    int64_t unit;   // which (group, head)
+    int64_t chunk;  // which of the unit's pieces
+    int64_t first_query;
+    int64_t last_query;
+};
+
+// A unit is one piece unless there are fewer units than threads.
+inline std::vector<Piece> cut(
+    const std::vector<Group>& groups, int64_t num_heads, int64_t num_queries, int64_t num_threads, int64_t& num_chunks
+) {
+    const int64_t num_units = static_cast<int64_t>(groups.size()) * num_heads;
+    num_chunks = num_units == 0 ? 1 : std::max<int64_t>((num_threads + num_units - 1) / num_units, 1);
+    std::vector<Piece> pieces;
+    for (int64_t unit = 0; unit < num_units; ++unit) {
+        const int64_t group = unit / num_heads;
+        const int64_t queries = num_queries * static_cast<int64_t>(groups[static_cast<std::size_t>(group)].rows.size());
+        for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
+            pieces.push_back(
+                {group, unit % num_heads, unit, chunk, queries * chunk / num_chunks, queries * (chunk + 1) / num_chunks}
+            );
+        }
+    }
+    return pieces;
+}
+
+// One head of some images as rows of W, padded.
+template <typename S, typename W>
+class HeadRows {
+   public:
+    struct Memory {
+        Buffer<W> packed;
+        Buffer<W> staged;
+        Buffer<W> zeros;
+    };
+
+    // num_reads: how many rows will be asked for; reads_at_once: between two calls of next_readings().
+    HeadRows(
+        const S* value, const Bank& bank, int64_t head, Range images, int64_t num_reads, int64_t reads_at_once,
+        Memory& memory
+    )
+        : width_(padded<W>(bank.num_channels)),
+          num_channels_(bank.num_channels),
+          stride_(bank.num_heads * bank.num_channels),
+          head_(value + head * bank.num_channels) {
+        W* zeros = memory.zeros.reserve(width_);
+        std::fill_n(zeros, width_, W(0));
+        zeros_ = zeros;
+        const int64_t first = images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.first)];
+        const int64_t last = images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.last)];
+        // In the bank the rows of a head lie a whole pixel apart, often a multiple of 4096 bytes: few sets of the cache
+        // can hold them. A packed copy pays when each row is read more than about once.
+        if (num_reads > 2 * (last - first)) {
+            mode_ = PACKED;
+            W* packed = memory.packed.reserve((last - first) * width_);
+            for (int64_t pixel = first; pixel < last; ++pixel) {
+                // The hardware does not follow a stride of a page.
+                __builtin_prefetch(head_ + std::min(pixel + 8, last - 1) * stride_);
+                copy(pixel, packed + (pixel - first) * width_);
+            }
+            packed_ = packed - first * width_;
+        } else if (std::is_same<S, W>::value && width_ == num_channels_) {
+            mode_ = IN_PLACE;
+        } else {
+            mode_ = STAGED;
+            staged_ = memory.staged.reserve(reads_at_once * width_);
+        }
+    }
+
+    int64_t width() const { return width_; }
+    const W* zeros() const { return zeros_; }
+
+    // Rows asked for before may be overwritten from now on.
+    void next_readings() { num_staged_ = 0; }
+
+    const W* row(int64_t pixel) {
+        if (mode_ == PACKED) {
+            return packed_ + pixel * width_;
+        }
+        if constexpr (std::is_same<S, W>::value) {
+            if (mode_ == IN_PLACE) {
+                return head_ + pixel * stride_;
+            }
+        }
+        W* row = staged_ + num_staged_++ * width_;
+        copy(pixel, row);
+        return row;
+    }
+
+   private:
+    enum Mode { PACKED, IN_PLACE, STAGED };
+
+    void copy(int64_t pixel, W* row) const {
+        widen_row(head_ + pixel * stride_, row, num_channels_);
+        std::fill(row + num_channels_, row + width_, W(0));
+    }
+
+    int64_t width_;
+    int64_t num_channels_;
+    int64_t stride_;
+    const S* head_;
+    const W* zeros_ = nullptr;
+    const W* packed_ = nullptr;
+    W* staged_ = nullptr;
+    int64_t num_staged_ = 0;
+    Mode mode_ = PACKED;
+};
+
+// The gradient of one head of some images, summed in W.
+template <typename W>
+class HeadGradient {
+   public:
+    // Without memory nothing is summed.
+    HeadGradient(const Bank& bank, Range images, Buffer<W>* memory)
+        : width_(padded<W>(bank.num_channels)),
+          first_(images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.first)]),
+          last_(images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.last)]) {
+        if (memory != nullptr) {
+            const int64_t count = (last_ - first_ + 1) * width_;
+            sums_ = memory->reserve(count);
+            std::fill_n(sums_, count, W(0));
+        }
+    }
+
+    bool wanted() const { return sums_ != nullptr; }
+    W* row(int64_t pixel) const { return sums_ + (pixel - first_) * width_; }
+    W* unused_row() const { return sums_ + (last_ - first_) * width_; }  // for corners outside their level
+
+    void add(const HeadGradient& other) {
+        for (int64_t i = 0; i < (last_ - first_) * width_; ++i) {
+            sums_[i] += other.sums_[i];
+        }
+    }
+
+    template <typename S>
+    void write(const Bank& bank, int64_t head, S* grad_value) const {
+        for (int64_t pixel = first_; pixel < last_; ++pixel) {
+            narrow_row(row(pixel), grad_value + (pixel * bank.num_heads + head) * bank.num_channels, bank.num_channels);
+        }
+    }
+
+   private:
+    int64_t width_;
+    int64_t first_;
+    int64_t last_;
+    W* sums_ = nullptr;
+};
+
+// The four rows of a sample at (x, y) of a plane. False if it touches none.
+template <typename S, typename W>
+inline bool read_sample(
+    W x, W y, W weight, const Plane& plane, HeadRows<S, W>& rows, const HeadGradient<W>* gradient, Sample<W>& sample,
+    Reading<W>& reading
+) {
+    if (!place_sample(x, y, plane.height, plane.width, sample)) {
+        return false;
+    }
+    for (int corner = 0; corner < NUM_CORNERS; ++corner) {
+        const bool touched = sample.pixel[corner] != UNTOUCHED;
+        const int64_t pixel = plane.first_pixel + sample.pixel[corner];
+        reading.row[corner] = touched ? rows.row(pixel) : rows.zeros();
+        reading.factor[corner] = weight * sample.share[corner];
+        if (gradient != nullptr) {
+            reading.grad[corner] = touched ? gradient->row(pixel) : gradient->unused_row();
+        }
+    }
+    return true;
+}
+
+}  // namespace mmfs

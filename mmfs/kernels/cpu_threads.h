@@ -1,0 +1,84 @@
+// Work shared between threads, and the memory that a thread keeps from one piece of work to the next.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace mmfs {
+
+// Memory that only grows and is aligned to a cache line. What it held is lost when it grows.
+template <typename T>
+class Buffer {
+   public:
+    T* reserve(int64_t count) {
+        if (count > capacity_) {
+            data_.reset();
+            capacity_ = 0;
+            const std::size_t line = 64;
+            const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + line - 1) / line * line;
+            data_.reset(static_cast<T*>(std::aligned_alloc(line, bytes)));
+            if (!data_) {
+                throw std::bad_alloc();
+            }
+            capacity_ = count;
+        }
+        return data_.get();
+    }
+
+    T* data() const { return data_.get(); }
+
+   private:
+    struct Free {
+        void operator()(T* memory) const { std::free(memory); }
+    };
+    std::unique_ptr<T, Free> data_;
+    int64_t capacity_ = 0;
+};
+
+// Calls work(i, thread's own Workspace) for every i below count, on this thread and num_threads - 1 more. They are
+// started anew for each call: a pool that outlives a call would be missing in the child of a fork.
+template <typename Workspace, typename Work>
+void parallel_for(int64_t count, int64_t num_threads, const Work& work) {
+    std::atomic<int64_t> next{0};
+    std::exception_ptr failure;
+    std::mutex failing;
+    const auto run = [&] {
+        try {
+            Workspace workspace;
+            for (int64_t i = next++; i < count; i = next++) {
+                work(i, workspace);
+            }
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(failing);
+            failure = std::current_exception();
+            next = count;
+        }
+    };
+    std::vector<std::thread> others;
+    others.reserve(static_cast<std::size_t>(std::max<int64_t>(std::min(num_threads, count) - 1, 0)));
+    for (int64_t i = 1; i < std::min(num_threads, count); ++i) {
+        try {
+            others.emplace_back(run);
+        } catch (const std::system_error&) {
+            break;  // no more threads to be had: those that run do the work
+        }
+    }
+    run();
+    for (std::thread& thread : others) {
+        thread.join();
+    }
+    if (failure) {
+        std::rethrow_exception(failure);
+    }
+}
+
+}  // namespace mmfs

@@ -1,0 +1,53 @@
+from dataclasses import fields
+
+import torch
+
+from models import MMInterleavedConfig
+from trainer.data.labelled_scenes import LabelledScenes
+from trainer.data.stream import DataConfig
+
+TOY = MMInterleavedConfig.toy()
+
+
+def test_a_step_is_pure_and_steps_differ():
+    scenes = LabelledScenes(DataConfig(), TOY, seed=1, num_images=8)
+    first, again = scenes(4), LabelledScenes(DataConfig(), TOY, seed=1, num_images=8)(4)
+    assert all(torch.equal(getattr(first, f.name), getattr(again, f.name)) for f in fields(first))
+    assert not torch.equal(scenes(5).classes, first.classes)
+
+
+def test_shapes_at_the_models_size():
+    for model, size in ((TOY, 64), (MMInterleavedConfig.tiny(), 32)):
+        pictures = LabelledScenes(DataConfig(), model, seed=1, num_images=3)(0)
+        assert pictures.pixel_values.shape == (3, 3, size, size)
+        assert pictures.classes.shape == pictures.numbers.shape == (3, size, size)
+        assert pictures.classes.dtype == pictures.numbers.dtype == torch.int64
+        assert pictures.present.shape == (3, 32)
+        assert pictures.centres.shape == (3, 32, 2)
+
+
+def test_a_sprite_stands_out_from_the_background_that_surrounds_it():
+    pictures = LabelledScenes(DataConfig(), TOY, seed=1, num_images=8)(4)
+    assert 0 == pictures.classes.min() < pictures.classes.max() < 1 + 32 + 10
+    for pixels, classes in zip(pictures.pixel_values, pictures.classes, strict=True):
+        plain = pixels[:, classes == 0].median(1).values
+        assert (pixels[:, classes > 0] - plain[:, None]).abs().mean() > 0.1
+
+
+def test_classes_numbers_and_layout_tell_the_same():
+    pictures = LabelledScenes(DataConfig(), TOY, seed=2, num_images=24)(0)
+    numbered = 0
+    for classes, numbers, present, centres in zip(
+        pictures.classes, pictures.numbers, pictures.present, pictures.centres, strict=True
+    ):
+        assert set((classes[(classes > 0) & (classes <= 32)] - 1).tolist()) == set(present.nonzero().flatten().tolist())
+        assert not centres[~present].any()
+        for sprite in present.nonzero().flatten().tolist():
+            rows, columns = (classes == 1 + sprite).nonzero(as_tuple=True)
+            x, y = centres[sprite].tolist()
+            assert columns.min() / 64 < x < (columns.max() + 1) / 64
+            assert rows.min() / 64 < y < (rows.max() + 1) / 64
+            [number] = set(numbers[rows, columns].tolist())
+            numbered += number >= 0
+        assert (numbers[(classes == 0)] == -1).all()
+    assert numbered > 10

@@ -1,0 +1,84 @@
+"""Pictures of the world with everything that is known about them, to pre-train an image encoder on.
+
+Letters: N pictures of H x W pixels, K sprites that occur.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.config import MMInterleavedConfig
+from trainer.data.collate import box_resize, stable_key
+from trainer.data.emoji.layouts import random_scene
+from trainer.data.emoji.world import dense_labels, layout_labels, number_labels, render
+from trainer.data.stream import DataConfig, picture_px
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """Pictures and what they show."""
+
+    pixel_values: Tensor
+    """[N, 3, H, W] float32 in [0, 1]."""
+
+    classes: Tensor
+    """[N, H, W] int64: 0 background, then the sprites, then the ten digits (`world.dense_labels`)."""
+
+    numbers: Tensor
+    """[N, H, W] int64: on a sprite the number printed under it, else -1."""
+
+    present: Tensor
+    """[N, K] bool: whether a sprite stands in the picture."""
+
+    centres: Tensor
+    """[N, K, 2] float32: its centre (x, y) in [0, 1]."""
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> LabelledPictures:
+        """The same on another device."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
+        return LabelledPictures(**moved)
+
+    def pin_memory(self) -> LabelledPictures:
+        """The same in page-locked memory (the hook that a DataLoader calls)."""
+        return LabelledPictures(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
+
+class LabelledScenes:
+    """Step number to `num_images` labelled pictures; a pure function of (settings, seed, step)."""
+
+    def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int, num_images: int) -> None:
+        self.config = config
+        self.image_px: int = model.vision.clip["image_size"]
+        self.seed = seed
+        self.num_images = num_images
+
+    def __call__(self, step: int) -> LabelledPictures:
+        """The pictures of a step; labels have the pictures' size."""
+        size_px = picture_px(self.image_px)
+        stride = size_px // self.image_px
+        num_concepts = self.config.num_concepts
+        scenes = [
+            random_scene(
+                self.seed,
+                stable_key(step, image),
+                num_concepts=num_concepts,
+                max_sprites=self.config.num_sprites,
+            )
+            for image in range(self.num_images)
+        ]
+        pictures = np.stack([render(scene, size_px) for scene in scenes])
+        classes = np.stack([dense_labels(scene, num_concepts, size_px) for scene in scenes])
+        numbers = np.stack([number_labels(scene, size_px) for scene in scenes])
+        middle = slice(stride // 2, None, stride)
+        present, centres = zip(*(layout_labels(scene, num_concepts) for scene in scenes), strict=True)
+        return LabelledPictures(
+            pixel_values=torch.from_numpy(box_resize(pictures, self.image_px)),
+            classes=torch.from_numpy(classes[:, middle, middle]),
+            numbers=torch.from_numpy(numbers[:, middle, middle]),
+            present=torch.from_numpy(np.stack(present)),
+            centres=torch.from_numpy(np.stack(centres)),
+        )
