@@ -247,12 +247,12 @@ class MMInterleavedConfig:
                     "max_position_embeddings": 512,
                     "initializer_range": 0.06,  # about 1/sqrt(hidden_size); the usual 0.02 is for wide models
                 },
-                # A grid of 6 x 6 points over the whole picture: some point is near everything that may be asked for.
+                # A grid of 4 x 4 points over the whole picture: some point is near everything that may be asked for.
                 mmfs=SynchronizerConfig(
-                    num_heads=4, num_points=9, value_dim=128, max_age=8, offset_init="grid", offset_init_cells=8.0
+                    num_heads=4, num_points=4, value_dim=128, max_age=8, offset_init="grid", offset_init_cells=8.0
                 ),
                 mmfs_every=2,
-                mmfs_levels=(0, 3),
+                mmfs_levels=(1, 3),
                 gate_init=0.5,
             ),
             image_decoder=ImageDecoderConfig(

@@ -163,7 +163,7 @@ EXAMS: dict[str, Exam] = {
         given="A picture of several sprites with small printed numbers, and a question for one of them.",
         labels={"number": "exact number", "some_number": "any number that stands in the picture"},
         score=score_reading,
-        max_new_tokens=6,
+        max_new_tokens=10,
     ),
     "ground": Exam(
         title="Grounding",
@@ -183,7 +183,7 @@ EXAMS: dict[str, Exam] = {
             "which_image": "“which image has …?”",
         },
         score=score_comparison,
-        max_new_tokens=6,
+        max_new_tokens=10,
     ),
     "draw": Exam(
         title="Text to picture",

@@ -90,9 +90,9 @@ def exact_match(answer: str, truth: str) -> float:
 
 
 def number_match(answer: str, truth: str) -> float:
-    """1 if the first number in the answer is the true one; other words do not count, leading zeros do."""
-    number = re.search(r"\d+", answer)
-    return float(number is not None and number.group() == truth.strip())
+    """1 if the first number in the answer is the first in the truth; other words do not count, leading zeros do."""
+    said, true = (re.search(r"\d+", text) for text in (answer, truth))
+    return float(said is not None and true is not None and said.group() == true.group())
 
 
 def read_box(text: str) -> Box | None:

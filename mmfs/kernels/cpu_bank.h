@@ -5,9 +5,10 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <limits>
-#include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "cpu_rows.h"
@@ -73,7 +74,7 @@ inline Range hull(Range one, Range other) {
     return {std::min(one.first, other.first), std::max(one.last, other.last)};
 }
 
-// Rows of the batch whose images overlap. No other group reads these images, so with one head they have one owner, who
+// Rows of the batch whose images overlap, or all that see none. No other group reads these images, so with one head they have one owner, who
 // sums the gradients without a conflict and in a fixed order.
 struct Group {
     std::vector<int64_t> rows;
@@ -81,23 +82,35 @@ struct Group {
 };
 
 inline std::vector<Group> group_rows(const std::vector<Range>& images_of_row) {
-    std::vector<int64_t> order(images_of_row.size());
-    std::iota(order.begin(), order.end(), 0);
+    std::vector<Group> groups;
+    Group blind{{}, {0, 0}};
+    std::vector<int64_t> order;
+    for (int64_t row = 0; row < static_cast<int64_t>(images_of_row.size()); ++row) {
+        (images_of_row[static_cast<std::size_t>(row)].size() == 0 ? blind.rows : order).push_back(row);
+    }
     const auto range_of = [&](int64_t row) { return images_of_row[static_cast<std::size_t>(row)]; };
     std::stable_sort(order.begin(), order.end(), [&](int64_t one, int64_t other) {
         return range_of(one).first < range_of(other).first;
     });
-    std::vector<Group> groups;
     for (const int64_t row : order) {
-        const Range images = range_of(row);
-        const bool joins = !groups.empty() && images.size() != 0 && images.first < groups.back().images.last;
-        if (!joins) {
-            groups.push_back({{}, images});
+        if (groups.empty() || range_of(row).first >= groups.back().images.last) {
+            groups.push_back({{}, range_of(row)});
         }
         groups.back().rows.push_back(row);
-        groups.back().images = hull(groups.back().images, images);
+        groups.back().images = hull(groups.back().images, range_of(row));
+    }
+    if (!blind.rows.empty()) {
+        groups.push_back(blind);
     }
     return groups;
+}
+
+// Below this many products a thread costs more than it saves.
+constexpr int64_t PRODUCTS_PER_THREAD = 1 << 20;
+
+inline int64_t useful_threads(int64_t num_threads, int64_t num_samples, int64_t num_channels) {
+    const int64_t products = num_samples * NUM_CORNERS * num_channels;
+    return std::max<int64_t>(std::min(num_threads, products / PRODUCTS_PER_THREAD), 1);
 }
 
 // One head of some of a group's queries. The queries of a group are numbered row by row.
@@ -249,6 +262,89 @@ class HeadGradient {
     int64_t first_;
     int64_t last_;
     W* sums_ = nullptr;
+};
+
+// The gradients of value of all pieces. The pieces of a unit meet in the same pixels: the last one to be done adds them up
+// in the order of the chunks.
+template <typename S, typename W>
+class ValueGradient {
+   public:
+    // grad_value null: not wanted.
+    ValueGradient(const Bank& bank, S* grad_value, int64_t num_units, int64_t num_chunks)
+        : bank_(bank), grad_value_(grad_value), num_chunks_(num_chunks) {
+        if (grad_value != nullptr && num_chunks > 1) {
+            chunks_.resize(static_cast<std::size_t>(num_units * num_chunks));
+            unfinished_ = std::vector<std::atomic<int64_t>>(static_cast<std::size_t>(num_units));
+            for (std::atomic<int64_t>& count : unfinished_) {
+                count = num_chunks;
+            }
+        }
+    }
+
+    // Images that no group sees.
+    void write_unseen(const std::vector<Group>& groups) const {
+        if (grad_value_ == nullptr) {
+            return;
+        }
+        const int64_t values_of_pixel = bank_.num_heads * bank_.num_channels;
+        const auto clear = [&](int64_t first_image, int64_t last_image) {
+            const int64_t first = bank_.first_pixel[static_cast<std::size_t>(first_image)];
+            const int64_t last = bank_.first_pixel[static_cast<std::size_t>(last_image)];
+            std::fill(grad_value_ + first * values_of_pixel, grad_value_ + last * values_of_pixel, S{});
+        };
+        int64_t image = 0;
+        for (const Group& group : groups) {
+            if (group.images.size() != 0) {
+                clear(image, group.images.first);
+                image = group.images.last;
+            }
+        }
+        clear(image, bank_.num_images);
+    }
+
+    HeadGradient<W> start(const Piece& piece, Range images, Buffer<W>& memory) {
+        if (grad_value_ == nullptr) {
+            return HeadGradient<W>(bank_, images, nullptr);
+        }
+        return HeadGradient<W>(bank_, images, num_chunks_ == 1 ? &memory : &chunk(piece, piece.chunk).memory);
+    }
+
+    void finish(const Piece& piece, const HeadGradient<W>& gradient) {
+        if (grad_value_ == nullptr) {
+            return;
+        }
+        if (num_chunks_ == 1) {
+            gradient.write(bank_, piece.head, grad_value_);
+            return;
+        }
+        chunk(piece, piece.chunk).gradient.reset(new HeadGradient<W>(gradient));
+        if (--unfinished_[static_cast<std::size_t>(piece.unit)] > 0) {
+            return;
+        }
+        HeadGradient<W>& sum = *chunk(piece, 0).gradient;
+        for (int64_t i = 1; i < num_chunks_; ++i) {
+            sum.add(*chunk(piece, i).gradient);
+            chunk(piece, i) = Chunk();
+        }
+        sum.write(bank_, piece.head, grad_value_);
+        chunk(piece, 0) = Chunk();
+    }
+
+   private:
+    struct Chunk {
+        Buffer<W> memory;
+        std::unique_ptr<HeadGradient<W>> gradient;
+    };
+
+    Chunk& chunk(const Piece& piece, int64_t i) {
+        return chunks_[static_cast<std::size_t>(piece.unit * num_chunks_ + i)];
+    }
+
+    const Bank& bank_;
+    S* grad_value_;
+    int64_t num_chunks_;
+    std::vector<Chunk> chunks_;
+    std::vector<std::atomic<int64_t>> unfinished_;
 };
 
 // The four rows of a sample at (x, y) of a plane. False if it touches none.

@@ -1,6 +1,7 @@
 // ms_deform_attn on a CPU: `reference.ms_deform_attn_reference` and its gradient.
 //
-// Letters: B batch, Q queries, H heads, D channels of a head, L levels, P points. Row b of the batch samples image b.
+// Letters: B batch, Q queries, H heads, D channels of a head, L levels, P points. Row b of the batch samples image b. A
+// bag is one head of one query.
 
 #pragma once
 
@@ -15,7 +16,7 @@ struct Classic {
     int64_t num_queries;
     int64_t num_points;
     int64_t num_threads;
-    const S* value;      // [B, S, H, D]
+    const S* value;      // [B, pixels, H, D]
     const W* locations;  // [B, Q, H, L, P, 2]
     const W* weights;    // [B, Q, H, L, P]
     S* out;              // [B, Q, H, D]
@@ -23,8 +24,31 @@ struct Classic {
     S* grad_value;       // null: not wanted
     W* grad_locations;
     W* grad_weights;
+
+    int64_t samples_of_bag() const { return bank.num_levels * num_points; }
 };
 
+// How a call is cut into pieces.
+template <typename S, typename W>
+struct ClassicPlan {
+    explicit ClassicPlan(const Classic<S, W>& op) {
+        std::vector<Range> images;
+        for (int64_t row = 0; row < op.batch; ++row) {
+            images.push_back({row, row + 1});
+        }
+        groups = group_rows(images);
+        const int64_t num_samples = op.batch * op.num_queries * op.bank.num_heads * op.samples_of_bag();
+        num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
+        pieces = cut(groups, op.bank.num_heads, op.num_queries, num_threads, num_chunks);
+    }
+
+    std::vector<Group> groups;
+    int64_t num_threads;
+    int64_t num_chunks;
+    std::vector<Piece> pieces;
+};
+
+// What a thread works in: the samples of one bag that touch a pixel, and which of the L * P they are.
 template <typename S, typename W>
 struct ClassicMemory {
     typename HeadRows<S, W>::Memory rows;
@@ -34,83 +58,102 @@ struct ClassicMemory {
     Buffer<int64_t> indices;
     Buffer<W> row;
     Buffer<W> dots;
+
+    explicit ClassicMemory(const Classic<S, W>& op) {
+        samples.reserve(op.samples_of_bag());
+        readings.reserve(op.samples_of_bag());
+        indices.reserve(op.samples_of_bag());
+        row.reserve(padded<W>(op.bank.num_channels));
+        dots.reserve(op.samples_of_bag() * NUM_CORNERS);
+    }
 };
 
-// Below this many products a thread costs more than it saves.
-constexpr int64_t PRODUCTS_PER_THREAD = 1 << 20;
-
-inline int64_t useful_threads(int64_t num_threads, int64_t num_samples, int64_t num_channels) {
-    const int64_t products = num_samples * NUM_CORNERS * num_channels;
-    return std::max<int64_t>(std::min(num_threads, products / PRODUCTS_PER_THREAD), 1);
-}
-
-template <typename S, typename W>
-std::vector<Group> groups_of(const Classic<S, W>& op) {
-    std::vector<Range> images;
-    for (int64_t row = 0; row < op.batch; ++row) {
-        images.push_back({row, row + 1});
-    }
-    return group_rows(images);
-}
-
-// The samples of one head of one query. Samples that touch nothing have no reading.
-template <typename S, typename W>
-int64_t read_query(
-    const Classic<S, W>& op, int64_t row, int64_t bag, HeadRows<S, W>& rows, const HeadGradient<W>* gradient,
-    Sample<W>* samples, Reading<W>* readings, int64_t* indices
+// Calls visit(bag, number of samples that touch a pixel) for every bag of a piece.
+template <typename S, typename W, typename Visit>
+void for_bags(
+    const Classic<S, W>& op, const Piece& piece, const Group& group, HeadRows<S, W>& rows,
+    const HeadGradient<W>* gradient, ClassicMemory<S, W>& memory, const Visit& visit
 ) {
-    const int64_t num_samples = op.bank.num_levels * op.num_points;
-    const W* locations = op.locations + bag * num_samples * 2;
-    const W* weights = op.weights + bag * num_samples;
-    const Plane* planes = op.bank.planes.data() + row * op.bank.num_levels;
-    // The next query's lie H * L * P further: too far for the hardware to guess.
-    __builtin_prefetch(locations + op.bank.num_heads * num_samples * 2);
-    __builtin_prefetch(weights + op.bank.num_heads * num_samples);
-    rows.next_readings();
-    int64_t count = 0;
-    for (int64_t level = 0; level < op.bank.num_levels; ++level) {
-        for (int64_t point = 0; point < op.num_points; ++point) {
-            const int64_t i = level * op.num_points + point;
+    const int64_t num_heads = op.bank.num_heads;
+    for (int64_t query = piece.first_query; query < piece.last_query; ++query) {
+        const int64_t row = group.rows[static_cast<std::size_t>(query / op.num_queries)];
+        const int64_t bag = (row * op.num_queries + query % op.num_queries) * num_heads + piece.head;
+        const W* locations = op.locations + bag * op.samples_of_bag() * 2;
+        const W* weights = op.weights + bag * op.samples_of_bag();
+        // The next query's lie H * L * P further: too far for the hardware to guess.
+        __builtin_prefetch(locations + num_heads * op.samples_of_bag() * 2);
+        __builtin_prefetch(weights + num_heads * op.samples_of_bag());
+        rows.next_readings();
+        int64_t count = 0;
+        for (int64_t i = 0; i < op.samples_of_bag(); ++i) {
+            const Plane& plane = op.bank.planes[static_cast<std::size_t>(row * op.bank.num_levels + i / op.num_points)];
             if (read_sample(
-                    locations[2 * i], locations[2 * i + 1], weights[i], planes[level], rows, gradient, samples[count],
-                    readings[count]
+                    locations[2 * i], locations[2 * i + 1], weights[i], plane, rows, gradient,
+                    memory.samples.data()[count], memory.readings.data()[count]
                 )) {
-                indices[count++] = i;
+                memory.indices.data()[count++] = i;
             }
         }
+        visit(bag, count);
     }
-    return count;
+}
+
+template <typename S, typename W>
+HeadRows<S, W> rows_of(const Classic<S, W>& op, const Piece& piece, const Group& group, ClassicMemory<S, W>& memory) {
+    const int64_t reads_of_bag = op.samples_of_bag() * NUM_CORNERS;
+    const int64_t num_reads = (piece.last_query - piece.first_query) * reads_of_bag;
+    return HeadRows<S, W>(op.value, op.bank, piece.head, group.images, num_reads, reads_of_bag, memory.rows);
 }
 
 template <typename S, typename W>
 void forward(const Classic<S, W>& op) {
-    const int64_t num_samples = op.bank.num_levels * op.num_points;
-    const int64_t num_heads = op.bank.num_heads, num_channels = op.bank.num_channels;
-    const int64_t all_samples = op.batch * op.num_queries * num_heads * num_samples;
-    const int64_t num_threads = useful_threads(op.num_threads, all_samples, num_channels);
-    const std::vector<Group> groups = groups_of(op);
-    int64_t num_chunks;
-    const std::vector<Piece> pieces = cut(groups, num_heads, op.num_queries, num_threads, num_chunks);
-    using Memory = ClassicMemory<S, W>;
-    parallel_for<Memory>(static_cast<int64_t>(pieces.size()), num_threads, [&](int64_t i, Memory& memory) {
-        const Piece& piece = pieces[static_cast<std::size_t>(i)];
-        const Group& group = groups[static_cast<std::size_t>(piece.group)];
-        const int64_t reads_of_query = num_samples * NUM_CORNERS;
-        const int64_t num_reads = (piece.last_query - piece.first_query) * reads_of_query;
-        HeadRows<S, W> rows(op.value, op.bank, piece.head, group.images, num_reads, reads_of_query, memory.rows);
-        Sample<W>* samples = memory.samples.reserve(num_samples);
-        Reading<W>* readings = memory.readings.reserve(num_samples);
-        int64_t* indices = memory.indices.reserve(num_samples);
-        W* sum = memory.row.reserve(rows.width());
-        for (int64_t query = piece.first_query; query < piece.last_query; ++query) {
-            const int64_t row = group.rows[static_cast<std::size_t>(query / op.num_queries)];
-            const int64_t bag = (row * op.num_queries + query % op.num_queries) * num_heads + piece.head;
-            const HeadGradient<W>* no_gradient = nullptr;
-            const int64_t count = read_query(op, row, bag, rows, no_gradient, samples, readings, indices);
+    const ClassicPlan<S, W> plan(op);
+    const int64_t num_channels = op.bank.num_channels;
+    parallel_for(plan.pieces, plan.num_threads, [&] { return ClassicMemory<S, W>(op); }, [&](const Piece& piece, auto& memory) {
+        const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
+        HeadRows<S, W> rows = rows_of(op, piece, group, memory);
+        W* sum = memory.row.data();
+        for_bags<S, W>(op, piece, group, rows, nullptr, memory, [&](int64_t bag, int64_t count) {
             std::fill_n(sum, rows.width(), W(0));
-            add_rows(readings, count, rows.width(), sum);
+            add_rows(memory.readings.data(), count, rows.width(), sum);
             narrow_row(sum, op.out + bag * num_channels, num_channels);
-        }
+        });
+    });
+}
+
+template <typename S, typename W>
+void backward(const Classic<S, W>& op) {
+    const ClassicPlan<S, W> plan(op);
+    const int64_t num_channels = op.bank.num_channels;
+    ValueGradient<S, W> value_gradient(
+        op.bank, op.grad_value, static_cast<int64_t>(plan.groups.size()) * op.bank.num_heads, plan.num_chunks
+    );
+    parallel_for(plan.pieces, plan.num_threads, [&] { return ClassicMemory<S, W>(op); }, [&](const Piece& piece, auto& memory) {
+        const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
+        HeadRows<S, W> rows = rows_of(op, piece, group, memory);
+        const HeadGradient<W> gradient = value_gradient.start(piece, group.images, memory.gradient);
+        W* grad_row = memory.row.data();
+        std::fill_n(grad_row, rows.width(), W(0));
+        W* dots = memory.dots.data();
+        for_bags(op, piece, group, rows, gradient.wanted() ? &gradient : nullptr, memory, [&](int64_t bag, int64_t count) {
+            widen_row(op.grad_out + bag * num_channels, grad_row, num_channels);
+            pull_rows(memory.readings.data(), count, rows.width(), grad_row, gradient.wanted(), dots);
+            W* grad_weights = op.grad_weights + bag * op.samples_of_bag();
+            W* grad_locations = op.grad_locations + bag * op.samples_of_bag() * 2;
+            std::fill_n(grad_weights, op.samples_of_bag(), W(0));
+            std::fill_n(grad_locations, op.samples_of_bag() * 2, W(0));
+            for (int64_t k = 0; k < count; ++k) {
+                const int64_t i = memory.indices.data()[k];
+                const W weight = op.weights[bag * op.samples_of_bag() + i];
+                const Sample<W>& sample = memory.samples.data()[k];
+                const Plane& plane = op.bank.planes[static_cast<std::size_t>(i / op.num_points)];
+                const W* of_corner = dots + k * NUM_CORNERS;
+                grad_weights[i] = interpolate(sample, of_corner);
+                grad_locations[2 * i] = weight * slope_x(sample, of_corner, plane.width);
+                grad_locations[2 * i + 1] = weight * slope_y(sample, of_corner, plane.height);
+            }
+        });
+        value_gradient.finish(piece, gradient);
     });
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -44,28 +45,29 @@ class Buffer {
     int64_t capacity_ = 0;
 };
 
-// Calls work(i, thread's own Workspace) for every i below count, on this thread and num_threads - 1 more. They are
-// started anew for each call: a pool that outlives a call would be missing in the child of a fork.
-template <typename Workspace, typename Work>
-void parallel_for(int64_t count, int64_t num_threads, const Work& work) {
-    std::atomic<int64_t> next{0};
+// Calls work(piece, thread's own memory) for every piece, on this thread and num_threads - 1 more. They are started anew
+// for each call: a pool that outlives a call would be missing in the child of a fork.
+template <typename Piece, typename MakeMemory, typename Work>
+void parallel_for(
+    const std::vector<Piece>& pieces, int64_t num_threads, const MakeMemory& make_memory, const Work& work
+) {
+    std::atomic<std::size_t> next{0};
     std::exception_ptr failure;
     std::mutex failing;
     const auto run = [&] {
         try {
-            Workspace workspace;
-            for (int64_t i = next++; i < count; i = next++) {
-                work(i, workspace);
+            auto memory = make_memory();
+            for (std::size_t i = next++; i < pieces.size(); i = next++) {
+                work(pieces[i], memory);
             }
         } catch (...) {
             const std::lock_guard<std::mutex> lock(failing);
             failure = std::current_exception();
-            next = count;
+            next = pieces.size();
         }
     };
     std::vector<std::thread> others;
-    others.reserve(static_cast<std::size_t>(std::max<int64_t>(std::min(num_threads, count) - 1, 0)));
-    for (int64_t i = 1; i < std::min(num_threads, count); ++i) {
+    for (std::size_t i = 1; i < std::min(static_cast<std::size_t>(num_threads), pieces.size()); ++i) {
         try {
             others.emplace_back(run);
         } catch (const std::system_error&) {

@@ -134,23 +134,28 @@ MMFS_DEVICE void add_to(W* pointer, W x) {
     atomicAdd(pointer, x);
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+MMFS_DEVICE void add_four(float* pointer, float a, float b, float c, float d) {
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(pointer), "f"(a), "f"(b), "f"(c), "f"(d)
+                 : "memory");
+}
+#endif
+
 // Adds SIZE neighbours, four at a time where the hardware can.
 template <int SIZE, typename W>
 MMFS_DEVICE void add_vector(W* pointer, const W (&x)[SIZE]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    if constexpr (sizeof(W) == 4 && SIZE % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < SIZE; i += 4) {
-            asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(pointer + i), "f"(x[i]), "f"(x[i + 1]),
-                         "f"(x[i + 2]), "f"(x[i + 3])
-                         : "memory");
-        }
-        return;
-    }
+    constexpr bool BY_FOUR = sizeof(W) == 4 && SIZE % 4 == 0;
+#else
+    constexpr bool BY_FOUR = false;
 #endif
 #pragma unroll
-    for (int i = 0; i < SIZE; ++i) {
-        add_to(pointer + i, x[i]);
+    for (int i = 0; i < SIZE; i += BY_FOUR ? 4 : 1) {
+        if constexpr (BY_FOUR) {
+            add_four(pointer + i, x[i], x[i + 1], x[i + 2], x[i + 3]);
+        } else {
+            add_to(pointer + i, x[i]);
+        }
     }
 }
 

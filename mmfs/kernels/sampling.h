@@ -49,7 +49,12 @@ MMFS_FN double rounded_product(double a, double b) { return a * b; }
 // Without std::numeric_limits, which NVRTC does not have.
 template <typename T>
 MMFS_FN T minus_infinity() {
-    return -static_cast<T>(1e300 * 1e300);
+    return static_cast<T>(-__builtin_huge_val());
+}
+
+template <typename T>
+MMFS_FN T not_a_number() {
+    return minus_infinity<T>() - minus_infinity<T>();
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

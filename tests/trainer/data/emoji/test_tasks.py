@@ -206,9 +206,17 @@ def test_the_numbers_to_read_are_printed_under_the_sprites_asked_for():
             for question, answer, truth in zip(asked[::2], asked[1::2], questions, strict=True):
                 assert question == f" which number is under the {truth['name']}?"
                 assert answer == " " + truth["answer"]
-                assert printed_number(pixels, box_of(facts, truth["name"])) == truth["answer"]
+                box = box_of(facts, truth["name"])
+                assert answer == f" {place_in_words(box, 3)}: {printed_number(pixels, box)}"
             for segment in document.segments[1::2]:
                 assert not segment.loss
+
+
+def place_in_words(box, grid: int) -> str:
+    """Where the middle of a box lies on a grid of 2 x 2 or 3 x 3 cells."""
+    x, y = (int((box[axis] + box[axis + 2]) / 2 / 64 * grid) for axis in (0, 1))
+    words = {2: (["top", "bottom"], ["left", "right"]), 3: (["top", "", "bottom"], ["left", "", "right"])}[grid]
+    return f"{words[0][y]} {words[1][x]}".strip() or "middle"
 
 
 @pytest.mark.parametrize("most", [1, 3, 5])
@@ -261,8 +269,9 @@ def test_questions_over_several_images_have_one_right_answer():
         for question in document.truth["questions"]:
             if match := re.fullmatch(r" which number is under the (.*) in image (\d)\?", question["text"]):
                 place = int(match[2]) - 1
-                number = printed_number(pictures(document)[place], box_of(facts[place], match[1]))
-                assert number == question["answer"]
+                box = box_of(facts[place], match[1])
+                number = printed_number(pictures(document)[place], box)
+                assert question["answer"] == f"{place_in_words(box, 2)}: {number}"
             else:
                 name = re.fullmatch(rf" which image has {NAME}\?", question["text"])[1]
                 having = [1 + i for i, one in enumerate(facts) if name in [thing["name"] for thing in one["objects"]]]

@@ -1,0 +1,354 @@
+"""Both ops and their gradients by the compiled CPU kernel, kernels/cpu.cpp: the same functions as embedding_bag.py.
+
+setup.py compiles it once for each instruction set if the machine that builds the wheel has a C++ compiler. The
+libraries have a plain C interface and are loaded with ctypes, so one wheel serves every version of Python and PyTorch.
+`why_not` says why it cannot be used; embedding_bag.py takes over then.
+
+Letters as in reference.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmfs.embedding_bag import MMFSGradients
+from mmfs.reference import count_visible, image_planes, working_dtype
+
+InstructionSet = Literal["avx2", "portable"]
+
+FOLDER = Path(__file__).parent
+"""Where the libraries lie: beside this file, in a wheel and in an editable checkout alike."""
+
+STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+"""Storage of kernels/cpu.cpp."""
+
+DONE, NO_MEMORY = 0, 3
+"""Status of kernels/cpu.cpp; anything else is about sizes."""
+
+PARAMETERS = (
+    "reference_points",
+    "sampling_offsets",
+    "attention_logits",
+    "offset_table",
+    "logit_table",
+    "null_value",
+)
+"""Fields of Fused that have a gradient, in the order of `mmfs_attention_backward`."""
+
+
+class Sizes(ctypes.Structure):
+    """MmfsSizes of kernels/cpu.cpp."""
+
+    _fields_ = (
+        ("storage", ctypes.c_int64),
+        ("num_threads", ctypes.c_int64),
+        ("batch", ctypes.c_int64),
+        ("num_queries", ctypes.c_int64),
+        ("num_images", ctypes.c_int64),
+        ("num_pixels", ctypes.c_int64),
+        ("num_heads", ctypes.c_int64),
+        ("num_channels", ctypes.c_int64),
+        ("num_levels", ctypes.c_int64),
+        ("num_points", ctypes.c_int64),
+        ("sizes_per_image", ctypes.c_int64),
+        ("spatial_shapes", ctypes.c_void_p),
+    )
+
+
+class Classic(ctypes.Structure):
+    """MmfsClassic of kernels/cpu.cpp."""
+
+    kept: tuple[object, ...]  # what the pointers point into
+
+    _fields_ = (
+        ("sizes", Sizes),
+        ("value", ctypes.c_void_p),
+        ("sampling_locations", ctypes.c_void_p),
+        ("attention_weights", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("grad_out", ctypes.c_void_p),
+        ("grad_value", ctypes.c_void_p),
+        ("grad_sampling_locations", ctypes.c_void_p),
+        ("grad_attention_weights", ctypes.c_void_p),
+    )
+
+
+class Fused(ctypes.Structure):
+    """MmfsFused of kernels/cpu.cpp."""
+
+    kept: tuple[object, ...]  # what the pointers point into
+
+    _fields_ = (
+        ("sizes", Sizes),
+        ("offset_ages", ctypes.c_int64),
+        ("logit_ages", ctypes.c_int64),
+        ("has_null", ctypes.c_int64),
+        ("null_logit", ctypes.c_double),
+        ("value", ctypes.c_void_p),
+        ("reference_points", ctypes.c_void_p),
+        ("sampling_offsets", ctypes.c_void_p),
+        ("attention_logits", ctypes.c_void_p),
+        ("visible", ctypes.c_void_p),
+        ("offset_table", ctypes.c_void_p),
+        ("logit_table", ctypes.c_void_p),
+        ("null_value", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("grad_out", ctypes.c_void_p),
+        ("grad_value", ctypes.c_void_p),
+        ("grad_reference_points", ctypes.c_void_p),
+        ("grad_sampling_offsets", ctypes.c_void_p),
+        ("grad_attention_logits", ctypes.c_void_p),
+        ("grad_offset_table", ctypes.c_void_p),
+        ("grad_logit_table", ctypes.c_void_p),
+        ("grad_null_value", ctypes.c_void_p),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which library
+
+
+def why_not() -> str | None:
+    """Why the compiled kernel cannot be used in this process; None if it can."""
+    try:
+        best_library()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def library(instruction_set: InstructionSet) -> ctypes.CDLL:
+    """The library for an instruction set.
+
+    Raises:
+        OSError: it was not built, or does not load.
+    """
+    path = FOLDER / f"_cpu_{instruction_set}.so"
+    if not path.is_file():
+        raise OSError(
+            f"this installation of mmfs has no compiled CPU kernel ({path.name}): no C++ compiler was found when it was "
+            "installed. Install one (g++ or clang++) and install mmfs again from source."
+        )
+    loaded = ctypes.CDLL(str(path))
+    for name, call in (
+        ("mmfs_cpu_ms_deform_attn", Classic),
+        ("mmfs_cpu_ms_deform_attn_backward", Classic),
+        ("mmfs_cpu_mmfs_attention", Fused),
+        ("mmfs_cpu_mmfs_attention_backward", Fused),
+    ):
+        function = getattr(loaded, name)
+        function.argtypes = (ctypes.POINTER(call),)
+        function.restype = ctypes.c_int32
+    return loaded
+
+
+@functools.cache
+def best_instruction_set() -> InstructionSet:
+    """What this processor can run; the portable library tells."""
+    return "avx2" if library("portable").mmfs_cpu_has_avx2() else "portable"
+
+
+def best_library() -> ctypes.CDLL:
+    return library(best_instruction_set())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The ops
+
+
+def ms_deform_attn_forward(
+    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`reference.ms_deform_attn_reference`, without a graph."""
+    call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
+    out = value.new_empty(*attention_weights.shape[:2], value.shape[2] * value.shape[3])
+    call.out = out.data_ptr()
+    check(best_library().mmfs_cpu_ms_deform_attn(call), value, spatial_shapes)
+    return out
+
+
+def ms_deform_attn_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    needs_value: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights."""
+    call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
+    working = working_dtype(value)
+    grad_out = grad_out.to(value.dtype).contiguous()
+    grad_value = empty_like(value) if needs_value else value.new_empty(0)
+    grad_locations = empty_like(sampling_locations, working)
+    grad_weights = empty_like(attention_weights, working)
+    call.grad_out = grad_out.data_ptr()
+    call.grad_value = grad_value.data_ptr() if needs_value else None
+    call.grad_sampling_locations = grad_locations.data_ptr()
+    call.grad_attention_weights = grad_weights.data_ptr()
+    check(best_library().mmfs_cpu_ms_deform_attn_backward(call), value, spatial_shapes)
+    return grad_value, grad_locations.to(sampling_locations.dtype), grad_weights.to(attention_weights.dtype)
+
+
+def mmfs_attention_forward(
+    value: Tensor,
+    spatial_shapes: Sequence[int] | Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+) -> Tensor:
+    """`reference.mmfs_attention_reference`, without a graph. reference_points [B, Q, 2]."""
+    parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
+    call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
+    out = value.new_empty(*attention_logits.shape[:2], value.shape[-2] * value.shape[-1])
+    call.out = out.data_ptr()
+    check(best_library().mmfs_cpu_mmfs_attention(call), value, spatial_shapes, visible)
+    return out
+
+
+def mmfs_attention_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int] | Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+    needs_value: bool,
+) -> MMFSGradients:
+    """Gradients of `mmfs_attention_forward`; of value only if needs_value."""
+    parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
+    call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
+    working = working_dtype(value)
+    grad_out = grad_out.to(value.dtype).contiguous()
+    grad_value = empty_like(value) if needs_value else value.new_empty(0)
+    grads = [value.new_empty(0) if part is None else empty_like(part, working) for part in parameters]
+    call.grad_out = grad_out.data_ptr()
+    call.grad_value = grad_value.data_ptr() if needs_value else None
+    for name, part, grad in zip(PARAMETERS, parameters, grads, strict=True):
+        setattr(call, f"grad_{name}", None if part is None else grad.data_ptr())
+    check(best_library().mmfs_cpu_mmfs_attention_backward(call), value, spatial_shapes, visible)
+    return MMFSGradients(
+        grad_value,
+        *(
+            value.new_empty(0, dtype=working) if part is None else grad.to(part.dtype)
+            for part, grad in zip(parameters, grads, strict=True)
+        ),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The arguments of a call
+
+
+def classic_call(
+    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
+) -> Classic:
+    """The call without its results."""
+    working = working_dtype(value)
+    value = value.contiguous()
+    locations = sampling_locations.to(working).contiguous()
+    weights = attention_weights.to(working).contiguous()
+    shapes = flat_shapes(spatial_shapes)
+    call = Classic(
+        sizes=sizes_of(value, shapes, attention_weights, num_images=value.shape[0], sizes_per_image=False),
+        value=value.data_ptr(),
+        sampling_locations=locations.data_ptr(),
+        attention_weights=weights.data_ptr(),
+    )
+    call.kept = (value, locations, weights, shapes)
+    return call
+
+
+def fused_call(
+    value: Tensor,
+    spatial_shapes: Sequence[int] | Tensor,
+    visible: Tensor,
+    null_logit: float | None,
+    parameters: Sequence[Tensor | None],
+) -> Fused:
+    """The call without its results; parameters in the order of PARAMETERS."""
+    working = working_dtype(value)
+    value = value.contiguous()
+    visible = visible.long().contiguous()
+    given = [part if part is None else part.to(working).contiguous() for part in parameters]
+    _, _, logits, offset_table, logit_table, _ = given
+    assert logits is not None
+    shapes = flat_shapes(spatial_shapes)
+    sizes_per_image = isinstance(spatial_shapes, Tensor)
+    num_images = len(spatial_shapes) if sizes_per_image else value.shape[0]
+    call = Fused(
+        sizes=sizes_of(value, shapes, logits, num_images, sizes_per_image),
+        offset_ages=0 if offset_table is None else offset_table.shape[0],
+        logit_ages=0 if logit_table is None else logit_table.shape[0],
+        has_null=null_logit is not None,
+        null_logit=null_logit or 0.0,
+        value=value.data_ptr(),
+        visible=visible.data_ptr(),
+        **{name: None if part is None else part.data_ptr() for name, part in zip(PARAMETERS, given, strict=True)},
+    )
+    call.kept = (value, visible, given, shapes)
+    return call
+
+
+def flat_shapes(spatial_shapes: Sequence[int] | Tensor) -> ctypes.Array[ctypes.c_int64]:
+    """h, w, h, w, ... of all levels or, from a tensor [N, L, 2], of all levels of all images."""
+    sides = spatial_shapes.flatten().tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
+    return (ctypes.c_int64 * len(sides))(*sides)
+
+
+def sizes_of(
+    value: Tensor, shapes: ctypes.Array[ctypes.c_int64], logits: Tensor, num_images: int, sizes_per_image: bool
+) -> Sizes:
+    """logits or attention weights: [B, Q, H, L, P]."""
+    batch, num_queries, num_heads, num_levels, num_points = logits.shape
+    return Sizes(
+        storage=STORAGE[value.dtype],
+        num_threads=torch.get_num_threads(),
+        batch=batch,
+        num_queries=num_queries,
+        num_images=num_images,
+        num_pixels=value.shape[:-2].numel(),
+        num_heads=num_heads,
+        num_channels=value.shape[-1],
+        num_levels=num_levels,
+        num_points=num_points,
+        sizes_per_image=sizes_per_image,
+        spatial_shapes=ctypes.addressof(shapes),
+    )
+
+
+def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def check(status: int, value: Tensor, spatial_shapes: Sequence[int] | Tensor, visible: Tensor | None = None) -> None:
+    """Raises what the status of a call stands for."""
+    if status == DONE:
+        return
+    if status == NO_MEMORY:
+        raise MemoryError("the compiled CPU kernel of mmfs could not get the memory that it works in")
+    planes = image_planes(value, spatial_shapes)  # raises for sizes that do not fit
+    if visible is not None:
+        count_visible(visible, num_images=planes.shape[0])  # raises for images outside the bank
+    raise ValueError(
+        f"spatial_shapes is {spatial_shapes}. Expected levels of at most {2**31 - 1} pixels that add up to the pixels of "
+        "an image."
+    )

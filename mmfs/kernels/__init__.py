@@ -1,0 +1,1 @@
+"""The CUDA kernels: their sources, which know nothing of torch, and what compiles and launches them."""

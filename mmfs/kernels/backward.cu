@@ -1,0 +1,406 @@
+// Gradients of both ops, except the ordered gradient of value (value_gradient.cu). Letters as in arguments.cuh.
+//
+// With w the weights, v the samples and g the gradient of the output: the gradient of w is g.v, and through the softmax
+// that of a logit is w (g.v - sum of w g.v over all entries, null among them). That sum is known only after the last
+// sample. A gradient of logits adds up w g.v and w apart and combines them at the end, so that each pixel is read once.
+
+#include "group.cuh"
+
+namespace mmfs {
+
+constexpr int REDUCED_AT_ONCE = 8;  // samples of a batch whose products stay in registers until they are added up
+constexpr int NUM_PRODUCTS = 3;
+
+// What the gradient of the output says about one sample.
+template <typename W>
+struct Products {
+    W of_sample;   // g.v
+    W along_x;     // its derivative with respect to the location
+    W along_y;
+};
+
+// Sums over the lanes of SAMPLES x 3 numbers. Each exchange halves the samples that a lane still has to do with: fewer
+// shuffles than one sum over lanes for each number. Afterwards parts[0] belongs to sample lane / (LANES / SAMPLES).
+template <int LANES, int SAMPLES, typename W>
+MMFS_DEVICE void add_over_lanes(W (&parts)[SAMPLES][NUM_PRODUCTS], int lane) {
+    int distance = LANES / 2;
+#pragma unroll
+    for (int kept = SAMPLES / 2; kept > 0; kept /= 2, distance /= 2) {
+        const bool upper = lane & distance;
+#pragma unroll
+        for (int sample = 0; sample < kept; ++sample) {
+#pragma unroll
+            for (int i = 0; i < NUM_PRODUCTS; ++i) {
+                const W given = upper ? parts[sample][i] : parts[sample + kept][i];
+                const W mine = upper ? parts[sample + kept][i] : parts[sample][i];
+                parts[sample][i] = mine + __shfl_xor_sync(WHOLE_WARP, given, distance);
+            }
+        }
+    }
+    for (; distance > 0; distance /= 2) {
+#pragma unroll
+        for (int i = 0; i < NUM_PRODUCTS; ++i) {
+            parts[0][i] += __shfl_xor_sync(WHOLE_WARP, parts[0][i], distance);
+        }
+    }
+}
+
+// Products of the samples of a batch, each handed to the lane that placed it; adds to the gradient of value, if wanted.
+template <typename T, int VECTOR, int LANES, int CHUNKS>
+struct BatchGradient {
+    using W = Wide<T>;
+    const Arguments& arguments;
+    const Place<LANES>& place;
+    Batch<W> batch;                       // shares are of the bilinear weights alone
+    SharedArray<Shares<W>> of_slot;       // right, below and attention weight of a sample
+    SharedArray<Products<W>> results;
+    Channels<T, VECTOR, LANES, CHUNKS> grad;  // of the output
+
+    MMFS_DEVICE BatchGradient(const Arguments& arguments, const Place<LANES>& place, SharedMemory& memory)
+        : arguments(arguments), place(place), batch(take_batch<W>(memory)) {
+        of_slot = memory.take<Shares<W>>(static_cast<int>(blockDim.x));
+        results = memory.take<Products<W>>(static_cast<int>(blockDim.x));
+        grad.clear();
+        if (place.active) {
+            const T* grad_out = static_cast<const T*>(arguments.grad_out);
+            grad.add(grad_out + place.row_and_head(arguments) * arguments.num_channels, 1, place.lane,
+                     arguments.num_channels);
+        }
+    }
+
+    // The batch consists of one sample of each lane, all of one image; count of them are to be looked at.
+    MMFS_DEVICE Products<W> products(const Sample<W>& sample, const Level& level, W weight, int64 image, int count) {
+        const int own_slot = static_cast<int>(threadIdx.x);
+        batch.put(own_slot, sample, level.first_pixel, 1);
+        of_slot[own_slot] = {{sample.right, sample.below, weight, 0}};
+        __syncwarp();
+        const int64 pixel_stride = arguments.num_heads * arguments.num_channels;
+        const int64 first =
+            count == 0 ? 0 : first_pixel_of(arguments, image) * pixel_stride + place.head * arguments.num_channels;
+        constexpr int GROUPED = LANES < REDUCED_AT_ONCE ? LANES : REDUCED_AT_ONCE;
+#pragma unroll 1
+        for (int base = 0; base < LANES; base += GROUPED) {
+            W parts[GROUPED][NUM_PRODUCTS];
+#pragma unroll
+            for (int i = 0; i < GROUPED; ++i) {
+                parts[i][0] = parts[i][1] = parts[i][2] = 0;
+                if (base + i < count) {
+                    visit(place.group * LANES + base + i, first, pixel_stride, parts[i]);
+                }
+            }
+            add_over_lanes<LANES>(parts, place.lane);
+            constexpr int SHARERS = LANES / GROUPED;
+            if (place.lane % SHARERS == 0) {
+                results[place.group * LANES + base + place.lane / SHARERS] = {parts[0][0], parts[0][1], parts[0][2]};
+            }
+        }
+        __syncwarp();
+        Products<W> own = results[own_slot];
+        own.along_x *= static_cast<W>(level.width);
+        own.along_y *= static_cast<W>(level.height);
+        __syncwarp();  // the next batch overwrites this one
+        return own;
+    }
+
+   private:
+    // This lane's part of the products of one sample; slopes are per pixel here.
+    MMFS_DEVICE void visit(int slot, int64 first, int64 pixel_stride, W (&part)[NUM_PRODUCTS]) {
+        const Pixels pixels = batch.pixels[slot];
+        const Shares<W> shares = batch.shares[slot];
+        const Shares<W> more = of_slot[slot];
+        W of_corner[NUM_CORNERS];
+#pragma unroll
+        for (int corner = 0; corner < NUM_CORNERS; ++corner) {
+            of_corner[corner] = 0;
+            if (pixels.pixel[corner] == UNTOUCHED) {
+                continue;
+            }
+            const int64 start = first + pixels.pixel[corner] * pixel_stride;
+            const W coefficient = shares.share[corner] * more.share[2];
+            grad.each_chunk(place.lane, arguments.num_channels, [&](int chunk, int channel) {
+                W pixel[VECTOR];
+                load_vector<VECTOR>(static_cast<const T*>(arguments.value) + start + channel, pixel);
+#pragma unroll
+                for (int i = 0; i < VECTOR; ++i) {
+                    of_corner[corner] += grad.wide[chunk][i] * pixel[i];
+                }
+            });
+            if (arguments.grad_value != nullptr) {
+                grad.each_chunk(place.lane, arguments.num_channels, [&](int chunk, int channel) {
+                    W addition[VECTOR];
+#pragma unroll
+                    for (int i = 0; i < VECTOR; ++i) {
+                        addition[i] = coefficient * grad.wide[chunk][i];
+                    }
+                    add_vector<VECTOR>(static_cast<W*>(arguments.grad_value) + start + channel, addition);
+                });
+            }
+        }
+        Sample<W> sample;
+#pragma unroll
+        for (int corner = 0; corner < NUM_CORNERS; ++corner) {
+            sample.share[corner] = shares.share[corner];
+        }
+        sample.right = more.share[0];
+        sample.below = more.share[1];
+        part[0] = interpolate(sample, of_corner);
+        part[1] = slope_x(sample, of_corner, 1);
+        part[2] = slope_y(sample, of_corner, 1);
+    }
+};
+
+template <typename T, int VECTOR, int LANES, int CHUNKS>
+MMFS_DEVICE void classic_backward(const Arguments& arguments) {
+    using W = Wide<T>;
+    SharedMemory memory;
+    const Place<LANES> place(arguments);
+    BatchGradient<T, VECTOR, LANES, CHUNKS> gradient(arguments, place, memory);
+    const int samples = static_cast<int>(arguments.num_levels * arguments.num_points);
+    const int64 image = place.row / arguments.num_queries;
+    for (int first = 0; first < samples; first += LANES) {
+        const int index = first + place.lane;
+        const bool own = place.active && index < samples;
+        const int64 entry = place.row_and_head(arguments) * samples + index;
+        Sample<W> sample;
+        place_nothing(sample);
+        Level level{1, 1, 0};
+        W weight = 0;
+        if (own) {
+            level = level_of(arguments, image, index / static_cast<int>(arguments.num_points));
+            const Location<W> location = classic_location<W>(arguments, place.row, place.head, index);
+            place_sample(location.x, location.y, level.height, level.width, sample);
+            weight = read<W>(arguments.logits, entry);
+        }
+        const int count = place.active ? min(LANES, samples - first) : 0;
+        const Products<W> products = gradient.products(sample, level, weight, image, count);
+        if (own) {
+            write(arguments.grad_logits, entry, products.of_sample);
+            write(arguments.grad_offsets, entry * 2, weight * products.along_x);
+            write(arguments.grad_offsets, entry * 2 + 1, weight * products.along_y);
+        }
+    }
+}
+
+// Sums of one group over the images of its row, for each level and point.
+template <typename W>
+struct RowSums {
+    W weighted_product;
+    W weight;
+    W along_x;  // of the location, times the weight
+    W along_y;
+};
+
+// What an image of one age adds to the gradients of the tables, from one group.
+template <typename W>
+struct AgeSums {
+    W logit;
+    W along_x;
+    W along_y;
+};
+
+// Gradients of tables and null_value: with tiles, each block of rows has its own copy, and adds in a fixed order.
+template <typename W>
+MMFS_DEVICE void add_to_table(const Arguments& arguments, void* table, int64 size, int64 entry, W x) {
+    W* base = static_cast<W*>(table);
+    if (arguments.num_tiles == 1) {
+        add_to(base + entry, x);
+    } else {
+        W* own = base + static_cast<int64>(blockIdx.x) * size + entry;
+        store(own, load(own) + x);
+    }
+}
+
+template <typename W, int LANES>
+MMFS_DEVICE void add_logits_of_age(const Arguments& arguments, const SharedArray<AgeSums<W>>& of_age, int age, int head) {
+    const int samples = static_cast<int>(arguments.num_levels * arguments.num_points);
+    const int groups = static_cast<int>(blockDim.x) / LANES;
+    const int64 row_size = arguments.num_heads * samples;
+    const int64 row = row_of_age(age, arguments.num_logit_ages);
+    for (int index = static_cast<int>(threadIdx.x); index < samples; index += static_cast<int>(blockDim.x)) {
+        W sum = 0;
+        for (int group = 0; group < groups; ++group) {
+            sum += of_age[group * samples + index].logit;
+        }
+        const int64 entry = row * row_size + head * samples + index;
+        add_to_table(arguments, arguments.grad_logit_table, arguments.num_logit_ages * row_size, entry, sum);
+    }
+}
+
+template <typename W, int LANES>
+MMFS_DEVICE void add_offsets_of_age(const Arguments& arguments, const SharedArray<AgeSums<W>>& of_age, int age, int head) {
+    const int num_points = static_cast<int>(arguments.num_points);
+    const int samples = static_cast<int>(arguments.num_levels) * num_points;
+    const int groups = static_cast<int>(blockDim.x) / LANES;
+    const int64 row_size = arguments.num_heads * num_points * 2;
+    const int64 row = row_of_age(age, arguments.num_offset_ages);
+    for (int point = static_cast<int>(threadIdx.x); point < num_points; point += static_cast<int>(blockDim.x)) {
+        W along_x = 0;
+        W along_y = 0;
+        for (int group = 0; group < groups; ++group) {
+            for (int index = point; index < samples; index += num_points) {
+                along_x += of_age[group * samples + index].along_x;
+                along_y += of_age[group * samples + index].along_y;
+            }
+        }
+        const int64 size = arguments.num_offset_ages * row_size;
+        const int64 entry = row * row_size + (static_cast<int64>(head) * num_points + point) * 2;
+        add_to_table(arguments, arguments.grad_offset_table, size, entry, along_x);
+        add_to_table(arguments, arguments.grad_offset_table, size, entry + 1, along_y);
+    }
+}
+
+// All gradients in one launch. The block walks the ages in step, because rows of one age add to the same table rows.
+template <typename T, int VECTOR, int LANES, int CHUNKS>
+MMFS_DEVICE void fused_backward(const Arguments& arguments) {
+    using W = Wide<T>;
+    SharedMemory memory;
+    const Place<LANES> place(arguments);
+    BatchGradient<T, VECTOR, LANES, CHUNKS> gradient(arguments, place, memory);
+    const int groups = static_cast<int>(blockDim.x) / LANES;
+    const int num_points = static_cast<int>(arguments.num_points);
+    const int samples = static_cast<int>(arguments.num_levels) * num_points;
+    const SharedArray<RowSums<W>> of_row = memory.take<RowSums<W>>(groups * samples);
+    const SharedArray<AgeSums<W>> of_age = memory.take<AgeSums<W>>(groups * samples);
+    const SharedArray<W> of_null = memory.take<W>(groups);
+    const SharedArray<int> counts = memory.take<int>(groups);
+
+    const Visible visible = place.active ? visible_of(arguments, place.row) : Visible{0, 0, true};
+    const int64 row_and_head = place.row_and_head(arguments);
+    const W log_sum = place.active ? load(static_cast<const W*>(arguments.log_sums) + row_and_head) : 0;
+    const W share_of_null =
+        place.active ? null_weight(arguments.has_null != 0, static_cast<W>(arguments.null_logit), log_sum) : 0;
+    if (place.lane == 0) {
+        of_null[place.group] = share_of_null;
+        counts[place.group] = visible.count;
+    }
+    for (int index = place.lane; index < samples; index += LANES) {
+        of_row[place.group * samples + index] = {0, 0, 0, 0};
+    }
+    __syncthreads();
+    int num_ages = 0;
+    for (int group = 0; group < groups; ++group) {
+        num_ages = max(num_ages, counts[group]);
+    }
+    const bool has_offset_table = arguments.grad_offset_table != nullptr;
+    const bool has_logit_table = arguments.grad_logit_table != nullptr;
+
+    for (int age = 1; age <= num_ages; ++age) {
+        const bool seen = age <= visible.count;
+        for (int first = 0; first < samples; first += LANES) {
+            const int index = first + place.lane;
+            const bool own = seen && index < samples;
+            Sample<W> sample;
+            place_nothing(sample);
+            Level level{1, 1, 0};
+            W weight = 0;
+            if (own) {
+                weight = weight_of(fused_logit<W>(arguments, place.row, place.head, age, index), log_sum);
+                level = level_of(arguments, visible.last - age, index / num_points);
+                const Location<W> location =
+                    fused_location<W>(arguments, place.row, place.head, age, index % num_points);
+                place_sample(location.x, location.y, level.height, level.width, sample);
+            }
+            const int count = seen ? min(LANES, samples - first) : 0;
+            const Products<W> products = gradient.products(sample, level, weight, visible.last - age, count);
+            if (index < samples) {
+                const W logit = own ? weight * products.of_sample : 0;
+                const W along_x = own ? weight * products.along_x : 0;
+                const W along_y = own ? weight * products.along_y : 0;
+                of_age[place.group * samples + index] = {logit, along_x, along_y};
+                RowSums<W>& sums = of_row[place.group * samples + index];
+                sums = {sums.weighted_product + logit, sums.weight + weight, sums.along_x + along_x,
+                        sums.along_y + along_y};
+            }
+        }
+        if (has_offset_table || has_logit_table) {
+            __syncthreads();
+            if (has_offset_table) {
+                add_offsets_of_age<W, LANES>(arguments, of_age, age, place.head);
+            }
+            if (has_logit_table) {
+                add_logits_of_age<W, LANES>(arguments, of_age, age, place.head);
+            }
+            __syncthreads();
+        }
+    }
+    __syncwarp();
+
+    // Sum of w g.v over all entries.
+    W mean = 0;
+    for (int index = place.lane; index < samples; index += LANES) {
+        mean += of_row[place.group * samples + index].weighted_product;
+    }
+    if (place.active && arguments.null_value.data != nullptr) {
+        gradient.grad.each_chunk(place.lane, arguments.num_channels, [&](int chunk, int channel) {
+            for (int i = 0; i < VECTOR; ++i) {
+                const int64 entry = place.head * arguments.num_channels + channel + i;
+                mean += share_of_null * gradient.grad.wide[chunk][i] * read<W>(arguments.null_value, entry);
+            }
+        });
+    }
+    mean = group_sum<LANES>(mean);
+
+    if (has_logit_table) {
+        for (int age = 1; age <= num_ages; ++age) {
+            for (int index = place.lane; index < samples; index += LANES) {
+                W logit = 0;
+                if (age <= visible.count) {
+                    const W weight = weight_of(fused_logit<W>(arguments, place.row, place.head, age, index), log_sum);
+                    logit = -weight * mean;
+                }
+                of_age[place.group * samples + index].logit = logit;
+            }
+            __syncthreads();
+            add_logits_of_age<W, LANES>(arguments, of_age, age, place.head);
+            __syncthreads();
+        }
+    }
+
+    if (arguments.grad_null_value != nullptr) {
+        const int64 size = arguments.num_heads * arguments.num_channels;
+        const T* grad_out = static_cast<const T*>(arguments.grad_out);
+        for (int64 channel = threadIdx.x; channel < arguments.num_channels; channel += blockDim.x) {
+            W sum = 0;
+            for (int group = 0; group < groups; ++group) {
+                const int64 row = place.row - place.group + group;
+                if (row < arguments.num_rows) {
+                    const int64 start = (row * arguments.num_heads + place.head) * arguments.num_channels;
+                    sum += of_null[group] * static_cast<W>(widen(load(grad_out + start + channel)));
+                }
+            }
+            const int64 entry = place.head * arguments.num_channels + channel;
+            add_to_table(arguments, arguments.grad_null_value, size, entry, sum);
+        }
+    }
+
+    if (place.active) {
+        for (int index = place.lane; index < samples; index += LANES) {
+            const RowSums<W> sums = of_row[place.group * samples + index];
+            write(arguments.grad_logits, row_and_head * samples + index, sums.weighted_product - sums.weight * mean);
+        }
+    }
+    W point_x = 0;
+    W point_y = 0;
+    for (int point = place.lane; point < num_points; point += LANES) {
+        W along_x = 0;
+        W along_y = 0;
+        for (int index = point; index < samples; index += num_points) {
+            along_x += of_row[place.group * samples + index].along_x;
+            along_y += of_row[place.group * samples + index].along_y;
+        }
+        if (place.active) {
+            write(arguments.grad_offsets, (row_and_head * num_points + point) * 2, along_x);
+            write(arguments.grad_offsets, (row_and_head * num_points + point) * 2 + 1, along_y);
+        }
+        point_x += along_x;
+        point_y += along_y;
+    }
+    point_x = group_sum<LANES>(point_x);
+    point_y = group_sum<LANES>(point_y);
+    if (place.active && place.lane == 0) {
+        store(static_cast<W*>(arguments.grad_points) + row_and_head * 2, point_x);
+        store(static_cast<W*>(arguments.grad_points) + row_and_head * 2 + 1, point_y);
+    }
+}
+
+}  // namespace mmfs

@@ -1,0 +1,184 @@
+// Both ops and their gradients on a CPU, behind a plain C interface: no header of Python or PyTorch, so one library serves
+// every version of them. mmfs/compiled.py is the caller.
+//
+// Built once for each instruction set, with its compiler flags; the caller picks by mmfs_cpu_has_avx2(). Compile with
+// -ffp-contract=off: see rounded_product() of sampling.h.
+
+#include <cstdint>
+#include <new>
+
+#include "cpu_bank.h"
+#include "cpu_classic.h"
+#include "cpu_fused.h"
+
+using namespace mmfs;
+
+extern "C" {
+
+// Every array is contiguous. Storage is the type of value, out and their gradients; all other floating arrays are float,
+// or double where storage is FLOAT64.
+enum Storage : int64_t { FLOAT32 = 0, FLOAT64 = 1, BFLOAT16 = 2, FLOAT16 = 3 };
+
+enum Status : int32_t { DONE = 0, BAD_SIZES = 1, BAD_VISIBLE = 2, NO_MEMORY = 3, NO_SUCH_STORAGE = 4 };
+
+struct MmfsSizes {
+    int64_t storage;
+    int64_t num_threads;
+    int64_t batch;
+    int64_t num_queries;
+    int64_t num_images;
+    int64_t num_pixels;  // of all images
+    int64_t num_heads;
+    int64_t num_channels;  // of a head
+    int64_t num_levels;
+    int64_t num_points;
+    int64_t sizes_per_image;        // 1: spatial_shapes is [N, L, 2], 0: [L, 2]
+    const int64_t* spatial_shapes;  // (h, w)
+};
+
+// In a forward call the gradients are null, in a backward call out is. grad_value null: not wanted.
+struct MmfsClassic {
+    MmfsSizes sizes;
+    const void* value;               // [B, pixels of an image, H, D]
+    const void* sampling_locations;  // [B, Q, H, L, P, 2]
+    const void* attention_weights;   // [B, Q, H, L, P]
+    void* out;                       // [B, Q, H, D]
+    const void* grad_out;
+    void* grad_value;
+    void* grad_sampling_locations;
+    void* grad_attention_weights;
+};
+
+// Tables and null_value may be null, and then their gradients are.
+struct MmfsFused {
+    MmfsSizes sizes;
+    int64_t offset_ages;
+    int64_t logit_ages;
+    int64_t has_null;
+    double null_logit;
+    const void* value;             // [all pixels, H, D]
+    const void* reference_points;  // [B, Q, 2]
+    const void* sampling_offsets;  // [B, Q, H, P, 2]
+    const void* attention_logits;  // [B, Q, H, L, P]
+    const int64_t* visible;        // [B, Q, 2]
+    const void* offset_table;      // [offset_ages, H, P, 2]
+    const void* logit_table;       // [logit_ages, H, L, P]
+    const void* null_value;        // [H, D]
+    void* out;                     // [B, Q, H, D]
+    const void* grad_out;
+    void* grad_value;
+    void* grad_reference_points;
+    void* grad_sampling_offsets;
+    void* grad_attention_logits;
+    void* grad_offset_table;
+    void* grad_logit_table;
+    void* grad_null_value;
+};
+}
+
+namespace {
+
+bool lay_out(const MmfsSizes& sizes, Bank& bank) {
+    bank.num_heads = sizes.num_heads;
+    bank.num_channels = sizes.num_channels;
+    return mmfs::lay_out(
+        sizes.spatial_shapes, sizes.sizes_per_image != 0, sizes.num_images, sizes.num_levels, sizes.num_pixels, bank
+    );
+}
+
+template <typename S, typename W>
+Status run(const MmfsClassic& call, bool is_forward) {
+    Classic<S, W> op{};
+    if (!lay_out(call.sizes, op.bank)) {
+        return BAD_SIZES;
+    }
+    op.batch = call.sizes.batch;
+    op.num_queries = call.sizes.num_queries;
+    op.num_points = call.sizes.num_points;
+    op.num_threads = call.sizes.num_threads;
+    op.value = static_cast<const S*>(call.value);
+    op.locations = static_cast<const W*>(call.sampling_locations);
+    op.weights = static_cast<const W*>(call.attention_weights);
+    op.out = static_cast<S*>(call.out);
+    op.grad_out = static_cast<const S*>(call.grad_out);
+    op.grad_value = static_cast<S*>(call.grad_value);
+    op.grad_locations = static_cast<W*>(call.grad_sampling_locations);
+    op.grad_weights = static_cast<W*>(call.grad_attention_weights);
+    is_forward ? forward(op) : backward(op);
+    return DONE;
+}
+
+template <typename S, typename W>
+Status run(const MmfsFused& call, bool is_forward) {
+    Fused<S, W> op{};
+    if (!lay_out(call.sizes, op.bank)) {
+        return BAD_SIZES;
+    }
+    op.batch = call.sizes.batch;
+    op.num_queries = call.sizes.num_queries;
+    op.num_points = call.sizes.num_points;
+    op.offset_ages = call.offset_ages;
+    op.logit_ages = call.logit_ages;
+    op.num_threads = call.sizes.num_threads;
+    op.value = static_cast<const S*>(call.value);
+    op.reference_points = static_cast<const W*>(call.reference_points);
+    op.offsets = static_cast<const W*>(call.sampling_offsets);
+    op.logits = static_cast<const W*>(call.attention_logits);
+    op.visible = call.visible;
+    op.offset_table = static_cast<const W*>(call.offset_table);
+    op.logit_table = static_cast<const W*>(call.logit_table);
+    op.has_null = call.has_null != 0;
+    op.null_logit = static_cast<W>(call.null_logit);
+    op.null_value = static_cast<const W*>(call.null_value);
+    op.out = static_cast<S*>(call.out);
+    op.grad_out = static_cast<const S*>(call.grad_out);
+    op.grad_value = static_cast<S*>(call.grad_value);
+    op.grad_reference_points = static_cast<W*>(call.grad_reference_points);
+    op.grad_offsets = static_cast<W*>(call.grad_sampling_offsets);
+    op.grad_logits = static_cast<W*>(call.grad_attention_logits);
+    op.grad_offset_table = static_cast<W*>(call.grad_offset_table);
+    op.grad_logit_table = static_cast<W*>(call.grad_logit_table);
+    op.grad_null_value = static_cast<W*>(call.grad_null_value);
+    if (!sees_only_the_bank(op)) {
+        return BAD_VISIBLE;
+    }
+    is_forward ? forward(op) : backward(op);
+    return DONE;
+}
+
+template <typename Call>
+Status dispatch(const Call& call, bool is_forward) {
+    try {
+        switch (call.sizes.storage) {
+            case FLOAT32:
+                return run<float, float>(call, is_forward);
+            case FLOAT64:
+                return run<double, double>(call, is_forward);
+            case BFLOAT16:
+                return run<BFloat16, float>(call, is_forward);
+            case FLOAT16:
+                return run<Float16, float>(call, is_forward);
+            default:
+                return NO_SUCH_STORAGE;
+        }
+    } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    }
+}
+
+}  // namespace
+
+#define MMFS_EXPORT extern "C" __attribute__((visibility("default")))
+
+MMFS_EXPORT int32_t mmfs_cpu_has_avx2() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 0;
+#endif
+}
+
+MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn(const MmfsClassic* call) { return dispatch(*call, true); }
+MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_backward(const MmfsClassic* call) { return dispatch(*call, false); }
+MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention(const MmfsFused* call) { return dispatch(*call, true); }
+MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_backward(const MmfsFused* call) { return dispatch(*call, false); }

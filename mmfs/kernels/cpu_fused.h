@@ -1,0 +1,477 @@
+// mmfs_attention on a CPU: `reference.mmfs_attention_reference` and its gradient.
+//
+// Letters: B batch, Q queries, T = B * Q, N images, H heads, D channels of a head, L levels, P points, A ages. A bag is
+// one head of one query.
+//
+// A piece goes through its queries in tiles, and in a tile through the images: the rows of one image and head stay in
+// the cache while all queries of the tile read them.
+
+#pragma once
+
+#include "cpu_bank.h"
+
+namespace mmfs {
+
+template <typename S, typename W>
+struct Fused {
+    Bank bank;
+    int64_t batch;
+    int64_t num_queries;
+    int64_t num_points;
+    int64_t offset_ages;  // rows of the tables
+    int64_t logit_ages;
+    int64_t num_threads;
+    const S* value;             // [R, H, D]
+    const W* reference_points;  // [T, 2]
+    const W* offsets;           // [T, H, P, 2]
+    const W* logits;            // [T, H, L, P]
+    const int64_t* visible;     // [T, 2]
+    const W* offset_table;      // [A, H, P, 2] or null; A = offset_ages
+    const W* logit_table;       // [A, H, L, P] or null; A = logit_ages
+    bool has_null;
+    W null_logit;
+    const W* null_value;  // [H, D] or null
+    S* out;               // [T, H, D]
+    const S* grad_out;    // [T, H, D]
+    S* grad_value;        // null: not wanted
+    W* grad_reference_points;
+    W* grad_offsets;
+    W* grad_logits;
+    W* grad_offset_table;  // null where there is no such tensor
+    W* grad_logit_table;
+    W* grad_null_value;
+
+    int64_t samples_of_image() const { return bank.num_levels * num_points; }
+    Range images_of(int64_t query) const {  // of T
+        const Range images = {visible[2 * query], visible[2 * query + 1]};
+        return images.size() == 0 ? Range{0, 0} : images;
+    }
+};
+
+// False if a query sees images outside the bank.
+template <typename S, typename W>
+bool sees_only_the_bank(const Fused<S, W>& op) {
+    for (int64_t query = 0; query < op.batch * op.num_queries; ++query) {
+        const Range images = op.images_of(query);
+        if (images.first < 0 || images.last > op.bank.num_images) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// How a call is cut into pieces.
+template <typename S, typename W>
+struct FusedPlan {
+    explicit FusedPlan(const Fused<S, W>& op) {
+        std::vector<Range> images_of_row;
+        int64_t num_seen = 0;
+        for (int64_t row = 0; row < op.batch; ++row) {
+            Range images = {0, 0};
+            for (int64_t query = row * op.num_queries; query < (row + 1) * op.num_queries; ++query) {
+                images = hull(images, op.images_of(query));
+                num_seen += op.images_of(query).size();
+                most_images = std::max(most_images, op.images_of(query).size());
+            }
+            images_of_row.push_back(images);
+        }
+        groups = group_rows(images_of_row);
+        num_threads =
+            useful_threads(op.num_threads, num_seen * op.bank.num_heads * op.samples_of_image(), op.bank.num_channels);
+        pieces = cut(groups, op.bank.num_heads, op.num_queries, num_threads, num_chunks);
+        const int64_t room = std::max<int64_t>(most_images, 1) * padded<W>(op.samples_of_image());
+        tile = std::clamp<int64_t>(WEIGHTS_OF_TILE / std::max<int64_t>(room, 1), 1, MOST_QUERIES);
+    }
+
+    // A tile reads each row of an image several times, and its weights fit the cache beside the image.
+    static constexpr int64_t WEIGHTS_OF_TILE = 1 << 14;
+    static constexpr int64_t MOST_QUERIES = 128;
+
+    std::vector<Group> groups;
+    int64_t most_images = 0;  // that one query sees
+    int64_t num_threads;
+    int64_t num_chunks;
+    std::vector<Piece> pieces;
+    int64_t tile;  // queries
+};
+
+// What a thread works in.
+template <typename S, typename W>
+struct FusedMemory {
+    typename HeadRows<S, W>::Memory rows;
+    Buffer<W> gradient;
+    // Of a tile: T index, images, attention weights [most_images, L * P padded], weight of null, one row of channels.
+    Buffer<int64_t> queries;
+    Buffer<Range> images;
+    Buffer<W> weights;
+    Buffer<W> null_weights;
+    Buffer<W> channels;
+    Buffer<W> products;  // like weights: gradient of the output times sample
+    // Of one bag and image: the samples that touch a pixel, and which of the L * P they are.
+    Buffer<Sample<W>> samples;
+    Buffer<Reading<W>> readings;
+    Buffer<int64_t> indices;
+    Buffer<W> locations;
+    Buffer<W> dots;
+
+    FusedMemory(const Fused<S, W>& op, const FusedPlan<S, W>& plan) {
+        const int64_t weights_of_bag = plan.most_images * padded<W>(op.samples_of_image());
+        queries.reserve(plan.tile);
+        images.reserve(plan.tile);
+        weights.reserve(plan.tile * weights_of_bag);
+        null_weights.reserve(plan.tile);
+        channels.reserve(plan.tile * padded<W>(op.bank.num_channels));
+        samples.reserve(op.samples_of_image());
+        readings.reserve(op.samples_of_image());
+        indices.reserve(op.samples_of_image());
+        locations.reserve(op.num_points * 2);
+        dots.reserve(op.samples_of_image() * NUM_CORNERS);
+    }
+};
+
+// Softmax over the images that a query sees, with null: weights [images, L * P padded], image by image. Returns the
+// weight of null.
+template <typename S, typename W>
+W attend(const Fused<S, W>& op, int64_t query, int64_t head, Range images, W* weights) {
+    const int64_t count = op.samples_of_image();
+    const int64_t stride = padded<W>(count);
+    const int64_t num_weights = images.size() * stride;
+    const W* logits = op.logits + (query * op.bank.num_heads + head) * count;
+    Vector<W> peaks = broadcast(minus_infinity<W>());
+    for (int64_t image = images.first; image < images.last; ++image) {
+        W* row = weights + (image - images.first) * stride;
+        if (op.logit_table == nullptr) {
+            std::copy_n(logits, count, row);
+        } else {
+            const int64_t age_row = std::min(images.last - image, op.logit_ages) - 1;
+            const W* of_age = op.logit_table + (age_row * op.bank.num_heads + head) * count;
+            for (int64_t i = 0; i < count; ++i) {
+                row[i] = logits[i] + of_age[i];
+            }
+        }
+        std::fill(row + count, row + stride, minus_infinity<W>());
+        for (int64_t i = 0; i < stride; i += LANES<W>) {
+            const Vector<W> here = load(row + i);
+            peaks = here > peaks ? here : peaks;
+        }
+    }
+    W peak = minus_infinity<W>();
+    for (int lane = 0; lane < LANES<W>; ++lane) {
+        peak = peaks[lane] > peak ? peaks[lane] : peak;
+    }
+    Softmax<W> seen = {peak, 0};
+    const Vector<W> subtracted = broadcast(peak == minus_infinity<W>() ? W(0) : peak);
+    Vector<W> totals = {};
+    for (int64_t i = 0; i < num_weights; i += LANES<W>) {
+        const Vector<W> share = exp_of_negative(load(weights + i) - subtracted);
+        store(weights + i, share);
+        totals += share;
+    }
+    for (int lane = 0; lane < LANES<W>; ++lane) {
+        seen.total += totals[lane];
+    }
+    W scale = 1, null_share = 0;
+    Softmax<W> all = seen;
+    if (op.has_null) {
+        all = merge(seen, Softmax<W>{op.null_logit, 1}, scale, null_share);
+    }
+    if (all.total == 0) {  // nothing to attend to
+        return 1;
+    }
+    const Vector<W> factor = broadcast(scale / all.total);
+    for (int64_t i = 0; i < num_weights; i += LANES<W>) {
+        store(weights + i, load(weights + i) * factor);
+    }
+    return null_share / all.total;
+}
+
+// A tile: queries [first, last) of a piece's group.
+template <typename S, typename W>
+class Tile {
+   public:
+    Tile(
+        const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece, int64_t first, int64_t last,
+        FusedMemory<S, W>& memory
+    )
+        : size(last - first), op_(op), head_(piece.head), memory_(memory) {
+        weights_of_bag_ = plan.most_images * padded<W>(op.samples_of_image());
+        const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
+        for (int64_t i = 0; i < size; ++i) {
+            const int64_t of_group = first + i;
+            const int64_t row = group.rows[static_cast<std::size_t>(of_group / op.num_queries)];
+            const int64_t query = row * op.num_queries + of_group % op.num_queries;
+            memory.queries.data()[i] = query;
+            memory.images.data()[i] = op.images_of(query);
+            images = hull(images, op.images_of(query));
+            memory.null_weights.data()[i] =
+                attend(op, query, head_, op.images_of(query), memory.weights.data() + i * weights_of_bag_);
+        }
+    }
+
+    const int64_t size;
+    Range images = {0, 0};
+
+    int64_t query(int64_t i) const { return memory_.queries.data()[i]; }
+    int64_t bag(int64_t i) const { return query(i) * op_.bank.num_heads + head_; }
+    Range images_of(int64_t i) const { return memory_.images.data()[i]; }
+    W null_weight(int64_t i) const { return memory_.null_weights.data()[i]; }
+    W* channels(int64_t i) const { return memory_.channels.data() + i * padded<W>(op_.bank.num_channels); }
+
+    // What belongs to query i and an image it sees, of an array laid out like the weights.
+    W* of_image(W* like_weights, int64_t i, int64_t image) const {
+        return like_weights + i * weights_of_bag_ + (image - images_of(i).first) * padded<W>(op_.samples_of_image());
+    }
+
+    // Calls visit(i, image, number of samples that touch a pixel) for every query of the tile and image that it sees.
+    template <typename Visit>
+    void for_samples(HeadRows<S, W>& rows, const HeadGradient<W>* gradient, const Visit& visit) const {
+        for (int64_t image = images.first; image < images.last; ++image) {
+            for (int64_t i = 0; i < size; ++i) {
+                if (image >= images_of(i).first && image < images_of(i).last) {
+                    visit(i, image, read(i, image, rows, gradient));
+                }
+            }
+        }
+    }
+
+   private:
+    int64_t read(int64_t i, int64_t image, HeadRows<S, W>& rows, const HeadGradient<W>* gradient) const {
+        const int64_t num_points = op_.num_points;
+        const W* point = op_.reference_points + query(i) * 2;
+        const W* offsets = op_.offsets + bag(i) * num_points * 2;
+        W* locations = memory_.locations.data();
+        const int64_t age_row = std::min(images_of(i).last - image, op_.offset_ages) - 1;
+        const W* of_age = op_.offset_table == nullptr
+                              ? nullptr
+                              : op_.offset_table + (age_row * op_.bank.num_heads + head_) * num_points * 2;
+        for (int64_t k = 0; k < num_points * 2; ++k) {
+            locations[k] = point[k % 2] + (of_age == nullptr ? offsets[k] : offsets[k] + of_age[k]);
+        }
+        const W* weights = of_image(memory_.weights.data(), i, image);
+        rows.next_readings();
+        int64_t count = 0;
+        for (int64_t level = 0; level < op_.bank.num_levels; ++level) {
+            const Plane& plane = op_.bank.planes[static_cast<std::size_t>(image * op_.bank.num_levels + level)];
+            for (int64_t p = 0; p < num_points; ++p) {
+                const int64_t k = level * num_points + p;
+                if (read_sample(
+                        locations[2 * p], locations[2 * p + 1], weights[k], plane, rows, gradient,
+                        memory_.samples.data()[count], memory_.readings.data()[count]
+                    )) {
+                    memory_.indices.data()[count++] = k;
+                }
+            }
+        }
+        return count;
+    }
+
+    const Fused<S, W>& op_;
+    int64_t head_;
+    FusedMemory<S, W>& memory_;
+    int64_t weights_of_bag_;
+};
+
+template <typename S, typename W>
+HeadRows<S, W> rows_of(
+    const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece, FusedMemory<S, W>& memory
+) {
+    const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
+    const int64_t reads_of_image = op.samples_of_image() * NUM_CORNERS;
+    Range images = {0, 0};
+    int64_t num_seen = 0;
+    for (int64_t i = piece.first_query; i < piece.last_query; ++i) {
+        const int64_t row = group.rows[static_cast<std::size_t>(i / op.num_queries)];
+        const Range of_query = op.images_of(row * op.num_queries + i % op.num_queries);
+        images = hull(images, of_query);
+        num_seen += of_query.size();
+    }
+    return HeadRows<S, W>(
+        op.value, op.bank, piece.head, images, num_seen * reads_of_image, reads_of_image, memory.rows
+    );
+}
+
+// Calls work(tile) for all tiles of a piece.
+template <typename S, typename W, typename Work>
+void for_tiles(
+    const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece, FusedMemory<S, W>& memory, const Work& work
+) {
+    for (int64_t first = piece.first_query; first < piece.last_query; first += plan.tile) {
+        work(Tile<S, W>(op, plan, piece, first, std::min(first + plan.tile, piece.last_query), memory));
+    }
+}
+
+template <typename S, typename W>
+void forward(const Fused<S, W>& op) {
+    const FusedPlan<S, W> plan(op);
+    const int64_t num_channels = op.bank.num_channels;
+    const auto make_memory = [&] { return FusedMemory<S, W>(op, plan); };
+    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, FusedMemory<S, W>& memory) {
+        HeadRows<S, W> rows = rows_of(op, plan, piece, memory);
+        for_tiles(op, plan, piece, memory, [&](const Tile<S, W>& tile) {
+            for (int64_t i = 0; i < tile.size; ++i) {
+                std::fill_n(tile.channels(i), rows.width(), W(0));
+                for (int64_t d = 0; op.null_value != nullptr && d < num_channels; ++d) {
+                    tile.channels(i)[d] = tile.null_weight(i) * op.null_value[piece.head * num_channels + d];
+                }
+            }
+            tile.for_samples(rows, nullptr, [&](int64_t i, int64_t, int64_t count) {
+                add_rows(memory.readings.data(), count, rows.width(), tile.channels(i));
+            });
+            for (int64_t i = 0; i < tile.size; ++i) {
+                narrow_row(tile.channels(i), op.out + tile.bag(i) * num_channels, num_channels);
+            }
+        });
+    });
+}
+
+// Gradients that all queries share. Each piece has its own sums, which are added up in the order of the pieces.
+template <typename W>
+struct SharedGradient {
+    std::vector<W> offset_table;  // [ages seen, P, 2]
+    std::vector<W> logit_table;   // [ages seen, L, P]
+    std::vector<W> null_value;    // [D]
+};
+
+// total [rows, H, row] = the pieces' sums [rows seen, row], by head.
+template <typename S, typename W>
+void add_up(
+    const Fused<S, W>& op, const std::vector<Piece>& pieces, const std::vector<SharedGradient<W>>& of_pieces,
+    std::vector<W> SharedGradient<W>::*part, int64_t num_rows, int64_t row_size, W* total
+) {
+    if (total == nullptr) {
+        return;
+    }
+    std::fill_n(total, num_rows * op.bank.num_heads * row_size, W(0));
+    for (std::size_t k = 0; k < pieces.size(); ++k) {
+        const std::vector<W>& of_piece = of_pieces[k].*part;
+        for (int64_t i = 0; i < static_cast<int64_t>(of_piece.size()); ++i) {
+            const int64_t row = i / row_size;
+            total[(row * op.bank.num_heads + pieces[k].head) * row_size + i % row_size] += of_piece[static_cast<std::size_t>(i)];
+        }
+    }
+}
+
+// With w the softmax weights, v the samples and g the gradient of the output: dL/dw = g.v, and through the softmax
+// dL/dlogit = w (g.v - sum of w g.v over all entries, null among them).
+template <typename S, typename W>
+void backward(const Fused<S, W>& op) {
+    const FusedPlan<S, W> plan(op);
+    const int64_t num_channels = op.bank.num_channels, num_heads = op.bank.num_heads, num_points = op.num_points;
+    const int64_t num_samples = op.samples_of_image();
+    const int64_t all_queries = op.batch * op.num_queries;
+    const int64_t offset_rows = std::min(op.offset_ages, plan.most_images);
+    const int64_t logit_rows = std::min(op.logit_ages, plan.most_images);
+    ValueGradient<S, W> value_gradient(
+        op.bank, op.grad_value, static_cast<int64_t>(plan.groups.size()) * num_heads, plan.num_chunks
+    );
+    value_gradient.write_unseen(plan.groups);
+    std::vector<SharedGradient<W>> shared(plan.pieces.size());
+    std::vector<W> grad_points(static_cast<std::size_t>(num_heads * all_queries * 2));  // [H, T, 2]
+
+    const auto make_memory = [&] {
+        FusedMemory<S, W> memory(op, plan);
+        memory.products.reserve(plan.tile * plan.most_images * padded<W>(num_samples));
+        return memory;
+    };
+    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, FusedMemory<S, W>& memory) {
+        SharedGradient<W>& sums = shared[static_cast<std::size_t>(&piece - plan.pieces.data())];
+        if (op.offset_table != nullptr) {
+            sums.offset_table.resize(static_cast<std::size_t>(offset_rows * num_points * 2));
+        }
+        if (op.logit_table != nullptr) {
+            sums.logit_table.resize(static_cast<std::size_t>(logit_rows * num_samples));
+        }
+        if (op.null_value != nullptr) {
+            sums.null_value.resize(static_cast<std::size_t>(num_channels));
+        }
+        const Range images = plan.groups[static_cast<std::size_t>(piece.group)].images;
+        HeadRows<S, W> rows = rows_of(op, plan, piece, memory);
+        const HeadGradient<W> gradient = value_gradient.start(piece, images, memory.gradient);
+        const W* null_value = op.null_value == nullptr ? nullptr : op.null_value + piece.head * num_channels;
+        W* dots = memory.dots.data();
+
+        for_tiles(op, plan, piece, memory, [&](const Tile<S, W>& tile) {
+            for (int64_t i = 0; i < tile.size; ++i) {
+                std::fill_n(tile.channels(i), rows.width(), W(0));
+                widen_row(op.grad_out + tile.bag(i) * num_channels, tile.channels(i), num_channels);
+                std::fill_n(op.grad_offsets + tile.bag(i) * num_points * 2, num_points * 2, W(0));
+            }
+            const HeadGradient<W>* wanted = gradient.wanted() ? &gradient : nullptr;
+            tile.for_samples(rows, wanted, [&](int64_t i, int64_t image, int64_t count) {
+                pull_rows(memory.readings.data(), count, rows.width(), tile.channels(i), gradient.wanted(), dots);
+                const W* weights = tile.of_image(memory.weights.data(), i, image);
+                W* products = tile.of_image(memory.products.data(), i, image);
+                std::fill_n(products, num_samples, W(0));
+                const Plane* planes = op.bank.planes.data() + image * op.bank.num_levels;
+                W* grad_offsets = op.grad_offsets + tile.bag(i) * num_points * 2;
+                const int64_t age_row = std::min(tile.images_of(i).last - image, op.offset_ages) - 1;
+                W* of_age =
+                    op.offset_table == nullptr ? nullptr : sums.offset_table.data() + age_row * num_points * 2;
+                W* grad_point = grad_points.data() + (piece.head * all_queries + tile.query(i)) * 2;
+                for (int64_t s = 0; s < count; ++s) {
+                    const int64_t k = memory.indices.data()[s];
+                    const int64_t p = k % num_points;
+                    const Plane& plane = planes[k / num_points];
+                    const Sample<W>& sample = memory.samples.data()[s];
+                    const W* of_corner = dots + s * NUM_CORNERS;
+                    products[k] = interpolate(sample, of_corner);
+                    const W slope[2] = {
+                        weights[k] * slope_x(sample, of_corner, plane.width),
+                        weights[k] * slope_y(sample, of_corner, plane.height)
+                    };
+                    for (int axis = 0; axis < 2; ++axis) {
+                        grad_offsets[2 * p + axis] += slope[axis];
+                        grad_point[axis] += slope[axis];
+                        if (of_age != nullptr) {
+                            of_age[2 * p + axis] += slope[axis];
+                        }
+                    }
+                }
+            });
+            for (int64_t i = 0; i < tile.size; ++i) {
+                const Range seen = tile.images_of(i);
+                W mean = 0;
+                for (int64_t d = 0; null_value != nullptr && d < num_channels; ++d) {
+                    const W of_null = tile.null_weight(i) * tile.channels(i)[d];
+                    mean += of_null * null_value[d];
+                    sums.null_value[static_cast<std::size_t>(d)] += of_null;
+                }
+                for (int64_t image = seen.first; image < seen.last; ++image) {
+                    const W* weights = tile.of_image(memory.weights.data(), i, image);
+                    const W* products = tile.of_image(memory.products.data(), i, image);
+                    for (int64_t k = 0; k < num_samples; ++k) {
+                        mean += weights[k] * products[k];
+                    }
+                }
+                W* grad_logits = op.grad_logits + tile.bag(i) * num_samples;
+                std::fill_n(grad_logits, num_samples, W(0));
+                for (int64_t image = seen.first; image < seen.last; ++image) {
+                    const W* weights = tile.of_image(memory.weights.data(), i, image);
+                    const W* products = tile.of_image(memory.products.data(), i, image);
+                    const int64_t age_row = std::min(seen.last - image, op.logit_ages) - 1;
+                    W* of_age = op.logit_table == nullptr ? nullptr : sums.logit_table.data() + age_row * num_samples;
+                    for (int64_t k = 0; k < num_samples; ++k) {
+                        const W slope = weights[k] * (products[k] - mean);
+                        grad_logits[k] += slope;
+                        if (of_age != nullptr) {
+                            of_age[k] += slope;
+                        }
+                    }
+                }
+            }
+        });
+        value_gradient.finish(piece, gradient);
+    });
+
+    std::fill_n(op.grad_reference_points, all_queries * 2, W(0));
+    for (int64_t head = 0; head < num_heads; ++head) {
+        for (int64_t i = 0; i < all_queries * 2; ++i) {
+            op.grad_reference_points[i] += grad_points[static_cast<std::size_t>(head * all_queries * 2 + i)];
+        }
+    }
+    add_up(op, plan.pieces, shared, &SharedGradient<W>::offset_table, op.offset_ages, num_points * 2, op.grad_offset_table);
+    add_up(op, plan.pieces, shared, &SharedGradient<W>::logit_table, op.logit_ages, num_samples, op.grad_logit_table);
+    add_up(op, plan.pieces, shared, &SharedGradient<W>::null_value, 1, num_channels, op.grad_null_value);
+}
+
+}  // namespace mmfs

@@ -1,0 +1,115 @@
+"""NVRTC, NVIDIA's compiler library: CUDA source in, machine code out. It needs neither a GPU nor a driver.
+
+It comes with PyTorch's CUDA wheels, with CuPy's `[ctk]` extra and with the CUDA toolkit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+OPTIONS: Final = ("--std=c++17", "--ptxas-options=-v")
+"""For every compilation; with -v the compiler reports registers and spills of each kernel in its log."""
+SONAMES: Final = ("libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll")
+
+
+class NvrtcError(RuntimeError):
+    """The source does not compile, or NVRTC does not work."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    binary: bytes
+    log: str
+
+
+def find_nvrtc(folders: Sequence[Path] = ()) -> Path | str | None:
+    """Where NVRTC is: in one of the folders, beside the installed packages, or where the system looks; None if nowhere.
+
+    Beside the packages before the system: these are the versions that PyTorch and CuPy were built with.
+    """
+    for folder in (*folders, *_package_folders()):
+        for soname in SONAMES:
+            if (folder / soname).exists():
+                return folder / soname
+    for soname in SONAMES:
+        try:
+            ctypes.CDLL(soname)
+        except OSError:
+            continue
+        return soname
+    return None
+
+
+def _package_folders() -> Iterator[Path]:
+    for entry in sys.path:
+        nvidia = Path(entry) / "nvidia"
+        if nvidia.is_dir():
+            yield from sorted(nvidia.glob("*/lib"), reverse=True)
+            yield from sorted(nvidia.glob("*/bin"), reverse=True)
+
+
+class Nvrtc:
+    """The library behind a path or name that `find_nvrtc` returned."""
+
+    def __init__(self, library: Path | str) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+
+    @property
+    def version(self) -> tuple[int, int]:
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
+        return major.value, minor.value
+
+    def compile(self, source: str, options: Sequence[str], *, ptx: bool = False) -> Compiled:
+        """Machine code for the GPU that options name (--gpu-architecture=sm_90), or PTX (=compute_90).
+
+        Raises:
+            NvrtcError: with the compiler's log.
+        """
+        program = ctypes.c_void_p()
+        self._check(
+            self._library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"mmfs.cu", 0, None, None)
+        )
+        try:
+            encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+            status = self._library.nvrtcCompileProgram(program, len(options), encoded)
+            log = self._bytes("ProgramLog", program).rstrip(b"\0").decode()
+            if status:
+                raise NvrtcError(f"NVRTC {self.version} cannot compile mmfs's kernels with {list(options)}:\n{log}")
+            return Compiled(self._bytes("PTX" if ptx else "CUBIN", program), log)
+        finally:
+            self._library.nvrtcDestroyProgram(ctypes.byref(program))
+
+    def _bytes(self, what: str, program: ctypes.c_void_p) -> bytes:
+        size = ctypes.c_size_t()
+        self._check(getattr(self._library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
+        buffer = ctypes.create_string_buffer(size.value)
+        self._check(getattr(self._library, f"nvrtcGet{what}")(program, buffer))
+        return buffer.raw
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise NvrtcError(f"NVRTC failed: {self._library.nvrtcGetErrorString(status).decode()}")
+
+
+@cache
+def nvrtc() -> Nvrtc:
+    """The NVRTC of this environment.
+
+    Raises:
+        NvrtcError: there is none.
+    """
+    library = find_nvrtc()
+    if library is None:
+        raise NvrtcError(
+            "NVRTC was not found. Expected one of "
+            f"{', '.join(SONAMES)}, as in PyTorch's CUDA wheels: install such a PyTorch, or the package nvidia-cuda-nvrtc."
+        )
+    return Nvrtc(library)

@@ -1,0 +1,126 @@
+"""Which instance of a kernel computes a call, and with how many threads: decided on the host from shapes alone.
+
+Letters as in arguments.cuh.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from mmfs.kernels.source import Instance
+
+WARP: Final = 32
+VECTOR_BYTES: Final = 16
+FEWEST_LANES: Final = 8  # fewer would leave too little shared memory to each of many rows
+THREADS: Final = 128
+SHARED_BYTES: Final = 48 * 1024  # what a block has without asking for more
+MOST_SPLITS: Final = 32
+MOST_HEADS: Final = 65535  # of gridDim.y
+
+
+@dataclass(frozen=True)
+class Launch:
+    instance: Instance
+    grid: tuple[int, int, int]
+    threads: int
+    shared_bytes: int
+
+
+@dataclass(frozen=True)
+class Channels:
+    """How the lanes of a row share its channels: chunks x lanes x vector >= D."""
+
+    dtype: torch.dtype  # of value
+    vector: int
+    lanes: int
+    chunks: int
+
+    def instance(self, kernel: str) -> Instance:
+        return Instance(kernel, self.dtype, (self.vector, self.lanes, self.chunks))
+
+    @property
+    def wide_bytes(self) -> int:
+        return wide_of(self.dtype).itemsize
+
+
+def wide_of(dtype: torch.dtype) -> torch.dtype:
+    """Type of sums."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def share_channels(num_channels: int, *tensors: Tensor) -> Channels:
+    """The widest vectors to which D and the addresses of all tensors [..., D] are aligned."""
+    size = tensors[0].element_size()
+    vector = VECTOR_BYTES // size
+    while vector > 1 and (num_channels % vector or any(tensor.data_ptr() % (vector * size) for tensor in tensors)):
+        vector //= 2
+    vectors = -(-num_channels // vector)
+    lanes = FEWEST_LANES
+    while lanes < min(vectors, WARP):
+        lanes *= 2
+    return Channels(tensors[0].dtype, vector, lanes, -(-vectors // lanes))
+
+
+def plan_rows(kernel: str, channels: Channels, num_rows: int, num_heads: int, num_samples: int = 0) -> Launch:
+    """A kernel with one group of lanes for each row and head.
+
+    Args:
+        kernel: its name.
+        channels: of a group.
+        num_rows: T.
+        num_heads: H.
+        num_samples: L*P of a kernel that keeps sums for each level and point of a row.
+
+    Raises:
+        ValueError: more heads, levels or points than fit.
+    """
+    if num_heads > MOST_HEADS:
+        raise ValueError(f"value has {num_heads} heads. The CUDA kernels take at most {MOST_HEADS}.")
+    threads = THREADS
+    while (needed := _shared_bytes(kernel, channels, threads, num_samples)) > SHARED_BYTES and threads > WARP:
+        threads //= 2
+    if needed > SHARED_BYTES:
+        raise ValueError(
+            f"levels times points is {num_samples}: the gradients of a block need {needed} bytes of shared memory. "
+            f"Expected at most {SHARED_BYTES}. Use fewer points, or backend='reference'."
+        )
+    tiles = -(-num_rows // (threads // channels.lanes))
+    return Launch(channels.instance(kernel), (tiles, num_heads, 1), threads, needed)
+
+
+def _shared_bytes(kernel: str, channels: Channels, threads: int, num_samples: int) -> int:
+    """What the kernel takes from SharedMemory, piece by piece."""
+    wide = channels.wide_bytes
+    groups = threads // channels.lanes
+    if kernel in ("fused_log_sum", "merge_splits"):
+        return 0
+    pieces = [16 * threads, 4 * wide * threads]  # Batch
+    if kernel in ("classic_backward", "fused_backward"):
+        pieces += [4 * wide * threads, 3 * wide * threads]  # of_slot, results
+    if kernel == "fused_backward":
+        # of_row, of_age, of_null, counts
+        pieces += [4 * wide * groups * num_samples, 3 * wide * groups * num_samples, wide * groups, 4 * groups]
+    return sum(-(-piece // 16) * 16 for piece in pieces)
+
+
+def plan_splits(launch: Launch, channels: Channels, num_samples: int, num_images: int, num_processors: int) -> Launch:
+    """Splits the samples of a row so that there are two blocks for each processor, if there are as many samples."""
+    batches = num_images * -(-num_samples // channels.lanes)  # of a row that sees the whole bank
+    blocks = launch.grid[0] * launch.grid[1]
+    splits = max(1, min(MOST_SPLITS, batches, 2 * num_processors // max(blocks, 1)))
+    return Launch(launch.instance, (*launch.grid[:2], splits), launch.threads, launch.shared_bytes)
+
+
+def plan_ordered(dtype: torch.dtype, fused: bool, num_pixels: int, num_heads: int, num_channels: int) -> Launch:
+    """The ordered gradient of value: a block owns as many pixels as its shared memory holds, and 32 channels."""
+    wide = wide_of(dtype).itemsize
+    batch = 16 * THREADS + 4 * wide * THREADS
+    tile_pixels = (SHARED_BYTES - batch) // (WARP * wide)
+    tile_pixels = max(1, min(tile_pixels, num_pixels))
+    grid = (-(-num_pixels // tile_pixels), num_heads, -(-num_channels // WARP))
+    instance = Instance("ordered_value_gradient", dtype, (fused,))
+    return Launch(instance, grid, THREADS, batch + tile_pixels * WARP * wide)

@@ -1,0 +1,78 @@
+"""The text that is compiled: the kernels' files in one, and one plainly named entry point for each wanted instance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import torch
+
+STORAGE_TYPES: Final = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "mmfs::half",
+    torch.bfloat16: "mmfs::bfloat16",
+}
+FILES: Final = ("forward.cu", "backward.cu", "value_gradient.cu")
+MAX_THREADS: Final = 256
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A kernel with its template arguments."""
+
+    kernel: str  # function of a .cu file
+    dtype: torch.dtype  # of value
+    arguments: tuple[int | bool, ...]  # after the dtype
+
+    @property
+    def name(self) -> str:
+        """Of the entry point."""
+        parts = (self.kernel, str(self.dtype).removeprefix("torch."), *(int(part) for part in self.arguments))
+        return "_".join(map(str, ("mmfs", *parts)))
+
+    @property
+    def entry(self) -> str:
+        arguments = ", ".join([STORAGE_TYPES[self.dtype], *(str(part).lower() for part in self.arguments)])
+        return (
+            f'extern "C" __global__ void __launch_bounds__({MAX_THREADS}) {self.name}(\n'
+            f"    const __grid_constant__ mmfs::Arguments arguments) {{\n"
+            f"    mmfs::{self.kernel}<{arguments}>(arguments);\n"
+            "}\n"
+        )
+
+
+def source_of(instances: Iterable[Instance]) -> str:
+    return kernel_source() + "\n" + "\n".join(instance.entry for instance in instances)
+
+
+@cache
+def kernel_source() -> str:
+    """All files, each once, with what they include put in its place: a compiler then needs no include path."""
+    included: set[str] = set()
+    return "\n".join(_with_includes(name, included) for name in FILES)
+
+
+def _with_includes(name: str, included: set[str]) -> str:
+    included.add(name)
+    lines: list[str] = [f'#line 1 "{name}"']
+    for number, line in enumerate(_read(name), start=1):
+        other = re.fullmatch(r'#include "([^"]+)"', line)
+        if other is not None:
+            if other[1] not in included:
+                lines += [_with_includes(other[1], included), f'#line {number + 1} "{name}"']
+            else:
+                lines.append("")
+        elif line != "#pragma once":
+            lines.append(line)
+        else:
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _read(name: str) -> Sequence[str]:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
