@@ -18,6 +18,9 @@ from models.position import sincos_1d
 from models.resampler import Resampler
 from models.synchronized_unet import SynchronizedUNet
 
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+"""What a U-Net may have to say: the noise (paper Eq. 3), the velocity, or the image itself."""
+
 
 class ImageDecoder(nn.Module):
     """Resampler of the language model's states, U-Net with MMFS, and the codec between latents and pixels."""
@@ -53,6 +56,9 @@ class ImageDecoder(nn.Module):
         )
         self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(config.vae)
         self.noise_schedule = DDPMScheduler(**config.scheduler)
+        kind = self.noise_schedule.config.prediction_type
+        if kind not in PREDICTION_TYPES:
+            raise ValueError(f"scheduler has prediction_type {kind!r}; expected one of {', '.join(PREDICTION_TYPES)}.")
 
     def condition(self, context: Tensor, exists: Tensor) -> Tensor:
         """Language-model states to context tokens.
@@ -89,7 +95,7 @@ class ImageDecoder(nn.Module):
         return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
 
     def _target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """What the U-Net has to say: the noise (paper Eq. 3), the velocity, or the image itself."""
+        """What the U-Net has to say, after the schedule's prediction type."""
         kind = self.noise_schedule.config.prediction_type
         if kind == "v_prediction":
             return self.noise_schedule.get_velocity(latents, noise, timestep)

@@ -5,9 +5,8 @@ Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,10 @@ from transformers.cache_utils import Cache
 
 from mmfs import MMFS
 from models.config import LanguageModelConfig
+from models.synchronizer import Synchronizer, all_looking_at, each
 
 
-class LanguageSynchronizer(nn.Module):
+class LanguageSynchronizer(Synchronizer):
     """MMFS attached to one decoder layer: `tanh(alpha) * MMFS(norm(hidden), norm(features))` (paper 3.2).
 
     The host layer is extended by hooks and stays as transformers made it: its state-dict keys do not change.
@@ -28,20 +28,11 @@ class LanguageSynchronizer(nn.Module):
     """Reference point of every text token (paper 3.2)."""
 
     def __init__(self, layer: Any, mmfs: MMFS, gate_init: float) -> None:
-        super().__init__()
-        self.query_norm = nn.RMSNorm(mmfs.query_dim, eps=1e-6)
-        self.feature_norm = nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
-        self.mmfs = mmfs
+        super().__init__(nn.RMSNorm(mmfs.query_dim, eps=1e-6), nn.RMSNorm(mmfs.feature_dim, eps=1e-6), mmfs)
         self.gate = nn.Parameter(torch.full((1,), gate_init))
-        self.values: Tensor | None = None  # [N, S, H, D], set while the host runs
-        self.visible: Tensor | None = None  # [B, T, 2]
         self.residual: Tensor | None = None  # the layer's input, between its two hooks
         layer.register_forward_pre_hook(self._remember_input, with_kwargs=True)
         layer.self_attn.register_forward_hook(self._add_to_attention)
-
-    def project_values(self, features: Tensor) -> Tensor:
-        """[N, S, F] -> [N, S, H, D]; once per image, whatever is asked of it afterwards."""
-        return self.mmfs.project_values(self.feature_norm(features))
 
     def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         """[B, T, C] states after self-attention -> what the images add to them."""
@@ -49,7 +40,8 @@ class LanguageSynchronizer(nn.Module):
         return self.gate.tanh() * self.mmfs(self.query_norm(hidden), centre, visible, values=values)
 
     def _remember_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.residual = args[0] if args else kwargs["hidden_states"]
+        if self.values is not None:
+            self.residual = args[0] if args else kwargs["hidden_states"]
 
     def _add_to_attention(self, _attention: nn.Module, _args: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
         # The layer adds its input to this output; the query of MMFS is that sum.
@@ -101,7 +93,7 @@ class LanguageModel(nn.Module):
 
     def project_values(self, features: Tensor) -> list[Tensor]:
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D] with S' the pixels of the LM's levels."""
-        return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in self._each()]
+        return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in each(self.synchronizers)]
 
     def forward(
         self,
@@ -126,7 +118,7 @@ class LanguageModel(nn.Module):
         Returns:
             [B, T, C].
         """
-        with self._looking_at(values, visible):
+        with all_looking_at(self.synchronizers, values, visible):
             output = self.decoder(
                 inputs_embeds=embeddings,
                 position_ids=position_ids,
@@ -139,16 +131,3 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., C] -> [..., vocabulary]."""
         return self.host.get_output_embeddings()(hidden)
-
-    @contextmanager
-    def _looking_at(self, values: Sequence[Tensor], visible: Tensor) -> Iterator[None]:
-        for synchronizer, value in zip(self._each(), values, strict=True):
-            synchronizer.values, synchronizer.visible = value, visible
-        try:
-            yield
-        finally:
-            for synchronizer in self._each():
-                synchronizer.values = synchronizer.visible = synchronizer.residual = None
-
-    def _each(self) -> Iterator[LanguageSynchronizer]:
-        return cast(Iterator[LanguageSynchronizer], iter(self.synchronizers))

@@ -6,10 +6,9 @@ F feature width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -17,9 +16,10 @@ from torch import Tensor, nn
 from mmfs import MMFS
 from models.config import SynchronizerConfig
 from models.position import pixel_centres, sincos_2d
+from models.synchronizer import Synchronizer, all_looking_at, each
 
 
-class UNetSynchronizer(nn.Module):
+class UNetSynchronizer(Synchronizer):
     """MMFS attached to one map of the U-Net: `map + zero_conv(MMFS(norm(map) + position, norm(features)))` (paper 3.2).
 
     Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map.
@@ -28,10 +28,7 @@ class UNetSynchronizer(nn.Module):
     def __init__(
         self, channels: int, feature_dim: int, spatial_shapes: Sequence[tuple[int, int]], config: SynchronizerConfig
     ) -> None:
-        super().__init__()
-        self.query_norm = nn.LayerNorm(channels, eps=1e-6)
-        self.feature_norm = nn.LayerNorm(feature_dim, eps=1e-6)
-        self.mmfs = MMFS(
+        mmfs = MMFS(
             channels,
             feature_dim,
             spatial_shapes=spatial_shapes,
@@ -43,15 +40,10 @@ class UNetSynchronizer(nn.Module):
             offset_init=config.offset_init,
             offset_init_cells=config.offset_init_cells,
         )
+        super().__init__(nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(feature_dim, eps=1e-6), mmfs)
         self.conv = nn.Conv2d(channels, channels, kernel_size=1)
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
-        self.values: Tensor | None = None  # [N, S, H, D], set while the host runs
-        self.visible: Tensor | None = None  # [B, 2]
-
-    def project_values(self, features: Tensor) -> Tensor:
-        """[N, S, F] -> [N, S, H, D]; once per image, shared by all denoising steps."""
-        return self.mmfs.project_values(self.feature_norm(features))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, C, h, w] -> the same map with what the visible images add; unchanged if the host runs without values."""
@@ -102,12 +94,12 @@ class SynchronizedUNet(nn.Module):
 
     def project_values(self, features: Tensor) -> list[Tensor]:
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S, H, D]."""
-        return [synchronizer.project_values(features) for synchronizer in self._each()]
+        return [synchronizer.project_values(features) for synchronizer in each(self.synchronizers)]
 
     def forward(
         self, sample: Tensor, timestep: Tensor, context: Tensor, *, values: Sequence[Tensor], visible: Tensor
     ) -> Tensor:
-        """What the scheduler calls the model output: noise, or velocity.
+        """What the scheduler calls the model output: noise, velocity, or the image.
 
         Args:
             sample: [B, c, h, w] noisy latents.
@@ -116,21 +108,8 @@ class SynchronizedUNet(nn.Module):
             values: per synchronizer [N, S, H, D], from `project_values`.
             visible: [B, 2] int64, range of images of the bank that each drawn image may look at.
         """
-        with self._looking_at(values, visible):
+        with all_looking_at(self.synchronizers, values, visible):
             return self.host(sample, timestep, encoder_hidden_states=context, return_dict=False)[0]
-
-    @contextmanager
-    def _looking_at(self, values: Sequence[Tensor], visible: Tensor) -> Iterator[None]:
-        for synchronizer, value in zip(self._each(), values, strict=True):
-            synchronizer.values, synchronizer.visible = value, visible
-        try:
-            yield
-        finally:
-            for synchronizer in self._each():
-                synchronizer.values = synchronizer.visible = None
-
-    def _each(self) -> Iterator[UNetSynchronizer]:
-        return cast(Iterator[UNetSynchronizer], iter(self.synchronizers))
 
 
 def up_channels(unet: UNet2DConditionModel) -> list[int]:

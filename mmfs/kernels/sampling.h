@@ -14,6 +14,7 @@
 
 #if !defined(__CUDACC_RTC__)
 #include <cmath>
+#include <limits>
 #endif
 
 namespace mmfs {
@@ -46,11 +47,23 @@ MMFS_FN float rounded_product(float a, float b) { return a * b; }
 MMFS_FN double rounded_product(double a, double b) { return a * b; }
 #endif
 
-// Without std::numeric_limits, which NVRTC does not have.
+template <typename T>
+MMFS_FN T minus_infinity();
+#if defined(__CUDA_ARCH__)
+template <>
+MMFS_FN float minus_infinity<float>() {
+    return __uint_as_float(0xff800000u);
+}
+template <>
+MMFS_FN double minus_infinity<double>() {
+    return __longlong_as_double(0xfff0000000000000);
+}
+#else
 template <typename T>
 MMFS_FN T minus_infinity() {
-    return static_cast<T>(-__builtin_huge_val());
+    return -std::numeric_limits<T>::infinity();
 }
+#endif
 
 template <typename T>
 MMFS_FN T not_a_number() {

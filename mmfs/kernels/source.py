@@ -18,7 +18,7 @@ STORAGE_TYPES: Final = {
     torch.bfloat16: "mmfs::bfloat16",
 }
 FILES: Final = ("forward.cu", "backward.cu", "value_gradient.cu")
-MAX_THREADS: Final = 256
+MAX_THREADS: Final = 128
 
 
 @dataclass(frozen=True)

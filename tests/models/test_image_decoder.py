@@ -111,3 +111,9 @@ def test_guidance_of_one_is_the_conditional_model() -> None:
     torch.testing.assert_close(nearly, plain, rtol=1e-3, atol=1e-4)
     strong = decoder.sample(context, **look, seeds=[1, 2], num_steps=2, guidance_scale=8.0)
     assert (strong - plain).abs().max() > 1e-4
+
+
+def test_a_prediction_type_that_nobody_can_train_is_refused() -> None:
+    config = dataclasses.replace(PIXELS, scheduler={**CONFIG.scheduler, "prediction_type": "score"})
+    with pytest.raises(ValueError, match="prediction_type 'score'; expected one of epsilon, v_prediction, sample"):
+        build(config)

@@ -4,6 +4,7 @@ from diffusers import UNet2DConditionModel
 
 from models import MMInterleavedConfig
 from models.synchronized_unet import SynchronizedUNet, skip_channels
+from models.synchronizer import all_looking_at
 
 SHAPES = ((6, 4), (3, 2))
 FEATURES = 10
@@ -87,7 +88,7 @@ def test_skips_equal_residuals_passed_by_hand() -> None:
     for hook in hooks:
         hook.remove()
     assert [r.shape[1] for r in residuals] == skip_channels(unet.host)
-    with unet._looking_at(unet.project_values(data["features"]), data["visible"]):
+    with all_looking_at(unet.synchronizers, unet.project_values(data["features"]), data["visible"]):
         down = tuple(sync(r) - r for sync, r in zip(skips, residuals, strict=True))
         added = mid(middle[0]) - middle[0]
     expected = unet.host(

@@ -1,0 +1,94 @@
+"""Launches on a GPU: the only file that imports CuPy, and only when the first kernel is wanted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmfs.kernels.arguments import LAYOUT, Arguments
+from mmfs.kernels.cache import cache_key, cached_binary
+from mmfs.kernels.nvrtc import OPTIONS, find_nvrtc, nvrtc
+from mmfs.kernels.plan import Launch
+from mmfs.kernels.source import Instance, source_of
+
+OLDEST_CAPABILITY = (8, 0)
+"""bfloat16 is converted by an instruction that older GPUs lack."""
+
+
+@cache
+def why_not_launch(device_index: int) -> str | None:
+    """Why this GPU cannot run the kernels; None if it can."""
+    capability = torch.cuda.get_device_capability(device_index)
+    if capability < OLDEST_CAPABILITY:
+        return (
+            f"the GPU has compute capability {capability[0]}.{capability[1]}, and mmfs's CUDA kernels need "
+            f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} or later"
+        )
+    if find_spec("cupy") is None:
+        return "CuPy is not installed: pip install 'mmfs[cuda]'"
+    if find_nvrtc() is None:
+        return "NVRTC, which compiles the kernels, was not found: pip install nvidia-cuda-nvrtc"
+    return None
+
+
+class CudaDevice:
+    """One GPU: compiles instances when they are first wanted, launches on PyTorch's current stream."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        properties = torch.cuda.get_device_properties(index)
+        self.num_processors: int = properties.multi_processor_count
+        self._architecture = f"sm_{properties.major}{properties.minor}"
+        self._functions: dict[Instance, Any] = {}
+
+    def launch(self, launch: Launch, arguments: Arguments) -> None:
+        import cupy
+        import numpy
+
+        # The kernel takes the structure by value: CuPy passes a scalar of raw bytes so.
+        packed = numpy.frombuffer(arguments.pack(), dtype=f"V{LAYOUT.size}")[0]
+        with torch.cuda.device(self.index):
+            # Inside the guard: CuPy loads a module into, and launches in, the current device's context.
+            function = self.function(launch.instance)
+            with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream, self.index):
+                function(launch.grid, (launch.threads, 1, 1), (packed,), shared_mem=launch.shared_bytes)
+
+    def function(self, instance: Instance) -> Any:
+        """The kernel, compiled and loaded."""
+        if instance not in self._functions:
+            import cupy
+
+            binary = compile_instance(instance, self._architecture)
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "kernel.cubin"
+                path.write_bytes(binary)
+                module = cupy.RawModule(path=str(path))
+                # CuPy reads the file here; it is gone afterwards.
+                self._functions[instance] = module.get_function(instance.name)
+                self._functions[instance].compile()
+        return self._functions[instance]
+
+    def warm_up(self, instances: Iterable[Instance]) -> None:
+        with torch.cuda.device(self.index):
+            for instance in instances:
+                self.function(instance)
+
+
+@cache
+def cuda_device(index: int) -> CudaDevice:
+    return CudaDevice(index)
+
+
+def compile_instance(instance: Instance, architecture: str) -> bytes:
+    """Machine code, from disk if any process compiled it before."""
+    source = source_of([instance])
+    options = (*OPTIONS, f"--gpu-architecture={architecture}")
+    compiler = nvrtc()
+    key = cache_key(source, options, compiler.version)
+    return cached_binary(key, lambda: compiler.compile(source, options).binary)

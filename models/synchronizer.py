@@ -1,0 +1,63 @@
+"""What every synchronizer does, wherever it is hooked in: look at the images that its host is given for one run.
+
+Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D channels a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import cast
+
+from torch import Tensor, nn
+
+from mmfs import MMFS
+
+
+class Synchronizer(nn.Module):
+    """An MMFS layer with its norms, attached by hooks to a module that is not ours and stays as it is.
+
+    Args:
+        query_norm: of the host's states.
+        feature_norm: of the image features.
+        mmfs: the layer.
+    """
+
+    def __init__(self, query_norm: nn.Module, feature_norm: nn.Module, mmfs: MMFS) -> None:
+        super().__init__()
+        self.query_norm = query_norm
+        self.feature_norm = feature_norm
+        self.mmfs = mmfs
+        self.values: Tensor | None = None  # [N, S, H, D], set while the host runs
+        self.visible: Tensor | None = None  # ranges of the bank, one for each query or each item
+
+    def project_values(self, features: Tensor) -> Tensor:
+        """[N, S, F] -> [N, S, H, D]; once per image, whatever is asked of it afterwards."""
+        return self.mmfs.project_values(self.feature_norm(features))
+
+    @contextmanager
+    def looking_at(self, values: Tensor, visible: Tensor) -> Iterator[None]:
+        """Inside, the hooks add what these images say; outside, they add nothing."""
+        self.values, self.visible = values, visible
+        try:
+            yield
+        finally:
+            self.values = self.visible = None
+
+
+def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
+    """The same with their type."""
+    return cast(Iterable[Synchronizer], synchronizers)
+
+
+@contextmanager
+def all_looking_at(synchronizers: nn.ModuleList, values: Sequence[Tensor], visible: Tensor) -> Iterator[None]:
+    """Each synchronizer looks at its own values of the same images.
+
+    Raises:
+        ValueError: another number of values than of synchronizers.
+    """
+    with ExitStack() as stack:
+        for synchronizer, value in zip(each(synchronizers), values, strict=True):
+            stack.enter_context(synchronizer.looking_at(value, visible))
+        yield
