@@ -32,8 +32,10 @@ POINTS = 300
 """Points of each phase that the thinned log keeps; each is the mean of the steps it stands for."""
 
 
-def ship(run: Path, out: Path, command: str) -> None:
+def ship(run: Path, out: Path, command: str, *, encoder: Path | None = None) -> None:
     """Write the model of `run`, its thinned log and what is known of its making to `out`.
+
+    `encoder` is the run that `init_encoder` named, if any: its steps count too.
 
     Raises:
         FileNotFoundError: the run holds no model yet.
@@ -44,14 +46,19 @@ def ship(run: Path, out: Path, command: str) -> None:
     shutil.copytree(model, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS_FILE, "samples"))
     weights = {name: w.half() if w.is_floating_point() else w for name, w in load_file(model / WEIGHTS_FILE).items()}
     save_file(weights, out / WEIGHTS_FILE, metadata={"format": "pt"})
-    records = list(read_log(run))
-    steps = [record for record in records if "phase" in record and "loss" in record]
+    steps = steps_of(run, encoder)
     thinned = [point for phase in dict.fromkeys(r["phase"] for r in steps) for point in thin(steps, phase)]
     (out / LOG).write_text("".join(json.dumps(point) + "\n" for point in thinned), encoding="utf-8")
     write_json(out / TRAINING_FACTS, training_facts(steps, command))
 
 
-def ship_scores_without_mmfs(run: Path, out: Path, command: str) -> None:
+def steps_of(run: Path, encoder: Path | None) -> list[dict[str, Any]]:
+    """The steps in the logs of a run and of the run that its image encoder is from."""
+    records = [record for one in (encoder, run) if one is not None for record in read_log(one)]
+    return [record for record in records if "phase" in record and "loss" in record]
+
+
+def ship_scores_without_mmfs(run: Path, out: Path, command: str, *, encoder: Path | None = None) -> None:
     """Write the scores of `run`, whose model has no MMFS, and what is known of its making, to `out`.
 
     Raises:
@@ -65,10 +72,9 @@ def ship_scores_without_mmfs(run: Path, out: Path, command: str) -> None:
     scores = json.loads((run / SCORES).read_text(encoding="utf-8"))
     if scores["weights"]["has_mmfs"]:
         raise ValueError(f"{run / SCORES} is of a model with MMFS; expected one that was trained without.")
-    steps = [record for record in read_log(run) if "phase" in record and "loss" in record]
     for result in scores["tasks"].values():
         del result["documents"]
-    write_json(out / WITHOUT_MMFS, {"training": training_facts(steps, command), **scores})
+    write_json(out / WITHOUT_MMFS, {"training": training_facts(steps_of(run, encoder), command), **scores})
 
 
 def training_facts(steps: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
@@ -108,15 +114,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a run directory of trainer.pretrain")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--command", required=True, help="what the run was started with, for training.json")
+    parser.add_argument("--encoder", type=Path, metavar="RUN", help="the run that --init_encoder named, for its steps")
     parser.add_argument("--without_mmfs", type=Path, metavar="RUN", help="a run of the same model without MMFS")
     parser.add_argument("--without_mmfs_command", metavar="COMMAND", help="what that run was started with")
     given = parser.parse_args(arguments)
     if (given.without_mmfs is None) != (given.without_mmfs_command is None):
         parser.error("--without_mmfs and --without_mmfs_command come together.")
     try:
-        ship(given.run, given.out, given.command)
+        ship(given.run, given.out, given.command, encoder=given.encoder)
         if given.without_mmfs is not None:
-            ship_scores_without_mmfs(given.without_mmfs, given.out, given.without_mmfs_command)
+            command = given.without_mmfs_command
+            ship_scores_without_mmfs(given.without_mmfs, given.out, command, encoder=given.encoder)
     except (FileNotFoundError, ValueError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2

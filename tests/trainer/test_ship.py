@@ -52,6 +52,17 @@ def test_it_says_how_the_weights_were_made(run: Path, tmp_path: Path) -> None:
     assert facts["environment"]["torch"]
 
 
+def test_the_steps_of_the_encoders_own_run_count(run: Path, tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    record = {"phase": "encoder", "step": 7, "loss": 2.0, "step_s": 60.0}
+    (encoder / "log.jsonl").write_text(json.dumps(record) + "\n")
+    ship.ship(run, tmp_path / "out", "train it", encoder=encoder)
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert facts["steps"] == {"encoder": 7, "main": 1000}
+    assert facts["minutes"] == pytest.approx(11.1)
+
+
 def test_of_the_model_without_mmfs_only_the_scores_travel(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
