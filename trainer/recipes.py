@@ -12,17 +12,42 @@ from trainer.data.stream import DataConfig
 
 def toy() -> TrainConfig:
     """The emoji world in a few minutes on two CPU cores, from the weights that came with the repository."""
-    scratch = toy_scratch()
+    refine = toy_refine()
     return replace(
-        scratch,
+        refine,
         recipe="toy",
         out="runs/toy",
         init="trainer/weights/toy",
-        data=replace(scratch.data, ramp_steps=0),
         num_steps=240,
-        optim=replace(scratch.optim, lr=3e-4, warmup_steps=20),
-        encoder_pretraining=replace(scratch.encoder_pretraining, num_steps=0),
+        optim=replace(refine.optim, lr=3e-4, warmup_steps=20),
         max_minutes=6.0,
+    )
+
+
+def toy_refine() -> TrainConfig:
+    """More reading and writing after toy_scratch, which draws most of the time: how the shipped weights were finished."""
+    scratch = toy_scratch()
+    return replace(
+        scratch,
+        recipe="toy_refine",
+        out="runs/toy_refine",
+        init="runs/toy_scratch/model",
+        data=replace(
+            scratch.data,
+            ramp_steps=0,
+            tasks={
+                "caption": 3.0,
+                "draw": 2.5,
+                "read": 3.0,
+                "label_map": 1.0,
+                "ground": 2.0,
+                "compare": 1.5,
+                "story": 0.8,
+            },
+        ),
+        num_steps=500,
+        optim=replace(scratch.optim, lr=6e-4, warmup_steps=30),
+        encoder_pretraining=replace(scratch.encoder_pretraining, num_steps=0),
     )
 
 
@@ -86,4 +111,9 @@ def tiny() -> TrainConfig:
 
 
 DEFAULT_RECIPE = "toy"
-RECIPES: dict[str, Callable[[], TrainConfig]] = {"toy": toy, "toy_scratch": toy_scratch, "tiny": tiny}
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "toy": toy,
+    "toy_scratch": toy_scratch,
+    "toy_refine": toy_refine,
+    "tiny": tiny,
+}
