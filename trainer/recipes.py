@@ -25,7 +25,7 @@ def toy() -> TrainConfig:
 
 
 def toy_refine() -> TrainConfig:
-    """More reading and writing after toy_scratch, which draws most of the time: how the shipped weights were finished."""
+    """More reading and writing for weights of toy_scratch, which draws most of the time."""
     scratch = toy_scratch()
     return replace(
         scratch,
