@@ -16,12 +16,12 @@ help:
 	@echo 'make lint    formatting, lint and types only'
 	@echo 'make clean   remove the environment, caches and build output; runs/ stays'
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard mmfs/kernels/cpu*) mmfs/kernels/sampling.h
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "'$(PYTHON)' is not Python 3.11 or newer. Name one that is, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' comes without venv. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@echo '== set up $(VENV) (a few minutes; only when pyproject.toml or constraints.txt change)'
+	@echo '== set up $(VENV) (a few minutes; only when pyproject.toml, constraints.txt or the CPU kernel change)'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@

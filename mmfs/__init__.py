@@ -1,7 +1,16 @@
 """Multi-image, multi-scale deformable attention (the feature synchronizer of MM-Interleaved) for PyTorch."""
 
-from mmfs.functional import mmfs_attention, ms_deform_attn, why_not_cuda
+from mmfs.cuda import warmup
+from mmfs.functional import mmfs_attention, ms_deform_attn, why_not_compiled, why_not_cuda
 from mmfs.layer import MMFS, MSDeformAttn
 
-__all__ = ["MMFS", "MSDeformAttn", "mmfs_attention", "ms_deform_attn", "why_not_cuda"]
+__all__ = [
+    "MMFS",
+    "MSDeformAttn",
+    "mmfs_attention",
+    "ms_deform_attn",
+    "warmup",
+    "why_not_compiled",
+    "why_not_cuda",
+]
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import mmfs
-from mmfs.functional import why_not_cuda
+from mmfs.functional import why_not_compiled, why_not_cuda
 
 TOLERANCE = 1e-4
 """Largest error of float32, over the largest element; a wrong pixel or a lost image is off by 0.01 or more."""
@@ -27,7 +27,9 @@ def main() -> int:
     for device in devices:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
         print(f"\n{device}: {name}")
-        print(f"  backend 'cuda': {why_not_cuda(torch.empty(0, device=device)) or 'yes'}")
+        sample = torch.empty(0, device=device)
+        print(f"  CUDA kernels: {availability(why_not_cuda(sample))}")
+        print(f"  compiled CPU kernel: {availability(why_not_compiled(sample))}")
         for op, tensors, integers in (classic_case(), mmfs_case()):
             for what, error in errors(op, tensors, integers, device).items():
                 passed = error <= TOLERANCE
@@ -35,6 +37,10 @@ def main() -> int:
                 print(f"  {'ok    ' if passed else 'WRONG '} {op.__name__} {what}: error {error:.1e}")
     print(f"\n{'Something is wrong: see the lines above.' if failed else 'All checks passed.'}")
     return int(failed)
+
+
+def availability(reason: str | None) -> str:
+    return "yes" if reason is None else f"no, {reason}"
 
 
 SIZES = ((7, 5), (3, 4))  # two levels, not square

@@ -8,12 +8,13 @@ operators too; they have no gradient of their own, and the reference has.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmfs import embedding_bag
+from mmfs import compiled, cuda, embedding_bag
 
 NO_DOUBLE_BACKWARD = (
     "mmfs cannot differentiate its gradient again: backward was called with create_graph=True, or through a gradient. "
@@ -52,10 +53,17 @@ torch.library.define(
 PORTABLE = "CompositeExplicitAutograd"  # any device, below autograd
 
 
+def implementation(value: Tensor) -> ModuleType:
+    """Who computes a call with this value: one of three modules with the same four functions."""
+    if value.is_cuda:
+        return embedding_bag if cuda.why_not(value) else cuda
+    return embedding_bag if compiled.why_not(value) else compiled
+
+
 def _classic(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    return embedding_bag.ms_deform_attn_forward(value, spatial_shapes, sampling_locations, attention_weights)
+    return implementation(value).ms_deform_attn_forward(value, spatial_shapes, sampling_locations, attention_weights)
 
 
 def _classic_fake(
@@ -73,7 +81,7 @@ def _classic_backward(
     attention_weights: Tensor,
     needs_value: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return embedding_bag.ms_deform_attn_backward(
+    return implementation(value).ms_deform_attn_backward(
         grad_out, value, spatial_shapes, sampling_locations, attention_weights, needs_value
     )
 
@@ -103,7 +111,7 @@ def _mmfs(
     null_value: Tensor | None,
     image_shapes: Tensor | None,
 ) -> Tensor:
-    return embedding_bag.mmfs_attention_forward(
+    return implementation(value).mmfs_attention_forward(
         value,
         spatial_shapes if image_shapes is None else image_shapes,
         reference_points,
@@ -149,7 +157,7 @@ def _mmfs_backward(
     image_shapes: Tensor | None,
     needs_value: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return embedding_bag.mmfs_attention_backward(
+    return implementation(value).mmfs_attention_backward(
         grad_out,
         value,
         spatial_shapes if image_shapes is None else image_shapes,

@@ -115,8 +115,12 @@ class Fused(ctypes.Structure):
 # Which library
 
 
-def why_not() -> str | None:
-    """Why the compiled kernel cannot be used in this process; None if it can."""
+def why_not(value: Tensor | None = None) -> str | None:
+    """Why the compiled kernel cannot be used in this process or, given a value, in a call with it; None if it can."""
+    if value is not None and value.device.type != "cpu":
+        return f"value is on {value.device}"
+    if value is not None and value.dtype not in STORAGE:
+        return f"value is {value.dtype}; the kernel computes {', '.join(map(str, STORAGE))}"
     try:
         best_library()
     except OSError as error:
@@ -134,8 +138,8 @@ def library(instruction_set: InstructionSet) -> ctypes.CDLL:
     path = FOLDER / f"_cpu_{instruction_set}.so"
     if not path.is_file():
         raise OSError(
-            f"this installation of mmfs has no compiled CPU kernel ({path.name}): no C++ compiler was found when it was "
-            "installed. Install one (g++ or clang++) and install mmfs again from source."
+            f"this installation of mmfs has no compiled CPU kernel ({path.name}): no C++ compiler was found when it "
+            "was installed. Install one (g++ or clang++) and install mmfs again from source."
         )
     loaded = ctypes.CDLL(str(path))
     for name, call in (
@@ -349,6 +353,6 @@ def check(status: int, value: Tensor, spatial_shapes: Sequence[int] | Tensor, vi
     if visible is not None:
         count_visible(visible, num_images=planes.shape[0])  # raises for images outside the bank
     raise ValueError(
-        f"spatial_shapes is {spatial_shapes}. Expected levels of at most {2**31 - 1} pixels that add up to the pixels of "
-        "an image."
+        f"spatial_shapes is {spatial_shapes}. Expected levels of at most {2**31 - 1} pixels that add up to the pixels "
+        "of an image."
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import mmfs.autograd  # noqa: F401  (registers torch.ops.mmfs)
+from mmfs import compiled, cuda
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
@@ -198,10 +199,13 @@ def mmfs_attention(
 
 
 def why_not_cuda(value: Tensor) -> str | None:
-    """Why a call with this value cannot use CUDA kernels; None if it can."""
-    if not value.is_cuda:
-        return f"value is on {value.device}"
-    return f"mmfs has no CUDA kernels yet; backend=None computes with PyTorch's own operators on {value.device}"
+    """Why a call with this value cannot use the CUDA kernels; None if it can."""
+    return cuda.why_not(value)
+
+
+def why_not_compiled(value: Tensor) -> str | None:
+    """Why a call with this value cannot use the compiled CPU kernel; None if it can."""
+    return compiled.why_not(value)
 
 
 def choose(backend: str | None, value: Tensor) -> str:

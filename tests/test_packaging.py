@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -20,10 +21,10 @@ PACKAGES = ("mmfs", "plugins_trt")
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
     """The wheel, built without a network from a copy, because a build writes beside its sources."""
     checkout = tmp_path_factory.mktemp("checkout")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, checkout)
     for package in sorted(path.parent.name for path in ROOT.glob("*/__init__.py")):
-        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     out = tmp_path_factory.mktemp("dist")
     built = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, checkout],
@@ -44,15 +45,23 @@ def metadata(wheel) -> Message:
 
 def files_of(package: str) -> set[str]:
     """Every file of the package in the tree that a wheel should carry."""
-    kinds = (".py", ".cu", ".cuh", ".typed")
+    kinds = (".py", ".cu", ".cuh", ".h", ".cpp", ".typed")
     return {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*") if path.suffix in kinds} | {
         f"{package}/py.typed"
     }
 
 
+def libraries() -> set[str]:
+    """The compiled CPU kernel, where there is a compiler: see setup.py."""
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        return set()
+    instruction_sets = ("portable", "avx2") if platform.machine() == "x86_64" else ("portable",)
+    return {f"mmfs/_cpu_{instruction_set}.so" for instruction_set in instruction_sets}
+
+
 def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel):
     content = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    expected = set().union(*map(files_of, PACKAGES))
+    expected = set().union(*map(files_of, PACKAGES)) | libraries()
     assert content == expected, f"missing: {expected - content}, too many: {content - expected}"
 
 

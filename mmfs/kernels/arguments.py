@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import operator
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -59,29 +59,44 @@ class Arguments:
     grad_null_value: Tensor | None = None
 
     def pack(self) -> bytes:
-        return LAYOUT.pack(*self._members())
+        # Once for every launch: all members in one call, and no more for each than must be.
+        members: list[int | float] = []
+        for name, code, part in zip(NAMES, CODES, _all_members(self), strict=True):
+            if code in (INTEGER, FLOAT):
+                members.append(part)
+            elif code == SIZES:
+                members += part + (0,) * (MAX_LEVELS - len(part))
+            elif code == POINTER:
+                members.append(0 if part is None else part.data_ptr())
+            elif part is None:
+                members += (0, 0)
+            else:
+                members += (part.data_ptr(), kind_of(name, part))
+        return LAYOUT.pack(*members)
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that are given, by name."""
-        given = ((field.name, getattr(self, field.name)) for field in fields(self))
+        given = zip(NAMES, _all_members(self), strict=True)
         return {name: part for name, part in given if isinstance(part, Tensor)}
 
-    def _members(self) -> Iterator[int | float]:
-        for field in fields(self):
-            part = getattr(self, field.name)
-            if field.name in SIZES:
-                yield from part
-                yield from (0 for _ in range(MAX_LEVELS - len(part)))
-            elif field.name in ARRAYS:
-                yield 0 if part is None else part.data_ptr()
-                yield 0 if part is None else KINDS[part.dtype]
-            elif isinstance(part, Tensor):
-                yield part.data_ptr()
-            else:
-                yield 0 if part is None else part
+
+def kind_of(name: str, tensor: Tensor) -> int:
+    """The number by which the kernels know the dtype of a tensor.
+
+    Raises:
+        TypeError: they do not know it.
+    """
+    if tensor.dtype not in KINDS:
+        raise TypeError(f"{name} is {tensor.dtype}. The CUDA kernels take {', '.join(map(str, KINDS))}.")
+    return KINDS[tensor.dtype]
 
 
-SIZES: Final = frozenset(("heights", "widths"))
+# Codes of struct for the members. Each has 8 bytes, so there is no padding.
+INTEGER: Final = "q"
+FLOAT: Final = "d"
+SIZES: Final = f"{MAX_LEVELS}q"
+POINTER: Final = "Q"
+ARRAY: Final = "Qq"  # a tensor of any floating dtype: a pointer with its dtype
 ARRAYS: Final = frozenset(
     (
         "points",
@@ -94,24 +109,15 @@ ARRAYS: Final = frozenset(
         "grad_logits",
     )
 )
-"""Tensors of any floating dtype: a pointer with its dtype."""
 
 
-def _layout() -> struct.Struct:
-    """Every member has 8 bytes, so there is no padding."""
-    members = (
-        "d"
-        if field.name == "null_logit"
-        else f"{MAX_LEVELS}q"
-        if field.name in SIZES
-        else "Qq"
-        if field.name in ARRAYS
-        else "Q"
-        if str(field.type).startswith("Tensor")
-        else "q"
-        for field in fields(Arguments)
-    )
-    return struct.Struct("<" + "".join(members))
+def _code_of(name: str, annotation: str) -> str:
+    if annotation.startswith("Tensor"):
+        return ARRAY if name in ARRAYS else POINTER
+    return {"int": INTEGER, "bool": INTEGER, "float": FLOAT, "tuple[int, ...]": SIZES}[annotation]
 
 
-LAYOUT: Final = _layout()
+NAMES: Final = tuple(field.name for field in fields(Arguments))
+CODES: Final = tuple(_code_of(field.name, str(field.type)) for field in fields(Arguments))
+LAYOUT: Final = struct.Struct("<" + "".join(CODES))
+_all_members = operator.attrgetter(*NAMES)

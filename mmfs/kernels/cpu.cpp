@@ -1,5 +1,5 @@
-// Both ops and their gradients on a CPU, behind a plain C interface: no header of Python or PyTorch, so one library serves
-// every version of them. mmfs/compiled.py is the caller.
+// Both ops and their gradients on a CPU, behind a plain C interface: no header of Python or PyTorch, so one library
+// serves every version of them. mmfs/compiled.py is the caller.
 //
 // Built once for each instruction set, with its compiler flags; the caller picks by mmfs_cpu_has_avx2(). Compile with
 // -ffp-contract=off: see rounded_product() of sampling.h.
@@ -15,8 +15,8 @@ using namespace mmfs;
 
 extern "C" {
 
-// Every array is contiguous. Storage is the type of value, out and their gradients; all other floating arrays are float,
-// or double where storage is FLOAT64.
+// Every array is contiguous. Storage is the type of value, out and their gradients; all other floating arrays are
+// float, or double where storage is FLOAT64.
 enum Storage : int64_t { FLOAT32 = 0, FLOAT64 = 1, BFLOAT16 = 2, FLOAT16 = 3 };
 
 enum Status : int32_t { DONE = 0, BAD_SIZES = 1, BAD_VISIBLE = 2, NO_MEMORY = 3, NO_SUCH_STORAGE = 4 };

@@ -31,8 +31,8 @@ struct Bank {
     std::vector<int64_t> first_pixel;  // [N + 1]
 };
 
-// sizes: [L, 2] of (h, w) for all images or, with sizes_per_image, [N, L, 2]. False if they are not positive, do not add
-// up to num_pixels, or if a level has more pixels than an int can number.
+// sizes: [L, 2] of (h, w) for all images or, with sizes_per_image, [N, L, 2]. False if they are not positive, do not
+// add up to num_pixels, or if a level has more pixels than an int can number.
 inline bool lay_out(
     const int64_t* sizes, bool sizes_per_image, int64_t num_images, int64_t num_levels, int64_t num_pixels, Bank& bank
 ) {
@@ -74,8 +74,8 @@ inline Range hull(Range one, Range other) {
     return {std::min(one.first, other.first), std::max(one.last, other.last)};
 }
 
-// Rows of the batch whose images overlap, or all that see none. No other group reads these images, so with one head they have one owner, who
-// sums the gradients without a conflict and in a fixed order.
+// Rows of the batch whose images overlap, or all that see none. No other group reads these images, so with one head they
+// have one owner, who sums the gradients without a conflict and in a fixed order.
 struct Group {
     std::vector<int64_t> rows;
     Range images;
@@ -142,6 +142,10 @@ inline std::vector<Piece> cut(
     return pieces;
 }
 
+// In the bank the rows of a head lie a whole pixel apart, often a multiple of 4096 bytes: few sets of the cache can
+// hold them. A packed copy pays when each row is read more than about once.
+inline bool worth_packing(int64_t num_reads, int64_t num_rows) { return num_reads > 2 * num_rows; }
+
 // One head of some images as rows of W, padded.
 template <typename S, typename W>
 class HeadRows {
@@ -166,9 +170,7 @@ class HeadRows {
         zeros_ = zeros;
         const int64_t first = images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.first)];
         const int64_t last = images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.last)];
-        // In the bank the rows of a head lie a whole pixel apart, often a multiple of 4096 bytes: few sets of the cache
-        // can hold them. A packed copy pays when each row is read more than about once.
-        if (num_reads > 2 * (last - first)) {
+        if (worth_packing(num_reads, last - first)) {
             mode_ = PACKED;
             W* packed = memory.packed.reserve((last - first) * width_);
             for (int64_t pixel = first; pixel < last; ++pixel) {
@@ -224,28 +226,38 @@ class HeadRows {
     Mode mode_ = PACKED;
 };
 
-// The gradient of one head of some images, summed in W.
+// The gradient of one head of some images, summed in W: packed, or in place in the gradient of value.
 template <typename W>
 class HeadGradient {
    public:
-    // Without memory nothing is summed.
-    HeadGradient(const Bank& bank, Range images, Buffer<W>* memory)
-        : width_(padded<W>(bank.num_channels)),
+    // Nothing is summed.
+    HeadGradient() = default;
+
+    // Packed.
+    HeadGradient(const Bank& bank, Range images, Buffer<W>& memory)
+        : stride_(padded<W>(bank.num_channels)),
           first_(images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.first)]),
           last_(images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.last)]) {
-        if (memory != nullptr) {
-            const int64_t count = (last_ - first_ + 1) * width_;
-            sums_ = memory->reserve(count);
-            std::fill_n(sums_, count, W(0));
-        }
+        const int64_t count = (last_ - first_ + 1) * stride_;
+        sums_ = memory.reserve(count);
+        std::fill_n(sums_, count, W(0));
+        unused_row_ = sums_ + (last_ - first_) * stride_;
+    }
+
+    // In place: grad_value [R, H, D] holds zeros.
+    HeadGradient(const Bank& bank, int64_t head, W* grad_value, Buffer<W>& memory)
+        : stride_(bank.num_heads * bank.num_channels), sums_(grad_value + head * bank.num_channels) {
+        unused_row_ = memory.reserve(bank.num_channels);
+        std::fill_n(unused_row_, bank.num_channels, W(0));
     }
 
     bool wanted() const { return sums_ != nullptr; }
-    W* row(int64_t pixel) const { return sums_ + (pixel - first_) * width_; }
-    W* unused_row() const { return sums_ + (last_ - first_) * width_; }  // for corners outside their level
+    W* row(int64_t pixel) const { return sums_ + (pixel - first_) * stride_; }
+    W* unused_row() const { return unused_row_; }  // for corners outside their level
 
+    // Both packed, of the same images.
     void add(const HeadGradient& other) {
-        for (int64_t i = 0; i < (last_ - first_) * width_; ++i) {
+        for (int64_t i = 0; i < (last_ - first_) * stride_; ++i) {
             sums_[i] += other.sums_[i];
         }
     }
@@ -258,59 +270,60 @@ class HeadGradient {
     }
 
    private:
-    int64_t width_;
-    int64_t first_;
-    int64_t last_;
+    int64_t stride_ = 0;
+    int64_t first_ = 0;
+    int64_t last_ = 0;
     W* sums_ = nullptr;
+    W* unused_row_ = nullptr;
 };
 
-// The gradients of value of all pieces. The pieces of a unit meet in the same pixels: the last one to be done adds them up
-// in the order of the chunks.
+// The gradients of value of all pieces. The pieces of a unit meet in the same pixels: the last one to be done adds them
+// up in the order of the chunks.
 template <typename S, typename W>
 class ValueGradient {
    public:
-    // grad_value null: not wanted.
-    ValueGradient(const Bank& bank, S* grad_value, int64_t num_units, int64_t num_chunks)
+    // grad_value null: not wanted. num_reads: of all pieces.
+    ValueGradient(
+        const Bank& bank, S* grad_value, const std::vector<Group>& groups, int64_t num_chunks, int64_t num_reads
+    )
         : bank_(bank), grad_value_(grad_value), num_chunks_(num_chunks) {
-        if (grad_value != nullptr && num_chunks > 1) {
-            chunks_.resize(static_cast<std::size_t>(num_units * num_chunks));
-            unfinished_ = std::vector<std::atomic<int64_t>>(static_cast<std::size_t>(num_units));
+        if (grad_value == nullptr) {
+            return;
+        }
+        const int64_t num_rows = bank.first_pixel.back() * bank.num_heads;
+        in_place_ = can_be_in_place() && num_chunks == 1 && !worth_packing(num_reads, num_rows);
+        int64_t first_unwritten = 0;  // of the images
+        for (const Group& group : groups) {
+            if (group.images.size() != 0 && !in_place_) {
+                clear(first_unwritten, group.images.first);
+                first_unwritten = group.images.last;
+            }
+        }
+        clear(first_unwritten, bank.num_images);
+        if (num_chunks > 1) {
+            const std::size_t num_units = groups.size() * static_cast<std::size_t>(bank.num_heads);
+            chunks_.resize(num_units * static_cast<std::size_t>(num_chunks));
+            unfinished_ = std::vector<std::atomic<int64_t>>(num_units);
             for (std::atomic<int64_t>& count : unfinished_) {
                 count = num_chunks;
             }
         }
     }
 
-    // Images that no group sees.
-    void write_unseen(const std::vector<Group>& groups) const {
-        if (grad_value_ == nullptr) {
-            return;
-        }
-        const int64_t values_of_pixel = bank_.num_heads * bank_.num_channels;
-        const auto clear = [&](int64_t first_image, int64_t last_image) {
-            const int64_t first = bank_.first_pixel[static_cast<std::size_t>(first_image)];
-            const int64_t last = bank_.first_pixel[static_cast<std::size_t>(last_image)];
-            std::fill(grad_value_ + first * values_of_pixel, grad_value_ + last * values_of_pixel, S{});
-        };
-        int64_t image = 0;
-        for (const Group& group : groups) {
-            if (group.images.size() != 0) {
-                clear(image, group.images.first);
-                image = group.images.last;
-            }
-        }
-        clear(image, bank_.num_images);
-    }
-
     HeadGradient<W> start(const Piece& piece, Range images, Buffer<W>& memory) {
         if (grad_value_ == nullptr) {
-            return HeadGradient<W>(bank_, images, nullptr);
+            return {};
         }
-        return HeadGradient<W>(bank_, images, num_chunks_ == 1 ? &memory : &chunk(piece, piece.chunk).memory);
+        if constexpr (std::is_same<S, W>::value) {
+            if (in_place_) {
+                return {bank_, piece.head, grad_value_, memory};
+            }
+        }
+        return {bank_, images, num_chunks_ == 1 ? memory : chunk(piece, piece.chunk).memory};
     }
 
     void finish(const Piece& piece, const HeadGradient<W>& gradient) {
-        if (grad_value_ == nullptr) {
+        if (grad_value_ == nullptr || in_place_) {
             return;
         }
         if (num_chunks_ == 1) {
@@ -336,6 +349,17 @@ class ValueGradient {
         std::unique_ptr<HeadGradient<W>> gradient;
     };
 
+    bool can_be_in_place() const {
+        return std::is_same<S, W>::value && padded<W>(bank_.num_channels) == bank_.num_channels;
+    }
+
+    void clear(int64_t first_image, int64_t last_image) const {
+        const int64_t values_of_pixel = bank_.num_heads * bank_.num_channels;
+        const int64_t first = bank_.first_pixel[static_cast<std::size_t>(first_image)];
+        const int64_t last = bank_.first_pixel[static_cast<std::size_t>(last_image)];
+        std::fill(grad_value_ + first * values_of_pixel, grad_value_ + last * values_of_pixel, S{});
+    }
+
     Chunk& chunk(const Piece& piece, int64_t i) {
         return chunks_[static_cast<std::size_t>(piece.unit * num_chunks_ + i)];
     }
@@ -343,6 +367,7 @@ class ValueGradient {
     const Bank& bank_;
     S* grad_value_;
     int64_t num_chunks_;
+    bool in_place_ = false;
     std::vector<Chunk> chunks_;
     std::vector<std::atomic<int64_t>> unfinished_;
 };

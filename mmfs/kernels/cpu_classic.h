@@ -37,12 +37,13 @@ struct ClassicPlan {
             images.push_back({row, row + 1});
         }
         groups = group_rows(images);
-        const int64_t num_samples = op.batch * op.num_queries * op.bank.num_heads * op.samples_of_bag();
+        num_samples = op.batch * op.num_queries * op.bank.num_heads * op.samples_of_bag();
         num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
         pieces = cut(groups, op.bank.num_heads, op.num_queries, num_threads, num_chunks);
     }
 
     std::vector<Group> groups;
+    int64_t num_samples;  // of all heads
     int64_t num_threads;
     int64_t num_chunks;
     std::vector<Piece> pieces;
@@ -80,13 +81,14 @@ void for_bags(
         const int64_t bag = (row * op.num_queries + query % op.num_queries) * num_heads + piece.head;
         const W* locations = op.locations + bag * op.samples_of_bag() * 2;
         const W* weights = op.weights + bag * op.samples_of_bag();
+        const Plane* planes = op.bank.planes.data() + row * op.bank.num_levels;
         // The next query's lie H * L * P further: too far for the hardware to guess.
         __builtin_prefetch(locations + num_heads * op.samples_of_bag() * 2);
         __builtin_prefetch(weights + num_heads * op.samples_of_bag());
         rows.next_readings();
         int64_t count = 0;
         for (int64_t i = 0; i < op.samples_of_bag(); ++i) {
-            const Plane& plane = op.bank.planes[static_cast<std::size_t>(row * op.bank.num_levels + i / op.num_points)];
+            const Plane& plane = planes[i / op.num_points];
             if (read_sample(
                     locations[2 * i], locations[2 * i + 1], weights[i], plane, rows, gradient,
                     memory.samples.data()[count], memory.readings.data()[count]
@@ -109,7 +111,8 @@ template <typename S, typename W>
 void forward(const Classic<S, W>& op) {
     const ClassicPlan<S, W> plan(op);
     const int64_t num_channels = op.bank.num_channels;
-    parallel_for(plan.pieces, plan.num_threads, [&] { return ClassicMemory<S, W>(op); }, [&](const Piece& piece, auto& memory) {
+    const auto make_memory = [&] { return ClassicMemory<S, W>(op); };
+    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, ClassicMemory<S, W>& memory) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
         HeadRows<S, W> rows = rows_of(op, piece, group, memory);
         W* sum = memory.row.data();
@@ -125,17 +128,18 @@ template <typename S, typename W>
 void backward(const Classic<S, W>& op) {
     const ClassicPlan<S, W> plan(op);
     const int64_t num_channels = op.bank.num_channels;
-    ValueGradient<S, W> value_gradient(
-        op.bank, op.grad_value, static_cast<int64_t>(plan.groups.size()) * op.bank.num_heads, plan.num_chunks
-    );
-    parallel_for(plan.pieces, plan.num_threads, [&] { return ClassicMemory<S, W>(op); }, [&](const Piece& piece, auto& memory) {
+    const int64_t num_reads = plan.num_samples * NUM_CORNERS;
+    ValueGradient<S, W> value_gradient(op.bank, op.grad_value, plan.groups, plan.num_chunks, num_reads);
+    const auto make_memory = [&] { return ClassicMemory<S, W>(op); };
+    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, ClassicMemory<S, W>& memory) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
         HeadRows<S, W> rows = rows_of(op, piece, group, memory);
         const HeadGradient<W> gradient = value_gradient.start(piece, group.images, memory.gradient);
+        const HeadGradient<W>* wanted = gradient.wanted() ? &gradient : nullptr;
         W* grad_row = memory.row.data();
         std::fill_n(grad_row, rows.width(), W(0));
         W* dots = memory.dots.data();
-        for_bags(op, piece, group, rows, gradient.wanted() ? &gradient : nullptr, memory, [&](int64_t bag, int64_t count) {
+        for_bags(op, piece, group, rows, wanted, memory, [&](int64_t bag, int64_t count) {
             widen_row(op.grad_out + bag * num_channels, grad_row, num_channels);
             pull_rows(memory.readings.data(), count, rows.width(), grad_row, gradient.wanted(), dots);
             W* grad_weights = op.grad_weights + bag * op.samples_of_bag();

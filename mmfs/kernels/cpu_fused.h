@@ -76,8 +76,8 @@ struct FusedPlan {
             images_of_row.push_back(images);
         }
         groups = group_rows(images_of_row);
-        num_threads =
-            useful_threads(op.num_threads, num_seen * op.bank.num_heads * op.samples_of_image(), op.bank.num_channels);
+        num_samples = num_seen * op.bank.num_heads * op.samples_of_image();
+        num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
         pieces = cut(groups, op.bank.num_heads, op.num_queries, num_threads, num_chunks);
         const int64_t room = std::max<int64_t>(most_images, 1) * padded<W>(op.samples_of_image());
         tile = std::clamp<int64_t>(WEIGHTS_OF_TILE / std::max<int64_t>(room, 1), 1, MOST_QUERIES);
@@ -89,6 +89,7 @@ struct FusedPlan {
 
     std::vector<Group> groups;
     int64_t most_images = 0;  // that one query sees
+    int64_t num_samples;      // of all heads
     int64_t num_threads;
     int64_t num_chunks;
     std::vector<Piece> pieces;
@@ -346,7 +347,8 @@ void add_up(
         const std::vector<W>& of_piece = of_pieces[k].*part;
         for (int64_t i = 0; i < static_cast<int64_t>(of_piece.size()); ++i) {
             const int64_t row = i / row_size;
-            total[(row * op.bank.num_heads + pieces[k].head) * row_size + i % row_size] += of_piece[static_cast<std::size_t>(i)];
+            W* of_head = total + (row * op.bank.num_heads + pieces[k].head) * row_size;
+            of_head[i % row_size] += of_piece[static_cast<std::size_t>(i)];
         }
     }
 }
@@ -361,10 +363,8 @@ void backward(const Fused<S, W>& op) {
     const int64_t all_queries = op.batch * op.num_queries;
     const int64_t offset_rows = std::min(op.offset_ages, plan.most_images);
     const int64_t logit_rows = std::min(op.logit_ages, plan.most_images);
-    ValueGradient<S, W> value_gradient(
-        op.bank, op.grad_value, static_cast<int64_t>(plan.groups.size()) * num_heads, plan.num_chunks
-    );
-    value_gradient.write_unseen(plan.groups);
+    const int64_t num_reads = plan.num_samples * NUM_CORNERS;
+    ValueGradient<S, W> value_gradient(op.bank, op.grad_value, plan.groups, plan.num_chunks, num_reads);
     std::vector<SharedGradient<W>> shared(plan.pieces.size());
     std::vector<W> grad_points(static_cast<std::size_t>(num_heads * all_queries * 2));  // [H, T, 2]
 
@@ -469,9 +469,11 @@ void backward(const Fused<S, W>& op) {
             op.grad_reference_points[i] += grad_points[static_cast<std::size_t>(head * all_queries * 2 + i)];
         }
     }
-    add_up(op, plan.pieces, shared, &SharedGradient<W>::offset_table, op.offset_ages, num_points * 2, op.grad_offset_table);
-    add_up(op, plan.pieces, shared, &SharedGradient<W>::logit_table, op.logit_ages, num_samples, op.grad_logit_table);
-    add_up(op, plan.pieces, shared, &SharedGradient<W>::null_value, 1, num_channels, op.grad_null_value);
+    using Shared = SharedGradient<W>;
+    const int64_t offsets_of_age = num_points * 2;
+    add_up(op, plan.pieces, shared, &Shared::offset_table, op.offset_ages, offsets_of_age, op.grad_offset_table);
+    add_up(op, plan.pieces, shared, &Shared::logit_table, op.logit_ages, num_samples, op.grad_logit_table);
+    add_up(op, plan.pieces, shared, &Shared::null_value, 1, num_channels, op.grad_null_value);
 }
 
 }  // namespace mmfs

@@ -45,8 +45,8 @@ class Buffer {
     int64_t capacity_ = 0;
 };
 
-// Calls work(piece, thread's own memory) for every piece, on this thread and num_threads - 1 more. They are started anew
-// for each call: a pool that outlives a call would be missing in the child of a fork.
+// Calls work(piece, thread's own memory) for every piece, on this thread and num_threads - 1 more. They are started
+// anew for each call: a pool that outlives a call would be missing in the child of a fork.
 template <typename Piece, typename MakeMemory, typename Work>
 void parallel_for(
     const std::vector<Piece>& pieces, int64_t num_threads, const MakeMemory& make_memory, const Work& work

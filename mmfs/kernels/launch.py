@@ -51,8 +51,8 @@ class CudaDevice:
         import cupy
         import numpy
 
-        # The kernel takes the structure by value: CuPy passes a scalar of raw bytes so.
-        packed = numpy.frombuffer(arguments.pack(), dtype=f"V{LAYOUT.size}")[0]
+        # CuPy passes one element of a structured dtype by value.
+        packed = numpy.frombuffer(arguments.pack(), dtype=[("members", numpy.int64, (LAYOUT.size // 8,))])
         with torch.cuda.device(self.index):
             # Inside the guard: CuPy loads a module into, and launches in, the current device's context.
             function = self.function(launch.instance)
@@ -66,7 +66,7 @@ class CudaDevice:
 
             binary = compile_instance(instance, self._architecture)
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "kernel.cubin"
+                path = Path(folder) / f"{instance.name}.cubin"
                 path.write_bytes(binary)
                 module = cupy.RawModule(path=str(path))
                 # CuPy reads the file here; it is gone afterwards.

@@ -136,7 +136,8 @@ MMFS_DEVICE void add_to(W* pointer, W x) {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 MMFS_DEVICE void add_four(float* pointer, float a, float b, float c, float d) {
-    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(pointer), "f"(a), "f"(b), "f"(c), "f"(d)
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(pointer)), "f"(a),
+                 "f"(b), "f"(c), "f"(d)
                  : "memory");
 }
 #endif

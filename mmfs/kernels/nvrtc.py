@@ -15,7 +15,7 @@ from typing import Final
 
 OPTIONS: Final = ("--std=c++17", "--ptxas-options=-v")
 """For every compilation; with -v the compiler reports registers and spills of each kernel in its log."""
-SONAMES: Final = ("libnvrtc.so.13", "libnvrtc.so.12", "nvrtc64_130_0.dll", "nvrtc64_120_0.dll")
+SONAMES: Final = ("libnvrtc.so.13", "libnvrtc.so.12")
 
 
 class NvrtcError(RuntimeError):
@@ -51,7 +51,6 @@ def _package_folders() -> Iterator[Path]:
         nvidia = Path(entry) / "nvidia"
         if nvidia.is_dir():
             yield from sorted(nvidia.glob("*/lib"), reverse=True)
-            yield from sorted(nvidia.glob("*/bin"), reverse=True)
 
 
 class Nvrtc:
@@ -74,9 +73,7 @@ class Nvrtc:
             NvrtcError: with the compiler's log.
         """
         program = ctypes.c_void_p()
-        self._check(
-            self._library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"mmfs.cu", 0, None, None)
-        )
+        self._check(self._library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"mmfs.cu", 0, None, None))
         try:
             encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             status = self._library.nvrtcCompileProgram(program, len(options), encoded)
@@ -109,7 +106,7 @@ def nvrtc() -> Nvrtc:
     library = find_nvrtc()
     if library is None:
         raise NvrtcError(
-            "NVRTC was not found. Expected one of "
-            f"{', '.join(SONAMES)}, as in PyTorch's CUDA wheels: install such a PyTorch, or the package nvidia-cuda-nvrtc."
+            f"NVRTC was not found. Expected one of {', '.join(SONAMES)}, as in PyTorch's CUDA wheels: install such a "
+            "PyTorch, or the package nvidia-cuda-nvrtc."
         )
     return Nvrtc(library)

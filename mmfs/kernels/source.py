@@ -37,9 +37,10 @@ class Instance:
 
     @property
     def entry(self) -> str:
+        # One block a processor is promised: left to itself, the compiler spills registers for the sake of more.
         arguments = ", ".join([STORAGE_TYPES[self.dtype], *(str(part).lower() for part in self.arguments)])
         return (
-            f'extern "C" __global__ void __launch_bounds__({MAX_THREADS}) {self.name}(\n'
+            f'extern "C" __global__ void __launch_bounds__({MAX_THREADS}, 1) {self.name}(\n'
             f"    const __grid_constant__ mmfs::Arguments arguments) {{\n"
             f"    mmfs::{self.kernel}<{arguments}>(arguments);\n"
             "}\n"

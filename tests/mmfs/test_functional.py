@@ -176,4 +176,12 @@ def test_cuda_backend_never_falls_back() -> None:
 
 
 def test_public_names() -> None:
-    assert sorted(mmfs.__all__) == ["MMFS", "MSDeformAttn", "mmfs_attention", "ms_deform_attn", "why_not_cuda"]
+    assert sorted(mmfs.__all__) == [
+        "MMFS",
+        "MSDeformAttn",
+        "mmfs_attention",
+        "ms_deform_attn",
+        "warmup",
+        "why_not_compiled",
+        "why_not_cuda",
+    ]

@@ -7,14 +7,16 @@ import torch
 
 import mmfs
 from mmfs import __main__ as report
-from mmfs import embedding_bag
+from mmfs import compiled, embedding_bag
 
 
 def test_report_names_versions_devices_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main() == 0
     text = capsys.readouterr().out
     assert f"mmfs {mmfs.__version__}, torch {torch.__version__}" in text
-    assert "backend 'cuda': value is on cpu" in text
+    assert "CUDA kernels: no, value is on cpu" in text
+    compiled_kernel = mmfs.why_not_compiled(torch.empty(0))
+    assert f"compiled CPU kernel: {'yes' if compiled_kernel is None else 'no, ' + compiled_kernel}" in text
     assert text.count("ok    ") >= 12
     assert "WRONG" not in text
     assert text.endswith("All checks passed.\n")
@@ -22,6 +24,7 @@ def test_report_names_versions_devices_and_backends(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("broken", ["find_corners", "table_gradient"])
 def test_a_wrong_op_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str) -> None:
+    monkeypatch.setattr(compiled, "why_not", lambda value: "it is the other path's turn")
     if broken == "find_corners":
         find = embedding_bag.find_corners
         monkeypatch.setattr(embedding_bag, broken, lambda locations, *rest: find(locations + 0.01, *rest))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from mmfs.cuda import ROW_KERNELS
 from mmfs.kernels.arguments import LAYOUT, Arguments
 from mmfs.kernels.plan import Launch
-from mmfs.kernels.source import Instance, kernel_source
+from mmfs.kernels.source import Instance, source_of
 
 HEADERS = Path(__file__).parent / "emulation"
 READ_ONLY = frozenset(
@@ -31,14 +33,22 @@ READ_ONLY = frozenset(
 MAIN = """
 extern "C" std::int64_t arguments_bytes() { return sizeof(mmfs::Arguments); }
 
-extern "C" const char* emulate(const void* arguments, const std::int64_t* grid, int threads, int shared_bytes,
-                               bool falling, const emulation::Range* ranges, int num_ranges) {
+// What went wrong, or null.
+extern "C" const char* emulate(const char* name, const void* arguments, const std::int64_t* grid, int threads,
+                               int shared_bytes, bool falling, const emulation::Range* ranges, int num_ranges) {
+    using Kernel = void (*)(mmfs::Arguments);
+    static const std::pair<std::string, Kernel> kernels[] = {%s};
     static std::string message;
+    static Kernel kernel;
+    for (const auto& [known, entry] : kernels) {
+        if (known == name) {
+            kernel = entry;
+        }
+    }
     emulation::ranges.assign(ranges, ranges + num_ranges);
     try {
-        emulation::launch(
-            [](const void* given) { %s(*static_cast<const mmfs::Arguments*>(given)); }, arguments, grid, threads,
-            shared_bytes, falling);
+        emulation::launch([](const void* given) { kernel(*static_cast<const mmfs::Arguments*>(given)); }, arguments,
+                          grid, threads, shared_bytes, falling);
     } catch (const std::exception& error) {
         message = error.what();
         return message.c_str();
@@ -51,25 +61,33 @@ extern "C" const char* emulate(const void* arguments, const std::int64_t* grid, 
 class EmulatedDevice:
     """Runs launches on CPU tensors; an instance is compiled when it is first launched.
 
-    num_processors is for plan_splits. falling: the threads of a block run from the last to the first.
+    num_processors is for plan_splits. falling: the threads of a block run from the last to the first. changed: a piece
+    of the sources and what stands in its place, to see that a test notices.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.num_processors = 1
         self.falling = False
+        self.changed: tuple[str, str] | None = None
         self.launched: list[Launch] = []
-        self._libraries: dict[tuple[Instance, str], ctypes.CDLL] = {}
+        self._libraries: dict[str, ctypes.CDLL] = {}
 
     def launch(self, launch: Launch, arguments: Arguments) -> None:
         self.launched.append(launch)
-        library = self.library(launch.instance, kernel_source())
+        instances = siblings(launch.instance)
+        source = source_of(instances)
+        if self.changed is not None:
+            assert self.changed[0] in source
+            source = source.replace(*self.changed)
+        library = self.library(source, instances)
         ranges = [
             number
             for name, tensor in arguments.tensors().items()
             for number in (tensor.data_ptr(), tensor.nbytes, name not in READ_ONLY)
         ]
         message = library.emulate(
+            launch.instance.name.encode(),
             arguments.pack(),
             (ctypes.c_int64 * 3)(*launch.grid),
             launch.threads,
@@ -81,11 +99,11 @@ class EmulatedDevice:
         if message is not None:
             raise RuntimeError(f"{launch.instance.name}: {message.decode()}")
 
-    def library(self, instance: Instance, kernels: str) -> ctypes.CDLL:
-        """The compiled instance of these sources."""
-        if (instance, kernels) not in self._libraries:
-            path = self.folder / f"{instance.name}_{len(self._libraries)}.so"
-            code = "\n".join(['#include "emulation.h"', kernels, instance.entry, MAIN % instance.name])
+    def library(self, source: str, instances: Sequence[Instance]) -> ctypes.CDLL:
+        if source not in self._libraries:
+            path = self.folder / f"kernels{len(self._libraries)}.so"
+            table = ", ".join(f'{{"{instance.name}", {instance.name}}}' for instance in instances)
+            code = "\n".join(['#include "emulation.h"', source, MAIN % table])
             # Contraction would round locations otherwise than PyTorch does; see rounded_product.
             command = ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
             command += ["-ffp-contract=off", "-shared", "-fPIC", f"-I{HEADERS}", "-x", "c++", "-", "-o", str(path)]
@@ -95,8 +113,15 @@ class EmulatedDevice:
             library.emulate.restype = ctypes.c_char_p
             library.arguments_bytes.restype = ctypes.c_int64
             assert library.arguments_bytes() == LAYOUT.size
-            self._libraries[instance, kernels] = library
-        return self._libraries[instance, kernels]
+            self._libraries[source] = library
+        return self._libraries[source]
+
+
+def siblings(instance: Instance) -> list[Instance]:
+    """Instances that the same call may need: compiled together, the compiler reads the sources once."""
+    if instance.kernel in ROW_KERNELS:
+        return [Instance(kernel, instance.dtype, instance.arguments) for kernel in ROW_KERNELS]
+    return [Instance(instance.kernel, instance.dtype, (fused,)) for fused in (False, True)]
 
 
 @pytest.fixture(scope="session")
@@ -111,5 +136,6 @@ def device(compiled_device: EmulatedDevice) -> EmulatedDevice:
     """As new, except that what was compiled stays."""
     compiled_device.num_processors = 1
     compiled_device.falling = False
+    compiled_device.changed = None
     compiled_device.launched.clear()
     return compiled_device

@@ -19,7 +19,7 @@
 #define __device__
 #define __shared__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(threads, blocks)
 #define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 

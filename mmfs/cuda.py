@@ -1,0 +1,164 @@
+"""Both ops on an NVIDIA GPU: what mmfs.autograd calls for CUDA tensors.
+
+Same arguments as the functions of the same names in embedding_bag.py. CuPy is imported at the first launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmfs.kernels import calls
+from mmfs.kernels.arguments import KINDS
+from mmfs.kernels.calls import MMFSGradients
+from mmfs.kernels.launch import CudaDevice, cuda_device, why_not_launch
+from mmfs.kernels.plan import Channels, share_channels
+from mmfs.kernels.source import Instance
+
+ROW_KERNELS = (
+    "classic_forward",
+    "classic_backward",
+    "fused_forward",
+    "merge_splits",
+    "fused_log_sum",
+    "fused_backward",
+)
+
+
+def why_not(value: Tensor) -> str | None:
+    """Why the CUDA kernels cannot take this value; None if they can."""
+    if not value.is_cuda:
+        return f"value is on {value.device}"
+    if value.dtype not in KINDS:
+        return f"value is {value.dtype}, and the CUDA kernels take {', '.join(map(str, KINDS))}"
+    return why_not_launch(_index(value.device))
+
+
+def warmup(
+    num_channels: int, dtype: torch.dtype = torch.bfloat16, device: torch.device | str | int = "cuda"
+) -> list[str]:
+    """Compiles and loads the kernels for heads of this many channels, so that the first call does not wait for it.
+
+    Args:
+        num_channels: D of value [..., H, D].
+        dtype: of value.
+        device: a CUDA device.
+
+    Returns:
+        The names of the kernels.
+
+    Raises:
+        ValueError: this device cannot run them.
+    """
+    chosen = torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)
+    sample = torch.empty(1, num_channels, dtype=dtype, device=chosen)
+    if (reason := why_not(sample)) is not None:
+        raise ValueError(f"mmfs's CUDA kernels cannot be compiled: {reason}.")
+    instances = instances_for(share_channels(num_channels, sample))
+    _device(sample).warm_up(instances)
+    return [instance.name for instance in instances]
+
+
+def instances_for(channels: Channels) -> list[Instance]:
+    """Every kernel that calls with these channels can launch."""
+    ordered = [Instance("ordered_value_gradient", channels.dtype, (fused,)) for fused in (False, True)]
+    return [channels.instance(kernel) for kernel in ROW_KERNELS] + ordered
+
+
+def ms_deform_attn_forward(
+    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    return calls.ms_deform_attn_forward(_device(value), value, spatial_shapes, sampling_locations, attention_weights)
+
+
+def ms_deform_attn_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    needs_value: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Two calls give the same bits under `torch.use_deterministic_algorithms(True)`."""
+    return calls.ms_deform_attn_backward(
+        _device(value),
+        grad_out,
+        value,
+        spatial_shapes,
+        sampling_locations,
+        attention_weights,
+        needs_value,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def mmfs_attention_forward(
+    value: Tensor,
+    spatial_shapes: Sequence[int] | Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+) -> Tensor:
+    """The backward computes the log-sum-exp again, from the logits alone: the operator has one output."""
+    out, _ = calls.mmfs_attention_forward(
+        _device(value),
+        value,
+        spatial_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit,
+        null_value,
+    )
+    return out
+
+
+def mmfs_attention_backward(
+    grad_out: Tensor,
+    value: Tensor,
+    spatial_shapes: Sequence[int] | Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+    needs_value: bool,
+) -> MMFSGradients:
+    """Two calls give the same bits under `torch.use_deterministic_algorithms(True)`."""
+    return calls.mmfs_attention_backward(
+        _device(value),
+        grad_out,
+        value,
+        spatial_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit,
+        null_value,
+        needs_value,
+        ordered=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _device(tensor: Tensor) -> CudaDevice:
+    return cuda_device(_index(tensor.device))
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index

@@ -1,0 +1,79 @@
+"""The compiled CPU kernel of mmfs as part of the wheel. Everything else about the package is in pyproject.toml.
+
+mmfs/kernels/cpu.cpp becomes one shared library for each instruction set. They have a plain C interface, so the wheel
+depends on the platform but not on the version of Python. Without a C++ compiler the package installs without them and
+computes with PyTorch's own operators.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+SOURCE = Path("mmfs", "kernels", "cpu.cpp")
+# -ffp-contract=off: sampling.h asks for it. -psabi, -ignored-attributes: GCC's notes about vectors as arguments.
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes"]
+
+
+def instruction_sets() -> dict[str, list[str]]:
+    """Compiler flags by instruction set; portable runs on every processor of the platform."""
+    sets: dict[str, list[str]] = {"portable": []}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        sets["avx2"] = ["-mavx2", "-mfma"]
+    return sets
+
+
+def find_compiler() -> str | None:
+    """GCC or Clang; other compilers do not have the vector types that the kernel uses."""
+    if sys.platform == "win32":
+        return None
+    return os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
+
+
+def compile_kernel(compiler: str, source: Path, instruction_set: str, library: Path) -> None:
+    """Raises subprocess.CalledProcessError, OSError."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    flags = [*FLAGS, *WARNINGS, *instruction_sets()[instruction_set]]
+    subprocess.run([*compiler.split(), *flags, str(source), "-o", str(library)], check=True)
+
+
+class BuildKernel(build_ext):
+    def get_ext_filename(self, fullname: str) -> str:
+        return os.path.join(*fullname.split(".")) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        compiler = find_compiler()
+        assert compiler is not None, "without a compiler there are no extensions"
+        instruction_set = ext.name.rpartition("_cpu_")[2]
+        try:
+            compile_kernel(compiler, SOURCE, instruction_set, Path(self.get_ext_fullpath(ext.name)))
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"mmfs is built without its {instruction_set} CPU kernel, because compiling it failed: {error}")
+
+
+class WheelOfOnePlatform(bdist_wheel):
+    def get_tag(self) -> tuple[str, str, str]:
+        tag = super().get_tag()
+        return ("py3", "none", tag[2]) if self.distribution.has_ext_modules() else tag
+
+
+if __name__ == "__main__":
+    if find_compiler() is None:
+        print("mmfs is built without its compiled CPU kernel, because neither g++ nor clang++ was found.")
+        names = []
+    else:
+        names = [f"mmfs._cpu_{instruction_set}" for instruction_set in instruction_sets()]
+    headers = sorted(str(path) for path in SOURCE.parent.glob("*.h"))
+    setup(
+        ext_modules=[Extension(name, [str(SOURCE)], depends=headers, optional=True) for name in names],
+        cmdclass={"build_ext": BuildKernel, "bdist_wheel": WheelOfOnePlatform},
+    )

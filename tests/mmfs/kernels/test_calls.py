@@ -1,0 +1,304 @@
+"""The CUDA sources, run on the CPU, against the specification: values and all gradients.
+
+Outputs come poisoned with NaN where the kernels are to write them, and every access is checked for its bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmfs.kernels import calls
+from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+from numerics import assert_within_error_budget
+from op_cases import NOT_SQUARE, Case, classic_case, mmfs_case
+
+# Channels of a head: by vectors of 1, 2, 4 and 8; two chunks of 32 lanes; more lanes than vectors.
+INSTANCES = [
+    (torch.float64, 3),
+    (torch.float64, 8),
+    (torch.float32, 3),
+    (torch.float32, 8),
+    (torch.float32, 140),
+    (torch.float16, 8),
+    (torch.bfloat16, 20),
+]
+FLAT = [side for size in NOT_SQUARE for side in size]
+CLASSIC = ("output", "value", "sampling_locations", "attention_weights")
+MMFS = (
+    "output",
+    "value",
+    "reference_points",
+    "sampling_offsets",
+    "attention_logits",
+    "offset_table",
+    "logit_table",
+    "null_value",
+)
+
+
+@pytest.fixture(autouse=True)
+def _uninitialized_memory_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)  # with which torch.empty fills its memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def weighting_of(out: Tensor) -> Tensor:
+    """As in Case.run."""
+    return torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view_as(out).to(out)
+
+
+def run_classic(device: Any, case: Case, dtype: torch.dtype, *, ordered: bool = False) -> dict[str, Tensor]:
+    value, locations, weights = (tensor.to(dtype) for tensor in case.tensors.values())
+    sizes = [side for size in case.rest["spatial_shapes"] for side in size]
+    out = calls.ms_deform_attn_forward(device, value, sizes, locations, weights)
+    gradients = calls.ms_deform_attn_backward(
+        device, weighting_of(out), value, sizes, locations, weights, needs_value=True, ordered=ordered
+    )
+    return dict(zip(CLASSIC, (out, *gradients), strict=True))
+
+
+def run_mmfs(
+    device: Any, case: Case, dtype: torch.dtype, *, ordered: bool = False, keep_log_sums: bool = False
+) -> dict[str, Tensor]:
+    tensors = {name: tensor.to(dtype) for name, tensor in case.tensors.items()}
+    sizes = case.rest["spatial_shapes"]
+    arguments = [
+        tensors["value"],
+        sizes if isinstance(sizes, Tensor) else [side for size in sizes for side in size],
+        tensors["reference_points"],
+        tensors["sampling_offsets"],
+        tensors["attention_logits"],
+        case.rest["visible"],
+        tensors.get("offset_table"),
+        tensors.get("logit_table"),
+        case.rest["null_logit"],
+        tensors.get("null_value"),
+    ]
+    out, log_sums = calls.mmfs_attention_forward(device, *arguments)
+    gradients = calls.mmfs_attention_backward(
+        device,
+        weighting_of(out),
+        *arguments,
+        needs_value=True,
+        log_sums=log_sums if keep_log_sums else None,
+        ordered=ordered,
+    )
+    named = dict(zip(MMFS, (out, *gradients), strict=True))
+    return {name: part for name, part in named.items() if name in ("output", *case.tensors)}
+
+
+def flat_sizes(spatial_shapes: Any) -> Any:
+    if isinstance(spatial_shapes, Tensor):
+        return spatial_shapes
+    return [side for size in spatial_shapes for side in size]
+
+
+def classic_specification(spatial_shapes: Any, **tensors: Any) -> Tensor:
+    return ms_deform_attn_reference(spatial_shapes=flat_sizes(spatial_shapes), **tensors)
+
+
+def mmfs_specification(spatial_shapes: Any, **rest: Any) -> Tensor:
+    return mmfs_attention_reference(spatial_shapes=flat_sizes(spatial_shapes), **rest)
+
+
+def assert_agrees(actual: dict[str, Tensor], case: Case, dtype: torch.dtype) -> None:
+    """Within twice plain PyTorch's own error in this dtype, for inputs that are exactly those of the dtype."""
+    specification = classic_specification if "sampling_locations" in case.tensors else mmfs_specification
+    rounded = Case({name: tensor.to(dtype).double() for name, tensor in case.tensors.items()}, case.rest)
+    exact = rounded.run(specification)
+    baseline = case.run(specification, dtype)
+    assert actual.keys() == exact.keys()
+    for name, tensor in actual.items():
+        assert_within_error_budget(
+            tensor.nan_to_num(nan=torch.inf),
+            baseline=baseline[name],
+            exact=exact[name],
+            floor=1e-14 if dtype is torch.float64 else 1e-6,
+        )
+
+
+@pytest.mark.parametrize(("dtype", "dim"), INSTANCES)
+def test_classic(device: Any, dtype: torch.dtype, dim: int) -> None:
+    case = classic_case(dim=dim)
+    assert_agrees(run_classic(device, case, dtype), case, dtype)
+
+
+@pytest.mark.parametrize(("dtype", "dim"), INSTANCES)
+def test_mmfs(device: Any, dtype: torch.dtype, dim: int) -> None:
+    case = mmfs_case(dim=dim)
+    assert_agrees(run_mmfs(device, case, dtype), case, dtype)
+
+
+@pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
+@pytest.mark.parametrize("ordered", [False, True], ids=["atomic", "ordered"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="everything"),
+        pytest.param({"tables": False}, id="no-tables"),
+        pytest.param({"null_value": False}, id="no-null-value"),
+        pytest.param({"null_logit": None, "null_value": False}, id="plain-softmax"),
+        pytest.param({"null_logit": None}, id="null-value-without-null"),
+        pytest.param({"null_logit": 80.0}, id="large-null"),
+        pytest.param({"num_ages": 1}, id="one-age"),
+        pytest.param({"num_queries": 37, "num_points": 5}, id="many-rows"),
+        pytest.param({"sizes": ((4, 7),)}, id="one-level"),
+        pytest.param({"spread": 3.0}, id="mostly-outside"),
+    ],
+)
+def test_mmfs_options(device: Any, options: dict[str, Any], ordered: bool, falling: bool) -> None:
+    """In both orders of threads: what a barrier is missing for comes out differently in one of them."""
+    device.falling = falling
+    case = mmfs_case(**options)
+    actual = run_mmfs(device, case, torch.float32, ordered=ordered, keep_log_sums=falling)
+    assert_agrees(actual, case, torch.float32)
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["atomic", "ordered"])
+@pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
+def test_classic_options(device: Any, ordered: bool, falling: bool) -> None:
+    device.falling = falling
+    case = classic_case(num_queries=37, num_points=5)
+    assert_agrees(run_classic(device, case, torch.float32, ordered=ordered), case, torch.float32)
+
+
+@pytest.mark.parametrize("splits", [2, 7, 12])
+def test_splits_of_a_row_add_up(device: Any, splits: int) -> None:
+    """Some splits of some rows are empty: rows see 0 to 6 images."""
+    case = mmfs_case(batch=1, num_queries=7, num_heads=1, num_points=9)
+    device.num_processors = splits // 2 + 1
+    actual = run_mmfs(device, case, torch.float32)
+    grids = [launch.grid for launch in device.launched if launch.instance.kernel == "fused_forward"]
+    assert grids[0][2] > 1
+    assert any(launch.instance.kernel == "merge_splits" for launch in device.launched)
+    assert_agrees(actual, case, torch.float32)
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["atomic", "ordered"])
+def test_images_of_different_sizes(device: Any, ordered: bool) -> None:
+    case = mmfs_case()
+    sizes = torch.tensor([[[4, 7], [3, 2]], [[1, 1], [2, 5]], [[6, 2], [1, 3]]]).repeat(2, 1, 1)  # [N, L, 2]
+    num_pixels = int(sizes.prod(-1).sum())
+    draw = torch.Generator().manual_seed(1)
+    case.tensors["value"] = torch.randn(num_pixels, 2, 3, generator=draw, dtype=torch.float64)
+    case.rest["spatial_shapes"] = sizes
+    assert_agrees(run_mmfs(device, case, torch.float32, ordered=ordered), case, torch.float32)
+
+
+def test_sizes_that_do_not_fit_give_nan_and_no_access_outside(device: Any) -> None:
+    case = mmfs_case()
+    case.tensors["value"] = case.tensors["value"].flatten(0, 1)
+    case.rest["spatial_shapes"] = torch.tensor([(9, 9), (3, 2)]).expand(6, 2, 2)
+    actual = run_mmfs(device, case, torch.float32)
+    sees = case.rest["visible"].diff(dim=-1).squeeze(-1) > 0
+    assert actual["output"][sees].isnan().all()
+    assert actual["output"][~sees].isfinite().all()
+
+
+def test_a_range_beyond_the_bank_gives_nan_and_no_access_outside(device: Any) -> None:
+    case = mmfs_case()
+    case.rest["visible"][0, 1] = torch.tensor([4, 7])
+    case.rest["visible"][1, 2] = torch.tensor([-1, 3])
+    case.rest["visible"][1, 3] = torch.tensor([9, 9])  # empty, and so allowed
+    outside = torch.zeros(2, 5, dtype=torch.bool)
+    outside[0, 1] = outside[1, 2] = True
+    out = run_mmfs(device, case, torch.float32)["output"]
+    assert out[outside].isnan().all()
+    assert out[~outside].isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e30, -1e30])
+def test_locations_that_are_not_finite_or_far_away(device: Any, bad: float) -> None:
+    classic = classic_case()
+    classic.tensors["sampling_locations"][:, ::2, 0, :, 0, 0] = bad
+    classic.tensors["sampling_locations"][:, 1, 1, 0, :, 1] = bad
+    actual = run_classic(device, classic, torch.float32)
+    assert_agrees(actual, classic, torch.float32)
+    assert actual["sampling_locations"][:, ::2, 0, :, 0].eq(0).all()
+    fused = mmfs_case()
+    fused.tensors["sampling_offsets"][:, ::2, 0, 0, 0] = bad
+    fused.tensors["reference_points"][1, 3] = bad
+    assert_agrees(run_mmfs(device, fused, torch.float32), fused, torch.float32)
+
+
+def test_cell_edges_and_borders(device: Any) -> None:
+    """Locations on pixel centres, on the border, and one pixel outside: the cell decides about the slope."""
+    case = classic_case(((4, 8),), batch=1, num_queries=9, num_points=5)
+    columns = torch.tensor([-1.0, -0.5, 0.0, 0.5, 3.0, 6.5, 7.0, 7.5, 8.0], dtype=torch.float64)
+    rows = torch.tensor([-1.0, 0.0, 1.5, 3.0, 4.0], dtype=torch.float64)
+    locations = case.tensors["sampling_locations"]
+    locations[..., 0] = ((columns + 0.5) / 8)[None, :, None, None, None]
+    locations[..., 1] = ((rows + 0.5) / 4)[None, None, None, None]
+    assert_agrees(run_classic(device, case, torch.float32), case, torch.float32)
+
+
+def test_a_pixel_that_no_sample_touches_may_hold_anything(device: Any) -> None:
+    case = classic_case(((4, 8),), low=0.2, high=0.43)  # between the centres of columns 1 and 3
+    right_half = case.tensors["value"].view(2, 4, 8, 2, 3)[:, :, 4:]
+    right_half.fill_(torch.nan)
+    assert run_classic(device, case, torch.float32)["output"].isfinite().all()
+
+
+@pytest.mark.parametrize("size", ["batch", "num_queries", "num_images", "num_points", "dim"])
+def test_nothing(device: Any, size: str) -> None:
+    fused = mmfs_case()
+    if size == "num_images":
+        fused.tensors["value"] = fused.tensors["value"][:0]
+        fused.rest["visible"].zero_()
+    else:
+        fused = mmfs_case(**{size: 0})
+        classic = classic_case(**{size: 0})
+        assert_agrees(run_classic(device, classic, torch.float32), classic, torch.float32)
+    for ordered in (False, True):
+        assert_agrees(run_mmfs(device, fused, torch.float32, ordered=ordered), fused, torch.float32)
+
+
+def test_mixed_dtypes_strides_and_alignment(device: Any) -> None:
+    """A bfloat16 value off its alignment, transposed float64 weights, and locations that stay float32."""
+    case = classic_case(dim=8)
+    value, locations, weights = case.tensors.values()
+    shifted = torch.zeros(value.numel() + 1, dtype=torch.bfloat16)[1:].view(value.shape).copy_(value)
+    transposed = weights.transpose(0, 4).contiguous().transpose(0, 4)
+    out = calls.ms_deform_attn_forward(device, shifted, FLAT, locations.float(), transposed)
+    expected = ms_deform_attn_reference(shifted, FLAT, locations.float(), transposed)
+    assert device.launched[0].instance.arguments[0] == 1
+    torch.testing.assert_close(out, expected, atol=0.02, rtol=0.01)
+    gradients = calls.ms_deform_attn_backward(
+        device, torch.ones_like(out), shifted, FLAT, locations.float(), transposed, needs_value=False
+    )
+    assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32, torch.float64]
+    assert gradients[0].numel() == 0
+
+
+def test_ordered_gradient_does_not_depend_on_the_order_of_threads(device: Any) -> None:
+    case = mmfs_case(num_queries=37)
+    results = []
+    for falling in (False, True):
+        device.falling = falling
+        results.append(run_mmfs(device, case, torch.float32, ordered=True))
+    for one, other in zip(results[0].values(), results[1].values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_ordered_gradient_is_cut_into_tiles_channels_and_heads(device: Any) -> None:
+    case = classic_case(((30, 17), (3, 2)), dim=140, num_queries=3)
+    actual = run_classic(device, case, torch.float32, ordered=True)
+    assert device.launched[-1].grid == (3, 2, 5)
+    assert_agrees(actual, case, torch.float32)
+
+
+def test_too_many_levels_or_points_are_refused_by_name(device: Any) -> None:
+    levels = [1, 1] * 17
+    with pytest.raises(ValueError, match="spatial_shapes has 17 levels"):
+        calls.ms_deform_attn_forward(
+            device, torch.zeros(1, 17, 1, 1), levels, torch.zeros(1, 1, 1, 17, 1, 2), torch.zeros(1, 1, 1, 17, 1)
+        )
+    case = mmfs_case(num_points=900)
+    with pytest.raises(ValueError, match="levels times points is 1800"):
+        run_mmfs(device, case, torch.float32)

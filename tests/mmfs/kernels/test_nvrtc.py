@@ -1,0 +1,95 @@
+"""Every instance compiles for the GPUs we name, without a GPU, and the hot ones keep their numbers in registers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from mmfs.cuda import instances_for
+from mmfs.kernels.nvrtc import OPTIONS, Nvrtc, NvrtcError, find_nvrtc
+from mmfs.kernels.plan import Channels
+from mmfs.kernels.source import Instance, source_of
+
+ARCHITECTURES = ("80", "90", "100")
+# 64 channels a head: the released models, and Deformable-DETR's 32 in float32.
+HOT = (
+    Channels(torch.bfloat16, vector=8, lanes=8, chunks=1),
+    Channels(torch.float16, vector=8, lanes=8, chunks=1),
+    Channels(torch.float32, vector=4, lanes=16, chunks=1),
+    Channels(torch.float32, vector=4, lanes=8, chunks=1),
+)
+OTHERS = (
+    Channels(torch.float64, vector=2, lanes=32, chunks=1),
+    Channels(torch.float32, vector=1, lanes=8, chunks=1),
+    Channels(torch.float32, vector=2, lanes=32, chunks=2),
+    Channels(torch.bfloat16, vector=4, lanes=16, chunks=1),
+    Channels(torch.float16, vector=2, lanes=16, chunks=1),
+)
+
+
+@pytest.fixture(scope="module")
+def nvrtc() -> Nvrtc:
+    library = find_nvrtc()
+    if library is None:
+        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc): it compiles the kernels without a GPU")
+    return Nvrtc(library)
+
+
+def resources(log: str, instances: Sequence[Instance]) -> dict[str, tuple[int, int]]:
+    """By kernel: registers, and bytes of spills to local memory."""
+    found = {}
+    for part in log.split("Compiling entry function '")[1:]:
+        name = part.partition("'")[0]
+        registers = re.search(r"Used (\d+) registers", part)
+        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", part)
+        assert registers is not None, part
+        assert len(spills) == 2, part
+        found[name] = (int(registers[1]), sum(map(int, spills)))
+    assert found.keys() == {instance.name for instance in instances}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("channels", [*HOT, *OTHERS], ids=lambda channels: channels.instance("").name)
+def test_every_instance_compiles(
+    nvrtc: Nvrtc, channels: Channels, architecture: str, record_property: pytest.RecordProperty
+) -> None:
+    instances = instances_for(channels)
+    compiled = nvrtc.compile(source_of(instances), [*OPTIONS, f"--gpu-architecture=sm_{architecture}"])
+    assert compiled.binary.startswith(b"\x7fELF")
+    assert "warning" not in compiled.log
+    found = resources(compiled.log, instances)
+    for name, (registers, spilled_bytes) in found.items():
+        record_property(f"sm_{architecture} {name}", f"{registers} registers, {spilled_bytes} bytes spilled")
+        print(f"sm_{architecture} {name}: {registers} registers, {spilled_bytes} bytes spilled")
+    if channels in HOT:
+        assert {name for name, (_, spilled_bytes) in found.items() if spilled_bytes} == set()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_ptx_names_its_architecture_and_entry_point(nvrtc: Nvrtc, architecture: str) -> None:
+    (instance, *_) = instances_for(HOT[0])
+    options = [*OPTIONS, f"--gpu-architecture=compute_{architecture}"]
+    ptx = nvrtc.compile(source_of([instance]), options, ptx=True).binary.decode()
+    assert f".target sm_{architecture}" in ptx
+    assert f".entry {instance.name}(" in ptx
+
+
+def test_values_are_added_four_at_a_time_where_the_gpu_can(nvrtc: Nvrtc) -> None:
+    instance = HOT[0].instance("classic_backward")
+    counts = {}
+    for architecture in ("80", "90"):
+        options = [*OPTIONS, f"--gpu-architecture=compute_{architecture}"]
+        ptx = nvrtc.compile(source_of([instance]), options, ptx=True).binary.decode()
+        counts[architecture] = ptx.count("red.global.add.v4.f32")
+    assert counts == {"80": 0, "90": counts["90"]}
+    assert counts["90"] > 0
+
+
+def test_an_error_carries_the_compilers_log(nvrtc: Nvrtc) -> None:
+    with pytest.raises(NvrtcError, match='identifier "nonsense" is undefined'):
+        nvrtc.compile("__global__ void kernel() { nonsense; }", OPTIONS)

@@ -1,0 +1,420 @@
+"""The compiled CPU kernel against the reference: outputs and every gradient, for both instruction sets."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmfs import compiled, embedding_bag
+from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+from numerics import assert_within_error_budget
+from op_cases import Case, classic_case, largest_difference, mmfs_case
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "mmfs" / "kernels"
+
+CLASSIC = [
+    pytest.param({}, id="not-square-and-outside"),
+    pytest.param({"dim": 1}, id="one-channel"),
+    pytest.param({"dim": 8, "sizes": [(1, 4)]}, id="one-row"),
+    pytest.param({"dim": 16, "sizes": [(4, 1), (1, 1)]}, id="one-column-and-one-pixel"),
+    pytest.param({"dim": 32, "num_queries": 60}, id="many-queries"),
+    pytest.param({"dim": 64, "sizes": [(40, 50)]}, id="few-queries"),
+    pytest.param({"dim": 67, "sizes": [(40, 50)]}, id="few-queries-odd-channels"),
+    pytest.param({"dim": 150, "num_queries": 60}, id="more-channels-than-registers"),
+    pytest.param({"low": 1.5, "high": 3.0}, id="all-outside"),
+    pytest.param({"num_heads": 5, "dim": 30, "num_points": 7}, id="odd-numbers"),
+    pytest.param({"num_queries": 0}, id="no-queries"),
+    pytest.param({"num_points": 0}, id="no-points"),
+    pytest.param({"batch": 0}, id="no-batch"),
+    pytest.param({"dim": 0}, id="no-channels"),
+]
+
+MMFS = [
+    pytest.param({}, id="tables-null-logit-null-value"),
+    pytest.param({"null_logit": None}, id="plain-softmax"),
+    pytest.param({"null_logit": None, "null_value": False, "tables": False}, id="paper-without-ages"),
+    pytest.param({"null_value": False, "null_logit": 0.0}, id="null-goes-nowhere"),
+    pytest.param({"null_logit": 200.0}, id="null-takes-all"),
+    pytest.param({"num_ages": 1, "dim": 1}, id="one-row-for-all-ages"),
+    pytest.param({"num_ages": 9, "dim": 8}, id="ages-that-nobody-sees"),
+    pytest.param({"sizes": [(5, 3)], "num_images": 1, "spread": 2.0}, id="one-image-many-outside"),
+    pytest.param({"dim": 32, "num_queries": 150, "num_points": 1}, id="several-tiles"),
+    pytest.param({"dim": 64, "sizes": [(20, 30), (3, 2)]}, id="few-queries"),
+    pytest.param({"dim": 67, "sizes": [(20, 30), (3, 2)]}, id="few-queries-odd-channels"),
+    pytest.param({"num_images": 0}, id="no-images"),
+    pytest.param({"num_images": 0, "null_value": False, "null_logit": None}, id="no-images-and-no-null"),
+    pytest.param({"num_queries": 0}, id="no-queries"),
+    pytest.param({"batch": 0}, id="no-batch"),
+]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of libraries of the present sources: those of the installation, or compiled now."""
+    build = setup_script()
+    sources = [KERNELS / "cpu.cpp", *KERNELS.glob("*.h")]
+    newest = max(source.stat().st_mtime for source in sources)
+    libraries = [compiled.FOLDER / f"_cpu_{instruction_set}.so" for instruction_set in build.instruction_sets()]
+    if all(library.is_file() and library.stat().st_mtime > newest for library in libraries):
+        return compiled.FOLDER
+    compiler = build.find_compiler()
+    if compiler is None:
+        pytest.skip("there is neither a built library nor a C++ compiler")
+    folder = tmp_path_factory.mktemp("kernel")
+    for library in libraries:
+        build.compile_kernel(compiler, KERNELS / "cpu.cpp", library.stem.rpartition("_")[2], folder / library.name)
+    return folder
+
+
+def setup_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("setup_script", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["avx2", "portable"])
+def kernel(request: pytest.FixtureRequest, built: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Calls of `compiled` take this instruction set."""
+    monkeypatch.setattr(compiled, "FOLDER", built)
+    compiled.library.cache_clear()
+    compiled.best_instruction_set.cache_clear()
+    if request.param == "avx2" and compiled.best_instruction_set() != "avx2":
+        pytest.skip("this processor has no AVX2")
+    monkeypatch.setattr(compiled, "best_instruction_set", lambda: request.param)
+    yield request.param
+    compiled.library.cache_clear()
+
+
+@pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the call; only the library's own threads."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+class Classic(torch.autograd.Function):
+    """The classic op by `compiled`, whichever implementation is registered under the operator."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:
+        ctx.save_for_backward(value, locations, weights)
+        ctx.sizes = sizes
+        return compiled.ms_deform_attn_forward(value, sizes, locations, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        value, locations, weights = ctx.saved_tensors
+        needs_value = ctx.needs_input_grad[0]
+        return *compiled.ms_deform_attn_backward(grad, value, ctx.sizes, locations, weights, needs_value), None
+
+
+class Fused(torch.autograd.Function):
+    """The multi-image op by `compiled`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, sizes: Any, visible: Tensor, null_logit: float | None, value: Tensor, *rest: Tensor | None
+    ) -> Tensor:
+        *parameters, null_value = rest
+        ctx.save_for_backward(value, *rest)
+        ctx.others = sizes, visible, null_logit
+        points, offsets, logits, offset_table, logit_table = parameters
+        return compiled.mmfs_attention_forward(
+            value, sizes, points, offsets, logits, visible, offset_table, logit_table, null_logit, null_value
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        value, points, offsets, logits, offset_table, logit_table, null_value = ctx.saved_tensors
+        sizes, visible, null_logit = ctx.others
+        grads = compiled.mmfs_attention_backward(
+            grad,
+            value,
+            sizes,
+            points,
+            offsets,
+            logits,
+            visible,
+            offset_table,
+            logit_table,
+            null_logit,
+            null_value,
+            ctx.needs_input_grad[3],
+        )
+        given = (value, points, offsets, logits, offset_table, logit_table, null_value)
+        return None, None, None, *(g if t is not None else None for g, t in zip(grads, given, strict=True))
+
+
+def classic(value: Tensor, spatial_shapes: Any, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+    return Classic.apply(value, sampling_locations, attention_weights, flat(spatial_shapes))
+
+
+def fused(
+    value: Tensor,
+    spatial_shapes: Any,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    *,
+    offset_table: Tensor | None = None,
+    logit_table: Tensor | None = None,
+    null_logit: float | None = 0.0,
+    null_value: Tensor | None = None,
+) -> Tensor:
+    parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
+    return Fused.apply(flat(spatial_shapes), visible, null_logit, value, *parameters)
+
+
+def flat(spatial_shapes: Any) -> Any:
+    if isinstance(spatial_shapes, Tensor):
+        return spatial_shapes
+    return [side for size in spatial_shapes for side in size]
+
+
+def reference_of(op: Any) -> Any:
+    exact = ms_deform_attn_reference if op is classic else mmfs_attention_reference
+    return lambda *, spatial_shapes, **rest: exact(spatial_shapes=flat(spatial_shapes), **rest)
+
+
+def assert_equals_reference(op: Any, case: Case) -> None:
+    expected = case.run(reference_of(op))
+    differences = largest_difference(case.run(op), expected)
+    for name, difference in differences.items():
+        largest = float(expected[name].abs().max()) if expected[name].numel() else 0.0
+        assert difference <= 1e-13 * max(1.0, largest), f"{name}: {difference:.1e}, largest element {largest:.1e}"
+
+
+@pytest.mark.parametrize("options", CLASSIC)
+def test_classic_op_equals_reference(kernel: str, options: dict[str, Any]) -> None:
+    assert_equals_reference(classic, classic_case(**options))
+
+
+@pytest.mark.parametrize("options", MMFS)
+def test_multi_image_op_equals_reference(kernel: str, options: dict[str, Any]) -> None:
+    assert_equals_reference(fused, mmfs_case(**options))
+
+
+@pytest.mark.parametrize("dim", [1, 3, 8, 16, 32, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_error_is_within_the_budget_of_the_reference(kernel: str, dtype: torch.dtype, dim: int) -> None:
+    """value and output in dtype, everything else in float32; the reference computes in float32, too, and rounds."""
+    for op, case in (
+        (classic, classic_case([(9, 14), (5, 6)], num_queries=40, dim=dim)),
+        (fused, mmfs_case([(9, 14), (5, 6)], num_queries=40, dim=dim)),
+    ):
+        value = case.tensors["value"].to(dtype)
+        leaves = {"value": value} | {name: t.float() for name, t in case.tensors.items() if name != "value"}
+        exact = Case({name: leaf.double() for name, leaf in leaves.items()}, case.rest).run(reference_of(op))
+        actual = output_and_gradients(op, leaves, case.rest)
+        baseline = output_and_gradients(reference_of(op), leaves, case.rest)
+        for name, tensor in actual.items():
+            floor = 2e-6 if name not in ("output", "value") or dtype == torch.float32 else torch.finfo(dtype).eps / 2
+            assert_within_error_budget(tensor, baseline=baseline[name], exact=exact[name], floor=floor)
+
+
+def output_and_gradients(op: Any, leaves: dict[str, Tensor], rest: dict[str, Any]) -> dict[str, Tensor]:
+    """As Case.run, but every tensor keeps its own dtype."""
+    leaves = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
+    out = op(**leaves, **rest)
+    weighting = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view_as(out).to(out)
+    gradients = torch.autograd.grad(out, list(leaves.values()), weighting)
+    return {"output": out.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def test_every_half_number_survives_the_kernel(kernel: str) -> None:
+    """One pixel read at its centre with weight 1 is copied: all bit patterns, subnormal and infinite ones too."""
+    for dtype in (torch.bfloat16, torch.float16):
+        value = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).view(1, 1, 1, -1)
+        out = compiled.ms_deform_attn_forward(
+            value, [1, 1], torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+        )
+        assert torch.equal(out.isnan().flatten(), value.isnan().flatten())
+        assert torch.equal(out.flatten().nan_to_num(0.5), value.flatten().nan_to_num(0.5))
+
+
+def test_images_of_different_sizes(kernel: str) -> None:
+    case = mmfs_case(num_images=3)
+    sizes = torch.tensor([[[4, 7], [3, 2]], [[2, 2], [1, 1]], [[1, 5], [6, 3]]])
+    case.tensors["value"] = torch.randn(int(sizes.prod(-1).sum()), 2, 3, dtype=torch.float64)
+    case.rest["spatial_shapes"] = sizes
+    assert_equals_reference(fused, case)
+    with pytest.raises(ValueError, match="spatial_shapes describe"):
+        fused(**(case.tensors | {"value": case.tensors["value"][1:]}), **case.rest)
+
+
+@pytest.mark.parametrize("op", [classic, fused])
+def test_strided_inputs(kernel: str, op: Any) -> None:
+    case = classic_case() if op is classic else mmfs_case()
+    expected = case.run(op)
+    case.tensors = {name: strided(tensor) for name, tensor in case.tensors.items()}
+    assert not any(tensor.is_contiguous() for tensor in case.tensors.values())
+    if op is fused:
+        case.rest["visible"] = strided(case.rest["visible"].int())
+    assert largest_difference(case.run(op), expected) == dict.fromkeys(expected, 0.0)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same elements in reverse memory order of the dimensions, with gaps."""
+    axes = list(range(tensor.ndim))[::-1]
+    doubled = tensor.permute(axes).repeat_interleave(2, dim=0)
+    return doubled.permute(axes)[..., ::2]
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("num_heads", [1, 3])
+@pytest.mark.parametrize("op", [classic, fused])
+def test_two_threads_equal_the_reference_and_themselves(kernel: str, op: Any, num_heads: int) -> None:
+    """Enough products for two threads; with one head of one group they share its gradient."""
+    options = {"batch": 1, "num_heads": num_heads, "dim": 128, "num_points": 6}
+    if op is classic:
+        case = classic_case(num_queries=400 // num_heads, **options)
+    else:
+        case = mmfs_case(num_queries=126 // num_heads, **options)
+    actual, expected, again = case.run(op), case.run(reference_of(op)), case.run(op)
+    for name in actual:
+        assert torch.allclose(actual[name], expected[name], rtol=1e-11, atol=1e-11), name
+        assert torch.equal(actual[name], again[name]), f"{name} differs between two runs"
+
+
+def test_rows_that_share_images_add_their_gradients(kernel: str) -> None:
+    """Overlapping, nested, disjoint and empty ranges of the rows of a batch."""
+    case = mmfs_case(batch=6, num_queries=2)
+    ranges = torch.tensor([[0, 3], [2, 4], [5, 6], [3, 3], [0, 1], [1, 2]])
+    case.rest["visible"] = ranges[:, None].repeat(1, 2, 1)
+    assert_equals_reference(fused, case)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e38])
+def test_a_location_that_is_not_finite_samples_zero_and_has_no_gradient(kernel: str, bad: float) -> None:
+    case = classic_case(low=0.1, high=0.9)
+    case.tensors["sampling_locations"][0, 1, 0, 1, 2, 0] = bad
+    case.tensors["sampling_locations"][1, 3, 1, 0, 0] = bad
+    assert_equals_reference(classic, case)
+    gradient = case.run(classic)["sampling_locations"]
+    assert (gradient[0, 1, 0, 1, 2] == 0).all()
+    assert (gradient[1, 3, 1, 0, 0] == 0).all()
+    multi = mmfs_case(spread=0.05)
+    multi.tensors["sampling_offsets"][0, 2, 1, 0] = bad
+    assert_equals_reference(fused, multi)
+
+
+@pytest.mark.parametrize("num_queries", [1, 40])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_pixel_that_no_sample_touches_has_no_effect(kernel: str, bad: float, num_queries: int) -> None:
+    value = torch.randn(1, 6, 1, 8, dtype=torch.float64)  # 2 x 3
+    dirty = value.clone()
+    dirty[0, [0, 5]] = bad
+    locations = torch.tensor([[0.9, 0.1], [0.0, 0.9]], dtype=torch.float64).expand(1, num_queries, 1, 1, 2, 2)
+    weights = torch.ones(1, num_queries, 1, 1, 2, dtype=torch.float64)
+    others = {"sampling_locations": locations, "attention_weights": weights}
+    clean = Case({"value": value, **others}, {"spatial_shapes": [(2, 3)]})
+    expected = clean.run(reference_of(classic))
+    actual = Case({"value": dirty, **others}, clean.rest).run(classic)
+    assert expected["value"].abs().sum() > 0
+    differences = largest_difference(actual, expected)
+    assert max(differences.values()) < 1e-13, differences
+
+
+def test_cell_edges(kernel: str) -> None:
+    """On pixel centres, on borders of the level and one pixel out, in float32: what the reference gives, exactly."""
+    ticks = torch.arange(-2, 11) / 8  # 4 pixels wide: edges and centres alike
+    locations = torch.cartesian_prod(ticks, ticks).view(1, -1, 1, 1, 1, 2)
+    value = torch.randn(1, 16, 1, 4)
+    weights = torch.ones(1, locations.shape[1], 1, 1, 1)
+    leaves = {"value": value, "sampling_locations": locations, "attention_weights": weights}
+    actual = output_and_gradients(classic, leaves, {"spatial_shapes": [(4, 4)]})
+    expected = output_and_gradients(reference_of(classic), leaves, {"spatial_shapes": [(4, 4)]})
+    for name in actual:
+        assert torch.allclose(actual[name], expected[name], rtol=1e-5, atol=1e-5), name
+
+
+def test_a_query_without_images_gets_exactly_null_value(kernel: str) -> None:
+    case = mmfs_case()
+    empty = case.rest["visible"].diff(dim=-1)[..., 0] == 0
+    for null_logit in (0.3, None):
+        case.rest["null_logit"] = null_logit
+        out = fused(**case.tensors, **case.rest)
+        assert (out[empty] == case.tensors["null_value"].flatten()).all()
+    case.rest["visible"] = torch.tensor([3, -100]).expand(2, 5, 2)  # reversed: empty wherever it points
+    assert (fused(**case.tensors, **case.rest) == case.tensors["null_value"].flatten()).all()
+
+
+def test_logits_of_any_size_give_the_softmax_of_the_reference(kernel: str) -> None:
+    """Single precision has its own exponential."""
+    case = mmfs_case(num_queries=40, dim=8)
+    case.tensors["attention_logits"] *= torch.logspace(-3, 2.2, 40, dtype=torch.float64)[:, None, None, None]
+    case.tensors["attention_logits"][0, 5, 0, 0, 0] = -torch.inf
+    leaves = {name: tensor.float() for name, tensor in case.tensors.items()}
+    exact = Case({name: leaf.double() for name, leaf in leaves.items()}, case.rest).run(reference_of(fused))
+    actual = output_and_gradients(fused, leaves, case.rest)
+    baseline = output_and_gradients(reference_of(fused), leaves, case.rest)
+    for name in actual:
+        assert_within_error_budget(actual[name], baseline=baseline[name], exact=exact[name], floor=2e-6)
+
+
+def test_bad_arguments_are_refused(kernel: str) -> None:
+    case = mmfs_case()
+    case.rest["visible"] = torch.tensor([0, 7]).expand(2, 5, 2)
+    with pytest.raises(ValueError, match="bank has 6 images"):
+        fused(**case.tensors, **case.rest)
+    plain = classic_case()
+    with pytest.raises(ValueError, match="spatial_shapes is"):
+        classic(**plain.tensors, spatial_shapes=[(4, 7), (3, 3)])
+
+
+def test_values_that_the_kernel_cannot_take_are_named(kernel: str) -> None:
+    assert compiled.why_not() is None
+    assert compiled.why_not(torch.zeros(1, dtype=torch.bfloat16)) is None
+    reason = compiled.why_not(torch.zeros(1, dtype=torch.float8_e4m3fn))
+    assert reason is not None
+    assert "value is torch.float8_e4m3fn" in reason
+    assert compiled.why_not(torch.zeros(1, device="meta")) == "value is on meta"
+
+
+def test_the_gradient_of_a_frozen_value_is_not_computed(kernel: str) -> None:
+    case = mmfs_case()
+    value = case.tensors.pop("value")
+    leaves = {name: tensor.requires_grad_() for name, tensor in case.tensors.items()}
+    out = fused(value, **leaves, **case.rest)
+    gradients = torch.autograd.grad(out.sum(), list(leaves.values()))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    assert value.grad is None
+
+
+def test_results_have_the_types_of_embedding_bag(kernel: str) -> None:
+    """Either implementation may run under the operator: shapes and dtypes are the same, of what was not given too."""
+    for dtype in (torch.float32, torch.bfloat16):
+        case = mmfs_case(tables=False, null_value=False)
+        tensors = [tensor.to(dtype) for tensor in case.tensors.values()]
+        value, points, offsets, logits = tensors
+        rest = (value, flat(case.rest["spatial_shapes"]), points, offsets, logits, case.rest["visible"])
+        rest = (*rest, None, None, 0.3, None)
+        grad = torch.ones(2, 5, 6, dtype=dtype)
+        for needs_value in (True, False):
+            ours = compiled.mmfs_attention_backward(grad, *rest, needs_value)
+            theirs = embedding_bag.mmfs_attention_backward(grad, *rest, needs_value)
+            assert [(t.shape, t.dtype) for t in ours] == [(t.shape, t.dtype) for t in theirs]
+
+
+def test_a_missing_library_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    compiled.library.cache_clear()
+    compiled.best_instruction_set.cache_clear()
+    reason = compiled.why_not()
+    assert reason is not None
+    assert "no C++ compiler was found when it was installed" in reason
+    (tmp_path / "_cpu_portable.so").write_text("not a library")
+    assert compiled.why_not() is not None
+    compiled.library.cache_clear()
+    compiled.best_instruction_set.cache_clear()

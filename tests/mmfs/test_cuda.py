@@ -1,0 +1,196 @@
+"""mmfs.cuda: what can be said without a GPU, and on a GPU both ops against the specification."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmfs import cuda
+from mmfs.kernels.plan import Channels, plan_rows, plan_splits, share_channels
+from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+from numerics import assert_within_error_budget
+from op_cases import NOT_SQUARE, mmfs_case
+
+FLAT = [side for size in NOT_SQUARE for side in size]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_a_value_on_the_cpu_is_refused_with_the_reason() -> None:
+    assert cuda.why_not(torch.zeros(1, 1, 1, 1)) == "value is on cpu"
+    with pytest.raises(ValueError, match="value is on cpu"):
+        cuda.warmup(64, device="cpu")
+
+
+def test_importing_the_cuda_side_imports_no_cupy() -> None:
+    code = "import sys, mmfs.cuda; print('cupy' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dim", "expected"),
+    [
+        (torch.bfloat16, 64, (8, 8, 1)),
+        (torch.float16, 12, (4, 8, 1)),
+        (torch.float32, 64, (4, 16, 1)),
+        (torch.float32, 256, (4, 32, 2)),
+        (torch.float32, 33, (1, 32, 2)),
+        (torch.float64, 30, (2, 16, 1)),
+        (torch.bfloat16, 1, (1, 8, 1)),
+    ],
+)
+def test_channels_are_shared_in_vectors_of_16_bytes_where_they_divide(
+    dtype: torch.dtype, dim: int, expected: tuple[int, int, int]
+) -> None:
+    assert share_channels(dim, torch.zeros(4, dim, dtype=dtype)) == Channels(dtype, *expected)
+
+
+def test_vectors_are_as_narrow_as_the_worst_aligned_tensor() -> None:
+    aligned = torch.zeros(64)
+    shifted = torch.zeros(65)[1:]
+    assert share_channels(8, aligned, shifted).vector == 1
+    assert share_channels(8, aligned, aligned[2:]).vector == 2
+
+
+def test_a_decode_sized_call_is_split_and_a_large_one_is_not() -> None:
+    channels = Channels(torch.bfloat16, 8, 8, 1)
+    decode = plan_splits(plan_rows("fused_forward", channels, 1, 16), channels, 24, 6, num_processors=132)
+    assert decode.grid == (1, 16, 16)
+    prefill = plan_splits(plan_rows("fused_forward", channels, 8192, 16), channels, 24, 24, num_processors=132)
+    assert prefill.grid == (512, 16, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def on_gpu(dtype: torch.dtype, **options: Any) -> tuple[Any, ...]:
+    case = mmfs_case(**options)
+    tensors = {name: tensor.to("cuda", dtype) for name, tensor in case.tensors.items()}
+    return (
+        tensors["value"],
+        FLAT,
+        tensors["reference_points"],
+        tensors["sampling_offsets"],
+        tensors["attention_logits"],
+        case.rest["visible"].cuda(),
+        tensors["offset_table"],
+        tensors["logit_table"],
+        case.rest["null_logit"],
+        tensors["null_value"],
+    )
+
+
+def specification(arguments: tuple[Any, ...]) -> Tensor:
+    *tensors, offset_table, logit_table, null_logit, null_value = arguments
+    return mmfs_attention_reference(
+        *tensors, offset_table=offset_table, logit_table=logit_table, null_logit=null_logit, null_value=null_value
+    )
+
+
+def as_doubles(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    floating = [isinstance(part, Tensor) and part.is_floating_point() for part in arguments]
+    return tuple(
+        part.double().requires_grad_() if is_floating else part
+        for part, is_floating in zip(arguments, floating, strict=True)
+    )
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [3, 8, 64])
+def test_mmfs_on_the_gpu(dtype: torch.dtype, dim: int) -> None:
+    arguments = on_gpu(dtype, dim=dim, num_queries=37)
+    exact_arguments = as_doubles(arguments)
+    exact_leaves = [part for part in exact_arguments if isinstance(part, Tensor) and part.requires_grad]
+    baseline_arguments = tuple(
+        part.detach().to(dtype).requires_grad_() if isinstance(part, Tensor) and part.is_floating_point() else part
+        for part in arguments
+    )
+    baseline_leaves = [part for part in baseline_arguments if isinstance(part, Tensor) and part.requires_grad]
+    exact, baseline = specification(exact_arguments), specification(baseline_arguments)
+    out = cuda.mmfs_attention_forward(*arguments)
+    floor = 1e-14 if dtype is torch.float64 else 1e-6
+    assert_within_error_budget(out, baseline=baseline.detach(), exact=exact.detach(), floor=floor)
+    weighting = torch.linspace(-1, 2, out.numel(), device="cuda").view_as(out).to(dtype)
+    gradients = cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True)
+    exact_gradients = torch.autograd.grad(exact, exact_leaves, weighting.double())
+    baseline_gradients = torch.autograd.grad(baseline, baseline_leaves, weighting)
+    for actual, near, true in zip(gradients, baseline_gradients, exact_gradients, strict=True):
+        assert_within_error_budget(actual, baseline=near, exact=true, floor=floor)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_classic_on_a_stream_of_ones_own() -> None:
+    value = torch.rand(2, 34, 4, 8, device="cuda")
+    locations = torch.rand(2, 50, 4, 2, 3, 2, device="cuda")
+    weights = torch.rand(2, 50, 4, 2, 3, device="cuda")
+    expected = ms_deform_attn_reference(value, FLAT, locations, weights)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        late = torch.zeros_like(value)
+        torch.cuda._sleep(10_000_000)
+        late.copy_(value)
+        out = cuda.ms_deform_attn_forward(late, FLAT, locations, weights)
+    stream.synchronize()
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_graph_is_captured_and_replayed() -> None:
+    arguments = on_gpu(torch.float32, num_queries=37)
+    weighting = torch.ones(2, 37, 6, device="cuda")
+
+    def step() -> tuple[Tensor, ...]:
+        out = cuda.mmfs_attention_forward(*arguments)
+        return out, *cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True)
+
+    expected = [part.clone() for part in step()]
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for part in captured:
+        part.zero_()
+    graph.replay()
+    for actual, before in zip(captured, expected, strict=True):
+        torch.testing.assert_close(actual, before)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_two_deterministic_backwards_are_equal_bit_for_bit() -> None:
+    arguments = on_gpu(torch.float32, num_queries=500)
+    weighting = torch.rand(2, 500, 6, device="cuda")
+
+    def backward() -> tuple[Tensor, ...]:
+        return tuple(cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True))
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = backward(), backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_nothing_waits_for_the_device() -> None:
+    arguments = on_gpu(torch.float32)
+    weighting = torch.ones(2, 5, 6, device="cuda")
+    cuda.mmfs_attention_forward(*arguments)  # compiles
+    cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        cuda.mmfs_attention_forward(*arguments)
+        cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
