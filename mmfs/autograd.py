@@ -63,7 +63,10 @@ def implementation(value: Tensor) -> ModuleType:
 def _classic(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    return implementation(value).ms_deform_attn_forward(value, spatial_shapes, sampling_locations, attention_weights)
+    result: Tensor = implementation(value).ms_deform_attn_forward(
+        value, spatial_shapes, sampling_locations, attention_weights
+    )
+    return result
 
 
 def _classic_fake(
@@ -81,9 +84,10 @@ def _classic_backward(
     attention_weights: Tensor,
     needs_value: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return implementation(value).ms_deform_attn_backward(
+    result: tuple[Tensor, Tensor, Tensor] = implementation(value).ms_deform_attn_backward(
         grad_out, value, spatial_shapes, sampling_locations, attention_weights, needs_value
     )
+    return result
 
 
 def _classic_backward_fake(
@@ -111,7 +115,7 @@ def _mmfs(
     null_value: Tensor | None,
     image_shapes: Tensor | None,
 ) -> Tensor:
-    return implementation(value).mmfs_attention_forward(
+    result: Tensor = implementation(value).mmfs_attention_forward(
         value,
         spatial_shapes if image_shapes is None else image_shapes,
         reference_points,
@@ -123,6 +127,7 @@ def _mmfs(
         null_logit,
         null_value,
     )
+    return result
 
 
 def _mmfs_fake(
@@ -157,7 +162,9 @@ def _mmfs_backward(
     image_shapes: Tensor | None,
     needs_value: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return implementation(value).mmfs_attention_backward(
+    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = implementation(
+        value
+    ).mmfs_attention_backward(
         grad_out,
         value,
         spatial_shapes if image_shapes is None else image_shapes,
@@ -171,6 +178,7 @@ def _mmfs_backward(
         null_value,
         needs_value,
     )
+    return result
 
 
 def _mmfs_backward_fake(

@@ -18,6 +18,17 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
+class QFormerConfig:
+    """What a Q-Former has beyond the sizes that it shares with the Perceiver resampler."""
+
+    cross_every: int = 2
+    """Layers 0, n, 2n, ... read the inputs, so that the release's 12 layers read them six times."""
+
+    ffn_dim: int = 3072
+    qk_norm: bool = False
+
+
+@dataclass(frozen=True)
 class VisionConfig:
     """The image tokenizer (paper 3.2, part 1): a CLIP ViT, the ViT-Adapter's pyramid, a resampler."""
 
@@ -25,9 +36,16 @@ class VisionConfig:
     """`CLIPVisionConfig` arguments; `image_size` and `patch_size` in pixels."""
 
     num_visual_tokens: int = 64
+    qformer: QFormerConfig | None = None
+    """None: the tokens are made by a Perceiver resampler (the paper). Otherwise by a Q-Former (the release)."""
+
     resampler_dim: int = 768
     resampler_layers: int = 12
     resampler_heads: int = 12
+    resampler_input: Literal["normed", "projected"] = "normed"
+    """How the ViT's last hidden state h meets its positions before the resampler. "normed": `norm(h) + position`.
+    "projected": `norm(norm(linear(h)) + position)` (the release; the paper adds no positions)."""
+
     visual_token_init: float = 1e-3
     """Standard deviation of the weights that make visual tokens. The release's 1e-3 starts them as small as a
     pre-trained LM's embeddings; from scratch, what tells images apart is then drowned by what they share (measured:
@@ -38,7 +56,16 @@ class VisionConfig:
     adapter_points: int = 4
     prior_channels: int = 64
     prior_scale: int = 16
-    """Pixels of the spatial prior's input per ViT patch. 16: levels of 4, 2, 1 and 1/2 times the patch grid."""
+    """Pixels of the spatial prior's input per ViT patch: a multiple of 8, or the patch size. 16: levels of 4, 2, 1 and
+    1/2 times the patch grid, 64 to 8 for 224 pixels (the release). The patch size, 14: levels of 1/4 to 1/32 of the
+    picture, 56 to 7 (the paper)."""
+
+    position_table: bool = False
+    """Positions of the maps. False: sine and cosine at each pixel's own place. True: the table of the patch grid,
+    resized to each map (the release)."""
+
+    pooling_norm: bool = True
+    """Keep the norm of CLIP's pooled output among the weights, which nothing here uses. The release threw it away."""
 
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
@@ -59,6 +86,10 @@ class SynchronizerConfig:
     null: bool = True
     """Let a share of attention go nowhere (the released model); False is the paper's plain softmax."""
 
+    image_positions: Literal["age", "index"] = "age"
+    """What PosEmbed counts. "age": back from the newest visible image (the release). "index": on from the first visible
+    image (the paper's m). Beyond `max_age`, images share the last row."""
+
     offset_init: Literal["uniform", "grid"] = "uniform"
     offset_init_cells: float = 3.0
 
@@ -74,7 +105,11 @@ class LanguageModelConfig:
     """None: the same language model without MMFS."""
 
     mmfs_every: int = 4
-    """An MMFS block in layers 0, n, 2n, ..."""
+    """An MMFS block in every n-th layer."""
+
+    mmfs_first: int = 0
+    """The first layer with an MMFS block. 0: layers 0, n, 2n, ... (the release); n - 1: the last of every n layers (the
+    other reading of the paper's "every 4 blocks")."""
 
     mmfs_levels: tuple[int, int] = (1, 4)
     """First and one-past-last level of the pyramid that the language model samples; level 0 is the finest."""
@@ -82,6 +117,15 @@ class LanguageModelConfig:
     gate_init: float = 0.0
     """Initial alpha of tanh(alpha). 0 is the paper's, for a pre-trained LM; 0.1 to 0.5 when training from scratch,
     where a gate of 0 leaves MMFS unused."""
+
+    packing: Literal["document", "causal"] = "document"
+    """What a token of a packed row attends to. "document": its own document, with positions counted from its start.
+    "causal": all that stands before it in the row, other documents too, with positions counted along the row (the
+    release). Alone in its row, a document reads the same either way."""
+
+    new_tokens: int = 0
+    """The last n tokens of the vocabulary were added to a pre-trained LM: their logits come from a small head of their
+    own, added to the host's, which then has a bias (the release: 2). 0: the host's head alone."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +155,9 @@ class ImageDecoderConfig:
     """`DDPMScheduler` arguments: the noise schedule and what the U-Net predicts."""
 
     num_context_tokens: int = 77
+    qformer: QFormerConfig | None = None
+    """None: the context is read by a Perceiver resampler (the paper). Otherwise by a Q-Former (the release)."""
+
     resampler_layers: int = 1
     resampler_heads: int = 16
     mmfs: SynchronizerConfig | None = field(
@@ -122,11 +169,20 @@ class ImageDecoderConfig:
     """"up": after each up-sampling block (the paper). "skips": on the down path's residuals and the middle block
     (the released weights)."""
 
+    mmfs_position_table: int | None = None
+    """Positions of the U-Net's pixels as queries. None: sine and cosine of their own rows and columns. n: a table of
+    n x n cells, resized to each map (the release: 64)."""
+
     context_images: Literal["all", "previous"] = "all"
-    """Which images of the document a drawn image may look at: all before it, or only the nearest."""
+    """Which images of the document a drawn image may look at. "all": those before it (the paper). "previous": only the
+    nearest (the release)."""
 
     text_drop: float = 0.1
     """Share of training images whose text condition is replaced by the learned negative context (paper B.1)."""
+
+    image_drop: float = 0.0
+    """Share of training images that may not look at any image. 0: the paper and the release, which drop only text;
+    above, the U-Net also learns what guidance by images needs: a prediction without them."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +332,77 @@ class MMInterleavedConfig:
                 resampler_heads=4,
                 mmfs=SynchronizerConfig(num_heads=4, num_points=4, value_dim=128, max_age=8, offset_init_cells=1.0),
             ),
+        )
+
+    @classmethod
+    def released_13b(cls) -> MMInterleavedConfig:
+        """The released model: Vicuna 13B, CLIP ViT-L/14, Stable Diffusion 2.1 base, and the release's side of every
+        choice in which its code and the paper differ."""
+        return cls(
+            vision=VisionConfig(
+                clip={
+                    "hidden_size": 1024,
+                    "num_hidden_layers": 24,
+                    "num_attention_heads": 16,
+                    "intermediate_size": 4096,
+                    "image_size": 224,
+                    "patch_size": 14,
+                    "hidden_act": "quick_gelu",
+                },
+                qformer=QFormerConfig(qk_norm=True),
+                resampler_input="projected",
+                position_table=True,
+                pooling_norm=False,
+            ),
+            language_model=LanguageModelConfig(
+                transformer={
+                    "model_type": "llama",
+                    "vocab_size": 32002,
+                    "hidden_size": 5120,
+                    "intermediate_size": 13824,
+                    "num_hidden_layers": 40,
+                    "num_attention_heads": 40,
+                    "max_position_embeddings": 2048,
+                    "rms_norm_eps": 1e-6,
+                    "tie_word_embeddings": False,
+                },
+                mmfs=SynchronizerConfig(max_age=49),
+                packing="causal",
+                new_tokens=2,
+            ),
+            image_decoder=ImageDecoderConfig(
+                unet={
+                    "sample_size": 64,
+                    "in_channels": 4,
+                    "out_channels": 4,
+                    "block_out_channels": (320, 640, 1280, 1280),
+                    "layers_per_block": 2,
+                    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+                    "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+                    "cross_attention_dim": 1024,
+                    "attention_head_dim": (5, 10, 20, 20),
+                    "use_linear_projection": True,
+                },
+                vae={
+                    "block_out_channels": (128, 256, 512, 512),
+                    "layers_per_block": 2,
+                    "down_block_types": ("DownEncoderBlock2D",) * 4,
+                    "up_block_types": ("UpDecoderBlock2D",) * 4,
+                    "latent_channels": 4,
+                    "sample_size": 512,
+                    "scaling_factor": 0.18215,
+                },
+                qformer=QFormerConfig(cross_every=1),
+                mmfs=SynchronizerConfig(max_age=9, offset_init_cells=1.0),
+                mmfs_placement="skips",
+                mmfs_position_table=64,
+                context_images="previous",
+            ),
+            pad_token_id=31999,
+            bos_token_id=1,
+            eos_token_id=2,
+            begin_of_image_id=32000,
+            image_token_id=32001,
         )
 
     def without_mmfs(self) -> MMInterleavedConfig:

@@ -6,6 +6,7 @@ Letters: M images to draw, K context length, C language-model width, n context t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,15 @@ from torch import Tensor, nn
 from models.config import ImageDecoderConfig
 from models.image_codec import LatentCodec, PixelCodec
 from models.position import sincos_1d
+from models.qformer import QFormer
 from models.resampler import Resampler
 from models.synchronized_unet import SynchronizedUNet
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 """What a U-Net may have to say: the noise (paper Eq. 3), the velocity, or the image itself."""
+
+IMAGE_DROP_SALT = 0x1D4A6E
+"""Makes another seed of an image's key, so that dropping the images says nothing about the noise."""
 
 
 class ImageDecoder(nn.Module):
@@ -38,14 +43,18 @@ class ImageDecoder(nn.Module):
         unet = UNet2DConditionModel(**config.unet)
         cross_dim = unet.config.cross_attention_dim
         self.context_proj = nn.Linear(context_dim, context_dim)
-        self.resampler = Resampler(
-            num_queries=config.num_context_tokens,
-            dim=cross_dim,
-            input_dim=context_dim,
-            output_dim=cross_dim,
-            num_layers=config.resampler_layers,
-            num_heads=config.resampler_heads,
-        )
+        sizes = {
+            "num_queries": config.num_context_tokens,
+            "dim": cross_dim,
+            "input_dim": context_dim,
+            "num_layers": config.resampler_layers,
+            "num_heads": config.resampler_heads,
+        }
+        self.resampler: Resampler | QFormer
+        if config.qformer is None:
+            self.resampler = Resampler(**sizes, output_dim=cross_dim)
+        else:
+            self.resampler = QFormer(**sizes, output_dim=None, **asdict(config.qformer))
         self.negative_context = nn.Parameter(torch.randn(config.num_context_tokens, cross_dim) * 0.02)
         self.unet = SynchronizedUNet(
             unet,
@@ -53,6 +62,7 @@ class ImageDecoder(nn.Module):
             spatial_shapes=spatial_shapes,
             mmfs=config.mmfs,
             placement=config.mmfs_placement,
+            position_table=config.mmfs_position_table,
         )
         self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(config.vae)
         self.noise_schedule = DDPMScheduler(**config.scheduler)
@@ -84,12 +94,15 @@ class ImageDecoder(nn.Module):
             values: per synchronizer [N, S, H, D].
             visible: [M, 2] int64.
             keys: [M] int64; noise, time step and condition drop of an image are functions of its key alone, so they
-                do not depend on which images share the batch or on the number of processes.
+                do not depend on which images share the batch or on the number of processes. Conditions are dropped in
+                training mode only (the release drops them in evaluation too).
         """
         noise, posterior_noise, timestep, dropped = self._draw_noise(keys, pixels)
         latents = self.codec.encode(pixels, posterior_noise)
         noisy = self.noise_schedule.add_noise(latents, noise, timestep)
-        context = torch.where(dropped[:, None, None], self.negative_context.to(context), context)
+        if self.training:
+            context = torch.where(dropped[:, None, None], self.negative_context.to(context), context)
+            visible = visible * self._may_look(keys).to(visible)[:, None]  # [0, 0): no image
         predicted = self.unet(noisy, timestep, context, values=values, visible=visible)
         target = self._target(latents, noise, timestep)
         return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
@@ -112,6 +125,13 @@ class ImageDecoder(nn.Module):
             timestep[i] = torch.randint(self.noise_schedule.config.num_train_timesteps, (), generator=generator)
             dropped[i] = torch.rand((), generator=generator) < self.config.text_drop
         return *noise.to(pixels), timestep.to(pixels.device), dropped.to(pixels.device)
+
+    def _may_look(self, keys: Tensor) -> Tensor:
+        """Whose image condition stays, [M] bool."""
+        dice = torch.empty(len(keys))
+        for i, key in enumerate(keys.tolist()):
+            dice[i] = torch.rand((), generator=torch.Generator().manual_seed(key ^ IMAGE_DROP_SALT))
+        return dice >= self.config.image_drop
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -6,9 +6,10 @@ Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache
@@ -16,6 +17,9 @@ from transformers.cache_utils import Cache
 from mmfs import MMFS
 from models.config import LanguageModelConfig
 from models.synchronizer import Synchronizer, all_looking_at, each
+
+NEW_TOKEN_LOGIT = -5.0
+"""Of a token that the pre-trained LM never saw, before training (the release: -100 + 95)."""
 
 
 class LanguageSynchronizer(Synchronizer):
@@ -27,8 +31,11 @@ class LanguageSynchronizer(Synchronizer):
     CENTRE = (0.5, 0.5)
     """Reference point of every text token (paper 3.2)."""
 
-    def __init__(self, layer: Any, mmfs: MMFS, gate_init: float) -> None:
-        super().__init__(nn.RMSNorm(mmfs.query_dim, eps=1e-6), nn.RMSNorm(mmfs.feature_dim, eps=1e-6), mmfs)
+    def __init__(
+        self, layer: Any, mmfs: MMFS, gate_init: float, image_positions: Literal["age", "index"] = "age"
+    ) -> None:
+        norms = nn.RMSNorm(mmfs.query_dim, eps=1e-6), nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
+        super().__init__(*norms, mmfs, image_positions)
         self.gate = nn.Parameter(torch.full((1,), gate_init))
         self.residual: Tensor | None = None  # the layer's input, between its two hooks
         layer.register_forward_pre_hook(self._remember_input, with_kwargs=True)
@@ -67,7 +74,7 @@ class LanguageModel(nn.Module):
         self.pixels = slice(sum(sizes[:first]), sum(sizes[:last]))  # of S: the levels that the LM samples
         self.synchronizers = nn.ModuleList()
         if config.mmfs is not None:
-            for layer in self.decoder.layers[:: config.mmfs_every]:
+            for layer in self.decoder.layers[config.mmfs_first :: config.mmfs_every]:
                 mmfs = MMFS(
                     self.hidden_size,
                     feature_dim,
@@ -80,7 +87,24 @@ class LanguageModel(nn.Module):
                     offset_init=config.mmfs.offset_init,
                     offset_init_cells=config.mmfs.offset_init_cells,
                 )
-                self.synchronizers.append(LanguageSynchronizer(layer, mmfs, config.gate_init))
+                synchronizer = LanguageSynchronizer(layer, mmfs, config.gate_init, config.mmfs.image_positions)
+                self.synchronizers.append(synchronizer)
+        self.new_token_head = self._extend_head(config.new_tokens) if config.new_tokens else None
+
+    def _extend_head(self, num_new: int) -> nn.Linear:
+        """The head of the last `num_new` tokens, which starts them unlikely. The host's head gets a bias; in it these
+        tokens have zeros."""
+        vocabulary = self.host.get_input_embeddings().num_embeddings
+        old, head = self.host.get_output_embeddings(), nn.Linear(self.hidden_size, vocabulary)
+        with torch.no_grad():
+            head.weight.copy_(old.weight)
+            head.weight[-num_new:] = 0
+            head.bias.zero_()
+        self.host.set_output_embeddings(head)
+        new = nn.Linear(self.hidden_size, num_new)
+        nn.init.zeros_(new.weight)
+        nn.init.constant_(new.bias, NEW_TOKEN_LOGIT)
+        return new
 
     @property
     def decoder(self) -> Any:
@@ -130,4 +154,8 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., C] -> [..., vocabulary]."""
-        return self.host.get_output_embeddings()(hidden)
+        logits = self.host.get_output_embeddings()(hidden)
+        if self.new_token_head is None:
+            return logits
+        added = self.new_token_head(hidden)
+        return logits + F.pad(added, (logits.shape[-1] - added.shape[-1], 0))

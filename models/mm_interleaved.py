@@ -22,7 +22,7 @@ from models.generation import PromptSegment, Segment, generate, generate_stream
 from models.image_decoder import ImageDecoder
 from models.language_model import LanguageModel
 from models.processor import MMInterleavedProcessor
-from models.sequence import attention_mask, gather_context, image_visible, token_visible
+from models.sequence import attention_mask, gather_context, image_visible, position_ids, token_visible
 from models.visual_tokenizer import VisualTokenizer
 
 WEIGHTS_FILE = "model.safetensors"
@@ -66,11 +66,12 @@ class MMInterleaved(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Both losses of a batch of packed documents."""
+        packing = self.config.language_model.packing
         visual_tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, C], [N, S, F]
         hidden = self.language_model(
             self.embed(batch.input_ids, visual_tokens, batch.image_positions),
-            position_ids=batch.position_ids,
-            mask=attention_mask(batch),
+            position_ids=position_ids(batch, packing),
+            mask=attention_mask(batch, packing),
             values=self.language_model.project_values(features),
             visible=token_visible(batch),
         )  # [R, T, C]

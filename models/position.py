@@ -6,6 +6,7 @@ Letters: C channels, h x w a map's size, K positions.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LONGEST_WAVE = 10_000.0
@@ -50,6 +51,19 @@ def sincos_2d(
     x = _waves(_centres(width, device) * columns - 0.5, dim // 2)  # [w, C/2]
     table = torch.cat([y[:, None].expand(-1, width, -1), x[None].expand(height, -1, -1)], dim=-1)  # [h, w, C]
     return table.flatten(0, 1)
+
+
+def resized_sincos_2d(
+    height: int, width: int, dim: int, *, table: tuple[int, int], device: torch.device | str | None = None
+) -> Tensor:
+    """The table of a grid of `table` (rows, columns), resized to a height x width map by bicubic interpolation:
+    [height * width, dim] float32. The release's positions; at the table's own size, `sincos_2d`'s."""
+    code = sincos_2d(*table, dim, device=device)
+    if (height, width) == table:
+        return code
+    map_ = code.T.unflatten(1, table).unsqueeze(0)  # [1, C, rows, columns]
+    resized = F.interpolate(map_, size=(height, width), mode="bicubic", align_corners=False)
+    return resized[0].flatten(1).T
 
 
 def pixel_centres(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:

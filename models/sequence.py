@@ -30,10 +30,21 @@ def token_visible(batch: Batch) -> Tensor:
     return visible * (batch.document_ids >= 0).unsqueeze(-1)
 
 
-def attention_mask(batch: Batch) -> Tensor:
-    """Who attends to whom, [R, 1, T, T] bool: earlier tokens of the same document, and oneself."""
+def attention_mask(batch: Batch, packing: Literal["document", "causal"] = "document") -> Tensor:
+    """Who attends to whom, [R, 1, T, T] bool: oneself, and earlier tokens of the same document ("document") or of the
+    row ("causal": documents leak into those packed after them, as in the release)."""
     same = batch.document_ids.unsqueeze(2) == batch.document_ids.unsqueeze(1)
+    if packing == "causal":
+        same = torch.ones_like(same)
     return (same & torch.ones_like(same[0]).tril()).unsqueeze(1)
+
+
+def position_ids(batch: Batch, packing: Literal["document", "causal"] = "document") -> Tensor:
+    """What the language model takes for a token's position, [R, T] int64: counted from the start of its document, or of
+    its row."""
+    if packing == "document":
+        return batch.position_ids
+    return torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand_as(batch.input_ids)
 
 
 def image_visible(batch: Batch, context_images: Literal["all", "previous"]) -> Tensor:

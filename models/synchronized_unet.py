@@ -15,18 +15,24 @@ from torch import Tensor, nn
 
 from mmfs import MMFS
 from models.config import SynchronizerConfig
-from models.position import pixel_centres, sincos_2d
+from models.position import pixel_centres, resized_sincos_2d, sincos_2d
 from models.synchronizer import Synchronizer, all_looking_at, each
 
 
 class UNetSynchronizer(Synchronizer):
     """MMFS attached to one map of the U-Net: `map + zero_conv(MMFS(norm(map) + position, norm(features)))` (paper 3.2).
 
-    Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map.
+    Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map. Positions are
+    sine and cosine of its row and column, or with `position_table` those of a square table of that side, resized.
     """
 
     def __init__(
-        self, channels: int, feature_dim: int, spatial_shapes: Sequence[tuple[int, int]], config: SynchronizerConfig
+        self,
+        channels: int,
+        feature_dim: int,
+        spatial_shapes: Sequence[tuple[int, int]],
+        config: SynchronizerConfig,
+        position_table: int | None = None,
     ) -> None:
         mmfs = MMFS(
             channels,
@@ -40,7 +46,9 @@ class UNetSynchronizer(Synchronizer):
             offset_init=config.offset_init,
             offset_init_cells=config.offset_init_cells,
         )
-        super().__init__(nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(feature_dim, eps=1e-6), mmfs)
+        norms = nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(feature_dim, eps=1e-6)
+        super().__init__(*norms, mmfs, config.image_positions)
+        self.position_table = position_table
         self.conv = nn.Conv2d(channels, channels, kernel_size=1)
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
@@ -51,11 +59,18 @@ class UNetSynchronizer(Synchronizer):
             return hidden
         height, width = hidden.shape[-2:]
         query = self.query_norm(hidden.flatten(2).transpose(1, 2))  # [B, h*w, C]
-        query = query + sincos_2d(height, width, hidden.shape[1], device=hidden.device).to(query.dtype)
+        query = query + self._positions(height, width, query)
         centres = pixel_centres(height, width, device=hidden.device)
         visible = self.visible.unsqueeze(1).expand(-1, height * width, -1)
         seen = self.mmfs(query, centres, visible, values=self.values, base=(width, height))
         return hidden + self.conv(seen.transpose(1, 2).unflatten(2, (height, width)))
+
+    def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
+        """[h*w, C]."""
+        channels, side = like.shape[-1], self.position_table
+        if side is None:
+            return sincos_2d(height, width, channels, device=like.device).to(like.dtype)
+        return resized_sincos_2d(height, width, channels, table=(side, side), device=like.device).to(like.dtype)
 
 
 class SynchronizedUNet(nn.Module):
@@ -73,6 +88,7 @@ class SynchronizedUNet(nn.Module):
         spatial_shapes: Sequence[tuple[int, int]],
         mmfs: SynchronizerConfig | None,
         placement: Literal["up", "skips"],
+        position_table: int | None = None,
     ) -> None:
         super().__init__()
         self.host = host
@@ -80,7 +96,9 @@ class SynchronizedUNet(nn.Module):
         if mmfs is None:
             return
         channels = up_channels(host) if placement == "up" else [*skip_channels(host), mid_channels(host)]
-        synchronizers = [UNetSynchronizer(width, feature_dim, spatial_shapes, mmfs) for width in channels]
+        synchronizers = [
+            UNetSynchronizer(width, feature_dim, spatial_shapes, mmfs, position_table) for width in channels
+        ]
         self.synchronizers.extend(synchronizers)
         if placement == "up":
             for block, synchronizer in zip(host.up_blocks, synchronizers, strict=True):

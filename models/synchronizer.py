@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -21,13 +21,21 @@ class Synchronizer(nn.Module):
         query_norm: of the host's states.
         feature_norm: of the image features.
         mmfs: the layer.
+        image_positions: what its position embeddings count; see `SynchronizerConfig`.
     """
 
-    def __init__(self, query_norm: nn.Module, feature_norm: nn.Module, mmfs: MMFS) -> None:
+    def __init__(
+        self,
+        query_norm: nn.Module,
+        feature_norm: nn.Module,
+        mmfs: MMFS,
+        image_positions: Literal["age", "index"] = "age",
+    ) -> None:
         super().__init__()
         self.query_norm = query_norm
         self.feature_norm = feature_norm
         self.mmfs = mmfs
+        self.image_positions = image_positions
         self.values: Tensor | None = None  # [N, S, H, D], set while the host runs
         self.visible: Tensor | None = None  # ranges of the bank, one for each query or each item
 
@@ -38,6 +46,8 @@ class Synchronizer(nn.Module):
     @contextmanager
     def looking_at(self, values: Tensor, visible: Tensor) -> Iterator[None]:
         """Inside, the hooks add what these images say; outside, they add nothing."""
+        if self.image_positions == "index":  # in the reversed bank, an image's age is its place from the first visible
+            values, visible = values.flip(0), len(values) - visible.flip(-1)
         self.values, self.visible = values, visible
         try:
             yield

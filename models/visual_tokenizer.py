@@ -5,18 +5,22 @@ Letters: N images, H x W pixels, G patches, C channels of the ViT, S pixels of a
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from models.config import VisionConfig
-from models.position import sincos_2d
+from models.position import resized_sincos_2d, sincos_2d
+from models.qformer import QFormer
 from models.resampler import Resampler
 from models.vit_adapter import Shapes, ViTAdapter
 
 
 class VisualTokenizer(nn.Module):
-    """CLIP ViT with ViT-Adapter, and a Perceiver resampler on its last hidden state.
+    """CLIP ViT with ViT-Adapter, and a resampler on its last hidden state.
 
     Args:
         config: sizes.
@@ -32,6 +36,8 @@ class VisualTokenizer(nn.Module):
         clip = CLIPVisionModel(CLIPVisionConfig(**config.clip, attn_implementation="sdpa"))
         dim: int = clip.config.hidden_size
         self.dim = dim
+        if not config.pooling_norm:
+            clip.post_layernorm = nn.Identity()
         self.image_size: int = clip.config.image_size
         self.adapter = ViTAdapter(
             clip,
@@ -41,17 +47,23 @@ class VisualTokenizer(nn.Module):
             prior_channels=config.prior_channels,
             prior_scale=config.prior_scale,
         )
-        self.hidden_norm = nn.LayerNorm(dim)
-        self.resampler = Resampler(
-            num_queries=config.num_visual_tokens,
-            dim=config.resampler_dim,
-            input_dim=dim,
-            output_dim=lm_hidden,
-            num_layers=config.resampler_layers,
-            num_heads=config.resampler_heads,
-        )
-        nn.init.normal_(self.resampler.output_proj.weight, std=config.visual_token_init)
-        nn.init.zeros_(self.resampler.output_proj.bias)
+        projected = config.resampler_input == "projected"
+        self.hidden_proj = nn.Linear(dim, dim) if projected else nn.Identity()
+        self.hidden_norm = nn.LayerNorm(dim, eps=1e-6 if projected else 1e-5)
+        self.input_norm = nn.LayerNorm(dim, eps=1e-6) if projected else nn.Identity()
+        sizes: dict[str, Any] = {
+            "num_queries": config.num_visual_tokens,
+            "dim": config.resampler_dim,
+            "input_dim": dim,
+            "output_dim": lm_hidden,
+            "num_layers": config.resampler_layers,
+            "num_heads": config.resampler_heads,
+        }
+        self.resampler = Resampler(**sizes) if config.qformer is None else QFormer(**sizes, **asdict(config.qformer))
+        to_lm = self.resampler.output_proj
+        assert isinstance(to_lm, nn.Linear)
+        nn.init.normal_(to_lm.weight, std=config.visual_token_init)
+        nn.init.zeros_(to_lm.bias)
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
 
@@ -82,10 +94,13 @@ class VisualTokenizer(nn.Module):
 
         patch_positions = self._positions(*self.adapter.grid_shape(height, width), hidden)  # [G, C]
         positions = torch.cat([torch.zeros_like(patch_positions[:1]), patch_positions])  # the class token is nowhere
-        return self.resampler(self.hidden_norm(hidden) + positions), torch.cat(levels, dim=1)
+        inputs = self.input_norm(self.hidden_norm(self.hidden_proj(hidden)) + positions)
+        return self.resampler(inputs), torch.cat(levels, dim=1)
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
         """[height * width, C], counted in patches of the configured size, so that one point of the picture has one code
         on every level and at every resolution."""
         grid = self.adapter.grid_shape(self.image_size, self.image_size)
+        if self.config.position_table:
+            return resized_sincos_2d(height, width, self.dim, table=grid, device=like.device).to(like)
         return sincos_2d(height, width, self.dim, grid=grid, device=like.device).to(like)

@@ -36,13 +36,14 @@ class ViTAdapter(nn.Module):
         num_points: points per head and level.
         value_ratio: width of the attention's values, in multiples of CLIP's width.
         prior_channels: channels of the spatial prior's first convolutions; the deeper ones have 2 and 4 times as many.
-        prior_scale: pixels of the spatial prior's input for each patch, a multiple of 8. The levels have 1/4, 1/8, 1/16
-            and 1/32 of that input's size: with 16, they are 4, 2, 1 and 1/2 times the patch grid.
+        prior_scale: pixels of the spatial prior's input for each patch, a multiple of 8 or the patch size. The levels
+            have 1/4, 1/8, 1/16 and 1/32 of that input's size: with 16, they are 4, 2, 1 and 1/2 times the patch grid.
         conv_ffn_ratio: hidden width of the extractors' feed-forward, in multiples of CLIP's width.
         num_extra_extractors: extractors that refine the pyramid once more after the last block.
 
     Raises:
-        ValueError: CLIP's layers do not divide into `num_blocks`, or `prior_scale` is not a multiple of 8.
+        ValueError: CLIP's layers do not divide into `num_blocks`, or `prior_scale` is neither a multiple of 8 nor the
+            patch size.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class ViTAdapter(nn.Module):
         dim, num_layers = vision_model.config.hidden_size, vision_model.config.num_hidden_layers
         if num_layers % num_blocks:
             raise ValueError(f"{num_layers} CLIP layers do not divide into {num_blocks} blocks; choose a divisor.")
-        if prior_scale < 8 or prior_scale % 8:
+        self.patch_size: int = vision_model.config.patch_size
+        if prior_scale != self.patch_size and (prior_scale < 8 or prior_scale % 8):
             raise ValueError(
                 f"prior_scale is {prior_scale}; expected a multiple of 8, so that the two finest levels (1/4 and 1/8 "
-                "of the spatial prior's input) are whole multiples of the patch grid."
+                "of the spatial prior's input) are whole multiples of the patch grid, or the patch size "
+                f"{self.patch_size}, so that the spatial prior sees the picture as it is."
             )
-        self.patch_size = vision_model.config.patch_size
         self.prior_scale = prior_scale
         self.vision_model = vision_model
         vision_model.post_layernorm.requires_grad_(False)
@@ -99,7 +101,7 @@ class ViTAdapter(nn.Module):
 
     def level_shapes(self, height: int, width: int) -> Shapes:
         """(h, w) of the four maps for a picture of height x width pixels, finest first."""
-        h, w = (side * self.prior_scale // 4 for side in self.grid_shape(height, width))
+        h, w = (-(-side * self.prior_scale // 4) for side in self.grid_shape(height, width))  # rounded up
         shapes = [(h, w)]
         for _ in range(3):
             h, w = (h + 1) // 2, (w + 1) // 2  # a 3x3 convolution of stride 2 rounds up
@@ -147,7 +149,8 @@ class ViTAdapter(nn.Module):
             pyramid = extractor(pyramid, hidden[:, 1:], level_centres, shapes[1:], grid)
 
         coarser = _split(pyramid, shapes[1:])
-        maps = [finest + self.upsample(coarser[0]), *coarser]
+        h, w = shapes[0]
+        maps = [finest + self.upsample(coarser[0])[..., :h, :w], *coarser]  # an odd level is not twice the next
         for level, stage in enumerate(spread(stages)):
             maps[level] = maps[level] + _resize(stage, shapes[level])
         return hidden, maps

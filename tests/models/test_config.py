@@ -5,8 +5,14 @@ import pytest
 
 from models import MMInterleavedConfig
 
+CONFIGS = {
+    "tiny": MMInterleavedConfig.tiny(),
+    "toy": MMInterleavedConfig.toy(),
+    "released_13b": MMInterleavedConfig.released_13b(),
+}
 
-@pytest.mark.parametrize("config", [MMInterleavedConfig.tiny(), MMInterleavedConfig.toy()], ids=["tiny", "toy"])
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_a_config_survives_its_file(config: MMInterleavedConfig, tmp_path: Path) -> None:
     config.save(tmp_path / "config.json")
     loaded = MMInterleavedConfig.load(tmp_path / "config.json")

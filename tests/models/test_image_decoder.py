@@ -67,7 +67,7 @@ def test_text_is_dropped_about_as_often_as_configured() -> None:
     decoder = build(dataclasses.replace(PIXELS, text_drop=0.25))
     *_, dropped = decoder._draw_noise(torch.arange(800), torch.zeros(1))
     assert 150 < dropped.sum() < 250  # 200 expected, standard deviation 12
-    always = build(dataclasses.replace(PIXELS, text_drop=1.0))
+    always = build(dataclasses.replace(PIXELS, text_drop=1.0)).train()
     look, pixels, keys = seen(always), torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
     losses = [always.loss(pixels, context_of(always), **look, keys=keys) for _ in range(2)]  # other contexts
     torch.testing.assert_close(*losses)
@@ -117,3 +117,16 @@ def test_a_prediction_type_that_nobody_can_train_is_refused() -> None:
     config = dataclasses.replace(PIXELS, scheduler={**CONFIG.scheduler, "prediction_type": "score"})
     with pytest.raises(ValueError, match="prediction_type 'score'; expected one of epsilon, v_prediction, sample"):
         build(config)
+
+
+def test_conditions_are_dropped_in_training_alone() -> None:
+    decoder = build(dataclasses.replace(PIXELS, text_drop=1.0, image_drop=1.0))
+    context, look, pixels = context_of(decoder), seen(decoder), torch.rand(2, 3, 32, 32)
+    keys = torch.tensor([7, 8])
+    other = {**look, "visible": torch.zeros_like(look["visible"])}
+    evaluated = decoder.loss(pixels, context, **look, keys=keys)
+    assert (decoder.loss(pixels, context + 1, **look, keys=keys) - evaluated).abs().min() > 1e-6
+    assert (decoder.loss(pixels, context, **other, keys=keys) - evaluated).abs().min() > 1e-6
+    decoder.train()
+    trained = decoder.loss(pixels, context, **look, keys=keys)
+    torch.testing.assert_close(decoder.loss(pixels, context + 1, **other, keys=keys), trained)
