@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmfs import compiled, cuda, embedding_bag
+from mmfs.reference import working_dtype
 
 NO_DOUBLE_BACKWARD = (
     "mmfs cannot differentiate its gradient again: backward was called with create_graph=True, or through a gradient. "
@@ -199,7 +200,7 @@ def _mmfs_backward_fake(
     def like(tensor: Tensor | None) -> Tensor:
         return value.new_empty(0, dtype=working) if tensor is None else _empty_like(tensor)
 
-    working = torch.promote_types(value.dtype, torch.float32)
+    working = working_dtype(value.dtype)
     return (
         _empty_like(value) if needs_value else value.new_empty(0),
         _empty_like(reference_points),

@@ -121,6 +121,12 @@ def why_not(value: Tensor | None = None) -> str | None:
         return f"value is on {value.device}"
     if value is not None and value.dtype not in STORAGE:
         return f"value is {value.dtype}; the kernel computes {', '.join(map(str, STORAGE))}"
+    return why_no_library()
+
+
+@functools.cache
+def why_no_library() -> str | None:
+    # Cached, because every call asks, and an installation without the kernel stays without it.
     try:
         best_library()
     except OSError as error:
@@ -189,7 +195,7 @@ def ms_deform_attn_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights."""
     call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
-    working = working_dtype(value)
+    working = working_dtype(value.dtype)
     grad_out = grad_out.to(value.dtype).contiguous()
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
     grad_locations = empty_like(sampling_locations, working)
@@ -240,7 +246,7 @@ def mmfs_attention_backward(
     """Gradients of `mmfs_attention_forward`; of value only if needs_value."""
     parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
     call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
-    working = working_dtype(value)
+    working = working_dtype(value.dtype)
     grad_out = grad_out.to(value.dtype).contiguous()
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
     grads = [value.new_empty(0) if part is None else empty_like(part, working) for part in parameters]
@@ -266,7 +272,7 @@ def classic_call(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Classic:
     """The call without its results."""
-    working = working_dtype(value)
+    working = working_dtype(value.dtype)
     value = value.contiguous()
     locations = sampling_locations.to(working).contiguous()
     weights = attention_weights.to(working).contiguous()
@@ -289,7 +295,7 @@ def fused_call(
     parameters: Sequence[Tensor | None],
 ) -> Fused:
     """The call without its results; parameters in the order of PARAMETERS."""
-    working = working_dtype(value)
+    working = working_dtype(value.dtype)
     value = value.contiguous()
     visible = visible.long().contiguous()
     given = [part if part is None else part.to(working).contiguous() for part in parameters]

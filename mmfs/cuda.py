@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmfs.embedding_bag import MMFSGradients
 from mmfs.kernels import calls
 from mmfs.kernels.arguments import KINDS
-from mmfs.kernels.calls import MMFSGradients
 from mmfs.kernels.launch import CudaDevice, cuda_device, why_not_launch
 from mmfs.kernels.plan import Channels, share_channels
 from mmfs.kernels.source import Instance

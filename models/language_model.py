@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 
 from mmfs import MMFS
 from models.config import LanguageModelConfig
-from models.synchronizer import Synchronizer, all_looking_at, each
+from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
 """Of a token that the pre-trained LM never saw, before training (the release: -100 + 95)."""
@@ -75,18 +75,7 @@ class LanguageModel(nn.Module):
         self.synchronizers = nn.ModuleList()
         if config.mmfs is not None:
             for layer in self.decoder.layers[config.mmfs_first :: config.mmfs_every]:
-                mmfs = MMFS(
-                    self.hidden_size,
-                    feature_dim,
-                    spatial_shapes=spatial_shapes[first:last],
-                    num_heads=config.mmfs.num_heads,
-                    num_points=config.mmfs.num_points,
-                    value_dim=config.mmfs.value_dim,
-                    max_age=config.mmfs.max_age,
-                    null=config.mmfs.null,
-                    offset_init=config.mmfs.offset_init,
-                    offset_init_cells=config.mmfs.offset_init_cells,
-                )
+                mmfs = make_mmfs(config.mmfs, self.hidden_size, feature_dim, spatial_shapes[first:last])
                 synchronizer = LanguageSynchronizer(layer, mmfs, config.gate_init, config.mmfs.image_positions)
                 self.synchronizers.append(synchronizer)
         self.new_token_head = self._extend_head(config.new_tokens) if config.new_tokens else None

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.resampler import check_mask, split_heads
+
 NORM_EPS = 1e-12
 """Of every LayerNorm in here (BERT's)."""
 
@@ -77,11 +79,8 @@ class QFormer(nn.Module):
         Raises:
             ValueError: `mask` is not bool or does not have the inputs' shape [N, S].
         """
-        if mask is not None and (mask.dtype != torch.bool or mask.shape != inputs.shape[:2]):
-            raise ValueError(
-                f"mask is {mask.dtype} {list(mask.shape)}; expected torch.bool {list(inputs.shape[:2])}, "
-                "True for the inputs to use."
-            )
+        if mask is not None:
+            check_mask(mask, inputs)
         latents = self.query_norm(self.queries).expand(inputs.shape[0], -1, -1)
         for layer in self.layers:
             latents = layer(latents, inputs, mask)
@@ -123,13 +122,9 @@ class PostNormAttention(nn.Module):
     def forward(self, latents: Tensor, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """[N, K, C], [N, S, input_dim], bool [N, S] or None -> [N, K, C]."""
         attended = F.scaled_dot_product_attention(
-            self.query_head_norm(self._heads(self.query_proj(latents))),
-            self.key_head_norm(self._heads(self.key_proj(inputs))),
-            self._heads(self.value_proj(inputs)),
+            self.query_head_norm(split_heads(self.query_proj(latents), self.num_heads)),
+            self.key_head_norm(split_heads(self.key_proj(inputs), self.num_heads)),
+            split_heads(self.value_proj(inputs), self.num_heads),
             attn_mask=None if mask is None else mask[:, None, None],
         )  # [N, H, K, D]
         return self.output_norm(latents + self.output_proj(attended.transpose(1, 2).flatten(2)))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """[N, S, C] -> [N, H, S, D]."""
-        return x.unflatten(2, (self.num_heads, x.shape[2] // self.num_heads)).transpose(1, 2)

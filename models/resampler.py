@@ -67,11 +67,7 @@ class Resampler(nn.Module):
         """
         num_items = inputs.shape[0]
         if mask is not None:
-            if mask.dtype != torch.bool or mask.shape != inputs.shape[:2]:
-                raise ValueError(
-                    f"mask is {mask.dtype} {list(mask.shape)}; expected torch.bool {list(inputs.shape[:2])}, "
-                    "True for the inputs to use."
-                )
+            check_mask(mask, inputs)
             mask = F.pad(mask, (0, 1), value=True)[:, None, None]  # [N, 1, 1, S + 1], with the null
         inputs = self.input_proj(inputs)
         latents = self.queries.expand(num_items, -1, -1)
@@ -108,14 +104,24 @@ class ResamplerLayer(nn.Module):
         null = self.null_input.expand(inputs.shape[0], 1, -1)
         seen = torch.cat([self.input_norm(inputs), null], dim=1)  # [N, S + 1, C]
         attended = F.scaled_dot_product_attention(
-            self._heads(self.query_proj(self.latent_norm(latents))),
-            self._heads(self.key_proj(seen)),
-            self._heads(self.value_proj(seen)),
+            split_heads(self.query_proj(self.latent_norm(latents)), self.num_heads),
+            split_heads(self.key_proj(seen), self.num_heads),
+            split_heads(self.value_proj(seen), self.num_heads),
             attn_mask=mask,
         )  # [N, H, K, D]
         latents = latents + self.output_proj(attended.transpose(1, 2).flatten(2))
         return latents + self.ffn(latents)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """[N, S, C] -> [N, H, S, D]."""
-        return x.unflatten(2, (self.num_heads, x.shape[2] // self.num_heads)).transpose(1, 2)
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """[N, S, C] -> [N, H, S, D]."""
+    return x.unflatten(2, (num_heads, x.shape[2] // num_heads)).transpose(1, 2)
+
+
+def check_mask(mask: Tensor, inputs: Tensor) -> None:
+    """Raises ValueError unless `mask` is bool and has the shape [N, S] of `inputs` [N, S, C]."""
+    if mask.dtype != torch.bool or mask.shape != inputs.shape[:2]:
+        raise ValueError(
+            f"mask is {mask.dtype} {list(mask.shape)}; expected torch.bool {list(inputs.shape[:2])}, "
+            "True for the inputs to use."
+        )

@@ -13,10 +13,9 @@ from typing import Any, Literal
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from mmfs import MMFS
 from models.config import SynchronizerConfig
 from models.position import pixel_centres, resized_sincos_2d, sincos_2d
-from models.synchronizer import Synchronizer, all_looking_at, each
+from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
 
 
 class UNetSynchronizer(Synchronizer):
@@ -34,18 +33,7 @@ class UNetSynchronizer(Synchronizer):
         config: SynchronizerConfig,
         position_table: int | None = None,
     ) -> None:
-        mmfs = MMFS(
-            channels,
-            feature_dim,
-            spatial_shapes=spatial_shapes,
-            num_heads=config.num_heads,
-            num_points=config.num_points,
-            value_dim=config.value_dim,
-            max_age=config.max_age,
-            null=config.null,
-            offset_init=config.offset_init,
-            offset_init_cells=config.offset_init_cells,
-        )
+        mmfs = make_mmfs(config, channels, feature_dim, spatial_shapes)
         norms = nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(feature_dim, eps=1e-6)
         super().__init__(*norms, mmfs, config.image_positions)
         self.position_table = position_table

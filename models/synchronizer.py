@@ -12,6 +12,25 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from mmfs import MMFS
+from models.config import SynchronizerConfig
+
+
+def make_mmfs(
+    config: SynchronizerConfig, query_dim: int, feature_dim: int, spatial_shapes: Sequence[tuple[int, int]]
+) -> MMFS:
+    """The layer of one synchronizer, for queries of `query_dim` channels and features of `feature_dim`."""
+    return MMFS(
+        query_dim,
+        feature_dim,
+        spatial_shapes=spatial_shapes,
+        num_heads=config.num_heads,
+        num_points=config.num_points,
+        value_dim=config.value_dim,
+        max_age=config.max_age,
+        null=config.null,
+        offset_init=config.offset_init,
+        offset_init_cells=config.offset_init_cells,
+    )
 
 
 class Synchronizer(nn.Module):

@@ -40,6 +40,7 @@ from trainer.evaluate import (
     table,
     to_model,
     world_of,
+    write_json,
 )
 from trainer.metrics import LOG, read_log
 from trainer.scores import Score
@@ -211,7 +212,7 @@ def examine(model_dir: Path, settings: Settings, file: Path) -> Evaluation:
         progress=show_progress,
     )
     show_progress("")
-    file.write_text(json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(file, evaluation.to_dict())
     return evaluation
 
 

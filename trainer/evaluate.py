@@ -389,6 +389,11 @@ def table(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Readable, one value a line."""
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def show_progress(line: str) -> None:
     """One line on the terminal that renews itself; nothing where there is no terminal but the last one."""
     if sys.stderr.isatty():
@@ -448,7 +453,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{result.wall_s:.0f} s; weights {result.weights['sha256'][:12]}")
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(result.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(given.out, result.to_dict())
         print(f"wrote {given.out}")
     return 0
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from models.mm_interleaved import WEIGHTS_FILE
 from trainer import pretrain
-from trainer.evaluate import environment
+from trainer.evaluate import environment, write_json
 from trainer.metrics import LOG, read_log
 
 PROGRAM = "python -m trainer.ship"
@@ -86,11 +86,6 @@ def training_facts(steps: Sequence[dict[str, Any]], command: str) -> dict[str, A
         "minutes": round(sum(record.get("step_s", 0.0) for record in steps) / 60, 1),
         "environment": environment(),
     }
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Readable, one value a line."""
-    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def thin(steps: Sequence[dict[str, Any]], phase: str) -> list[dict[str, Any]]:

@@ -6,13 +6,15 @@ Nothing here waits for the device. Letters as in arguments.cuh.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from mmfs.embedding_bag import MMFSGradients
 from mmfs.kernels.arguments import MAX_LEVELS, Arguments
-from mmfs.kernels.plan import Launch, plan_ordered, plan_rows, plan_splits, share_channels, wide_of
+from mmfs.kernels.plan import Launch, plan_ordered, plan_rows, plan_splits, share_channels
+from mmfs.reference import working_dtype
 
 
 class Device(Protocol):
@@ -148,18 +150,6 @@ def mmfs_attention_forward(
         device.launch(launch, arguments)
         device.launch(plan_rows("merge_splits", channels, arguments.num_rows, num_heads), arguments)
     return out, log_sums
-
-
-class MMFSGradients(NamedTuple):
-    """Gradients of mmfs_attention's tensors; without elements where there was no tensor or no need."""
-
-    value: Tensor
-    reference_points: Tensor
-    sampling_offsets: Tensor
-    attention_logits: Tensor
-    offset_table: Tensor
-    logit_table: Tensor
-    null_value: Tensor
 
 
 def mmfs_attention_backward(
@@ -334,7 +324,7 @@ def _ordered_value_gradient(device: Device, arguments: Arguments, value: Tensor,
 
 
 def _wide_zeros(value: Tensor, *shape: int) -> Tensor:
-    return value.new_zeros(shape, dtype=wide_of(value.dtype))
+    return value.new_zeros(shape, dtype=working_dtype(value.dtype))
 
 
 def _written(tensor: Tensor, works: bool) -> Tensor:

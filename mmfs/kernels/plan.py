@@ -11,12 +11,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mmfs.kernels.source import Instance
+from mmfs.kernels.source import MAX_THREADS, Instance
+from mmfs.reference import working_dtype
 
 WARP: Final = 32
 VECTOR_BYTES: Final = 16
 FEWEST_LANES: Final = 8  # fewer would leave too little shared memory to each of many rows
-THREADS: Final = 128
 SHARED_BYTES: Final = 48 * 1024  # what a block has without asking for more
 MOST_SPLITS: Final = 32
 MOST_HEADS: Final = 65535  # of gridDim.y
@@ -44,12 +44,7 @@ class Channels:
 
     @property
     def wide_bytes(self) -> int:
-        return wide_of(self.dtype).itemsize
-
-
-def wide_of(dtype: torch.dtype) -> torch.dtype:
-    """Type of sums."""
-    return torch.promote_types(dtype, torch.float32)
+        return working_dtype(self.dtype).itemsize
 
 
 def share_channels(num_channels: int, *tensors: Tensor) -> Channels:
@@ -80,7 +75,7 @@ def plan_rows(kernel: str, channels: Channels, num_rows: int, num_heads: int, nu
     """
     if num_heads > MOST_HEADS:
         raise ValueError(f"value has {num_heads} heads. The CUDA kernels take at most {MOST_HEADS}.")
-    threads = THREADS
+    threads = MAX_THREADS
     while (needed := _shared_bytes(kernel, channels, threads, num_samples)) > SHARED_BYTES and threads > WARP:
         threads //= 2
     if needed > SHARED_BYTES:
@@ -117,10 +112,10 @@ def plan_splits(launch: Launch, channels: Channels, num_samples: int, num_images
 
 def plan_ordered(dtype: torch.dtype, fused: bool, num_pixels: int, num_heads: int, num_channels: int) -> Launch:
     """The ordered gradient of value: a block owns as many pixels as its shared memory holds, and 32 channels."""
-    wide = wide_of(dtype).itemsize
-    batch = 16 * THREADS + 4 * wide * THREADS
+    wide = working_dtype(dtype).itemsize
+    batch = 16 * MAX_THREADS + 4 * wide * MAX_THREADS
     tile_pixels = (SHARED_BYTES - batch) // (WARP * wide)
     tile_pixels = max(1, min(tile_pixels, num_pixels))
     grid = (-(-num_pixels // tile_pixels), num_heads, -(-num_channels // WARP))
     instance = Instance("ordered_value_gradient", dtype, (fused,))
-    return Launch(instance, grid, THREADS, batch + tile_pixels * WARP * wide)
+    return Launch(instance, grid, MAX_THREADS, batch + tile_pixels * WARP * wide)

@@ -89,6 +89,7 @@ def kernel(request: pytest.FixtureRequest, built: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(compiled, "FOLDER", built)
     compiled.library.cache_clear()
     compiled.best_instruction_set.cache_clear()
+    compiled.why_no_library.cache_clear()
     if request.param == "avx2" and compiled.best_instruction_set() != "avx2":
         pytest.skip("this processor has no AVX2")
     monkeypatch.setattr(compiled, "best_instruction_set", lambda: request.param)
@@ -411,10 +412,13 @@ def test_a_missing_library_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(compiled, "FOLDER", tmp_path)
     compiled.library.cache_clear()
     compiled.best_instruction_set.cache_clear()
+    compiled.why_no_library.cache_clear()
     reason = compiled.why_not()
     assert reason is not None
     assert "no C++ compiler was found when it was installed" in reason
     (tmp_path / "_cpu_portable.so").write_text("not a library")
+    compiled.why_no_library.cache_clear()
     assert compiled.why_not() is not None
     compiled.library.cache_clear()
     compiled.best_instruction_set.cache_clear()
+    compiled.why_no_library.cache_clear()
