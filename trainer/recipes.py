@@ -25,16 +25,15 @@ def toy() -> TrainConfig:
 
 
 def toy_refine() -> TrainConfig:
-    """More reading and writing for weights of toy_scratch, which draws most of the time."""
-    scratch = toy_scratch()
+    """More reading and writing for the weights of toy_draw, which draws most of the time."""
+    draw = toy_draw()
     return replace(
-        scratch,
+        draw,
         recipe="toy_refine",
         out="runs/toy_refine",
-        init="runs/toy_scratch/model",
+        init="runs/toy_draw/model",
         data=replace(
-            scratch.data,
-            ramp_steps=0,
+            draw.data,
             tasks={
                 "caption": 3.0,
                 "draw": 2.5,
@@ -45,8 +44,33 @@ def toy_refine() -> TrainConfig:
                 "story": 0.8,
             },
         ),
-        num_steps=500,
-        optim=replace(scratch.optim, lr=6e-4, warmup_steps=30),
+        optim=replace(draw.optim, lr=6e-4),
+    )
+
+
+def toy_draw() -> TrainConfig:
+    """Mostly drawing, for the weights of toy_scratch: some 30 pictures a step teach which sprite a word means."""
+    scratch = toy_scratch()
+    return replace(
+        scratch,
+        recipe="toy_draw",
+        out="runs/toy_draw",
+        init="runs/toy_scratch/model",
+        data=replace(
+            scratch.data,
+            ramp_steps=0,
+            tasks={
+                "caption": 1.5,
+                "draw": 12.0,
+                "read": 1.5,
+                "label_map": 2.0,
+                "ground": 0.5,
+                "compare": 0.5,
+                "story": 1.5,
+            },
+        ),
+        num_steps=1200,
+        optim=replace(scratch.optim, warmup_steps=50),
         encoder_pretraining=replace(scratch.encoder_pretraining, num_steps=0),
     )
 
@@ -114,6 +138,7 @@ DEFAULT_RECIPE = "toy"
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "toy": toy,
     "toy_scratch": toy_scratch,
+    "toy_draw": toy_draw,
     "toy_refine": toy_refine,
     "tiny": tiny,
 }
