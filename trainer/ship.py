@@ -1,8 +1,8 @@
 """`python -m trainer.ship RUN --out trainer/weights/toy`: a finished run, small enough to travel with the repository.
 
-The weights are stored in half precision (`MMInterleaved.from_pretrained` widens them), the loss log is thinned, and
-`training.json` says how they were made. Of a second run, of the same model without MMFS, only the scores travel:
-`without_mmfs.json`.
+Where one run went on from another, all are named in the order they were made, and the last one's model travels, in half
+precision (`MMInterleaved.from_pretrained` widens it). The loss log is thinned, and `training.json` says how the weights
+were made. Of the same model trained without MMFS only the scores travel: `without_mmfs.json`.
 """
 
 from __future__ import annotations
@@ -32,39 +32,44 @@ POINTS = 300
 """Points of each phase that the thinned log keeps; each is the mean of the steps it stands for."""
 
 
-def ship(run: Path, out: Path, command: str, *, encoder: Path | None = None) -> None:
-    """Write the model of `run`, its thinned log and what is known of its making to `out`.
-
-    `encoder` is the run that `init_encoder` named, if any: its steps count too.
+def ship(runs: Sequence[Path], out: Path, command: str) -> None:
+    """Write the model of the last run, the thinned log of all and what is known of its making to `out`.
 
     Raises:
-        FileNotFoundError: the run holds no model yet.
+        FileNotFoundError: the last run holds no model yet.
     """
+    run = runs[-1]
     model = run / pretrain.MODEL
     if not (model / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(f"{run} holds no {pretrain.MODEL}/{WEIGHTS_FILE}; ship a run that has ended or paused.")
     shutil.copytree(model, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS_FILE, "samples"))
     weights = {name: w.half() if w.is_floating_point() else w for name, w in load_file(model / WEIGHTS_FILE).items()}
     save_file(weights, out / WEIGHTS_FILE, metadata={"format": "pt"})
-    steps = steps_of(run, encoder)
+    steps = steps_of(runs)
     thinned = [point for phase in dict.fromkeys(r["phase"] for r in steps) for point in thin(steps, phase)]
     (out / LOG).write_text("".join(json.dumps(point) + "\n" for point in thinned), encoding="utf-8")
     write_json(out / TRAINING_FACTS, training_facts(steps, command))
 
 
-def steps_of(run: Path, encoder: Path | None) -> list[dict[str, Any]]:
-    """The steps in the logs of a run and of the run that its image encoder is from."""
-    records = [record for one in (encoder, run) if one is not None for record in read_log(one)]
-    return [record for record in records if "phase" in record and "loss" in record]
+def steps_of(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The steps in the logs of runs that went on from one another, each phase counted through."""
+    steps: list[dict[str, Any]] = []
+    for run in runs:
+        before = {record["phase"]: record["step"] for record in steps}
+        for record in read_log(run):
+            if "phase" in record and "loss" in record:
+                steps.append(record | {"step": before.get(record["phase"], 0) + record["step"]})
+    return steps
 
 
-def ship_scores_without_mmfs(run: Path, out: Path, command: str, *, encoder: Path | None = None) -> None:
-    """Write the scores of `run`, whose model has no MMFS, and what is known of its making, to `out`.
+def ship_scores_without_mmfs(runs: Sequence[Path], out: Path, command: str) -> None:
+    """Write the scores of the last run, whose model has no MMFS, and what is known of its making, to `out`.
 
     Raises:
-        FileNotFoundError: the run has not been evaluated yet.
+        FileNotFoundError: the last run has not been evaluated yet.
         ValueError: its model has MMFS.
     """
+    run = runs[-1]
     if not (run / SCORES).is_file():
         raise FileNotFoundError(
             f"{run} holds no {SCORES}; make it: python -m trainer.evaluate {run / pretrain.MODEL} --out {run / SCORES}"
@@ -74,7 +79,7 @@ def ship_scores_without_mmfs(run: Path, out: Path, command: str, *, encoder: Pat
         raise ValueError(f"{run / SCORES} is of a model with MMFS; expected one that was trained without.")
     for result in scores["tasks"].values():
         del result["documents"]
-    write_json(out / WITHOUT_MMFS, {"training": training_facts(steps_of(run, encoder), command), **scores})
+    write_json(out / WITHOUT_MMFS, {"training": training_facts(steps_of(runs), command), **scores})
 
 
 def training_facts(steps: Sequence[dict[str, Any]], command: str) -> dict[str, Any]:
@@ -106,20 +111,30 @@ def thin(steps: Sequence[dict[str, Any]], phase: str) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("run", type=Path, help="a run directory of trainer.pretrain")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run directories of trainer.pretrain, in the order they were made",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--command", required=True, help="what the run was started with, for training.json")
-    parser.add_argument("--encoder", type=Path, metavar="RUN", help="the run that --init_encoder named, for its steps")
-    parser.add_argument("--without_mmfs", type=Path, metavar="RUN", help="a run of the same model without MMFS")
-    parser.add_argument("--without_mmfs_command", metavar="COMMAND", help="what that run was started with")
+    parser.add_argument("--command", required=True, help="what the runs were started with, for training.json")
+    parser.add_argument(
+        "--without_mmfs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="runs of the same model without MMFS, the last evaluated",
+    )
+    parser.add_argument("--without_mmfs_command", metavar="COMMAND", help="what those were started with")
     given = parser.parse_args(arguments)
     if (given.without_mmfs is None) != (given.without_mmfs_command is None):
         parser.error("--without_mmfs and --without_mmfs_command come together.")
     try:
-        ship(given.run, given.out, given.command, encoder=given.encoder)
+        ship(given.runs, given.out, given.command)
         if given.without_mmfs is not None:
-            command = given.without_mmfs_command
-            ship_scores_without_mmfs(given.without_mmfs, given.out, command, encoder=given.encoder)
+            ship_scores_without_mmfs(given.without_mmfs, given.out, given.without_mmfs_command)
     except (FileNotFoundError, ValueError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ def test_a_shipped_model_is_half_as_large_and_loads(run: Path, tmp_path: Path) -
 
 
 def test_the_log_is_thinned_to_means(run: Path, tmp_path: Path) -> None:
-    ship.ship(run, tmp_path / "out", "train it")
+    ship.ship([run], tmp_path / "out", "train it")
     points = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     main = [p for p in points if p["phase"] == "main"]
     assert len(main) == 250  # every 4 of 1000 steps: at most 300 points
@@ -44,7 +44,7 @@ def test_the_log_is_thinned_to_means(run: Path, tmp_path: Path) -> None:
 
 
 def test_it_says_how_the_weights_were_made(run: Path, tmp_path: Path) -> None:
-    ship.ship(run, tmp_path / "out", "train it")
+    ship.ship([run], tmp_path / "out", "train it")
     facts = json.loads((tmp_path / "out" / "training.json").read_text())
     assert facts["command"] == "train it"
     assert facts["steps"] == {"encoder": 2, "main": 1000}
@@ -52,15 +52,19 @@ def test_it_says_how_the_weights_were_made(run: Path, tmp_path: Path) -> None:
     assert facts["environment"]["torch"]
 
 
-def test_the_steps_of_the_encoders_own_run_count(run: Path, tmp_path: Path) -> None:
-    encoder = tmp_path / "encoder"
-    encoder.mkdir()
-    record = {"phase": "encoder", "step": 7, "loss": 2.0, "step_s": 60.0}
-    (encoder / "log.jsonl").write_text(json.dumps(record) + "\n")
-    ship.ship(run, tmp_path / "out", "train it", encoder=encoder)
+def test_the_steps_of_earlier_runs_count(run: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    records = [{"phase": "main", "step": s, "loss": 2.0, "step_s": 60.0} for s in (1, 2, 3)]
+    (earlier / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    ship.ship([earlier, run], tmp_path / "out", "train it")
     facts = json.loads((tmp_path / "out" / "training.json").read_text())
-    assert facts["steps"] == {"encoder": 7, "main": 1000}
-    assert facts["minutes"] == pytest.approx(11.1)
+    assert facts["steps"] == {"encoder": 2, "main": 1003}
+    assert facts["minutes"] == pytest.approx(13.1)
+    points = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    main = [point["step"] for point in points if point["phase"] == "main"]
+    assert main == sorted(set(main))
+    assert main[-1] == 1003
 
 
 def test_of_the_model_without_mmfs_only_the_scores_travel(
