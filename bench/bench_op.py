@@ -21,6 +21,8 @@ from bench import measure, peers
 from bench.workloads import WORKLOADS, Arguments, Scale, Workload
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}  # relative, by type of the values
+PEER_TOLERANCE = {torch.float32: 1e-5, torch.float16: 0.3, torch.bfloat16: 0.3}
+"""transformers' models have locations of the type of the values: a pixel off in bfloat16. The table shows the error."""
 NUM_CHECKED_QUERIES = 256
 BUDGET_S = 2.0  # of timed rounds for one benchmark
 
@@ -45,29 +47,50 @@ def op(implementation: str, case: Workload, dtype: torch.dtype, device: str) -> 
     return functools.partial(function, backend=implementation)
 
 
-# op stands before benchmark: pytest-benchmark complains of a benchmark that was set up and then skipped.
-@pytest.mark.parametrize("implementation", ["reference", "cpu", "cuda", "transformers"])
-@pytest.mark.parametrize("direction", ["forward", "forward-backward"])
-@pytest.mark.parametrize("workload", WORKLOADS)
-def bench_op(
+@pytest.fixture
+def error(
     op: Callable[..., Tensor],
     case: Workload,
-    benchmark: BenchmarkFixture,
     workload: str,
     direction: str,
     implementation: str,
     scale: Scale,
     dtype: torch.dtype,
     device: str,
+) -> float:
+    """Of output and gradients, relative to float64. Ours fails where it is wrong; a peer gets no time there."""
+    found = results(
+        op, case, case.arguments(dtype, device), checked_queries(case, device), backward=direction == "forward-backward"
+    )
+    error = measure.worst_error(found, exact_results(workload, scale, dtype, device)[: len(found)])
+    sentence = f"{implementation} is wrong by {error:.1e} of the float64 result on {workload}"
+    if implementation == "transformers":
+        if error > PEER_TOLERANCE[dtype]:
+            pytest.skip(sentence)
+    elif error > TOLERANCE[dtype]:
+        pytest.fail(sentence)
+    return error
+
+
+# op and error stand before benchmark: pytest-benchmark complains of one that was set up and then skipped.
+@pytest.mark.parametrize("implementation", ["reference", "cpu", "cuda", "transformers"])
+@pytest.mark.parametrize("direction", ["forward", "forward-backward"])
+@pytest.mark.parametrize("workload", WORKLOADS)
+def bench_op(
+    op: Callable[..., Tensor],
+    case: Workload,
+    error: float,
+    benchmark: BenchmarkFixture,
+    workload: str,
+    direction: str,
+    implementation: str,
+    num_threads: int,
+    scale: Scale,
+    dtype: torch.dtype,
+    device: str,
 ) -> None:
     arguments = case.arguments(dtype, device)
-    backward = direction == "forward-backward"
-    found = results(op, case, arguments, checked_queries(case, device), backward)
-    exact = exact_results(workload, scale, dtype, device)[: len(found)]
-    error = measure.worst_error(found, exact)
-    assert error <= TOLERANCE[dtype], f"{implementation} is wrong by {error:.1e} of the float64 result on {workload}"
-
-    run = timed_call(op, case, arguments, backward, device)
+    run = timed_call(op, case, arguments, direction == "forward-backward", device)
     start_s = time.perf_counter()
     peak_bytes = measure.peak_memory_bytes(run, device)
     call_s = time.perf_counter() - start_s
@@ -77,6 +100,7 @@ def bench_op(
         "workload": workload,
         "direction": direction,
         "implementation": implementation,
+        "num_threads": num_threads,
         "scale": scale,
         "dtype": str(dtype).removeprefix("torch."),
         "relative_error": error,

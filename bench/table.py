@@ -1,6 +1,6 @@
 """python -m bench.table RESULT.json: what `pytest bench/ --benchmark-json RESULT.json` wrote, as a Markdown table.
 
-Times are medians. "x" is how many times faster than transformers' own function in the same run.
+Times are medians. "x" is how many times faster than transformers' own function in the same run, on as many threads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HEADER = "| workload | direction | implementation | ms | x | peak MiB | error |\n|---|---|---|---:|---:|---:|---:|"
+HEADER = (
+    "| workload | direction | implementation | threads | ms | x | peak MiB | error |\n"
+    "|---|---|---|---:|---:|---:|---:|---:|"
+)
 PEER = "transformers"
 
 
@@ -19,18 +22,15 @@ def table(result: dict[str, Any]) -> str:
     medians_s = {}
     for entry in result["benchmarks"]:
         info = entry["extra_info"]
-        medians_s[info["workload"], info["direction"], info["implementation"]] = entry["stats"]["median"]
+        medians_s[key(info)] = entry["stats"]["median"]
     rows = [HEADER]
     for entry in result["benchmarks"]:
         info = entry["extra_info"]
-        workload, direction, implementation = info["workload"], info["direction"], info["implementation"]
-        median_s = medians_s[workload, direction, implementation]
-        peer_s = medians_s.get((workload, direction, PEER))
+        median_s = medians_s[key(info)]
+        peer_s = medians_s.get(key(info | {"implementation": PEER}))
         peak_bytes = info["peak_memory_bytes"]
         cells = [
-            workload,
-            direction,
-            implementation,
+            *map(str, key(info)),
             f"{1e3 * median_s:.3g}" if median_s < 0.1 else f"{1e3 * median_s:.0f}",
             "–" if peer_s is None else f"{peer_s / median_s:.2f}",
             "–" if peak_bytes is None else f"{peak_bytes / 2**20:.0f}",
@@ -38,6 +38,11 @@ def table(result: dict[str, Any]) -> str:
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def key(info: dict[str, Any]) -> tuple[str, str, str, int]:
+    """What a row is about."""
+    return info["workload"], info["direction"], info["implementation"], info["num_threads"]
 
 
 def main() -> None:

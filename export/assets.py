@@ -67,7 +67,7 @@ def write_assets(model: MMInterleaved, directory: Path) -> list[Path]:
     """
     assert model.processor is not None, "the command asks for one first"
     directory.mkdir()
-    embedding = model.language_model.embed(torch.arange(model.language_model.host.config.vocab_size)).clone()
+    embedding = model.language_model.embed(torch.arange(model.language_model.vocabulary_size)).clone()
     embedding[model.config.begin_of_image_id] += model.begin_of_image
     save_file({"embedding": embedding}, directory / EMBEDDING_FILE)
     negative_context = model.image_decoder.negative_context.detach().clone()

@@ -331,7 +331,7 @@ def _llm(model: MMInterleaved) -> Component:
             **values,
         },
         outputs={
-            "logits": Port(FLOAT, ("batch", 1, host.vocab_size)),
+            "logits": Port(FLOAT, ("batch", 1, language_model.vocabulary_size)),
             "hidden_states": Port(FLOAT, ("batch", "tokens", width)),
             **new,
         },

@@ -51,7 +51,7 @@ def check_generation(model: MMInterleaved, exported: OrtModel, documents: Sequen
 
         drawing: dict[str, Any] = {
             "mode": "image",
-            "num_steps": NUM_STEPS,
+            "num_inference_steps": NUM_STEPS,
             "guidance_scale": GUIDANCE_SCALE,
             "seed": number,
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,14 +12,14 @@ from typing import Any
 import mmfs
 from export.components import Component, Port
 from export.end_to_end import GenerationResult
+from export.fingerprint import file_digest
 from export.onnx_graph import OPSET, Graph
 from export.parity import TOLERANCE, CaseResult
 from models.mm_interleaved import CONFIG_FILE, WEIGHTS_FILE
 from plugins_trt.onnx_function import DOMAIN, DOMAIN_VERSION
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST_FILE = "manifest.json"
-NOT_DONE = ["engine: not built", "reduced precision: not exported, everything is float32"]
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -30,8 +29,8 @@ def component_entry(
     """A component's part of the manifest."""
     return {
         "onnx": {**file_entry(file, root), "opset": OPSET, f"{DOMAIN}_domain": DOMAIN_VERSION},
-        "inputs": _ports(component.inputs),
-        "outputs": _ports(component.outputs),
+        "inputs": ports_entry(component.inputs),
+        "outputs": ports_entry(component.outputs),
         "num_nodes": graph.num_nodes,
         "num_mmfs_nodes": graph.num_mmfs_nodes,
         "validation": {
@@ -41,22 +40,24 @@ def component_entry(
             "max_relative_error": max(result.worst for result in results),
             "cases": [asdict(result) for result in results],
         },
-        "engine": {"status": "not built"},
+        "engines": {},
     }
 
 
-def write_manifest(
+def write_onnx_manifest(
     root: Path,
     *,
+    key: str,
     model_dir: Path,
     components: dict[str, Any],
     assets: Sequence[Path],
     samples: str,
     generation: GenerationResult,
 ) -> None:
-    """Write `manifest.json` into `root`; all files it names are there."""
+    """Write `manifest.json` after stage "onnx"; all files it names are there. `key` says what they depend on."""
     manifest = {
         "schema": SCHEMA,
+        "key": key,
         "tool": {"name": "export.trt", "stage": "onnx", "mmfs": mmfs.__version__},
         "versions": {package: version(package) for package in PACKAGES},
         "model": {name: file_entry(model_dir / name, model_dir) for name in (CONFIG_FILE, WEIGHTS_FILE)},
@@ -64,19 +65,55 @@ def write_manifest(
         "components": components,
         "assets": [file_entry(asset, root) for asset in assets],
         "generation": {"status": "pass", **asdict(generation)},
-        "not_done": NOT_DONE,
     }
-    (root / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_manifest(root, manifest)
+
+
+def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
+    """Put `manifest.json` in the place of an earlier one, whole or not at all."""
+    manifest["not_done"] = _not_done(manifest["components"])
+    partial = root / f"{MANIFEST_FILE}.part"
+    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(root / MANIFEST_FILE)
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """What `write_manifest` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of another version of this program.
+    """
+    file = root / MANIFEST_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{root} holds no {MANIFEST_FILE}. Expected what python -m export.trt writes.")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        schema = manifest["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}). Export again with --stage onnx.") from error
+    if schema != SCHEMA:
+        raise ValueError(f"{file} has schema {schema}; this program reads {SCHEMA}. Export again with --stage onnx.")
+    return manifest
+
+
+def _not_done(components: dict[str, Any]) -> list[str]:
+    """What nobody may believe to have been done."""
+    engines = {name: component["engines"].values() for name, component in components.items()}
+    lacking = [name for name, found in engines.items() if not any(entry["status"] == "built" for entry in found)]
+    sentences = [f"no engine: {', '.join(lacking)}"] if lacking else []
+    if len(lacking) < len(engines):
+        sentences.append("engines: built and never executed")
+    return [*sentences, "reduced precision: not exported, everything is float32"]
 
 
 def file_entry(file: Path, root: Path) -> dict[str, Any]:
     """Where a file is, how large, and its digest."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"path": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "sha256": digest}
+    return {"path": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "sha256": file_digest(file)}
 
 
-def _ports(ports: dict[str, Port]) -> list[dict[str, Any]]:
+def ports_entry(ports: dict[str, Port]) -> list[dict[str, Any]]:
+    """Inputs or outputs as the manifest describes them: name, dtype, and shape with the names of dynamic axes."""
     return [
         {"name": name, "dtype": str(port.dtype).removeprefix("torch."), "shape": list(port.shape)}
         for name, port in ports.items()

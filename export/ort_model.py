@@ -53,9 +53,9 @@ class OrtModel:
         *,
         mode: Literal["auto", "text", "image"] = "auto",
         max_new_tokens: int = 64,
-        max_images: int = 1,
+        max_new_images: int = 1,
         seed: int = 0,
-        num_steps: int = 30,
+        num_inference_steps: int = 30,
         guidance_scale: float = 3.5,
     ) -> list[str | Image.Image]:
         """Continue a document, taking the likeliest token each time; options as for `MMInterleaved.generate`."""
@@ -74,7 +74,7 @@ class OrtModel:
         ids = []
         num_images = 0
         for _ in range(max_new_tokens):
-            may_draw = mode != "text" and num_images < max_images
+            may_draw = mode != "text" and num_images < max_new_images
             token = settings.begin_of_image_id if mode == "image" else document.likeliest_token(may_draw=may_draw)
             if token == settings.eos_token_id:
                 break
@@ -85,11 +85,11 @@ class OrtModel:
             if text := processor.decode_text(ids):
                 written.append(text)
             ids = []
-            pixels = document.draw(seed=seed + num_images, num_steps=num_steps, guidance_scale=guidance_scale)
+            pixels = document.draw(seed=seed + num_images, num_steps=num_inference_steps, guidance_scale=guidance_scale)
             image = processor.decode_image(torch.from_numpy(pixels))
             written.append(image)
             num_images += 1
-            if mode == "image" and num_images == max_images:
+            if mode == "image" and num_images == max_new_images:
                 return written
             document.read_image(image)
         if text := processor.decode_text(ids):
@@ -156,7 +156,8 @@ class _Document:
         assert self.logits is not None, "a document starts with <s>"
         settings = self.model.settings
         logits = self.logits.copy()
-        logits[[settings.pad_token_id, settings.bos_token_id, settings.image_token_id]] = -np.inf
+        never = {settings.pad_token_id, settings.bos_token_id, settings.image_token_id} - {settings.eos_token_id}
+        logits[sorted(never)] = -np.inf
         if not may_draw:
             logits[settings.begin_of_image_id] = -np.inf
         return int(logits.argmax())

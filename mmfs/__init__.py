@@ -1,12 +1,15 @@
 """Multi-image, multi-scale deformable attention (the feature synchronizer of MM-Interleaved) for PyTorch."""
 
 from mmfs.cuda import warmup
+from mmfs.explanation import explain
 from mmfs.functional import mmfs_attention, ms_deform_attn, why_not_compiled, why_not_cuda
-from mmfs.layer import MMFS, MSDeformAttn
+from mmfs.layer import MMFS, MSDeformAttn, MultiScaleDeformableAttention
 
 __all__ = [
     "MMFS",
     "MSDeformAttn",
+    "MultiScaleDeformableAttention",
+    "explain",
     "mmfs_attention",
     "ms_deform_attn",
     "warmup",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import mmfs
+from mmfs import compiled
 from mmfs.functional import why_not_compiled, why_not_cuda
 
 TOLERANCE = 1e-4
@@ -30,6 +31,8 @@ def main() -> int:
         sample = torch.empty(0, device=device)
         print(f"  CUDA kernels: {availability(why_not_cuda(sample))}")
         print(f"  compiled CPU kernel: {availability(why_not_compiled(sample))}")
+        if why_not_compiled(sample) is None and (slower := compiled.why_not_avx2()) is not None:
+            print(f"    portable instructions, because {slower}")
         for op, tensors, integers in (classic_case(), mmfs_case()):
             for what, error in errors(op, tensors, integers, device).items():
                 passed = error <= TOLERANCE

@@ -58,6 +58,7 @@ class Sizes(ctypes.Structure):
         ("num_levels", ctypes.c_int64),
         ("num_points", ctypes.c_int64),
         ("sizes_per_image", ctypes.c_int64),
+        ("ordered", ctypes.c_int64),
         ("spatial_shapes", ctypes.c_void_p),
     )
 
@@ -111,6 +112,26 @@ class Fused(ctypes.Structure):
     )
 
 
+class Strategy(ctypes.Structure):
+    """Strategy of kernels/cpu_bank.h: how a call is computed."""
+
+    num_pieces: int
+    num_threads: int
+    num_packed: int  # pieces, by how they read rows of value
+    num_in_place: int
+    num_staged: int
+    gradient_in_place: int
+
+    _fields_ = (
+        ("num_pieces", ctypes.c_int64),
+        ("num_threads", ctypes.c_int64),
+        ("num_packed", ctypes.c_int64),
+        ("num_in_place", ctypes.c_int64),
+        ("num_staged", ctypes.c_int64),
+        ("gradient_in_place", ctypes.c_int64),
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Which library
 
@@ -144,8 +165,8 @@ def library(instruction_set: InstructionSet) -> ctypes.CDLL:
     path = FOLDER / f"_cpu_{instruction_set}.so"
     if not path.is_file():
         raise OSError(
-            f"this installation of mmfs has no compiled CPU kernel ({path.name}): no C++ compiler was found when it "
-            "was installed. Install one (g++ or clang++) and install mmfs again from source."
+            f"this installation of mmfs has no compiled CPU kernel {path.name}: no C++ compiler was found "
+            "when it was installed, or compiling failed. Install g++ or clang++ and install mmfs again from source."
         )
     loaded = ctypes.CDLL(str(path))
     for name, call in (
@@ -157,13 +178,37 @@ def library(instruction_set: InstructionSet) -> ctypes.CDLL:
         function = getattr(loaded, name)
         function.argtypes = (ctypes.POINTER(call),)
         function.restype = ctypes.c_int32
+        if not name.endswith("_backward"):
+            describe = getattr(loaded, f"{name}_strategy")
+            describe.argtypes = (ctypes.POINTER(call), ctypes.c_int32, ctypes.POINTER(Strategy))
+            describe.restype = ctypes.c_int32
     return loaded
 
 
 @functools.cache
 def best_instruction_set() -> InstructionSet:
-    """What this processor can run; the portable library tells."""
-    return "avx2" if library("portable").mmfs_cpu_has_avx2() else "portable"
+    """The fastest that this processor can run and this installation has.
+
+    Raises:
+        OSError: there is no library.
+    """
+    return "avx2" if why_not_avx2() is None else "portable"
+
+
+@functools.cache
+def why_not_avx2() -> str | None:
+    """Why calls take the portable library; None if they take AVX2.
+
+    Raises:
+        OSError: there is no portable library either.
+    """
+    if not library("portable").mmfs_cpu_has_avx2():
+        return "this processor has no AVX2"
+    try:
+        library("avx2")
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def best_library() -> ctypes.CDLL:
@@ -196,7 +241,7 @@ def ms_deform_attn_backward(
     """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights."""
     call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
     working = working_dtype(value.dtype)
-    grad_out = grad_out.to(value.dtype).contiguous()
+    grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
     grad_locations = empty_like(sampling_locations, working)
     grad_weights = empty_like(attention_weights, working)
@@ -205,7 +250,11 @@ def ms_deform_attn_backward(
     call.grad_sampling_locations = grad_locations.data_ptr()
     call.grad_attention_weights = grad_weights.data_ptr()
     check(best_library().mmfs_cpu_ms_deform_attn_backward(call), value, spatial_shapes)
-    return grad_value, grad_locations.to(sampling_locations.dtype), grad_weights.to(attention_weights.dtype)
+    return (
+        grad_value,
+        as_array(grad_locations, sampling_locations.dtype),
+        as_array(grad_weights, attention_weights.dtype),
+    )
 
 
 def mmfs_attention_forward(
@@ -247,7 +296,7 @@ def mmfs_attention_backward(
     parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
     call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
     working = working_dtype(value.dtype)
-    grad_out = grad_out.to(value.dtype).contiguous()
+    grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
     grads = [value.new_empty(0) if part is None else empty_like(part, working) for part in parameters]
     call.grad_out = grad_out.data_ptr()
@@ -258,10 +307,47 @@ def mmfs_attention_backward(
     return MMFSGradients(
         grad_value,
         *(
-            value.new_empty(0, dtype=working) if part is None else grad.to(part.dtype)
+            value.new_empty(0, dtype=working) if part is None else as_array(grad, part.dtype)
             for part, grad in zip(parameters, grads, strict=True)
         ),
     )
+
+
+def ms_deform_attn_strategy(
+    value: Tensor,
+    spatial_shapes: Sequence[int],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *,
+    is_forward: bool,
+) -> Strategy:
+    """How `ms_deform_attn_forward` or `ms_deform_attn_backward` computes: asks the kernel, computes nothing."""
+    call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
+    strategy = Strategy()
+    check(best_library().mmfs_cpu_ms_deform_attn_strategy(call, is_forward, strategy), value, spatial_shapes)
+    return strategy
+
+
+def mmfs_attention_strategy(
+    value: Tensor,
+    spatial_shapes: Sequence[int] | Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+    *,
+    is_forward: bool,
+) -> Strategy:
+    """How `mmfs_attention_forward` or `mmfs_attention_backward` computes: asks the kernel, computes nothing."""
+    parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
+    call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
+    strategy = Strategy()
+    check(best_library().mmfs_cpu_mmfs_attention_strategy(call, is_forward, strategy), value, spatial_shapes, visible)
+    return strategy
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -274,8 +360,8 @@ def classic_call(
     """The call without its results."""
     working = working_dtype(value.dtype)
     value = value.contiguous()
-    locations = sampling_locations.to(working).contiguous()
-    weights = attention_weights.to(working).contiguous()
+    locations = as_array(sampling_locations, working)
+    weights = as_array(attention_weights, working)
     shapes = flat_shapes(spatial_shapes)
     call = Classic(
         sizes=sizes_of(value, shapes, attention_weights, num_images=value.shape[0], sizes_per_image=False),
@@ -297,8 +383,8 @@ def fused_call(
     """The call without its results; parameters in the order of PARAMETERS."""
     working = working_dtype(value.dtype)
     value = value.contiguous()
-    visible = visible.long().contiguous()
-    given = [part if part is None else part.to(working).contiguous() for part in parameters]
+    visible = as_array(visible, torch.int64)
+    given = [part if part is None else as_array(part, working) for part in parameters]
     _, _, logits, offset_table, logit_table, _ = given
     assert logits is not None
     shapes = flat_shapes(spatial_shapes)
@@ -316,6 +402,14 @@ def fused_call(
     )
     call.kept = (value, visible, given, shapes)
     return call
+
+
+def as_array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Contiguous, of this dtype."""
+    # Asked first: a conversion that converts nothing costs more than the arithmetic of a small call.
+    if tensor.dtype == dtype and tensor.is_contiguous():
+        return tensor
+    return tensor.to(dtype).contiguous()
 
 
 def flat_shapes(spatial_shapes: Sequence[int] | Tensor) -> ctypes.Array[ctypes.c_int64]:
@@ -341,6 +435,7 @@ def sizes_of(
         num_levels=num_levels,
         num_points=num_points,
         sizes_per_image=sizes_per_image,
+        ordered=torch.are_deterministic_algorithms_enabled(),
         spatial_shapes=ctypes.addressof(shapes),
     )
 

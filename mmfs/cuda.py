@@ -33,7 +33,7 @@ def why_not(value: Tensor) -> str | None:
         return f"value is on {value.device}"
     if value.dtype not in KINDS:
         return f"value is {value.dtype}, and the CUDA kernels take {', '.join(map(str, KINDS))}"
-    return why_not_launch(_index(value.device))
+    return why_not_launch(device_index(value.device))
 
 
 def warmup(
@@ -157,8 +157,8 @@ def mmfs_attention_backward(
 
 
 def _device(tensor: Tensor) -> CudaDevice:
-    return cuda_device(_index(tensor.device))
+    return cuda_device(device_index(tensor.device))
 
 
-def _index(device: torch.device) -> int:
+def device_index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index

@@ -6,6 +6,7 @@ L levels, P points, A rows of the age tables. Sizes are (h, w); points and offse
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -49,21 +50,7 @@ def ms_deform_attn(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or backend.
     """
-    sizes = shared_sizes(spatial_shapes)
-    if value.ndim != 4:
-        raise ValueError(f"value has shape {shape(value)}. Expected [B, S, H, D].")
-    batch, num_pixels, num_heads, _ = value.shape
-    num_levels = len(sizes) // 2
-    if sampling_locations.ndim != 6:
-        raise ValueError(f"sampling_locations has shape {shape(sampling_locations)}. Expected [B, Q, H, L, P, 2].")
-    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
-    check_floating(value=value, sampling_locations=sampling_locations, attention_weights=attention_weights)
-    check_device(value, sampling_locations=sampling_locations, attention_weights=attention_weights)
-    check_pixels(sizes, num_pixels)
-    per_query = (batch, num_queries, num_heads, num_levels, num_points)
-    letters = "where B and H are value's, L the number of spatial_shapes"
-    check_shape("sampling_locations", sampling_locations, (*per_query, 2), f"[B, Q, H, L, P, 2], {letters}")
-    check_shape("attention_weights", attention_weights, per_query, f"[B, Q, H, L, P], {letters}")
+    sizes = check_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
     if choose(backend, value) == "reference":
         return ms_deform_attn_reference(value, sizes, sampling_locations, attention_weights)
     out: Tensor = torch.ops.mmfs.ms_deform_attn(value, sizes, sampling_locations, attention_weights)
@@ -118,57 +105,19 @@ def mmfs_attention(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or backend; visible ranges beyond the bank.
     """
-    sizes: list[int] = []
-    image_shapes: Tensor | None = None
-    if isinstance(spatial_shapes, Tensor) and spatial_shapes.ndim == 3:
-        image_shapes = check_integer("spatial_shapes", spatial_shapes)
-        check_shape("spatial_shapes", image_shapes, (*image_shapes.shape[:2], 2), "[N, L, 2]")
-        check_device(value, spatial_shapes=image_shapes)
-        if value.ndim != 3:
-            raise ValueError(
-                f"value has shape {shape(value)}. Expected [total pixels, H, D], because spatial_shapes "
-                f"{shape(image_shapes)} gives each image its own sizes; for one size use spatial_shapes [L, 2]."
-            )
-        num_levels = image_shapes.shape[1]
-    else:
-        sizes = shared_sizes(spatial_shapes)
-        if value.ndim != 4:
-            raise ValueError(
-                f"value has shape {shape(value)}. Expected [N, S, H, D]; when images differ in size, give "
-                "[total pixels, H, D] and spatial_shapes [N, L, 2]."
-            )
-        check_pixels(sizes, value.shape[1])
-        num_levels = len(sizes) // 2
-
-    num_heads, dim = value.shape[-2:]
-    if attention_logits.ndim != 5:
-        raise ValueError(f"attention_logits has shape {shape(attention_logits)}. Expected [B, Q, H, L, P].")
-    batch, num_queries, num_points = attention_logits.shape[0], attention_logits.shape[1], attention_logits.shape[4]
-    letters = "where H is value's, L the number of levels, and B, Q, P those of attention_logits"
-    logits_shape = (batch, num_queries, num_heads, num_levels, num_points)
-    check_shape("attention_logits", attention_logits, logits_shape, f"[B, Q, H, L, P], {letters}")
-    offsets_shape = (batch, num_queries, num_heads, num_points, 2)
-    check_shape("sampling_offsets", sampling_offsets, offsets_shape, f"[B, Q, H, P, 2], {letters}")
-    check_shape("visible", check_integer("visible", visible), (batch, num_queries, 2), f"[B, Q, 2], {letters}")
-    check_points(reference_points, batch, num_queries)
-    check_table("offset_table", offset_table, (num_heads, num_points, 2), "[A, H, P, 2]")
-    check_table("logit_table", logit_table, (num_heads, num_levels, num_points), "[A, H, L, P]")
-    if null_value is not None:
-        check_shape("null_value", null_value, (num_heads, dim), "[H, D] of value")
-    floating = {
-        "reference_points": reference_points,
-        "sampling_offsets": sampling_offsets,
-        "attention_logits": attention_logits,
-        "offset_table": offset_table,
-        "logit_table": logit_table,
-        "null_value": null_value,
-    }
-    check_floating(value=value, **floating)
-    check_device(value, visible=visible, **floating)
-    if null_logit is not None and not isinstance(null_logit, int | float):
-        raise TypeError(f"null_logit is a {type(null_logit).__name__}. Expected a number, or None for a plain softmax.")
-
-    reference_points = reference_points.expand(batch, num_queries, 2)
+    sizes, image_shapes = check_mmfs_attention(
+        value,
+        spatial_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit,
+        null_value,
+    )
+    reference_points = reference_points.expand(*attention_logits.shape[:2], 2)
     if choose(backend, value) == "reference":
         return mmfs_attention_reference(
             value,
@@ -219,6 +168,97 @@ def choose(backend: str | None, value: Tensor) -> str:
     return "reference" if backend == "reference" else "operator"
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# What calls are refused
+
+
+def check_ms_deform_attn(
+    value: Tensor, spatial_shapes: Sizes, sampling_locations: Tensor, attention_weights: Tensor
+) -> list[int]:
+    """Raises as `ms_deform_attn`; the sizes of the levels as h, w, h, w, ..."""
+    sizes = shared_sizes(spatial_shapes)
+    if value.ndim != 4:
+        raise ValueError(f"value has shape {shape(value)}. Expected [B, S, H, D].")
+    batch, num_pixels, num_heads, _ = value.shape
+    num_levels = len(sizes) // 2
+    if sampling_locations.ndim != 6:
+        raise ValueError(f"sampling_locations has shape {shape(sampling_locations)}. Expected [B, Q, H, L, P, 2].")
+    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
+    check_floating(value=value, sampling_locations=sampling_locations, attention_weights=attention_weights)
+    check_device(value, sampling_locations=sampling_locations, attention_weights=attention_weights)
+    check_pixels(sizes, num_pixels)
+    per_query = (batch, num_queries, num_heads, num_levels, num_points)
+    letters = "where B and H are value's, L the number of spatial_shapes"
+    check_shape("sampling_locations", sampling_locations, (*per_query, 2), f"[B, Q, H, L, P, 2], {letters}")
+    check_shape("attention_weights", attention_weights, per_query, f"[B, Q, H, L, P], {letters}")
+    return sizes
+
+
+def check_mmfs_attention(
+    value: Tensor,
+    spatial_shapes: Sizes,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+) -> tuple[list[int], Tensor | None]:
+    """Raises as `mmfs_attention`; the sizes of the levels as h, w, h, w, ... or, where images differ, [N, L, 2]."""
+    sizes: list[int] = []
+    image_shapes: Tensor | None = None
+    if isinstance(spatial_shapes, Tensor) and spatial_shapes.ndim == 3:
+        image_shapes = check_integer("spatial_shapes", spatial_shapes)
+        check_shape("spatial_shapes", image_shapes, (*image_shapes.shape[:2], 2), "[N, L, 2]")
+        check_device(value, spatial_shapes=image_shapes)
+        if value.ndim != 3:
+            raise ValueError(
+                f"value has shape {shape(value)}. Expected [total pixels, H, D], because spatial_shapes "
+                f"{shape(image_shapes)} gives each image its own sizes; for one size use spatial_shapes [L, 2]."
+            )
+        num_levels = image_shapes.shape[1]
+    else:
+        sizes = shared_sizes(spatial_shapes)
+        if value.ndim != 4:
+            raise ValueError(
+                f"value has shape {shape(value)}. Expected [N, S, H, D]; when images differ in size, give "
+                "[total pixels, H, D] and spatial_shapes [N, L, 2]."
+            )
+        check_pixels(sizes, value.shape[1])
+        num_levels = len(sizes) // 2
+
+    num_heads, dim = value.shape[-2:]
+    if attention_logits.ndim != 5:
+        raise ValueError(f"attention_logits has shape {shape(attention_logits)}. Expected [B, Q, H, L, P].")
+    batch, num_queries, num_points = attention_logits.shape[0], attention_logits.shape[1], attention_logits.shape[4]
+    letters = "where H is value's, L the number of levels, and B, Q, P those of attention_logits"
+    logits_shape = (batch, num_queries, num_heads, num_levels, num_points)
+    check_shape("attention_logits", attention_logits, logits_shape, f"[B, Q, H, L, P], {letters}")
+    offsets_shape = (batch, num_queries, num_heads, num_points, 2)
+    check_shape("sampling_offsets", sampling_offsets, offsets_shape, f"[B, Q, H, P, 2], {letters}")
+    check_shape("visible", check_integer("visible", visible), (batch, num_queries, 2), f"[B, Q, 2], {letters}")
+    check_points(reference_points, batch, num_queries)
+    check_table("offset_table", offset_table, (num_heads, num_points, 2), "[A, H, P, 2]")
+    check_table("logit_table", logit_table, (num_heads, num_levels, num_points), "[A, H, L, P]")
+    if null_value is not None:
+        check_shape("null_value", null_value, (num_heads, dim), "[H, D] of value")
+    floating = {
+        "reference_points": reference_points,
+        "sampling_offsets": sampling_offsets,
+        "attention_logits": attention_logits,
+        "offset_table": offset_table,
+        "logit_table": logit_table,
+        "null_value": null_value,
+    }
+    check_floating(value=value, **floating)
+    check_device(value, visible=visible, **floating)
+    if null_logit is not None and not isinstance(null_logit, int | float):
+        raise TypeError(f"null_logit is a {type(null_logit).__name__}. Expected a number, or None for a plain softmax.")
+    return sizes, image_shapes
+
+
 def shared_sizes(spatial_shapes: Sizes) -> list[int]:
     """Sizes of the levels as h, w, h, w, ..."""
     if isinstance(spatial_shapes, Tensor):
@@ -235,9 +275,9 @@ def shared_sizes(spatial_shapes: Sizes) -> list[int]:
 
 
 def check_pixels(sizes: Sequence[int], num_pixels: int) -> None:
-    pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
-    expected = sum(h * w for h, w in pairs)
+    expected = sum(map(operator.mul, sizes[::2], sizes[1::2]))
     if num_pixels != expected:
+        pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
         raise ValueError(
             f"spatial_shapes {pairs} describe {expected} pixels but value holds {num_pixels}. Expected value's second "
             "dimension to be the sum of h*w over the levels."
@@ -269,7 +309,7 @@ def check_table(name: str, table: Tensor | None, of_one_age: tuple[int, ...], le
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], letters: str) -> None:
-    if tuple(tensor.shape) != expected:
+    if tensor.shape != expected:
         raise ValueError(f"{name} has shape {shape(tensor)}. Expected {list(expected)}, {letters}.")
 
 

@@ -126,15 +126,22 @@ class MMFS(nn.Module):
         return unit.reshape(self.num_heads, self.num_points, 2) * self.offset_init_cells
 
     def project_values(self, features: Tensor) -> Tensor:
-        """Image features [N, S, feature_dim] -> values [N, S, H, D]; independent of queries, so once for each image."""
+        """Image features [N, S, feature_dim] -> values [N, S, H, D]; independent of queries, so once for each image.
+
+        Of images that differ in size, features [total pixels, feature_dim] -> values [total pixels, H, D].
+        """
         num_pixels = sum(h * w for h, w in self.spatial_shapes)
-        if features.ndim != 3 or features.shape[1] != num_pixels or features.shape[2] != self.feature_dim:
+        differ = features.ndim == 2
+        if not (differ or (features.ndim == 3 and features.shape[1] == num_pixels)) or (
+            features.shape[-1] != self.feature_dim
+        ):
             raise ValueError(
                 f"features has shape {list(features.shape)}. Expected [N, S, feature_dim] = [N, {num_pixels}, "
-                f"{self.feature_dim}] for the levels {list(self.spatial_shapes)}, finest first as given to the layer."
+                f"{self.feature_dim}] for the levels {list(self.spatial_shapes)}, finest first as given to the layer; "
+                f"of images that differ in size, [total pixels, {self.feature_dim}]."
             )
         values: Tensor = self.value_proj(features)
-        return values.view(*values.shape[:2], self.num_heads, self.value_dim // self.num_heads)
+        return values.view(*values.shape[:-1], self.num_heads, self.value_dim // self.num_heads)
 
     def forward(
         self,
@@ -144,6 +151,7 @@ class MMFS(nn.Module):
         *,
         features: Tensor | None = None,
         values: Tensor | None = None,
+        spatial_shapes: Tensor | None = None,
         base: tuple[int, int] | None = None,
     ) -> Tensor:
         """
@@ -153,6 +161,8 @@ class MMFS(nn.Module):
             visible: int [B, Q, 2], first and one past the last image of the bank that each query sees; equal for none.
             features: [N, S, feature_dim], the bank; or
             values: [N, S, H, D], the bank after `project_values`.
+            spatial_shapes: int [N, L, 2], (h, w) of each level of each image, in place of the layer's sizes when images
+                differ; features is then [total pixels, feature_dim], or values [total pixels, H, D].
             base: (w, h) in place of the layer's base, for queries on grids of changing size.
 
         Returns:
@@ -184,7 +194,7 @@ class MMFS(nn.Module):
         logit_table = F.linear(self.age_embedding, self.attention_weights.weight).view(-1, *logit_shape)
         sampled = mmfs_attention(
             values,
-            self.spatial_shapes,
+            self.spatial_shapes if spatial_shapes is None else spatial_shapes,
             reference_points,
             in_images(offsets, cells),
             logits,
@@ -215,7 +225,14 @@ def in_images(offsets: Tensor, cells: tuple[int, int]) -> Tensor:
 class MSDeformAttn(nn.Module):
     """Deformable-DETR's multi-scale deformable attention module (Zhu et al., 2021): same parameters, same forward.
 
-    State dicts of Deformable-DETR and its descendants load as they are.
+    State dicts of such a layer load as they are: Deformable-DETR's `MSDeformAttn`, mmcv's
+    `MultiScaleDeformableAttention`, the self_attn of an encoder layer and the encoder_attn of a decoder layer in
+    transformers' `DeformableDetrModel`. All hold, with V = d_model * ratio:
+
+        sampling_offsets   weight [H*L*P*2, d_model]   bias [H*L*P*2]
+        attention_weights  weight [H*L*P, d_model]     bias [H*L*P]
+        value_proj         weight [V, d_model]         bias [V]
+        output_proj        weight [d_model, V]         bias [d_model]
     """
 
     def __init__(
@@ -327,3 +344,42 @@ class MSDeformAttn(nn.Module):
             f"d_model={self.d_model}, n_levels={self.n_levels}, n_heads={self.n_heads}, n_points={self.n_points}, "
             f"ratio={self.ratio}"
         )
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """`ms_deform_attn` with the forward of the module of that name in transformers: it has no parameters.
+
+    transformers' Deformable-DETR family keeps one in every attention, under the name attn. In a model that is built or
+    loaded, ours takes its place:
+
+        for layer in model.encoder.layers: layer.self_attn.attn = mmfs.MultiScaleDeformableAttention()
+        for layer in model.decoder.layers: layer.encoder_attn.attn = mmfs.MultiScaleDeformableAttention()
+    """
+
+    def forward(
+        self,
+        value: Tensor,
+        value_spatial_shapes: Tensor,
+        value_spatial_shapes_list: Sequence[tuple[int, int]],
+        level_start_index: Tensor,
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+        im2col_step: int,
+    ) -> Tensor:
+        """
+        Args:
+            value: [B, S, H, D].
+            value_spatial_shapes: unused, the list says the same.
+            value_spatial_shapes_list: (h, w) of the L levels.
+            level_start_index: unused, it follows from the sizes.
+            sampling_locations: [B, Q, H, L, P, 2], (x, y) in [0, 1].
+            attention_weights: [B, Q, H, L, P].
+            im2col_step: unused, any batch is computed at once.
+
+        Returns:
+            [B, Q, H*D].
+
+        Raises:
+            ValueError, TypeError: as `ms_deform_attn`.
+        """
+        return ms_deform_attn(value, value_spatial_shapes_list, sampling_locations, attention_weights)

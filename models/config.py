@@ -35,6 +35,10 @@ class VisionConfig:
     clip: dict[str, Any]
     """`CLIPVisionConfig` arguments; `image_size` and `patch_size` in pixels."""
 
+    image_size: tuple[int, int] | None = None
+    """(height, width) of the pictures that the model reads, pixels, multiples of the patch size. None: CLIP's own
+    square. CLIP's position table keeps the size it was trained with and is interpolated."""
+
     num_visual_tokens: int = 64
     qformer: QFormerConfig | None = None
     """None: the tokens are made by a Perceiver resampler (the paper). Otherwise by a Q-Former (the release)."""
@@ -70,6 +74,11 @@ class VisionConfig:
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
 
+    @property
+    def picture_shape(self) -> tuple[int, int]:
+        """(height, width) of the pictures that the model reads, pixels."""
+        return self.image_size or (self.clip["image_size"], self.clip["image_size"])
+
 
 @dataclass(frozen=True)
 class SynchronizerConfig:
@@ -99,7 +108,7 @@ class LanguageModelConfig:
     """The multi-modal language model (paper 3.2, part 2)."""
 
     transformer: dict[str, Any]
-    """`AutoConfig.for_model` arguments of a LLaMA-like decoder, `model_type` among them."""
+    """`AutoConfig.for_model` arguments of a decoder built like LLaMA (so are Mistral and Qwen), with `model_type`."""
 
     mmfs: SynchronizerConfig | None = field(default_factory=SynchronizerConfig)
     """None: the same language model without MMFS."""
@@ -118,14 +127,24 @@ class LanguageModelConfig:
     """Initial alpha of tanh(alpha). 0 is the paper's, for a pre-trained LM; 0.1 to 0.5 when training from scratch,
     where a gate of 0 leaves MMFS unused."""
 
+    embedding_skip: float = 0.0
+    """How much of a token's embedding is added to its final state. From random weights, that state soon says what
+    comes next and hardly which word this is (bench/LOG.md), but the image decoder has to know. 0: the state alone (the
+    paper and the release)."""
+
     packing: Literal["document", "causal"] = "document"
     """What a token of a packed row attends to. "document": its own document, with positions counted from its start.
     "causal": all that stands before it in the row, other documents too, with positions counted along the row (the
     release). Alone in its row, a document reads the same either way."""
 
     new_tokens: int = 0
-    """The last n tokens of the vocabulary were added to a pre-trained LM: their logits come from a small head of their
-    own, added to the host's, which then has a bias (the release: 2). 0: the host's head alone."""
+    """Tokens that a pre-trained LM did not have, the last n of the vocabulary: their logits come from a small head of
+    their own, added to the host's, which then has a bias (the release: 2). 0: the host's head alone."""
+
+    new_tokens_from: int | None = None
+    """Id of the first of these tokens. None: the host's own tables were widened for them (the release). A number: the
+    host stays as it was. These ids have embeddings of 0, to which `<BoI>` adds its own, and logits from the small head
+    alone; they follow the host's vocabulary, or use ids in it that its tokenizer left free."""
 
 
 @dataclass(frozen=True)
@@ -310,6 +329,7 @@ class MMInterleavedConfig:
                 mmfs_every=2,
                 mmfs_levels=(1, 3),
                 gate_init=0.5,
+                embedding_skip=16.0,  # embeddings of 0.06 come to the size of the normalised state
             ),
             image_decoder=ImageDecoderConfig(
                 image_size=32,

@@ -30,20 +30,21 @@ class PixelCodec(nn.Module):
 
 
 class LatentCodec(nn.Module):
-    """Scaled latents of a frozen `AutoencoderKL`."""
+    """Scaled latents of a frozen `AutoencoderKL`, made of its arguments or loaded already."""
 
-    def __init__(self, vae: dict[str, Any]) -> None:
+    def __init__(self, vae: dict[str, Any] | AutoencoderKL) -> None:
         super().__init__()
-        self.vae = AutoencoderKL(**vae).requires_grad_(False)
+        self.vae = (AutoencoderKL(**vae) if isinstance(vae, dict) else vae).requires_grad_(False)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """[B, 3, h, w] in [0, 1] -> [B, c, h/f, w/f]; `noise` of that shape samples the posterior, None takes its
-        mode."""
-        posterior = self.vae.encode(pixels * 2 - 1).latent_dist
+        """[B, 3, h, w] in [0, 1] -> [B, c, h/f, w/f] of the pixels' dtype; `noise` of that shape samples the posterior,
+        None takes its mode."""
+        posterior = self.vae.encode((pixels * 2 - 1).to(self.vae.dtype)).latent_dist
         latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        return latents * self.vae.config.scaling_factor
+        return (latents * self.vae.config.scaling_factor).to(pixels.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         """[B, c, h/f, w/f] -> [B, 3, h, w] in [0, 1]."""
-        return ((self.vae.decode(latents / self.vae.config.scaling_factor).sample + 1) / 2).clamp(0, 1)
+        unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        return ((self.vae.decode(unscaled).sample + 1) / 2).clamp(0, 1)

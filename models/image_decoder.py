@@ -5,15 +5,16 @@ Letters: M images to draw, K context length, C language-model width, n context t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from models.config import ImageDecoderConfig
+from models.denoising import Denoising, Step, denoise, guide
 from models.image_codec import LatentCodec, PixelCodec
 from models.position import sincos_1d
 from models.qformer import QFormer
@@ -28,7 +29,16 @@ IMAGE_DROP_SALT = 0x1D4A6E
 
 
 class ImageDecoder(nn.Module):
-    """Resampler of the language model's states, U-Net with MMFS, and the codec between latents and pixels."""
+    """Resampler of the language model's states, U-Net with MMFS, and the codec between latents and pixels.
+
+    Args:
+        config: sizes and choices.
+        context_dim: C.
+        feature_dim: width of the image features.
+        spatial_shapes: (h, w) of the pyramid's levels.
+        unet: a U-Net that was loaded already and fits `config.unet`. None: a new one.
+        vae: the same of `config.vae`.
+    """
 
     def __init__(
         self,
@@ -37,10 +47,13 @@ class ImageDecoder(nn.Module):
         context_dim: int,
         feature_dim: int,
         spatial_shapes: Sequence[tuple[int, int]],
+        unet: UNet2DConditionModel | None = None,
+        vae: AutoencoderKL | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        unet = UNet2DConditionModel(**config.unet)
+        if unet is None:
+            unet = UNet2DConditionModel(**config.unet)
         cross_dim = unet.config.cross_attention_dim
         self.context_proj = nn.Linear(context_dim, context_dim)
         sizes = {
@@ -64,7 +77,7 @@ class ImageDecoder(nn.Module):
             placement=config.mmfs_placement,
             position_table=config.mmfs_position_table,
         )
-        self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(config.vae)
+        self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(vae or config.vae)
         self.noise_schedule = DDPMScheduler(**config.scheduler)
         kind = self.noise_schedule.config.prediction_type
         if kind not in PREDICTION_TYPES:
@@ -80,6 +93,7 @@ class ImageDecoder(nn.Module):
         Returns:
             [M, n, cross_attention_dim].
         """
+        context = context.to(self.context_proj.weight.dtype)
         positions = sincos_1d(context.shape[1], context.shape[2], device=context.device).to(context.dtype)
         return self.resampler(self.context_proj(context) + positions, exists)
 
@@ -103,7 +117,7 @@ class ImageDecoder(nn.Module):
         if self.training:
             context = torch.where(dropped[:, None, None], self.negative_context.to(context), context)
             visible = visible * self._may_look(keys).to(visible)[:, None]  # [0, 0): no image
-        predicted = self.unet(noisy, timestep, context, values=values, visible=visible)
+        predicted = self.unet(noisy.to(context.dtype), timestep, context, values=values, visible=visible)
         target = self._target(latents, noise, timestep)
         return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
 
@@ -151,39 +165,47 @@ class ImageDecoder(nn.Module):
         values: Sequence[Tensor],
         visible: Tensor,
         seeds: Sequence[int],
-        num_steps: int = 30,
-        guidance_scale: float = 3.5,
-        on_step: Callable[[int, int], None] | None = None,
+        denoising: Denoising,
     ) -> Tensor:
-        """Draw images with classifier-free guidance (DDIM, deterministic given the seeds).
+        """Draw images: [M, 3, h, w] float32 in [0, 1]; arguments as for `sample_steps`."""
+        for step in self.sample_steps(context, values=values, visible=visible, seeds=seeds, denoising=denoising):
+            latents = step.latents
+        return self.decode(latents)
+
+    @torch.no_grad()
+    def sample_steps(
+        self,
+        context: Tensor,
+        *,
+        values: Sequence[Tensor],
+        visible: Tensor,
+        seeds: Sequence[int],
+        denoising: Denoising,
+    ) -> Iterator[Step]:
+        """Draw images with classifier-free guidance, step by step.
 
         Args:
             context: [M, n, cross_attention_dim] from `condition`.
             values: per synchronizer [N, S, H, D].
-            visible: [M, 2] int64; both halves of the guidance look at the same images, as in the release.
-            seeds: M numbers, one for each image's initial noise.
-            num_steps: denoising steps.
-            guidance_scale: 1 follows the condition as it is, more exaggerates it (paper B.3: 3.5).
-            on_step: called with (steps done, steps in all) after each step.
-
-        Returns:
-            [M, 3, h, w] float32 in [0, 1].
+            visible: [M, 2] int64, the images that each drawn image may look at.
+            seeds: M numbers; all that is random about an image is a function of its own.
+            denoising: steps, scheduler and guidance.
         """
-        scheduler = DDIMScheduler.from_config(self.noise_schedule.config, timestep_spacing="trailing")
-        scheduler.set_timesteps(num_steps, device=context.device)
-        noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        latents = torch.stack(noise).to(context)
-        guided = guidance_scale != 1
-        if guided:
-            context = torch.cat([self.negative_context.to(context).expand_as(context), context])
-            visible = torch.cat([visible, visible])
-        for done, timestep in enumerate(scheduler.timesteps, start=1):
-            doubled = torch.cat([latents, latents]) if guided else latents
-            predicted = self.unet(doubled, timestep, context, values=values, visible=visible)
-            if guided:
-                plain, conditional = predicted.chunk(2)
-                predicted = plain + guidance_scale * (conditional - plain)
-            latents = scheduler.step(predicted, timestep, latents).prev_sample
-            if on_step is not None:
-                on_step(done, num_steps)
+        dice = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.stack([torch.randn(self.latent_shape, generator=die) for die in dice]).to(context.device)
+        if denoising.is_guided:
+            num_without = 2 if denoising.looks_away else 1
+            negative = self.negative_context.to(context).expand_as(context)
+            context = torch.cat([*[negative] * num_without, context])
+            visible = torch.cat([*[torch.zeros_like(visible)] * (num_without - 1), visible, visible])
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            # Latents stay float32, so that the sums over many steps do in half precision too.
+            repeated = latents.to(context.dtype).repeat(len(context) // len(latents), 1, 1, 1)
+            return guide(self.unet(repeated, timestep, context, values=values, visible=visible), denoising)
+
+        yield from denoise(predict, noise, self.noise_schedule, denoising, dice)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[M, c, h', w'] to pictures [M, 3, h, w] float32 in [0, 1]."""
         return self.codec.decode(latents).float()

@@ -1,4 +1,4 @@
-"""The multi-modal language model: a LLaMA-like transformers decoder with MMFS between attention and feed-forward.
+"""The multi-modal language model: a decoder built like LLaMA, with MMFS between attention and feed-forward.
 
 Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels of all pyramid levels, F feature width.
 """
@@ -42,9 +42,10 @@ class LanguageSynchronizer(Synchronizer):
         layer.self_attn.register_forward_hook(self._add_to_attention)
 
     def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-        """[B, T, C] states after self-attention -> what the images add to them."""
+        """[B, T, C] states after self-attention -> what the images add to them, in the states' dtype."""
         centre = hidden.new_tensor(self.CENTRE, dtype=torch.float32)
-        return self.gate.tanh() * self.mmfs(self.query_norm(hidden), centre, visible, values=values)
+        query = self.query_norm(hidden.to(self.gate.dtype))
+        return (self.gate.tanh() * self.mmfs(query, centre, visible, values=values)).to(hidden.dtype)
 
     def _remember_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.values is not None:
@@ -60,15 +61,30 @@ class LanguageSynchronizer(Synchronizer):
 
 
 class LanguageModel(nn.Module):
-    """A causal LM (`host`) whose every n-th layer looks back at the images through a `LanguageSynchronizer`."""
+    """A causal LM (`host`) whose every n-th layer looks back at the images through a `LanguageSynchronizer`.
+
+    Args:
+        config: sizes and choices.
+        feature_dim: F.
+        spatial_shapes: (h, w) of the pyramid's levels.
+        host: a causal LM that was loaded already and fits `config.transformer`. None: a new one.
+    """
 
     def __init__(
-        self, config: LanguageModelConfig, *, feature_dim: int, spatial_shapes: Sequence[tuple[int, int]]
+        self,
+        config: LanguageModelConfig,
+        *,
+        feature_dim: int,
+        spatial_shapes: Sequence[tuple[int, int]],
+        host: Any = None,
     ) -> None:
         super().__init__()
-        host_config = AutoConfig.for_model(**config.transformer)
-        self.host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa")
-        self.hidden_size: int = host_config.hidden_size
+        if host is None:
+            host_config = AutoConfig.for_model(**config.transformer)
+            host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa")
+        self.host = host
+        self.config = config
+        self.hidden_size: int = host.config.hidden_size
         first, last = config.mmfs_levels
         sizes = [h * w for h, w in spatial_shapes]
         self.pixels = slice(sum(sizes[:first]), sum(sizes[:last]))  # of S: the levels that the LM samples
@@ -78,11 +94,21 @@ class LanguageModel(nn.Module):
                 mmfs = make_mmfs(config.mmfs, self.hidden_size, feature_dim, spatial_shapes[first:last])
                 synchronizer = LanguageSynchronizer(layer, mmfs, config.gate_init, config.mmfs.image_positions)
                 self.synchronizers.append(synchronizer)
-        self.new_token_head = self._extend_head(config.new_tokens) if config.new_tokens else None
+        if config.new_tokens and config.new_tokens_from is None:
+            self._widen_head(config.new_tokens)
+        self.new_token_head = self._make_new_token_head() if config.new_tokens else None
+        self.register_state_dict_post_hook(_leave_out_tied_head)
+        self.register_load_state_dict_pre_hook(_restore_tied_head)
 
-    def _extend_head(self, num_new: int) -> nn.Linear:
-        """The head of the last `num_new` tokens, which starts them unlikely. The host's head gets a bias; in it these
-        tokens have zeros."""
+    def _make_new_token_head(self) -> nn.Linear:
+        """The head of the new tokens, which starts them unlikely."""
+        head = nn.Linear(self.hidden_size, self.config.new_tokens)
+        nn.init.zeros_(head.weight)
+        nn.init.constant_(head.bias, NEW_TOKEN_LOGIT)
+        return head
+
+    def _widen_head(self, num_new: int) -> None:
+        """Give the host's head a bias, and zeros for the last `num_new` tokens."""
         vocabulary = self.host.get_input_embeddings().num_embeddings
         old, head = self.host.get_output_embeddings(), nn.Linear(self.hidden_size, vocabulary)
         with torch.no_grad():
@@ -90,19 +116,25 @@ class LanguageModel(nn.Module):
             head.weight[-num_new:] = 0
             head.bias.zero_()
         self.host.set_output_embeddings(head)
-        new = nn.Linear(self.hidden_size, num_new)
-        nn.init.zeros_(new.weight)
-        nn.init.constant_(new.bias, NEW_TOKEN_LOGIT)
-        return new
 
     @property
     def decoder(self) -> Any:
         """The transformer without its vocabulary head."""
         return self.host.get_decoder()
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that `embed` takes and `logits` answers for."""
+        after_new = (self.config.new_tokens_from or 0) + self.config.new_tokens
+        return max(self.host.get_input_embeddings().num_embeddings, after_new)
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """[B, T] int64 -> [B, T, C]."""
-        return self.host.get_input_embeddings()(input_ids)
+        table, first = self.host.get_input_embeddings(), self.config.new_tokens_from
+        if first is None:
+            return table(input_ids)
+        is_new = (input_ids >= first) & (input_ids < first + self.config.new_tokens)
+        return table(input_ids.masked_fill(is_new, 0)).masked_fill(is_new.unsqueeze(-1), 0)
 
     def project_values(self, features: Tensor) -> list[Tensor]:
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D] with S' the pixels of the LM's levels."""
@@ -118,7 +150,7 @@ class LanguageModel(nn.Module):
         visible: Tensor,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Hidden states after the final norm.
+        """Hidden states after the final norm, with the share of the embeddings that `embedding_skip` adds.
 
         Args:
             embeddings: [B, T, C] of text and visual tokens.
@@ -135,16 +167,53 @@ class LanguageModel(nn.Module):
             output = self.decoder(
                 inputs_embeds=embeddings,
                 position_ids=position_ids,
-                attention_mask=mask,
+                attention_mask=self._host_mask(mask),
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-        return output.last_hidden_state
+        hidden = output.last_hidden_state
+        return hidden + self.config.embedding_skip * embeddings if self.config.embedding_skip else hidden
+
+    def _host_mask(self, mask: Tensor) -> Tensor | dict[str, Tensor]:
+        """The mask as the host takes it. A layer with a sliding window of n attends to the nearest n of the tokens that
+        the mask allows: counted so, neither other documents of the row nor gaps in it use the window up."""
+        window = getattr(self.host.config, "sliding_window", None)
+        if window is None:
+            return mask
+        if window < mask.shape[-1]:
+            nearness = mask.flip(-1).cumsum(-1).flip(-1)  # 1: oneself
+            windowed = mask & (nearness <= window)
+        else:
+            windowed = mask
+        if getattr(self.host.config, "layer_types", None) is None:
+            return windowed
+        return {"full_attention": mask, "sliding_attention": windowed}
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., C] -> [..., vocabulary]."""
+        """[..., C] -> [..., vocabulary_size]."""
         logits = self.host.get_output_embeddings()(hidden)
         if self.new_token_head is None:
             return logits
-        added = self.new_token_head(hidden)
-        return logits + F.pad(added, (logits.shape[-1] - added.shape[-1], 0))
+        added = self.new_token_head(hidden.to(self.new_token_head.weight.dtype)).to(logits.dtype)
+        first = self.config.new_tokens_from
+        if first is None:
+            return logits + F.pad(added, (logits.shape[-1] - added.shape[-1], 0))
+        return torch.cat([logits[..., :first], added, logits[..., first + added.shape[-1] :]], dim=-1)
+
+
+EMBEDDING, HEAD = "host.model.embed_tokens.weight", "host.lm_head.weight"
+
+
+def _is_tied(model: LanguageModel) -> bool:
+    return model.host.get_output_embeddings().weight is model.host.get_input_embeddings().weight
+
+
+def _leave_out_tied_head(model: LanguageModel, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    """A head that is the embedding is stored once, as transformers stores it; safetensors takes no tensor twice."""
+    if _is_tied(model):
+        del state[prefix + HEAD]
+
+
+def _restore_tied_head(model: LanguageModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    if _is_tied(model) and prefix + EMBEDDING in state:
+        state[prefix + HEAD] = state[prefix + EMBEDDING]

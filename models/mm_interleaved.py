@@ -6,26 +6,31 @@ M drawn images, n visual tokens an image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.batch import IGNORED, Batch
 from models.config import MMInterleavedConfig
-from models.generation import PromptSegment, Segment, generate, generate_stream
+from models.generation.documents import Document, Segment
+from models.generation.generate import generate, generate_stream
+from models.generation.generated import Generated, Preview
+from models.generation.scoring import Score, score
 from models.image_decoder import ImageDecoder
 from models.language_model import LanguageModel
+from models.pretrained.from_parts import from_parts
+from models.pretrained.snapshots import Parts
 from models.processor import MMInterleavedProcessor
 from models.sequence import attention_mask, gather_context, image_visible, position_ids, token_visible
+from models.stored_weights import StoredWeights
+from models.tensor_files import WEIGHTS_FILE, write_tensors
 from models.visual_tokenizer import VisualTokenizer
 
-WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
 
@@ -51,17 +56,32 @@ class Output:
 class MMInterleaved(nn.Module):
     """Reads and writes interleaved images and text (paper Section 3)."""
 
-    def __init__(self, config: MMInterleavedConfig, processor: MMInterleavedProcessor | None = None) -> None:
+    def __init__(
+        self,
+        config: MMInterleavedConfig,
+        processor: MMInterleavedProcessor | None = None,
+        parts: Parts | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.processor = processor
         lm_hidden = config.language_model.transformer["hidden_size"]
-        self.visual_tokenizer = VisualTokenizer(config.vision, lm_hidden)
+        self.visual_tokenizer = VisualTokenizer(config.vision, lm_hidden, parts and parts.clip)
         shapes, feature_dim = self.visual_tokenizer.spatial_shapes, config.vision.clip["hidden_size"]
-        self.language_model = LanguageModel(config.language_model, feature_dim=feature_dim, spatial_shapes=shapes)
+        self.language_model = LanguageModel(
+            config.language_model,
+            feature_dim=feature_dim,
+            spatial_shapes=shapes,
+            host=parts and parts.language_model,
+        )
         self.begin_of_image = nn.Parameter(torch.zeros(lm_hidden))  # added to the embedding of <BoI>
         self.image_decoder = ImageDecoder(
-            config.image_decoder, context_dim=lm_hidden, feature_dim=feature_dim, spatial_shapes=shapes
+            config.image_decoder,
+            context_dim=lm_hidden,
+            feature_dim=feature_dim,
+            spatial_shapes=shapes,
+            unet=parts and parts.unet,
+            vae=parts and parts.vae,
         )
 
     def forward(self, batch: Batch) -> Output:
@@ -125,13 +145,31 @@ class MMInterleaved(nn.Module):
             num_drawn=num_drawn,
         )
 
-    def generate(self, segments: Sequence[PromptSegment], **options: Any) -> list[Segment]:
-        """Continue interleaved text and images; see `models.generation.generate` for the options."""
-        return generate(self, segments, **options)
+    @overload
+    def generate(self, documents: Document, **options: Any) -> Generated: ...
 
-    def generate_stream(self, segments: Sequence[PromptSegment], **options: Any) -> Iterator[Segment]:
-        """The same, piece by piece: text as it is written, each image when it is drawn."""
-        return generate_stream(self, segments, **options)
+    @overload
+    def generate(self, documents: Sequence[Document], **options: Any) -> list[Generated]: ...
+
+    def generate(self, documents: Document | Sequence[Document], **options: Any) -> Generated | list[Generated]:
+        """Continue interleaved text and images; see `models.generation.generate`."""
+        return generate(self, documents, **options)
+
+    def generate_stream(
+        self, documents: Document | Sequence[Document], **options: Any
+    ) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
+        """The same, piece by piece; see `models.generation.generate.generate_stream`."""
+        return generate_stream(self, documents, **options)
+
+    @classmethod
+    def from_parts(cls, **options: Any) -> MMInterleaved:
+        """A model with the weights of a CLIP, a causal language model and a Stable Diffusion; see
+        `models.pretrained.from_parts` for the options."""
+        return from_parts(cls, **options)
+
+    def score(self, document: Document, candidates: Sequence[str], **options: Any) -> list[Score]:
+        """Rank texts as continuations of a document; see `models.generation.scoring.score`."""
+        return score(self, document, candidates, **options)
 
     @property
     def device(self) -> torch.device:
@@ -139,44 +177,59 @@ class MMInterleaved(nn.Module):
         return self.begin_of_image.device
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json`, `model.safetensors` and the processor's files."""
+        """Write `config.json`, `model.safetensors` and the processor's files.
+
+        Raises:
+            ValueError: the language model is quantised.
+        """
+        if getattr(self.language_model.host, "is_quantized", False):
+            raise ValueError(
+                "The language model is quantised, and what is saved could not be read back. Save a model that "
+                "was built without language_model_bits."
+            )
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.config.save(directory / CONFIG_FILE)
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_tensors(directory / WEIGHTS_FILE, self.state_dict())
         if self.processor is not None:
             self.processor.save_pretrained(directory)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> MMInterleaved:
-        """Read what `save_pretrained` wrote; the model is in evaluation mode.
+    def from_pretrained(cls, directory: str | Path, *, base: Mapping[str, str | Path] | None = None) -> MMInterleaved:
+        """Read what `save_pretrained` or `python -m models.convert` wrote; the model is in evaluation mode.
 
-        Weights may be stored in a narrower float type than the model's float32; they are widened.
+        Weights may be in several files, and stored in a narrower float type than the model's float32; they are widened.
+
+        Args:
+            directory: the model.
+            base: for a model that was converted with `--base`, where the snapshots are now, if they have moved: any of
+                "language_model", "vision" and "diffusion" with its directory.
 
         Raises:
-            FileNotFoundError: the directory holds no model.
+            FileNotFoundError: the directory holds no model, or a snapshot is not where it was.
             ValueError: the weights do not fit the configuration; the message names the keys.
         """
         directory = Path(directory)
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (directory / name).is_file():
-                raise FileNotFoundError(
-                    f"{directory} holds no {name}. Expected a directory written by MMInterleaved.save_pretrained."
-                )
+        if not (directory / CONFIG_FILE).is_file():
+            raise FileNotFoundError(
+                f"{directory} holds no {CONFIG_FILE}. Expected a directory written by MMInterleaved.save_pretrained or "
+                "python -m models.convert."
+            )
+        weights = StoredWeights(directory, base)
         model = cls(MMInterleavedConfig.load(directory / CONFIG_FILE), MMInterleavedProcessor.from_directory(directory))
-        model.load_weights(directory / WEIGHTS_FILE)
+        model.load_weights(weights)
         return model.eval()
 
-    def load_weights(self, file: str | Path) -> None:
-        """Take all weights from a safetensors file, strictly."""
-        weights = load_file(file)
-        expected = self.state_dict()
-        missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-        wrong = [k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape]
+    @torch.no_grad()
+    def load_weights(self, weights: StoredWeights) -> None:
+        """Take all weights of a model directory, strictly."""
+        expected, shapes = self.state_dict(), weights.shapes()
+        missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+        wrong = sorted(k for k in expected.keys() & shapes.keys() if list(expected[k].shape) != shapes[k])
         if missing or unknown or wrong:
             raise ValueError(
-                f"{file} does not fit the configuration beside it: {len(missing)} keys are missing {missing[:3]}, "
-                f"{len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
+                f"{weights.files[0]} does not fit the configuration beside it: {len(missing)} keys are missing "
+                f"{missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
             )
-        self.load_state_dict(weights)
+        for piece in weights.pieces():
+            piece.put(expected[piece.name])

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BatchFeature
+
+if TYPE_CHECKING:
+    from models.mm_interleaved import MMInterleaved
+
+Picture = Image.Image | np.ndarray | Tensor
+"""A PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1]."""
 
 TOKENIZER_FILE = "tokenizer.json"
 PROCESSOR_FILE = "processor.json"
@@ -20,12 +30,40 @@ class MMInterleavedProcessor:
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`; it must not add special tokens of its own (the model places them).
-        image_size: side of the square that pictures are cropped and resized to, pixels.
+        image_size: what pictures are cropped and resized to, pixels: the side of a square, or (h, w).
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, image_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, image_size: int | tuple[int, int]) -> None:
         self.tokenizer = tokenizer
-        self.image_size = image_size
+        self.height, self.width = (image_size, image_size) if isinstance(image_size, int) else image_size
+
+    def __call__(
+        self, text: str | Sequence[str] | None = None, images: Picture | Sequence[Picture] | None = None
+    ) -> BatchFeature:
+        """Texts and pictures as tensors, in the manner of transformers' processors. `generate` does this itself.
+
+        Args:
+            text: one or more.
+            images: one or more, in any form that `encode_image` takes.
+
+        Returns:
+            Of texts, `input_ids` [B, T] int64, without special tokens, and `attention_mask` [B, T] int64, 0 behind a
+            text's end, where the ids are 0 too; of pictures, `pixel_values` [N, 3, h, w] float32.
+        """
+        tensors: dict[str, Tensor] = {}
+        if text is not None:
+            ids = [torch.tensor(self.encode_text(one)) for one in ([text] if isinstance(text, str) else text)]
+            tensors["input_ids"] = pad_sequence(ids, batch_first=True).long()
+            tensors["attention_mask"] = pad_sequence([torch.ones(len(one)) for one in ids], batch_first=True).long()
+        if images is not None:
+            pictures = [images] if isinstance(images, Image.Image | np.ndarray | Tensor) else images
+            tensors["pixel_values"] = torch.stack([self.encode_image(picture) for picture in pictures])
+        return BatchFeature(tensors)
+
+    def batch_decode(self, ids: Sequence[list[int]] | Tensor) -> list[str]:
+        """The text of each row of token ids [B, T]; special tokens are left out."""
+        rows = ids.tolist() if isinstance(ids, Tensor) else ids
+        return [self.decode_text(row) for row in rows]
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens."""
@@ -35,8 +73,8 @@ class MMInterleavedProcessor:
         """The text of token ids; special tokens are left out."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def encode_image(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
-        """A picture as [3, image_size, image_size] float32 in [0, 1]: centre crop, then resize.
+    def encode_image(self, image: Picture) -> Tensor:
+        """A picture as [3, h, w] float32 in [0, 1]: the largest part of that shape in its centre, resized.
 
         Args:
             image: a PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1].
@@ -47,7 +85,7 @@ class MMInterleavedProcessor:
                     f"An image tensor must be float [3, H, W] in [0, 1]; got {image.dtype} {list(image.shape)}. "
                     "Convert it, or pass a PIL image."
                 )
-            if image.shape[1:] == (self.image_size, self.image_size):
+            if image.shape[1:] == (self.height, self.width):
                 return image.float()
             image = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         if isinstance(image, np.ndarray):
@@ -55,12 +93,13 @@ class MMInterleavedProcessor:
                 raise ValueError(f"An image array must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}.")
             image = Image.fromarray(image)
         image = image.convert("RGB")
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        if side != self.image_size:
-            square = square.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
+        shrink = min(image.width / self.width, image.height / self.height)
+        width, height = round(self.width * shrink), round(self.height * shrink)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        cropped = image.crop((left, top, left + width, top + height))
+        if cropped.size != (self.width, self.height):
+            cropped = cropped.resize((self.width, self.height), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 255
 
     @staticmethod
     def decode_image(pixels: Tensor) -> Image.Image:
@@ -70,7 +109,8 @@ class MMInterleavedProcessor:
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `processor.json`."""
         self.tokenizer.save(str(Path(directory) / TOKENIZER_FILE))
-        settings = {"image_size": self.image_size}
+        square = self.height == self.width
+        settings = {"image_size": self.height if square else (self.height, self.width)}
         (Path(directory) / PROCESSOR_FILE).write_text(json.dumps(settings) + "\n")
 
     @classmethod
@@ -80,3 +120,17 @@ class MMInterleavedProcessor:
             return None
         settings = json.loads((Path(directory) / PROCESSOR_FILE).read_text())
         return cls(Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE)), **settings)
+
+
+def processor_of(model: MMInterleaved) -> MMInterleavedProcessor:
+    """The model's processor.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if model.processor is None:
+        raise ValueError(
+            "This model has no processor, so it can't read text. Load it with MMInterleaved.from_pretrained from a "
+            "directory with tokenizer.json, or set model.processor."
+        )
+    return model.processor

@@ -25,20 +25,22 @@ class VisualTokenizer(nn.Module):
     Args:
         config: sizes.
         lm_hidden: width of the language model's embeddings.
+        clip: a ViT that was loaded already and fits `config.clip`. None: a new one.
     """
 
     image_mean: Tensor  # [3, 1, 1]
     image_std: Tensor  # [3, 1, 1]
 
-    def __init__(self, config: VisionConfig, lm_hidden: int) -> None:
+    def __init__(self, config: VisionConfig, lm_hidden: int, clip: CLIPVisionModel | None = None) -> None:
         super().__init__()
         self.config = config
-        clip = CLIPVisionModel(CLIPVisionConfig(**config.clip, attn_implementation="sdpa"))
+        if clip is None:
+            clip = CLIPVisionModel(CLIPVisionConfig(**config.clip, attn_implementation="sdpa"))
         dim: int = clip.config.hidden_size
         self.dim = dim
         if not config.pooling_norm:
             clip.post_layernorm = nn.Identity()
-        self.image_size: int = clip.config.image_size
+        self.image_size: int = clip.config.image_size  # of CLIP's position table
         self.adapter = ViTAdapter(
             clip,
             num_blocks=config.adapter_blocks,
@@ -70,7 +72,7 @@ class VisualTokenizer(nn.Module):
     @property
     def spatial_shapes(self) -> Shapes:
         """(h, w) of the four levels of `features` for pictures of the configured size, finest first."""
-        return self.adapter.level_shapes(self.image_size, self.image_size)
+        return self.adapter.level_shapes(*self.config.picture_shape)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Encode pictures.
@@ -98,8 +100,8 @@ class VisualTokenizer(nn.Module):
         return self.resampler(inputs), torch.cat(levels, dim=1)
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
-        """[height * width, C], counted in patches of the configured size, so that one point of the picture has one code
-        on every level and at every resolution."""
+        """[height * width, C], counted in patches of CLIP's own size, so that one point of the picture has one code on
+        every level and at every resolution."""
         grid = self.adapter.grid_shape(self.image_size, self.image_size)
         if self.config.position_table:
             return resized_sincos_2d(height, width, self.dim, table=grid, device=like.device).to(like)

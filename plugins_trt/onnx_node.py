@@ -21,8 +21,9 @@ from onnxscript.values import Op, Opset
 
 import mmfs.autograd  # noqa: F401  (registers torch.ops.mmfs)
 from plugins_trt import onnx_function
+from plugins_trt.node_contract import NAMESPACE, VERSION
 
-PLUGIN = {"plugin_namespace": onnx_function.DOMAIN, "plugin_version": "1"}
+PLUGIN = {"plugin_namespace": NAMESPACE, "plugin_version": VERSION}
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -27,9 +27,10 @@ ONLY_IN = {
     "transformers": ("models", "bench"),
     "diffusers": ("models", "bench"),
     "tensorrt": ("plugins_trt", "export", "bench"),
+    "tensorrt_rtx": ("plugins_trt", "export", "bench"),
     "cupy": ("mmfs/kernels", "bench"),
 }
-HEAVY = ("cupy", "diffusers", "models", "onnx", "onnxruntime", "plugins_trt", "tensorrt", "transformers")
+HEAVY = (*ONLY_IN, "models", "onnx", "onnxruntime", "plugins_trt")
 
 
 def imported_roots(source: str) -> Iterator[tuple[str, int]]:

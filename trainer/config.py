@@ -12,6 +12,7 @@ from typing import Any, Literal, get_type_hints
 import jsonargparse
 
 from models import MMInterleavedConfig
+from trainer.data.corpus import CorpusConfig
 from trainer.data.stream import DataConfig
 
 PROGRAM = "python -m trainer.pretrain"
@@ -20,6 +21,13 @@ MAY_CHANGE_ON_RESUME = frozenset(
     {"out", "max_minutes", "log_every", "checkpoint_every", "keep", "device", "num_threads", "num_workers"}
 )
 """Settings that do not decide what is learned, so that a resumed run may have others."""
+
+CORPUS_MAY_CHANGE_ON_RESUME = frozenset({"manifest", "max_broken", "allow_changed"})
+"""The same of `corpus`: a manifest may have moved, as long as its fingerprint is the same."""
+
+
+Part = Literal["visual_tokenizer", "language_model", "image_decoder"]
+"""A part of the model; `<BoI>` belongs to the language model."""
 
 
 class UsageError(ValueError):
@@ -96,10 +104,15 @@ class TrainConfig:
 
     model: MMInterleavedConfig
     data: DataConfig
+    """The emoji world; unused where there is a `corpus`."""
+
     num_steps: int
     """Optimiser steps of the main training; 0 ends with the encoder's pre-training."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
+    corpus: CorpusConfig | None = None
+    """Real data instead of the emoji world; null: none."""
+
     encoder_pretraining: EncoderPretrainingConfig = field(default_factory=EncoderPretrainingConfig)
     freeze_encoder: bool = False
     """In the main training, keep the vision transformer and its adapter as they are (the paper freezes its CLIP); the
@@ -108,8 +121,9 @@ class TrainConfig:
     init: str | None = None
     """A directory written by `MMInterleaved.save_pretrained` whose weights the run starts from; null: random ones."""
 
-    init_encoder: str | None = None
-    """The same, but only its image encoder is taken (visual tokens and pyramid); the rest of the model may differ."""
+    init_parts: list[Part] | None = None
+    """The parts that are taken from `init`; the others start from random weights and may be built otherwise. null: the
+    whole model, which then has the very settings of the run's."""
 
     ema_decay: float = 0.0
     """Above 0: `model/` gets an exponential moving average of the weights with this decay, not the last weights."""
@@ -147,9 +161,13 @@ class TrainConfig:
             "num_steps and encoder_pretraining.num_steps are both 0; expected something to train.",
         )
         _require(
-            self.init is None or self.init_encoder is None,
-            f"init is '{self.init}' and init_encoder '{self.init_encoder}'; expected at most one of them, since init "
-            "brings its own image encoder.",
+            self.corpus is None or self.encoder_pretraining.num_steps == 0,
+            f"encoder_pretraining.num_steps is {self.encoder_pretraining.num_steps}; expected 0 with a corpus, whose "
+            "images have no dense labels.",
+        )
+        _require(
+            self.init is not None or self.init_parts is None,
+            f"init_parts are {self.init_parts} and init is null; expected a model in init whose parts these are.",
         )
         for name in ("num_threads", "num_workers"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
@@ -160,8 +178,12 @@ class TrainConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dicts and numbers."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Plain lists, dicts and numbers. Without a corpus there is no key for one, as in checkpoints from before there
+        were any, so that those can be resumed."""
+        settings = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.corpus is None:
+            del settings["corpus"]
+        return settings
 
 
 @dataclass(frozen=True)
@@ -185,7 +207,8 @@ def make_parser(config: TrainConfig, recipes: Recipes) -> jsonargparse.ArgumentP
         description="RECIPE is one of: "
         + "; ".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in recipes.items())
         + f" Defaults below are those of {config.recipe}. Exit code: 0 done or paused by max_minutes, 1 stopped by a "
-        "non-finite gradient, 2 wrong use, 130 Ctrl-C and 143 SIGTERM, both after a complete checkpoint.",
+        "non-finite gradient or a corpus that cannot be used, 2 wrong use, 130 Ctrl-C and 143 SIGTERM, both after a "
+        "complete checkpoint.",
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="A YAML file with any of the options below.")
@@ -200,8 +223,11 @@ def make_parser(config: TrainConfig, recipes: Recipes) -> jsonargparse.ArgumentP
         "none yet; PATH is a checkpoint or a run directory.",
     )
     hints = get_type_hints(TrainConfig)
-    for setting in dataclasses.fields(TrainConfig):
-        parser.add_argument(f"--{setting.name}", type=hints[setting.name], default=getattr(config, setting.name))
+    defaults = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TrainConfig)}
+    if config.corpus is not None:
+        defaults["corpus"] = dataclasses.asdict(config.corpus)  # it cannot print dataclasses within a dictionary
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=hints[name], default=default)
     return parser
 
 
@@ -263,8 +289,17 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted(before.keys() | after.keys())
-        if key.partition(".")[0] not in MAY_CHANGE_ON_RESUME and before.get(key, _ABSENT) != after.get(key, _ABSENT)
+        if not _may_change(key, after) and before.get(key, _ABSENT) != after.get(key, _ABSENT)
     ]
+
+
+def _may_change(key: str, now: Mapping[str, Any]) -> bool:
+    """Whether a flattened setting may differ on resume."""
+    head, _, rest = key.partition(".")
+    last = rest.rpartition(".")[2]
+    if head == "corpus" and last == "fingerprint":
+        return bool(now.get("corpus.allow_changed"))
+    return head in MAY_CHANGE_ON_RESUME or (head == "corpus" and last in CORPUS_MAY_CHANGE_ON_RESUME)
 
 
 _ABSENT = object()

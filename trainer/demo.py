@@ -231,8 +231,8 @@ def tell(model: MMInterleaved, settings: Settings, *, num_stories: int) -> Itera
             to_model(prompt, model.config.vision.clip["image_size"]),
             mode="auto",
             max_new_tokens=STORY_TOKENS,
-            max_images=4,
-            num_steps=settings.num_steps,
+            max_new_images=4,
+            num_inference_steps=settings.num_steps,
             guidance_scale=settings.guidance_scale,
             seed=settings.seed + index,
         )

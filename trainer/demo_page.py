@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
+from models.generation.boxes import Box
 from trainer.data.document import Document, Segment, Text
 from trainer.demo_charts import Curve, loss_chart, shared_range
 from trainer.evaluate import Answered, Evaluation, Written, shrunk_picture
 from trainer.exams import EXAMS, Exam, true_picture
-from trainer.scores import Box, Score, read_box
+from trainer.scores import Score, read_box
 
 TEMPLATE = Path(__file__).with_name("demo_page.html")
 NUM_EXAMPLES = 6

@@ -250,8 +250,8 @@ def answer(model: MMInterleaved, document: Document, exam: Exam, settings: Setti
     [picture] = model.generate(
         segments,
         mode="image",
-        max_images=1,
-        num_steps=settings.num_steps,
+        max_new_images=1,
+        num_inference_steps=settings.num_steps,
         guidance_scale=settings.guidance_scale,
         seed=settings.seed + seed,
     )

@@ -1,7 +1,8 @@
 """`python -m trainer.pretrain [RECIPE] [options]`: train a model, from its data to `model/`.
 
 The run directory gets config.yaml (the settings, as `--config` reads them), log.jsonl (every step), tensorboard/,
-checkpoints/ (for `--resume`) and model/ (for `MMInterleaved.from_pretrained`).
+checkpoints/ (for `--resume`) and model/ (for `MMInterleaved.from_pretrained`); with a corpus, quarantine.jsonl names
+what of it is broken.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from models import Batch, MMInterleaved, MMInterleavedProcessor, Output
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.config import PROGRAM, TrainConfig, UsageError, changed_settings, dump, parse
+from trainer.data.corpus_stream import CorpusStream
+from trainer.data.quarantine import UnusableDataError
 from trainer.data.stream import Stream
 from trainer.encoder_pretraining import encoder_phase
 from trainer.interrupt import Interrupt
@@ -31,6 +35,7 @@ from trainer.recipes import DEFAULT_RECIPE, RECIPES
 SETTINGS = "config.yaml"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+QUARANTINE = "quarantine.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
-    except NonFiniteError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+    except (NonFiniteError, UnusableDataError) as error:
+        print(f"{PROGRAM}: {sentence_of(error)}", file=sys.stderr)
         return 1
 
 
@@ -61,7 +66,9 @@ def run(config: TrainConfig, *, resume: str | None = None) -> int:
     Raises:
         UsageError: the run directory already holds a run, or the settings differ from the checkpoint's.
         NonFiniteError: a gradient is not finite.
+        UnusableDataError: too much of the corpus is broken.
     """
+    config = with_fingerprints(config)
     deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes is not None else math.inf
     device = choose_device(config.device)
     start = find_start(config, resume)
@@ -92,11 +99,26 @@ def run(config: TrainConfig, *, resume: str | None = None) -> int:
                 if not outcome.finished:
                     break
             return conclude(log, model, config, phase, outcome, interrupt)
-        except NonFiniteError as error:
-            log.event("stopped", reason=str(error))
+        except (NonFiniteError, UnusableDataError) as error:
+            log.event("stopped", reason=sentence_of(error))
             raise
         finally:
             log.close()
+
+
+def sentence_of(error: Exception) -> str:
+    """What an error says; a data worker puts its traceback before it."""
+    return str(error).strip().splitlines()[-1]
+
+
+def with_fingerprints(config: TrainConfig) -> TrainConfig:
+    """The settings with the fingerprints of their data written down. Raises UsageError if there are others already."""
+    if config.corpus is None:
+        return config
+    try:
+        return replace(config, corpus=config.corpus.with_fingerprints())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def choose_device(name: str) -> torch.device:
@@ -154,13 +176,19 @@ def find_start(config: TrainConfig, resume: str | None) -> Checkpoint | None:
 
 def make_model(config: TrainConfig) -> MMInterleaved:
     """The model that the run starts with, random (by the seed) or from `config.init`."""
-    processor = MMInterleavedProcessor(config.data.tokenizer(), image_size=config.model.vision.clip["image_size"])
+    texts = config.data if config.corpus is None else config.corpus
+    try:
+        processor = MMInterleavedProcessor(texts.tokenizer(), image_size=config.model.vision.clip["image_size"])
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     if config.init is None:
+        return MMInterleaved(config.model, processor)
+    source = load_model(config.init)
+    if config.init_parts is not None:
         model = MMInterleaved(config.model, processor)
-        if config.init_encoder is not None:
-            load_encoder(model, config.init_encoder)
+        take_parts(model, source, config)
         return model
-    model = load_model("init", config.init)
+    model = source
     changed = changed_settings(model.config.to_dict(), config.model.to_dict())
     if changed:
         raise UsageError(
@@ -171,30 +199,37 @@ def make_model(config: TrainConfig) -> MMInterleaved:
     return model
 
 
-def load_model(setting: str, directory: str) -> MMInterleaved:
-    """The model in a directory that a setting names; UsageError if there is none."""
+def load_model(directory: str) -> MMInterleaved:
+    """The model that the setting `init` names; UsageError if there is none."""
     try:
         return MMInterleaved.from_pretrained(directory)
     except (FileNotFoundError, ValueError) as error:
-        raise UsageError(f"{setting} is '{directory}', which cannot be loaded: {error}") from error
+        raise UsageError(f"init is '{directory}', which cannot be loaded: {error}") from error
 
 
-def load_encoder(model: MMInterleaved, directory: str) -> None:
-    """Take the image encoder of the model in `directory`."""
-    source = load_model("init_encoder", directory)
-    try:
-        model.visual_tokenizer.load_state_dict(source.visual_tokenizer.state_dict())
-    except RuntimeError as error:
-        raise UsageError(
-            f"init_encoder is '{directory}', whose image encoder has another shape than this run's: {error}. Give both "
-            "the same model.vision and the same width of the language model."
-        ) from error
+def take_parts(model: MMInterleaved, source: MMInterleaved, config: TrainConfig) -> None:
+    """Copy the weights of the parts that `config.init_parts` names."""
+    for part in config.init_parts or ():
+        try:
+            model.get_submodule(part).load_state_dict(source.get_submodule(part).state_dict())
+            if part == "language_model":
+                model.load_state_dict({"begin_of_image": source.begin_of_image}, strict=False)
+        except RuntimeError as error:
+            raise UsageError(
+                f"init is '{config.init}', whose {part} has another shape than this run's: {error}. Give both the same "
+                "settings there, or leave it out of init_parts."
+            ) from error
 
 
 def make_phases(model: MMInterleaved, config: TrainConfig) -> Iterator[Phase]:
     """The encoder's pre-training and the main training, as far as there are any."""
     try:
-        stream = Stream(config.data, config.model, seed=config.seed)
+        stream: Stream | CorpusStream
+        if config.corpus is None:
+            stream = Stream(config.data, config.model, seed=config.seed)
+        else:
+            quarantine_file = Path(config.out) / QUARANTINE
+            stream = CorpusStream(config.corpus, config.model, seed=config.seed, quarantine_file=quarantine_file)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if config.encoder_pretraining.num_steps:
@@ -255,8 +290,8 @@ def announce(
     num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     origin = str(start.path) if start else config.init or "random weights"
-    if start is None and config.init_encoder is not None:
-        origin += f" and the image encoder of {config.init_encoder}"
+    if start is None and config.init_parts is not None:
+        origin = f"random weights and {', '.join(config.init_parts) or 'no part'} of {config.init}"
     log.say(
         f"{config.recipe} in {config.out}: {num_parameters:,} parameters, {num_trainable:,} trainable, on {name}; "
         f"from {origin}"
@@ -266,7 +301,7 @@ def announce(
         recipe=config.recipe,
         resumed_from=str(start.path) if start else None,
         init=config.init,
-        init_encoder=config.init_encoder,
+        init_parts=config.init_parts,
         num_parameters=num_parameters,
         num_trainable=num_trainable,
         device=name,

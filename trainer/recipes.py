@@ -25,51 +25,27 @@ def toy() -> TrainConfig:
 
 
 def toy_refine() -> TrainConfig:
-    """More reading and writing for the weights of toy_draw, which draws most of the time."""
-    draw = toy_draw()
-    return replace(
-        draw,
-        recipe="toy_refine",
-        out="runs/toy_refine",
-        init="runs/toy_draw/model",
-        data=replace(
-            draw.data,
-            tasks={
-                "caption": 3.0,
-                "draw": 2.5,
-                "read": 3.0,
-                "label_map": 1.0,
-                "ground": 2.0,
-                "compare": 1.5,
-                "story": 0.8,
-            },
-        ),
-        optim=replace(draw.optim, lr=6e-4),
-    )
-
-
-def toy_draw() -> TrainConfig:
-    """Mostly drawing, for the weights of toy_scratch: some 30 pictures a step teach which sprite a word means."""
+    """Longer, with more drawing and reading, for the weights of toy_scratch."""
     scratch = toy_scratch()
     return replace(
         scratch,
-        recipe="toy_draw",
-        out="runs/toy_draw",
+        recipe="toy_refine",
+        out="runs/toy_refine",
         init="runs/toy_scratch/model",
         data=replace(
             scratch.data,
             ramp_steps=0,
             tasks={
-                "caption": 1.5,
-                "draw": 12.0,
-                "read": 1.5,
-                "label_map": 2.0,
-                "ground": 0.5,
-                "compare": 0.5,
-                "story": 1.5,
+                "caption": 2.5,
+                "draw": 9.0,
+                "read": 3.5,
+                "label_map": 1.2,
+                "ground": 1.5,
+                "compare": 1.0,
+                "story": 0.8,
             },
         ),
-        num_steps=1200,
+        num_steps=1700,
         optim=replace(scratch.optim, warmup_steps=50),
         encoder_pretraining=replace(scratch.encoder_pretraining, num_steps=0),
     )
@@ -138,7 +114,6 @@ DEFAULT_RECIPE = "toy"
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "toy": toy,
     "toy_scratch": toy_scratch,
-    "toy_draw": toy_draw,
     "toy_refine": toy_refine,
     "tiny": tiny,
 }

@@ -11,13 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from models.generation.boxes import Box, read_boxes
+
 Truth = TypeVar("Truth")
-
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, as shares of the picture's width and height (0 to 1)."""
-
-BOX = re.compile(r"\((\d{3}),(\d{3})\)\((\d{3}),(\d{3})\)")
-"""The paper's way to write a box: two corners in thousandths of the picture (000 to 999)."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +92,9 @@ def number_match(answer: str, truth: str) -> float:
 
 
 def read_box(text: str) -> Box | None:
-    """The first box written as `(x1,y1)(x2,y2)` in thousandths; None if there is none or if it is empty."""
-    found = BOX.search(text)
-    if found is None:
-        return None
-    x1, y1, x2, y2 = (int(number) / 1000 for number in found.groups())
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    """The first box that a text holds, None if there is none."""
+    boxes = read_boxes(text)
+    return boxes[0] if boxes else None
 
 
 def box_iou(one: Box, other: Box) -> float:

@@ -33,6 +33,7 @@ struct MmfsSizes {
     int64_t num_levels;
     int64_t num_points;
     int64_t sizes_per_image;        // 1: spatial_shapes is [N, L, 2], 0: [L, 2]
+    int64_t ordered;                // 1: the gradients do not depend on num_threads
     const int64_t* spatial_shapes;  // (h, w)
 };
 
@@ -86,8 +87,21 @@ bool lay_out(const MmfsSizes& sizes, Bank& bank) {
     );
 }
 
+// strategy null: computes. Else only says how it would.
+template <typename Op>
+Status run(const Op& op, bool is_forward, Strategy* strategy) {
+    if (strategy != nullptr) {
+        *strategy = strategy_of(op, is_forward);
+    } else if (is_forward) {
+        forward(op);
+    } else {
+        backward(op);
+    }
+    return DONE;
+}
+
 template <typename S, typename W>
-Status run(const MmfsClassic& call, bool is_forward) {
+Status run(const MmfsClassic& call, bool is_forward, Strategy* strategy) {
     Classic<S, W> op{};
     if (!lay_out(call.sizes, op.bank)) {
         return BAD_SIZES;
@@ -96,6 +110,7 @@ Status run(const MmfsClassic& call, bool is_forward) {
     op.num_queries = call.sizes.num_queries;
     op.num_points = call.sizes.num_points;
     op.num_threads = call.sizes.num_threads;
+    op.ordered = call.sizes.ordered != 0;
     op.value = static_cast<const S*>(call.value);
     op.locations = static_cast<const W*>(call.sampling_locations);
     op.weights = static_cast<const W*>(call.attention_weights);
@@ -104,12 +119,11 @@ Status run(const MmfsClassic& call, bool is_forward) {
     op.grad_value = static_cast<S*>(call.grad_value);
     op.grad_locations = static_cast<W*>(call.grad_sampling_locations);
     op.grad_weights = static_cast<W*>(call.grad_attention_weights);
-    is_forward ? forward(op) : backward(op);
-    return DONE;
+    return run(op, is_forward, strategy);
 }
 
 template <typename S, typename W>
-Status run(const MmfsFused& call, bool is_forward) {
+Status run(const MmfsFused& call, bool is_forward, Strategy* strategy) {
     Fused<S, W> op{};
     if (!lay_out(call.sizes, op.bank)) {
         return BAD_SIZES;
@@ -120,6 +134,7 @@ Status run(const MmfsFused& call, bool is_forward) {
     op.offset_ages = call.offset_ages;
     op.logit_ages = call.logit_ages;
     op.num_threads = call.sizes.num_threads;
+    op.ordered = call.sizes.ordered != 0;
     op.value = static_cast<const S*>(call.value);
     op.reference_points = static_cast<const W*>(call.reference_points);
     op.offsets = static_cast<const W*>(call.sampling_offsets);
@@ -142,22 +157,21 @@ Status run(const MmfsFused& call, bool is_forward) {
     if (!sees_only_the_bank(op)) {
         return BAD_VISIBLE;
     }
-    is_forward ? forward(op) : backward(op);
-    return DONE;
+    return run(op, is_forward, strategy);
 }
 
 template <typename Call>
-Status dispatch(const Call& call, bool is_forward) {
+Status dispatch(const Call& call, bool is_forward, Strategy* strategy = nullptr) {
     try {
         switch (call.sizes.storage) {
             case FLOAT32:
-                return run<float, float>(call, is_forward);
+                return run<float, float>(call, is_forward, strategy);
             case FLOAT64:
-                return run<double, double>(call, is_forward);
+                return run<double, double>(call, is_forward, strategy);
             case BFLOAT16:
-                return run<BFloat16, float>(call, is_forward);
+                return run<BFloat16, float>(call, is_forward, strategy);
             case FLOAT16:
-                return run<Float16, float>(call, is_forward);
+                return run<Float16, float>(call, is_forward, strategy);
             default:
                 return NO_SUCH_STORAGE;
         }
@@ -182,3 +196,11 @@ MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn(const MmfsClassic* call) { return di
 MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_backward(const MmfsClassic* call) { return dispatch(*call, false); }
 MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention(const MmfsFused* call) { return dispatch(*call, true); }
 MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_backward(const MmfsFused* call) { return dispatch(*call, false); }
+
+// How a call would be computed. The tensors are not read, but visible is.
+MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_strategy(const MmfsClassic* call, int32_t is_forward, Strategy* strategy) {
+    return dispatch(*call, is_forward != 0, strategy);
+}
+MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_strategy(const MmfsFused* call, int32_t is_forward, Strategy* strategy) {
+    return dispatch(*call, is_forward != 0, strategy);
+}

@@ -58,11 +58,21 @@ inline bool lay_out(
     return pixel == num_pixels;
 }
 
-struct Range {  // of images
+struct Range {  // of images or pixels
     int64_t first;
     int64_t last;  // one past
     int64_t size() const { return std::max<int64_t>(last - first, 0); }
 };
+
+inline Range pixels_of(const Bank& bank, Range images) {
+    if (images.size() == 0) {
+        return {0, 0};
+    }
+    return {
+        bank.first_pixel[static_cast<std::size_t>(images.first)],
+        bank.first_pixel[static_cast<std::size_t>(images.last)]
+    };
+}
 
 inline Range hull(Range one, Range other) {
     if (one.size() == 0) {
@@ -123,7 +133,8 @@ struct Piece {
     int64_t last_query;
 };
 
-// A unit is one piece unless there are fewer units than threads.
+// A unit is one piece unless there are fewer units than threads. Chunks of a unit add up the same gradients: with
+// num_threads = 1 the sums do not depend on how many threads there are.
 inline std::vector<Piece> cut(
     const std::vector<Group>& groups, int64_t num_heads, int64_t num_queries, int64_t num_threads, int64_t& num_chunks
 ) {
@@ -146,6 +157,22 @@ inline std::vector<Piece> cut(
 // hold them. A packed copy pays when each row is read more than about once.
 inline bool worth_packing(int64_t num_reads, int64_t num_rows) { return num_reads > 2 * num_rows; }
 
+enum class RowAccess {
+    PACKED,    // from a padded copy of all rows
+    IN_PLACE,  // where they lie
+    STAGED     // each copied, widened and padded when it is asked for
+};
+
+// num_reads: how many rows of one head of these images will be asked for.
+template <typename S, typename W>
+RowAccess access_to(const Bank& bank, Range images, int64_t num_reads) {
+    if (worth_packing(num_reads, pixels_of(bank, images).size())) {
+        return RowAccess::PACKED;
+    }
+    const bool is_row = std::is_same<S, W>::value && padded<W>(bank.num_channels) == bank.num_channels;
+    return is_row ? RowAccess::IN_PLACE : RowAccess::STAGED;
+}
+
 // One head of some images as rows of W, padded.
 template <typename S, typename W>
 class HeadRows {
@@ -164,25 +191,22 @@ class HeadRows {
         : width_(padded<W>(bank.num_channels)),
           num_channels_(bank.num_channels),
           stride_(bank.num_heads * bank.num_channels),
-          head_(value + head * bank.num_channels) {
+          head_(value + head * bank.num_channels),
+          access_(access_to<S, W>(bank, images, num_reads)) {
         W* zeros = memory.zeros.reserve(width_);
         std::fill_n(zeros, width_, W(0));
         zeros_ = zeros;
-        const int64_t first = images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.first)];
-        const int64_t last = images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.last)];
-        if (worth_packing(num_reads, last - first)) {
-            mode_ = PACKED;
-            W* packed = memory.packed.reserve((last - first) * width_);
-            for (int64_t pixel = first; pixel < last; ++pixel) {
+        const Range pixels = pixels_of(bank, images);
+        if (access_ == RowAccess::PACKED) {
+            first_packed_ = pixels.first;
+            W* packed = memory.packed.reserve(pixels.size() * width_);
+            for (int64_t pixel = pixels.first; pixel < pixels.last; ++pixel) {
                 // The hardware does not follow a stride of a page.
-                __builtin_prefetch(head_ + std::min(pixel + 8, last - 1) * stride_);
-                copy(pixel, packed + (pixel - first) * width_);
+                __builtin_prefetch(head_ + std::min(pixel + 8, pixels.last - 1) * stride_);
+                copy(pixel, packed + (pixel - pixels.first) * width_);
             }
-            packed_ = packed - first * width_;
-        } else if (std::is_same<S, W>::value && width_ == num_channels_) {
-            mode_ = IN_PLACE;
-        } else {
-            mode_ = STAGED;
+            packed_ = packed;
+        } else if (access_ == RowAccess::STAGED) {
             staged_ = memory.staged.reserve(reads_at_once * width_);
         }
     }
@@ -194,11 +218,11 @@ class HeadRows {
     void next_readings() { num_staged_ = 0; }
 
     const W* row(int64_t pixel) {
-        if (mode_ == PACKED) {
-            return packed_ + pixel * width_;
+        if (access_ == RowAccess::PACKED) {
+            return packed_ + (pixel - first_packed_) * width_;
         }
         if constexpr (std::is_same<S, W>::value) {
-            if (mode_ == IN_PLACE) {
+            if (access_ == RowAccess::IN_PLACE) {
                 return head_ + pixel * stride_;
             }
         }
@@ -208,8 +232,6 @@ class HeadRows {
     }
 
    private:
-    enum Mode { PACKED, IN_PLACE, STAGED };
-
     void copy(int64_t pixel, W* row) const {
         widen_row(head_ + pixel * stride_, row, num_channels_);
         std::fill(row + num_channels_, row + width_, W(0));
@@ -219,11 +241,12 @@ class HeadRows {
     int64_t num_channels_;
     int64_t stride_;
     const S* head_;
+    RowAccess access_;
     const W* zeros_ = nullptr;
     const W* packed_ = nullptr;
+    int64_t first_packed_ = 0;
     W* staged_ = nullptr;
     int64_t num_staged_ = 0;
-    Mode mode_ = PACKED;
 };
 
 // The gradient of one head of some images, summed in W: packed, or in place in the gradient of value.
@@ -236,8 +259,8 @@ class HeadGradient {
     // Packed.
     HeadGradient(const Bank& bank, Range images, Buffer<W>& memory)
         : stride_(padded<W>(bank.num_channels)),
-          first_(images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.first)]),
-          last_(images.size() == 0 ? 0 : bank.first_pixel[static_cast<std::size_t>(images.last)]) {
+          first_(pixels_of(bank, images).first),
+          last_(pixels_of(bank, images).last) {
         const int64_t count = (last_ - first_ + 1) * stride_;
         sums_ = memory.reserve(count);
         std::fill_n(sums_, count, W(0));
@@ -277,6 +300,13 @@ class HeadGradient {
     W* unused_row_ = nullptr;
 };
 
+// Is the gradient of value summed where it belongs, or in padded copies? num_reads: of all pieces.
+template <typename S, typename W>
+bool sums_in_place(const Bank& bank, int64_t num_chunks, int64_t num_reads) {
+    const bool is_row = std::is_same<S, W>::value && padded<W>(bank.num_channels) == bank.num_channels;
+    return is_row && num_chunks == 1 && !worth_packing(num_reads, bank.first_pixel.back() * bank.num_heads);
+}
+
 // The gradients of value of all pieces. The pieces of a unit meet in the same pixels: the last one to be done adds them
 // up in the order of the chunks.
 template <typename S, typename W>
@@ -290,8 +320,7 @@ class ValueGradient {
         if (grad_value == nullptr) {
             return;
         }
-        const int64_t num_rows = bank.first_pixel.back() * bank.num_heads;
-        in_place_ = can_be_in_place() && num_chunks == 1 && !worth_packing(num_reads, num_rows);
+        in_place_ = sums_in_place<S, W>(bank, num_chunks, num_reads);
         int64_t first_unwritten = 0;  // of the images
         for (const Group& group : groups) {
             if (group.images.size() != 0 && !in_place_) {
@@ -349,10 +378,6 @@ class ValueGradient {
         std::unique_ptr<HeadGradient<W>> gradient;
     };
 
-    bool can_be_in_place() const {
-        return std::is_same<S, W>::value && padded<W>(bank_.num_channels) == bank_.num_channels;
-    }
-
     void clear(int64_t first_image, int64_t last_image) const {
         const int64_t values_of_pixel = bank_.num_heads * bank_.num_channels;
         const int64_t first = bank_.first_pixel[static_cast<std::size_t>(first_image)];
@@ -370,6 +395,20 @@ class ValueGradient {
     bool in_place_ = false;
     std::vector<Chunk> chunks_;
     std::vector<std::atomic<int64_t>> unfinished_;
+};
+
+// How a call is computed, for `mmfs.explain`.
+struct Strategy {
+    int64_t num_pieces;
+    int64_t num_threads;
+    int64_t num_packed;  // pieces by their RowAccess
+    int64_t num_in_place;
+    int64_t num_staged;
+    int64_t gradient_in_place;
+
+    void count(RowAccess access) {
+        ++(access == RowAccess::PACKED ? num_packed : access == RowAccess::IN_PLACE ? num_in_place : num_staged);
+    }
 };
 
 // The four rows of a sample at (x, y) of a plane. False if it touches none.

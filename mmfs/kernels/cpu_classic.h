@@ -16,6 +16,7 @@ struct Classic {
     int64_t num_queries;
     int64_t num_points;
     int64_t num_threads;
+    bool ordered;        // the gradients do not depend on num_threads
     const S* value;      // [B, pixels, H, D]
     const W* locations;  // [B, Q, H, L, P, 2]
     const W* weights;    // [B, Q, H, L, P]
@@ -31,7 +32,7 @@ struct Classic {
 // How a call is cut into pieces.
 template <typename S, typename W>
 struct ClassicPlan {
-    explicit ClassicPlan(const Classic<S, W>& op) {
+    ClassicPlan(const Classic<S, W>& op, bool is_forward) {
         std::vector<Range> images;
         for (int64_t row = 0; row < op.batch; ++row) {
             images.push_back({row, row + 1});
@@ -39,7 +40,8 @@ struct ClassicPlan {
         groups = group_rows(images);
         num_samples = op.batch * op.num_queries * op.bank.num_heads * op.samples_of_bag();
         num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
-        pieces = cut(groups, op.bank.num_heads, op.num_queries, num_threads, num_chunks);
+        const int64_t threads_for_cut = op.ordered && !is_forward ? 1 : num_threads;
+        pieces = cut(groups, op.bank.num_heads, op.num_queries, threads_for_cut, num_chunks);
     }
 
     std::vector<Group> groups;
@@ -101,15 +103,35 @@ void for_bags(
 }
 
 template <typename S, typename W>
+int64_t num_reads(const Classic<S, W>& op, const Piece& piece) {
+    return (piece.last_query - piece.first_query) * op.samples_of_bag() * NUM_CORNERS;
+}
+
+template <typename S, typename W>
 HeadRows<S, W> rows_of(const Classic<S, W>& op, const Piece& piece, const Group& group, ClassicMemory<S, W>& memory) {
     const int64_t reads_of_bag = op.samples_of_bag() * NUM_CORNERS;
-    const int64_t num_reads = (piece.last_query - piece.first_query) * reads_of_bag;
-    return HeadRows<S, W>(op.value, op.bank, piece.head, group.images, num_reads, reads_of_bag, memory.rows);
+    return HeadRows<S, W>(
+        op.value, op.bank, piece.head, group.images, num_reads(op, piece), reads_of_bag, memory.rows
+    );
+}
+
+template <typename S, typename W>
+Strategy strategy_of(const Classic<S, W>& op, bool is_forward) {
+    const ClassicPlan<S, W> plan(op, is_forward);
+    Strategy strategy{};
+    strategy.num_pieces = static_cast<int64_t>(plan.pieces.size());
+    strategy.num_threads = std::min(plan.num_threads, strategy.num_pieces);
+    for (const Piece& piece : plan.pieces) {
+        const Range images = plan.groups[static_cast<std::size_t>(piece.group)].images;
+        strategy.count(access_to<S, W>(op.bank, images, num_reads(op, piece)));
+    }
+    strategy.gradient_in_place = sums_in_place<S, W>(op.bank, plan.num_chunks, plan.num_samples * NUM_CORNERS);
+    return strategy;
 }
 
 template <typename S, typename W>
 void forward(const Classic<S, W>& op) {
-    const ClassicPlan<S, W> plan(op);
+    const ClassicPlan<S, W> plan(op, true);
     const int64_t num_channels = op.bank.num_channels;
     const auto make_memory = [&] { return ClassicMemory<S, W>(op); };
     parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, ClassicMemory<S, W>& memory) {
@@ -126,10 +148,11 @@ void forward(const Classic<S, W>& op) {
 
 template <typename S, typename W>
 void backward(const Classic<S, W>& op) {
-    const ClassicPlan<S, W> plan(op);
+    const ClassicPlan<S, W> plan(op, false);
     const int64_t num_channels = op.bank.num_channels;
-    const int64_t num_reads = plan.num_samples * NUM_CORNERS;
-    ValueGradient<S, W> value_gradient(op.bank, op.grad_value, plan.groups, plan.num_chunks, num_reads);
+    ValueGradient<S, W> value_gradient(
+        op.bank, op.grad_value, plan.groups, plan.num_chunks, plan.num_samples * NUM_CORNERS
+    );
     const auto make_memory = [&] { return ClassicMemory<S, W>(op); };
     parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, ClassicMemory<S, W>& memory) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];

@@ -21,6 +21,7 @@ struct Fused {
     int64_t offset_ages;  // rows of the tables
     int64_t logit_ages;
     int64_t num_threads;
+    bool ordered;               // the gradients do not depend on num_threads
     const S* value;             // [R, H, D]
     const W* reference_points;  // [T, 2]
     const W* offsets;           // [T, H, P, 2]
@@ -63,7 +64,7 @@ bool sees_only_the_bank(const Fused<S, W>& op) {
 // How a call is cut into pieces.
 template <typename S, typename W>
 struct FusedPlan {
-    explicit FusedPlan(const Fused<S, W>& op) {
+    FusedPlan(const Fused<S, W>& op, bool is_forward) {
         std::vector<Range> images_of_row;
         int64_t num_seen = 0;
         for (int64_t row = 0; row < op.batch; ++row) {
@@ -78,7 +79,8 @@ struct FusedPlan {
         groups = group_rows(images_of_row);
         num_samples = num_seen * op.bank.num_heads * op.samples_of_image();
         num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
-        pieces = cut(groups, op.bank.num_heads, op.num_queries, num_threads, num_chunks);
+        const int64_t threads_for_cut = op.ordered && !is_forward ? 1 : num_threads;
+        pieces = cut(groups, op.bank.num_heads, op.num_queries, threads_for_cut, num_chunks);
         const int64_t room = std::max<int64_t>(most_images, 1) * padded<W>(op.samples_of_image());
         tile = std::clamp<int64_t>(WEIGHTS_OF_TILE / std::max<int64_t>(room, 1), 1, MOST_QUERIES);
     }
@@ -272,23 +274,46 @@ class Tile {
     int64_t weights_of_bag_;
 };
 
+// What the queries of a piece read: rows of one head of these images.
+struct Reads {
+    Range images;
+    int64_t count;
+};
+
+template <typename S, typename W>
+Reads reads_of(const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece) {
+    const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
+    Reads reads = {{0, 0}, 0};
+    for (int64_t i = piece.first_query; i < piece.last_query; ++i) {
+        const int64_t row = group.rows[static_cast<std::size_t>(i / op.num_queries)];
+        const Range of_query = op.images_of(row * op.num_queries + i % op.num_queries);
+        reads.images = hull(reads.images, of_query);
+        reads.count += of_query.size() * op.samples_of_image() * NUM_CORNERS;
+    }
+    return reads;
+}
+
 template <typename S, typename W>
 HeadRows<S, W> rows_of(
     const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece, FusedMemory<S, W>& memory
 ) {
-    const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
+    const Reads reads = reads_of(op, plan, piece);
     const int64_t reads_of_image = op.samples_of_image() * NUM_CORNERS;
-    Range images = {0, 0};
-    int64_t num_seen = 0;
-    for (int64_t i = piece.first_query; i < piece.last_query; ++i) {
-        const int64_t row = group.rows[static_cast<std::size_t>(i / op.num_queries)];
-        const Range of_query = op.images_of(row * op.num_queries + i % op.num_queries);
-        images = hull(images, of_query);
-        num_seen += of_query.size();
+    return HeadRows<S, W>(op.value, op.bank, piece.head, reads.images, reads.count, reads_of_image, memory.rows);
+}
+
+template <typename S, typename W>
+Strategy strategy_of(const Fused<S, W>& op, bool is_forward) {
+    const FusedPlan<S, W> plan(op, is_forward);
+    Strategy strategy{};
+    strategy.num_pieces = static_cast<int64_t>(plan.pieces.size());
+    strategy.num_threads = std::min(plan.num_threads, strategy.num_pieces);
+    for (const Piece& piece : plan.pieces) {
+        const Reads reads = reads_of(op, plan, piece);
+        strategy.count(access_to<S, W>(op.bank, reads.images, reads.count));
     }
-    return HeadRows<S, W>(
-        op.value, op.bank, piece.head, images, num_seen * reads_of_image, reads_of_image, memory.rows
-    );
+    strategy.gradient_in_place = sums_in_place<S, W>(op.bank, plan.num_chunks, plan.num_samples * NUM_CORNERS);
+    return strategy;
 }
 
 // Calls work(tile) for all tiles of a piece.
@@ -303,7 +328,7 @@ void for_tiles(
 
 template <typename S, typename W>
 void forward(const Fused<S, W>& op) {
-    const FusedPlan<S, W> plan(op);
+    const FusedPlan<S, W> plan(op, true);
     const int64_t num_channels = op.bank.num_channels;
     const auto make_memory = [&] { return FusedMemory<S, W>(op, plan); };
     parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, FusedMemory<S, W>& memory) {
@@ -357,7 +382,7 @@ void add_up(
 // dL/dlogit = w (g.v - sum of w g.v over all entries, null among them).
 template <typename S, typename W>
 void backward(const Fused<S, W>& op) {
-    const FusedPlan<S, W> plan(op);
+    const FusedPlan<S, W> plan(op, false);
     const int64_t num_channels = op.bank.num_channels, num_heads = op.bank.num_heads, num_points = op.num_points;
     const int64_t num_samples = op.samples_of_image();
     const int64_t all_queries = op.batch * op.num_queries;

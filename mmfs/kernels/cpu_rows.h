@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -293,7 +294,7 @@ template <typename W>
 void pull_rows(
     const Reading<W>* readings, int64_t count, int64_t width, const W* grad_out, bool scatter, W* dots
 ) {
-    std::memset(dots, 0, static_cast<std::size_t>(count * NUM_CORNERS) * sizeof(W));
+    std::fill_n(dots, count * NUM_CORNERS, W(0));
     for_blocks<W>(width, [&](int64_t channel, auto vectors) {
         constexpr int NV = decltype(vectors)::value;
         if (scatter) {

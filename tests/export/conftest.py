@@ -19,7 +19,7 @@ from export.real_inputs import Case, real_cases
 from export.samples import SAMPLES_DIR, SAMPLES_FILE, load_samples
 from export.trt import main
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from models.generation import Reading
+from models.generation.reading import Reading
 
 TOKENIZER = Path(__file__).parents[2] / "trainer/data/emoji/tokenizer.json"
 CUE = "draw"
@@ -35,8 +35,7 @@ def lively_model(config: MMInterleavedConfig) -> MMInterleaved:
             torch.nn.init.normal_(parameter, std=0.2)
     reading = Reading(model)
     with torch.no_grad():
-        reading.read_tokens([config.bos_token_id, *model.processor.encode_text(CUE)])
-        wish = reading.hidden[0][0, -1]
+        wish = reading.read([[[config.bos_token_id, *model.processor.encode_text(CUE)]]])[0, -1]
         head = model.language_model.host.get_output_embeddings()
         head.weight[config.begin_of_image_id] = wish / wish.square().sum() * (reading.logits.max() + 1)
     return model

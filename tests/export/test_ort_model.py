@@ -31,7 +31,13 @@ def segments_equal(one: list[str | Image.Image], other: list[str | Image.Image])
 def test_it_draws_when_the_model_wants_to_and_reads_what_it_drew(
     deployed: OrtModel, model: MMInterleaved, guidance_scale: float
 ) -> None:
-    options = {"max_new_tokens": 8, "max_images": 2, "num_steps": 3, "guidance_scale": guidance_scale, "seed": 5}
+    options = {
+        "max_new_tokens": 8,
+        "max_new_images": 2,
+        "num_inference_steps": 3,
+        "guidance_scale": guidance_scale,
+        "seed": 5,
+    }
     written = deployed.generate(["draw"], **options)
     assert isinstance(written[0], Image.Image)
     assert any(isinstance(segment, str) for segment in written)

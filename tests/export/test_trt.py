@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 
 import export.trt
 from export.components import Component
+from export.engines import BuildOptions
 from export.onnx_graph import Graph
+from export.profiles import Limits
 from export.trt import main
 from models import MMInterleaved, MMInterleavedConfig
+from plugins_trt import tensorrt_package
 
 
 @pytest.mark.parametrize(
@@ -46,14 +50,68 @@ def test_a_model_without_a_processor_is_refused(
     assert "holds no processor" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", ["build", "bench", "all"])
-def test_stages_that_do_not_exist_are_refused(
-    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stage", "bench"], "invalid choice: 'bench' (choose from"),
+        (["--stage", "build", "--builder", "trt"], "invalid choice: 'trt' (choose from"),
+    ],
+    ids=["stage", "builder"],
+)
+def test_what_does_not_exist_is_refused(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main([str(model_dir), "--out", str(tmp_path / "out"), "--stage", stage])
+        main([str(model_dir), "--out", str(tmp_path / "out"), *arguments])
     assert exit_.value.code == 2
-    assert f"there is no stage '{stage}' yet; what exists is onnx" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("builder", ["tensorrt", "rtx"])
+def test_a_missing_builder_is_said_before_anything_is_traced(
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    builder: str,
+) -> None:
+    monkeypatch.setattr(tensorrt_package, "find_spec", lambda name: None)
+    out = tmp_path / "out"
+    assert main([str(model_dir), "--out", str(out), "--stage", "build", "--builder", builder]) == 2
+    assert f"pip install 'mmfs[{tensorrt_package.EXTRAS[builder]}]'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_limits_that_cannot_be_are_refused(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(model_dir), "--out", str(tmp_path / "out"), "--stage", "build", "--max-images", "0"]
+    assert main(arguments) == 2
+    assert "max_images is 0. Expected at least 1" in capsys.readouterr().err
+
+
+def test_graphs_are_made_again_only_where_something_has_changed(
+    exported: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[tuple[Path, BuildOptions]] = []
+    traced: list[Path] = []
+    monkeypatch.setattr(export.trt, "open_package", lambda builder: None)
+    monkeypatch.setattr(export.trt, "build_engines", lambda root, options, say: built.append((root, options)))
+    monkeypatch.setattr(export.trt, "export_onnx", lambda model, out, **_options: traced.append(out))
+    copy = tmp_path / "model"
+    shutil.copytree(model_dir, copy)
+    command = ["--out", str(exported), "--stage", "build", "--builder", "rtx"]
+    more = ["--components", "llm,unet_mmfs", "--function-fallback", "llm", "--max-images", "3", "--dynamic-unet"]
+    assert main([str(copy), *command, *more]) == 0
+    assert traced == []
+    expected = BuildOptions(
+        "rtx", Limits(max_images=3, dynamic_unet=True), ("llm", "unet_mmfs"), function_fallback=("llm",)
+    )
+    assert built == [(exported, expected)]
+    assert f"{exported} holds the graphs of this model" in capsys.readouterr().out
+
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert main([str(copy), *command]) == 0
+    assert traced == [exported]
 
 
 def test_a_directory_with_something_else_is_kept(

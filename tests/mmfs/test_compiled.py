@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,20 +87,33 @@ def setup_script() -> ModuleType:
 def kernel(request: pytest.FixtureRequest, built: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Calls of `compiled` take this instruction set."""
     monkeypatch.setattr(compiled, "FOLDER", built)
-    compiled.library.cache_clear()
-    compiled.best_instruction_set.cache_clear()
-    compiled.why_no_library.cache_clear()
+    forget_libraries()
     if request.param == "avx2" and compiled.best_instruction_set() != "avx2":
         pytest.skip("this processor has no AVX2")
     monkeypatch.setattr(compiled, "best_instruction_set", lambda: request.param)
     yield request.param
-    compiled.library.cache_clear()
+    monkeypatch.undo()
+    forget_libraries()
+
+
+def forget_libraries() -> None:
+    for of_a_process in (
+        compiled.library,
+        compiled.best_instruction_set,
+        compiled.why_not_avx2,
+        compiled.why_no_library,
+    ):
+        of_a_process.cache_clear()
 
 
 @pytest.fixture
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small the call; only the library's own threads."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many threads PyTorch has, for the library alone."""
+
+    def use(num_threads: int) -> None:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+
+    return use
 
 
 class Classic(torch.autograd.Function):
@@ -272,20 +285,47 @@ def strided(tensor: Tensor) -> Tensor:
     return doubled.permute(axes)[..., ::2]
 
 
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("num_heads", [1, 3])
-@pytest.mark.parametrize("op", [classic, fused])
-def test_two_threads_equal_the_reference_and_themselves(kernel: str, op: Any, num_heads: int) -> None:
-    """Enough products for two threads; with one head of one group they share its gradient."""
+def large_case(op: Any, num_heads: int) -> Case:
+    """Enough products for three threads; with one head of one group they share its gradient."""
     options = {"batch": 1, "num_heads": num_heads, "dim": 128, "num_points": 6}
     if op is classic:
-        case = classic_case(num_queries=400 // num_heads, **options)
-    else:
-        case = mmfs_case(num_queries=126 // num_heads, **options)
+        return classic_case(num_queries=600 // num_heads, **options)
+    return mmfs_case(num_queries=189 // num_heads, **options)
+
+
+@pytest.mark.parametrize("num_heads", [1, 3])
+@pytest.mark.parametrize("op", [classic, fused])
+def test_two_threads_equal_the_reference_and_themselves(
+    kernel: str, threads: Callable[[int], None], op: Any, num_heads: int
+) -> None:
+    threads(2)
+    case = large_case(op, num_heads)
     actual, expected, again = case.run(op), case.run(reference_of(op)), case.run(op)
     for name in actual:
         assert torch.allclose(actual[name], expected[name], rtol=1e-11, atol=1e-11), name
         assert torch.equal(actual[name], again[name]), f"{name} differs between two runs"
+
+
+@pytest.mark.parametrize("op", [classic, fused])
+def test_deterministic_sums_do_not_depend_on_the_number_of_threads(
+    kernel: str, threads: Callable[[int], None], op: Any
+) -> None:
+    """With one head of one group, whose gradient several threads would share."""
+    case = large_case(op, num_heads=1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        results = []
+        for num_threads in (1, 2, 3):
+            threads(num_threads)
+            results.append(case.run(op))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for result in results[1:]:
+        for name, tensor in result.items():
+            assert torch.equal(tensor, results[0][name]), name
+    threads(3)
+    output = case.run(op)["output"]
+    assert torch.equal(output, results[0]["output"]), "the output never depends on it"
 
 
 def test_rows_that_share_images_add_their_gradients(kernel: str) -> None:
@@ -410,15 +450,29 @@ def test_results_have_the_types_of_embedding_bag(kernel: str) -> None:
 
 def test_a_missing_library_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "FOLDER", tmp_path)
-    compiled.library.cache_clear()
-    compiled.best_instruction_set.cache_clear()
-    compiled.why_no_library.cache_clear()
+    forget_libraries()
     reason = compiled.why_not()
     assert reason is not None
-    assert "no C++ compiler was found when it was installed" in reason
+    assert "no compiled CPU kernel _cpu_portable.so: no C++ compiler was found when it was installed" in reason
     (tmp_path / "_cpu_portable.so").write_text("not a library")
-    compiled.why_no_library.cache_clear()
+    forget_libraries()
     assert compiled.why_not() is not None
-    compiled.library.cache_clear()
-    compiled.best_instruction_set.cache_clear()
-    compiled.why_no_library.cache_clear()
+    monkeypatch.undo()
+    forget_libraries()
+
+
+def test_without_the_avx2_library_the_portable_one_computes(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "_cpu_portable.so").symlink_to(built / "_cpu_portable.so")
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    forget_libraries()
+    assert compiled.why_not() is None
+    assert compiled.best_instruction_set() == "portable"
+    assert compiled.best_library() is compiled.library("portable")
+    reason = compiled.why_not_avx2()
+    assert reason is not None
+    assert "_cpu_avx2.so" in reason or reason == "this processor has no AVX2"
+    assert_equals_reference(classic, classic_case())
+    monkeypatch.undo()
+    forget_libraries()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mmfs
-from mmfs import functional, mmfs_attention, ms_deform_attn, why_not_cuda
+from mmfs import cuda, functional, mmfs_attention, ms_deform_attn, why_not_cuda
 from op_cases import classic_case, mmfs_case
 
 
@@ -165,20 +165,22 @@ def test_why_not_cuda_says_where_the_value_is() -> None:
 
 
 @pytest.mark.gpu
-def test_cuda_backend_never_falls_back() -> None:
+def test_named_backends_never_fall_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     case = classic_case()
     tensors = {name: tensor.cuda() for name, tensor in case.tensors.items()}
-    assert "no CUDA kernels yet" in (why_not_cuda(tensors["value"]) or "")
-    with pytest.raises(ValueError, match="backend='cuda' cannot be used: mmfs has no CUDA kernels yet"):
-        ms_deform_attn(**tensors, **case.rest, backend="cuda")
     with pytest.raises(ValueError, match="backend='cpu' but value is on cuda:0"):
         ms_deform_attn(**tensors, **case.rest, backend="cpu")
+    monkeypatch.setattr(cuda, "why_not", lambda value: "the driver is on holiday")
+    with pytest.raises(ValueError, match="backend='cuda' cannot be used: the driver is on holiday"):
+        ms_deform_attn(**tensors, **case.rest, backend="cuda")
 
 
 def test_public_names() -> None:
     assert sorted(mmfs.__all__) == [
         "MMFS",
         "MSDeformAttn",
+        "MultiScaleDeformableAttention",
+        "explain",
         "mmfs_attention",
         "ms_deform_attn",
         "warmup",

@@ -155,6 +155,31 @@ def test_values_projected_once_serve_every_call() -> None:
     assert torch.equal(mmfs(query, points, visible, values=values), mmfs(query, points, visible, features=features))
 
 
+def test_images_of_different_sizes_equal_a_layer_for_each() -> None:
+    """Image 0 has the layer's sizes, image 1 others; a query sees one of them, or both."""
+    mmfs = small_mmfs()
+    query, points, _, features = small_inputs()
+    others = [(2, 3), (5, 1)]
+    sizes = torch.tensor([SIZES, others])
+    of_other = small_mmfs(spatial_shapes=others)
+    of_other.load_state_dict(mmfs.state_dict())
+    first, second = features[:1], features[1:2, :11]
+    both = torch.cat([first[0], second[0]]).requires_grad_()
+
+    sees_first, sees_second = (torch.tensor(seen).expand(2, 6, 2) for seen in ([0, 1], [1, 2]))
+    only = torch.tensor([0, 1]).expand(2, 6, 2)
+    for visible, layer_alone, alone in ((sees_first, mmfs, first), (sees_second, of_other, second)):
+        out = mmfs(query, points, visible, features=both, spatial_shapes=sizes)
+        torch.testing.assert_close(out, layer_alone(query, points, only, features=alone))
+    values = mmfs.project_values(both)
+    assert values.shape == (NUM_PIXELS + 11, 2, 5)
+    sees_both = torch.tensor([0, 2]).expand(2, 6, 2)
+    out = mmfs(query, points, sees_both, values=values, spatial_shapes=sizes)
+    (gradient,) = torch.autograd.grad(out.square().sum(), both)
+    assert gradient[:NUM_PIXELS].abs().sum() > 0
+    assert gradient[NUM_PIXELS:].abs().sum() > 0
+
+
 def test_base_can_be_given_with_the_call() -> None:
     mmfs = small_mmfs(base=7)
     other = small_mmfs(base=(2, 3))
@@ -279,6 +304,10 @@ def test_wrong_use_of_mmfs() -> None:
         mmfs(query[..., 1:], points, visible, features=features)
     with pytest.raises(ValueError, match=r"features has shape \[5, 33, 8\]. Expected .* \[N, 34, 8\]"):
         mmfs(query, points, visible, features=features[:, 1:])
+    with pytest.raises(ValueError, match=r"features has shape \[170, 7\]. .* differ in size, \[total pixels, 8\]"):
+        mmfs.project_values(features.flatten(0, 1)[:, 1:])
+    with pytest.raises(ValueError, match=r"value has shape \[170, 2, 5\]. Expected \[N, S, H, D\]"):
+        mmfs(query, points, visible, features=features.flatten(0, 1))
     with pytest.raises(ValueError, match=r"features has shape \[5, 34, 7\]"):
         mmfs.project_values(features[..., 1:])
     with pytest.raises(ValueError, match="visible holds the range"):

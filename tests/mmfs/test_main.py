@@ -22,6 +22,16 @@ def test_report_names_versions_devices_and_backends(capsys: pytest.CaptureFixtur
     assert text.endswith("All checks passed.\n")
 
 
+def test_a_portable_kernel_is_told_from_the_fast_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "why_not_compiled", lambda value: None)
+    monkeypatch.setattr(compiled, "why_not_avx2", lambda: "this processor has no AVX2")
+    report.main()
+    text = capsys.readouterr().out
+    assert "compiled CPU kernel: yes\n    portable instructions, because this processor has no AVX2\n" in text
+
+
 @pytest.mark.parametrize("broken", ["find_corners", "table_gradient"])
 def test_a_wrong_op_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str) -> None:
     monkeypatch.setattr(compiled, "why_not", lambda value: "it is the other path's turn")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models import MMInterleavedConfig
+from models.denoising import Denoising
 from models.image_decoder import ImageDecoder
 
 SHAPES = ((4, 4), (2, 2))
@@ -93,24 +94,26 @@ def test_position_counts_from_the_image_back() -> None:
 def test_sampling_is_a_function_of_the_seed(config) -> None:
     decoder = build(config)
     context, look = context_of(decoder), seen(decoder)
-    steps: list[tuple[int, int]] = []
-    first = decoder.sample(context, **look, seeds=[1, 2], num_steps=3, on_step=lambda *done: steps.append(done))
+    three = Denoising(num_inference_steps=3)
+    first = decoder.sample(context, **look, seeds=[1, 2], denoising=three)
     assert first.shape == (2, 3, 32, 32)
     assert first.min() >= 0
     assert first.max() <= 1
-    assert steps == [(1, 3), (2, 3), (3, 3)]
-    torch.testing.assert_close(decoder.sample(context, **look, seeds=[1, 2], num_steps=3), first)
-    assert (decoder.sample(context, **look, seeds=[1, 3], num_steps=3)[1] - first[1]).abs().max() > 1e-3
+    torch.testing.assert_close(decoder.sample(context, **look, seeds=[1, 2], denoising=three), first)
+    assert (decoder.sample(context, **look, seeds=[1, 3], denoising=three)[1] - first[1]).abs().max() > 1e-3
 
 
 def test_guidance_of_one_is_the_conditional_model() -> None:
     decoder = build(PIXELS)
     context, look = context_of(decoder), seen(decoder)
-    plain = decoder.sample(context, **look, seeds=[1, 2], num_steps=2, guidance_scale=1.0)
-    nearly = decoder.sample(context, **look, seeds=[1, 2], num_steps=2, guidance_scale=1.0 + 1e-6)
+
+    def drawn(guidance_scale: float) -> torch.Tensor:
+        denoising = Denoising(num_inference_steps=2, guidance_scale=guidance_scale)
+        return decoder.sample(context, **look, seeds=[1, 2], denoising=denoising)
+
+    plain, nearly = drawn(1.0), drawn(1.0 + 1e-6)
     torch.testing.assert_close(nearly, plain, rtol=1e-3, atol=1e-4)
-    strong = decoder.sample(context, **look, seeds=[1, 2], num_steps=2, guidance_scale=8.0)
-    assert (strong - plain).abs().max() > 1e-4
+    assert (drawn(8.0) - plain).abs().max() > 1e-4
 
 
 def test_a_prediction_type_that_nobody_can_train_is_refused() -> None:
@@ -130,3 +133,17 @@ def test_conditions_are_dropped_in_training_alone() -> None:
     decoder.train()
     trained = decoder.loss(pixels, context, **look, keys=keys)
     torch.testing.assert_close(decoder.loss(pixels, context + 1, **other, keys=keys), trained)
+
+
+def test_guidance_by_images_leaves_alone_what_looks_at_none() -> None:
+    decoder = build(PIXELS)
+    context, look = context_of(decoder), seen(decoder)
+    look["visible"] = torch.tensor([[0, 2], [2, 2]])
+
+    def drawn(image_guidance_scale: float) -> torch.Tensor:
+        denoising = Denoising(num_inference_steps=2, image_guidance_scale=image_guidance_scale)
+        return decoder.sample(context, **look, seeds=[1, 2], denoising=denoising)
+
+    plain, strong = drawn(1.0), drawn(4.0)
+    assert (strong[0] - plain[0]).abs().max() > 1e-4
+    torch.testing.assert_close(strong[1], plain[1], rtol=1e-3, atol=1e-4)

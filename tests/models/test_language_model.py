@@ -1,5 +1,7 @@
 """Letters: B sequences, T tokens, N images, S pyramid pixels, F feature width."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
@@ -46,6 +48,13 @@ def test_a_closed_gate_is_the_plain_language_model(model: LanguageModel) -> None
         torch.nn.init.zeros_(synchronizer.gate)
     plain = model.decoder(inputs_embeds=data["embeddings"], position_ids=data["position_ids"]).last_hidden_state
     torch.testing.assert_close(run(model, data), plain)
+
+
+def test_the_skip_adds_the_embeddings_to_the_final_states(model: LanguageModel) -> None:
+    data = inputs()
+    plain = run(model, data)
+    model.config = replace(model.config, embedding_skip=3.0)
+    torch.testing.assert_close(run(model, data), plain + 3.0 * data["embeddings"])
 
 
 def test_mmfs_stands_between_attention_and_feed_forward(model: LanguageModel) -> None:

@@ -23,12 +23,37 @@ def test_pictures_are_cropped_at_the_centre_and_resized(processor: MMInterleaved
     torch.testing.assert_close(pixels, torch.full((3, 32, 32), 200 / 255))
 
 
+def test_pictures_need_not_be_square(processor: MMInterleavedProcessor, tmp_path: Path) -> None:
+    MMInterleavedProcessor(processor.tokenizer, image_size=(16, 32)).save_pretrained(tmp_path)
+    wide = MMInterleavedProcessor.from_directory(tmp_path)
+    assert wide is not None
+    square = np.zeros((64, 64, 3), dtype=np.uint8)
+    square[16:48] = 200  # the part of that shape in its centre
+    torch.testing.assert_close(wide.encode_image(square), torch.full((3, 16, 32), 200 / 255))
+    half = torch.rand(3, 16, 32)
+    assert torch.equal(wide.encode_image(half), half)
+
+
 def test_arrays_tensors_and_images_agree(processor: MMInterleavedProcessor) -> None:
     array = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
     for form in (array, tensor, Image.fromarray(array)):
         torch.testing.assert_close(processor.encode_image(form), tensor)
     assert np.array_equal(np.array(processor.decode_image(tensor)), array)
+
+
+def test_it_is_called_as_transformers_processors_are(processor: MMInterleavedProcessor) -> None:
+    picture = Image.new("RGB", (40, 50), "red")
+    inputs = processor(text=["a snail", "two"], images=[picture, picture])
+    assert inputs.input_ids.shape == inputs["attention_mask"].shape == (2, 7)
+    assert inputs.attention_mask.tolist() == [[1] * 7, [1] * 3 + [0] * 4]
+    assert processor.batch_decode(inputs.input_ids) == ["a snail", "two"]
+    assert processor.batch_decode([processor.encode_text("x")]) == ["x"]
+    assert inputs.pixel_values.shape == (2, 3, 32, 32)
+    one = processor("a snail", picture)
+    assert torch.equal(one.input_ids[0], inputs.input_ids[0])
+    assert torch.equal(one.pixel_values, inputs.pixel_values[:1])
+    assert set(processor(images=picture)) == {"pixel_values"}
 
 
 @pytest.mark.parametrize(
@@ -46,5 +71,5 @@ def test_a_processor_survives_its_directory(processor: MMInterleavedProcessor, t
     processor.save_pretrained(tmp_path)
     loaded = MMInterleavedProcessor.from_directory(tmp_path)
     assert loaded is not None
-    assert loaded.image_size == 32
+    assert (loaded.height, loaded.width) == (32, 32)
     assert loaded.encode_text("snail") == processor.encode_text("snail")

@@ -19,7 +19,7 @@ from models.batch import IGNORED
 from models.config import LanguageModelConfig, QFormerConfig, SynchronizerConfig
 from models.language_model import LanguageModel
 from models.qformer import QFormer
-from models.released_names import (
+from models.released.names import (
     MMFS,
     QFORMER,
     UNET_SYNCHRONIZER,

@@ -214,25 +214,30 @@ def test_init_starts_from_the_weights(finished, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_the_encoder_alone_is_a_start_for_models_that_differ_elsewhere(tmp_path, capsys):
+def test_parts_are_a_start_for_models_that_differ_elsewhere(tmp_path, capsys):
     encoder, out = tmp_path / "encoder", tmp_path / "bare"
     assert main(["tiny", "--out", str(encoder), "--num_steps", "0"]) == 0
     assert {step["phase"] for step in steps(encoder)} == {"encoder"}
-    options = ("--encoder_pretraining.num_steps", "0", "--num_steps", "1", "--freeze_encoder", "true")
+    options = ("--encoder_pretraining.num_steps", "0", "--num_steps", "1", "--optim.lr", "1e-12")
     without = ("--model.language_model.mmfs", "null", "--model.image_decoder.mmfs", "null")
-    start = ("--init_encoder", str(encoder / "model"))
-    assert main(["tiny", "--out", str(out), *options, *without, *start]) == 0
-    assert f"from random weights and the image encoder of {encoder / 'model'}" in capsys.readouterr().out
+    init = ("--init", str(encoder / "model"))
+    parts = ("--init_parts", "[visual_tokenizer, language_model]")
+    assert main(["tiny", "--out", str(out), *options, *init, *parts, "--model.image_decoder.mmfs", "null"]) == 0
+    origin = f"from random weights and visual_tokenizer, language_model of {encoder / 'model'}"
+    assert origin in capsys.readouterr().out
     before, after = (load_file(run / "model" / "model.safetensors") for run in (encoder, out))
-    frozen = [name for name in before if name.startswith("visual_tokenizer.adapter.")]
-    assert frozen
-    for name in frozen:
-        torch.testing.assert_close(after[name], before[name], rtol=0, atol=0)
-    wider = ("--model.vision.num_visual_tokens", "3")
-    assert main(["tiny", "--out", str(tmp_path / "x"), *options, *start, *wider]) == 2
-    assert "whose image encoder has another shape" in capsys.readouterr().err
-    assert main(["tiny", "--out", str(tmp_path / "x"), *options, "--init_encoder", str(tmp_path)]) == 2
-    assert "init_encoder is" in capsys.readouterr().err
+    taken = {name for name in before if name.startswith(("visual_tokenizer.", "language_model.", "begin_of_image"))}
+    assert "begin_of_image" in taken
+    for name in taken:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-9)
+    drawing = "image_decoder.context_proj.weight"  # has no constant start that both would share
+    assert not torch.equal(after[drawing], before[drawing])
+    assert main(["tiny", "--out", str(tmp_path / "x"), *options, *without, *init, *parts]) == 2
+    assert "whose language_model has another shape" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "x"), *options, "--init", str(tmp_path), *parts]) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "x"), *options, *parts]) == 2
+    assert "init is null; expected a model in init" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

@@ -52,10 +52,12 @@ def collate(
     drawn_px: int,
     seed: int,
     step: int,
+    first_row: int = 0,
 ) -> Batch:
     """Packed rows as a batch, padded to `row_tokens`.
 
-    `drawn_keys` are hashes of (seed, step, row, number of the image within its row).
+    `drawn_keys` are hashes of (seed, step, row, number of the image within its row); the first of `rows` is row
+    `first_row` of the step.
     """
     shape = (len(rows), row_tokens)
     input_ids = np.full(shape, special.pad, dtype=np.int64)
@@ -66,6 +68,7 @@ def collate(
     places: list[tuple[int, int]] = []
     drawn: list[int] = []
     drawn_keys: list[int] = []
+    drawn_pictures: list[np.ndarray] = []
     for r, row in enumerate(rows):
         start = num_images = 0
         for number, document in enumerate(row.documents):
@@ -77,7 +80,8 @@ def collate(
             for image in document.images:
                 if image.drawn:
                     drawn.append(len(bank))
-                    drawn_keys.append(stable_key(seed, step, r, num_images))
+                    drawn_keys.append(stable_key(seed, step, first_row + r, num_images))
+                    drawn_pictures.append(image.pixels if image.target is None else image.target)
                 bank.append(image.pixels)
                 places.append((r, start + image.column))
                 num_images += 1
@@ -90,7 +94,7 @@ def collate(
         pixel_values=_resized(bank, image_px),
         image_positions=torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
         drawn=torch.tensor(drawn, dtype=torch.int64),
-        drawn_pixels=_resized([bank[index] for index in drawn], drawn_px),
+        drawn_pixels=_resized(drawn_pictures, drawn_px),
         drawn_keys=torch.tensor(drawn_keys, dtype=torch.int64),
     )
 

@@ -25,6 +25,9 @@ class Image:
     draw: bool = True
     """Whether the model learns to draw it. The first segment of a document is never drawn (paper B.1)."""
 
+    target: np.ndarray | None = None
+    """What it learns to draw, uint8 [h, w, 3], where that is not `pixels` averaged down."""
+
 
 Segment = Text | Image
 
@@ -36,7 +39,7 @@ class Document:
     segments: tuple[Segment, ...]
     task: str
     key: str
-    """Names the document for ever: world/task/split/index."""
+    """Names the document for ever: world/task/split/index, or source/shard/number."""
 
     prompt: int
     """The first so many segments are what an evaluation gives; the rest is for the model to make."""

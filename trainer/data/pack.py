@@ -47,6 +47,8 @@ class PlacedImage:
     """uint8 [H, W, 3]."""
 
     drawn: bool
+    target: np.ndarray | None = None
+    """What to draw, uint8 [h, w, 3]; None: `pixels`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +91,31 @@ def tokenize(document: Document, tokenizer: Tokenizer, special: SpecialTokens, n
             continue
         ids.append(special.begin_of_image)
         wanted.append(index > 0 and isinstance(document.segments[index - 1], Text))
-        images.append(PlacedImage(len(ids), segment.pixels, is_drawn(document, index)))
+        images.append(PlacedImage(len(ids), segment.pixels, is_drawn(document, index), segment.target))
         ids += [special.image] * num_visual_tokens
         wanted += [False] * num_visual_tokens
     ids.append(special.end)
     wanted.append(True)
     targets = [token if want else IGNORED for token, want in zip(ids[1:], wanted[1:], strict=True)]
     return Tokens(document.key, ids, [*targets, IGNORED], images)
+
+
+def cut(document: Tokens, num_tokens: int, num_visual_tokens: int, max_images: int) -> Tokens:
+    """The beginning of a document: at most so many tokens and images. An image is in it whole or not at all.
+
+    The last token predicts nothing, and `</s>` is gone with the rest.
+    """
+    end = min(num_tokens, len(document.input_ids))
+    for number, image in enumerate(document.images):
+        begin_of_image = image.column - 1
+        if number == max_images or image.column + num_visual_tokens > end:
+            end = min(end, begin_of_image)
+            break
+    if end == len(document.input_ids):
+        return document
+    images = [image for image in document.images if image.column < end]
+    targets = [*document.targets[: max(0, end - 1)], IGNORED][:end]
+    return Tokens(document.key, document.input_ids[:end], targets, images)
 
 
 def pack_row(documents: Iterable[Tokens], row_tokens: int) -> Row:

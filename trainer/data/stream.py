@@ -111,15 +111,19 @@ class Stream:
 
     def __call__(self, step: int) -> Batch:
         """Batch number `step`, with `config.num_rows` rows of `config.row_tokens` tokens."""
-        rows = [pack_row(self.documents(step, row), self.config.row_tokens) for row in range(self.config.num_rows)]
+        return self.part(step, range(self.config.num_rows))
+
+    def part(self, step: int, rows: range) -> Batch:
+        """Neighbouring rows of a batch, for a process that trains on a share of it."""
         return collate(
-            rows,
+            [pack_row(self.documents(step, row), self.config.row_tokens) for row in rows],
             self._special,
             row_tokens=self.config.row_tokens,
             image_px=self.image_px,
             drawn_px=self.drawn_px,
             seed=self.seed,
             step=step,
+            first_row=rows.start,
         )
 
     def documents(self, step: int, row: int) -> Iterator[Tokens]:

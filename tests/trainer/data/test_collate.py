@@ -70,3 +70,12 @@ def test_stable_keys_are_spread_and_fixed():
     assert len(keys) == 2500
     assert all(0 <= key < 2**63 for key in keys)
     assert stable_key(1, 2, 3) == 1517167407554927345
+
+
+def test_a_target_of_its_own_is_what_is_drawn():
+    image = PlacedImage(3, picture(0), True, target=picture(1, 4))
+    row = Row([Tokens("a", [1, 9, 3, 4, 2], [9, 3, -100, 2, -100], [image])])
+    batch = collate([row], SPECIAL, row_tokens=5, image_px=8, drawn_px=4, seed=5, step=7, first_row=6)
+    expected = torch.from_numpy(picture(1, 4)).permute(2, 0, 1) / 255
+    torch.testing.assert_close(batch.drawn_pixels[0], expected, rtol=0, atol=0)
+    assert batch.drawn_keys.tolist() == [stable_key(5, 7, 6, 0)]

@@ -10,7 +10,7 @@ from tokenizers.models import BPE
 from trainer.data.document import Document, Image, Text
 from trainer.data.emoji.tasks import TASKS, documents
 from trainer.data.emoji.tokenizer import load_tokenizer
-from trainer.data.pack import SpecialTokens, Tokens, pack_row, tokenize
+from trainer.data.pack import SpecialTokens, Tokens, cut, pack_row, tokenize
 
 PAD, BOS, EOS, BOI, IMAGE = range(5)
 PICTURE = np.zeros((64, 64, 3), dtype=np.uint8)
@@ -87,3 +87,20 @@ def test_rows_take_whole_documents_until_the_next_does_not_fit():
 def test_a_document_longer_than_a_row_is_refused():
     with pytest.raises(ValueError, match="Document made/11 has 11 tokens, a row 10"):
         pack_row([made(3), made(11)], 10)
+
+
+def test_a_cut_document_keeps_whole_images():
+    document = tokens_of(Text("a snail"), Image(PICTURE), Text(" a"), Image(PICTURE), Text(" snail"))
+    (first, second), length = (image.column for image in document.images), len(document.input_ids)
+    for end in range(length + 3):
+        part = cut(document, end, 2, max_images=5)
+        assert part.input_ids == document.input_ids[: len(part.input_ids)]
+        inside = [column for column in (first, second) if column - 1 < end < column + 2]
+        assert len(part.input_ids) == (inside[0] - 1 if inside else min(end, length))
+        assert [image.column for image in part.images] == [c for c in (first, second) if c + 2 <= end]
+        assert len(part.targets) == len(part.input_ids)
+        if 0 < len(part.targets) < length:
+            assert part.targets == [*document.targets[: len(part.targets) - 1], -100]
+    assert len(cut(document, length, 2, max_images=1).input_ids) == second - 1
+    assert len(cut(document, length, 2, max_images=0).input_ids) == first - 1
+    assert cut(document, length, 2, max_images=2) is document

@@ -215,30 +215,59 @@ def recomputed(model: MMInterleaved, *, device: torch.device | str | None = None
     return tensors
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a released tensor goes."""
+
+    name: str
+    """Ours."""
+
+    layout: Layout
+    shape: torch.Size
+    """Of our tensor."""
+
+
+def places(released: Iterable[str], model: MMInterleaved) -> dict[str, Place]:
+    """The place in `model` of each tensor of a released checkpoint, by its released name; what `recomputed` lists has
+    none and need not be there.
+
+    Raises:
+        ValueError: names that the model or the checkpoint lacks; the message has the first of them and how many.
+    """
+    table, expected, left_out = NameTable(rows_of(model)), model.state_dict(), recomputed(model, device="meta")
+    found: dict[str, Place] = {}
+    unknown: list[str] = []
+    for theirs in released:
+        if theirs in left_out:
+            continue
+        try:
+            name, layout = table.ours(theirs)
+        except ValueError:
+            unknown.append(theirs)
+            continue
+        if name in expected:
+            found[theirs] = Place(name, layout, expected[name].shape)
+        else:
+            unknown.append(theirs)
+    missing = sorted(table.released(name)[0] for name in expected.keys() - {place.name for place in found.values()})
+    if unknown or missing:
+        raise ValueError(
+            f"The checkpoint does not fit the configuration: it lacks {len(missing)} tensors {missing[:3]} and has "
+            f"{len(unknown)} that the model has no place for {sorted(unknown)[:3]}."
+        )
+    return found
+
+
 def from_released(weights: Mapping[str, Tensor], model: MMInterleaved) -> dict[str, Tensor]:
     """A released state dict as `model`'s, in the released dtypes.
 
     Raises:
         ValueError: names that the model or the checkpoint lacks, or shapes that do not fit; the message has them.
     """
-    table, expected, left_out = NameTable(rows_of(model)), model.state_dict(), recomputed(model, device="meta")
-    state: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for released, tensor in weights.items():
-        if released in left_out:
-            continue
-        name, layout = table.ours(released)
-        if name not in expected:
-            unknown.append(released)
-        else:
-            state[name] = our_layout(released, tensor, layout, expected[name].shape)
-    missing = sorted(table.released(name)[0] for name in expected.keys() - state.keys())
-    if unknown or missing:
-        raise ValueError(
-            f"The checkpoint does not fit the configuration: it lacks {len(missing)} tensors {missing[:3]} and has "
-            f"{len(unknown)} that the model has no place for {sorted(unknown)[:3]}."
-        )
-    return state
+    return {
+        place.name: our_layout(name, weights[name], place.layout, place.shape)
+        for name, place in places(weights, model).items()
+    }
 
 
 def to_released(model: MMInterleaved) -> dict[str, Tensor]:
@@ -300,4 +329,4 @@ def _translate(name: str, patterns: _Patterns, owner: str) -> tuple[str, Layout]
             for number in match.groups():
                 target = target.replace("{n}", number, 1)
             return target + name[match.end() :], layout
-    raise ValueError(f"{name} of the {owner} is not in the table of names; models/released_names.py lists the parts.")
+    raise ValueError(f"{name} of the {owner} is not in the table of names; models/released/names.py lists the parts.")

@@ -1,0 +1,191 @@
+"""One engine, in a process of its own: `python -m export.engine_process REQUEST.json`.
+
+TensorRT keeps gigabytes, and an error inside it can end the process; here that costs one engine. What the process says
+while it works are the builder's phases, a line each; what came of it is in two files beside the request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from plugins_trt.plugin import Plugins
+from plugins_trt.tensorrt_package import open_package
+
+BUILT_FILE = "built.json"
+INSPECTED_FILE = "inspected.json"
+NUM_LOGGED_ERRORS = 3
+"""That the result repeats; the log has all."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build; paths as the process sees them."""
+
+    builder: str
+    onnx: str
+    plan: str
+    """Where to write it."""
+
+    log: str
+    """Where to write what TensorRT says."""
+
+    profiles: tuple[dict[str, Any], ...]
+    """Per profile: least, usual and largest shape by name of the input."""
+
+    architectures: tuple[str, ...]
+    """For which the plugins' kernels are compiled."""
+
+    plugins: bool
+    """False: without plugins, so that the parser takes the nodes' bodies."""
+
+    def save(self, file: Path) -> None:
+        """As JSON."""
+        file.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, file: Path) -> Request:
+        """What `save` wrote."""
+        return cls(**json.loads(file.read_text()))
+
+
+class BuilderError(RuntimeError):
+    """TensorRT refused."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what the request says; where TensorRT refuses, the result is {"error": why}."""
+    (file,) = map(Path, arguments)
+    request = Request.load(file)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    with Path(request.log).open("w", encoding="utf-8") as stream:
+        trt = open_package(request.builder)
+        log = _log(trt, stream)
+        plugins = Plugins(trt, request.architectures) if request.plugins else None
+        try:
+            built = build(request, trt, log, plugins)
+        except BuilderError as error:
+            _write(file.with_name(BUILT_FILE), {"error": str(error)})
+            return
+        _write(file.with_name(BUILT_FILE), built)
+        # Last, because without a GPU this may end the process.
+        _write(file.with_name(INSPECTED_FILE), inspect(request, trt, log))
+
+
+def _die_with_parent() -> None:
+    sys.stdin.read()  # ends when nobody is left who could write
+    os._exit(1)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(content))
+    partial.replace(file)
+
+
+def build(request: Request, trt: ModuleType, log: Any, plugins: Plugins | None) -> dict[str, Any]:
+    """Parse a graph and write its plan.
+
+    Returns:
+        seconds; num_layers and num_plugin_layers of the parsed network; num_plugins_in_plan by node type;
+        machine_code_sha256, of each set of kernels in the plan.
+
+    Raises:
+        BuilderError: in TensorRT's words.
+    """
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    print("parsing", flush=True)
+    if not parser.parse_from_file(request.onnx):
+        found = [str(parser.get_error(number)) for number in range(parser.num_errors)]
+        raise BuilderError(f"The parser refused the graph: {' '.join(found) or log.last_errors()}")
+    config = builder.create_builder_config()
+    # The checks hold for float32 as it is; TensorFloat-32 has ten bits behind the point.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells plugins from the rest
+    monitor = _monitor(trt)
+    config.progress_monitor = monitor
+    for shapes in request.profiles:
+        profile = builder.create_optimization_profile()
+        for name, (least, usual, largest) in shapes.items():
+            profile.set_shape(name, least, usual, largest)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuilderError(f"TensorRT refused the profile {shapes}: {log.last_errors()}")
+    start = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuilderError(f"TensorRT could not build the engine: {log.last_errors()}")
+    Path(request.plan).write_bytes(plan)
+    layers = [network.get_layer(number).type for number in range(network.num_layers)]
+    serialized = plugins.serialized.values() if plugins is not None else ()
+    return {
+        "seconds": round(time.perf_counter() - start, 1),
+        "num_layers": len(layers),
+        "num_plugin_layers": layers.count(trt.LayerType.PLUGIN_V3),
+        "num_plugins_in_plan": Counter(node.operator for node, _ in serialized),
+        "machine_code_sha256": sorted({code.sha256() for _, code in serialized}),
+    }
+
+
+def inspect(request: Request, trt: ModuleType, log: Any) -> dict[str, Any]:
+    """Load the plan and list its layers.
+
+    Returns:
+        layers: the inspector's JSON; or error: in TensorRT's words.
+    """
+    log.errors.clear()
+    engine = trt.Runtime(log).deserialize_cuda_engine(Path(request.plan).read_bytes())
+    if engine is None:
+        return {"error": log.last_errors()}
+    inspector = engine.create_engine_inspector()
+    return {"layers": json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))}
+
+
+def _log(trt: ModuleType, stream: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(message)
+            if severity <= trt.ILogger.Severity.INFO:
+                stream.write(f"{severity.name} {message}\n")
+                stream.flush()
+
+        def last_errors(self) -> str:
+            return " ".join(self.errors[:NUM_LOGGED_ERRORS]) or "it gave no reason."
+
+    return Log()
+
+
+def _monitor(trt: ModuleType) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            print(phase_name[:1].lower() + phase_name[1:], flush=True)
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return True
+
+    return Monitor()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,198 @@
+"""`mmfs.explain`: who computes a call, how, and why. Nothing is computed.
+
+The answer comes from the code that decides: the compiled kernel is asked for its strategy, and the launches on a GPU
+are those of kernels/calls.py, made for tensors without memory by a device that only takes notes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmfs import compiled, cuda, functional
+from mmfs.autograd import implementation
+from mmfs.kernels import calls
+from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.launch import cuda_device
+from mmfs.kernels.plan import VECTOR_BYTES, Launch
+from mmfs.reference import working_dtype
+
+
+def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
+    """Which backend computes a call, by which strategy, and why.
+
+        print(mmfs.explain(mmfs.ms_deform_attn, value, spatial_shapes, sampling_locations, attention_weights))
+
+    Args:
+        op: `mmfs.ms_deform_attn` or `mmfs.mmfs_attention`.
+        arguments, options: as op takes them.
+
+    Returns:
+        A few lines: who computes, the way of the forward and of the backward, and why no other backend.
+
+    Raises:
+        ValueError, TypeError: as the call itself; op is neither of the two.
+    """
+    if op is functional.ms_deform_attn:
+        given = bound(op, arguments, options)
+        backend = given.pop("backend")
+        given["spatial_shapes"] = functional.check_ms_deform_attn(**given)
+    elif op is functional.mmfs_attention:
+        given = bound(op, arguments, options)
+        backend = given.pop("backend")
+        sizes, image_shapes = functional.check_mmfs_attention(**given)
+        given["spatial_shapes"] = sizes if image_shapes is None else image_shapes
+        given["reference_points"] = given["reference_points"].expand(*given["attention_logits"].shape[:2], 2)
+    else:
+        raise TypeError(f"op is {op!r}. Expected mmfs.ms_deform_attn or mmfs.mmfs_attention.")
+    value: Tensor = given["value"]
+    if functional.choose(backend, value) == "reference":
+        who, lines = "plain PyTorch (mmfs/reference.py)", ["because of backend='reference'; differentiates twice"]
+    else:
+        computes = implementation(value)
+        if computes is cuda:
+            ordered = torch.are_deterministic_algorithms_enabled()
+            num_processors = cuda_device(cuda.device_index(value.device)).num_processors
+            who, lines = "the CUDA kernels", of_cuda(op.__name__, given, num_processors, ordered)
+        elif computes is compiled:
+            who, lines = f"the compiled CPU kernel, {compiled.best_instruction_set()}", of_compiled(op.__name__, given)
+        else:
+            who, lines = "PyTorch's embedding_bag (mmfs/embedding_bag.py)", of_embedding_bag(value)
+        reasons = {"the CUDA kernels": cuda.why_not(value), "the compiled CPU kernel": compiled.why_not(value)}
+        lines += [f"not {name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    heading = f"{op.__name__}, value {list(value.shape)} {value.dtype} on {value.device}: {who}"
+    return "\n  ".join([heading, *lines])
+
+
+def bound(op: Callable[..., Tensor], arguments: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name, defaults among them."""
+    call = inspect.signature(op).bind(*arguments, **options)
+    call.apply_defaults()
+    return call.arguments
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On a CPU
+
+
+def of_compiled(name: str, given: dict[str, Any]) -> list[str]:
+    if name == "ms_deform_attn":
+        forward, backward = (compiled.ms_deform_attn_strategy(**given, is_forward=way) for way in (True, False))
+    else:
+        forward, backward = (compiled.mmfs_attention_strategy(**given, is_forward=way) for way in (True, False))
+    value: Tensor = given["value"]
+    if backward.gradient_in_place:
+        gradient = "gradient of value summed where it belongs, because few rows have one"
+    else:
+        gradient = f"gradient of value summed in padded {working_dtype(value.dtype)} rows, then written"
+    order = "the same bits in every call"
+    if not torch.are_deterministic_algorithms_enabled():
+        order += " on as many threads"
+    lines = [f"forward: {work(forward)}; {reading(forward)}", f"backward: {work(backward)}; {gradient}; {order}"]
+    if (slower := compiled.why_not_avx2()) is not None:
+        lines.append(f"not with AVX2: {slower}")
+    return lines
+
+
+def work(strategy: compiled.Strategy) -> str:
+    return f"{counted(strategy.num_pieces, 'piece')} of work on {counted(strategy.num_threads, 'thread')}"
+
+
+def reading(strategy: compiled.Strategy) -> str:
+    ways = [
+        (strategy.num_packed, "from a packed copy of the head (a row is read more than twice)"),
+        (strategy.num_in_place, "where they lie (a row is read at most twice)"),
+        (
+            strategy.num_staged,
+            "each through a padded copy (a row is read at most twice, and not fit for use as it lies)",
+        ),
+    ]
+    used = [
+        way if count == strategy.num_pieces else f"in {counted(count, 'piece')} {way}" for count, way in ways if count
+    ]
+    return f"rows of value are read {', '.join(used) or 'nowhere'}"
+
+
+def of_embedding_bag(value: Tensor) -> list[str]:
+    lines = ["sums of rows, in chunks of queries that fit the cache; the gradient of value by sorting"]
+    if working_dtype(value.dtype) != value.dtype:
+        lines.append(f"value is copied to {working_dtype(value.dtype)} first, to sum in it")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On a GPU
+
+
+class Notebook:
+    """A device that launches nothing and remembers the launches."""
+
+    def __init__(self, num_processors: int) -> None:
+        self.num_processors = num_processors
+        self.launches: list[Launch] = []
+
+    def launch(self, launch: Launch, arguments: Arguments) -> None:
+        self.launches.append(launch)
+
+
+def of_cuda(name: str, given: dict[str, Any], num_processors: int, ordered: bool) -> list[str]:
+    """What launches on a GPU with this many multiprocessors."""
+    call: dict[str, Any] = {
+        key: without_memory(part) if isinstance(part, Tensor) else part for key, part in given.items()
+    }
+    forward, backward = Notebook(num_processors), Notebook(num_processors)
+    value: Tensor = call["value"]
+    query_shape = given["attention_weights" if name == "ms_deform_attn" else "attention_logits"].shape[:2]
+    grad_out = value.new_empty(*query_shape, value.shape[-2] * value.shape[-1])
+    if name == "ms_deform_attn":
+        calls.ms_deform_attn_forward(forward, **call)
+        calls.ms_deform_attn_backward(backward, grad_out, **call, needs_value=True, ordered=ordered)
+    else:
+        calls.mmfs_attention_forward(forward, **call)
+        calls.mmfs_attention_backward(backward, grad_out, **call, needs_value=True, ordered=ordered)
+
+    lines = [f"forward: {launched(launch)}" for launch in forward.launches]
+    if len(forward.launches) > 1:
+        lines.append(
+            f"the samples of a query are split over {forward.launches[0].grid[2]} blocks, because queries and heads "
+            f"alone would leave some of the {num_processors} multiprocessors idle; the last launch merges them"
+        )
+    lines += [f"backward: {launched(launch)}" for launch in backward.launches]
+    if ordered:
+        lines.append("gradient of value in a fixed order, because torch.use_deterministic_algorithms is on")
+    else:
+        lines.append(f"gradient of value by atomic additions in {working_dtype(value.dtype)}, whose order is not fixed")
+    if forward.launches:
+        vector, lanes, chunks = forward.launches[0].instance.arguments
+        lines.append(
+            f"a head's {value.shape[-1]} channels on {lanes} lanes, {chunks} x {vector} each; the widest load has "
+            f"{vector * value.element_size()} bytes of {VECTOR_BYTES}: channels and alignment allow it"
+        )
+    return lines or ["nothing to compute"]
+
+
+def launched(launch: Launch) -> str:
+    x, y, z = launch.grid
+    return (
+        f"{launch.instance.name}, {x} x {y} x {z} blocks of {launch.threads} threads, {launch.shared_bytes} bytes of "
+        "shared memory"
+    )
+
+
+def without_memory(tensor: Tensor) -> Tensor:
+    """Shape, strides, dtype and alignment alone."""
+    offset = tensor.data_ptr() % VECTOR_BYTES // tensor.element_size()
+    extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    memory = torch.empty(offset + max(extent, 0), dtype=tensor.dtype, device="meta")
+    return memory.as_strided(tensor.shape, tensor.stride(), offset)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

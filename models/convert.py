@@ -1,0 +1,106 @@
+"""`python -m models.convert SRC --out DIR`: the released weights as a directory for `MMInterleaved.from_pretrained`.
+
+SRC holds the released `*.bin` files. They are read one at a time and mapped, not loaded; of the numbers, one shard of
+the output is in memory. DIR gets `config.json`, `model-*.safetensors`, their index, and `conversion.json`, which says
+from what each shard was made. The index comes last: without it, the directory is no model yet, and the same command
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from tokenizers import Tokenizer
+
+from models.config import MMInterleavedConfig
+from models.processor import TOKENIZER_FILE, MMInterleavedProcessor
+from models.released.base_weights import PARTS
+from models.released.conversion import Converter, DType
+
+PROGRAM = "python -m models.convert"
+NEW_TOKENS = ("<|beginofimage|>", "<|image|>")
+"""What the release added to the language model's vocabulary, in this order."""
+
+
+def released_processor(directory: Path, config: MMInterleavedConfig) -> MMInterleavedProcessor:
+    """The language model's tokenizer with the two tokens for images.
+
+    Raises:
+        FileNotFoundError: the directory holds no `tokenizer.json`.
+        ValueError: its vocabulary does not end where the model's new tokens begin.
+    """
+    if not (directory / TOKENIZER_FILE).is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no {TOKENIZER_FILE}. If it holds an older tokenizer.model, let transformers write the "
+            "new form: AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
+        )
+    tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    tokenizer.add_special_tokens(list(NEW_TOKENS))
+    ids, expected = [tokenizer.token_to_id(t) for t in NEW_TOKENS], [config.begin_of_image_id, config.image_token_id]
+    if ids != expected:
+        raise ValueError(
+            f"With the tokenizer of {directory}, {' and '.join(NEW_TOKENS)} are {ids}; the model has them at "
+            f"{expected}. Name the tokenizer of the language model that this model was built on."
+        )
+    return MMInterleavedProcessor(tokenizer, image_size=config.vision.clip["image_size"])
+
+
+def _base_argument(text: str) -> tuple[str, Path]:
+    part, _, directory = text.partition("=")
+    if part not in PARTS or not directory:
+        raise argparse.ArgumentTypeError(f"{text!r} is not PART=DIR, PART one of {', '.join(PARTS)}")
+    return part, Path(directory)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition(": ")[2])
+    parser.add_argument("source", type=Path, metavar="SRC", help="the directory with the released *.bin files")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--dtype", choices=get_args(DType), default="source", help="default: as in SRC")
+    parser.add_argument(
+        "--base",
+        type=_base_argument,
+        action="append",
+        default=[],
+        metavar="PART=DIR",
+        help=f"take what the training left unchanged from a local snapshot; PART is one of {', '.join(PARTS)}",
+    )
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of the language model, with its tokenizer.json")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json; default: the released 13B model's")
+    parser.add_argument("--max_shard_gb", type=float, default=2.0, metavar="GB", help="default: 2")
+    parser.add_argument("--verify", action="store_true", help="compare checksums of source and output, too")
+    given = parser.parse_args(arguments)
+    try:
+        config = MMInterleavedConfig.load(given.config) if given.config else MMInterleavedConfig.released_13b()
+        converter = Converter(
+            given.source,
+            given.out,
+            config=config,
+            dtype=given.dtype,
+            base=dict(given.base),
+            max_shard_bytes=int(given.max_shard_gb * 1e9),
+            processor=released_processor(given.tokenizer, config) if given.tokenizer else None,
+        )
+        converter.run()
+        if given.verify:
+            print(f"{converter.verify()} tensors are those of {given.source}")
+    except (FileNotFoundError, ValueError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    left_out = len(converter.conversion.recomputed)
+    print(f"wrote {given.out}; {left_out} tensors that the model computes itself are left out")
+    if given.tokenizer is None:
+        print("It reads no text yet: the same command with --tokenizer DIR adds the language model's tokenizer.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""From noise to a picture: which scheduler walks the way, in how many steps, and what guides it.
+
+Letters: M images to draw, c x h x w their latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
+SchedulerName = Literal["ddim", "dpm", "ddpm"]
+
+SCHEDULERS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "dpm": DPMSolverMultistepScheduler,
+    "ddpm": DDPMScheduler,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoising:
+    """How pictures are drawn.
+
+    Raises:
+        ValueError: an unknown scheduler, or less than one step.
+    """
+
+    num_inference_steps: int = 30
+    """Runs of the U-Net for each picture."""
+
+    guidance_scale: float = 3.5
+    """Strength of classifier-free guidance by the context: 1 follows it as it is, more exaggerates (paper B.3: 3.5)."""
+
+    image_guidance_scale: float = 1.0
+    """The same for the images that the U-Net looks at (InstructPix2Pix, arXiv:2211.09800, section 3.2.1). At 1 both
+    predictions look at the same images (the release); any other value costs a third one, which looks at none. It wants
+    a model trained with `image_drop`."""
+
+    scheduler: SchedulerName = "ddim"
+    """"ddim": deterministic. "dpm": DPM-Solver++, good in fewer steps. "ddpm": ancestral, noise in every step (the
+    release)."""
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in get_args(SchedulerName):
+            raise ValueError(f"scheduler is {self.scheduler!r}; expected one of {', '.join(get_args(SchedulerName))}.")
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps is {self.num_inference_steps}; expected at least 1.")
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a prediction without the context is needed."""
+        return self.guidance_scale != 1 or self.looks_away
+
+    @property
+    def looks_away(self) -> bool:
+        """Whether a prediction without images is needed."""
+        return self.image_guidance_scale != 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a drawing stands."""
+
+    done: int
+    """Steps so far."""
+
+    latents: Tensor
+    """[M, c, h, w]; after the last step, the picture."""
+
+    estimate: Tensor
+    """[M, c, h, w], what the picture would be if the last prediction were right."""
+
+
+def guide(predictions: Tensor, denoising: Denoising) -> Tensor:
+    """One prediction of those with ever more conditions.
+
+    Args:
+        predictions: [k*M, c, h, w]; the last M with context and images, those before with images alone, those before
+            with nothing.
+        denoising: the strengths.
+
+    Returns:
+        [M, c, h, w].
+    """
+    if not denoising.is_guided:
+        return predictions
+    *blind, plain, conditional = predictions.chunk(3 if denoising.looks_away else 2)
+    guided = plain + denoising.guidance_scale * (conditional - plain)
+    return guided + (denoising.image_guidance_scale - 1) * (plain - blind[0]) if blind else guided
+
+
+def denoise(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    latents: Tensor,
+    noise_schedule: DDPMScheduler,
+    denoising: Denoising,
+    dice: list[torch.Generator],
+) -> Iterator[Step]:
+    """Walk from noise to pictures.
+
+    Args:
+        predict: (latents [M, c, h, w], time step) to the model's output [M, c, h, w].
+        latents: [M, c, h, w], normal noise.
+        noise_schedule: the one that the model was trained with.
+        denoising: scheduler and number of steps.
+        dice: one for each picture, for schedulers that add noise.
+    """
+    scheduler = SCHEDULERS[denoising.scheduler].from_config(noise_schedule.config, timestep_spacing="trailing")
+    scheduler.set_timesteps(denoising.num_inference_steps, device=latents.device)
+    for done, timestep in enumerate(scheduler.timesteps, start=1):
+        predicted = predict(latents, timestep)
+        estimate = estimate_clean(predicted, latents, noise_schedule, timestep)
+        latents = scheduler.step(predicted, timestep, latents, generator=dice).prev_sample
+        yield Step(done, latents, estimate)
+
+
+def estimate_clean(predicted: Tensor, latents: Tensor, noise_schedule: DDPMScheduler, timestep: Tensor) -> Tensor:
+    """The noise-free latents [M, c, h, w] that a prediction implies (DDPM, arXiv:2006.11239, Eq. 15; velocity:
+    arXiv:2202.00512, appendix D)."""
+    kept = noise_schedule.alphas_cumprod.to(latents)[timestep.long()]
+    signal, noise = kept.sqrt(), (1 - kept).sqrt()
+    kind = noise_schedule.config.prediction_type
+    if kind == "sample":
+        return predicted
+    if kind == "v_prediction":
+        return signal * latents - noise * predicted
+    return (latents - noise * predicted) / signal

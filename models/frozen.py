@@ -1,0 +1,54 @@
+"""Which pre-trained parts stay as they are while the rest is trained (paper 4, B.1 and Table 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from torch import nn
+
+FrozenPart = Literal["vision", "language_model", "vae", "drawing_null"]
+"""What can be kept.
+
+"vision": CLIP, without the ViT-Adapter around it. "language_model": the host with its embeddings and its head, without
+the synchronizers, the embedding of `<BoI>` and the head of the new tokens. "vae": between latents and pixels.
+"drawing_null": what the null slot of a U-Net synchronizer holds, zeros.
+"""
+
+PAPER_FROZEN: tuple[FrozenPart, ...] = ("vision", "language_model", "vae")
+"""The paper trains everything else, the U-Net included."""
+
+RELEASE_FROZEN: tuple[FrozenPart, ...] = (*PAPER_FROZEN, "drawing_null")
+"""The release trains the language model's null slots and not the U-Net's."""
+
+PLACES: dict[FrozenPart, str] = {
+    "vision": "visual_tokenizer.adapter.vision_model",
+    "language_model": "language_model.host",
+    "vae": "image_decoder.codec.vae",
+}
+
+
+def known_parts(parts: Iterable[FrozenPart]) -> set[FrozenPart]:
+    """The parts as a set. Raises ValueError for a name that no part has."""
+    parts = set(parts)
+    if unknown := sorted(parts - set(get_args(FrozenPart))):
+        raise ValueError(
+            f"There is no part {unknown[0]!r} to freeze; expected some of {', '.join(get_args(FrozenPart))}."
+        )
+    return parts
+
+
+def freeze(model: nn.Module, parts: Iterable[FrozenPart] = PAPER_FROZEN) -> None:
+    """Take gradients away from these parts of an `MMInterleaved`, and leave all others as they are.
+
+    A model that draws pixels has no VAE and a model without null slots no null: there, nothing is left to freeze.
+
+    Raises:
+        ValueError: a part of another name.
+    """
+    parts = known_parts(parts)
+    for name, parameter in model.named_parameters():
+        if any(name.startswith(f"{PLACES[part]}.") for part in parts & PLACES.keys()) or (
+            "drawing_null" in parts and name.startswith("image_decoder.") and name.endswith(".mmfs.null_value")
+        ):
+            parameter.requires_grad_(False)

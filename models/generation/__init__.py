@@ -1,0 +1,1 @@
+"""Continuing documents of text and pictures: `generate`, `generate_stream` and `score`."""

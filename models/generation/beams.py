@@ -1,0 +1,117 @@
+"""Beam search: the likeliest text instead of the likeliest next token.
+
+Letters: n beams, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.generation.generated import Finish
+from models.generation.options import GenerationOptions
+from models.generation.reading import Reading
+from models.generation.writing import TokenChoice
+from models.processor import processor_of
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text that a search found."""
+
+    ids: list[int]
+    """Without the end token."""
+
+    log_probability: float
+    finish: Finish
+
+
+@dataclass
+class _Search:
+    """The search behind one document."""
+
+    beams: list[tuple[float, list[int]]] = field(default_factory=lambda: [(0.0, [])])  # log-probability, tokens
+    found: list[tuple[float, Hypothesis]] = field(default_factory=list)  # worth; at most n, best first
+
+
+def beam_search(reading: Reading, options: GenerationOptions, choices: Sequence[TokenChoice]) -> list[Hypothesis]:
+    """Search on from what each document has read; text only.
+
+    As in transformers, a text is worth its log-probability over its length to the power of `length_penalty`, and a
+    search ends when no beam can overtake the n best texts found, by its worth so far.
+
+    Args:
+        reading: one row for each document; used up.
+        options: `num_beams`, `length_penalty`, `max_new_tokens` (at least 1), `stop` and `overflow`.
+        choices: of each document.
+
+    Returns:
+        The best text of each document.
+    """
+    searches = [_Search() for _ in reading.documents]
+    for num_tokens in range(1, options.max_new_tokens + 1):
+        assert reading.logits is not None, "a document starts with <s>"
+        all_logits = reading.logits.cpu()
+        going = list(dict.fromkeys(reading.documents))
+        rows, tokens = [], []
+        for document in going:
+            search = searches[document]
+            first = reading.documents.index(document)
+            is_full = options.overflow == "cut" and reading.excess(first, 1) > 0
+            last: Finish | None = (
+                "max_new_tokens" if num_tokens == options.max_new_tokens else "length" if is_full else None
+            )
+            logits = all_logits[first : first + len(search.beams)]
+            for parent, ids in _extend(search, logits, reading, options, choices[document], last):
+                rows.append(first + parent)
+                tokens.append([ids[-1:]])
+        if not rows:
+            break
+        reading.select(rows)
+        reading.read(tokens)
+    return [search.found[0][1] for search in searches]
+
+
+def _extend(
+    search: _Search,
+    logits: Tensor,
+    reading: Reading,
+    options: GenerationOptions,
+    choice: TokenChoice,
+    last: Finish | None,
+) -> list[tuple[int, list[int]]]:
+    """Take one step: the beams that go on, as (number of the beam that each extends, tokens); none when it is over.
+
+    `last`: why the texts end here, if this is the last step.
+    """
+    processor, eos = processor_of(reading.model), reading.model.config.eos_token_id
+    num_beams, scores = options.num_beams, []
+    for (total, ids), row in zip(search.beams, logits.log_softmax(-1), strict=True):
+        scores.append(total + choice.scores(row, ids, may_draw=False))
+    totals = torch.stack(scores)  # [n, V]
+    best = totals.flatten().topk(2 * num_beams)  # so many that n are left if every other one is an end
+    going: list[tuple[int, list[int]]] = []
+    beams: list[tuple[float, list[int]]] = []
+    for rank, (total, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+        parent, token = divmod(place, totals.shape[1])
+        ids = [*search.beams[parent][1], token]
+        text_ids = ids[:-1] if token == eos else ids
+        finish: Finish | None = "end" if token == eos else last
+        if token != eos and options.stops and any(stop in processor.decode_text(ids) for stop in options.stops):
+            finish = "stop"
+        if finish is None and len(beams) < num_beams:
+            going.append((parent, ids))
+            beams.append((total, ids))
+        elif finish is not None and rank < num_beams:
+            worth = total / len(ids) ** options.length_penalty
+            search.found.append((worth, Hypothesis(text_ids, total, finish)))
+    search.found = sorted(search.found, key=lambda one: one[0], reverse=True)[:num_beams]
+    search.beams = beams
+    if last is not None or not beams:
+        return []
+    hopeful = beams[0][0] / len(beams[0][1]) ** options.length_penalty
+    is_over = len(search.found) == num_beams and search.found[-1][0] >= hopeful
+    return [] if is_over else going

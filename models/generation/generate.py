@@ -1,0 +1,244 @@
+"""Writing interleaved text and images (paper 3.2, inference).
+
+Text is decoded token by token; when the language model says `<BoI>` the image decoder draws the next image, which the
+model then reads like any other, so that what follows can look at it. Documents of a batch write in step; one that wants
+an image waits until all want one or are done, so that images are drawn and read together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+
+from models.generation.beams import beam_search
+from models.generation.documents import Document, Segment, batch_of, cut_to_fit, pieces_of
+from models.generation.generated import Finish, Generated, Preview
+from models.generation.options import GenerationOptions
+from models.generation.prompts import prompt_for
+from models.generation.reading import Piece, Reading
+from models.generation.writing import TextWriter, TokenChoice
+from models.processor import processor_of
+
+if TYPE_CHECKING:
+    from models.mm_interleaved import MMInterleaved
+
+
+@overload
+def generate(model: MMInterleaved, documents: Document, *, task: str | None = ..., **options: Any) -> Generated: ...
+
+
+@overload
+def generate(
+    model: MMInterleaved, documents: Sequence[Document], *, task: str | None = ..., **options: Any
+) -> list[Generated]: ...
+
+
+@torch.no_grad()
+def generate(
+    model: MMInterleaved, documents: Document | Sequence[Document], *, task: str | None = None, **options: Any
+) -> Generated | list[Generated]:
+    """Continue documents of text and pictures.
+
+    What a document becomes does not depend on the others beside it, except for rounding.
+
+    Args:
+        model: with a processor.
+        documents: the segments of one document, text and pictures in reading order, any number of either, also none;
+            or a list of such documents.
+        task: a ready prompt to put each document into, and what kind of answer is wanted; one of
+            `models.generation.prompts.PROMPTS`.
+        options: the fields of `models.generation.options.GenerationOptions`.
+
+    Returns:
+        The new segments of the document, or of each.
+
+    Raises:
+        ValueError: an argument outside its range, or a document longer than the language model reads.
+    """
+    batch, batched = batch_of(documents)
+    generation = _Generation(model, batch, task, options)
+    for number, piece in generation.pieces():
+        assert not isinstance(piece, Preview), "none was asked for"
+        generation.results[number].add(piece)
+    for author, result in zip(generation.authors, generation.results, strict=True):
+        assert author.finish is not None, "pieces() ends when every document has"
+        result.finish = author.finish
+    return generation.results if batched else generation.results[0]
+
+
+@torch.no_grad()
+def generate_stream(
+    model: MMInterleaved,
+    documents: Document | Sequence[Document],
+    *,
+    task: str | None = None,
+    preview_every: int = 0,
+    **options: Any,
+) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
+    """The same, piece by piece: text as soon as it is certain, each image when it is drawn.
+
+    Args:
+        model: as for `generate`, like the arguments that are not named here.
+        documents: one, or a list.
+        task: a ready prompt.
+        preview_every: 0, or the number of denoising steps between two previews of an image; decoding costs time.
+        options: the fields of `GenerationOptions`.
+
+    Yields:
+        Pieces of the document: text, previews and images; for a list of documents, (number of the document, piece).
+    """
+    if preview_every < 0:
+        raise ValueError(f"preview_every is {preview_every}; expected a number of denoising steps, or 0 for none.")
+    batch, batched = batch_of(documents)
+    for number, piece in _Generation(model, batch, task, options).pieces(preview_every):
+        yield (number, piece) if batched else piece
+
+
+@dataclass
+class _Author:
+    """Who continues one document."""
+
+    choice: TokenChoice
+    text: TextWriter
+    seed: int
+    written: list[int] = field(default_factory=list)  # text tokens
+    num_tokens: int = 0
+    num_images: int = 0
+    wants_image: bool = False  # <BoI> is said, the image not drawn
+    finish: Finish | None = None
+
+
+class _Generation:
+    """One call of `generate`."""
+
+    def __init__(
+        self, model: MMInterleaved, documents: Sequence[Document], task: str | None, given: dict[str, Any]
+    ) -> None:
+        if task is not None:
+            prompt = prompt_for(task)
+            documents = [prompt.fill(document) for document in documents]
+            given = {"mode": prompt.mode, **given}
+        self.model = model
+        self.options = options = GenerationOptions(**given)
+        self.processor = processor = processor_of(model)
+        self.reading = Reading(model, len(documents))
+        self.authors = [
+            _Author(TokenChoice(options, model.config, seed), TextWriter(processor, options.stops), seed)
+            for seed in options.seeds(len(documents))
+        ]
+        self.results: list[Generated] = []
+        self.prompts: list[list[Piece]] = []
+        for number, document in enumerate(documents):
+            segments = [pieces_of(segment, processor, model.config) for segment in document]
+            if options.overflow == "cut":
+                num_new = 1 + options.most_new_places(model.config.vision.num_visual_tokens)
+                segments = cut_to_fit(segments, self.reading, num_new, number)
+            self.prompts.append([[model.config.bos_token_id], *(piece for pieces in segments for piece in pieces)])
+            self.results.append(Generated(document, num_cut=len(document) - len(segments)))
+
+    def pieces(self, preview_every: int = 0) -> Iterator[tuple[int, Segment | Preview]]:
+        """What is written, with its document's number."""
+        if not self.authors:
+            return
+        self.reading.read(self.prompts)
+        if self.options.max_new_tokens == 0:
+            for author in self.authors:
+                author.finish = "max_new_tokens"
+        elif self.options.num_beams > 1:
+            yield from self._search()
+        while self._drop_finished():
+            turns: list[list[Piece]] = [[] for _ in self.reading.documents]  # what each row reads next
+            going = [
+                (row, number) for row, number in enumerate(self.reading.documents) if not self.authors[number].finish
+            ]
+            writing = [(row, number) for row, number in going if not self.authors[number].wants_image]
+            yield from self._write(writing, turns) if writing else self._draw(going, turns, preview_every)
+            yield from self._read(turns)
+
+    def _search(self) -> Iterator[tuple[int, Segment]]:
+        """The text that beam search finds for each document."""
+        found = beam_search(self.reading, self.options, [author.choice for author in self.authors])
+        for number, (author, hypothesis) in enumerate(zip(self.authors, found, strict=True)):
+            author.finish = hypothesis.finish
+            text = "".join(map(author.text.add, hypothesis.ids)) + author.text.flush()
+            if text:
+                yield number, text
+
+    def _write(self, rows: list[tuple[int, int]], turns: list[list[Piece]]) -> Iterator[tuple[int, Segment]]:
+        """One token for each of these (row, document number)."""
+        config, options = self.model.config, self.options
+        assert self.reading.logits is not None, "a document starts with <s>"
+        logits = self.reading.logits.cpu()
+        for row, number in rows:
+            author = self.authors[number]
+            may_draw = options.mode != "text" and author.num_images < options.max_new_images
+            if options.mode == "image":
+                token = config.begin_of_image_id
+            else:
+                token = author.choice(logits[row], author.written, may_draw=may_draw)
+            piece = ""
+            if token == config.eos_token_id:
+                author.finish = "end"
+            elif token == config.begin_of_image_id:
+                author.num_tokens += 1
+                author.wants_image = True
+                piece = author.text.flush()
+            else:
+                author.num_tokens += 1
+                author.written.append(token)
+                piece = author.text.add(token)
+                if author.text.is_stopped:
+                    author.finish = "stop"
+                elif author.num_tokens == options.max_new_tokens:
+                    author.finish = "max_new_tokens"
+            if author.finish:
+                piece += author.text.flush()
+            else:
+                turns[row] = [[token]]
+            if piece:
+                yield number, piece
+
+    def _draw(
+        self, rows: list[tuple[int, int]], turns: list[list[Piece]], preview_every: int
+    ) -> Iterator[tuple[int, Segment | Preview]]:
+        """One image for each of these (row, document number)."""
+        options, decode = self.options, self.model.image_decoder.decode
+        seeds = [self.authors[number].seed + self.authors[number].num_images for _, number in rows]
+        for step in self.reading.draw([row for row, _ in rows], seeds, options.denoising):
+            if preview_every and step.done % preview_every == 0 and step.done < options.num_inference_steps:
+                for (_, number), pixels in zip(rows, decode(step.estimate), strict=True):
+                    yield number, Preview(self.processor.decode_image(pixels), step.done, options.num_inference_steps)
+        for (row, number), pixels in zip(rows, decode(step.latents), strict=True):
+            author = self.authors[number]
+            author.wants_image = False
+            author.num_images += 1
+            image = self.processor.decode_image(pixels)
+            yield number, image
+            if options.mode == "image" and author.num_images == options.max_new_images:
+                author.finish = "max_new_images"
+            elif author.num_tokens == options.max_new_tokens:
+                author.finish = "max_new_tokens"
+            else:
+                turns[row] = [self.processor.encode_image(image)]
+
+    def _drop_finished(self) -> bool:
+        """Whether anyone still writes. Rows of those who don't are dropped once they are half of all."""
+        going = [row for row, number in enumerate(self.reading.documents) if self.authors[number].finish is None]
+        if going and 2 * len(going) <= len(self.reading.documents):
+            self.reading.select(going)
+        return bool(going)
+
+    def _read(self, turns: list[list[Piece]]) -> Iterator[tuple[int, Segment]]:
+        """Let each row read its turn; with overflow "cut", documents without room for theirs end."""
+        reading = self.reading
+        if self.options.overflow == "cut":
+            for row, number in enumerate(reading.documents):
+                if reading.excess(row, reading.num_tokens(turns[row])) > 0:
+                    self.authors[number].finish, turns[row] = "length", []
+                    if piece := self.authors[number].text.flush():
+                        yield number, piece
+        if any(turns):
+            reading.read(turns)

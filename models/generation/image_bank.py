@@ -1,0 +1,49 @@
+"""The images that a batch of documents has read, projected for MMFS: each of them once.
+
+Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D channels a head.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class ImageBank:
+    """What one decoder's synchronizers sample, image by image, document by document.
+
+    Images are projected when they are first asked for: a bank that nobody looks into costs no projection.
+
+    Args:
+        project: features [N, S, F] to values, per synchronizer [N, S', H, D].
+        nothing: features of no image, [0, S, F].
+    """
+
+    def __init__(self, project: Callable[[Tensor], list[Tensor]], nothing: Tensor) -> None:
+        self._project = project
+        self._values = project(nothing)
+        self._owners: list[int] = []  # of the N projected images, ascending
+        self._waiting: list[tuple[Tensor, list[int]]] = []
+
+    def add(self, features: Tensor, owners: Sequence[int]) -> None:
+        """Append images [n, S, F], each behind those that its document has already."""
+        self._waiting.append((features, list(owners)))
+
+    def values(self) -> list[Tensor]:
+        """Per synchronizer [N, S', H, D]; the images of a document are neighbours, in reading order."""
+        if self._waiting:
+            new = self._project(torch.cat([features for features, _ in self._waiting]))
+            owners = self._owners + [owner for _, added in self._waiting for owner in added]
+            order = sorted(range(len(owners)), key=owners.__getitem__)  # stable: reading order stays
+            self._values = [torch.cat(pair)[order] for pair in zip(self._values, new, strict=True)]
+            self._owners = [owners[i] for i in order]
+            self._waiting = []
+        return self._values
+
+    def range_of(self, owner: int) -> tuple[int, int]:
+        """First and one past the last image of a document in `values()`."""
+        self.values()
+        return bisect_left(self._owners, owner), bisect_right(self._owners, owner)

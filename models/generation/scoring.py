@@ -1,0 +1,100 @@
+"""How likely each of some answers is (paper, visual dialogue: the right one of 100 is to be ranked first).
+
+Letters: n answers at a time, T tokens of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from models.generation.documents import Document, batch_of, pieces_of
+from models.generation.prompts import prompt_for
+from models.generation.reading import Reading
+from models.processor import processor_of
+
+if TYPE_CHECKING:
+    from models.mm_interleaved import MMInterleaved
+
+CANDIDATES_AT_A_TIME = 32
+"""More would be faster, and keep as many copies of the document's keys and values."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely one answer is."""
+
+    candidate: str
+    log_probability: float
+    """Of its tokens, given the document: natural logarithm, summed."""
+
+    num_tokens: int
+    rank: int
+    """1: the likeliest."""
+
+
+@torch.no_grad()
+def score(
+    model: MMInterleaved,
+    document: Document,
+    candidates: Sequence[str],
+    *,
+    task: str | None = None,
+    rank_by: Literal["sum", "mean"] = "sum",
+) -> list[Score]:
+    """Rank texts as continuations of a document, which is read once for all of them.
+
+    Args:
+        model: with a processor.
+        document: text and pictures in reading order.
+        candidates: the texts.
+        task: a ready prompt to put the document into, as for `generate`.
+        rank_by: "sum": by log-probability (the release). "mean": by that of an average token, so that long texts are
+            not worse for being long.
+
+    Returns:
+        A score for each candidate, in their order.
+
+    Raises:
+        ValueError: a candidate has no token, or document and candidate are longer than the language model reads.
+    """
+    if rank_by not in ("sum", "mean"):
+        raise ValueError(f"rank_by is {rank_by!r}; expected 'sum' or 'mean'.")
+    batch, batched = batch_of(document)
+    if batched or isinstance(candidates, str):
+        raise ValueError("score takes one document and a list of texts; call it once for each document.")
+    segments = batch[0] if task is None else prompt_for(task).fill(batch[0])
+    processor = processor_of(model)
+    answers = [processor.encode_text(candidate) for candidate in candidates]
+    if [] in answers:
+        raise ValueError(f"candidates[{answers.index([])}] is {candidates[answers.index([])]!r}, which has no token.")
+    prefix = Reading(model)
+    pieces = [piece for segment in segments for piece in pieces_of(segment, processor, model.config)]
+    prefix.read([[[model.config.bos_token_id], *pieces]])
+    sums: list[float] = []
+    for start in range(0, len(answers), CANDIDATES_AT_A_TIME):
+        sums += _log_probabilities(prefix, answers[start : start + CANDIDATES_AT_A_TIME])
+    worth = [total if rank_by == "sum" else total / len(ids) for total, ids in zip(sums, answers, strict=True)]
+    order = sorted(range(len(worth)), key=worth.__getitem__, reverse=True)
+    return [
+        Score(candidate, total, len(ids), 1 + order.index(i))
+        for i, (candidate, total, ids) in enumerate(zip(candidates, sums, answers, strict=True))
+    ]
+
+
+def _log_probabilities(prefix: Reading, answers: Sequence[list[int]]) -> list[float]:
+    """Of each of n answers behind the prefix."""
+    assert prefix.logits is not None, "a document starts with <s>"
+    reading = prefix.copied([0] * len(answers))
+    hidden = reading.read([[ids] for ids in answers])[:, :-1]  # the last token predicts nothing that is asked for
+    after = prefix.model.language_model.logits(hidden).float()  # [n, T - 1, vocabulary]
+    logits = torch.cat([prefix.logits.expand(len(answers), 1, -1), after], dim=1)  # [n, T, vocabulary]
+    each: list[Tensor] = [
+        row[: len(ids)].log_softmax(-1).gather(1, torch.tensor(ids, device=row.device)[:, None]).sum()
+        for row, ids in zip(logits, answers, strict=True)
+    ]
+    return torch.stack(each).tolist()

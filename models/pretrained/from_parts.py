@@ -1,0 +1,182 @@
+"""An MM-Interleaved from pre-trained parts: a CLIP ViT, a causal language model and a Stable Diffusion (paper 4, B.1).
+
+What joins them (ViT-Adapter, resamplers, synchronizers, the embedding of `<BoI>`) is new and untrained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from models.config import ImageDecoderConfig, LanguageModelConfig, MMInterleavedConfig, VisionConfig
+from models.frozen import PAPER_FROZEN, FrozenPart, freeze, known_parts
+from models.pretrained.snapshots import (
+    SD_2_1,
+    Parts,
+    Source,
+    clip_settings,
+    diffusion_settings,
+    language_model_settings,
+    load_clip,
+    load_language_model,
+    load_unet,
+    load_vae,
+    pixel_statistics,
+)
+from models.pretrained.tokenizer import ExtendedTokenizer, extended_tokenizer
+from models.processor import MMInterleavedProcessor
+
+if TYPE_CHECKING:
+    from models.mm_interleaved import MMInterleaved
+
+Name = str | os.PathLike[str]
+"""Of a local directory, or on the hub."""
+
+CLIP_L = "openai/clip-vit-large-patch14"
+VICUNA_13B = "lmsys/vicuna-13b-v1.3"
+
+
+def from_parts(
+    kind: type[MMInterleaved],
+    *,
+    vision: Name = CLIP_L,
+    language_model: Name = VICUNA_13B,
+    diffusion: Name = SD_2_1,
+    tokenizer: Name | None = None,
+    like: MMInterleavedConfig | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    drawn_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    language_model_dtype: torch.dtype | None = None,
+    language_model_bits: Literal[4, 8] | None = None,
+    device: torch.device | str = "cpu",
+    frozen: Iterable[FrozenPart] = PAPER_FROZEN,
+    local_files_only: bool = False,
+) -> MMInterleaved:
+    """A model with the parts' weights, in evaluation mode.
+
+    Nothing of a part changes: where MMFS has not been trained, each computes what it computes alone. The vocabulary's
+    tables do not grow either; `<BoI>` has an embedding and logits of its own.
+
+    Args:
+        kind: the class to make.
+        vision: a CLIP, or its image half, in the format of transformers. The default is the paper's, as below.
+        language_model: a causal LM of type llama, mistral, qwen2 or qwen3 in the format of transformers.
+        diffusion: a Stable Diffusion 1.x or 2.x in the format of diffusers: U-Net, VAE and noise schedule.
+        tokenizer: where the tokenizer is; None: with the language model.
+        like: everything that the parts do not say: the sizes of what joins them, and on which side of each difference
+            between paper and release to stand. None: what a configuration has by default.
+        image_size: of the pictures that are read, pixels: a side or (height, width), multiples of the patch size. None:
+            what CLIP was trained with; for other sizes its position embeddings are interpolated.
+        drawn_size: side of the pictures that are drawn, pixels. None: what the U-Net was trained with.
+        dtype: of all weights.
+        language_model_dtype: of the language model's weights; None: `dtype`.
+        language_model_bits: store the matrices of the language model's layers in 8 or 4 bits (bitsandbytes). Such a
+            model runs and trains what is not frozen.
+        device: where the weights are to be.
+        frozen: the parts that get no gradients; see `models.frozen.freeze`.
+        local_files_only: use no network: hub names are looked up in the local cache.
+
+    Raises:
+        FileNotFoundError: a part was not found, or is not complete.
+        ValueError: a part is of another kind, or sizes do not fit; before any weight is read.
+        ImportError: `language_model_bits` without bitsandbytes.
+    """
+    device = torch.device(device)
+    vision_source = Source(os.fspath(vision), "vision model", local_files_only)
+    lm_source = Source(os.fspath(language_model), "language model", local_files_only)
+    diffusion_source = Source(os.fspath(diffusion), "diffusion model", local_files_only)
+    if language_model_bits not in (None, 4, 8):
+        raise ValueError(f"language_model_bits is {language_model_bits}; expected 8, 4, or None for all bits.")
+    frozen = known_parts(frozen)
+    if language_model_bits is not None and "language_model" not in frozen:
+        raise ValueError(
+            "A quantised language model can't be trained; name it in frozen, or leave language_model_bits."
+        )
+
+    base = like or MMInterleavedConfig(VisionConfig({}), LanguageModelConfig({}), ImageDecoderConfig({}))
+    transformer = language_model_settings(lm_source)
+    tokens = extended_tokenizer(
+        lm_source if tokenizer is None else Source(os.fspath(tokenizer), "tokenizer", local_files_only), transformer
+    )
+    config = replace(
+        base,
+        vision=_vision_config(base.vision, vision_source, image_size),
+        language_model=_language_model_config(base.language_model, transformer, tokens),
+        image_decoder=_image_decoder_config(base.image_decoder, diffusion_source, drawn_size),
+        **tokens.ids,
+    )
+    parts = Parts(
+        clip=load_clip(vision_source, dtype),
+        language_model=load_language_model(lm_source, language_model_dtype or dtype, language_model_bits, device),
+        unet=load_unet(diffusion_source, dtype),
+        vae=load_vae(diffusion_source, dtype),
+    )
+    height, width = config.vision.picture_shape
+    processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
+    model = kind(config, processor, parts)
+    _start_from_the_mean(model.begin_of_image, model.language_model.host.get_input_embeddings().weight)
+    _convert_parameters(model, dtype, without=model.language_model.host)
+    freeze(model, frozen)
+    return model.to(device).eval()
+
+
+def _vision_config(base: VisionConfig, source: Source, image_size: int | tuple[int, int] | None) -> VisionConfig:
+    clip = clip_settings(source)
+    side, patch = clip["image_size"], clip["patch_size"]
+    shape = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or (side, side))
+    if len(shape) != 2 or any(length < patch or length % patch for length in shape):
+        raise ValueError(
+            f"image_size is {image_size}; expected a side or (height, width), multiples of the patch size {patch} of "
+            f"{source.name}."
+        )
+    if clip["num_hidden_layers"] % base.adapter_blocks:
+        raise ValueError(
+            f"{source.name} has {clip['num_hidden_layers']} layers, which do not divide into {base.adapter_blocks} "
+            "groups; give a configuration with other vision.adapter_blocks as like=."
+        )
+    return replace(base, clip=clip, image_size=None if shape == (side, side) else shape, **pixel_statistics(source))
+
+
+def _language_model_config(
+    base: LanguageModelConfig, transformer: dict[str, Any], tokens: ExtendedTokenizer
+) -> LanguageModelConfig:
+    return replace(base, transformer=transformer, new_tokens=tokens.num_new, new_tokens_from=tokens.first_new)
+
+
+def _image_decoder_config(base: ImageDecoderConfig, source: Source, drawn_size: int | None) -> ImageDecoderConfig:
+    unet, vae, schedule = diffusion_settings(source)
+    shrink = 2 ** (len(vae["block_out_channels"]) - 1)
+    size = unet["sample_size"] * shrink if drawn_size is None else drawn_size
+    multiple = shrink * 2 ** (len(unet["block_out_channels"]) - 1)
+    if size < multiple or size % multiple:
+        raise ValueError(
+            f"drawn_size is {size}; expected a multiple of {multiple}, so that every map of the VAE and the U-Net of "
+            f"{source.name} has whole pixels."
+        )
+    if unet["cross_attention_dim"] % base.resampler_heads:
+        raise ValueError(
+            f"{source.name} reads context tokens of {unet['cross_attention_dim']} channels, which do not divide into "
+            f"{base.resampler_heads} heads; give a configuration with other image_decoder.resampler_heads as like=."
+        )
+    return replace(base, unet=unet, vae=vae, scheduler=schedule, image_size=size)
+
+
+@torch.no_grad()
+def _start_from_the_mean(embedding: nn.Parameter, table: torch.Tensor) -> None:
+    """`<BoI>` starts as a token among others: an embedding of 0 has no direction, which a norm would have to divide."""
+    embedding.copy_(table.mean(dim=0, dtype=torch.float32))
+
+
+@torch.no_grad()
+def _convert_parameters(model: nn.Module, dtype: torch.dtype, *, without: nn.Module) -> None:
+    """Parameters only: buffers (rotary frequencies, pixel statistics) stay as exact as they were made."""
+    left_out = {id(parameter) for parameter in without.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in left_out:
+            parameter.data = parameter.data.to(dtype)

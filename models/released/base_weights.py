@@ -1,0 +1,133 @@
+"""Weights that a converted model shares with the pre-trained parts it was built on, and takes from snapshots of them.
+
+`base.json` names local Hugging Face snapshots and, for each tensor taken from one, its name there and the type that it
+is rounded to. A tensor can be of both: its first rows from the snapshot, the rest, such as added tokens, stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.tensor_files import read_tensors, weight_files, write_text
+
+BASE_FILE = "base.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A pre-trained part of the model, as Hugging Face stores it."""
+
+    prefix: str
+    """Our names of its tensors start with this; the rest is the snapshot's name."""
+
+    wrapped: str = ""
+    """What the snapshot's names start with where the part was saved inside a larger model; not in ours."""
+
+    folder: str = "."
+    """Where in a snapshot its weights are."""
+
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Pieces of names in old snapshots, and what they are called now."""
+
+
+PARTS = {
+    "language_model": Part("language_model.host."),
+    "vision": Part("visual_tokenizer.adapter.vision_model.", wrapped="vision_model."),
+    "diffusion": Part(
+        "image_decoder.codec.vae.",
+        folder="vae",
+        renamed=((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")),
+    ),
+}
+"""What the paper freezes. Of Stable Diffusion that is the VAE; the U-Net is trained."""
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """A tensor that a snapshot provides."""
+
+    theirs: str
+    """Its name there."""
+
+    dtype: str
+    """What it is rounded to, so that its numbers are the checkpoint's; a name of torch's."""
+
+    num_rows: int | None = None
+    """None: all of our tensor. Otherwise our first rows; the model's own files hold the others."""
+
+    def numbers(self, tensor: Tensor) -> Tensor:
+        """The snapshot's tensor as the checkpoint had it."""
+        return tensor.to(getattr(torch, self.dtype))
+
+
+@dataclass(frozen=True)
+class Base:
+    """A snapshot and what is taken from it."""
+
+    directory: Path
+    tensors: dict[str, Borrowed]
+    """By our name."""
+
+
+class Snapshot:
+    """The tensors of one part in a local Hugging Face snapshot, under our names.
+
+    Raises:
+        FileNotFoundError: the directory holds no weights of this part.
+    """
+
+    def __init__(self, part: str, directory: Path) -> None:
+        self.part = PARTS[part]
+        self.directory = directory
+        self.files = weight_files(directory / self.part.folder)
+
+    def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        """(our name, its name, tensor), file by file."""
+        for file in self.files:
+            for theirs, tensor in read_tensors(file).items():
+                name = theirs.removeprefix(self.part.wrapped)
+                for before, now in self.part.renamed:
+                    name = name.replace(before, now)
+                yield self.part.prefix + name, theirs, tensor
+
+
+def borrow(ours: Tensor, theirs: str, tensor: Tensor) -> Borrowed | None:
+    """How `ours`, a tensor of the checkpoint, is made from a snapshot's that is called `theirs`; None if it can't be,
+    number for number.
+
+    A checkpoint that was trained in half precision holds its frozen parts rounded, whatever type it is stored in.
+    """
+    if tensor.ndim != ours.ndim or tensor.shape[1:] != ours.shape[1:] or len(tensor) > len(ours):
+        return None
+    shared = ours[: len(tensor)]
+    for rounding in dict.fromkeys((ours.dtype, torch.float16, torch.bfloat16)):
+        if torch.equal(tensor.to(rounding).to(ours.dtype), shared):
+            num_rows = len(tensor) if len(tensor) < len(ours) else None
+            return Borrowed(theirs, str(rounding).removeprefix("torch."), num_rows)
+    return None
+
+
+def save_base(file: Path, base: Mapping[str, Base]) -> None:
+    """Write `base.json`."""
+    plain = {
+        part: {
+            "directory": str(one.directory),
+            "tensors": {name: asdict(borrowed) for name, borrowed in one.tensors.items()},
+        }
+        for part, one in base.items()
+    }
+    write_text(file, json.dumps(plain, indent=1) + "\n")
+
+
+def load_base(file: Path) -> dict[str, Base]:
+    """Read `base.json`, by part."""
+    return {
+        part: Base(Path(one["directory"]), {name: Borrowed(**borrowed) for name, borrowed in one["tensors"].items()})
+        for part, one in json.loads(file.read_text(encoding="utf-8")).items()
+    }

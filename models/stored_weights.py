@@ -1,0 +1,82 @@
+"""The weights of a model directory, one file at a time: its own, and those that `base.json` takes from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from models.released.base_weights import BASE_FILE, Borrowed, Snapshot, load_base
+from models.tensor_files import WEIGHTS_FILE, read_tensors, weight_files
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One of the model's tensors, or some rows of it; the numbers are still on disk."""
+
+    name: str
+    first_row: int
+    stored: Tensor
+    borrowed: Borrowed | None = None
+
+    def put(self, target: Tensor) -> None:
+        """Copy the numbers to their place in the model's tensor of this name, in its dtype."""
+        numbers = self.stored if self.borrowed is None else self.borrowed.numbers(self.stored)
+        place = target if numbers.shape == target.shape else target[self.first_row : self.first_row + len(numbers)]
+        place.copy_(numbers)
+
+
+class StoredWeights:
+    """Reads a model directory that `MMInterleaved.save_pretrained` or `python -m models.convert` wrote.
+
+    Args:
+        directory: the model directory.
+        base: where snapshots are now, by part, if not where `base.json` says.
+
+    Raises:
+        FileNotFoundError: a file or a snapshot is not there.
+        ValueError: `base` names a part that this model does not take from a snapshot.
+    """
+
+    def __init__(self, directory: Path, base: Mapping[str, str | Path] | None = None) -> None:
+        self.files = weight_files(directory)
+        # What save_pretrained writes is whole: a base.json beside it belongs to shards that were there before.
+        sharded = self.files != [directory / WEIGHTS_FILE] and (directory / BASE_FILE).is_file()
+        self.base = load_base(directory / BASE_FILE) if sharded else {}
+        elsewhere = dict(base or {})
+        if unknown := sorted(elsewhere.keys() - self.base.keys()):
+            raise ValueError(f"base has {unknown}; of snapshots, {directory} needs those of {sorted(self.base)}.")
+        self.snapshots: dict[str, Snapshot] = {}
+        for part, taken in self.base.items():
+            try:
+                self.snapshots[part] = Snapshot(part, Path(elsewhere.get(part, taken.directory)))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{directory} takes weights of its {part} from a snapshot. {error} If it is elsewhere now, say "
+                    f"where: MMInterleaved.from_pretrained(directory, base={{{part!r}: ...}})."
+                ) from error
+
+    def pieces(self) -> Iterator[Piece]:
+        """All of it, file by file."""
+        borrowed_rows = {
+            name: borrowed.num_rows or 0 for taken in self.base.values() for name, borrowed in taken.tensors.items()
+        }
+        for file in self.files:
+            for name, tensor in read_tensors(file).items():
+                yield Piece(name, borrowed_rows.get(name, 0), tensor)
+        for part, snapshot in self.snapshots.items():
+            taken = self.base[part].tensors
+            for name, theirs, tensor in snapshot.tensors():
+                if name in taken and taken[name].theirs == theirs:
+                    yield Piece(name, 0, tensor, taken[name])
+
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of every tensor, put together; reads no numbers."""
+        shapes: dict[str, list[int]] = {}
+        for piece in self.pieces():
+            rows = shapes[piece.name][0] if piece.name in shapes else 0
+            shape = list(piece.stored.shape)
+            shapes[piece.name] = [rows + shape[0], *shape[1:]] if shape else []
+        return shapes

@@ -1,0 +1,150 @@
+"""Files of tensors: safetensors and PyTorch's own, read without loading them, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+UNFINISHED = ".part"
+"""Ends the name of a file that is being written."""
+
+STEMS = (WEIGHTS_FILE, "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.bin")
+"""What transformers and diffusers call the weights of a model, in the order in which they are looked for."""
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files with the weights of a transformers, diffusers or MM-Interleaved model, in one piece or sharded.
+
+    Raises:
+        FileNotFoundError: the directory holds no weights, or not all shards that its index names.
+    """
+    for stem in STEMS:
+        index = directory / f"{stem}.index.json"
+        if (directory / stem).is_file():
+            return [directory / stem]
+        if index.is_file():
+            files = [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            if lacking := [file.name for file in files if not file.is_file()]:
+                raise FileNotFoundError(
+                    f"{directory} lacks {len(lacking)} of the {len(files)} files that {index.name} names {lacking[:3]}."
+                )
+            return files
+    raise FileNotFoundError(f"{directory} holds no weights. Expected one of {', '.join(STEMS)}, or its .index.json.")
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, mapped into memory: numbers are read from disk when they are used.
+
+    Raises:
+        ValueError: the file is damaged, or holds anything but named tensors; pickles that need code are not run.
+    """
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is not a complete safetensors file ({error}). Fetch or make it again.") from error
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} {_why_no_zip(file)}")
+    try:
+        content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file} holds more than weights, and reading it would run code that came with it. Expected a dictionary "
+            "of tensors; if it is not part of the checkpoint, move it out of the directory."
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} can't be read as a PyTorch file ({_first_line(error)}). Fetch it again.") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{file} holds a {type(content).__name__}; expected a dictionary of tensors.")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"{file} holds {name!r}, a {type(value).__name__}; expected nothing but tensors. Save the state dict "
+                "alone."
+            )
+    return dict(content)
+
+
+def _why_no_zip(file: Path) -> str:
+    with file.open("rb") as stream:
+        start = stream.read(64)
+    if start.startswith(b"PK"):
+        return f"is cut off: it ends after {file.stat().st_size} bytes, before its table of contents. Fetch it again."
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer and not the file itself. Fetch the file: git lfs pull"
+    return (
+        "is not a PyTorch file of version 1.6 or later (a zip archive). If an older PyTorch wrote it, load it there "
+        "and save it again."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def fingerprint(file: Path) -> dict[str, int | str]:
+    """What tells a file from another without reading its numbers: its size, and a digest of its table of contents. In
+    a PyTorch file, that table has a checksum of every tensor."""
+    if file.suffix == ".safetensors":
+        with file.open("rb") as stream:
+            contents = stream.read(int.from_bytes(stream.read(8), "little"))
+    else:
+        with zipfile.ZipFile(file) as archive:
+            contents = repr([(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()]).encode()
+    return {"bytes": file.stat().st_size, "contents_sha256": hashlib.sha256(contents).hexdigest()}
+
+
+def damaged_record(file: Path) -> str | None:
+    """The first part of a PyTorch file that differs from the checksum written with it; None if all is well. Reads the
+    whole file."""
+    with zipfile.ZipFile(file) as archive:
+        return archive.testzip()
+
+
+def checksum(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's numbers, as they lie in memory."""
+    numbers = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(numbers.data).hexdigest()
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file: it is complete, or not there."""
+    unfinished = file.with_name(file.name + UNFINISHED)
+    try:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata={"format": "pt"}
+        )
+        _put_in_place(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file: it is complete, or not there."""
+    unfinished = file.with_name(file.name + UNFINISHED)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        _put_in_place(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _put_in_place(unfinished: Path, file: Path) -> None:
+    descriptor = os.open(unfinished, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the name must not survive a power cut that the content does not
+    finally:
+        os.close(descriptor)
+    os.replace(unfinished, file)

@@ -1,0 +1,166 @@
+"""A call of a plugin as launches of mmfs's kernels: which, with how many threads, with which bytes. No GPU is asked.
+
+A runtime that is not PyTorch hands over addresses; `mmfs/kernels` plans and packs, as it does for training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import torch
+from torch import Tensor
+
+from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.plan import MOST_SPLITS, VECTOR_BYTES, Channels, Launch, plan_rows, plan_splits, share_channels
+from mmfs.kernels.source import Instance
+from plugins_trt.node_contract import INPUTS, Node, Sizes, sizes_of
+
+MOST_PROCESSORS: Final = 256
+"""Processors of a GPU that the workspace is made for, before anyone knows the GPU; a larger one has some to spare."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a kernel has to know of a tensor; its sizes are members of `Arguments`."""
+
+    pointer: int
+    dtype: torch.dtype
+
+    def data_ptr(self) -> int:
+        """As of a `Tensor`."""
+        return self.pointer
+
+    def element_size(self) -> int:
+        """In bytes, as of a `Tensor`."""
+        return self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class PackedLaunch:
+    """One launch, complete."""
+
+    launch: Launch
+    arguments: bytes
+    """The structure that the kernel takes by value."""
+
+
+def instances_of(node: Node, num_channels: int, dtype: torch.dtype) -> tuple[Instance, ...]:
+    """Every kernel that a call of this node may launch, for values [..., num_channels] of this type."""
+    kernels = ("fused_forward", "merge_splits") if node.operator == "MMFS" else ("classic_forward",)
+    channels = _channels(num_channels, dtype)
+    return tuple(channels.instance(kernel) for kernel in kernels)
+
+
+def workspace_bytes(node: Node, shapes: Sequence[Sequence[int]], dtype: torch.dtype) -> int:
+    """Scratch memory that suffices for inputs of these shapes or smaller ones, on any GPU.
+
+    Args:
+        node: which.
+        shapes: the largest of every input.
+        dtype: of value.
+    """
+    if node.operator != "MMFS":
+        return 0
+    sizes = sizes_of(node, shapes)
+    channels = _channels(sizes.num_channels, dtype)
+    launch = _plan(node, sizes, channels)
+    rows_per_block = launch.threads // channels.lanes
+    # Rows are split while there are fewer than two blocks for each processor, and then into at most so many parts.
+    parts = min(2 * MOST_PROCESSORS * rows_per_block, MOST_SPLITS * sizes.num_rows * sizes.num_heads)
+    return parts * (sizes.num_channels + 2) * channels.wide_bytes
+
+
+def launches(
+    node: Node,
+    shapes: Sequence[Sequence[int]],
+    inputs: Sequence[Address],
+    output: Address,
+    workspace: int,
+    num_processors: int,
+) -> list[PackedLaunch]:
+    """The launches of one call, in order; none if there is nothing to write.
+
+    Args:
+        node: which.
+        shapes: of the inputs, in the order of `node_contract.INPUTS`.
+        inputs: the same tensors, contiguous.
+        output: [B, Q, H*D], contiguous.
+        workspace: address of `workspace_bytes`; not used by `MSDeformAttn`.
+        num_processors: of the GPU.
+
+    Raises:
+        ValueError: the shapes do not fit the node, or value or output is not aligned to 16 bytes.
+    """
+    sizes = sizes_of(node, shapes)
+    given = dict(zip(INPUTS[node.operator], inputs, strict=True))
+    for name, address in (("value", given["value"]), ("output", output)):
+        if address.pointer % VECTOR_BYTES:
+            raise ValueError(
+                f"{name} of {node.operator} is at address {address.pointer:#x}. Expected a multiple of {VECTOR_BYTES}."
+            )
+    if not sizes.num_rows * sizes.num_heads * sizes.num_channels:
+        return []
+    channels = _channels(sizes.num_channels, output.dtype)
+    launch = _plan(node, sizes, channels)
+    if node.operator == "MMFS":
+        num_samples = sizes.num_levels * sizes.num_points
+        num_processors = min(num_processors, MOST_PROCESSORS)
+        launch = plan_splits(launch, channels, num_samples, sizes.num_images, num_processors)
+    arguments = _arguments(node, sizes, given, output)
+    arguments.num_splits = launch.grid[2]
+    planned = [launch]
+    if arguments.num_splits > 1:
+        parts = arguments.num_splits * sizes.num_rows * sizes.num_heads
+        wide = torch.float32
+        arguments.split_sums = _as_tensor(Address(workspace, wide))
+        arguments.split_softmaxes = _as_tensor(Address(workspace + parts * sizes.num_channels * wide.itemsize, wide))
+        planned.append(plan_rows("merge_splits", channels, sizes.num_rows, sizes.num_heads))
+    packed = arguments.pack()
+    return [PackedLaunch(launch, packed) for launch in planned]
+
+
+def _channels(num_channels: int, dtype: torch.dtype) -> Channels:
+    return share_channels(num_channels, _as_tensor(Address(0, dtype)))
+
+
+def _plan(node: Node, sizes: Sizes, channels: Channels) -> Launch:
+    kernel = "fused_forward" if node.operator == "MMFS" else "classic_forward"
+    return plan_rows(kernel, channels, sizes.num_rows, sizes.num_heads)
+
+
+def _arguments(node: Node, sizes: Sizes, given: dict[str, Address], output: Address) -> Arguments:
+    tensors = {name: _as_tensor(address) for name, address in given.items()}
+    fused = node.operator == "MMFS"
+    return Arguments(
+        num_rows=sizes.num_rows,
+        num_queries=sizes.num_queries,
+        num_images=sizes.num_images,
+        num_pixels=sizes.num_images * sizes.pixels_per_image,
+        pixels_per_image=sizes.pixels_per_image,
+        num_heads=sizes.num_heads,
+        num_channels=sizes.num_channels,
+        num_levels=sizes.num_levels,
+        num_points=sizes.num_points,
+        num_offset_ages=sizes.num_offset_ages,
+        num_logit_ages=sizes.num_logit_ages,
+        has_null=node.null_logit is not None,
+        null_logit=node.null_logit or 0.0,
+        heights=node.spatial_shapes[::2],
+        widths=node.spatial_shapes[1::2],
+        visible=tensors.get("visible"),
+        value=tensors["value"],
+        points=tensors.get("reference_points"),
+        offsets=tensors["sampling_offsets" if fused else "sampling_locations"],
+        logits=tensors["attention_logits" if fused else "attention_weights"],
+        offset_table=tensors.get("offset_table"),
+        logit_table=tensors.get("logit_table"),
+        null_value=tensors.get("null_value"),
+        out=_as_tensor(output),
+    )
+
+
+def _as_tensor(address: Address) -> Tensor:
+    # Planning and packing ask a tensor for nothing but its address and type.
+    return cast(Tensor, address)

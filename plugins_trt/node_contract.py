@@ -1,0 +1,173 @@
+"""What a runtime has to know about the mmfs nodes: inputs, sizes, types. Every carrier of a plugin asks here.
+
+Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
+B batch, Q queries, A rows of the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import torch
+
+from mmfs.kernels.arguments import MAX_LEVELS
+
+NAMESPACE: Final = "mmfs"
+VERSION: Final = "1"
+"""By these, and its own name, TensorRT finds the plugin of a node."""
+
+INPUTS: Final = {
+    "MMFS": (
+        "value",  # [N, S, H, D]
+        "reference_points",  # [B, Q, 2]
+        "sampling_offsets",  # [B, Q, H, P, 2]
+        "attention_logits",  # [B, Q, H, L, P]
+        "visible",  # [B, Q, 2]
+        "offset_table",  # [A, H, P, 2]
+        "logit_table",  # [A, H, L, P]
+        "null_value",  # [H, D]
+    ),
+    "MSDeformAttn": (
+        "value",  # [B, S, H, D]
+        "sampling_locations",  # [B, Q, H, L, P, 2]
+        "attention_weights",  # [B, Q, H, L, P]
+    ),
+}
+"""Inputs of each node in order. The output is [B, Q, H*D], with the type of value."""
+
+ATTRIBUTES: Final = {"MMFS": ("spatial_shapes", "null_logit", "use_null"), "MSDeformAttn": ("spatial_shapes",)}
+"""What a node says besides its inputs; `plugin_namespace` and `plugin_version` only say where the plugin is."""
+
+VALUE_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
+
+Size = TypeVar("Size")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node: its type and its attributes."""
+
+    operator: str
+    """A key of `INPUTS`."""
+
+    spatial_shapes: tuple[int, ...]
+    """Height, width, height, width, ... of the levels."""
+
+    null_logit: float | None = None
+    """None: plain softmax."""
+
+    def __post_init__(self) -> None:
+        if self.operator not in INPUTS:
+            raise ValueError(f"There is no mmfs node {self.operator!r}. Expected one of {', '.join(INPUTS)}.")
+        shapes = self.spatial_shapes
+        if not shapes or len(shapes) % 2 or min(shapes) < 1:
+            raise ValueError(f"spatial_shapes is {list(shapes)}. Expected heights and widths in turn, all positive.")
+        if len(shapes) // 2 > MAX_LEVELS:
+            raise ValueError(f"spatial_shapes has {len(shapes) // 2} levels. The CUDA kernels take {MAX_LEVELS}.")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of one call."""
+
+    batch: int
+    num_queries: int
+    num_images: int
+    pixels_per_image: int
+    num_heads: int
+    num_channels: int
+    num_levels: int
+    num_points: int
+    num_offset_ages: int = 0
+    num_logit_ages: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Queries of the whole batch."""
+        return self.batch * self.num_queries
+
+
+def output_shape(
+    operator: str, inputs: Sequence[Sequence[Size]], times: Callable[[Size, Size], Size]
+) -> tuple[Size, Size, Size]:
+    """Shape of the output [B, Q, H*D] from those of the inputs.
+
+    Sizes may be numbers or a builder's expressions; `times` multiplies two of them.
+    """
+    value = inputs[0]
+    weights = inputs[INPUTS[operator].index("attention_logits" if operator == "MMFS" else "attention_weights")]
+    return weights[0], weights[1], times(value[2], value[3])
+
+
+def takes_type(operator: str, position: int, types: Sequence[torch.dtype | None]) -> bool:
+    """Whether a tensor may have its type, given those before it.
+
+    Args:
+        operator: which node.
+        position: of an input, or the number of inputs for the output.
+        types: of all tensors up to `position`; None for one that PyTorch does not know.
+    """
+    names = INPUTS[operator]
+    if position == len(names):
+        return types[position] == types[0]
+    if names[position] == "visible":
+        return types[position] == torch.int64
+    return types[position] in VALUE_TYPES
+
+
+def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
+    """The sizes in the inputs' shapes.
+
+    Raises:
+        ValueError: the shapes contradict each other or the node.
+    """
+    names = INPUTS[node.operator]
+    if len(shapes) != len(names):
+        raise ValueError(f"{node.operator} has {len(shapes)} inputs. Expected {', '.join(names)}.")
+    given = {name: tuple(shape) for name, shape in zip(names, shapes, strict=True)}
+    weights = "attention_logits" if node.operator == "MMFS" else "attention_weights"
+    for name, rank in (("value", 4), (weights, 5)):
+        if len(given[name]) != rank:
+            raise ValueError(f"{name} of {node.operator} has the shape {list(given[name])}. Expected {rank} axes.")
+    num_images, num_pixels, num_heads, num_channels = given["value"]
+    batch, num_queries, _, num_levels, num_points = given[weights]
+    by_query = (batch, num_queries, num_heads)
+    expected: dict[str, tuple[int, ...]] = {
+        "value": (num_images, _num_pixels(node), num_heads, num_channels),
+        weights: (*by_query, len(node.spatial_shapes) // 2, num_points),
+    }
+    offset_ages = logit_ages = 0
+    if node.operator == "MMFS":
+        offset_ages, logit_ages = (max(1, *given[name][:1]) for name in ("offset_table", "logit_table"))
+        expected |= {
+            "reference_points": (batch, num_queries, 2),
+            "sampling_offsets": (*by_query, num_points, 2),
+            "visible": (batch, num_queries, 2),
+            "offset_table": (offset_ages, num_heads, num_points, 2),
+            "logit_table": (logit_ages, num_heads, num_levels, num_points),
+            "null_value": (num_heads, num_channels),
+        }
+    else:
+        expected["value"] = (batch, *expected["value"][1:])
+        expected["sampling_locations"] = (*by_query, num_levels, num_points, 2)
+    for name, shape in expected.items():
+        if given[name] != shape:
+            raise ValueError(f"{name} of {node.operator} has the shape {list(given[name])}. Expected {list(shape)}.")
+    return Sizes(
+        batch,
+        num_queries,
+        num_images,
+        num_pixels,
+        num_heads,
+        num_channels,
+        num_levels,
+        num_points,
+        offset_ages,
+        logit_ages,
+    )
+
+
+def _num_pixels(node: Node) -> int:
+    return sum(h * w for h, w in zip(node.spatial_shapes[::2], node.spatial_shapes[1::2], strict=True))

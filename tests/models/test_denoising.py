@@ -1,0 +1,88 @@
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from models.denoising import Denoising, denoise, estimate_clean, guide
+
+TRUTH = torch.linspace(-0.9, 0.9, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
+
+
+def schedule(prediction_type: str) -> DDPMScheduler:
+    return DDPMScheduler(beta_schedule="scaled_linear", clip_sample=False, prediction_type=prediction_type)
+
+
+def ideal(noise_schedule: DDPMScheduler, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """What a U-Net that knows the truth says."""
+    kept = noise_schedule.alphas_cumprod[timestep]
+    noise = (latents - kept.sqrt() * TRUTH) / (1 - kept).sqrt()
+    kind = noise_schedule.config.prediction_type
+    if kind == "v_prediction":
+        return kept.sqrt() * noise - (1 - kept).sqrt() * TRUTH
+    return noise if kind == "epsilon" else TRUTH
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")  # dpm with numpy 2
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm", "ddpm"])
+def test_every_scheduler_arrives_where_the_model_points(scheduler, prediction_type) -> None:
+    noise_schedule = schedule(prediction_type)
+    noise = torch.randn(TRUTH.shape, generator=torch.Generator().manual_seed(0))
+    dice = [torch.Generator().manual_seed(i) for i in range(2)]
+    steps = list(
+        denoise(
+            lambda latents, timestep: ideal(noise_schedule, latents, timestep),
+            noise,
+            noise_schedule,
+            Denoising(num_inference_steps=5, scheduler=scheduler),
+            dice,
+        )
+    )
+    assert [step.done for step in steps] == [1, 2, 3, 4, 5]
+    torch.testing.assert_close(steps[-1].latents, TRUTH, rtol=0, atol=0.02)
+    for step in steps:
+        torch.testing.assert_close(step.estimate, TRUTH, rtol=0, atol=2e-3)
+
+
+def test_noise_of_a_picture_is_its_own() -> None:
+    """The ancestral scheduler adds noise; a picture's depends on its own die alone."""
+    noise_schedule = schedule("epsilon")
+    noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def drawn(latents: torch.Tensor, *seeds: int) -> torch.Tensor:
+        dice = [torch.Generator().manual_seed(seed) for seed in seeds]
+        denoising = Denoising(num_inference_steps=3, scheduler="ddpm")
+        *_, last = denoise(lambda latents, _: 0.1 * latents, latents, noise_schedule, denoising, dice)
+        return last.latents
+
+    both = drawn(noise, 1, 2)
+    torch.testing.assert_close(drawn(noise[1:], 2), both[1:])
+    assert (drawn(noise[1:], 3) - both[1:]).abs().max() > 0.1
+
+
+def test_the_estimate_is_diffusers_own() -> None:
+    noise_schedule = schedule("v_prediction")
+    predicted, latents, timestep = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.tensor(400)
+    theirs = noise_schedule.step(predicted, timestep, latents).pred_original_sample
+    torch.testing.assert_close(estimate_clean(predicted, latents, noise_schedule, timestep), theirs)
+
+
+def test_guidance_moves_along_the_differences() -> None:
+    blind, plain, conditional = (torch.full((1, 1, 1, 1), value) for value in (1.0, 3.0, 4.0))
+    assert guide(conditional, Denoising(guidance_scale=1)).item() == 4
+    assert guide(torch.cat([plain, conditional]), Denoising(guidance_scale=2)).item() == 3 + 2 * 1
+    three = torch.cat([blind, plain, conditional])
+    # InstructPix2Pix: blind + image scale * (plain - blind) + text scale * (conditional - plain)
+    assert guide(three, Denoising(guidance_scale=5, image_guidance_scale=3)).item() == 1 + 3 * 2 + 5 * 1
+    assert guide(three, Denoising(guidance_scale=1, image_guidance_scale=0)).item() == 1 + 0 * 2 + 1 * 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"scheduler": "euler"}, "scheduler is 'euler'; expected one of ddim, dpm, ddpm"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0; expected at least 1"),
+    ],
+)
+def test_what_cannot_be_drawn_with_is_refused(wrong, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Denoising(**wrong)

@@ -1,0 +1,108 @@
+"""What the nodes promise, without any runtime."""
+
+from __future__ import annotations
+
+from operator import mul
+
+import pytest
+import torch
+
+from plugins_trt import onnx_function
+from plugins_trt.node_contract import ATTRIBUTES, INPUTS, NAMESPACE, VERSION, Node, output_shape, sizes_of, takes_type
+
+# B=2, Q=5, N=3, S=4*7+3*2, H=2, D=8, L=2, P=3, A=4 and 6
+LEVELS = (4, 7, 3, 2)
+FUSED = [(3, 34, 2, 8), (2, 5, 2), (2, 5, 2, 3, 2), (2, 5, 2, 2, 3), (2, 5, 2), (4, 2, 3, 2), (6, 2, 2, 3), (2, 8)]
+CLASSIC = [(2, 34, 2, 8), (2, 5, 2, 2, 3, 2), (2, 5, 2, 2, 3)]
+FREE = {
+    ("MMFS", "value", 0),
+    ("MMFS", "offset_table", 0),
+    ("MMFS", "logit_table", 0),
+    ("MSDeformAttn", "value", 3),
+}
+"""Axes that no other input has."""
+FLOAT, HALF, BFLOAT = torch.float32, torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize("operator", INPUTS)
+def test_inputs_and_attributes_are_those_of_the_onnx_function(operator):
+    signature = getattr(onnx_function, operator).function_ir
+    assert tuple(value.name for value in signature.inputs) == INPUTS[operator]
+    attributes = {name: attribute.value for name, attribute in signature.attributes.items()}
+    assert attributes.pop("plugin_namespace") == NAMESPACE
+    assert attributes.pop("plugin_version") == VERSION
+    assert tuple(attributes) == ATTRIBUTES[operator]
+
+
+@pytest.mark.parametrize(("operator", "shapes"), [("MMFS", FUSED), ("MSDeformAttn", CLASSIC)])
+def test_output_shape_of_numbers_and_of_expressions(operator, shapes):
+    assert output_shape(operator, shapes, mul) == (2, 5, 16)
+    symbols = [tuple(f"{name}{axis}" for axis in range(6)) for name in INPUTS[operator]]
+    weights = "attention_logits" if operator == "MMFS" else "attention_weights"
+    product = output_shape(operator, symbols, lambda one, other: f"{one}*{other}")
+    assert product == (f"{weights}0", f"{weights}1", "value2*value3")
+
+
+def test_sizes():
+    fused = sizes_of(Node("MMFS", LEVELS), FUSED)
+    assert (fused.batch, fused.num_queries, fused.num_rows, fused.num_images, fused.pixels_per_image) == (
+        2,
+        5,
+        10,
+        3,
+        34,
+    )
+    assert (fused.num_heads, fused.num_channels, fused.num_levels, fused.num_points) == (2, 8, 2, 3)
+    assert (fused.num_offset_ages, fused.num_logit_ages) == (4, 6)
+    classic = sizes_of(Node("MSDeformAttn", LEVELS), CLASSIC)
+    assert (classic.num_images, classic.num_offset_ages, classic.num_logit_ages) == (2, 0, 0)
+    assert sizes_of(Node("MMFS", LEVELS), [(0, 34, 2, 8), *FUSED[1:]]).num_images == 0
+
+
+@pytest.mark.parametrize("operator", INPUTS)
+def test_every_wrong_size_is_named(operator):
+    shapes = FUSED if operator == "MMFS" else CLASSIC
+    for position, (name, shape) in enumerate(zip(INPUTS[operator], shapes, strict=True)):
+        for axis, size in enumerate(shape):
+            if (operator, name, axis) in FREE:
+                continue
+            wrong = list(shapes)
+            wrong[position] = (*shape[:axis], size + 1, *shape[axis + 1 :])
+            with pytest.raises(ValueError, match=f"of {operator} has the shape .* Expected"):
+                sizes_of(Node(operator, LEVELS), wrong)
+    with pytest.raises(ValueError, match=rf"{operator} has {len(shapes) - 1} inputs\. Expected value, "):
+        sizes_of(Node(operator, LEVELS), shapes[:-1])
+    with pytest.raises(ValueError, match=r"value of .* has the shape \[34, 2, 8\]\. Expected 4 axes"):
+        sizes_of(Node(operator, LEVELS), [(34, 2, 8), *shapes[1:]])
+
+
+@pytest.mark.parametrize(
+    ("operator", "levels", "message"),
+    [
+        ("GridSample", LEVELS, r"no mmfs node 'GridSample'\. Expected one of MMFS, MSDeformAttn"),
+        ("MMFS", (4, 7, 3), r"spatial_shapes is \[4, 7, 3\]\. Expected heights and widths in turn"),
+        ("MMFS", (), r"spatial_shapes is \[\]"),
+        ("MSDeformAttn", (4, 0), r"all positive"),
+        ("MMFS", (1, 1) * 17, r"17 levels\. The CUDA kernels take 16"),
+    ],
+    ids=["unknown", "odd", "none", "zero", "too-many"],
+)
+def test_a_node_that_cannot_be_is_refused(operator, levels, message):
+    with pytest.raises(ValueError, match=message):
+        Node(operator, levels)
+
+
+def accepts(operator: str, *types: torch.dtype | None) -> bool:
+    """As TensorRT asks: one position after the other."""
+    return all(takes_type(operator, position, types[: position + 1]) for position in range(len(types)))
+
+
+def test_types():
+    for dtype in (FLOAT, HALF, BFLOAT):
+        assert accepts("MMFS", dtype, FLOAT, HALF, BFLOAT, torch.int64, dtype, FLOAT, dtype, dtype)
+        assert accepts("MSDeformAttn", dtype, FLOAT, dtype, dtype)
+    assert not accepts("MSDeformAttn", HALF, FLOAT, HALF, FLOAT), "the output has the type of value"
+    assert not accepts("MSDeformAttn", torch.float64)
+    assert not accepts("MSDeformAttn", None)
+    assert not accepts("MMFS", HALF, FLOAT, FLOAT, FLOAT, torch.int32)
+    assert not accepts("MMFS", HALF, torch.int64)

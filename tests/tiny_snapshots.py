@@ -1,0 +1,122 @@
+"""Pre-trained networks with random weights, tiny, in the formats that transformers and diffusers store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+)
+
+from models import MMInterleavedConfig
+
+VOCABULARY = 260
+"""Of the language models: two more than their tokenizer has tokens."""
+
+LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 4},
+    "qwen2": {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {"head_dim": 8},
+}
+U_NETS: dict[str, dict[str, Any]] = {
+    "sd1": {"cross_attention_dim": 24, "attention_head_dim": 2},
+    "sd2": {"cross_attention_dim": 32, "attention_head_dim": (2, 4), "use_linear_projection": True},
+}
+
+
+def like(*, gate: float = 0.0) -> MMInterleavedConfig:
+    """What joins the parts, at its smallest."""
+    tiny = MMInterleavedConfig.tiny()
+    return replace(tiny, language_model=replace(tiny.language_model, gate_init=gate))
+
+
+def write_clip(folder: Path, *, image_half: bool = False) -> Path:
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+        "patch_size": 8,
+        "initializer_factor": 4.0,
+    }
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = CLIPConfig(vision_config=vision, text_config={**text, "vocab_size": 50})
+    (CLIPVisionModel(config.vision_config) if image_half else CLIPModel(config)).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    return folder
+
+
+def byte_tokenizer(*special: str) -> Tokenizer:
+    vocabulary = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def write_tokenizer(folder: Path, *special: str, **named: str) -> Path:
+    special = special or ("<s>", "</s>")
+    named = named or {"bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(*special), **named).save_pretrained(folder)
+    return folder
+
+
+def write_language_model(folder: Path, kind: str = "llama", *, shard: str = "1GB", **changes: Any) -> Path:
+    config = AutoConfig.for_model(
+        kind,
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "initializer_range": 0.2,
+            **LANGUAGE_MODELS[kind],
+            **changes,
+        },
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size=shard)
+    return write_tokenizer(folder)
+
+
+def write_diffusion(folder: Path, kind: str = "sd1", **unet_changes: Any) -> Path:
+    unet = {
+        "sample_size": 8,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "norm_num_groups": 4,
+        **U_NETS[kind],
+        **unet_changes,
+    }
+    UNet2DConditionModel(**unet).save_pretrained(folder / "unet")
+    vae = {
+        "block_out_channels": (8,) * 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "norm_num_groups": 4,
+        "sample_size": 64,
+        "scaling_factor": 0.3,
+    }
+    AutoencoderKL(**vae).save_pretrained(folder / "vae")
+    schedule = {"beta_start": 0.001, "beta_end": 0.01, "beta_schedule": "scaled_linear"}
+    DDIMScheduler(**schedule, prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    return folder

@@ -1,0 +1,161 @@
+"""The settings of training on real data: sources, what is taken from each, and how rows are filled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from tokenizers import Tokenizer
+
+from trainer.data.emoji.tokenizer import TOKENIZER_FILE
+from trainer.data.mixture import Mixture
+from trainer.data.sources.manifest import Manifest, load_manifest
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """A data set and what is taken from it. The defaults take everything that has an image."""
+
+    manifest: str
+    """A directory that `python -m trainer.data.index` wrote."""
+
+    weight: float = 1.0
+    """Its share of the rows, among the weights of all sources."""
+
+    samples_per_row: int = 1
+    """So many samples of each row come from an order that runs through the whole source before it repeats any; if they
+    do not fill the row, the others are drawn at random. Best about as many as surely fit: what a row has no room for is
+    passed over."""
+
+    min_similarity: float | None = None
+    """Drop images less similar to their text than this (CLIP); null: none. Images without a similarity stay."""
+
+    max_images: int | None = None
+    """Keep at most so many images of a document, chosen at random; null: all."""
+
+    keep_no_image: float = 0.0
+    """The share of documents without images, after the two rules above, that is kept."""
+
+    keep_one_image: float = 1.0
+    """The same of documents with one image; pairs of image and caption are not meant."""
+
+    min_caption_chars: int = 0
+    """Drop pairs with shorter captions."""
+
+    few_shot: float = 0.0
+    """The share of documents, made of pairs, that consist of several pairs."""
+
+    few_shot_pairs: tuple[int, int] = (2, 8)
+    """The fewest and the most pairs of such a document."""
+
+    text_loss_needs_image: bool = False
+    """Whether text before the first image of its document carries no loss."""
+
+    split: bool = False
+    """Whether documents are split to fill rows to the last token; else a row ends with the last one that fits."""
+
+    max_images_per_row: int = 30
+    fingerprint: str | None = None
+    """Of the manifest (`Manifest.fingerprint`); null: written down at the start of the run."""
+
+    def __post_init__(self) -> None:
+        for name in ("keep_no_image", "keep_one_image", "few_shot"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        for name in ("samples_per_row", "max_images_per_row"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected 1 or more.")
+        _require(self.weight > 0, f"weight is {self.weight}; expected a number above 0.")
+        _require(
+            self.max_images is None or self.max_images >= 1,
+            f"max_images is {self.max_images}; expected 1 or more, or null for all.",
+        )
+        fewest, most = self.few_shot_pairs
+        _require(
+            2 <= fewest <= most, f"few_shot_pairs is {self.few_shot_pairs}; expected two ascending numbers from 2."
+        )
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Real data to train on. Sizes of images and visual tokens are the model's."""
+
+    sources: dict[str, SourceConfig]
+    """By a name for logs and messages."""
+
+    num_rows: int = 16
+    """Rows in a batch; each is filled from one source (paper B.1)."""
+
+    row_tokens: int = 2048
+    """Tokens in a row."""
+
+    tokenizer_file: str | None = None
+    """The language model's tokenizer.json; null: the emoji world's, whose bytes can write any text."""
+
+    max_pixels: int = 64_000_000
+    """An image that declares more is broken: unpacked, a small file may fill the memory."""
+
+    max_broken: float = 0.01
+    """The share of samples and images that may be broken before the run stops (of the first 1000 at the least)."""
+
+    allow_changed: bool = False
+    """Whether a run may go on with data that has changed since it began."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.sources), "corpus.sources is empty; expected one source or more.")
+        _require(
+            self.num_rows >= 1 and self.row_tokens >= 2,
+            f"corpus has {self.num_rows} rows of {self.row_tokens} tokens; expected at least 1 row of 2.",
+        )
+        _require(self.max_pixels >= 1, f"corpus.max_pixels is {self.max_pixels}; expected 1 or more.")
+        _require(0 <= self.max_broken <= 1, f"corpus.max_broken is {self.max_broken}; expected a share from 0 to 1.")
+        Mixture([source.weight for source in self.sources.values()], seed=0)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the text. Raises ValueError if there is none."""
+        return read_tokenizer(str(TOKENIZER_FILE) if self.tokenizer_file is None else self.tokenizer_file)
+
+    def manifests(self) -> dict[str, Manifest]:
+        """The manifests of the sources, by name. Raises ValueError if one is missing."""
+        return {name: load_manifest(source.manifest) for name, source in self.sources.items()}
+
+    def with_fingerprints(self) -> CorpusConfig:
+        """The same, each source with the fingerprint of its data as it is now.
+
+        Raises:
+            ValueError: without `allow_changed`, a source has another fingerprint than these settings say, or its shards
+                are not those that were indexed.
+        """
+        sources = {}
+        for name, manifest in self.manifests().items():
+            source = self.sources[name]
+            changed = manifest.changed_shards()
+            if source.fingerprint not in (None, manifest.fingerprint):
+                changed.append(f"the fingerprint is {manifest.fingerprint}, not {source.fingerprint}")
+            if changed and not self.allow_changed:
+                more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+                raise ValueError(
+                    f"The data of corpus.sources.{name} has changed since it was indexed or the run began: "
+                    f"{'; '.join(changed[:3])}{more}. Put it back, index it again for a new run, or go on with what "
+                    "there is: --corpus.allow_changed true."
+                )
+            sources[name] = replace(source, fingerprint=manifest.fingerprint)
+        return replace(self, sources=sources)
+
+
+@lru_cache(maxsize=4)
+def read_tokenizer(file: str) -> Tokenizer:
+    """The tokenizer in a file, which takes "<s>" and the like in a web page for the characters they are.
+
+    Raises:
+        ValueError: there is no tokenizer in it.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(file)
+    except Exception as error:  # the library raises no narrower one
+        raise ValueError(f"corpus.tokenizer_file is '{file}', which cannot be read: {error}") from error
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ValueError(sentence)

@@ -1,0 +1,251 @@
+"""The endless stream of batches of real data: row i of step s is a pure function of (settings, manifests, seed, s, i).
+
+So any number of processes and workers makes the same batches, and a run resumes at any step at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from models.batch import Batch
+from models.config import MMInterleavedConfig
+from trainer.data.collate import collate, stable_key
+from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
+from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.data.document import Document, Image, Segment
+from trainer.data.mixture import Mixture, endless_order
+from trainer.data.pack import Row, SpecialTokens, Tokens, cut, tokenize
+from trainer.data.pictures import decode, square
+from trainer.data.quarantine import Quarantine, UnusableDataError
+from trainer.data.sources.sample import BrokenSampleError, Sample, StoredImage
+
+MAX_DROPPED = 1000
+"""So many samples in a row without one to use: the rules leave nothing of a source."""
+
+
+class CorpusStream:
+    """The batches of a run: `stream(step)`.
+
+    Args:
+        config: the data.
+        model: gives the sizes of images read and drawn, the number of visual tokens and the special tokens.
+        seed: another seed, another order.
+        quarantine_file: gets a line for each broken sample or image; None: they are only counted.
+
+    Raises:
+        ValueError: a manifest is missing, or the tokenizer has more tokens than the model.
+    """
+
+    def __init__(
+        self, config: CorpusConfig, model: MMInterleavedConfig, *, seed: int, quarantine_file: Path | None = None
+    ) -> None:
+        self.config = config
+        self.image_px: int = model.vision.clip["image_size"]
+        self.drawn_px = model.image_decoder.image_size
+        self.num_visual_tokens = model.vision.num_visual_tokens
+        self.seed = seed
+        self._special = SpecialTokens(
+            pad=model.pad_token_id,
+            begin=model.bos_token_id,
+            end=model.eos_token_id,
+            begin_of_image=model.begin_of_image_id,
+            image=model.image_token_id,
+        )
+        num_tokens, vocabulary = config.tokenizer().get_vocab_size(), model.language_model.transformer["vocab_size"]
+        if num_tokens > vocabulary:
+            raise ValueError(
+                f"The tokenizer has {num_tokens} tokens, the language model {vocabulary}. Give "
+                "corpus.tokenizer_file the model's own tokenizer."
+            )
+        if config.row_tokens < self.num_visual_tokens + 3:
+            raise ValueError(
+                f"corpus.row_tokens is {config.row_tokens}; an image alone needs {self.num_visual_tokens + 3}, with "
+                "`<s>`, `<BoI>` and `</s>`."
+            )
+        # A SentencePiece-like tokenizer puts the space before a word itself.
+        self._space = "" if config.tokenizer().encode("a", add_special_tokens=False).tokens[0].startswith("▁") else " "
+        self._manifests = config.manifests()
+        self._names = list(config.sources)
+        self._mixture = Mixture([source.weight for source in config.sources.values()], seed)
+        self._quarantine = Quarantine(quarantine_file, config.max_broken)
+
+    def __call__(self, step: int) -> Batch:
+        """Batch number `step`, with `config.num_rows` rows of `config.row_tokens` tokens."""
+        return self.part(step, range(self.config.num_rows))
+
+    def part(self, step: int, rows: range) -> Batch:
+        """Neighbouring rows of a batch, for a process that trains on a share of it."""
+        return collate(
+            [self.row(step, row) for row in rows],
+            self._special,
+            row_tokens=self.config.row_tokens,
+            image_px=self.image_px,
+            drawn_px=self.drawn_px,
+            seed=self.seed,
+            step=step,
+            first_row=rows.start,
+        )
+
+    def source_of(self, step: int, row: int) -> str:
+        """The name of the source that a row is filled from."""
+        return self._names[self._mixture(step * self.config.num_rows + row)[0]]
+
+    def row(self, step: int, row: int) -> Row:
+        """One row of a batch.
+
+        Raises:
+            UnusableDataError: more of the data is broken than allowed, or nothing of the source is left by its rules or
+                fits a row.
+        """
+        name = self.source_of(step, row)
+        rules = self.config.sources[name]
+        packed: list[Tokens] = []
+        room, room_images = self.config.row_tokens, rules.max_images_per_row
+        num_too_long = 0
+        for document in self.documents(step, row):
+            tokens = self._tokens(document)
+            is_whole = len(tokens.input_ids) <= room and len(tokens.images) <= room_images
+            taken = tokens if is_whole else self._beginning(document, tokens, room, room_images)
+            if taken is not None:
+                packed.append(taken)
+                room -= len(taken.input_ids)
+                room_images -= len(taken.images)
+            if packed and (not is_whole or room_images == 0):
+                break
+            if not packed and (num_too_long := num_too_long + 1) == MAX_DROPPED:
+                raise UnusableDataError(
+                    f"{MAX_DROPPED} documents of source '{name}' in succession are longer than a row of "
+                    f"{self.config.row_tokens} tokens and {rules.max_images_per_row} images. Make rows longer "
+                    f"(corpus.row_tokens), or split documents (corpus.sources.{name}.split)."
+                )
+        return Row(packed)
+
+    def _beginning(self, document: Document, tokens: Tokens, room: int, room_images: int) -> Tokens | None:
+        """As much of a document as fits what is left of a row: of several pairs the first ones, of another one, where
+        its source is split, tokens and whole images; None if that is nothing."""
+        if "num_pairs" in document.truth:
+            for num_pairs in range(document.truth["num_pairs"] - 1, 0, -1):
+                fewer = self._tokens(replace(document, segments=document.segments[: 2 * num_pairs]))
+                if len(fewer.input_ids) <= room and len(fewer.images) <= room_images:
+                    return fewer
+            return None
+        if not self.config.sources[document.task].split:
+            return None
+        first = cut(tokens, room, self.num_visual_tokens, room_images)
+        return first if len(first.input_ids) > 1 else None  # more than `<s>`
+
+    def documents(self, step: int, row: int) -> Iterator[Document]:
+        """The endless documents that one row of one batch is filled from."""
+        name = self.source_of(step, row)
+        rules = self.config.sources[name]
+        draws = self._draws(name, step, row)
+        num_dropped = 0
+        for number in range(2**62):
+            rng = np.random.default_rng([self.seed, step, row, number])
+            document = self._document(name, rules, draws, rng)
+            if document is not None:
+                num_dropped = 0
+                yield self._entered(document, rng) if rules.split else document
+            elif (num_dropped := num_dropped + 1) == MAX_DROPPED:
+                raise UnusableDataError(
+                    f"{MAX_DROPPED} samples of source '{name}' in succession were dropped or broken. Loosen the rules "
+                    f"of corpus.sources.{name}, or leave it out."
+                )
+
+    def _draws(self, name: str, step: int, row: int) -> Iterator[int]:
+        """Numbers of the samples that a row looks at: first its share of the endless order, then random ones."""
+        count = len(self._manifests[name])
+        _, rank = self._mixture(step * self.config.num_rows + row)
+        key = stable_key(self.seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little"))
+        per_row = self.config.sources[name].samples_per_row
+        for position in range(rank * per_row, (rank + 1) * per_row):
+            yield endless_order(position, count, key)
+        rng = np.random.default_rng([key, step, row])
+        while True:
+            yield int(rng.integers(count))
+
+    def _sample(self, name: str, index: int) -> Sample | None:
+        """A sample, None if it is broken."""
+        self._quarantine.count()
+        try:
+            return self._manifests[name][index]
+        except BrokenSampleError as error:
+            self._quarantine.add(name, self._manifests[name].key(index), str(error))
+            return None
+
+    def _document(
+        self, name: str, rules: SourceConfig, draws: Iterator[int], rng: np.random.Generator
+    ) -> Document | None:
+        """The document of the next sample, or of several pairs; None if it is dropped."""
+        sample = self._sample(name, next(draws))
+        if sample is None or (images := chosen_images(sample, rules, rng)) is None:
+            return None
+        items: list[str | Image] = []
+        truth = {}
+        if sample.is_pair:
+            items = self._pairs(name, rules, sample, images, draws, rng)
+            truth["num_pairs"] = len(items) // 2
+        else:
+            for item in in_reading_order(sample, images, lambda: rng.random() < 0.5):
+                decoded = item if isinstance(item, str) else self._decoded(name, item, opens=not items)
+                items += [] if decoded is None else [decoded]
+            if images and not any(isinstance(item, Image) for item in items):
+                return None
+        if not items:
+            return None
+        segments = as_segments(items, text_loss_needs_image=rules.text_loss_needs_image, space=self._space)
+        return Document(segments, task=name, key=f"{name}/{sample.key}", prompt=0, truth=truth)
+
+    def _pairs(
+        self,
+        name: str,
+        rules: SourceConfig,
+        sample: Sample,
+        images: list[StoredImage],
+        draws: Iterator[int],
+        rng: np.random.Generator,
+    ) -> list[str | Image]:
+        """A pair, or several as an example of few-shot learning: all with the image first, or all with the caption."""
+        image_first = rng.random() < 0.5
+        num_pairs = int(rng.integers(*rules.few_shot_pairs, endpoint=True)) if rng.random() < rules.few_shot else 1
+        items: list[str | Image] = []
+        for number in range(num_pairs):
+            if number:
+                other = self._sample(name, next(draws))
+                if other is None or not other.is_pair or (chosen := chosen_images(other, rules, rng)) is None:
+                    continue
+                sample, images = other, chosen
+            image = self._decoded(name, images[0], opens=image_first and not items)
+            if image is not None:
+                items += [image, sample.texts[0]] if image_first else [sample.texts[0], image]
+        return items
+
+    def _entered(self, document: Document, rng: np.random.Generator) -> Document:
+        """A document that is longer than a row from somewhere on, another one as it is."""
+
+        # A row has two tokens less for them, for `<s>` and `</s>`.
+        def length(segment: Segment) -> int:
+            if isinstance(segment, Image):
+                return 1 + self.num_visual_tokens
+            return len(self.config.tokenizer().encode(segment.text, add_special_tokens=False).ids)
+
+        return replace(document, segments=entered_anywhere(document.segments, length, self.config.row_tokens - 2, rng))
+
+    def _decoded(self, name: str, image: StoredImage, *, opens: bool) -> Image | None:
+        self._quarantine.count()
+        try:
+            picture = decode(image.read(), self.config.max_pixels)
+        except BrokenSampleError as error:
+            self._quarantine.add(name, image.name, str(error))
+            return None
+        # What opens a document is never drawn, so nobody needs it at that size.
+        target = None if opens else square(picture, self.drawn_px)
+        return Image(square(picture, self.image_px), target=target)
+
+    def _tokens(self, document: Document) -> Tokens:
+        return tokenize(document, self.config.tokenizer(), self._special, self.num_visual_tokens)

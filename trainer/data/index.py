@@ -1,0 +1,267 @@
+"""`python -m trainer.data.index PATH... --out MANIFEST`: find every sample of a data set once, so that training can
+read any of them by number.
+
+PATH is a file or a folder of files: WebDataset shards (.tar) of images with captions, or tables of documents (.jsonl,
+.jsonl.zip, .parquet) in any of the forms that `trainer.data.sources.rows` knows. Images that documents name are looked
+for in --images, folders or tar archives. Started again after a stop, it goes on with the shards that are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from trainer.data.sources.image_files import ImageFiles
+from trainer.data.sources.manifest import (
+    MANIFEST,
+    PARTS,
+    SAMPLES,
+    Manifest,
+    Shard,
+    fingerprint_of,
+    pictures_of,
+    records_of,
+    to_json,
+)
+from trainer.data.sources.pairs import find_pairs
+from trainer.data.sources.places import PLACE
+from trainer.data.sources.records import copy_records
+from trainer.data.sources.tables import TABLE_SUFFIXES
+
+PROGRAM = "python -m trainer.data.index"
+PROBLEMS = "problems.txt"
+MAX_PROBLEMS_TOLD = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is known of one shard once it is read; its table of places is next to it."""
+
+    shard: Shard
+    identity: dict[str, Any]
+    """What it was made from, and how; another one has to be made when this changes."""
+
+    num_missing_images: int
+    problems: list[str]
+
+
+def shard_files(paths: Sequence[Path]) -> list[Path]:
+    """The files that paths mean, folders searched, in the order of their names.
+
+    Raises:
+        ValueError: a path is not there, or there is nothing to read.
+    """
+    suffixes = (".tar", *TABLE_SUFFIXES)
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.name.endswith(suffixes) and file.is_file())
+        elif path.is_file() and path.name.endswith(suffixes):
+            files.append(path)
+        else:
+            raise ValueError(
+                f"{path} is {'of an unknown format' if path.is_file() else 'not there'}; expected folders or files "
+                f"named {', '.join('*' + suffix for suffix in suffixes)}."
+            )
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths))}: no files named {', '.join('*' + s for s in suffixes)} there.")
+    return files
+
+
+def kind_of(files: Sequence[Path]) -> Literal["pairs", "documents"]:
+    """What the files hold. Raises ValueError if they differ."""
+    is_tar = [file.name.endswith(".tar") for file in files]
+    if any(is_tar) and not all(is_tar):
+        raise ValueError(
+            f"{files[is_tar.index(True)]} is a shard of pairs and {files[is_tar.index(False)]} a table of documents; "
+            "make a manifest for each. Archives with the images of documents are named by --images."
+        )
+    return "pairs" if all(is_tar) else "documents"
+
+
+def make_index(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    image_paths: Sequence[Path] = (),
+    checksums: bool = False,
+    num_workers: int = 1,
+    max_broken: float = 0.01,
+) -> Manifest:
+    """Write the manifest `out`.
+
+    Args:
+        paths: shards, or folders of them.
+        out: the directory to make; one that an interrupted call left is completed.
+        image_paths: where images are that documents name.
+        checksums: read every byte of every shard, too, and write its checksum down.
+        num_workers: processes that read shards.
+        max_broken: the share of samples that may be unusable.
+
+    Raises:
+        ValueError: `out` is complete already, there is nothing to read, or too much of it is broken.
+    """
+    if (out / MANIFEST).exists():
+        raise ValueError(f"{out} is complete already. Give another --out, or remove it first.")
+    files = shard_files(paths)
+    kind = kind_of(files)
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    images = ImageFiles(image_paths, relative_to=out.resolve())
+    for problem in images.problems:
+        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+    identities = [
+        {
+            "path": Path(os.path.relpath(file.resolve(), out.resolve())).as_posix(),
+            "size_bytes": file.stat().st_size,
+            "modified_ns": file.stat().st_mtime_ns,
+            "images": [str(path.resolve()) for path in image_paths],
+            "checksums": checksums,
+        }
+        for file in files
+    ]
+    read = partial(read_shard, out, kind, images)
+    parts = []
+    with tqdm(total=len(files), unit=" shards", mininterval=0.2 if sys.stderr.isatty() else 30) as progress:
+        for part in _in_order(read, identities, num_workers):
+            parts.append(part)
+            progress.update()
+    return _assemble(out, kind, parts, max_broken)
+
+
+def _in_order(read: Any, identities: list[dict[str, Any]], num_workers: int) -> Iterator[Part]:
+    if num_workers <= 1:
+        yield from map(read, range(len(identities)), identities)
+        return
+    with ProcessPoolExecutor(num_workers) as pool:
+        yield from pool.map(read, range(len(identities)), identities)
+
+
+def read_shard(
+    out: Path, kind: Literal["pairs", "documents"], images: ImageFiles, number: int, identity: dict[str, Any]
+) -> Part:
+    """The part of the manifest that shard `number` makes; read again only if it has changed."""
+    description, table = out / PARTS / f"{number:06d}.json", out / PARTS / f"{number:06d}.npy"
+    if (part := _finished_part(description)) is not None and part.identity == identity:
+        return part
+    problems: list[str] = []
+    num_missing = 0
+    path = out / identity["path"]
+    if kind == "pairs":
+        places = find_pairs(path, problems)
+    else:
+        # Only the description, written last, makes a part count; so these need not be written aside.
+        records, pictures = records_of(number), pictures_of(number)
+        with (out / records).open("wb") as record_file, (out / pictures).open("wb") as picture_file:
+            places, num_missing = copy_records(path, images, record_file, picture_file, pictures, problems)
+    np.save(table, places)
+    checksum = _checksum(path) if identity["checksums"] else None
+    shard = Shard(identity["path"], identity["size_bytes"], checksum, len(places), len(problems))
+    part = Part(shard, identity, num_missing, problems)
+    _write(description, json.dumps(asdict(part)))
+    return part
+
+
+def _finished_part(description: Path) -> Part | None:
+    if not description.exists():
+        return None
+    fields = json.loads(description.read_text(encoding="utf-8"))
+    return Part(Shard(**fields.pop("shard")), **fields)
+
+
+def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[Part], max_broken: float) -> Manifest:
+    shards = tuple(part.shard for part in parts)
+    num_samples = sum(shard.num_samples for shard in shards)
+    num_broken = sum(shard.num_broken for shard in shards)
+    told = [f"{part.shard.path}: {problem}" for part in parts for problem in part.problems]
+    _write(out / PROBLEMS, "".join(line.replace("\n", " ") + "\n" for line in told))
+    if num_samples == 0 or num_broken > max_broken * (num_samples + num_broken):
+        first = "; ".join(told[:MAX_PROBLEMS_TOLD])
+        raise ValueError(
+            f"{num_broken:,} of {num_samples + num_broken:,} samples cannot be used, more than the share of "
+            f"{max_broken:g} that --max-broken allows. All are named in {out / PROBLEMS}; the first: {first}"
+        )
+    unfinished = out / f".{SAMPLES}"
+    table = np.lib.format.open_memmap(unfinished, mode="w+", dtype=PLACE, shape=(num_samples,))
+    start = 0
+    for number, shard in enumerate(shards):
+        rows = table[start : start + shard.num_samples]
+        rows[:] = np.load(out / PARTS / f"{number:06d}.npy")
+        rows["shard"] = number
+        start += shard.num_samples
+    table.flush()
+    unfinished.rename(out / SAMPLES)
+    manifest = Manifest(
+        directory=out.resolve(),
+        kind=kind,
+        shards=shards,
+        num_samples=num_samples,
+        num_missing_images=sum(part.num_missing_images for part in parts),
+        fingerprint=fingerprint_of(kind, shards, table),
+    )
+    _write(out / MANIFEST, to_json(manifest))
+    for number in range(len(shards)):
+        (out / PARTS / f"{number:06d}.npy").unlink()
+    if kind == "pairs":
+        shutil.rmtree(out / PARTS)
+    return manifest
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _write(file: Path, text: str) -> None:
+    """The whole text or the old file, nothing in between."""
+    unfinished = file.with_name(f".{file.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.rename(file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 2 not possible."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    parser.add_argument("--out", type=Path, required=True, help="the directory to write")
+    parser.add_argument("--images", nargs="+", type=Path, default=[], metavar="PATH", help="folders or tar archives")
+    parser.add_argument("--checksums", action="store_true", help="read every byte, and keep each shard's checksum")
+    parser.add_argument("--num-workers", type=int, default=1, help="processes that read shards")
+    parser.add_argument("--max-broken", type=float, default=0.01, help="share of samples that may be unusable")
+    args = parser.parse_args(arguments)
+    try:
+        manifest = make_index(
+            args.paths,
+            args.out,
+            image_paths=args.images,
+            checksums=args.checksums,
+            num_workers=args.num_workers,
+            max_broken=args.max_broken,
+        )
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    num_broken = sum(shard.num_broken for shard in manifest.shards)
+    print(
+        f"{args.out}: {len(manifest):,} {manifest.kind} in {len(manifest.shards):,} shards; {num_broken:,} broken ones "
+        f"are named in {args.out / PROBLEMS}; {manifest.num_missing_images:,} images were named and not found."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Documents of a manifest: what `rows` read, one JSON object a line, so that any of them is one short read away.
+
+Zip members and parquet row groups can be read only from their start; so the text of their documents (without MMC4's
+matrix of similarities, most of its bytes), and pictures that stand inside a table, are copied when they are indexed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from trainer.data.sources.image_files import ImageFiles
+from trainer.data.sources.places import PLACE
+from trainer.data.sources.rows import StoredAt, read_row
+from trainer.data.sources.sample import (
+    MAX_IMAGE_BYTES,
+    MAX_TEXT_BYTES,
+    BrokenSampleError,
+    Sample,
+    StoredImage,
+    read_bytes,
+    to_text,
+)
+from trainer.data.sources.tables import read_table
+
+
+def copy_records(
+    table: Path, images: ImageFiles, records: IO[bytes], pictures: IO[bytes], pictures_name: str, problems: list[str]
+) -> tuple[np.ndarray, int]:
+    """Write the documents of a table down as records.
+
+    Args:
+        table: JSON lines, zipped JSON lines or parquet.
+        images: finds the images that the documents name.
+        records: gets one line a document.
+        pictures: gets the images that stand in the table itself.
+        pictures_name: what the records call that file.
+        problems: gets a sentence for each row that cannot be used.
+
+    Returns:
+        [number of documents] of `PLACE`, and the number of images that were named but not found.
+    """
+
+    def find_image(image: Any) -> StoredAt | None:
+        if isinstance(image, dict):  # as Hugging Face's datasets write pictures
+            image = image["bytes"] if image.get("bytes") is not None else image["path"]
+        if isinstance(image, bytes):
+            if len(image) > MAX_IMAGE_BYTES:
+                raise BrokenSampleError(f"An image has {len(image):,} bytes; the limit is {MAX_IMAGE_BYTES:,}.")
+            offset = pictures.tell()
+            pictures.write(image)
+            return pictures_name, offset, len(image)
+        if not isinstance(image, str):
+            raise BrokenSampleError(f"An image is a {type(image).__name__}; expected a name or its bytes.")
+        return images.find(image)
+
+    places, num_missing = [], 0
+    for number, row in enumerate(read_table(table, problems)):
+        try:
+            record = read_row(row, find_image)
+            fields = {"texts": record.texts, "images": record.images, "fixed_order": record.fixed_order}
+            line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+            if len(line) > MAX_TEXT_BYTES:
+                raise BrokenSampleError(f"The document has {len(line):,} bytes; the limit is {MAX_TEXT_BYTES:,}.")
+        except (BrokenSampleError, UnicodeEncodeError) as error:  # JSON can spell half a surrogate pair
+            problems.append(f"row {number}: {error}")
+            continue
+        num_missing += record.num_missing
+        places.append((0, records.tell(), len(line), 0, 0, True))
+        records.write(line)
+    return np.array(places, dtype=PLACE), num_missing
+
+
+def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample:
+    """The document at a place of a file of records; `directory` is the manifest's. Raises BrokenSampleError."""
+    text = to_text(read_bytes(path, int(place["text_offset"]), int(place["text_size"])))
+    try:
+        fields = json.loads(text)
+        images = tuple(
+            StoredImage(Path(os.path.normpath(directory / file)), offset, size, text=number, similarity=similarity)
+            for (file, offset, size), number, similarity in fields["images"]
+        )
+        return Sample(key, tuple(fields["texts"]), images, fields["fixed_order"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BrokenSampleError(f"The record is damaged: {error}.") from error

@@ -1,0 +1,118 @@
+"""What a row of a table of documents means: MMC4, OBELICS, image and caption, or our own segments.
+
+| row | is |
+|---|---|
+| `text_list`, `image_info` of `image_name`, `matched_text_index`, `matched_sim` | MMC4 |
+| `texts`, `images`: equally long, at each place either a text or an image | OBELICS |
+| `image`, and `caption` or `text` | a pair |
+| `segments` of `{"text": ...}` and `{"image": ...}` | a document in reading order |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data.sources.sample import BrokenSampleError
+
+StoredAt = tuple[str, int, int]
+"""File, relative to the manifest; first byte; number of bytes."""
+
+FindImage = Callable[[Any], StoredAt | None]
+"""What a row says about an image (mostly a name) to where it is stored; None if it is not there."""
+
+
+@dataclass
+class Record:
+    """A document as the manifest keeps it."""
+
+    texts: list[str]
+    images: list[tuple[StoredAt, int, float | None]]
+    """Where it is stored, its text (`StoredImage.text`), and its similarity."""
+
+    fixed_order: bool
+    num_missing: int
+    """Images that the document names but nobody has: web links die."""
+
+
+def read_row(row: Any, find_image: FindImage) -> Record:
+    """A row of any of the known kinds. Raises BrokenSampleError."""
+    if not isinstance(row, Mapping):
+        raise BrokenSampleError(f"The row is a {type(row).__name__}; expected an object.")
+    try:
+        if "text_list" in row:
+            return _mmc4(row, find_image)
+        if "segments" in row:
+            return _segments(row, find_image)
+        if "texts" in row and "images" in row:
+            return _obelics(row, find_image)
+        if "image" in row and ("caption" in row or "text" in row):
+            return _pair(row, find_image)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BrokenSampleError(f"The row has an unexpected form: {type(error).__name__}: {error}.") from error
+    raise BrokenSampleError(
+        f"The row has the keys {sorted(map(str, row))[:8]}; expected text_list and image_info, texts and images, "
+        "segments, or image and caption."
+    )
+
+
+class _Builder:
+    def __init__(self, find_image: FindImage) -> None:
+        self.texts: list[str] = []
+        self.images: list[tuple[StoredAt, int, float | None]] = []
+        self.num_missing = 0
+        self._find = find_image
+
+    def add_text(self, text: str) -> None:
+        self.texts.append(" ".join(text.split()))
+
+    def add_image(self, image: Any, text: int, similarity: float | None = None) -> None:
+        at = self._find(image)
+        if at is None:
+            self.num_missing += 1
+        else:
+            self.images.append((at, text, similarity))
+
+    def record(self, *, fixed_order: bool) -> Record:
+        return Record(self.texts, self.images, fixed_order, self.num_missing)
+
+
+def _mmc4(row: Mapping[str, Any], find_image: FindImage) -> Record:
+    builder = _Builder(find_image)
+    for text in row["text_list"]:
+        builder.add_text(text)
+    images = sorted(row["image_info"], key=lambda image: image["matched_text_index"])  # stable
+    for image in images:
+        text = image["matched_text_index"]
+        if not 0 <= text < len(builder.texts):
+            raise BrokenSampleError(f"An image belongs to text {text}; there are {len(builder.texts)}.")
+        builder.add_image(image["image_name"], int(text), float(image["matched_sim"]))
+    return builder.record(fixed_order=False)
+
+
+def _obelics(row: Mapping[str, Any], find_image: FindImage) -> Record:
+    builder = _Builder(find_image)
+    for text, image in zip(row["texts"], row["images"], strict=True):
+        if text is not None:
+            builder.add_text(text)
+        if image is not None:
+            builder.add_image(image, len(builder.texts))
+    return builder.record(fixed_order=True)
+
+
+def _segments(row: Mapping[str, Any], find_image: FindImage) -> Record:
+    builder = _Builder(find_image)
+    for segment in row["segments"]:
+        if "text" in segment:
+            builder.add_text(segment["text"])
+        else:
+            builder.add_image(segment["image"], len(builder.texts))
+    return builder.record(fixed_order=True)
+
+
+def _pair(row: Mapping[str, Any], find_image: FindImage) -> Record:
+    builder = _Builder(find_image)
+    builder.add_text(row["caption"] if "caption" in row else row["text"])
+    builder.add_image(row["image"], 0)
+    return builder.record(fixed_order=False)

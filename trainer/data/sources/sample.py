@@ -1,0 +1,87 @@
+"""What a source holds before anything is chosen, decoded or tokenized: texts, and where the images are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_IMAGE_BYTES = 64 << 20
+"""A stored image larger than this is refused unread."""
+
+MAX_TEXT_BYTES = 8 << 20
+"""The same for the text of a sample, or for the row of a table that it stands in."""
+
+
+class BrokenSampleError(ValueError):
+    """A sample, or an image of one, that cannot be used: damaged, cut off, or beyond a limit."""
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file, or a part of a larger file that holds it."""
+
+    path: Path
+    offset: int
+    """First byte."""
+
+    size: int
+    """Bytes."""
+
+    text: int
+    """The text that it belongs to, by number; in a sample with fixed order, the text that follows it."""
+
+    similarity: float | None = None
+    """Cosine of the image's and the text's CLIP embeddings, where the source tells it."""
+
+    @property
+    def name(self) -> str:
+        """Names it in messages and in the quarantine file."""
+        return f"{self.path} at byte {self.offset}" if self.offset else str(self.path)
+
+    def read(self) -> bytes:
+        """The encoded image. Raises BrokenSampleError."""
+        if self.size > MAX_IMAGE_BYTES:
+            raise BrokenSampleError(f"The image has {self.size:,} bytes; expected at most {MAX_IMAGE_BYTES:,}.")
+        return read_bytes(self.path, self.offset, self.size)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Texts and images of a document, or of an image and its caption."""
+
+    key: str
+    """Names it: shard/number within the shard."""
+
+    texts: tuple[str, ...]
+    images: tuple[StoredImage, ...]
+    """In the order of their texts."""
+
+    fixed_order: bool
+    """Whether images stand right before their text, as they were published; else before or after it is ours to choose.
+    """
+
+    @property
+    def is_pair(self) -> bool:
+        """One image and its caption."""
+        return not self.fixed_order and len(self.texts) == 1 and len(self.images) == 1
+
+
+def read_bytes(path: Path, offset: int, size: int) -> bytes:
+    """A part of a file. Raises BrokenSampleError if it is not there, or not whole."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except OSError as error:
+        raise BrokenSampleError(f"The file cannot be read: {error.strerror or error}.") from error
+    if len(data) < size:
+        raise BrokenSampleError(f"The file ends before byte {offset + size:,}, where this has its last.")
+    return data
+
+
+def to_text(data: bytes) -> str:
+    """Strict UTF-8. Raises BrokenSampleError."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BrokenSampleError(f"The text is not UTF-8: {error.reason} at byte {error.start}.") from error
