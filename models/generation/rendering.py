@@ -23,6 +23,9 @@ SPACING_PX = 8
 FONT_PX = 16
 WIDTH_CHARACTERS = 72
 
+VISIBLE_PX = 128
+"""A picture whose shorter side is at most half of this is enlarged by a whole number, so that pixels stay square."""
+
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -62,7 +65,7 @@ def to_picture(given: Sequence[PromptSegment], written: Sequence[PromptSegment])
                 _, _, right, bottom = measure.multiline_textbbox((0, 0), str(block), font)
                 size = (round(right), round(bottom))
             else:
-                block = as_image(item)
+                block = _enlarged(as_image(item))
                 size = block.size
             blocks.append((block, colour, size))
     width = max((w for _, _, (w, _) in blocks), default=0)
@@ -84,6 +87,11 @@ def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
     if isinstance(picture, Tensor):
         return MMInterleavedProcessor.decode_image(picture)
     return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    times = max(1, VISIBLE_PX // max(1, min(image.size)))
+    return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
 
 
 def _image_tag(image: Image.Image) -> str:

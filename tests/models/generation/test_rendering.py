@@ -34,7 +34,7 @@ def test_the_picture_holds_every_segment() -> None:
         return tuple(bytes.fromhex(code[1:]))
 
     in_order = [rows_of(rgb(GIVEN)), rows_of((255, 0, 0)), rows_of(rgb(WRITTEN)), rows_of((0, 0, 255))]
-    assert [len(rows) for rows in in_order[1::2]] == [20, 50]
+    assert [len(rows) for rows in in_order[1::2]] == [6 * 20, 4 * 50]  # small pictures are enlarged
     for upper, lower in pairwise(in_order):
         assert upper.max() < lower.min()
 
