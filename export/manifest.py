@@ -15,7 +15,8 @@ from export.end_to_end import GenerationResult
 from export.fingerprint import file_digest
 from export.onnx_graph import OPSET, Graph
 from export.parity import TOLERANCE, CaseResult
-from models.mm_interleaved import CONFIG_FILE, WEIGHTS_FILE
+from models.mm_interleaved import CONFIG_FILE
+from models.tensor_files import WEIGHTS_FILE
 from plugins_trt.onnx_function import DOMAIN, DOMAIN_VERSION
 
 SCHEMA = 2

@@ -116,7 +116,8 @@ class ImageDecoder(nn.Module):
         noisy = self.noise_schedule.add_noise(latents, noise, timestep)
         if self.training:
             context = torch.where(dropped[:, None, None], self.negative_context.to(context), context)
-            visible = visible * self._may_look(keys).to(visible)[:, None]  # [0, 0): no image
+            if self.config.image_drop:
+                visible = visible * self._may_look(keys).to(visible)[:, None]  # [0, 0): no image
         predicted = self.unet(noisy.to(context.dtype), timestep, context, values=values, visible=visible)
         target = self._target(latents, noise, timestep)
         return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)

@@ -28,6 +28,7 @@ import torch
 from PIL import Image as PILImage
 
 from models import MMInterleaved
+from models.tensor_files import WEIGHTS_FILE
 from trainer.config import TrainConfig, UsageError, load
 from trainer.data.document import Document, Segment, Text
 from trainer.data.emoji.tasks import TaskOptions, documents
@@ -40,7 +41,6 @@ from trainer.recipes import DEFAULT_RECIPE, RECIPES
 from trainer.scores import Score, chance_levels
 
 PROGRAM = "python -m trainer.evaluate"
-WEIGHTS_FILE = "model.safetensors"
 PACKAGES = ("torch", "transformers", "diffusers", "tokenizers", "numpy")
 MAX_SHIFTS = {"text": 48, "picture": 4}
 """How many other documents' answers each document is scored with to measure chance."""

@@ -25,6 +25,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.config import PROGRAM, TrainConfig, UsageError, changed_settings, dump, parse
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.quarantine import UnusableDataError
+from trainer.data.row_stream import RowStream
 from trainer.data.stream import Stream
 from trainer.encoder_pretraining import encoder_phase
 from trainer.interrupt import Interrupt
@@ -188,15 +189,14 @@ def make_model(config: TrainConfig) -> MMInterleaved:
         model = MMInterleaved(config.model, processor)
         take_parts(model, source, config)
         return model
-    model = source
-    changed = changed_settings(model.config.to_dict(), config.model.to_dict())
+    changed = changed_settings(source.config.to_dict(), config.model.to_dict())
     if changed:
         raise UsageError(
             f"init is '{config.init}', a model with other settings than the run's (there -> here): "
             f"{'; '.join(changed)}. Set the model's options to those of the weights, or start without --init."
         )
-    model.processor = processor
-    return model
+    source.processor = processor
+    return source
 
 
 def load_model(directory: str) -> MMInterleaved:
@@ -224,7 +224,7 @@ def take_parts(model: MMInterleaved, source: MMInterleaved, config: TrainConfig)
 def make_phases(model: MMInterleaved, config: TrainConfig) -> Iterator[Phase]:
     """The encoder's pre-training and the main training, as far as there are any."""
     try:
-        stream: Stream | CorpusStream
+        stream: RowStream
         if config.corpus is None:
             stream = Stream(config.data, config.model, seed=config.seed)
         else:

@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from models.mm_interleaved import WEIGHTS_FILE
+from models.tensor_files import WEIGHTS_FILE
 from trainer import pretrain
 from trainer.evaluate import environment, write_json
 from trainer.metrics import LOG, read_log

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.batch import Batch
 from models.config import MMInterleavedConfig
-from trainer.data.collate import collate, stable_key
+from trainer.data.collate import stable_key
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
 from trainer.data.corpus import CorpusConfig, SourceConfig
 from trainer.data.document import Document, Image, Segment
@@ -22,13 +21,14 @@ from trainer.data.mixture import Mixture, endless_order
 from trainer.data.pack import Row, SpecialTokens, Tokens, cut, tokenize
 from trainer.data.pictures import decode, square
 from trainer.data.quarantine import Quarantine, UnusableDataError
+from trainer.data.row_stream import RowStream
 from trainer.data.sources.sample import BrokenSampleError, Sample, StoredImage
 
 MAX_DROPPED = 1000
 """So many samples in a row without one to use: the rules leave nothing of a source."""
 
 
-class CorpusStream:
+class CorpusStream(RowStream):
     """The batches of a run: `stream(step)`.
 
     Args:
@@ -45,17 +45,14 @@ class CorpusStream:
         self, config: CorpusConfig, model: MMInterleavedConfig, *, seed: int, quarantine_file: Path | None = None
     ) -> None:
         self.config = config
-        self.image_px: int = model.vision.clip["image_size"]
-        self.drawn_px = model.image_decoder.image_size
-        self.num_visual_tokens = model.vision.num_visual_tokens
-        self.seed = seed
-        self._special = SpecialTokens(
+        special = SpecialTokens(
             pad=model.pad_token_id,
             begin=model.bos_token_id,
             end=model.eos_token_id,
             begin_of_image=model.begin_of_image_id,
             image=model.image_token_id,
         )
+        super().__init__(model, special, num_rows=config.num_rows, row_tokens=config.row_tokens, seed=seed)
         num_tokens, vocabulary = config.tokenizer().get_vocab_size(), model.language_model.transformer["vocab_size"]
         if num_tokens > vocabulary:
             raise ValueError(
@@ -73,23 +70,6 @@ class CorpusStream:
         self._names = list(config.sources)
         self._mixture = Mixture([source.weight for source in config.sources.values()], seed)
         self._quarantine = Quarantine(quarantine_file, config.max_broken)
-
-    def __call__(self, step: int) -> Batch:
-        """Batch number `step`, with `config.num_rows` rows of `config.row_tokens` tokens."""
-        return self.part(step, range(self.config.num_rows))
-
-    def part(self, step: int, rows: range) -> Batch:
-        """Neighbouring rows of a batch, for a process that trains on a share of it."""
-        return collate(
-            [self.row(step, row) for row in rows],
-            self._special,
-            row_tokens=self.config.row_tokens,
-            image_px=self.image_px,
-            drawn_px=self.drawn_px,
-            seed=self.seed,
-            step=step,
-            first_row=rows.start,
-        )
 
     def source_of(self, step: int, row: int) -> str:
         """The name of the source that a row is filled from."""

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from tokenizers import Tokenizer
 
-from models.batch import Batch
 from models.config import MMInterleavedConfig
-from trainer.data.collate import collate
 from trainer.data.emoji.compositions import MIN_CONCEPTS
 from trainer.data.emoji.tasks import TASKS, TaskOptions
 from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.data.emoji.world import CANVAS
-from trainer.data.pack import SpecialTokens, Tokens, pack_row, tokenize
+from trainer.data.pack import Row, SpecialTokens, Tokens, pack_row, tokenize
+from trainer.data.row_stream import RowStream
 
 
 def _even_weights() -> dict[str, float]:
@@ -83,7 +82,7 @@ def picture_px(image_px: int) -> int:
     return math.lcm(CANVAS, image_px)
 
 
-class Stream:
+class Stream(RowStream):
     """The batches of a run: `stream(step)`.
 
     Args:
@@ -94,37 +93,21 @@ class Stream:
 
     def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int) -> None:
         self.config = config
-        self.image_px: int = model.vision.clip["image_size"]
-        self.drawn_px = model.image_decoder.image_size
-        self.num_visual_tokens = model.vision.num_visual_tokens
-        self.seed = seed
+        self._tokenizer = config.tokenizer()
+        special = SpecialTokens.of(self._tokenizer)
+        super().__init__(model, special, num_rows=config.num_rows, row_tokens=config.row_tokens, seed=seed)
         if picture_px(self.image_px) % self.drawn_px:
             raise ValueError(
                 f"The model draws {self.drawn_px} px, pictures have {picture_px(self.image_px)} px; "
                 "expected a divisor, so that what it learns to draw is an exact mean."
             )
-        self._tokenizer = config.tokenizer()
-        self._special = SpecialTokens.of(self._tokenizer)
         self._names = list(config.tasks)
         weights = np.array(list(config.tasks.values()), dtype=np.float64)
         self._shares = np.cumsum(weights / weights.sum())
 
-    def __call__(self, step: int) -> Batch:
-        """Batch number `step`, with `config.num_rows` rows of `config.row_tokens` tokens."""
-        return self.part(step, range(self.config.num_rows))
-
-    def part(self, step: int, rows: range) -> Batch:
-        """Neighbouring rows of a batch, for a process that trains on a share of it."""
-        return collate(
-            [pack_row(self.documents(step, row), self.config.row_tokens) for row in rows],
-            self._special,
-            row_tokens=self.config.row_tokens,
-            image_px=self.image_px,
-            drawn_px=self.drawn_px,
-            seed=self.seed,
-            step=step,
-            first_row=rows.start,
-        )
+    def row(self, step: int, row: int) -> Row:
+        """One row of a batch."""
+        return pack_row(self.documents(step, row), self.row_tokens)
 
     def documents(self, step: int, row: int) -> Iterator[Tokens]:
         """The endless documents that one row of one batch is filled from."""
