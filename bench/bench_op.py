@@ -1,5 +1,7 @@
 """Both ops, forward and forward with backward, by every implementation that runs here.
 
+Wall time is that of calls from Python until the device is done; on a GPU the time of the device alone stands beside it.
+
 A result is compared with the float64 reference before anything is timed: a wrong kernel has no speed. Queries do not
 depend on each other, so a sample of them is compared: the implementation computes all queries, the incoming gradient
 is zero outside the sample, and the reference in float64 computes the sample alone.
@@ -10,6 +12,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -17,14 +20,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 import mmfs
-from bench import measure, peers
-from bench.workloads import WORKLOADS, Arguments, Scale, Workload
+from bench import device_time, measure, peers
+from bench.workloads import WORKLOADS, Arguments, Locations, Scale, Workload
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}  # relative, by type of the values
 PEER_TOLERANCE = {torch.float32: 1e-5, torch.float16: 0.3, torch.bfloat16: 0.3}
 """transformers' models have locations of the type of the values: a pixel off in bfloat16. The table shows the error."""
 NUM_CHECKED_QUERIES = 256
-BUDGET_S = 2.0  # of timed rounds for one benchmark
+BUDGET_S = {"cpu": 2.0, "cuda": 0.3}  # of timed rounds for one benchmark
 
 
 @pytest.fixture
@@ -35,10 +38,10 @@ def case(workload: str, scale: Scale) -> Workload:
 @pytest.fixture
 def op(implementation: str, case: Workload, dtype: torch.dtype, device: str) -> Callable[..., Tensor]:
     """The function to measure; skips, with the reason, where it does not run here."""
-    function: Callable[..., Tensor]
-    if implementation == "transformers":
-        function = getattr(peers, case.op)
-        return function
+    if implementation in peers.PEERS:
+        if reason := peers.why_not(implementation, case.op, device):
+            pytest.skip(reason)
+        return peers.peer_op(implementation, case.op)
     if implementation == "cuda" and (reason := mmfs.why_not_cuda(torch.empty(0, dtype=dtype, device=device))):
         pytest.skip(reason)
     if implementation == "cpu" and device != "cpu":
@@ -56,15 +59,17 @@ def error(
     implementation: str,
     scale: Scale,
     dtype: torch.dtype,
+    locations: Locations,
     device: str,
 ) -> float:
     """Of output and gradients, relative to float64. Ours fails where it is wrong; a peer gets no time there."""
-    found = results(
-        op, case, case.arguments(dtype, device), checked_queries(case, device), backward=direction == "forward-backward"
-    )
-    error = measure.worst_error(found, exact_results(workload, scale, dtype, device)[: len(found)])
+    arguments = case.arguments(dtype, device, locations=locations)
+    found = results(op, case, arguments, checked_queries(case, device), backward=direction == "forward-backward")
+    function = "sdpa" if implementation == "sdpa" else "reference"
+    exact = exact_results(workload, scale, dtype, device, locations, function)
+    error = measure.worst_error(found, exact[: len(found)])
     sentence = f"{implementation} is wrong by {error:.1e} of the float64 result on {workload}"
-    if implementation == "transformers":
+    if implementation in peers.PEERS:
         if error > PEER_TOLERANCE[dtype]:
             pytest.skip(sentence)
     elif error > TOLERANCE[dtype]:
@@ -73,7 +78,7 @@ def error(
 
 
 # op and error stand before benchmark: pytest-benchmark complains of one that was set up and then skipped.
-@pytest.mark.parametrize("implementation", ["reference", "cpu", "cuda", "transformers"])
+@pytest.mark.parametrize("implementation", ["reference", "cpu", "cuda", *peers.PEERS])
 @pytest.mark.parametrize("direction", ["forward", "forward-backward"])
 @pytest.mark.parametrize("workload", WORKLOADS)
 def bench_op(
@@ -87,40 +92,67 @@ def bench_op(
     num_threads: int,
     scale: Scale,
     dtype: torch.dtype,
+    locations: Locations,
     device: str,
 ) -> None:
-    arguments = case.arguments(dtype, device)
-    run = timed_call(op, case, arguments, direction == "forward-backward", device)
+    arguments = case.arguments(dtype, device, locations=locations)
+    num_sets = device_time.sets_of_inputs(
+        sum(part.nbytes for part in arguments.values() if torch.is_tensor(part)), device
+    )
+    sets = [arguments, *(case.arguments(dtype, device, seed, locations) for seed in range(1, num_sets))]
+    calls = [call_of(op, case, each, direction == "forward-backward") for each in sets]
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def one() -> None:
+        calls[0]()
+        wait()
+
+    def run() -> None:
+        for call in calls:
+            call()
+        wait()
+
+    run()  # compiles what is compiled at the first call
     start_s = time.perf_counter()
-    peak_bytes = measure.peak_memory_bytes(run, device)
-    call_s = time.perf_counter() - start_s
+    peak_bytes = measure.peak_memory_bytes(one, device)
+    run_s = (time.perf_counter() - start_s) * num_sets
 
     benchmark.group = f"{workload} {direction}"
     benchmark.extra_info |= {
         "workload": workload,
         "direction": direction,
         "implementation": implementation,
+        "locations": locations,
         "num_threads": num_threads,
+        "num_calls": num_sets,
         "scale": scale,
         "dtype": str(dtype).removeprefix("torch."),
         "relative_error": error,
         "peak_memory_bytes": peak_bytes,
         "num_samples": case.num_samples(arguments),
     }
-    benchmark.pedantic(run, rounds=min(50, max(2, int(BUDGET_S / call_s))))
+    if device == "cuda":
+        benchmark.extra_info |= on_the_device(calls, implementation)
+    benchmark.pedantic(run, rounds=min(50, max(2, int(BUDGET_S[device] / run_s))))
 
 
-def timed_call(
-    op: Callable[..., Tensor], case: Workload, arguments: Arguments, backward: bool, device: str
-) -> Callable[[], None]:
-    """One call, with its gradients if asked for, until its result is there."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+def on_the_device(calls: list[Callable[[], None]], implementation: str) -> dict[str, float | str]:
+    """device_time_s; for a peer that cannot be captured, why it has none."""
+    try:
+        return {"device_time_s": device_time.device_time_s(calls)}
+    except RuntimeError as error:
+        if implementation not in peers.PEERS:
+            raise
+        return {"no_device_time": str(error).partition("\n")[0]}
+
+
+def call_of(op: Callable[..., Tensor], case: Workload, arguments: Arguments, backward: bool) -> Callable[[], None]:
+    """One call, with its gradients if asked for; does not wait for the device."""
     if not backward:
 
         def forward() -> None:
             with torch.no_grad():
                 op(**arguments)
-            wait()
 
         return forward
 
@@ -129,8 +161,7 @@ def timed_call(
     grad = torch.randn_like(op(**arguments))
 
     def forward_backward() -> None:
-        torch.autograd.grad(op(**arguments), leaves, grad)
-        wait()
+        torch.autograd.grad(op(**arguments), leaves, grad, allow_unused=True)  # sdpa takes no offsets
 
     return forward_backward
 
@@ -150,24 +181,36 @@ def results(
             return [op(**arguments)[:, sample]]
     arguments = arguments | {name: arguments[name].detach().requires_grad_() for name in case.differentiated}
     out = op(**arguments)[:, sample]
-    grads = torch.autograd.grad(out, [arguments[name] for name in case.differentiated], signs_like(out))
+    leaves = [arguments[name] for name in case.differentiated]
+    grads = torch.autograd.grad(out, leaves, signs_like(out), allow_unused=True)
     sampled = [
-        g[:, sample] if name in case.per_query else g for name, g in zip(case.differentiated, grads, strict=True)
+        g[:, sample] if name in case.per_query else g
+        for name, g in zip(case.differentiated, grads, strict=True)
+        if g is not None
     ]
     return [out.detach(), *sampled]
 
 
 @functools.lru_cache(maxsize=1)  # the implementations of one workload follow each other
-def exact_results(workload: str, scale: Scale, dtype: torch.dtype, device: str) -> list[Tensor]:
-    """What results() should be: the reference in float64, on the sampled queries alone."""
+def exact_results(
+    workload: str,
+    scale: Scale,
+    dtype: torch.dtype,
+    device: str,
+    locations: Locations = "trained",
+    function: Literal["reference", "sdpa"] = "reference",
+) -> list[Tensor]:
+    """What results() should be: the reference, or sdpa itself, in float64, on the sampled queries alone."""
     case = WORKLOADS[workload].at(scale)
     sample = checked_queries(case, device)
     arguments = {
         name: argument.double() if isinstance(argument, Tensor) and argument.is_floating_point() else argument
-        for name, argument in case.arguments(dtype, device).items()
+        for name, argument in case.arguments(dtype, device, locations=locations).items()
     }
     arguments |= {name: arguments[name][:, sample] for name in case.per_query}
-    op = functools.partial(getattr(mmfs, case.op), backend="reference")
+    op: Callable[..., Tensor] = functools.partial(getattr(mmfs, case.op), backend="reference")
+    if function == "sdpa":
+        op = peers.peer_op("sdpa", case.op)
     return results(op, case, arguments, torch.arange(len(sample), device=device), backward=True)
 
 

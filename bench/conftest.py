@@ -1,23 +1,32 @@
-"""Options of `pytest bench/`: --smoke (everything once, tiny), --scale, --dtype, --device, --threads."""
+"""Options of `pytest bench/`: --smoke (everything once, tiny), --scale, --dtype, --locations, --device, --threads."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Iterator
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from bench.workloads import Scale
+from bench.workloads import Locations, Scale
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mmfs benchmarks")
     group.addoption("--smoke", action="store_true", help="run each benchmark once, tiny and untimed")
     group.addoption("--scale", choices=("full", "cpu"), help="sizes (default: full on a GPU, cpu without)")
-    group.addoption("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="type of the values")
+    group.addoption("--dtype", type=dtypes, default="float32", help="types of the values, as bfloat16,float32")
+    group.addoption(
+        "--locations",
+        type=distributions,
+        default="trained",
+        help="where samples lie: trained (around their points), uniform, concentrated (at one), with commas",
+    )
     group.addoption("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     group.addoption(
         "--threads",
@@ -25,6 +34,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="counts of CPU threads, as 1,2: everything with each (default: PyTorch's). Compare them by wall time, "
         "which is what is measured without --benchmark-timer",
     )
+
+
+def dtypes(text: str) -> list[torch.dtype]:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if not set(text.split(",")) <= known.keys():
+        raise ValueError(f"--dtype is {text}. Expected some of {', '.join(known)}, separated by commas.")
+    return [known[part] for part in text.split(",")]
+
+
+def distributions(text: str) -> list[str]:
+    if not set(text.split(",")) <= set(get_args(Locations)):
+        raise ValueError(f"--locations is {text}. Expected some of {', '.join(get_args(Locations))}, with commas.")
+    return text.split(",")
 
 
 def thread_counts(text: str) -> list[int]:
@@ -53,16 +75,15 @@ def scale(pytestconfig: pytest.Config, device: str) -> Scale:
     return pytestconfig.option.scale or default
 
 
-@pytest.fixture(scope="session")
-def dtype(pytestconfig: pytest.Config) -> torch.dtype:
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[pytestconfig.option.dtype]
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "num_threads" in metafunc.fixturenames:
         counts = metafunc.config.option.threads or [torch.get_num_threads()]
         ids = [f"{count}-threads" for count in counts]
         metafunc.parametrize("num_threads", counts, ids=ids, indirect=True)
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", metafunc.config.option.dtype, ids=lambda dtype: str(dtype).removeprefix("torch."))
+    if "locations" in metafunc.fixturenames:
+        metafunc.parametrize("locations", metafunc.config.option.locations)
 
 
 @pytest.fixture
@@ -74,11 +95,25 @@ def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+def installed_peers() -> dict[str, str]:
+    """Version of each package that is compared with."""
+    found = {}
+    for name in ("transformers", "deformops"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     """The facts without which a time means nothing; the host's name is not one of them."""
     machine_info.pop("node", None)
     machine_info |= {
+        "command": shlex.join(["pytest", *sys.argv[1:]]),
         "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "peers": installed_peers(),
         "num_cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "os": platform.platform(),

@@ -1,9 +1,25 @@
 #!/usr/bin/env bash
-# bench/gpu_check.sh: on a machine with an NVIDIA GPU, every GPU test and every benchmark, the fast parts first.
-# Writes bench/results/<theme>_<gpu>_<yyyymm>.json and .log. PYTHON names the interpreter (default: .venv/bin/python, else python3).
-# A benchmark that does not run is listed with its reason; a failure of any part makes the exit status 1, after all parts ran.
+# bench/gpu_check.sh [op|model|export|all]: on a machine with an NVIDIA GPU, tests and benchmarks of a theme (default: all).
+#
+#   op      GPU tests of the op; compute-sanitizer's memcheck and racecheck on a few of them; then bench_op.py, with
+#           transformers (eager and compiled), SDPA and deformops beside it. Meant for 8 minutes.
+#   model   GPU tests and benchmarks of models and trainer.
+#   export  GPU tests and benchmarks of engines.
+#
+# Writes bench/results/<theme>_<gpu>_<yyyymm>.json (benchmarks; of op also a table, .md) and .log (everything). What does
+# not run is listed with its reason; a failure of any part makes the exit status 1, after all parts ran.
+# PYTHON names the interpreter (default: .venv/bin/python, else python3).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case "${1:-all}" in
+  op | model | export) themes=("$1") ;;
+  all) themes=(op model export) ;;
+  *)
+    echo "usage: bench/gpu_check.sh [op|model|export|all]" >&2
+    exit 64
+    ;;
+esac
 
 if [[ -z "${PYTHON:-}" ]]; then
   PYTHON=python3
@@ -22,26 +38,91 @@ print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"
 stamp=$(date +%Y%m)
 status=0
 
-# part THEME COMMAND...: runs it, logs command, versions and output, and remembers a failure.
-part() {
-  local log="bench/results/$1_${gpu}_${stamp}.log"
-  shift
+# begin THEME: a new log, with what one has to know to read it.
+begin() {
+  result="bench/results/$1_${gpu}_${stamp}"
   {
-    echo "command: $*"
+    echo "date: $(date --iso-8601=seconds)"
     "$PYTHON" -c 'import platform, torch; print("python", platform.python_version(), "torch", torch.__version__, "cuda", torch.version.cuda)'
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
     echo "commit: $(git rev-parse HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ', changed')"
-  } > "$log" 2>&1
-  echo "== $*"
-  "$@" 2>&1 | tee -a "$log"
-  [[ ${PIPESTATUS[0]} -eq 0 ]] || status=1
+  } > "$result.log" 2>&1
 }
 
-# pytest ends with 5 where no test carries the marker: here that is a failure too, because nothing was checked.
-part tests "$PYTHON" -m pytest -m gpu -q -rs
-part smoke "$PYTHON" -m pytest bench --smoke -q -rs
-for dtype in bfloat16 float32; do
-  part "op-$dtype" "$PYTHON" -m pytest bench -q -rs --scale full --dtype "$dtype" \
-    --benchmark-json "bench/results/op-${dtype}_${gpu}_${stamp}.json"
+# part SECONDS COMMAND...: runs it for at most so long, logs command and output, and remembers a failure.
+part() {
+  local limit_s=$1
+  shift
+  echo "== $*" | tee -a "$result.log"
+  timeout --kill-after=10 "$limit_s" "$@" 2>&1 | tee -a "$result.log"
+  local code=${PIPESTATUS[0]}
+  [[ $code -eq 124 ]] && echo "stopped after $limit_s s" | tee -a "$result.log"
+  # pytest ends with 5 where no test carries the marker: that is a failure too, because nothing was checked.
+  [[ $code -eq 0 ]] || status=1
+}
+
+# benchmarks SECONDS PYTEST-ARGUMENTS...: keeps the numbers.
+benchmarks() {
+  local limit_s=$1
+  shift
+  rm -f "$result.json"
+  part "$limit_s" "$PYTHON" -m pytest -q -rs --scale full "$@" --benchmark-json "$result.json"
+}
+
+sanitizer() {
+  local checker
+  checker=$(command -v compute-sanitizer || command -v /usr/local/cuda/bin/compute-sanitizer) || {
+    echo "memcheck and racecheck: not run, compute-sanitizer is not installed (it comes with the CUDA toolkit)" |
+      tee -a "$result.log"
+    status=1
+    return
+  }
+  for tool in memcheck racecheck; do
+    # Without PyTorch's cache of memory each tensor is an allocation of its own, whose ends are known.
+    part 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$checker" --tool "$tool" --error-exitcode 9 \
+      "$PYTHON" -m pytest -q -m gpu tests/mmfs/test_cuda.py -k "test_every_way and -40- and not float64"
+  done
+}
+
+op() {
+  part 120 "$PYTHON" -m pytest -q -rs -m gpu tests/mmfs
+  sanitizer
+  # All workloads by us and by deformops; the five that stand for the rest by everybody; other locations for three.
+  local all="trained and (cuda or deformops)"
+  local five="trained and (prefill-6 or decode-batch-8 or unet-64-images-1 or detr) and (transformers or sdpa)"
+  local three="bfloat16 and not trained and (prefill-6 or unet-64-images-1 or detr-encoder) and (cuda or deformops)"
+  benchmarks 300 bench/bench_op.py --dtype bfloat16,float32 --locations trained,uniform,concentrated \
+    -k "$all or $five and not (compiled and float32) or $three"
+  if [[ -s "$result.json" ]]; then
+    "$PYTHON" -m bench.table "$result.json" > "$result.md" || status=1
+  fi
+}
+
+model() {
+  part 300 "$PYTHON" -m pytest -q -rs -m gpu tests/models tests/trainer
+  if [[ -f bench/bench_model.py ]]; then
+    benchmarks 600 bench/bench_model.py -m gpu
+  else
+    echo "model: no benchmarks, bench/bench_model.py is not there" | tee -a "$result.log"
+  fi
+}
+
+export_() {
+  part 300 "$PYTHON" -m pytest -q -rs -m gpu tests/plugins_trt tests/export
+  if [[ -f bench/bench_export.py ]]; then
+    benchmarks 600 bench/bench_export.py -m gpu
+  else
+    echo "export: no benchmarks, bench/bench_export.py is not there" | tee -a "$result.log"
+  fi
+}
+
+for theme in "${themes[@]}"; do
+  begin "$theme"
+  case $theme in
+    op) op ;;
+    model) model ;;
+    export) export_ ;;
+  esac
+  echo "== $result.log"
 done
 exit "$status"

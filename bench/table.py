@@ -1,6 +1,7 @@
-"""python -m bench.table RESULT.json: what `pytest bench/ --benchmark-json RESULT.json` wrote, as a Markdown table.
+"""python -m bench.table RESULT.json: what `pytest bench/ --benchmark-json RESULT.json` wrote, as a Markdown page.
 
-Times are medians. "x" is how many times faster than transformers' own function in the same run, on as many threads.
+Times are of one call, medians. "wall" is from Python until the result is there, "device" what the GPU works on it. "x"
+is how many times faster than transformers' own function in the same run: by the device where both have that time.
 """
 
 from __future__ import annotations
@@ -11,28 +12,41 @@ from pathlib import Path
 from typing import Any
 
 HEADER = (
-    "| workload | direction | implementation | threads | ms | x | peak MiB | error |\n"
-    "|---|---|---|---:|---:|---:|---:|---:|"
+    "| workload | direction | type | locations | implementation | threads | wall ms | device ms | x | MiB | error |\n"
+    "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|"
 )
 PEER = "transformers"
+Times = tuple[float, float | None]  # wall and device, in seconds
+
+
+def page(result: dict[str, Any]) -> str:
+    """When, how and on what it was measured, and the table."""
+    machine = result["machine_info"]
+    peers = ", ".join(f"{name} {version}" for name, version in machine["peers"].items())
+    facts = [
+        f"Date: {result['datetime'][:10]}",
+        f"Command: `{machine['command']}`",
+        f"Device: {machine['gpu'] or machine['cpu'].get('brand_raw', 'CPU')}",
+        f"Versions: Python {machine['python_version']}, torch {machine['torch']} (CUDA {machine['cuda']}), {peers}",
+        f"Commit: {result['commit_info'].get('id', 'unknown')}"
+        + (", changed" * bool(result["commit_info"].get("dirty"))),
+    ]
+    return "\n".join(f"* {fact}" for fact in facts) + "\n\n" + table(result)
 
 
 def table(result: dict[str, Any]) -> str:
-    """One row a benchmark, in the order of the run."""
-    medians_s = {}
-    for entry in result["benchmarks"]:
-        info = entry["extra_info"]
-        medians_s[key(info)] = entry["stats"]["median"]
+    """One row a benchmark, in the order of the run. "MiB" is peak memory beyond the inputs."""
+    times = {key(entry["extra_info"]): times_of(entry) for entry in result["benchmarks"]}
     rows = [HEADER]
     for entry in result["benchmarks"]:
         info = entry["extra_info"]
-        median_s = medians_s[key(info)]
-        peer_s = medians_s.get(key(info | {"implementation": PEER}))
+        wall_s, device_s = times[key(info)]
         peak_bytes = info["peak_memory_bytes"]
         cells = [
             *map(str, key(info)),
-            f"{1e3 * median_s:.3g}" if median_s < 0.1 else f"{1e3 * median_s:.0f}",
-            "–" if peer_s is None else f"{peer_s / median_s:.2f}",
+            milliseconds(wall_s),
+            milliseconds(device_s),
+            ratio(times.get(key(info | {"implementation": PEER})), (wall_s, device_s)),
             "–" if peak_bytes is None else f"{peak_bytes / 2**20:.0f}",
             f"{info['relative_error']:.1e}",
         ]
@@ -40,15 +54,41 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def key(info: dict[str, Any]) -> tuple[str, str, str, int]:
+def times_of(entry: dict[str, Any]) -> Times:
+    info = entry["extra_info"]
+    return entry["stats"]["median"] / info["num_calls"], info.get("device_time_s")
+
+
+def milliseconds(time_s: float | None) -> str:
+    if time_s is None:
+        return "–"
+    return f"{1e3 * time_s:.3g}" if time_s < 0.1 else f"{1e3 * time_s:.0f}"
+
+
+def ratio(peer: Times | None, own: Times) -> str:
+    if peer is None:
+        return "–"
+    if peer[1] is not None and own[1] is not None:
+        return f"{peer[1] / own[1]:.2f}"
+    return f"{peer[0] / own[0]:.2f}"
+
+
+def key(info: dict[str, Any]) -> tuple[str, str, str, str, str, int]:
     """What a row is about."""
-    return info["workload"], info["direction"], info["implementation"], info["num_threads"]
+    return (
+        info["workload"],
+        info["direction"],
+        info["dtype"],
+        info["locations"],
+        info["implementation"],
+        info["num_threads"],
+    )
 
 
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m bench.table RESULT.json")
-    print(table(json.loads(Path(sys.argv[1]).read_text())))
+    print(page(json.loads(Path(sys.argv[1]).read_text())))
 
 
 if __name__ == "__main__":

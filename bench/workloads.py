@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 Scale = Literal["full", "cpu", "smoke"]
+Locations = Literal["trained", "uniform", "concentrated"]
+"""Where samples lie: around their reference points, as models learn it; anywhere; all at one point, within a cell."""
 Arguments = dict[str, Any]  # keyword arguments of the public function: tensors, spatial_shapes, numbers
 
 LLM_LEVELS = ((32, 32), (16, 16), (8, 8))  # 224 px, S = 1344
@@ -29,6 +31,7 @@ DETR_LEVELS = ((100, 167), (50, 84), (25, 42), (13, 21))  # 800 x 1333 px, S = 2
 SMOKE_LEVELS = ((6, 4), (3, 2))
 CELL = 1 / 16  # MMFS predicts offsets in cells of a 16 x 16 grid
 TICK = 2.0**-13
+CLOSE = 1 / 32  # of the usual distances, where samples are concentrated
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,11 @@ class FusedWorkload:
             num_ages=3,
         )
 
-    def arguments(self, dtype: torch.dtype, device: str, seed: int = 0) -> Arguments:
-        generator = torch.Generator().manual_seed(seed)
+    def arguments(self, dtype: torch.dtype, device: str, seed: int = 0, locations: Locations = "trained") -> Arguments:
+        with torch.device(device):  # where large inputs are made, too
+            return self._made(dtype, torch.Generator(device).manual_seed(seed), locations)
+
+    def _made(self, dtype: torch.dtype, generator: torch.Generator, locations: Locations) -> Arguments:
         rows, queries, heads, points = self.batch, self.num_queries, self.num_heads, self.num_points
         levels, num_pixels = len(self.spatial_shapes), sum(h * w for h, w in self.spatial_shapes)
 
@@ -90,16 +96,24 @@ class FusedWorkload:
         if self.causal:
             seen = 1 + torch.arange(queries) * self.num_images // queries  # [Q] images that begin before the token
         first = (torch.arange(rows) * self.num_images)[:, None].expand(-1, queries)  # [B, Q]
+        table_cells = 1 if locations == "trained" else CLOSE
         arguments = {
             "value": normal(rows * self.num_images, num_pixels, heads, self.num_channels).to(dtype),
             "reference_points": even_ticks(reference_points),
-            "sampling_offsets": odd_ticks(normal(rows, queries, heads, points, 2) * 3 * CELL),
+            "sampling_offsets": odd_ticks(
+                moved(
+                    normal(rows, queries, heads, points, 2) * 3 * CELL,
+                    reference_points[:, :, None, None],
+                    locations,
+                    generator,
+                )
+            ),
             "attention_logits": normal(rows, queries, heads, levels, points).to(dtype),
             "visible": torch.stack([first, first + seen], dim=-1),
-            "offset_table": even_ticks(normal(self.num_ages, heads, points, 2) * CELL),
+            "offset_table": even_ticks(normal(self.num_ages, heads, points, 2) * table_cells * CELL),
             "logit_table": normal(self.num_ages, heads, levels, points),
         }
-        return {name: tensor.to(device) for name, tensor in arguments.items()} | {
+        return arguments | {
             "spatial_shapes": self.spatial_shapes,
             "null_logit": 0.0,
         }
@@ -146,8 +160,11 @@ class ClassicWorkload:
             num_points=2,
         )
 
-    def arguments(self, dtype: torch.dtype, device: str, seed: int = 0) -> Arguments:
-        generator = torch.Generator().manual_seed(seed)
+    def arguments(self, dtype: torch.dtype, device: str, seed: int = 0, locations: Locations = "trained") -> Arguments:
+        with torch.device(device):  # where large inputs are made, too
+            return self._made(dtype, torch.Generator(device).manual_seed(seed), locations)
+
+    def _made(self, dtype: torch.dtype, generator: torch.Generator, locations: Locations) -> Arguments:
         shape = (self.batch, self.num_queries, self.num_heads, len(self.spatial_shapes), self.num_points)
         num_pixels = sum(h * w for h, w in self.spatial_shapes)
         if self.encoder:
@@ -155,14 +172,15 @@ class ClassicWorkload:
         else:
             points = torch.rand(self.batch, self.num_queries, 2, generator=generator)
         wh = torch.tensor(self.spatial_shapes).flip(-1)[:, None]  # [L, 1, 2]: offsets are (x, y)
-        offsets = 3 * torch.randn(*shape, 2, generator=generator) / wh
+        points = points[:, :, None, None, None]  # [B, Q, H, L, P, 2]
+        offsets = moved(3 * torch.randn(*shape, 2, generator=generator) / wh, points, locations, generator)
         value = torch.randn(self.batch, num_pixels, self.num_heads, self.num_channels, generator=generator)
         logits = torch.randn(shape, generator=generator)
         return {
-            "value": value.to(device, dtype),
+            "value": value.to(dtype),
             "spatial_shapes": self.spatial_shapes,
-            "sampling_locations": odd_ticks(points[:, :, None, None, None] + offsets).to(device),
-            "attention_weights": logits.flatten(3).softmax(-1).view(shape).to(device, dtype),
+            "sampling_locations": odd_ticks(points + offsets),
+            "attention_weights": logits.flatten(3).softmax(-1).view(shape).to(dtype),
         }
 
     def num_samples(self, arguments: Arguments) -> int:
@@ -174,6 +192,15 @@ def pixel_centres(height: int, width: int) -> Tensor:
     """[h*w, 2] (x, y), row by row."""
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
     return torch.stack([x, y], dim=-1).flatten(0, 1)
+
+
+def moved(offsets: Tensor, points: Tensor, locations: Locations, generator: torch.Generator) -> Tensor:
+    """Offsets from points to locations of that distribution, made of trained ones where it is one around a point."""
+    if locations == "trained":
+        return offsets
+    if locations == "concentrated":
+        return 0.5 - points + offsets * CLOSE
+    return torch.rand(offsets.shape, generator=generator) - points
 
 
 def even_ticks(coordinates: Tensor) -> Tensor:

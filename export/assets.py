@@ -1,78 +1,76 @@
-"""What a runtime needs beside the graphs: embeddings, tokenizer, negative context, noise schedule, numbers."""
+"""What a runtime needs beside the graphs: embeddings, tokenizer, negative context, noise schedule, configuration."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from export.noise_schedule import NoiseSchedule
-from models import MMInterleaved
+from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.mm_interleaved import CONFIG_FILE
+from models.processor import processor_of
 
 EMBEDDING_FILE = "embedding.safetensors"
 NEGATIVE_CONTEXT_FILE = "negative_context.safetensors"
 SCHEDULE_FILE = "noise_schedule.json"
-RUNTIME_FILE = "runtime.json"
 
 
 @dataclass(frozen=True)
-class RuntimeSettings:
-    """Numbers of the model that steer generation."""
+class Assets:
+    """All of it but the negative context, which is also a constant of a graph."""
 
-    pad_token_id: int
-    bos_token_id: int
-    eos_token_id: int
-    begin_of_image_id: int
-    image_token_id: int
-    num_visual_tokens: int
-    max_positions: int | None
-    context_images: Literal["all", "previous"]
-    latent_shape: tuple[int, int, int]
-    """(channels, height, width) of one image as the U-Net sees it."""
+    config: MMInterleavedConfig
+    processor: MMInterleavedProcessor | None
+    schedule: NoiseSchedule
+    embedding: Tensor
+    """[vocabulary, C], the table of `inputs_embeds`, the learned begin-of-image vector already added to its row; rows
+    of image placeholders are replaced by visual tokens."""
 
     @classmethod
-    def of(cls, model: MMInterleaved) -> RuntimeSettings:
+    @torch.no_grad()
+    def of(cls, model: MMInterleaved) -> Assets:
         """Those of a model."""
-        config = model.config
+        ids = torch.arange(model.language_model.vocabulary_size, device=model.device)
+        embedding = model.language_model.embed(ids).clone()
+        embedding[model.config.begin_of_image_id] += model.begin_of_image
+        return cls(model.config, model.processor, NoiseSchedule.of(model), embedding)
+
+    @classmethod
+    def load(cls, directory: Path) -> Assets:
+        """What `write_assets` wrote.
+
+        Raises:
+            FileNotFoundError: something is missing.
+        """
+        processor = MMInterleavedProcessor.from_directory(directory)
+        if processor is None:
+            raise FileNotFoundError(f"{directory} holds no processor. Expected a directory written by export.trt.")
         return cls(
-            pad_token_id=config.pad_token_id,
-            bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id,
-            begin_of_image_id=config.begin_of_image_id,
-            image_token_id=config.image_token_id,
-            num_visual_tokens=config.vision.num_visual_tokens,
-            max_positions=config.language_model.transformer.get("max_position_embeddings"),
-            context_images=config.image_decoder.context_images,
-            latent_shape=model.image_decoder.latent_shape,
+            MMInterleavedConfig.load(directory / CONFIG_FILE),
+            processor,
+            NoiseSchedule.load(directory / SCHEDULE_FILE),
+            load_file(directory / EMBEDDING_FILE)["embedding"],
         )
 
-    @classmethod
-    def load(cls, file: Path) -> RuntimeSettings:
-        """Read what `write_assets` wrote."""
-        values = json.loads(file.read_text())
-        return cls(**{**values, "latent_shape": tuple(values["latent_shape"])})
+    def to(self, device: torch.device) -> Assets:
+        """The same with its tensor on another device."""
+        return replace(self, embedding=self.embedding.to(device))
 
 
 @torch.no_grad()
 def write_assets(model: MMInterleaved, directory: Path) -> list[Path]:
-    """Write all of them; the model has a processor.
-
-    `embedding` [vocabulary, C] is the table of `inputs_embeds`, the learned begin-of-image vector already added to its
-    row; rows of image placeholders are replaced by visual tokens. `negative_context` [n, cross_attention_dim] is also a
-    constant of `context_resampler`.
-    """
-    assert model.processor is not None, "the command asks for one first"
+    """Write all of them; the model has a processor. `negative_context` [n, cross_attention_dim] is also a constant of
+    `context_resampler`."""
     directory.mkdir()
-    embedding = model.language_model.embed(torch.arange(model.language_model.vocabulary_size)).clone()
-    embedding[model.config.begin_of_image_id] += model.begin_of_image
-    save_file({"embedding": embedding}, directory / EMBEDDING_FILE)
+    assets = Assets.of(model)
+    assets.config.save(directory / CONFIG_FILE)
+    processor_of(model).save_pretrained(directory)
+    assets.schedule.save(directory / SCHEDULE_FILE)
+    save_file({"embedding": assets.embedding}, directory / EMBEDDING_FILE)
     negative_context = model.image_decoder.negative_context.detach().clone()
     save_file({"negative_context": negative_context}, directory / NEGATIVE_CONTEXT_FILE)
-    NoiseSchedule.of(model).save(directory / SCHEDULE_FILE)
-    (directory / RUNTIME_FILE).write_text(json.dumps(asdict(RuntimeSettings.of(model)), indent=2) + "\n")
-    model.processor.save_pretrained(directory)
     return sorted(directory.iterdir())

@@ -26,6 +26,7 @@ def run_child(
     arguments: Sequence[str],
     *,
     alive: Callable[[float, str], None],
+    said: Callable[[str], None] | None = None,
     library_folders: Sequence[Path] = (),
     interval_s: float = INTERVAL_S,
 ) -> None:
@@ -35,6 +36,7 @@ def run_child(
         module: which.
         arguments: for it.
         alive: called every `interval_s` with the seconds so far and the last line that the process printed.
+        said: called with every line that the process prints.
         library_folders: for LD_LIBRARY_PATH, which the loader reads once, when a process starts.
         interval_s: seconds.
 
@@ -71,6 +73,8 @@ def run_child(
             if line is None:
                 break
             last = [*last, line][-NUM_LAST_LINES:]
+            if said is not None:
+                said(line)
         status = child.wait()
     finally:
         if child.poll() is None:
@@ -83,6 +87,16 @@ def run_child(
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         raise ChildError(f"The process {how}. It wrote last: {' | '.join(last) or 'nothing'}")
+
+
+def end_with_parent() -> None:
+    """In such a process: end it as soon as the one that started it is gone, however that ended."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    sys.stdin.read()  # ends when nobody is left who could write
+    os._exit(1)
 
 
 def _read(child: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:

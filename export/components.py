@@ -279,8 +279,7 @@ class VAEDecoder(nn.Module):
 
 
 def _image_tokenizer(model: MMInterleaved) -> Component:
-    clip = model.config.vision.clip
-    height, width = _image_size(clip["image_size"])
+    height, width = model.config.vision.picture_shape
     num_pixels = _num_pixels(model)
     return Component(
         "image_tokenizer",
@@ -290,7 +289,7 @@ def _image_tokenizer(model: MMInterleaved) -> Component:
             "visual_tokens": Port(
                 FLOAT, ("images", model.config.vision.num_visual_tokens, model.language_model.hidden_size)
             ),
-            "ms_features": Port(FLOAT, ("images", num_pixels, clip["hidden_size"])),
+            "ms_features": Port(FLOAT, ("images", num_pixels, model.config.vision.clip["hidden_size"])),
         },
     )
 
@@ -372,12 +371,12 @@ def _unet_mmfs(model: MMInterleaved) -> Component:
 
 def _vae_decoder(model: MMInterleaved) -> Component:
     decoder = model.image_decoder
-    side = decoder.config.image_size
+    height, width = decoder.config.picture_shape
     return Component(
         "vae_decoder",
         VAEDecoder(model),
         inputs={"latents": Port(FLOAT, ("batch", *decoder.latent_shape))},
-        outputs={"image": Port(FLOAT, ("batch", 3, side, side))},
+        outputs={"image": Port(FLOAT, ("batch", 3, height, width))},
     )
 
 
@@ -399,7 +398,3 @@ def _values(name: str, host: Host, model: MMInterleaved) -> dict[str, Port]:
 
 def _num_pixels(model: MMInterleaved) -> int:
     return sum(h * w for h, w in model.visual_tokenizer.spatial_shapes)
-
-
-def _image_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

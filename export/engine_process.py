@@ -7,9 +7,7 @@ while it works are the builder's phases, a line each; what came of it is in two 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from export.child_process import end_with_parent
 from plugins_trt.plugin import Plugins
 from plugins_trt.tensorrt_package import open_package
 
@@ -48,6 +47,9 @@ class Request:
     plugins: bool
     """False: without plugins, so that the parser takes the nodes' bodies."""
 
+    timing_cache: str | None = None
+    """Where the builder keeps how fast its tactics were; None: nowhere."""
+
     def save(self, file: Path) -> None:
         """As JSON."""
         file.write_text(json.dumps(asdict(self)))
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     """Do what the request says; where TensorRT refuses, the result is {"error": why}."""
     (file,) = map(Path, arguments)
     request = Request.load(file)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     with Path(request.log).open("w", encoding="utf-8") as stream:
         trt = open_package(request.builder)
         log = _log(trt, stream)
@@ -79,11 +81,6 @@ def main(arguments: Sequence[str]) -> None:
         _write(file.with_name(BUILT_FILE), built)
         # Last, because without a GPU this may end the process.
         _write(file.with_name(INSPECTED_FILE), inspect(request, trt, log))
-
-
-def _die_with_parent() -> None:
-    sys.stdin.read()  # ends when nobody is left who could write
-    os._exit(1)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
@@ -113,6 +110,8 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: Plugins | None) 
     # The checks hold for float32 as it is; TensorFloat-32 has ten bits behind the point.
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells plugins from the rest
+    if request.timing_cache is not None:
+        load_timing_cache(config, Path(request.timing_cache))
     monitor = _monitor(trt)
     config.progress_monitor = monitor
     for shapes in request.profiles:
@@ -126,6 +125,8 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: Plugins | None) 
     if plan is None:
         raise BuilderError(f"TensorRT could not build the engine: {log.last_errors()}")
     Path(request.plan).write_bytes(plan)
+    if request.timing_cache is not None:
+        save_timing_cache(config, Path(request.timing_cache))
     layers = [network.get_layer(number).type for number in range(network.num_layers)]
     serialized = plugins.serialized.values() if plugins is not None else ()
     return {
@@ -135,6 +136,20 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: Plugins | None) 
         "num_plugins_in_plan": Counter(node.operator for node, _ in serialized),
         "machine_code_sha256": sorted({code.sha256() for _, code in serialized}),
     }
+
+
+def load_timing_cache(config: Any, file: Path) -> None:
+    """Give the builder what earlier builds measured; what another GPU measured is left aside."""
+    known = file.read_bytes() if file.is_file() else b""
+    if not config.set_timing_cache(config.create_timing_cache(known), False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def save_timing_cache(config: Any, file: Path) -> None:
+    """Keep what this build knows for the next one."""
+    partial = file.with_name(f"{file.name}.part")
+    partial.write_bytes(config.get_timing_cache().serialize())
+    partial.replace(file)
 
 
 def inspect(request: Request, trt: ModuleType, log: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 from export.child_process import ChildError, run_child
 from export.engine_process import BUILT_FILE, INSPECTED_FILE, Request
 from export.fingerprint import digest_of, file_digest, sources_digest
+from export.fitness import requirements
 from export.manifest import file_entry, read_manifest, write_manifest
 from export.profiles import Limits, Profile, profiles_of
 from mmfs.kernels.nvrtc import nvrtc
@@ -28,6 +29,7 @@ from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
 from plugins_trt.tensorrt_package import PACKAGES, library_folders, open_package
 
 ENGINES_DIR = "engines"
+TIMING_FILE = "timing.cache"
 SOURCES = ("plugins_trt/*.py", "mmfs/kernels/*", "export/engine_process.py")
 """Of our own files, what a plan depends on besides its graph."""
 
@@ -152,8 +154,10 @@ def _one_engine(
 ) -> dict[str, Any]:
     """The manifest's entry about this engine, which is there if its status is "built"."""
     onnx = root / component["onnx"]["path"]
-    if file_digest(onnx) != component["onnx"]["sha256"]:
-        raise EngineError(f"{onnx} is not the file that was checked. Export again with --stage onnx.")
+    for listed in _files(component):
+        file = root / listed["path"]
+        if not file.is_file() or file_digest(file) != listed["sha256"]:
+            raise EngineError(f"{file} is not the file that was checked. Export again with --stage validate.")
     profiles = profiles_of(name, component["inputs"], options.limits)
     uses_plugins = name not in options.function_fallback
     key = engine_key(component, profiles, options.builder, trt_version, uses_plugins, options.architectures)
@@ -183,6 +187,8 @@ def _one_engine(
             profiles=tuple(profile.shapes(component["inputs"]) for profile in profiles),
             architectures=options.architectures,
             plugins=uses_plugins,
+            # TensorRT-RTX compiles on the GPU that loads a plan, and has nothing to measure before.
+            timing_cache=str(folder / TIMING_FILE) if options.builder == "tensorrt" else None,
         ).save(scratch / "request.json")
         try:
             built, looked = _run(scratch, alive, libraries)
@@ -215,6 +221,9 @@ def _one_engine(
             "architectures": list(options.architectures) if built["num_plugins_in_plan"] else [],
             "sha256": built["machine_code_sha256"],
         },
+        "requires": requirements(
+            options.builder, list(options.architectures) if built["num_plugins_in_plan"] else [], nvrtc().version[0]
+        ),
         "inspector": inspector,
         "executed": {"status": "not run", "reason": "export.trt builds engines and does not execute them"},
         "verified": {"status": "not run", "reason": "it was not executed"},
@@ -236,13 +245,18 @@ def engine_key(
     has_plugins = uses_plugins and bool(component["num_mmfs_nodes"])
     return digest_of(
         {
-            "onnx": component["onnx"]["sha256"],
+            "onnx": [file["sha256"] for file in _files(component)],
             "profiles": _profile_entries(profiles),
             "builder": [builder, trt_version],
             "plugins": [sources_digest(SOURCES), *architectures, *nvrtc().version] if has_plugins else uses_plugins,
             "machine": platform.machine(),
         }
     )
+
+
+def _files(component: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The graph and its weights, as the manifest lists them."""
+    return [component["onnx"], *component["onnx"]["weights"]]
 
 
 def check_plugins(built: Mapping[str, Any], expected: Mapping[str, int]) -> None:

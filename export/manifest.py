@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mmfs
 from export.components import Component, Port
-from export.end_to_end import GenerationResult
 from export.fingerprint import file_digest
-from export.onnx_graph import OPSET, Graph
-from export.parity import TOLERANCE, CaseResult
+from export.onnx_graph import Graph
 from models.mm_interleaved import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
 from plugins_trt.onnx_function import DOMAIN, DOMAIN_VERSION
 
-SCHEMA = 2
+if TYPE_CHECKING:
+    from export.end_to_end import GenerationResult  # which runs the export, and so reads the manifest
+
+SCHEMA = 3
 MANIFEST_FILE = "manifest.json"
+ONNX_DIR, ASSETS_DIR = "onnx", "assets"
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
 
 
 def component_entry(
-    component: Component, graph: Graph, file: Path, results: Sequence[CaseResult], *, root: Path
+    component: Component, graph: Graph, file: Path, proof: dict[str, Any], *, root: Path
 ) -> dict[str, Any]:
     """A component's part of the manifest."""
+    weights = file.with_suffix(".data")
     return {
-        "onnx": {**file_entry(file, root), "opset": OPSET, f"{DOMAIN}_domain": DOMAIN_VERSION},
+        "onnx": {
+            **file_entry(file, root),
+            "weights": [file_entry(weights, root)] if weights.is_file() else [],
+            "opset": graph.opset,
+            f"{DOMAIN}_domain": DOMAIN_VERSION,
+        },
         "inputs": ports_entry(component.inputs),
         "outputs": ports_entry(component.outputs),
         "num_nodes": graph.num_nodes,
         "num_mmfs_nodes": graph.num_mmfs_nodes,
-        "validation": {
-            "status": "pass",
-            "runtime": "onnxruntime CPU against PyTorch, float32, real inputs",
-            "tolerance": TOLERANCE,
-            "max_relative_error": max(result.worst for result in results),
-            "cases": [asdict(result) for result in results],
-        },
+        "validation": proof,
         "engines": {},
     }
 
@@ -49,17 +51,20 @@ def write_onnx_manifest(
     root: Path,
     *,
     key: str,
+    how: dict[str, Any],
     model_dir: Path,
     components: dict[str, Any],
     assets: Sequence[Path],
     samples: str,
     generation: GenerationResult,
 ) -> None:
-    """Write `manifest.json` after stage "onnx"; all files it names are there. `key` says what they depend on."""
+    """Write `manifest.json` after stage "validate"; all files it names are there. `key` says what they depend on, `how`
+    what was asked for."""
     manifest = {
         "schema": SCHEMA,
         "key": key,
-        "tool": {"name": "export.trt", "stage": "onnx", "mmfs": mmfs.__version__},
+        "tool": {"name": "export.trt", "mmfs": mmfs.__version__},
+        "how": how,
         "versions": {package: version(package) for package in PACKAGES},
         "model": {name: file_entry(model_dir / name, model_dir) for name in (CONFIG_FILE, WEIGHTS_FILE)},
         "samples": samples,
@@ -92,20 +97,31 @@ def read_manifest(root: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         schema = manifest["schema"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}). Export again with --stage onnx.") from error
+        raise ValueError(f"{file} is damaged ({error!r}). Export again with --stage validate.") from error
     if schema != SCHEMA:
-        raise ValueError(f"{file} has schema {schema}; this program reads {SCHEMA}. Export again with --stage onnx.")
+        raise ValueError(
+            f"{file} has schema {schema}; this program reads {SCHEMA}. Export again with --stage validate."
+        )
     return manifest
 
 
 def _not_done(components: dict[str, Any]) -> list[str]:
     """What nobody may believe to have been done."""
-    engines = {name: component["engines"].values() for name, component in components.items()}
-    lacking = [name for name, found in engines.items() if not any(entry["status"] == "built" for entry in found)]
+    built = {
+        name: [entry for entry in component["engines"].values() if entry["status"] == "built"]
+        for name, component in components.items()
+    }
+    lacking = [name for name, found in built.items() if not found]
+    idle = [name for name, found in built.items() if found and not any(map(was_executed, found))]
     sentences = [f"no engine: {', '.join(lacking)}"] if lacking else []
-    if len(lacking) < len(engines):
-        sentences.append("engines: built and never executed")
-    return [*sentences, "reduced precision: not exported, everything is float32"]
+    if idle:
+        sentences.append(f"engines built and never executed: {', '.join(idle)}")
+    return sentences
+
+
+def was_executed(engine: Mapping[str, Any]) -> bool:
+    """Whether an engine has run anywhere, by its entry."""
+    return "executed" in engine and engine["executed"]["status"] != "not run"
 
 
 def file_entry(file: Path, root: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,10 @@ class Memory:
 
     activations: int
     """In between."""
+
+    def in_half(self) -> Memory:
+        """With weights, cache and bank in 16 bits. Ports and activations are counted in 32, as those of islands are."""
+        return replace(self, weights=self.weights // 2, cache=self.cache // 2, bank=self.bank // 2)
 
     @property
     def building(self) -> int:

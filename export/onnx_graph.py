@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import ModelProto, TensorShapeProto
+from onnxscript.optimizer import optimize_ir
 
 from export.components import Component
+from export.skeleton import Stored
+from export.weights import point_to, without_weights
 from mmfs import MSDeformAttn
+from models.unwritten import LARGE_BYTES
 from plugins_trt.onnx_function import DOMAIN, attach_functions
 from plugins_trt.onnx_node import translation_table
 
@@ -43,12 +49,26 @@ class Graph:
     num_mmfs_nodes: dict[str, int]
     """Nodes of domain `mmfs` by type."""
 
-    seconds: float
-    """Time that tracing and conversion took."""
+    seconds: float = 0.0
+    """Time that tracing and conversion took; 0 for a graph that was read from its file."""
+
+    @classmethod
+    def of(cls, proto: ModelProto, seconds: float = 0.0) -> Graph:
+        """A complete model."""
+        return cls(proto, len(proto.graph.node), _count_mmfs_nodes(proto), seconds)
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators."""
+        return next(entry.version for entry in self.proto.opset_import if entry.domain in ("", "ai.onnx"))
 
 
-def to_onnx(component: Component) -> Graph:
+def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) -> Graph:
     """Trace a component once, with the axes it declares dynamic.
+
+    Args:
+        component: what to trace.
+        stored: where tensors are whose numbers are not in memory, by address; the graph points there.
 
     Raises:
         GraphError: the graph has other inputs, outputs, axes or numbers of mmfs nodes than the component declares, or
@@ -69,17 +89,44 @@ def to_onnx(component: Component) -> Graph:
             input_names=list(component.inputs),
             output_names=list(component.outputs),
             opset_version=OPSET,
+            optimize=False,  # but below, where large weights can be left alone
             custom_translation_table=translation_table(),
             verbose=False,
         )
     assert program is not None, "it is only without dynamo"
-    proto = attach_functions(program.model_proto)
+    optimize_ir(program.model, should_fold=_may_fold)
+    proto = attach_functions(_serialized(program.model, stored or {}))
+    for item in (*proto.graph.node, *proto.graph.value_info):
+        del item.metadata_props[:]  # the exporter's notes: longer than the graph, with paths of this machine
     _check_size(proto, component)
     _name_axes(proto, component)
-    onnx.checker.check_model(proto, full_check=True)
-    graph = Graph(proto, len(proto.graph.node), _count_mmfs_nodes(proto), time.perf_counter() - start)
+    onnx.checker.check_model(without_weights(proto), full_check=True)
+    graph = Graph.of(proto, time.perf_counter() - start)
     _check_mmfs_nodes(graph, component)
     return graph
+
+
+def _may_fold(node: ir.Node) -> bool | None:
+    """No for what computes with a large weight, whose numbers may not be there; else as the optimizer likes."""
+    constants = (value.const_value for value in node.inputs if value is not None)
+    return False if any(tensor is not None and tensor.nbytes >= LARGE_BYTES for tensor in constants) else None
+
+
+def _serialized(model: ir.Model, stored: Mapping[int, Stored]) -> ModelProto:
+    """The model, in which tensors that are elsewhere have no numbers."""
+    places: dict[str, Stored] = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        raw = getattr(tensor, "raw", None)
+        if tensor is None or not isinstance(raw, torch.Tensor) or raw.data_ptr() not in stored:
+            continue
+        places[name] = stored[raw.data_ptr()]
+        value.const_value = ir.ExternalTensor("", None, None, tensor.dtype, shape=ir.Shape(raw.shape), name=name)
+    proto = ir.to_proto(model)
+    for tensor in proto.graph.initializer:
+        if tensor.name in places:
+            point_to(tensor, places[tensor.name])
+    return proto
 
 
 class _Positional(torch.nn.Module):
@@ -97,8 +144,8 @@ def _check_size(proto: ModelProto, component: Component) -> None:
     size = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     if size > LARGEST_FILE_BYTES:
         raise GraphError(
-            f"{component.name} has {size / 2**30:.1f} GiB of weights; an ONNX file holds 2 GiB, and weights beside the "
-            "file are not built yet. Export a smaller model."
+            f"{component.name} holds {size / 2**30:.1f} GiB of numbers in its graph, and an ONNX file holds 2 GiB. "
+            "Trace it without its weights, as python -m export.trt does."
         )
 
 

@@ -204,8 +204,8 @@ def _noisy_latents(model: MMInterleaved, batch: Batch, rows: int) -> tuple[Tenso
         Noisy latents [R, c, h, w], their time steps [R] float32, and the latents of all pictures [N, c, h, w].
     """
     decoder = model.image_decoder
-    side = decoder.config.image_size
-    pixels = F.interpolate(batch.pixel_values, size=(side, side), mode="bilinear", antialias=True)
+    size = decoder.config.picture_shape
+    pixels = F.interpolate(batch.pixel_values, size=size, mode="bilinear", antialias=True)
     latents = decoder.codec.encode(pixels)
     chosen = latents[torch.arange(rows) % len(latents)]
     num_steps = decoder.noise_schedule.config.num_train_timesteps

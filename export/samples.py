@@ -37,8 +37,8 @@ def load_samples(model_dir: Path, pictures: Sequence[Path] = ()) -> Samples:
         FileNotFoundError: a picture is missing.
     """
     if pictures:
-        opened = [_open(picture) for picture in pictures[:MAX_DOCUMENTS]]
-        return Samples([[picture] for picture in opened], f"{len(opened)} pictures given on the command line")
+        documents: list[Document] = [[opened(picture)] for picture in pictures[:MAX_DOCUMENTS]]
+        return Samples(documents, f"{len(documents)} pictures given on the command line")
     folder = model_dir / SAMPLES_DIR
     if (folder / SAMPLES_FILE).is_file():
         documents = _read(folder)
@@ -68,10 +68,11 @@ def _segment(segment: dict[str, str], folder: Path) -> str | Image.Image:
     (kind, content), *more = segment.items()
     if more or kind not in ("text", "image"):
         raise KeyError(str(segment))
-    return content if kind == "text" else _open(folder / content)
+    return content if kind == "text" else opened(folder / content)
 
 
-def _open(path: Path) -> Image.Image:
+def opened(path: Path) -> Image.Image:
+    """A picture in a file."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no picture {path}.")
     with Image.open(path) as image:

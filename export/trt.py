@@ -1,55 +1,50 @@
 """Export a trained model: `python -m export.trt runs/demo/model --out runs/demo/export --stage build --builder rtx`.
 
-Stage "onnx" writes one ONNX file per component (`export/components.py`), what a runtime needs beside them, and
-`manifest.json`, after every component has been compared with PyTorch in onnxruntime on real inputs, and a generation
-loop made of the files alone has written the same text and drawn the same pictures. If anything differs by more than
-1e-4, the command says what and leaves nothing behind.
+    onnx      trace each component
+    lower     write each graph in its precision
+    validate  compare every component with PyTorch in onnxruntime on real inputs, and let a generation loop made of the
+              files alone write the same text and draw the same pictures
+    build     TensorRT engines from the files
+    bench     time the files in onnxruntime beside PyTorch
 
-Stage "build" does the same first, unless it was done and nothing has changed since, and builds TensorRT engines from
-the files. The manifest says of each engine what is known: whether it was built, executed and verified, and on what.
+A stage does those before it first, unless they were done and nothing has changed since; "bench" needs no engines. Each
+runs in a process of its own, and what it has done stays when the process ends, however it ends: the same command goes
+on. The export appears when all is proved; if anything differs by more than is allowed, the command says what and leaves
+nothing behind. The manifest says what is known of each engine: whether it was built, executed, verified, and on what.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
+import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-from export.assets import write_assets
+from export.child_process import ChildError, run_child
 from export.components import components_of
-from export.end_to_end import check_generation
 from export.engines import BuildOptions, EngineError, alone_in, build_engines
-from export.fingerprint import digest_of, file_digest, sources_digest
-from export.manifest import MANIFEST_FILE, component_entry, read_manifest, write_onnx_manifest
-from export.manifest import PACKAGES as PACKAGES_OF_GRAPHS
+from export.manifest import MANIFEST_FILE, ONNX_DIR, read_manifest
 from export.memory import gpu_bytes, memory_of, report
-from export.onnx_graph import GraphError, to_onnx
-from export.ort_model import ASSETS_DIR, ONNX_DIR, OrtModel
-from export.parity import ParityError, check
+from export.onnx_graph import GraphError
+from export.pace import Pace
+from export.parity import ParityError
+from export.precision import PRECISIONS, Precision, precision_of
 from export.profiles import Limits
-from export.real_inputs import real_cases
-from export.samples import SAMPLES_DIR, Samples, load_samples
+from export.proof import ROUNDED_DIR
+from export.skeleton import open_skeleton
+from export.stage_process import raise_error
+from export.stages import JOB_FILE, NEUTRAL_DIR, Job
+from export.triton import MODEL_FILES, write_repository
 from mmfs.kernels.nvrtc import NvrtcError
-from models import MMInterleaved
+from models.mm_interleaved import CONFIG_FILE
 from plugins_trt.tensorrt_package import PACKAGES, MissingPackage, open_package
 
-STAGES = ("onnx", "build")
-SOURCES = (
-    "mmfs/**/*.py",
-    "models/**/*.py",
-    "plugins_trt/onnx_*.py",
-    "export/components.py",
-    "export/onnx_graph.py",
-    "export/assets.py",
-    "export/noise_schedule.py",
-)
-"""Of our own files, what the graphs and assets depend on."""
+GRAPH_STAGES = ("onnx", "lower", "validate")
+STAGES = (*GRAPH_STAGES, "build", "bench")
+BENCH_FILE = "bench.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.trt", description=__doc__.partition("\n")[0])
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory, or an earlier export")
-    parser.add_argument("--stage", choices=STAGES, default="onnx", help="how far to go (default: %(default)s)")
+    parser.add_argument("--stage", choices=STAGES, default="validate", help="how far to go (default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of products and what is between them; norms, softmax, angles, gates and sampling places stay float32 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--few-layers", type=int, metavar="N", help="only the first layers of the language model: a trial"
+    )
     parser.add_argument(
         "--images",
         type=Path,
@@ -85,11 +90,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         building.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
     building.add_argument("--dynamic-unet", action="store_true", help="let the U-Net take fewer pictures than the most")
+    serving = parser.add_argument_group("serving")
+    serving.add_argument(
+        "--triton", type=Path, metavar="DIR", help="write a model repository of Triton Inference Server"
+    )
+    serving.add_argument(
+        "--triton-kind",
+        choices=tuple(MODEL_FILES),
+        default="onnx",
+        help="whether it holds the graphs or TensorRT's engines (default: %(default)s)",
+    )
     planning = parser.add_argument_group("planning")
     planning.add_argument("--dry-run", action="store_true", help="write nothing; say how much memory it would take")
     planning.add_argument("--gpu-mem", type=float, metavar="GB", help="with --dry-run: fail if the GPU has less")
     options = parser.parse_args(arguments)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports each torchvision op that is not installed
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -99,27 +113,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.max_batch, options.max_tokens, options.max_past, options.max_images, options.dynamic_unet
         )
         if options.dry_run:
-            return plan_memory(options.model, limits, gpu_gb=options.gpu_mem, say=say)
-        if options.stage == "onnx":
-            export_onnx(options.model, options.out, pictures=options.images, say=say)
-            return 0
-        build = BuildOptions(
-            options.builder,
-            limits,
-            options.components,
-            options.torch_fallback,
-            options.function_fallback,
+            return plan_memory(options.model, limits, options.precision, gpu_gb=options.gpu_mem, say=say)
+        if options.stage == "build":
+            open_package(options.builder)  # before minutes are spent on graphs
+        _check_arguments(options.model, options.out, options.images)
+        work = options.out.with_name(f".{options.out.name}.unfinished")
+        job = Job.of(
+            options.model,
+            work,
+            options.out,
+            pictures=options.images,
+            precision=options.precision,
+            few_layers=options.few_layers,
         )
-        open_package(options.builder)  # before minutes are spent on graphs
-        if is_up_to_date(options.out, options.model, options.images):
+        if is_up_to_date(options.out, job):
             say(f"{options.out} holds the graphs of this model")
         else:
-            export_onnx(options.model, options.out, pictures=options.images, say=say)
-        build_engines(options.out, build, say)
+            export_graphs(job, options.out, GRAPH_STAGES[: 1 + STAGES.index(options.stage)], say)
+        if options.stage == "build":
+            build = BuildOptions(
+                options.builder,
+                limits,
+                options.components,
+                options.torch_fallback,
+                options.function_fallback,
+            )
+            build_engines(options.out, build, say)
+        if options.stage == "bench":
+            _bench(options.model, options.out, say)
+        if options.triton is not None:
+            served = write_repository(options.out, options.triton, options.triton_kind)
+            say(f"{options.triton} serves {', '.join(served)}")
     except (GraphError, ParityError) as error:
         print(f"The export failed, and nothing was written to {options.out}. {error}", file=sys.stderr)
         return 1
-    except EngineError as error:
+    except (EngineError, ChildError) as error:
         print(error, file=sys.stderr)
         return 1
     except (OSError, ValueError, NvrtcError, MissingPackage) as error:
@@ -128,47 +156,106 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export_onnx(
-    model_dir: Path, out: Path, *, pictures: Sequence[Path] = (), say: Callable[[str], None] = lambda _line: None
-) -> None:
-    """Export and check every component of the model in `model_dir`; `out` appears when all is proved.
+def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str], None]) -> None:
+    """Go through stages, each in a process of its own; after the last one, `out` appears or is replaced.
 
     Args:
-        model_dir: what `MMInterleaved.save_pretrained` wrote, with a processor.
-        out: a directory that does not exist, is empty, or holds an earlier export, which is replaced.
-        pictures: what to check with; empty: the samples beside the model.
+        job: what to export.
+        out: a directory that does not exist, is empty, or holds an earlier export.
+        stages: some of `GRAPH_STAGES`, from the first.
         say: gets a line of progress now and then.
 
     Raises:
-        FileNotFoundError: no model, or no picture, where one was named.
-        FileExistsError: `out` holds something else.
-        ValueError: the model has no processor, or the samples are not usable.
-        GraphError, ParityError: the export would not be the model.
+        ValueError: another process works on the same directory; the model or the samples are not usable.
+        GraphError, ParityError: the export would not be the model. Nothing stays.
+        ChildError: a process was ended. What it has done stays, and the next call goes on there.
     """
     start = time.perf_counter()
-    _check_free(out)
-    key = onnx_key(model_dir, pictures)
-    model = MMInterleaved.from_pretrained(model_dir)
-    if model.processor is None:
-        raise ValueError(f"{model_dir} holds no processor (tokenizer.json, processor.json); a runtime needs one.")
-    samples = load_samples(model_dir, pictures)
-    say(f"checking with {samples.source}")
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        root = Path(scratch) / out.name
-        _write(model, root, key=key, model_dir=model_dir, samples=samples, say=say)
-        if out.exists():
-            with alone_in(out):
-                out.rename(Path(scratch) / "earlier")
-        root.rename(out)
+    work = Path(job.work)
+    work.mkdir(parents=True, exist_ok=True)
+    with alone_in(work):
+        try:
+            job_file = job.save()
+            for stage in stages:
+                if stage == "validate" and is_up_to_date(work, job):
+                    continue  # it ended just before the directory took its place
+                _run_stage(stage, job, job_file, say)
+        except (GraphError, ParityError):
+            shutil.rmtree(work)
+            raise
+        except (ValueError, OSError):
+            if not any(work.rglob("*.onnx")):
+                shutil.rmtree(work)
+            raise
+        except ChildError as error:
+            raise ChildError(f"{error} What was done is kept in {work}; the same command goes on there.") from None
+        if stages[-1] != GRAPH_STAGES[-1]:
+            say(f"{work} holds what is done; --stage {GRAPH_STAGES[-1]} goes on")
+            return
+        _put_in_place(work, out)
     say(f"wrote {out} in {time.perf_counter() - start:.0f} s")
 
 
-def plan_memory(model_dir: Path, limits: Limits, *, gpu_gb: float | None, say: Callable[[str], None]) -> int:
+def _run_stage(stage: str, job: Job, job_file: Path, say: Callable[[str], None]) -> None:
+    work = Path(job.work)
+    pace = Pace.of(stage, [work / NEUTRAL_DIR, Path(job.earlier) / NEUTRAL_DIR])
+
+    def said(line: str) -> None:
+        pace.hear(line)
+        say(line)
+
+    run_child(
+        "export.stage_process",
+        [stage, str(job_file)],
+        alive=lambda seconds, phase: say(f"      {seconds:.0f} s, {phase.strip()}{pace.left()}"),
+        said=said,
+    )
+    raise_error(work)
+    pace.save(work / NEUTRAL_DIR)
+
+
+def _bench(model_dir: Path, out: Path, say: Callable[[str], None]) -> None:
+    """Time the graphs in onnxruntime beside PyTorch; the figures are printed and kept."""
+    run_child(
+        "export.bench",
+        [str(out), "--model", str(model_dir), "--json", str(out / BENCH_FILE)],
+        alive=lambda seconds, phase: say(f"      {seconds:.0f} s, {phase.strip()}"),
+        said=say,
+    )
+
+
+def _put_in_place(work: Path, out: Path) -> None:
+    """Let the finished export take the place of an earlier one."""
+    shutil.rmtree(work / ROUNDED_DIR, ignore_errors=True)
+    (work / JOB_FILE).unlink()
+    for leftover in (*(work / ONNX_DIR).glob("*.key"), *work.rglob("*.part")):
+        leftover.unlink()
+    replaced = out.with_name(f".{out.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if out.exists():
+        with alone_in(out):
+            out.rename(replaced)
+    work.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def is_up_to_date(out: Path, job: Job) -> bool:
+    """Whether `out` holds what the job would make; what cannot be read is made again."""
+    try:
+        return bool(read_manifest(out).get("key") == job.key)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def plan_memory(
+    model_dir: Path, limits: Limits, precision: Precision, *, gpu_gb: float | None, say: Callable[[str], None]
+) -> int:
     """Say how much memory the model's components take; 2 if that is more than `gpu_gb` (10**9 bytes each), else 0."""
-    model = MMInterleaved.from_pretrained(model_dir)
-    memories = {name: memory_of(component, limits) for name, component in components_of(model).items()}
+    model, _ = open_skeleton(model_dir)
+    memories = {}
+    for name, component in components_of(model).items():
+        memory = memory_of(component, limits)
+        memories[name] = memory if precision_of(name, precision) == "float32" else memory.in_half()
     for line in report(memories, limits):
         say(line)
     needed = gpu_bytes(memories) / 1e9
@@ -182,71 +269,23 @@ def plan_memory(model_dir: Path, limits: Limits, *, gpu_gb: float | None, say: C
     return 2
 
 
-def onnx_key(model_dir: Path, pictures: Sequence[Path] = ()) -> str:
-    """Digest of everything that stage "onnx" depends on: the model with its samples, packages, and our own sources."""
-    files = [*model_dir.glob("*.json"), *model_dir.glob("*.safetensors"), *(model_dir / SAMPLES_DIR).glob("*")]
-    return digest_of(
-        {
-            "model": sorted((file.relative_to(model_dir).as_posix(), file_digest(file)) for file in files),
-            "pictures": [file_digest(picture) for picture in pictures if picture.is_file()],
-            "packages": {package: version(package) for package in PACKAGES_OF_GRAPHS},
-            "sources": sources_digest(SOURCES),
-        }
-    )
-
-
-def is_up_to_date(out: Path, model_dir: Path, pictures: Sequence[Path] = ()) -> bool:
-    """Whether `out` holds what stage "onnx" would write."""
-    return (out / MANIFEST_FILE).is_file() and read_manifest(out).get("key") == onnx_key(model_dir, pictures)
-
-
 def _names(listed: str) -> tuple[str, ...]:
     return tuple(filter(None, listed.split(",")))
 
 
-def _write(
-    model: MMInterleaved, root: Path, *, key: str, model_dir: Path, samples: Samples, say: Callable[[str], None]
-) -> None:
-    (root / ONNX_DIR).mkdir(parents=True)
-    components = components_of(model)
-    cases = real_cases(model, components, samples.documents)
-    entries = {}
-    for number, (name, component) in enumerate(components.items(), start=1):
-        say(f"[{number}/{len(components)}] {name} ...")
-        graph = to_onnx(component)
-        file = root / ONNX_DIR / f"{name}.onnx"
-        file.write_bytes(graph.proto.SerializeToString())
-        results = check(component, file, cases[name])
-        entries[name] = component_entry(component, graph, file, results, root=root)
-        ops = "".join(f", {count} mmfs::{op}" for op, count in graph.num_mmfs_nodes.items())
-        say(
-            f"      {graph.num_nodes} nodes{ops}; {file.stat().st_size / 1e6:.1f} MB in {graph.seconds:.0f} s; "
-            f"{len(results)} cases, largest relative error {max(result.worst for result in results):.1e}"
+def _check_arguments(model_dir: Path, out: Path, pictures: Sequence[Path]) -> None:
+    """What can be refused before anything is read."""
+    if not (model_dir / CONFIG_FILE).is_file():
+        raise FileNotFoundError(
+            f"{model_dir} holds no {CONFIG_FILE}. Expected a directory written by MMInterleaved.save_pretrained or "
+            "python -m models.convert."
         )
-    assets = write_assets(model, root / ASSETS_DIR)
-    say("writing and drawing with the files alone ...")
-    generation = check_generation(model, OrtModel(root), samples.documents)
-    say(
-        f"      {len(generation.texts)} texts equal; {generation.num_pictures} pictures, largest difference "
-        f"{generation.largest_level_difference} of 255 levels"
-    )
-    write_onnx_manifest(
-        root,
-        key=key,
-        model_dir=model_dir,
-        components=entries,
-        assets=assets,
-        samples=samples.source,
-        generation=generation,
-    )
-
-
-def _check_free(out: Path) -> None:
-    if not out.exists() or (out.is_dir() and ((out / MANIFEST_FILE).is_file() or not any(out.iterdir()))):
-        return
-    raise FileExistsError(f"{out} exists and is no earlier export. Name another directory, or remove it.")
+    if missing := [picture for picture in pictures if not picture.is_file()]:
+        raise FileNotFoundError(f"There is no picture {missing[0]}.")
+    if out.exists() and not (out.is_dir() and ((out / MANIFEST_FILE).is_file() or not any(out.iterdir()))):
+        raise FileExistsError(f"{out} exists and is no earlier export. Name another directory, or remove it.")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the unfinished directory goes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the process of a stage goes too
     sys.exit(main())

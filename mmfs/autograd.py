@@ -3,6 +3,9 @@
 `torch.ops.mmfs.ms_deform_attn` and `torch.ops.mmfs.mmfs_attention` take checked arguments from functional.py. The sizes
 of the levels are a flat list of ints, h, w, h, w, ...: constants of the graph, which exporters need. The gradients are
 operators too; they have no gradient of their own, and the reference has.
+
+`mmfs_attention_and_log_sums` is mmfs_attention for a call that will be differentiated: where the CUDA kernels compute, it
+also keeps the log-sum-exp for the backward. mmfs_attention has a gradient as well, whose backward computes it again.
 """
 
 from __future__ import annotations
@@ -35,18 +38,24 @@ torch.library.define(
     tags=torch.Tag.pt2_compliant_tag,
 )
 # spatial_shapes is empty when image_shapes [N, L, 2] holds the sizes of each image.
+MMFS_ARGUMENTS = (
+    "Tensor value, int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, "
+    "Tensor visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, Tensor? null_value, "
+    "Tensor? image_shapes"
+)
 torch.library.define(
     "mmfs::mmfs_attention",
-    "(Tensor value, int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, "
-    "Tensor visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, Tensor? null_value, "
-    "Tensor? image_shapes) -> Tensor",
+    f"({MMFS_ARGUMENTS}) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "mmfs::mmfs_attention_and_log_sums",
+    f"({MMFS_ARGUMENTS}) -> (Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.define(
     "mmfs::mmfs_attention_backward",
-    "(Tensor grad_out, Tensor value, int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, "
-    "Tensor attention_logits, Tensor visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, "
-    "Tensor? null_value, Tensor? image_shapes, bool needs_value) "
+    f"(Tensor grad_out, {MMFS_ARGUMENTS}, bool needs_value, Tensor? log_sums=None) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
@@ -148,6 +157,27 @@ def _mmfs_fake(
     return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
 
 
+def _mmfs_and_log_sums(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
+    computes = implementation(value)
+    if computes is not cuda:
+        return _mmfs(value, spatial_shapes, *rest), _no_log_sums(value)
+    *given, image_shapes = rest
+    sizes = spatial_shapes if image_shapes is None else image_shapes
+    return cuda.mmfs_attention_and_log_sums(value, sizes, *given)
+
+
+def _mmfs_and_log_sums_fake(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
+    out = _mmfs_fake(value, spatial_shapes, *rest)
+    if implementation(value) is not cuda:
+        return out, _no_log_sums(value)
+    attention_logits: Tensor = rest[2]
+    return out, value.new_empty(attention_logits.shape[:3], dtype=working_dtype(value.dtype))
+
+
+def _no_log_sums(value: Tensor) -> Tensor:
+    return value.new_empty(0, dtype=working_dtype(value.dtype))
+
+
 def _mmfs_backward(
     grad_out: Tensor,
     value: Tensor,
@@ -162,10 +192,11 @@ def _mmfs_backward(
     null_value: Tensor | None,
     image_shapes: Tensor | None,
     needs_value: bool,
+    log_sums: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = implementation(
-        value
-    ).mmfs_attention_backward(
+    computes = implementation(value)
+    kept = {"log_sums": log_sums} if computes is cuda else {}
+    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = computes.mmfs_attention_backward(
         grad_out,
         value,
         spatial_shapes if image_shapes is None else image_shapes,
@@ -178,6 +209,7 @@ def _mmfs_backward(
         null_logit,
         null_value,
         needs_value,
+        **kept,
     )
     return result
 
@@ -196,6 +228,7 @@ def _mmfs_backward_fake(
     null_value: Tensor | None,
     image_shapes: Tensor | None,
     needs_value: bool,
+    log_sums: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     def like(tensor: Tensor | None) -> Tensor:
         return value.new_empty(0, dtype=working) if tensor is None else _empty_like(tensor)
@@ -233,19 +266,23 @@ def _differentiate_classic(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, .
     return grad_value if needs_value else None, None, grad_locations, grad_weights
 
 
-def _save_mmfs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_mmfs(ctx: Any, inputs: tuple[Any, ...], output: Tensor, log_sums: Tensor | None = None) -> None:
     value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes = inputs
-    ctx.save_for_backward(value, *tensors, null_value, image_shapes)
+    ctx.save_for_backward(value, *tensors, null_value, image_shapes, log_sums)
 
 
-def _differentiate_mmfs(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    value, *tensors, null_value, image_shapes = ctx.saved_tensors
+def _save_mmfs_and_log_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _save_mmfs(ctx, inputs, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate_mmfs(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    value, *tensors, null_value, image_shapes, log_sums = ctx.saved_tensors
     offset_table, logit_table = tensors[-2:]
     needs_value = ctx.needs_input_grad[0]
+    arguments = (value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes)
     grad_value, grad_points, grad_offsets, grad_logits, grad_offset_table, grad_logit_table, grad_null_value = (
-        torch.ops.mmfs.mmfs_attention_backward(
-            grad_out, value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes, needs_value
-        )
+        torch.ops.mmfs.mmfs_attention_backward(grad_out, *arguments, needs_value, log_sums)
     )
     return (
         grad_value if needs_value else None,
@@ -270,11 +307,15 @@ for _op, _forward, _fake in (
     ("mmfs::ms_deform_attn", _classic, _classic_fake),
     ("mmfs::ms_deform_attn_backward", _classic_backward, _classic_backward_fake),
     ("mmfs::mmfs_attention", _mmfs, _mmfs_fake),
+    ("mmfs::mmfs_attention_and_log_sums", _mmfs_and_log_sums, _mmfs_and_log_sums_fake),
     ("mmfs::mmfs_attention_backward", _mmfs_backward, _mmfs_backward_fake),
 ):
     torch.library.impl(_op, PORTABLE, _forward)
     torch.library.register_fake(_op, _fake)
 torch.library.register_autograd("mmfs::ms_deform_attn", _differentiate_classic, setup_context=_save_classic)
 torch.library.register_autograd("mmfs::mmfs_attention", _differentiate_mmfs, setup_context=_save_mmfs)
+torch.library.register_autograd(
+    "mmfs::mmfs_attention_and_log_sums", _differentiate_mmfs, setup_context=_save_mmfs_and_log_sums
+)
 torch.library.register_autograd("mmfs::ms_deform_attn_backward", _refuse)
 torch.library.register_autograd("mmfs::mmfs_attention_backward", _refuse)

@@ -16,13 +16,14 @@ from mmfs.kernels.arguments import KINDS
 from mmfs.kernels.launch import CudaDevice, cuda_device, why_not_launch
 from mmfs.kernels.plan import Channels, share_channels
 from mmfs.kernels.source import Instance
+from mmfs.kernels.value_gradient import value_gradient_instances
 
 ROW_KERNELS = (
     "classic_forward",
+    "add_splits",
     "classic_backward",
     "fused_forward",
     "merge_splits",
-    "fused_log_sum",
     "fused_backward",
 )
 
@@ -56,15 +57,15 @@ def warmup(
     sample = torch.empty(1, num_channels, dtype=dtype, device=chosen)
     if (reason := why_not(sample)) is not None:
         raise ValueError(f"mmfs's CUDA kernels cannot be compiled: {reason}.")
-    instances = instances_for(share_channels(num_channels, sample))
+    instances = instances_for(share_channels(num_channels, sample), num_channels)
     _device(sample).warm_up(instances)
     return [instance.name for instance in instances]
 
 
-def instances_for(channels: Channels) -> list[Instance]:
+def instances_for(channels: Channels, num_channels: int) -> list[Instance]:
     """Every kernel that calls with these channels can launch."""
-    ordered = [Instance("ordered_value_gradient", channels.dtype, (fused,)) for fused in (False, True)]
-    return [channels.instance(kernel) for kernel in ROW_KERNELS] + ordered
+    rows = [channels.instance(kernel) for kernel in ROW_KERNELS]
+    return rows + value_gradient_instances(channels.dtype, num_channels)
 
 
 def ms_deform_attn_forward(
@@ -106,9 +107,7 @@ def mmfs_attention_forward(
     null_logit: float | None,
     null_value: Tensor | None,
 ) -> Tensor:
-    """The backward computes the log-sum-exp again, from the logits alone: the operator has one output."""
-    out, _ = calls.mmfs_attention_forward(
-        _device(value),
+    out, _ = mmfs_attention_and_log_sums(
         value,
         spatial_shapes,
         reference_points,
@@ -121,6 +120,34 @@ def mmfs_attention_forward(
         null_value,
     )
     return out
+
+
+def mmfs_attention_and_log_sums(
+    value: Tensor,
+    spatial_shapes: Sequence[int] | Tensor,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+    visible: Tensor,
+    offset_table: Tensor | None,
+    logit_table: Tensor | None,
+    null_logit: float | None,
+    null_value: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The output, and the log-sum-exp [B, Q, H] of each softmax, for the backward."""
+    return calls.mmfs_attention_forward(
+        _device(value),
+        value,
+        spatial_shapes,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_logit,
+        null_value,
+    )
 
 
 def mmfs_attention_backward(
@@ -136,8 +163,12 @@ def mmfs_attention_backward(
     null_logit: float | None,
     null_value: Tensor | None,
     needs_value: bool,
+    log_sums: Tensor | None = None,
 ) -> MMFSGradients:
-    """Two calls give the same bits under `torch.use_deterministic_algorithms(True)`."""
+    """Two calls give the same bits under `torch.use_deterministic_algorithms(True)`.
+
+    log_sums: of `mmfs_attention_and_log_sums`; None: computed again.
+    """
     return calls.mmfs_attention_backward(
         _device(value),
         grad_out,
@@ -152,6 +183,7 @@ def mmfs_attention_backward(
         null_logit,
         null_value,
         needs_value,
+        log_sums=log_sums,
         ordered=torch.are_deterministic_algorithms_enabled(),
     )
 

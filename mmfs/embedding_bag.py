@@ -101,8 +101,8 @@ def ms_deform_attn_backward(
     entries: list[Entries] = []
     for chunk in classic_chunks(value, spatial_shapes, sampling_locations, attention_weights):
         dots, slopes = sample_gradients(table, chunk, grad)
-        grad_weights[chunk.queries] = dots.view(-1, num_heads, *dots.shape[1:])
-        grad_locations[chunk.queries] = (slopes * chunk.weights[..., None]).view(-1, num_heads, *slopes.shape[1:])
+        grad_weights[chunk.queries] = dots.unflatten(0, (-1, num_heads))
+        grad_locations[chunk.queries] = (slopes * chunk.weights[..., None]).unflatten(0, (-1, num_heads))
         if needs_value:
             entries.append(entries_of(chunk, table))
     return (

@@ -19,6 +19,7 @@ from mmfs.kernels import calls
 from mmfs.kernels.arguments import Arguments
 from mmfs.kernels.launch import cuda_device
 from mmfs.kernels.plan import VECTOR_BYTES, Launch
+from mmfs.kernels.value_gradient import plan_value_gradient
 from mmfs.reference import working_dtype
 
 
@@ -56,8 +57,9 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
         computes = implementation(value)
         if computes is cuda:
             ordered = torch.are_deterministic_algorithms_enabled()
-            num_processors = cuda_device(cuda.device_index(value.device)).num_processors
-            who, lines = "the CUDA kernels", of_cuda(op.__name__, given, num_processors, ordered)
+            device = cuda_device(cuda.device_index(value.device))
+            who = "the CUDA kernels"
+            lines = of_cuda(op.__name__, given, device.num_processors, device.shared_bytes, ordered)
         elif computes is compiled:
             who, lines = f"the compiled CPU kernel, {compiled.best_instruction_set()}", of_compiled(op.__name__, given)
         else:
@@ -128,23 +130,33 @@ def of_embedding_bag(value: Tensor) -> list[str]:
 # On a GPU
 
 
-class Notebook:
-    """A device that launches nothing and remembers the launches."""
+WAYS = {
+    "atomic": "by atomic additions, whose order is not fixed,",
+    "map": "by blocks that own a part of a map in shared memory, in a fixed order,",
+    "dense": "as a product of matrices on tensor cores, in a fixed order,",
+}
 
-    def __init__(self, num_processors: int) -> None:
+
+class Notebook:
+    """A device that launches nothing and remembers the launches, and what the last one was given."""
+
+    def __init__(self, num_processors: int, shared_bytes: int) -> None:
         self.num_processors = num_processors
+        self.shared_bytes = shared_bytes
         self.launches: list[Launch] = []
+        self.arguments: Arguments | None = None
 
     def launch(self, launch: Launch, arguments: Arguments) -> None:
         self.launches.append(launch)
+        self.arguments = arguments
 
 
-def of_cuda(name: str, given: dict[str, Any], num_processors: int, ordered: bool) -> list[str]:
-    """What launches on a GPU with this many multiprocessors."""
+def of_cuda(name: str, given: dict[str, Any], num_processors: int, shared_bytes: int, ordered: bool) -> list[str]:
+    """What launches on a GPU with so many multiprocessors, and so much shared memory for a block."""
     call: dict[str, Any] = {
         key: without_memory(part) if isinstance(part, Tensor) else part for key, part in given.items()
     }
-    forward, backward = Notebook(num_processors), Notebook(num_processors)
+    forward, backward = Notebook(num_processors, shared_bytes), Notebook(num_processors, shared_bytes)
     value: Tensor = call["value"]
     query_shape = given["attention_weights" if name == "ms_deform_attn" else "attention_logits"].shape[:2]
     grad_out = value.new_empty(*query_shape, value.shape[-2] * value.shape[-1])
@@ -162,10 +174,16 @@ def of_cuda(name: str, given: dict[str, Any], num_processors: int, ordered: bool
             f"alone would leave some of the {num_processors} multiprocessors idle; the last launch merges them"
         )
     lines += [f"backward: {launched(launch)}" for launch in backward.launches]
-    if ordered:
-        lines.append("gradient of value in a fixed order, because torch.use_deterministic_algorithms is on")
-    else:
-        lines.append(f"gradient of value by atomic additions in {working_dtype(value.dtype)}, whose order is not fixed")
+    if backward.arguments is not None:
+        plan = plan_value_gradient(
+            backward.arguments,
+            value.dtype,
+            fused=name == "mmfs_attention",
+            ordered=ordered,
+            num_processors=num_processors,
+            shared_bytes=shared_bytes,
+        )
+        lines.append(f"gradient of value {WAYS[plan.way]} in {working_dtype(value.dtype)}, because {plan.reason}")
     if forward.launches:
         vector, lanes, chunks = forward.launches[0].instance.arguments
         lines.append(

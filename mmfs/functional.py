@@ -131,7 +131,7 @@ def mmfs_attention(
             null_logit=null_logit,
             null_value=null_value,
         )
-    out: Tensor = torch.ops.mmfs.mmfs_attention(
+    arguments = (
         value,
         sizes,
         reference_points,
@@ -144,7 +144,19 @@ def mmfs_attention(
         null_value,
         image_shapes,
     )
+    out: Tensor
+    if will_be_differentiated(arguments):
+        out, _ = torch.ops.mmfs.mmfs_attention_and_log_sums(*arguments)
+    else:
+        out = torch.ops.mmfs.mmfs_attention(*arguments)
     return out
+
+
+def will_be_differentiated(arguments: Sequence[object]) -> bool:
+    """Not in a program that is being exported: it computes outputs, and its parameters keep their requires_grad."""
+    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return False
+    return any(isinstance(part, Tensor) and part.requires_grad for part in arguments)
 
 
 def why_not_cuda(value: Tensor) -> str | None:

@@ -27,6 +27,10 @@ class QFormerConfig:
     ffn_dim: int = 3072
     qk_norm: bool = False
 
+    dropout: float = 0.0
+    """In training, the share of attention weights and of each sub-layer's output that is set to 0. 0: none (the paper
+    speaks of none). The release trained with BERT's 0.1."""
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -99,8 +103,14 @@ class SynchronizerConfig:
     """What PosEmbed counts. "age": back from the newest visible image (the release). "index": on from the first visible
     image (the paper's m). Beyond `max_age`, images share the last row."""
 
+    offset_unit: Literal["cell", "picture"] = "cell"
+    """What a predicted offset of 1 is. "cell": 1/16 of the picture in the language model, a pixel of its own map in the
+    U-Net (the release). "picture": a whole picture, as reference points are measured (the paper's p + delta p)."""
+
     offset_init: Literal["uniform", "grid"] = "uniform"
     offset_init_cells: float = 3.0
+    """Half the width of the region where the points of a fresh layer lie, in cells. If the unit is a picture, in
+    sixteenths of it."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +164,8 @@ class ImageDecoderConfig:
     unet: dict[str, Any]
     """`UNet2DConditionModel` arguments."""
 
-    image_size: int = 512
-    """Side of a drawn image, pixels."""
+    image_size: int | tuple[int, int] = 512
+    """Of a drawn image, pixels: the side of a square, or (height, width); multiples of what one latent pixel covers."""
 
     vae: dict[str, Any] | None = None
     """`AutoencoderKL` arguments; None: diffusion on pixels, folded by `pixel_fold`."""
@@ -202,6 +212,11 @@ class ImageDecoderConfig:
     image_drop: float = 0.0
     """Share of training images that may not look at any image. 0: the paper and the release, which drop only text;
     above, the U-Net also learns what guidance by images needs: a prediction without them."""
+
+    @property
+    def picture_shape(self) -> tuple[int, int]:
+        """(height, width) of a drawn image, pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
 
 @dataclass(frozen=True)
@@ -369,7 +384,7 @@ class MMInterleavedConfig:
                     "patch_size": 14,
                     "hidden_act": "quick_gelu",
                 },
-                qformer=QFormerConfig(qk_norm=True),
+                qformer=QFormerConfig(qk_norm=True, dropout=0.1),
                 resampler_input="projected",
                 position_table=True,
                 pooling_norm=False,
@@ -412,7 +427,7 @@ class MMInterleavedConfig:
                     "sample_size": 512,
                     "scaling_factor": 0.18215,
                 },
-                qformer=QFormerConfig(cross_every=1),
+                qformer=QFormerConfig(cross_every=1, dropout=0.1),
                 mmfs=SynchronizerConfig(max_age=9, offset_init_cells=1.0),
                 mmfs_placement="skips",
                 mmfs_position_table=64,
@@ -466,9 +481,8 @@ def _restore(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         if value is None:
             return None
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        hint = next((kind for kind in kinds if typing.get_origin(kind) is tuple), kinds[0])
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where)
-    if typing.get_origin(hint) is tuple:
-        return tuple(value)
-    return value
+    return tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value

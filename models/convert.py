@@ -46,7 +46,7 @@ def released_processor(directory: Path, config: MMInterleavedConfig) -> MMInterl
             f"With the tokenizer of {directory}, {' and '.join(NEW_TOKENS)} are {ids}; the model has them at "
             f"{expected}. Name the tokenizer of the language model that this model was built on."
         )
-    return MMInterleavedProcessor(tokenizer, image_size=config.vision.clip["image_size"])
+    return MMInterleavedProcessor(tokenizer, image_size=config.vision.picture_shape)
 
 
 def _base_argument(text: str) -> tuple[str, Path]:

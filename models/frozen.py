@@ -7,12 +7,13 @@ from typing import Literal, get_args
 
 from torch import nn
 
-FrozenPart = Literal["vision", "language_model", "vae", "drawing_null"]
+FrozenPart = Literal["vision", "language_model", "vae", "drawing_null", "image_decoder"]
 """What can be kept.
 
 "vision": CLIP, without the ViT-Adapter around it. "language_model": the host with its embeddings and its head, without
 the synchronizers, the embedding of `<BoI>` and the head of the new tokens. "vae": between latents and pixels.
-"drawing_null": what the null slot of a U-Net synchronizer holds, zeros.
+"drawing_null": what the null slot of a U-Net synchronizer holds, zeros. "image_decoder": all of it, for tasks that draw
+nothing.
 """
 
 PAPER_FROZEN: tuple[FrozenPart, ...] = ("vision", "language_model", "vae")
@@ -25,6 +26,7 @@ PLACES: dict[FrozenPart, str] = {
     "vision": "visual_tokenizer.adapter.vision_model",
     "language_model": "language_model.host",
     "vae": "image_decoder.codec.vae",
+    "image_decoder": "image_decoder",
 }
 
 

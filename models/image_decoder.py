@@ -78,6 +78,12 @@ class ImageDecoder(nn.Module):
             position_table=config.mmfs_position_table,
         )
         self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(vae or config.vae)
+        height, width = config.picture_shape
+        if height % self.latent_px or width % self.latent_px:
+            raise ValueError(
+                f"image_decoder.image_size is {config.image_size}; expected multiples of {self.latent_px}, the pixels "
+                "that one latent pixel covers each way."
+            )
         self.noise_schedule = DDPMScheduler(**config.scheduler)
         kind = self.noise_schedule.config.prediction_type
         if kind not in PREDICTION_TYPES:
@@ -112,12 +118,33 @@ class ImageDecoder(nn.Module):
                 training mode only (the release drops them in evaluation too).
         """
         noise, posterior_noise, timestep, dropped = self._draw_noise(keys, pixels)
-        latents = self.codec.encode(pixels, posterior_noise)
-        noisy = self.noise_schedule.add_noise(latents, noise, timestep)
         if self.training:
             context = torch.where(dropped[:, None, None], self.negative_context.to(context), context)
             if self.config.image_drop:
                 visible = visible * self._may_look(keys).to(visible)[:, None]  # [0, 0): no image
+        return self.denoising_error(pixels, context, noise, posterior_noise, timestep, values=values, visible=visible)
+
+    def denoising_error(
+        self,
+        pixels: Tensor,
+        context: Tensor,
+        noise: Tensor,
+        posterior_noise: Tensor,
+        timestep: Tensor,
+        *,
+        values: Sequence[Tensor],
+        visible: Tensor,
+    ) -> Tensor:
+        """`loss` with given noise and no dropped conditions.
+
+        Args:
+            pixels, context, values, visible: as in `loss`.
+            noise: [M, *latent_shape] float32, of the diffusion.
+            posterior_noise: the same, of the VAE's posterior.
+            timestep: [M] int64.
+        """
+        latents = self.codec.encode(pixels, posterior_noise)
+        noisy = self.noise_schedule.add_noise(latents, noise, timestep)
         predicted = self.unet(noisy.to(context.dtype), timestep, context, values=values, visible=visible)
         target = self._target(latents, noise, timestep)
         return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
@@ -151,12 +178,17 @@ class ImageDecoder(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image as the U-Net sees it."""
-        side = self.config.image_size
+        height, width = self.config.picture_shape
+        vae = self.codec.vae if isinstance(self.codec, LatentCodec) else None
+        channels = 3 * self.latent_px**2 if vae is None else vae.config.latent_channels
+        return channels, height // self.latent_px, width // self.latent_px
+
+    @property
+    def latent_px(self) -> int:
+        """Side of the square of a picture that one latent pixel covers."""
         if isinstance(self.codec, LatentCodec):
-            shrink = 2 ** (len(self.codec.vae.config.block_out_channels) - 1)
-            return self.codec.vae.config.latent_channels, side // shrink, side // shrink
-        fold = self.codec.fold
-        return 3 * fold * fold, side // fold, side // fold
+            return 2 ** (len(self.codec.vae.config.block_out_channels) - 1)
+        return self.codec.fold
 
     @torch.no_grad()
     def sample(

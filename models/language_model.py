@@ -5,8 +5,8 @@ Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 
 from mmfs import MMFS
 from models.config import LanguageModelConfig
+from models.folded_mmfs import FoldedMMFS
 from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
@@ -37,27 +38,33 @@ class LanguageSynchronizer(Synchronizer):
         norms = nn.RMSNorm(mmfs.query_dim, eps=1e-6), nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
         super().__init__(*norms, mmfs, image_positions)
         self.gate = nn.Parameter(torch.full((1,), gate_init))
-        self.residual: Tensor | None = None  # the layer's input, between its two hooks
         layer.register_forward_pre_hook(self._remember_input, with_kwargs=True)
         layer.self_attn.register_forward_hook(self._add_to_attention)
 
     def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         """[B, T, C] states after self-attention -> what the images add to them, in the states' dtype."""
-        centre = hidden.new_tensor(self.CENTRE, dtype=torch.float32)
         query = self.query_norm(hidden.to(self.gate.dtype))
+        # Filled and not copied from the CPU, which a CUDA graph could not record.
+        centre = torch.stack([hidden.new_full((), share, dtype=torch.float32) for share in self.CENTRE])
         return (self.gate.tanh() * self.mmfs(query, centre, visible, values=values)).to(hidden.dtype)
 
+    def fold(self) -> FoldedMMFS:
+        """The layer and its gate as they are now, for reading."""
+        return FoldedMMFS(self.mmfs, cast(nn.RMSNorm, self.query_norm), self.CENTRE, self.gate.tanh())
+
     def _remember_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.values is not None:
-            self.residual = args[0] if args else kwargs["hidden_states"]
+        if self.view is not None:
+            self.view.residual = args[0] if args else kwargs["hidden_states"]
 
     def _add_to_attention(self, _attention: nn.Module, _args: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
         # The layer adds its input to this output; the query of MMFS is that sum.
-        attended, *rest = output
-        residual, self.residual = self.residual, None
-        if self.values is None or self.visible is None or residual is None:
+        view = self.view
+        if view is None or view.residual is None:
             return None
-        return (attended + self(residual + attended, self.values, self.visible), *rest)
+        attended, *rest = output
+        hidden, view.residual = view.residual + attended, None
+        seen = (view.folded or self)(hidden, view.values, view.visible)
+        return (attended + seen, *rest)
 
 
 class LanguageModel(nn.Module):
@@ -140,6 +147,10 @@ class LanguageModel(nn.Module):
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D] with S' the pixels of the LM's levels."""
         return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in each(self.synchronizers)]
 
+    def fold(self) -> list[FoldedMMFS]:
+        """Per synchronizer, its layer as it is now, for reading; for `forward`."""
+        return [synchronizer.fold() for synchronizer in cast(Iterable[LanguageSynchronizer], self.synchronizers)]
+
     def forward(
         self,
         embeddings: Tensor,
@@ -149,6 +160,7 @@ class LanguageModel(nn.Module):
         values: Sequence[Tensor],
         visible: Tensor,
         cache: Cache | None = None,
+        folded: Sequence[FoldedMMFS] | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, with the share of the embeddings that `embedding_skip` adds.
 
@@ -159,11 +171,12 @@ class LanguageModel(nn.Module):
             values: per synchronizer [N, S', H, D], from `project_values`.
             visible: [B, T, 2] int64, range of images of the bank that a token sees.
             cache: keys and values of earlier tokens; extended in place.
+            folded: per synchronizer, from `fold`: without gradients, the same faster. None: the layers themselves.
 
         Returns:
             [B, T, C].
         """
-        with all_looking_at(self.synchronizers, values, visible):
+        with all_looking_at(self.synchronizers, values, visible, folded):
             output = self.decoder(
                 inputs_embeds=embeddings,
                 position_ids=position_ids,

@@ -7,28 +7,32 @@ M drawn images, n visual tokens an image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.batch import IGNORED, Batch
 from models.config import MMInterleavedConfig
 from models.generation.documents import Document, Segment
 from models.generation.generate import generate, generate_stream
 from models.generation.generated import Generated, Preview
+from models.generation.reading import Reading
 from models.generation.scoring import Score, score
 from models.image_decoder import ImageDecoder
 from models.language_model import LanguageModel
+from models.lora import ADAPTER_FOLDER, LoraConfig, load_adapter, save_adapter, tensors_to_save
 from models.pretrained.from_parts import from_parts
 from models.pretrained.snapshots import Parts
 from models.processor import MMInterleavedProcessor
 from models.sequence import attention_mask, gather_context, image_visible, position_ids, token_visible
 from models.stored_weights import StoredWeights
 from models.tensor_files import WEIGHTS_FILE, write_tensors
+from models.unwritten import unwritten
 from models.visual_tokenizer import VisualTokenizer
 
 CONFIG_FILE = "config.json"
@@ -65,6 +69,7 @@ class MMInterleaved(nn.Module):
         super().__init__()
         self.config = config
         self.processor = processor
+        self.lora: LoraConfig | None = None
         lm_hidden = config.language_model.transformer["hidden_size"]
         self.visual_tokenizer = VisualTokenizer(config.vision, lm_hidden, parts and parts.clip)
         shapes, feature_dim = self.visual_tokenizer.spatial_shapes, config.vision.clip["hidden_size"]
@@ -86,8 +91,25 @@ class MMInterleaved(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Both losses of a batch of packed documents."""
+        text_loss_sum, hidden, features = self.read(batch)
+        return self._output(text_loss_sum, self.image_loss_sum(hidden, features, batch), batch)
+
+    def read(
+        self, batch: Batch, *, tokens_at_once: int | None = None, blank: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Everything but the image decoder.
+
+        Args:
+            batch: packed documents.
+            tokens_at_once: see `text_loss_sum`.
+            blank: encode one blank picture if the batch has none, and use nothing of it: all modules run, and every
+                parameter gets a gradient, as processes that share parameters need.
+
+        Returns:
+            The text loss summed over the supervised tokens, [R, T, C] hidden states, and [N, S, F] image features.
+        """
         packing = self.config.language_model.packing
-        visual_tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, C], [N, S, F]
+        visual_tokens, features = self._encode(batch.pixel_values, blank)  # [N, n, C], [N, S, F]
         hidden = self.language_model(
             self.embed(batch.input_ids, visual_tokens, batch.image_positions),
             position_ids=position_ids(batch, packing),
@@ -95,7 +117,13 @@ class MMInterleaved(nn.Module):
             values=self.language_model.project_values(features),
             visible=token_visible(batch),
         )  # [R, T, C]
-        return self._output(self.text_loss_sum(hidden, batch), self.image_loss_sum(hidden, features, batch), batch)
+        return self.text_loss_sum(hidden, batch, tokens_at_once), hidden, features
+
+    def _encode(self, pixels: Tensor, blank: bool) -> tuple[Tensor, Tensor]:
+        if len(pixels) or not blank:
+            return self.visual_tokenizer(pixels)
+        visual_tokens, features = self.visual_tokenizer(pixels.new_zeros(1, *pixels.shape[1:]))
+        return visual_tokens[:0], features[:0].clone()  # FSDP warns of an output that is a view
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor, image_positions: Tensor) -> Tensor:
         """Word embeddings with the visual tokens in their places, [R, T, C].
@@ -112,24 +140,70 @@ class MMInterleaved(nn.Module):
         column = column + torch.arange(visual_tokens.shape[1], device=column.device)
         return embeddings.index_put((row.expand_as(column), column), visual_tokens.to(embeddings.dtype))
 
-    def text_loss_sum(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Next-text-token prediction (paper Eq. 2), summed over the supervised tokens."""
-        supervised = batch.targets != IGNORED
-        logits = self.language_model.logits(hidden[supervised])
-        return F.cross_entropy(logits.float(), batch.targets[supervised], reduction="sum")
+    def text_loss_sum(self, hidden: Tensor, batch: Batch, tokens_at_once: int | None = None) -> Tensor:
+        """Next-text-token prediction (paper Eq. 2), summed over the supervised tokens.
 
-    def image_loss_sum(self, hidden: Tensor, features: Tensor, batch: Batch) -> Tensor:
-        """Next-image prediction (paper Eq. 3), summed over the drawn images."""
-        if len(batch.drawn) == 0:
-            return hidden.new_zeros((), dtype=torch.float32)
-        context = self.image_decoder.condition(*gather_context(hidden, batch))  # [M, n', C']
+        Args:
+            hidden: [R, T, C].
+            batch: the rows it was computed from.
+            tokens_at_once: hold the logits of so many tokens at a time, and compute them again for the gradient. None:
+                of all tokens, once.
+        """
+        supervised = batch.targets != IGNORED
+        states, targets = hidden[supervised], batch.targets[supervised]
+        if tokens_at_once is None or len(targets) <= tokens_at_once:
+            return self._cross_entropy_sum(states, targets)
+        pieces = zip(states.split(tokens_at_once), targets.split(tokens_at_once), strict=True)
+        losses = [checkpoint(self._cross_entropy_sum, *piece, use_reentrant=False) for piece in pieces]
+        return torch.stack(losses).sum()
+
+    def _cross_entropy_sum(self, states: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.language_model.logits(states).float(), targets, reduction="sum")
+
+    def image_loss_sum(
+        self, hidden: Tensor, features: Tensor, batch: Batch, which: slice = slice(None), *, blank: bool = False
+    ) -> Tensor:
+        """Next-image prediction (paper Eq. 3), summed over the drawn images.
+
+        Args:
+            hidden: [R, T, C].
+            features: [N, S, F].
+            batch: the rows they were computed from.
+            which: of the drawn images; only the features that these may look at are used.
+            blank: if these are none, draw a blank image, at a loss of 0: all modules run, and every parameter gets a
+                gradient, as processes that share parameters need.
+        """
+        chosen = replace(
+            batch,
+            drawn=batch.drawn[which],
+            drawn_pixels=batch.drawn_pixels[which],
+            drawn_keys=batch.drawn_keys[which],
+        )
+        if len(chosen.drawn) == 0:
+            return self._blank_image_loss(hidden, features) if blank else hidden.new_zeros((), dtype=torch.float32)
+        context = self.image_decoder.condition(*gather_context(hidden, chosen))  # [M, n', C']
+        visible = image_visible(chosen, self.config.image_decoder.context_images)  # [M, 2]
+        first, last = int(visible[:, 0].min()), int(visible[:, 1].max())
         return self.image_decoder.loss(
-            batch.drawn_pixels,
+            chosen.drawn_pixels,
             context,
-            values=self.image_decoder.unet.project_values(features),
-            visible=image_visible(batch, self.config.image_decoder.context_images),
-            keys=batch.drawn_keys,
+            values=self.image_decoder.unet.project_values(features[first:last]),
+            visible=visible - first,
+            keys=chosen.drawn_keys,
         ).sum()
+
+    def _blank_image_loss(self, hidden: Tensor, features: Tensor) -> Tensor:
+        """0, with a gradient of 0."""
+        height, width = self.config.image_decoder.picture_shape
+        context = self.image_decoder.condition(hidden[:1, :1], torch.ones(1, 1, dtype=torch.bool, device=hidden.device))
+        loss = self.image_decoder.loss(
+            features.new_zeros(1, 3, height, width, dtype=torch.float32),
+            context,
+            values=self.image_decoder.unet.project_values(features[:0]),
+            visible=torch.zeros(1, 2, dtype=torch.int64, device=hidden.device),
+            keys=torch.zeros(1, dtype=torch.int64),
+        )
+        return 0 * loss.sum()
 
     def _output(self, text_loss_sum: Tensor, image_loss_sum: Tensor, batch: Batch) -> Output:
         num_targets, num_drawn = int((batch.targets != IGNORED).sum()), len(batch.drawn)
@@ -171,13 +245,17 @@ class MMInterleaved(nn.Module):
         """Rank texts as continuations of a document; see `models.generation.scoring.score`."""
         return score(self, document, candidates, **options)
 
+    def begin_reading(self, num_documents: int) -> Reading:
+        """Nothing read yet; see `models.generation.reading`."""
+        return Reading(self, num_documents)
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.begin_of_image.device
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json`, `model.safetensors` and the processor's files.
+        """Write `config.json`, `model.safetensors`, the processor's files, and `adapter/` where adapters stay apart.
 
         Raises:
             ValueError: the language model is quantised.
@@ -190,25 +268,45 @@ class MMInterleaved(nn.Module):
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.config.save(directory / CONFIG_FILE)
-        write_tensors(directory / WEIGHTS_FILE, self.state_dict())
+        write_tensors(directory / WEIGHTS_FILE, tensors_to_save(self))
+        if self.lora is not None and not self.lora.merge:
+            save_adapter(self, directory / ADAPTER_FOLDER)
         if self.processor is not None:
             self.processor.save_pretrained(directory)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, *, base: Mapping[str, str | Path] | None = None) -> MMInterleaved:
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        *,
+        base: Mapping[str, str | Path] | None = None,
+        config: MMInterleavedConfig | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> MMInterleaved:
         """Read what `save_pretrained` or `python -m models.convert` wrote; the model is in evaluation mode.
 
-        Weights may be in several files, and stored in a narrower float type than the model's float32; they are widened.
+        Weights may be in several files, and stored in another float type. They are read one by one to where they stay:
+        no more memory is needed than the model takes in `dtype`.
 
         Args:
             directory: the model.
             base: for a model that was converted with `--base`, where the snapshots are now, if they have moved: any of
                 "language_model", "vision" and "diffusion" with its directory.
+            config: settings that the same weights fit, to use instead of the directory's: another size of pictures,
+                for one, which the processor then has too.
+            dtype: of the weights, a float type. Buffers (rotary frequencies, pixel statistics) stay float32.
+            device: where the weights are to be.
 
         Raises:
             FileNotFoundError: the directory holds no model, or a snapshot is not where it was.
-            ValueError: the weights do not fit the configuration; the message names the keys.
+            ValueError: the weights do not fit the configuration; the message names the keys. Or `dtype` is not a
+                float type.
         """
+        if not dtype.is_floating_point:
+            raise ValueError(
+                f"dtype is {dtype}; expected a float type: torch.float32, torch.bfloat16 or torch.float16."
+            )
         directory = Path(directory)
         if not (directory / CONFIG_FILE).is_file():
             raise FileNotFoundError(
@@ -216,13 +314,25 @@ class MMInterleaved(nn.Module):
                 "python -m models.convert."
             )
         weights = StoredWeights(directory, base)
-        model = cls(MMInterleavedConfig.load(directory / CONFIG_FILE), MMInterleavedProcessor.from_directory(directory))
-        model.load_weights(weights)
-        return model.eval()
+        processor = MMInterleavedProcessor.from_directory(directory)
+        if config is not None and processor is not None:
+            processor = MMInterleavedProcessor(processor.tokenizer, image_size=config.vision.picture_shape)
+        settings = config or MMInterleavedConfig.load(directory / CONFIG_FILE)
+        model = unwritten(lambda: cls(settings, processor))
+        model.load_weights(weights, dtype=dtype, device=device)
+        if (directory / ADAPTER_FOLDER).is_dir():
+            load_adapter(model, directory / ADAPTER_FOLDER)
+        return model.to(device).eval()
 
     @torch.no_grad()
-    def load_weights(self, weights: StoredWeights) -> None:
-        """Take all weights of a model directory, strictly."""
+    def load_weights(
+        self,
+        weights: StoredWeights,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Take all weights of a model directory, strictly; the parameters become of this type, on this device."""
         expected, shapes = self.state_dict(), weights.shapes()
         missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
         wrong = sorted(k for k in expected.keys() & shapes.keys() if list(expected[k].shape) != shapes[k])
@@ -231,5 +341,8 @@ class MMInterleaved(nn.Module):
                 f"{weights.files[0]} does not fit the configuration beside it: {len(missing)} keys are missing "
                 f"{missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
             )
+        for parameter in self.parameters():
+            parameter.data = torch.empty(parameter.shape, dtype=dtype, device=device)
+        expected = self.state_dict()
         for piece in weights.pieces():
             piece.put(expected[piece.name])

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 if TYPE_CHECKING:
-    from models.mm_interleaved import MMInterleaved
+    from models.generation.reader import GenerativeModel
 
 Picture = Image.Image | np.ndarray | Tensor
 """A PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1]."""
@@ -122,7 +122,7 @@ class MMInterleavedProcessor:
         return cls(Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE)), **settings)
 
 
-def processor_of(model: MMInterleaved) -> MMInterleavedProcessor:
+def processor_of(model: GenerativeModel) -> MMInterleavedProcessor:
     """The model's processor.
 
     Raises:

@@ -30,9 +30,11 @@ class QFormer(nn.Module):
         cross_every: n, a cross-attention in every n-th layer, the first included.
         ffn_dim: hidden width of the feed-forward.
         qk_norm: normalise queries and keys head by head (arXiv:2302.05442, section 2.1).
+        dropout: share of the queries, of attention weights and of each sub-layer's output that is set to 0 in training
+            mode; none in evaluation mode.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_heads`, or `cross_every` is less than 1.
+        ValueError: `dim` is not a multiple of `num_heads`, `cross_every` is less than 1, or `dropout` is not in [0, 1).
     """
 
     def __init__(
@@ -47,16 +49,20 @@ class QFormer(nn.Module):
         cross_every: int = 2,
         ffn_dim: int = 3072,
         qk_norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim is {dim}, which {num_heads} heads cannot share evenly; expected a multiple.")
         if cross_every < 1:
             raise ValueError(f"cross_every is {cross_every}; expected 1 (every layer reads the inputs) or more.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; expected a share from 0 to below 1.")
         self.queries = nn.Parameter(torch.randn(num_queries, dim) * 0.02)
         self.query_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            QFormerLayer(dim, None if i % cross_every else input_dim, num_heads, ffn_dim, qk_norm)
+            QFormerLayer(dim, None if i % cross_every else input_dim, num_heads, ffn_dim, qk_norm, dropout)
             for i in range(num_layers)
         )
         self.output_proj = nn.Identity() if output_dim is None else nn.Linear(dim, output_dim)
@@ -81,7 +87,7 @@ class QFormer(nn.Module):
         """
         if mask is not None:
             check_mask(mask, inputs)
-        latents = self.query_norm(self.queries).expand(inputs.shape[0], -1, -1)
+        latents = self.dropout(self.query_norm(self.queries).expand(inputs.shape[0], -1, -1))
         for layer in self.layers:
             latents = layer(latents, inputs, mask)
         return self.output_proj(latents)
@@ -90,11 +96,15 @@ class QFormer(nn.Module):
 class QFormerLayer(nn.Module):
     """Attention among the queries; from the queries to the inputs, unless `input_dim` is None; feed-forward."""
 
-    def __init__(self, dim: int, input_dim: int | None, num_heads: int, ffn_dim: int, qk_norm: bool) -> None:
+    def __init__(
+        self, dim: int, input_dim: int | None, num_heads: int, ffn_dim: int, qk_norm: bool, dropout: float
+    ) -> None:
         super().__init__()
-        self.self_attention = PostNormAttention(dim, dim, num_heads, qk_norm)
-        self.cross_attention = None if input_dim is None else PostNormAttention(dim, input_dim, num_heads, qk_norm)
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(), nn.Linear(ffn_dim, dim))
+        self.self_attention = PostNormAttention(dim, dim, num_heads, qk_norm, dropout)
+        self.cross_attention = (
+            None if input_dim is None else PostNormAttention(dim, input_dim, num_heads, qk_norm, dropout)
+        )
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(), nn.Linear(ffn_dim, dim), nn.Dropout(dropout))
         self.ffn_norm = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def forward(self, latents: Tensor, inputs: Tensor, mask: Tensor | None) -> Tensor:
@@ -108,9 +118,10 @@ class QFormerLayer(nn.Module):
 class PostNormAttention(nn.Module):
     """`norm(x + attention(x, inputs))`."""
 
-    def __init__(self, dim: int, input_dim: int, num_heads: int, qk_norm: bool) -> None:
+    def __init__(self, dim: int, input_dim: int, num_heads: int, qk_norm: bool, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.dropout = nn.Dropout(dropout)
         self.query_proj = nn.Linear(dim, dim)
         self.key_proj = nn.Linear(input_dim, dim)
         self.value_proj = nn.Linear(input_dim, dim)
@@ -126,5 +137,6 @@ class PostNormAttention(nn.Module):
             self.key_head_norm(split_heads(self.key_proj(inputs), self.num_heads)),
             split_heads(self.value_proj(inputs), self.num_heads),
             attn_mask=None if mask is None else mask[:, None, None],
+            dropout_p=self.dropout.p if self.training else 0.0,
         )  # [N, H, K, D]
-        return self.output_norm(latents + self.output_proj(attended.transpose(1, 2).flatten(2)))
+        return self.output_norm(latents + self.dropout(self.output_proj(attended.transpose(1, 2).flatten(2))))

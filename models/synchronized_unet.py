@@ -21,8 +21,9 @@ from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
 class UNetSynchronizer(Synchronizer):
     """MMFS attached to one map of the U-Net: `map + zero_conv(MMFS(norm(map) + position, norm(features)))` (paper 3.2).
 
-    Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map. Positions are
-    sine and cosine of its row and column, or with `position_table` those of a square table of that side, resized.
+    Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map, or in pictures.
+    Positions are sine and cosine of its row and column, or with `position_table` those of a square table of that side,
+    resized.
     """
 
     def __init__(
@@ -37,20 +38,22 @@ class UNetSynchronizer(Synchronizer):
         norms = nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(feature_dim, eps=1e-6)
         super().__init__(*norms, mmfs, config.image_positions)
         self.position_table = position_table
+        self.offsets_in_pixels = config.offset_unit == "cell"
         self.conv = nn.Conv2d(channels, channels, kernel_size=1)
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, C, h, w] -> the same map with what the visible images add; unchanged if the host runs without values."""
-        if self.values is None or self.visible is None:
+        if self.view is None:
             return hidden
         height, width = hidden.shape[-2:]
         query = self.query_norm(hidden.flatten(2).transpose(1, 2))  # [B, h*w, C]
         query = query + self._positions(height, width, query)
         centres = pixel_centres(height, width, device=hidden.device)
-        visible = self.visible.unsqueeze(1).expand(-1, height * width, -1)
-        seen = self.mmfs(query, centres, visible, values=self.values, base=(width, height))
+        visible = self.view.visible.unsqueeze(1).expand(-1, height * width, -1)
+        base = (width, height) if self.offsets_in_pixels else None
+        seen = self.mmfs(query, centres, visible, values=self.view.values, base=base)
         return hidden + self.conv(seen.transpose(1, 2).unflatten(2, (height, width)))
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:

@@ -6,19 +6,26 @@ Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D cha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, cast
 
 from torch import Tensor, nn
 
 from mmfs import MMFS
 from models.config import SynchronizerConfig
+from models.folded_mmfs import FoldedMMFS
+
+
+CELLS = 16
+"""Of a picture, each way: the unit of offsets where the host has no grid of its own."""
 
 
 def make_mmfs(
     config: SynchronizerConfig, query_dim: int, feature_dim: int, spatial_shapes: Sequence[tuple[int, int]]
 ) -> MMFS:
     """The layer of one synchronizer, for queries of `query_dim` channels and features of `feature_dim`."""
+    in_pictures = config.offset_unit == "picture"
     return MMFS(
         query_dim,
         feature_dim,
@@ -27,10 +34,28 @@ def make_mmfs(
         num_points=config.num_points,
         value_dim=config.value_dim,
         max_age=config.max_age,
+        base=1 if in_pictures else CELLS,
         null=config.null,
         offset_init=config.offset_init,
-        offset_init_cells=config.offset_init_cells,
+        offset_init_cells=config.offset_init_cells / CELLS if in_pictures else config.offset_init_cells,
     )
+
+
+@dataclass(slots=True)
+class View:
+    """What a synchronizer looks at while its host runs."""
+
+    values: Tensor
+    """[N, S, H, D]."""
+
+    visible: Tensor
+    """Ranges of the bank, one for each query or each item."""
+
+    folded: FoldedMMFS | None = None
+    """In place of the layer."""
+
+    residual: Tensor | None = None
+    """Input of the decoder layer that runs."""
 
 
 class Synchronizer(nn.Module):
@@ -55,23 +80,21 @@ class Synchronizer(nn.Module):
         self.feature_norm = feature_norm
         self.mmfs = mmfs
         self.image_positions = image_positions
-        self.values: Tensor | None = None  # [N, S, H, D], set while the host runs
-        self.visible: Tensor | None = None  # ranges of the bank, one for each query or each item
+        self.view: View | None = None  # set while the host runs
 
     def project_values(self, features: Tensor) -> Tensor:
         """[N, S, F] -> [N, S, H, D]; once per image, whatever is asked of it afterwards."""
         return self.mmfs.project_values(self.feature_norm(features))
 
-    @contextmanager
-    def looking_at(self, values: Tensor, visible: Tensor) -> Iterator[None]:
-        """Inside, the hooks add what these images say; outside, they add nothing."""
+    def look_at(self, values: Tensor, visible: Tensor, folded: FoldedMMFS | None = None) -> None:
+        """From now on, the hooks add what these images say; see `View`."""
         if self.image_positions == "index":  # in the reversed bank, an image's age is its place from the first visible
             values, visible = values.flip(0), len(values) - visible.flip(-1)
-        self.values, self.visible = values, visible
-        try:
-            yield
-        finally:
-            self.values = self.visible = None
+        self.view = View(values, visible, folded)
+
+    def look_away(self) -> None:
+        """From now on, the hooks add nothing."""
+        self.view = None
 
 
 def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
@@ -80,13 +103,22 @@ def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
 
 
 @contextmanager
-def all_looking_at(synchronizers: nn.ModuleList, values: Sequence[Tensor], visible: Tensor) -> Iterator[None]:
-    """Each synchronizer looks at its own values of the same images.
+def all_looking_at(
+    synchronizers: nn.ModuleList,
+    values: Sequence[Tensor],
+    visible: Tensor,
+    folded: Sequence[FoldedMMFS] | None = None,
+) -> Iterator[None]:
+    """Inside, each synchronizer looks at its own values of the same images, by its layer or by that layer folded.
 
     Raises:
-        ValueError: another number of values than of synchronizers.
+        ValueError: another number of values, or of folded layers, than of synchronizers.
     """
-    with ExitStack() as stack:
-        for synchronizer, value in zip(each(synchronizers), values, strict=True):
-            stack.enter_context(synchronizer.looking_at(value, visible))
+    try:
+        folds: Sequence[FoldedMMFS | None] = [None] * len(synchronizers) if folded is None else folded
+        for synchronizer, own, fold in zip(each(synchronizers), values, folds, strict=True):
+            synchronizer.look_at(own, visible, fold)
         yield
+    finally:
+        for synchronizer in each(synchronizers):
+            synchronizer.look_away()

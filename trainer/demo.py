@@ -124,7 +124,7 @@ def run(options: Options) -> int:
         looks = list(look(model, live))
     export_dir = options.out / "export"
     write_samples(model, settings, model_dir / "samples")
-    exporting = ["export.trt", str(model_dir), "--out", str(export_dir), "--stage", "onnx"]
+    exporting = ["export.trt", str(model_dir), "--out", str(export_dir)]
     with stopwatch.stage("export"):
         status = subprocess.run([sys.executable, "-m", *exporting], check=False).returncode
     if status:
@@ -218,7 +218,7 @@ def examine(model_dir: Path, settings: Settings, file: Path) -> Evaluation:
 
 def held_out(model: MMInterleaved, settings: Settings, task: str, count: int) -> list[Document]:
     """The first validation documents of a family."""
-    image_px = picture_px(model.config.vision.clip["image_size"])
+    image_px = picture_px(model.config.vision.picture_shape[0])
     options = TaskOptions(settings.num_concepts, image_px, settings.num_sprites)
     return documents(task, "val", 0, count, seed=settings.data_seed, options=options)
 
@@ -228,7 +228,7 @@ def tell(model: MMInterleaved, settings: Settings, *, num_stories: int) -> Itera
     for index, document in enumerate(held_out(model, settings, "story", num_stories)):
         prompt = prompt_of(document)
         written = model.generate(
-            to_model(prompt, model.config.vision.clip["image_size"]),
+            to_model(prompt, model.config.vision.picture_shape[0]),
             mode="auto",
             max_new_tokens=STORY_TOKENS,
             max_new_images=4,

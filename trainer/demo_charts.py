@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
 WIDTH, HEIGHT = 460, 210
@@ -55,22 +56,50 @@ def loss_chart(curve: Curve, *, y_range: tuple[float, float]) -> str:
             f"'{curve.name}' has {len(curve.values)} values, the lowest {min(curve.values, default=None)}; "
             "a logarithmic chart needs at least one, all above 0."
         )
+    return _chart(curve, log_ticks(*y_range), partial(_log_y, y_range=y_range))
+
+
+def level_chart(curve: Curve, *, from_zero: bool) -> str:
+    """Any quantity over the steps on a linear axis, drawn as `loss_chart` draws.
+
+    Args:
+        curve: finite values.
+        from_zero: the axis holds 0; else it begins a little below the lowest value.
+
+    Returns:
+        An `<svg>` element.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not curve.values:
+        raise ValueError(f"'{curve.name}' has no values; a chart needs at least one.")
+    lowest, highest = min(curve.values), max(curve.values)
+    if from_zero:
+        lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+    margin = 0.05 * (highest - lowest) or 0.05 * abs(highest) or 1.0
+    y_range = (lowest if from_zero and lowest == 0 else lowest - margin, highest + margin)
+    return _chart(curve, round_ticks(*y_range), partial(_level_y, y_range=y_range))
+
+
+def _chart(curve: Curve, ticks: Sequence[float], place: Callable[[float], float]) -> str:
+    """An `<svg>` with an axis of `ticks`; `place` is where a value stands."""
     x_range = (curve.steps[0], max(curve.steps[-1], curve.steps[0] + 1))
     mean = curve.smoothed(max(1, len(curve.values) // 50))
-    ticks = [
+    labels = [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-        for value in log_ticks(*y_range)
-        for y in [_y(value, y_range)]
+        for value in ticks
+        for y in [place(value)]
     ] + [
         f'<text x="{_x(step, x_range):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{step:,}</text>'
         for step, anchor in ((x_range[0], "start"), (sum(x_range) // 2, "middle"), (x_range[1], "end"))
     ]
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(curve.name)}">'
-        f"{''.join(ticks)}"
-        f'<polyline class="raw" points="{_points(curve, x_range, y_range)}"/>'
-        f'<polyline class="mean" points="{_points(mean, x_range, y_range)}"/>'
+        f"{''.join(labels)}"
+        f'<polyline class="raw" points="{_points(curve, x_range, place)}"/>'
+        f'<polyline class="mean" points="{_points(mean, x_range, place)}"/>'
         "</svg>"
     )
 
@@ -88,16 +117,28 @@ def log_ticks(lowest: float, highest: float) -> list[float]:
     return [value for value in candidates if lowest <= value <= highest]
 
 
-def _points(curve: Curve, x_range: tuple[int, int], y_range: tuple[float, float]) -> str:
+def round_ticks(lowest: float, highest: float, most: int = 5) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten in a range that is not empty: at most `most`, at least two."""
+    rough = (highest - lowest) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    distance = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough)
+    return [n * distance for n in range(math.ceil(lowest / distance), math.floor(highest / distance) + 1)]
+
+
+def _points(curve: Curve, x_range: tuple[int, int], place: Callable[[float], float]) -> str:
     thin = curve.thinned(MAX_POINTS)
     pairs = zip(thin.steps, thin.values, strict=True)
-    return " ".join(f"{_x(step, x_range):.1f},{_y(value, y_range):.1f}" for step, value in pairs)
+    return " ".join(f"{_x(step, x_range):.1f},{place(value):.1f}" for step, value in pairs)
 
 
 def _x(step: float, x_range: tuple[int, int]) -> float:
     return LEFT + (step - x_range[0]) / (x_range[1] - x_range[0]) * (WIDTH - LEFT - RIGHT)
 
 
-def _y(value: float, y_range: tuple[float, float]) -> float:
-    lowest, highest = (math.log(bound) for bound in y_range)
-    return TOP + (highest - math.log(value)) / (highest - lowest) * (HEIGHT - TOP - BOTTOM)
+def _log_y(value: float, y_range: tuple[float, float]) -> float:
+    return _level_y(math.log(value), (math.log(y_range[0]), math.log(y_range[1])))
+
+
+def _level_y(value: float, y_range: tuple[float, float]) -> float:
+    lowest, highest = y_range
+    return TOP + (highest - value) / (highest - lowest) * (HEIGHT - TOP - BOTTOM)

@@ -44,7 +44,7 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     try:
         # The prompt is read, nothing is written: the last query is that of the question's last token.
-        model.generate(to_model(prompt, model.config.vision.clip["image_size"]), mode="text", max_new_tokens=0)
+        model.generate(to_model(prompt, model.config.vision.picture_shape[0]), mode="text", max_new_tokens=0)
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,7 +11,9 @@ width E.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -147,19 +149,28 @@ def encoder_phase(model: MMInterleaved, config: TrainConfig) -> Phase:
         num_concepts=config.data.num_concepts,
         token_dim=config.model.language_model.transformer["hidden_size"],
     )
+    scenes = LabelledScenes(config.data, config.model, seed=config.seed, num_images=settings.images_per_step)
     return Phase(
         name="encoder",
         index=0,
         module=module,
-        batch=LabelledScenes(config.data, config.model, seed=config.seed, num_images=settings.images_per_step),
-        measure=lambda output: {
-            "loss": output.loss,
-            "accuracy_sprites": output.accuracy_sprites,
-            "accuracy_digits": output.accuracy_digits,
-            "accuracy_numbers": output.accuracy_numbers,
-            "accuracy_layout": output.accuracy_layout,
-        },
-        count=lambda batch: (0, len(batch.pixel_values)),
+        batch=partial(_whole_batch, scenes),
+        num_rows=None,  # the losses are means over kinds of cells, not sums over pictures
+        counts=lambda batch: (1,),
+        accumulate=_accumulate,
+        size=lambda batch: (0, len(batch.pixel_values)),
         num_steps=settings.num_steps,
         optim=settings.optim,
     )
+
+
+def _whole_batch(scenes: LabelledScenes, step: int, rows: range) -> LabelledPictures:
+    return scenes(step)
+
+
+def _accumulate(module: nn.Module, batch: LabelledPictures, counts: Sequence[int]) -> dict[str, Tensor]:
+    """The mean over the processes, which all compute the same."""
+    output = module(batch)
+    values = {field.name: getattr(output, field.name) / counts[0] for field in fields(output)}
+    values["loss"].backward()
+    return values

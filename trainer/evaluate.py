@@ -31,13 +31,13 @@ from models import MMInterleaved
 from models.tensor_files import WEIGHTS_FILE
 from trainer.config import TrainConfig, UsageError, load
 from trainer.data.document import Document, Segment, Text
-from trainer.data.emoji.tasks import TaskOptions, documents
+from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TaskOptions, documents
 from trainer.data.emoji.world import CANVAS
 from trainer.data.stream import DataConfig, picture_px
 from trainer.exams import EXAMS, Answer, Exam
 from trainer.interrupt import ignore_in_worker
 from trainer.picture_scores import to_float
-from trainer.recipes import DEFAULT_RECIPE, RECIPES
+from trainer.recipes import ALL_RECIPES, DEFAULT_RECIPE
 from trainer.scores import Score, chance_levels
 
 PROGRAM = "python -m trainer.evaluate"
@@ -52,7 +52,7 @@ Written = str | PILImage.Image
 class Settings:
     """What decides the result of an evaluation, given the weights."""
 
-    tasks: tuple[str, ...] = tuple(EXAMS)
+    tasks: tuple[str, ...] = PRETRAINING_FAMILIES
     num_texts: int = 48
     """Documents of each family that is answered in writing: validation documents 0, 1, 2, ..."""
 
@@ -161,7 +161,7 @@ def evaluate(
     begun = time.monotonic()
     options = TaskOptions(
         num_concepts=settings.num_concepts,
-        image_px=picture_px(model.config.vision.clip["image_size"]),
+        image_px=picture_px(model.config.vision.picture_shape[0]),
         num_sprites=settings.num_sprites,
     )
     asked = {
@@ -181,7 +181,7 @@ def evaluate(
         written[job.document.task].append(one)
         seconds[job.document.task] += spent_s
         progress(_progress_line(asked, written, seconds, max(num_workers, 1)))
-    side_px = min(model.config.image_decoder.image_size, CANVAS)
+    side_px = min(*model.config.image_decoder.picture_shape, CANVAS)
     results = {
         task: grade(
             EXAMS[task],
@@ -243,7 +243,7 @@ def timed_answer(model: MMInterleaved, job: Job, settings: Settings) -> tuple[Wr
 
 def answer(model: MMInterleaved, document: Document, exam: Exam, settings: Settings, *, seed: int) -> Written:
     """What the model says to a document: text (perhaps empty), or a picture."""
-    segments = to_model(exam.prompt(document), model.config.vision.clip["image_size"])
+    segments = to_model(exam.prompt(document), model.config.vision.picture_shape[0])
     if exam.kind == "text":
         written = model.generate(segments, mode="text", max_new_tokens=exam.max_new_tokens)
         return "".join(piece for piece in written if isinstance(piece, str)).strip()
@@ -374,7 +374,7 @@ def world_of(model_dir: Path, config_file: Path | None) -> DataConfig:
     """The world that a model is examined in: of the given settings, else of its run, else of the default recipe."""
     beside = model_dir.parent / "config.yaml"
     file = config_file if config_file is not None else beside if beside.is_file() else None
-    config: TrainConfig = load(file, RECIPES) if file is not None else RECIPES[DEFAULT_RECIPE]()
+    config: TrainConfig = load(file, ALL_RECIPES) if file is not None else ALL_RECIPES[DEFAULT_RECIPE]()
     return config.data
 
 

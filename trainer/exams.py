@@ -207,4 +207,12 @@ EXAMS: dict[str, Exam] = {
         score=score_drawing,
         prompt=lambda document: document.segments[:-1],
     ),
+    "chat": Exam(
+        title="Chat",
+        kind="text",
+        given="A user's turn: a picture of one to four sprites with numbers, and a question for one of them.",
+        labels={"number": "exact number", "some_number": "any number that stands in the picture"},
+        score=score_reading,
+        max_new_tokens=10,
+    ),
 }

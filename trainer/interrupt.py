@@ -1,29 +1,72 @@
-"""Ctrl-C and SIGTERM as a request to stop between two steps, instead of a death in the middle of one."""
+"""What ends a run early, as a request to stop between two steps instead of a death in the middle of one."""
 
 from __future__ import annotations
 
+import math
 import signal
+import time
+from enum import IntEnum
+from pathlib import Path
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_FILE = "STOP"
+"""A file of this name in the run directory stops the run, which takes it away."""
+
+EXIT_STOPPED = 3
+"""Exit code of a run that was told to stop and did, after a complete checkpoint."""
 
 
-class Interrupt:
-    """While entered, remembers the first SIGINT or SIGTERM; a second one acts as if nobody listened.
+class Stop(IntEnum):
+    """Why a run stops early. Where processes have several reasons, the largest counts."""
 
-    Works in the main thread only, as Python's signal handlers do.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._previous: dict[signal.Signals, object] = {}
+    DEADLINE = 1
+    STOP_FILE = 2
+    SIGUSR1 = 3
+    SIGTERM = 4
+    SIGINT = 5
 
     @property
     def exit_code(self) -> int:
-        """What a shell reports for a process that this signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
-        if self.received is None:
-            raise ValueError("No signal was received, so there is no exit code for one; look at `received` first.")
-        return 128 + self.received
+        """0 for a pause by the clock; 3 where somebody asked for it; 130, as shells have it, for Ctrl-C."""
+        return {Stop.DEADLINE: 0, Stop.SIGINT: 128 + signal.SIGINT}.get(self, EXIT_STOPPED)
+
+
+SIGNALS = {
+    signal.SIGINT: Stop.SIGINT,
+    signal.SIGTERM: Stop.SIGTERM,
+    signal.SIGUSR1: Stop.SIGUSR1,
+}
+
+
+class Interrupt:
+    """While entered, remembers the first SIGINT, SIGTERM or SIGUSR1; a second one acts as if nobody listened.
+
+    Works in the main thread only, as Python's signal handlers do.
+
+    Args:
+        directory: where a STOP file is looked for; None: nowhere.
+        deadline: when to stop, of `time.monotonic`.
+    """
+
+    def __init__(self, directory: Path | None = None, deadline: float = math.inf) -> None:
+        self.received: Stop | None = None
+        self._file = None if directory is None else directory / STOP_FILE
+        self._deadline = deadline
+        self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def reason(self) -> Stop | None:
+        """Why to stop now; None: go on."""
+        if self.received is not None:
+            return self.received
+        if self._file is not None and self._file.exists():
+            return Stop.STOP_FILE
+        return Stop.DEADLINE if time.monotonic() >= self._deadline else None
+
+    def obeyed(self) -> None:
+        """Take a STOP file away, so that the resumed run does not stop at once."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
 
     def __enter__(self) -> Interrupt:
         self._previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
@@ -35,7 +78,7 @@ class Interrupt:
         self._restore()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
+        self.received = SIGNALS[signal.Signals(number)]
         self._restore()
 
     def _restore(self) -> None:
@@ -44,6 +87,10 @@ class Interrupt:
 
 
 def ignore_in_worker(worker_id: int) -> None:
-    """For a data worker: the main process decides when to stop, though a terminal signals the whole group."""
+    """For a data worker: the main process decides when to stop, though a terminal signals the whole group.
+
+    A second SIGTERM acts, for that is how a main process that broke down ends its workers.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from trainer import checkpoint
-from trainer.checkpoint import Checkpoint
-from trainer.config import OptimConfig, TrainConfig
-from trainer.interrupt import Interrupt, ignore_in_worker
+from trainer.checkpoint import Checkpoint, Saver
+from trainer.config import OptimConfig, TrainConfig, UsageError
+from trainer.distributed import Processes
+from trainer.interrupt import Interrupt, Stop, ignore_in_worker
 from trainer.metrics import RunLog, Step
 from trainer.optim import WeightAverage, describe_groups, learning_rate_factor, make_optimizer, set_learning_rate
+from trainer.out_of_memory import out_of_memory_explained
+from trainer.sharding import DataParallel, whole_tensor
+from trainer.training_state import (
+    TrainingState,
+    fingerprint,
+    learned_names,
+    random_states,
+    seed_randomly,
+    set_random_states,
+)
+from trainer.watchdog import Watchdog
 
 
 class NonFiniteError(FloatingPointError):
-    """A gradient is infinite or not a number; nothing was updated with it."""
+    """Gradients of several steps in a row were infinite or not a number; nothing was updated with them."""
 
 
 class TrainingBatch(Protocol):
@@ -40,22 +50,34 @@ class Phase:
     name: str
     index: int
     module: nn.Module
-    """`module(batch)` returns an object with a scalar tensor `loss`."""
+    batch: Callable[[int, range], Any]
+    """Step number and neighbouring rows of its batch to TrainingBatch; a pure function."""
 
-    batch: Callable[[int], Any]
-    """Step number to TrainingBatch; a pure function."""
+    num_rows: int | None
+    """Rows of a batch, which processes and micro-batches share. None: its loss is no sum over rows, so every process
+    computes the whole batch, `range(1)`."""
 
-    measure: Callable[[Any], dict[str, Tensor | None]]
-    """What `module` returned, to the scalars that the log keeps."""
+    counts: Callable[[Any], Sequence[int]]
+    """A batch on the CPU to what its losses are divided by; counts add up over micro-batches and processes."""
 
-    count: Callable[[Any], tuple[int, int]]
+    accumulate: Callable[[Any, Any, Sequence[int]], Mapping[str, Tensor | None]]
+    """Module, batch and the counts of the whole step: adds gradients to `.grad`, and returns what the batch contributes
+    to the values that the log keeps. None: nothing, by the counts, so that it is None for all batches of the step."""
+
+    size: Callable[[Any], tuple[int, int]]
     """A batch on the CPU to its numbers of tokens and images."""
 
     num_steps: int
     optim: OptimConfig
     ema_decay: float = 0.0
     frozen: tuple[str, ...] = ()
-    """Submodules of `module` that stay as they are, by their dotted names."""
+    """Submodules of `module` that stay as they are in this phase, by their dotted names."""
+
+    read_and_broken: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    """How many samples and images this process has read from files, and how many of them were broken."""
+
+    documents: Callable[[int], list[str]] = lambda step: []
+    """Step number to the keys of the documents in its batch; what stands before the first slash is their source."""
 
 
 @dataclass(frozen=True)
@@ -65,150 +87,230 @@ class Outcome:
     finished: bool
     step: int
     average: WeightAverage | None
+    parallel: DataParallel
+    """Holds the module's parameters; `release` gives them back to it."""
+
+    stop: Stop | None = None
+    """Why it did not finish."""
 
 
 def train(
     phase: Phase,
     config: TrainConfig,
     *,
+    processes: Processes,
     device: torch.device,
     log: RunLog,
     interrupt: Interrupt,
-    deadline: float = math.inf,
     start: Checkpoint | None = None,
+    writes: bool = True,
 ) -> Outcome:
-    """Train until the phase's last step, or until `interrupt` or `deadline` (of `time.monotonic`), with a checkpoint.
+    """Train until the phase's last step, or until `interrupt` in any process says stop, with a checkpoint.
 
     Interrupted and resumed from that checkpoint, it computes what it would have computed uninterrupted: bit for bit on
-    the CPU, with the same number of threads.
+    the CPU with the same numbers of processes and threads, and from the same batches with others. Without `writes`
+    there are no checkpoints.
 
     Raises:
-        NonFiniteError: a gradient is not finite.
+        NonFiniteError: more gradients in a row are not finite than `config.max_skipped_in_a_row`.
+        OutOfMemoryError: the device's memory is used up.
+        UsageError: the processes cannot share the rows of a batch, or `start` is of another model.
     """
     module = phase.module.to(device).train()
+    learned, base = learned_names(module), fingerprint(module)
     for name in phase.frozen:
         module.get_submodule(name).requires_grad_(False)
+    rows = rows_of_micro_batches(phase.num_rows, config.micro_batch_rows, processes)
+    parallel = DataParallel(module, processes, config.shard_size)
     optimizer = make_optimizer(module, phase.optim)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = WeightAverage(module, phase.ema_decay) if phase.ema_decay else None
+    state = TrainingState(module, learned, optimizer, average, processes, seed=config.seed)
+    saver = Saver(Path(config.out) / "checkpoints", processes, keep=config.keep)
+    if processes.num > 1:  # what is random in a layer must not be the same for all rows of a batch
+        seed_randomly(config.seed, phase.index, processes.rank)
     first = 0
     if start is not None:
-        first = start.step
-        restore(start.load(module), optimizer, average)
+        first, saver.latest = start.step, start.path
+        start.load(state, base, processes)
     for line in describe_groups(optimizer):
         log.say(f"  {line}")
-    last_saved = start.path if start is not None else None
-    loader = batches(phase, first, config.num_workers, pin_memory=device.type == "cuda")
-    begun = time.monotonic()
-    for step in range(first, phase.num_steps):
-        batch = next(loader)
-        data_wait_s = time.monotonic() - begun
-        num_tokens, num_images = phase.count(batch)
-        factor = learning_rate_factor(step, phase.num_steps, phase.optim)
-        set_learning_rate(optimizer, factor)
+    loader = batches(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
+    with saver, Watchdog(processes, 60 * config.watchdog_minutes) as watchdog:
+        begun = time.monotonic()
+        for step in range(first, phase.num_steps):
+            watchdog.enters("the wait for data")
+            micro_batches = next(loader)
+            data_wait_s = time.monotonic() - begun
+            watchdog.enters("the agreement on counts")
+            numbers = [(*phase.counts(batch), *phase.size(batch)) for batch in micro_batches]
+            *counts, num_tokens, num_images = processes.total([sum(column) for column in zip(*numbers, strict=True)])
+            factor = learning_rate_factor(step, phase.num_steps, phase.optim)
+            set_learning_rate(optimizer, factor)
 
-        output = module(batch.to(device, non_blocking=True))
-        output.loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(parameters, phase.optim.max_grad_norm)
-        values = to_host({**phase.measure(output), "grad_norm": grad_norm})
-        if not math.isfinite(values["grad_norm"]):
-            raise NonFiniteError(non_finite_sentence(phase, step, values, last_saved))
-        optimizer.step()
-        optimizer.zero_grad()
-        if average is not None:
-            average.update()
+            watchdog.enters("forward and backward")
+            with out_of_memory_explained(config):
+                contributions = run_micro_batches(
+                    phase, parallel, micro_batches, counts, device, lambda: agreed_stop(interrupt, processes)
+                )
+            done = step
+            if not isinstance(contributions, Stop):
+                watchdog.enters("the update")
+                grad_norm = whole_tensor(nn.utils.clip_grad_norm_(parameters, phase.optim.max_grad_norm))
+                values = to_host(contributions, grad_norm, processes)
+                if math.isfinite(values["grad_norm"]):
+                    optimizer.step()
+                    if average is not None:
+                        average.update()
+                    state.num_skipped = 0
+                    values["lr"] = phase.optim.lr * factor
+                    step_s = time.monotonic() - begun
+                    log.step(
+                        Step(phase.name, step + 1, phase.num_steps, values, num_tokens, num_images, step_s, data_wait_s)
+                    )
+                else:
+                    state.num_skipped += 1
+                    skipped(phase, step, values, state.num_skipped, log)
+                    if state.num_skipped > config.max_skipped_in_a_row:
+                        raise NonFiniteError(non_finite_sentence(phase, step, values, state.num_skipped, saver.latest))
+                optimizer.zero_grad()
+                done = step + 1
 
-        done = step + 1
-        now = time.monotonic()
-        values["lr"] = phase.optim.lr * factor
-        log.step(Step(phase.name, done, phase.num_steps, values, num_tokens, num_images, now - begun, data_wait_s))
-        stop = interrupt.received is not None or now >= deadline
-        if stop or done % config.checkpoint_every == 0 or done == phase.num_steps:
-            last_saved = checkpoint.save(
-                Path(config.out) / "checkpoints",
-                phase=phase.name,
-                phase_index=phase.index,
-                step=done,
-                config=config.to_dict(),
-                module=module,
-                state=snapshot(optimizer, average),
-                keep=config.keep,
-            )
-        if stop and done < phase.num_steps:
-            return Outcome(finished=False, step=done, average=average)
-        begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
-    return Outcome(finished=True, step=phase.num_steps, average=average)
+            stop = contributions if isinstance(contributions, Stop) else agreed_stop(interrupt, processes)
+            if writes and (stop or done % config.checkpoint_every == 0 or done == phase.num_steps):
+                watchdog.enters("the checkpoint")
+                saver.save(
+                    state,
+                    phase=phase.name,
+                    phase_index=phase.index,
+                    step=done,
+                    config=config.to_dict(),
+                    base=base,
+                )
+            saver.finish_if_written()
+            if stop and done < phase.num_steps:
+                return Outcome(finished=False, step=done, average=average, parallel=parallel, stop=stop)
+            begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
+    return Outcome(finished=True, step=phase.num_steps, average=average, parallel=parallel)
 
 
-def to_host(values: Mapping[str, Tensor | None]) -> dict[str, Any]:
-    """Scalar tensors to numbers in one transfer: the only place where a step waits for the GPU.
+def rows_of_micro_batches(num_rows: int | None, micro_batch_rows: int, processes: Processes) -> list[range]:
+    """This process's share of the rows of every batch, cut into micro-batches of at most `micro_batch_rows` (0: one).
+
+    Raises:
+        UsageError: the processes cannot have equal shares.
+    """
+    if num_rows is None:
+        return [range(1)]
+    if num_rows % processes.num:
+        possible = [num for num in range(1, num_rows + 1) if num_rows % num == 0]
+        raise UsageError(
+            f"{processes.num} processes cannot share a batch of {num_rows} rows equally. Possible numbers of "
+            f"processes: {', '.join(map(str, possible))}; or change the number of rows (data.num_rows, or "
+            "corpus.num_rows), which changes what is learned."
+        )
+    each = num_rows // processes.num
+    size = micro_batch_rows or each
+    return [
+        range(num_rows)[start : start + size]
+        for start in range(processes.rank * each, (processes.rank + 1) * each, size)
+    ]
+
+
+def agreed_stop(interrupt: Interrupt, processes: Processes) -> Stop | None:
+    """Why all processes stop now: the strongest reason that any of them has."""
+    number = processes.largest(interrupt.reason or 0)
+    return Stop(number) if number else None
+
+
+def run_micro_batches(
+    phase: Phase,
+    parallel: DataParallel,
+    micro_batches: Sequence[Any],
+    counts: Sequence[int],
+    device: torch.device,
+    stop: Callable[[], Stop | None],
+) -> dict[str, Tensor | None] | Stop:
+    """Forward and backward of this process's share; returns its contributions to the logged values.
+
+    Or what `stop` said between two micro-batches. Then it is as if the step had not begun, since a step of many
+    micro-batches may last longer than the time that a batch system leaves after its signal.
+    """
+    random_before = random_states() if len(micro_batches) > 1 else {}
+    sums: dict[str, Tensor | None] = {}
+    parallel.gather()
+    for number, batch in enumerate(micro_batches):
+        if number > 0 and (reason := stop()) is not None:
+            parallel.abandon()
+            set_random_states(random_before)
+            return reason
+        for name, value in phase.accumulate(parallel.module, batch.to(device, non_blocking=True), counts).items():
+            before = sums.get(name)
+            sums[name] = value if before is None or value is None else before + value
+    parallel.reduce()
+    return sums
+
+
+def to_host(contributions: Mapping[str, Tensor | None], grad_norm: Tensor, processes: Processes) -> dict[str, Any]:
+    """Everybody's contributions added up, and the gradient's norm, as numbers in one transfer: the only place where a
+    step waits for the GPU.
 
     It has to, because an update with a bad gradient cannot be taken back.
     """
-    present = {name: value.detach().float() for name, value in values.items() if value is not None}
-    numbers = dict(zip(present, torch.stack(list(present.values())).tolist(), strict=True))
-    return {name: numbers.get(name) for name in values}
+    present = {name: value.detach().float() for name, value in contributions.items() if value is not None}
+    sums = processes.total_of_tensor(torch.stack(list(present.values())))
+    *numbers, norm = torch.cat([sums, grad_norm.detach().float().reshape(1)]).tolist()
+    values = dict(zip(present, numbers, strict=True))
+    return {name: values.get(name) for name in contributions} | {"grad_norm": norm}
 
 
-def non_finite_sentence(phase: Phase, step: int, values: Mapping[str, Any], last_saved: Path | None) -> str:
-    """What happened, where, and the way out."""
-    losses = ", ".join(f"{name} {value}" for name, value in values.items() if name.startswith("loss"))
-    saved = f"The last complete checkpoint is {last_saved}" if last_saved else "There is no checkpoint yet"
-    return (
-        f"The gradient norm is {values['grad_norm']} at step {step} of phase '{phase.name}' ({losses}); the weights "
-        f"were not updated with it. {saved}. Try a new run with a lower optim.lr (now {phase.optim.lr:g}) or a longer "
-        f"optim.warmup_steps (now {phase.optim.warmup_steps})."
+def skipped(phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, log: RunLog) -> None:
+    """Tell of a step that was left out, which all processes do together, for they all see the same norm."""
+    as_text = {name: str(value) for name, value in values.items()}  # JSON has no NaN
+    log.event("skipped", phase=phase.name, step=step, values=as_text, documents=phase.documents(step))
+    log.say(
+        f"{phase.name} {step + 1}: skipped, for its gradient norm is {values['grad_norm']} ({num_in_a_row} in a row)"
     )
 
 
-def snapshot(optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> dict[str, Any]:
-    """All state besides the weights that the next step depends on."""
-    numpy_state: Any = np.random.get_state(legacy=True)
-    kind, keys, *rest = numpy_state
-    return {
-        "optimizer": optimizer.state_dict(),
-        "average": None if average is None else average.state_dict(),
-        "random": {
-            "python": random.getstate(),
-            "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
-    }
-
-
-def restore(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> None:
-    """The inverse of `snapshot`."""
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        average.load_state_dict(state["average"])
-    random_states = state["random"]
-    version, internal, gauss = random_states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = random_states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(random_states["torch"])
-    if torch.cuda.is_available() and random_states["cuda"]:
-        torch.cuda.set_rng_state_all(random_states["cuda"])
+def non_finite_sentence(
+    phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, last_saved: Path | None
+) -> str:
+    """What happened, where, and the way out."""
+    losses = ", ".join(f"{name} {value}" for name, value in values.items() if name.startswith("loss"))
+    sources = Counter(key.partition("/")[0] for key in phase.documents(step))
+    counted = ", ".join(f"{count} of {source}" for source, count in sources.most_common())
+    documents = f" Its batch has documents from these sources: {counted}; log.jsonl has their keys." if sources else ""
+    saved = f"The last complete checkpoint is {last_saved}" if last_saved else "There is no checkpoint yet"
+    times = "" if num_in_a_row == 1 else f", after {num_in_a_row - 1} skipped before it"
+    return (
+        f"The gradient norm is {values['grad_norm']} at step {step} of phase '{phase.name}' ({losses}){times}; the "
+        f"weights were not updated with it.{documents} {saved}. Try a new run with a lower optim.lr (now "
+        f"{phase.optim.lr:g}) or a longer optim.warmup_steps (now {phase.optim.warmup_steps})."
+    )
 
 
 class _Steps(Dataset[Any]):
-    def __init__(self, batch: Callable[[int], Any]) -> None:
+    def __init__(self, batch: Callable[[int, range], Any], rows: Sequence[range]) -> None:
         self._batch = batch
+        self._rows = rows
 
     def __getitem__(self, step: int) -> Any:
-        return self._batch(step)
+        return [self._batch(step, rows) for rows in self._rows]
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def batches(phase: Phase, first: int, num_workers: int, *, pin_memory: bool) -> Iterator[Any]:
-    """Batches first, first + 1, ... of the phase; `num_workers` processes make them ahead, in the same order."""
+def batches(
+    phase: Phase, rows: Sequence[range], first: int, num_workers: int, *, pin_memory: bool
+) -> Iterator[list[Any]]:
+    """The micro-batches, one for each of `rows`, of the steps first, first + 1, ... of the phase; `num_workers`
+    processes make them ahead, in the same order."""
     return iter(
         DataLoader(
-            _Steps(phase.batch),
+            _Steps(phase.batch, rows),
             sampler=range(first, phase.num_steps),
             batch_size=None,
             num_workers=num_workers,

@@ -38,17 +38,24 @@ class RunLog:
     """Writes what happens to the run directory and to the terminal.
 
     Args:
-        directory: the run directory.
+        directory: the run directory; None: nothing is written.
         log_every: steps between two progress lines and two TensorBoard points, which are means over those steps.
         first_step: number of steps, over all phases, that were done before; later TensorBoard points are dropped.
-        stream: where the progress goes; one updating line if it is a terminal.
+        stream: where the progress goes; one updating line if it is a terminal. None: standard output.
     """
 
-    def __init__(self, directory: Path, *, log_every: int, first_step: int = 0, stream: TextIO | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # here: importing it takes a second that --help need not wait
+    def __init__(
+        self, directory: Path | None, *, log_every: int, first_step: int = 0, stream: TextIO | None = None
+    ) -> None:
+        self._file: TextIO | None = None
+        self._board: Any = None
+        if directory is not None:
+            from torch.utils.tensorboard import SummaryWriter  # here: it takes a second that --help need not wait
 
-        self._file = (directory / LOG).open("a", buffering=1, encoding="utf-8")  # a line is written when it is whole
-        self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=first_step + 1)
+            self._file = (directory / LOG).open(
+                "a", buffering=1, encoding="utf-8"
+            )  # a line is written when it is whole
+            self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=first_step + 1)
         self._board_step = first_step
         self._stream = stream or sys.stdout
         self._log_every = log_every
@@ -85,15 +92,22 @@ class RunLog:
         if is_due or self._stream.isatty():
             means = self._means()
             self._show(progress_line(step, means))
-            if is_due:
+            if is_due and self._board is not None:
                 for name, value in means.items():
                     self._board.add_scalar(f"{step.phase}/{name}", value, self._board_step)
 
     def close(self) -> None:
         """Finish the line, the log and the TensorBoard file."""
         self._end_line()
-        self._board.close()
-        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def recent(self) -> list[Step]:
+        """The last steps of the phase, at most `log_every`."""
+        return list(self._recent)
 
     def _means(self) -> dict[str, float]:
         """Means over the steps since the last progress line; the rates are sums over seconds."""
@@ -123,7 +137,8 @@ class RunLog:
             self._line_open = False
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
 
 
 def progress_line(step: Step, means: Mapping[str, float]) -> str:

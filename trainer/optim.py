@@ -16,6 +16,12 @@ ROLES = ("decay", "no_decay", "sampling_offsets", "gate")
 NO_DECAY_NAMES = ("embedding", "queries", "null_value", "negative")
 """Parameters that a module owns directly and that are looked up or added, not multiplied with."""
 
+HOSTS = {"unet": "image_decoder.unet.host.", "language_model": "language_model.host."}
+"""The pre-trained networks that may learn at a rate of their own, and what the names of their parameters begin with."""
+
+GROUPS = (*ROLES, *(f"{host}_{role}" for host in HOSTS for role in ("decay", "no_decay")))
+DECAYING = ("decay", *(f"{host}_decay" for host in HOSTS))
+
 
 def role_of(name: str, parameter: Tensor, owner: nn.Module) -> str:
     """The one role of a parameter, from its dotted name and the module that owns it."""
@@ -30,35 +36,40 @@ def role_of(name: str, parameter: Tensor, owner: nn.Module) -> str:
     return "decay"
 
 
+def host_of(name: str) -> str | None:
+    """The network of `HOSTS` that a parameter belongs to; adapters (LoRA) learn like what is new."""
+    if ".lora_" in name:
+        return None
+    return next((host for host, prefix in HOSTS.items() if name.startswith(prefix)), None)
+
+
 def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """AdamW's groups: each trainable parameter of `module` in exactly one, groups without parameters left out.
 
     A group carries, besides AdamW's keys, `role`, `names` and `base_lr` (the schedule multiplies the last).
     Raises ValueError if nothing is trainable.
     """
-    names: dict[str, list[str]] = {role: [] for role in ROLES}
-    parameters: dict[str, list[Tensor]] = {role: [] for role in ROLES}
+    host_factors = {"unet": config.unet_lr_factor, "language_model": config.language_model_lr_factor}
+    role_factors = {"sampling_offsets": config.sampling_offsets_lr_factor, "gate": config.gate_lr_factor}
+    found: dict[tuple[str, float], list[tuple[str, Tensor]]] = {}
     for name, parameter in module.named_parameters():  # a tied parameter comes once, under its first name
-        if parameter.requires_grad:
-            owner = module.get_submodule(name.rpartition(".")[0])
-            role = role_of(name, parameter, owner)
-            names[role].append(name)
-            parameters[role].append(parameter)
-    learning_rates = dict.fromkeys(ROLES, config.lr) | {
-        "sampling_offsets": config.lr * config.sampling_offsets_lr_factor,
-        "gate": config.lr * config.gate_lr_factor,
-    }
+        if not parameter.requires_grad:
+            continue
+        role = role_of(name, parameter, module.get_submodule(name.rpartition(".")[0]))
+        factor, host = role_factors.get(role, 1.0), host_of(name)
+        if host is not None and host_factors[host] != 1:
+            role, factor = f"{host}_{role}", host_factors[host]
+        found.setdefault((role, factor), []).append((name, parameter))
     groups = [
         {
             "role": role,
-            "names": names[role],
-            "params": parameters[role],
-            "lr": learning_rates[role],
-            "base_lr": learning_rates[role],
-            "weight_decay": config.weight_decay if role == "decay" else 0.0,
+            "names": [name for name, _ in members],
+            "params": [parameter for _, parameter in members],
+            "lr": config.lr * factor,
+            "base_lr": config.lr * factor,
+            "weight_decay": config.weight_decay if role in DECAYING else 0.0,
         }
-        for role in ROLES
-        if parameters[role]
+        for (role, factor), members in sorted(found.items(), key=lambda item: GROUPS.index(item[0][0]))
     ]
     if not groups:
         raise ValueError(f"{type(module).__name__} has no parameter with requires_grad, so there is nothing to train.")
@@ -73,7 +84,7 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 def describe_groups(optimizer: torch.optim.Optimizer) -> list[str]:
     """One line a group: role, how many parameters, learning rate, weight decay."""
     return [
-        f"{group['role']:<16} {sum(p.numel() for p in group['params']):>12,} parameters in {len(group['params']):>4} "
+        f"{group['role']:<23} {sum(p.numel() for p in group['params']):>12,} parameters in {len(group['params']):>4} "
         f"tensors, learning rate {group['base_lr']:.1e}, weight decay {group['weight_decay']:g}"
         for group in optimizer.param_groups
     ]
@@ -99,12 +110,12 @@ class WeightAverage:
     """Exponential moving average of the trainable weights, float32; small diffusion models draw better with it.
 
     The decay starts low and rises to `decay`, so that the random start is forgotten: after t updates it is
-    min(decay, (1 + t) / (10 + t)).
+    min(decay, (1 + t) / (10 + t)). Of sharded weights, each process averages its shard.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.num_updates = 0
+        self._num_updates = torch.tensor(0)
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._average = {name: p.detach().float().clone() for name, p in self._parameters.items()}
 
@@ -114,7 +125,11 @@ class WeightAverage:
         weight = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         for name, average in self._average.items():
             average.lerp_(self._parameters[name].float(), weight)
-        self.num_updates += 1
+        self._num_updates += 1
+
+    @property
+    def num_updates(self) -> int:
+        return int(self._num_updates)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -131,15 +146,6 @@ class WeightAverage:
         for name, parameter in self._parameters.items():
             parameter.copy_(weights[name])
 
-    def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {"num_updates": self.num_updates, "average": self._average}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`. Raises ValueError if the parameters are not the same ones."""
-        if state["average"].keys() != self._average.keys():
-            differing = sorted(state["average"].keys() ^ self._average.keys())
-            raise ValueError(f"The saved weight average is of another model: it differs in {differing[:5]}.")
-        self.num_updates = state["num_updates"]
-        for name, average in self._average.items():
-            average.copy_(state["average"][name])
+    def tensors(self) -> dict[str, Tensor]:
+        """All state by name, for the checkpoint: what is written into these tensors is the average's."""
+        return {"num_updates": self._num_updates, **self._average}

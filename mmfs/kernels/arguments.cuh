@@ -33,7 +33,8 @@ struct Arguments {
     int64 num_logit_ages;    // A of logit_table
     int64 num_splits;        // parts into which the samples of a row and head are split
     int64 num_tiles;         // parts of the gradients of tables and null_value that a caller adds up; 1: added here
-    int64 tile_pixels;       // pixels of a block of the ordered gradient of value
+    int64 tile_pixels;       // pixels of a block that owns a part of the gradient of value
+    int64 has_log_sums;      // 0: fused_backward computes log_sums first
     int64 has_null;
     double null_logit;
     int64 heights[MAX_LEVELS];  // not read with image_planes
@@ -56,7 +57,7 @@ struct Arguments {
     void* split_softmaxes;  // wide [splits, T, H, 2]: peak, total
 
     const void* grad_out;    // [T, H, D], dtype of value
-    void* grad_value;        // [R, H, D], wide and zero at first; dtype of value for the ordered gradient; or null
+    void* grad_value;        // [R, H, D]: wide and zero at first, to add to; dtype of value where blocks own it; or null
     void* grad_points;       // wide [T, H, 2]
     Array grad_offsets;      // like offsets
     Array grad_logits;       // like logits

@@ -1,4 +1,5 @@
-// Gradients of both ops, except the ordered gradient of value (value_gradient.cu). Letters as in arguments.cuh.
+// Gradients of both ops; that of value by additions to global memory, or not at all where map_gradient.cu or
+// dense_gradient.cu follows. Letters as in arguments.cuh.
 //
 // With w the weights, v the samples and g the gradient of the output: the gradient of w is g.v, and through the softmax
 // that of a logit is w (g.v - sum of w g.v over all entries, null among them). That sum is known only after the last
@@ -249,6 +250,25 @@ MMFS_DEVICE void add_offsets_of_age(const Arguments& arguments, const SharedArra
     }
 }
 
+// The log-sum-exp of a row, again, from its logits alone. The whole warp calls it.
+template <typename W, int LANES>
+MMFS_DEVICE W log_sum_of(const Arguments& arguments, const Place<LANES>& place, const Visible& visible) {
+    const int samples = static_cast<int>(arguments.num_levels * arguments.num_points);
+    Softmax<W> softmax = empty_softmax<W>();
+    W scale;
+    for (int age = 1; age <= visible.count; ++age) {
+        for (int index = place.lane; index < samples; index += LANES) {
+            add_logit(softmax, fused_logit<W>(arguments, place.row, place.head, age, index), scale);
+        }
+    }
+    const W peak = group_max<LANES>(softmax.peak);
+    softmax = {peak, group_sum<LANES>(softmax.total * exp_below(softmax.peak, peak))};
+    if (arguments.has_null) {
+        add_logit(softmax, static_cast<W>(arguments.null_logit), scale);
+    }
+    return visible.inside ? log_sum_exp(softmax) : not_a_number<W>();
+}
+
 // All gradients in one launch. The block walks the ages in step, because rows of one age add to the same table rows.
 template <typename T, int VECTOR, int LANES, int CHUNKS>
 MMFS_DEVICE void fused_backward(const Arguments& arguments) {
@@ -266,7 +286,16 @@ MMFS_DEVICE void fused_backward(const Arguments& arguments) {
 
     const Visible visible = place.active ? visible_of(arguments, place.row) : Visible{0, 0, true};
     const int64 row_and_head = place.row_and_head(arguments);
-    const W log_sum = place.active ? load(static_cast<const W*>(arguments.log_sums) + row_and_head) : 0;
+    W* kept_log_sum = static_cast<W*>(arguments.log_sums) + row_and_head;
+    W log_sum = 0;
+    if (!arguments.has_log_sums) {
+        log_sum = log_sum_of<W, LANES>(arguments, place, visible);
+        if (place.active && place.lane == 0) {
+            store(kept_log_sum, log_sum);
+        }
+    } else if (place.active) {
+        log_sum = load(kept_log_sum);
+    }
     const W share_of_null =
         place.active ? null_weight(arguments.has_null != 0, static_cast<W>(arguments.null_logit), log_sum) : 0;
     if (place.lane == 0) {

@@ -13,12 +13,22 @@ from torch import Tensor
 
 from mmfs.embedding_bag import MMFSGradients
 from mmfs.kernels.arguments import MAX_LEVELS, Arguments
-from mmfs.kernels.plan import Launch, plan_ordered, plan_rows, plan_splits, share_channels
+from mmfs.kernels.plan import Launch, plan_rows, plan_splits, share_channels
+from mmfs.kernels.value_gradient import plan_value_gradient
 from mmfs.reference import working_dtype
+
+FEWEST_CLASSIC_BATCHES = 4
+"""Of a part: the classic op's rows have few samples, and a merge is a launch more."""
 
 
 class Device(Protocol):
-    num_processors: int
+    @property
+    def num_processors(self) -> int:
+        """Multiprocessors of the GPU."""
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of shared memory that a block can ask for."""
 
     def launch(self, launch: Launch, arguments: Arguments) -> None: ...
 
@@ -41,7 +51,17 @@ def ms_deform_attn_forward(
     if out.numel():
         arguments.out = out
         channels = share_channels(value.shape[-1], arguments.value, out)
-        device.launch(plan_rows("classic_forward", channels, arguments.num_rows, num_heads), arguments)
+        launch = plan_rows("classic_forward", channels, arguments.num_rows, num_heads)
+        num_samples = arguments.num_levels * arguments.num_points
+        launch = plan_splits(launch, channels, num_samples, 1, device.num_processors, FEWEST_CLASSIC_BATCHES)
+        arguments.num_splits = launch.grid[2]
+        if arguments.num_splits == 1:
+            device.launch(launch, arguments)
+        else:
+            parts = (arguments.num_splits, arguments.num_rows, num_heads, value.shape[-1])
+            arguments.split_sums = value.new_empty(parts, dtype=working_dtype(value.dtype))
+            device.launch(launch, arguments)
+            device.launch(plan_rows("add_splits", channels, arguments.num_rows, num_heads), arguments)
     return out
 
 
@@ -61,21 +81,13 @@ def ms_deform_attn_backward(
     """
     arguments = _classic_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     arguments.grad_out = grad_out.contiguous()
-    works = arguments.num_rows * arguments.num_heads * arguments.num_channels > 0
+    works = _works(arguments)
     arguments.grad_offsets = grad_locations = _written(sampling_locations, works)
     arguments.grad_logits = grad_weights = _written(attention_weights, works)
     channels = share_channels(value.shape[-1], arguments.value, arguments.grad_out)
-    scatters = needs_value and not ordered
-    grad_value = arguments.grad_value = _wide_zeros(value, *value.shape) if scatters else None
-    if works:
-        device.launch(plan_rows("classic_backward", channels, arguments.num_rows, arguments.num_heads), arguments)
-    if needs_value and ordered:
-        grad_value = _ordered_value_gradient(device, arguments, value, fused=False)
-    return (
-        value.new_empty(0) if grad_value is None else grad_value.to(value.dtype),
-        grad_locations,
-        grad_weights,
-    )
+    launch = plan_rows("classic_backward", channels, arguments.num_rows, arguments.num_heads)
+    grad_value = _launch_backward(device, launch, arguments, value, needs_value, fused=False, ordered=ordered)
+    return grad_value, grad_locations, grad_weights
 
 
 def _classic_arguments(
@@ -171,7 +183,7 @@ def mmfs_attention_backward(
 ) -> MMFSGradients:
     """Gradients of `mmfs_attention_forward`; of value only if needs_value.
 
-    log_sums: what the forward returned; None: computed again, in a launch that reads logits only.
+    log_sums: what the forward returned; None: computed again, from the logits.
     ordered: all sums are in a fixed order, so that two calls give the same bits.
     """
     arguments = _mmfs_arguments(
@@ -190,27 +202,19 @@ def mmfs_attention_backward(
     channels = share_channels(value.shape[-1], arguments.value, arguments.grad_out)
     num_rows, num_heads = arguments.num_rows, arguments.num_heads
     num_samples = arguments.num_levels * arguments.num_points
-    launch = plan_rows("fused_backward", channels, num_rows, num_heads, num_samples)
+    launch = plan_rows("fused_backward", channels, num_rows, num_heads, num_samples, device.shared_bytes)
     arguments.num_tiles = max(1, launch.grid[0]) if ordered else 1
 
-    works = num_rows * num_heads * value.shape[-1] > 0
+    works = _works(arguments)
     arguments.grad_points = _wide_zeros(value, num_rows, num_heads, 2)
     arguments.grad_offsets = grad_offsets = _written(sampling_offsets, works)
     arguments.grad_logits = grad_logits = _written(attention_logits, works)
     for name, table in (("offset_table", offset_table), ("logit_table", logit_table), ("null_value", null_value)):
         if table is not None:
             setattr(arguments, f"grad_{name}", _wide_zeros(value, arguments.num_tiles, *table.shape))
-    scatters = needs_value and not ordered
-    grad_value = arguments.grad_value = _wide_zeros(value, *value.shape) if scatters else None
-    if works:
-        if log_sums is None:
-            log_sums = _wide_zeros(value, num_rows, num_heads)
-            arguments.log_sums = log_sums
-            device.launch(plan_rows("fused_log_sum", channels, num_rows, num_heads), arguments)
-        arguments.log_sums = log_sums
-        device.launch(launch, arguments)
-    if needs_value and ordered:
-        grad_value = _ordered_value_gradient(device, arguments, value, fused=True)
+    arguments.has_log_sums = log_sums is not None
+    arguments.log_sums = _wide_zeros(value, num_rows, num_heads) if log_sums is None else log_sums
+    grad_value = _launch_backward(device, launch, arguments, value, needs_value, fused=True, ordered=ordered)
 
     def finished(sums: Tensor | None, tensor: Tensor | None) -> Tensor:
         if sums is None or tensor is None:
@@ -219,7 +223,7 @@ def mmfs_attention_backward(
 
     points = arguments.grad_points.sum(1).view(reference_points.shape).to(reference_points.dtype)
     return MMFSGradients(
-        value.new_empty(0) if grad_value is None else grad_value.to(value.dtype),
+        grad_value,
         points,
         grad_offsets,
         grad_logits,
@@ -312,14 +316,46 @@ def image_planes(image_shapes: Tensor, num_pixels: int) -> Tensor:
     return torch.where(fits, planes, -1)
 
 
-def _ordered_value_gradient(device: Device, arguments: Arguments, value: Tensor, *, fused: bool) -> Tensor:
-    grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
-    if grad_value.numel() and arguments.num_rows:
-        arguments.grad_value = grad_value
-        num_heads, num_channels = value.shape[-2:]
-        launch = plan_ordered(value.dtype, fused, arguments.num_pixels, num_heads, num_channels)
-        arguments.tile_pixels = -(-arguments.num_pixels // launch.grid[0])
+def _works(arguments: Arguments) -> bool:
+    """Whether the output has elements."""
+    return arguments.num_rows * arguments.num_heads * arguments.num_channels > 0
+
+
+def _launch_backward(
+    device: Device,
+    launch: Launch,
+    arguments: Arguments,
+    value: Tensor,
+    needs_value: bool,
+    *,
+    fused: bool,
+    ordered: bool,
+) -> Tensor:
+    """Launches what computes the other gradients, and in it or after it the gradient of value.
+
+    Returns:
+        The gradient of value, in its dtype; without elements unless needs_value.
+    """
+    if not needs_value or not _works(arguments) or not value.numel():
+        if _works(arguments):
+            device.launch(launch, arguments)
+        return torch.zeros_like(value, memory_format=torch.contiguous_format) if needs_value else value.new_empty(0)
+    plan = plan_value_gradient(
+        arguments,
+        value.dtype,
+        fused=fused,
+        ordered=ordered,
+        num_processors=device.num_processors,
+        shared_bytes=device.shared_bytes,
+    )
+    if plan.launch is None:
+        grad_value = arguments.grad_value = _wide_zeros(value, *value.shape)
         device.launch(launch, arguments)
+        return grad_value.to(value.dtype)
+    device.launch(launch, arguments)
+    grad_value = arguments.grad_value = torch.empty_like(value, memory_format=torch.contiguous_format)
+    arguments.tile_pixels = plan.launch.tile_pixels
+    device.launch(plan.launch, arguments)
     return grad_value
 
 

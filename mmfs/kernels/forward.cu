@@ -29,6 +29,33 @@ MMFS_DEVICE void gather(const Arguments& arguments, const Batch<Wide<T>>& batch,
     }
 }
 
+// Where the sums of one split of a row and head are.
+template <typename W>
+MMFS_DEVICE W* part_of(const Arguments& arguments, int64 split, int64 row_and_head) {
+    const int64 part = split * arguments.num_rows * arguments.num_heads + row_and_head;
+    return static_cast<W*>(arguments.split_sums) + part * arguments.num_channels;
+}
+
+template <typename T, int VECTOR, int LANES, int CHUNKS>
+MMFS_DEVICE void store_part(const Arguments& arguments, const Place<LANES>& place, int split,
+                            const Channels<T, VECTOR, LANES, CHUNKS>& sums) {
+    Wide<T>* part = part_of<Wide<T>>(arguments, split, place.row_and_head(arguments));
+    sums.each_chunk(place.lane, arguments.num_channels, [&](int chunk, int channel) {
+        for (int i = 0; i < VECTOR; ++i) {
+            store(part + channel + i, sums.wide[chunk][i]);
+        }
+    });
+}
+
+template <typename T, int VECTOR, int LANES, int CHUNKS>
+MMFS_DEVICE void store_out(const Arguments& arguments, const Place<LANES>& place,
+                           const Channels<T, VECTOR, LANES, CHUNKS>& sums) {
+    T* out = static_cast<T*>(arguments.out) + place.row_and_head(arguments) * arguments.num_channels;
+    sums.each_chunk(place.lane, arguments.num_channels,
+                    [&](int chunk, int channel) { store_vector<VECTOR>(out + channel, sums.wide[chunk]); });
+}
+
+// With blockIdx.z splits of the samples of a row, each writes its part, and add_splits finishes.
 template <typename T, int VECTOR, int LANES, int CHUNKS>
 MMFS_DEVICE void classic_forward(const Arguments& arguments) {
     using W = Wide<T>;
@@ -39,7 +66,11 @@ MMFS_DEVICE void classic_forward(const Arguments& arguments) {
     const int64 image = place.row / arguments.num_queries;
     Channels<T, VECTOR, LANES, CHUNKS> sums;
     sums.clear();
-    for (int first = 0; first < samples; first += LANES) {
+    const int64 num_batches = (samples + LANES - 1) / LANES;
+    const int split = static_cast<int>(blockIdx.z);
+    const int begin = static_cast<int>(num_batches * split / arguments.num_splits) * LANES;
+    const int end = static_cast<int>(num_batches * (split + 1) / arguments.num_splits) * LANES;
+    for (int first = begin; first < end; first += LANES) {
         const int index = first + place.lane;
         Sample<W> sample;
         place_nothing(sample);
@@ -57,11 +88,30 @@ MMFS_DEVICE void classic_forward(const Arguments& arguments) {
                                          sums);
         __syncwarp();  // the next batch overwrites this one
     }
-    if (place.active) {
-        T* out = static_cast<T*>(arguments.out) + place.row_and_head(arguments) * arguments.num_channels;
-        sums.each_chunk(place.lane, arguments.num_channels,
-                        [&](int chunk, int channel) { store_vector<VECTOR>(out + channel, sums.wide[chunk]); });
+    if (!place.active) {
+        return;
     }
+    if (arguments.num_splits == 1) {
+        store_out<T, VECTOR, LANES, CHUNKS>(arguments, place, sums);
+    } else {
+        store_part<T, VECTOR, LANES, CHUNKS>(arguments, place, split, sums);
+    }
+}
+
+// Adds up what the splits of classic_forward wrote.
+template <typename T, int VECTOR, int LANES, int CHUNKS>
+MMFS_DEVICE void add_splits(const Arguments& arguments) {
+    const Place<LANES> place(arguments);
+    if (!place.active) {
+        return;
+    }
+    Channels<T, VECTOR, LANES, CHUNKS> sums;
+    sums.clear();
+    for (int split = 0; split < arguments.num_splits; ++split) {
+        sums.add_part(part_of<Wide<T>>(arguments, split, place.row_and_head(arguments)), 1, place.lane,
+                      arguments.num_channels);
+    }
+    store_out<T, VECTOR, LANES, CHUNKS>(arguments, place, sums);
 }
 
 // Adds null to a finished sum over images, and writes the output and its log-sum-exp.
@@ -90,9 +140,7 @@ MMFS_DEVICE void finish(const Arguments& arguments, const Place<LANES>& place, b
             }
         });
     }
-    T* out = static_cast<T*>(arguments.out) + place.row_and_head(arguments) * arguments.num_channels;
-    sums.each_chunk(place.lane, arguments.num_channels,
-                    [&](int chunk, int channel) { store_vector<VECTOR>(out + channel, sums.wide[chunk]); });
+    store_out<T, VECTOR, LANES, CHUNKS>(arguments, place, sums);
     if (arguments.log_sums != nullptr && place.lane == 0) {
         store(static_cast<W*>(arguments.log_sums) + place.row_and_head(arguments), log_sum);
     }
@@ -159,13 +207,8 @@ MMFS_DEVICE void fused_forward(const Arguments& arguments) {
         finish<T, VECTOR, LANES, CHUNKS>(arguments, place, visible.inside, softmax, sums);
         return;
     }
+    store_part<T, VECTOR, LANES, CHUNKS>(arguments, place, split, sums);
     const int64 part = split * arguments.num_rows * arguments.num_heads + place.row_and_head(arguments);
-    W* part_sums = static_cast<W*>(arguments.split_sums) + part * arguments.num_channels;
-    sums.each_chunk(place.lane, arguments.num_channels, [&](int chunk, int channel) {
-        for (int i = 0; i < VECTOR; ++i) {
-            store(part_sums + channel + i, sums.wide[chunk][i]);
-        }
-    });
     if (place.lane == 0) {
         store(static_cast<W*>(arguments.split_softmaxes) + part * 2, softmax.peak);
         store(static_cast<W*>(arguments.split_softmaxes) + part * 2 + 1, softmax.total);
@@ -189,41 +232,11 @@ MMFS_DEVICE void merge_splits(const Arguments& arguments) {
         W scale;
         W scale_part;
         softmax = merge(softmax, Softmax<W>{load(state), load(state + 1)}, scale, scale_part);
-        const W* part_sums = static_cast<const W*>(arguments.split_sums) + part * arguments.num_channels;
         sums.scale(scale);
-        sums.each_chunk(place.lane, arguments.num_channels, [&](int chunk, int channel) {
-            for (int i = 0; i < VECTOR; ++i) {
-                sums.wide[chunk][i] += scale_part * load(part_sums + channel + i);
-            }
-        });
+        sums.add_part(part_of<W>(arguments, split, place.row_and_head(arguments)), scale_part, place.lane,
+                      arguments.num_channels);
     }
     finish<T, VECTOR, LANES, CHUNKS>(arguments, place, visible_of(arguments, place.row).inside, softmax, sums);
-}
-
-// The log-sum-exp alone, for a backward whose forward did not keep it.
-template <typename T, int VECTOR, int LANES, int CHUNKS>
-MMFS_DEVICE void fused_log_sum(const Arguments& arguments) {
-    using W = Wide<T>;
-    const Place<LANES> place(arguments);
-    const int samples = static_cast<int>(arguments.num_levels * arguments.num_points);
-    const Visible visible = place.active ? visible_of(arguments, place.row) : Visible{0, 0, true};
-    Softmax<W> softmax = empty_softmax<W>();
-    for (int age = 1; age <= visible.count; ++age) {
-        for (int index = place.lane; index < samples; index += LANES) {
-            W scale;
-            add_logit(softmax, fused_logit<W>(arguments, place.row, place.head, age, index), scale);
-        }
-    }
-    const W peak = group_max<LANES>(softmax.peak);
-    softmax = {peak, group_sum<LANES>(softmax.total * exp_below(softmax.peak, peak))};
-    if (place.active && place.lane == 0) {
-        W scale;
-        if (arguments.has_null) {
-            add_logit(softmax, static_cast<W>(arguments.null_logit), scale);
-        }
-        store(static_cast<W*>(arguments.log_sums) + place.row_and_head(arguments),
-              visible.inside ? log_sum_exp(softmax) : not_a_number<W>());
-    }
 }
 
 }  // namespace mmfs

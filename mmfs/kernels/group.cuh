@@ -218,6 +218,16 @@ struct Channels {
         }
     }
 
+    // Adds factor times sums of this type, which may be aligned for less than a vector of them.
+    MMFS_DEVICE void add_part(const W* part, W factor, int lane, int64 num_channels) {
+        each_chunk(lane, num_channels, [&](int chunk, int channel) {
+#pragma unroll
+            for (int i = 0; i < VECTOR; ++i) {
+                wide[chunk][i] += factor * load(part + channel + i);
+            }
+        });
+    }
+
     // Adds factor times a row of channels.
     template <typename U>
     MMFS_DEVICE void add(const U* row, W factor, int lane, int64 num_channels) {

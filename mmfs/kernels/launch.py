@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from mmfs.kernels.arguments import LAYOUT, Arguments
 from mmfs.kernels.cache import cache_key, cached_binary
 from mmfs.kernels.nvrtc import OPTIONS, find_nvrtc, nvrtc
-from mmfs.kernels.plan import Launch
+from mmfs.kernels.plan import SHARED_BYTES, Launch
 from mmfs.kernels.source import Instance, source_of
 
 OLDEST_CAPABILITY = (8, 0)
@@ -46,6 +46,15 @@ class CudaDevice:
         self.num_processors: int = properties.multi_processor_count
         self._architecture = f"sm_{properties.major}{properties.minor}"
         self._functions: dict[Instance, Any] = {}
+        self._granted_bytes: dict[Instance, int] = {}  # of shared memory, where more than SHARED_BYTES was asked for
+
+    @cached_property
+    def shared_bytes(self) -> int:
+        """Of shared memory that a block can ask for."""
+        import cupy
+
+        most: int = cupy.cuda.Device(self.index).attributes["MaxSharedMemoryPerBlockOptin"]
+        return most
 
     def launch(self, launch: Launch, arguments: Arguments) -> None:
         import cupy
@@ -56,6 +65,9 @@ class CudaDevice:
         with torch.cuda.device(self.index):
             # Inside the guard: CuPy loads a module into, and launches in, the current device's context.
             function = self.function(launch.instance)
+            if launch.shared_bytes > max(SHARED_BYTES, self._granted_bytes.get(launch.instance, 0)):
+                function.max_dynamic_shared_size_bytes = launch.shared_bytes
+                self._granted_bytes[launch.instance] = launch.shared_bytes
             with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream, self.index):
                 function(launch.grid, (launch.threads, 1, 1), (packed,), shared_mem=launch.shared_bytes)
 

@@ -36,6 +36,11 @@ struct WideOf<double> {
 template <typename T>
 using Wide = typename WideOf<T>::type;
 
+template <typename T>
+constexpr bool IS_BFLOAT16 = false;
+template <>
+inline constexpr bool IS_BFLOAT16<bfloat16> = true;
+
 MMFS_DEVICE float widen(float x) { return x; }
 MMFS_DEVICE double widen(double x) { return x; }
 

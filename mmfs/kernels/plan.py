@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mmfs.kernels.source import MAX_THREADS, Instance
+from mmfs.kernels.source import ROW_THREADS, Instance
 from mmfs.reference import working_dtype
 
 WARP: Final = 32
@@ -28,6 +28,7 @@ class Launch:
     grid: tuple[int, int, int]
     threads: int
     shared_bytes: int
+    tile_pixels: int = 0  # of value's gradient, where a block owns some
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,14 @@ def share_channels(num_channels: int, *tensors: Tensor) -> Channels:
     return Channels(tensors[0].dtype, vector, lanes, -(-vectors // lanes))
 
 
-def plan_rows(kernel: str, channels: Channels, num_rows: int, num_heads: int, num_samples: int = 0) -> Launch:
+def plan_rows(
+    kernel: str,
+    channels: Channels,
+    num_rows: int,
+    num_heads: int,
+    num_samples: int = 0,
+    most_shared_bytes: int = SHARED_BYTES,
+) -> Launch:
     """A kernel with one group of lanes for each row and head.
 
     Args:
@@ -69,19 +77,20 @@ def plan_rows(kernel: str, channels: Channels, num_rows: int, num_heads: int, nu
         num_rows: T.
         num_heads: H.
         num_samples: L*P of a kernel that keeps sums for each level and point of a row.
+        most_shared_bytes: what a block may ask for, where it must.
 
     Raises:
         ValueError: more heads, levels or points than fit.
     """
     if num_heads > MOST_HEADS:
         raise ValueError(f"value has {num_heads} heads. The CUDA kernels take at most {MOST_HEADS}.")
-    threads = MAX_THREADS
+    threads = ROW_THREADS
     while (needed := _shared_bytes(kernel, channels, threads, num_samples)) > SHARED_BYTES and threads > WARP:
         threads //= 2
-    if needed > SHARED_BYTES:
+    if needed > most_shared_bytes:
         raise ValueError(
             f"levels times points is {num_samples}: the gradients of a block need {needed} bytes of shared memory. "
-            f"Expected at most {SHARED_BYTES}. Use fewer points, or backend='reference'."
+            f"Expected at most {most_shared_bytes}. Use fewer points, or backend='reference'."
         )
     tiles = -(-num_rows // (threads // channels.lanes))
     return Launch(channels.instance(kernel), (tiles, num_heads, 1), threads, needed)
@@ -91,7 +100,7 @@ def _shared_bytes(kernel: str, channels: Channels, threads: int, num_samples: in
     """What the kernel takes from SharedMemory, piece by piece."""
     wide = channels.wide_bytes
     groups = threads // channels.lanes
-    if kernel in ("fused_log_sum", "merge_splits"):
+    if kernel in ("add_splits", "merge_splits"):
         return 0
     pieces = [16 * threads, 4 * wide * threads]  # Batch
     if kernel in ("classic_backward", "fused_backward"):
@@ -102,20 +111,14 @@ def _shared_bytes(kernel: str, channels: Channels, threads: int, num_samples: in
     return sum(-(-piece // 16) * 16 for piece in pieces)
 
 
-def plan_splits(launch: Launch, channels: Channels, num_samples: int, num_images: int, num_processors: int) -> Launch:
-    """Splits the samples of a row so that there are two blocks for each processor, if there are as many samples."""
+def plan_splits(
+    launch: Launch, channels: Channels, num_samples: int, num_images: int, num_processors: int, fewest_batches: int = 1
+) -> Launch:
+    """Splits the samples of a row so that there are two blocks for each processor, if there are as many samples.
+
+    A part gets at least fewest_batches times as many samples as a group has lanes.
+    """
     batches = num_images * -(-num_samples // channels.lanes)  # of a row that sees the whole bank
     blocks = launch.grid[0] * launch.grid[1]
-    splits = max(1, min(MOST_SPLITS, batches, 2 * num_processors // max(blocks, 1)))
+    splits = max(1, min(MOST_SPLITS, batches // fewest_batches, 2 * num_processors // max(blocks, 1)))
     return Launch(launch.instance, (*launch.grid[:2], splits), launch.threads, launch.shared_bytes)
-
-
-def plan_ordered(dtype: torch.dtype, fused: bool, num_pixels: int, num_heads: int, num_channels: int) -> Launch:
-    """The ordered gradient of value: a block owns as many pixels as its shared memory holds, and 32 channels."""
-    wide = working_dtype(dtype).itemsize
-    batch = 16 * MAX_THREADS + 4 * wide * MAX_THREADS
-    tile_pixels = (SHARED_BYTES - batch) // (WARP * wide)
-    tile_pixels = max(1, min(tile_pixels, num_pixels))
-    grid = (-(-num_pixels // tile_pixels), num_heads, -(-num_channels // WARP))
-    instance = Instance("ordered_value_gradient", dtype, (fused,))
-    return Launch(instance, grid, MAX_THREADS, batch + tile_pixels * WARP * wide)

@@ -17,8 +17,10 @@ STORAGE_TYPES: Final = {
     torch.float16: "mmfs::half",
     torch.bfloat16: "mmfs::bfloat16",
 }
-FILES: Final = ("forward.cu", "backward.cu", "value_gradient.cu")
-MAX_THREADS: Final = 128
+FILES: Final = ("forward.cu", "backward.cu", "map_gradient.cu", "dense_gradient.cu")
+ROW_THREADS: Final = 128
+MOST_THREADS: Final = {"map_gradient": 512, "dense_gradient": 256}
+"""Of a block, by kernel; of all others ROW_THREADS. The two count on having exactly so many."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,16 @@ class Instance:
         return "_".join(map(str, ("mmfs", *parts)))
 
     @property
+    def most_threads(self) -> int:
+        """Of a block."""
+        return MOST_THREADS.get(self.kernel, ROW_THREADS)
+
+    @property
     def entry(self) -> str:
         # One block a processor is promised: left to itself, the compiler spills registers for the sake of more.
         arguments = ", ".join([STORAGE_TYPES[self.dtype], *(str(part).lower() for part in self.arguments)])
         return (
-            f'extern "C" __global__ void __launch_bounds__({MAX_THREADS}, 1) {self.name}(\n'
+            f'extern "C" __global__ void __launch_bounds__({self.most_threads}, 1) {self.name}(\n'
             f"    const __grid_constant__ mmfs::Arguments arguments) {{\n"
             f"    mmfs::{self.kernel}<{arguments}>(arguments);\n"
             "}\n"

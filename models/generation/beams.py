@@ -13,9 +13,9 @@ from torch import Tensor
 
 from models.generation.generated import Finish
 from models.generation.options import GenerationOptions
-from models.generation.reading import Reading
+from models.generation.reader import Reader
 from models.generation.writing import TokenChoice
-from models.processor import processor_of
+from models.processor import MMInterleavedProcessor
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class _Search:
     found: list[tuple[float, Hypothesis]] = field(default_factory=list)  # worth; at most n, best first
 
 
-def beam_search(reading: Reading, options: GenerationOptions, choices: Sequence[TokenChoice]) -> list[Hypothesis]:
+def beam_search(
+    reading: Reader, options: GenerationOptions, choices: Sequence[TokenChoice], processor: MMInterleavedProcessor
+) -> list[Hypothesis]:
     """Search on from what each document has read; text only.
 
     As in transformers, a text is worth its log-probability over its length to the power of `length_penalty`, and a
@@ -47,6 +49,7 @@ def beam_search(reading: Reading, options: GenerationOptions, choices: Sequence[
         reading: one row for each document; used up.
         options: `num_beams`, `length_penalty`, `max_new_tokens` (at least 1), `stop` and `overflow`.
         choices: of each document.
+        processor: of the model.
 
     Returns:
         The best text of each document.
@@ -65,7 +68,9 @@ def beam_search(reading: Reading, options: GenerationOptions, choices: Sequence[
                 "max_new_tokens" if num_tokens == options.max_new_tokens else "length" if is_full else None
             )
             logits = all_logits[first : first + len(search.beams)]
-            for parent, ids in _extend(search, logits, reading, options, choices[document], last):
+            for parent, ids in _extend(
+                search, logits, reading.config.eos_token_id, options, choices[document], last, processor
+            ):
                 rows.append(first + parent)
                 tokens.append([ids[-1:]])
         if not rows:
@@ -78,16 +83,16 @@ def beam_search(reading: Reading, options: GenerationOptions, choices: Sequence[
 def _extend(
     search: _Search,
     logits: Tensor,
-    reading: Reading,
+    eos: int,
     options: GenerationOptions,
     choice: TokenChoice,
     last: Finish | None,
+    processor: MMInterleavedProcessor,
 ) -> list[tuple[int, list[int]]]:
     """Take one step: the beams that go on, as (number of the beam that each extends, tokens); none when it is over.
 
     `last`: why the texts end here, if this is the last step.
     """
-    processor, eos = processor_of(reading.model), reading.model.config.eos_token_id
     num_beams, scores = options.num_beams, []
     for (total, ids), row in zip(search.beams, logits.log_softmax(-1), strict=True):
         scores.append(total + choice.scores(row, ids, may_draw=False))

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from models.generation.reading import Piece, Reading
+from models.generation.reader import Piece, Reader
 
 if TYPE_CHECKING:
     from models.config import MMInterleavedConfig
@@ -65,7 +65,7 @@ def pieces_of(segment: PromptSegment, processor: MMInterleavedProcessor, config:
     return [[config.begin_of_image_id], processor.encode_image(segment)]
 
 
-def cut_to_fit(segments: list[list[Piece]], reading: Reading, num_new: int, document: int) -> list[list[Piece]]:
+def cut_to_fit(segments: list[list[Piece]], reading: Reader, num_new: int, document: int) -> list[list[Piece]]:
     """The last of a document's segments, as many as the language model has room for, but at least one.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 
@@ -18,34 +18,31 @@ from models.generation.documents import Document, Segment, batch_of, cut_to_fit,
 from models.generation.generated import Finish, Generated, Preview
 from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
-from models.generation.reading import Piece, Reading
+from models.generation.reader import GenerativeModel, Piece
 from models.generation.writing import TextWriter, TokenChoice
 from models.processor import processor_of
 
-if TYPE_CHECKING:
-    from models.mm_interleaved import MMInterleaved
-
 
 @overload
-def generate(model: MMInterleaved, documents: Document, *, task: str | None = ..., **options: Any) -> Generated: ...
+def generate(model: GenerativeModel, documents: Document, *, task: str | None = ..., **options: Any) -> Generated: ...
 
 
 @overload
 def generate(
-    model: MMInterleaved, documents: Sequence[Document], *, task: str | None = ..., **options: Any
+    model: GenerativeModel, documents: Sequence[Document], *, task: str | None = ..., **options: Any
 ) -> list[Generated]: ...
 
 
 @torch.no_grad()
 def generate(
-    model: MMInterleaved, documents: Document | Sequence[Document], *, task: str | None = None, **options: Any
+    model: GenerativeModel, documents: Document | Sequence[Document], *, task: str | None = None, **options: Any
 ) -> Generated | list[Generated]:
     """Continue documents of text and pictures.
 
     What a document becomes does not depend on the others beside it, except for rounding.
 
     Args:
-        model: with a processor.
+        model: an `MMInterleaved`, or whatever else reads and draws; with a processor.
         documents: the segments of one document, text and pictures in reading order, any number of either, also none;
             or a list of such documents.
         task: a ready prompt to put each document into, and what kind of answer is wanted; one of
@@ -71,7 +68,7 @@ def generate(
 
 @torch.no_grad()
 def generate_stream(
-    model: MMInterleaved,
+    model: GenerativeModel,
     documents: Document | Sequence[Document],
     *,
     task: str | None = None,
@@ -115,7 +112,7 @@ class _Generation:
     """One call of `generate`."""
 
     def __init__(
-        self, model: MMInterleaved, documents: Sequence[Document], task: str | None, given: dict[str, Any]
+        self, model: GenerativeModel, documents: Sequence[Document], task: str | None, given: dict[str, Any]
     ) -> None:
         if task is not None:
             prompt = prompt_for(task)
@@ -124,7 +121,7 @@ class _Generation:
         self.model = model
         self.options = options = GenerationOptions(**given)
         self.processor = processor = processor_of(model)
-        self.reading = Reading(model, len(documents))
+        self.reading = model.begin_reading(len(documents))
         self.authors = [
             _Author(TokenChoice(options, model.config, seed), TextWriter(processor, options.stops), seed)
             for seed in options.seeds(len(documents))
@@ -160,7 +157,7 @@ class _Generation:
 
     def _search(self) -> Iterator[tuple[int, Segment]]:
         """The text that beam search finds for each document."""
-        found = beam_search(self.reading, self.options, [author.choice for author in self.authors])
+        found = beam_search(self.reading, self.options, [author.choice for author in self.authors], self.processor)
         for number, (author, hypothesis) in enumerate(zip(self.authors, found, strict=True)):
             author.finish = hypothesis.finish
             text = "".join(map(author.text.add, hypothesis.ids)) + author.text.flush()
@@ -205,7 +202,7 @@ class _Generation:
         self, rows: list[tuple[int, int]], turns: list[list[Piece]], preview_every: int
     ) -> Iterator[tuple[int, Segment | Preview]]:
         """One image for each of these (row, document number)."""
-        options, decode = self.options, self.model.image_decoder.decode
+        options, decode = self.options, self.reading.decode
         seeds = [self.authors[number].seed + self.authors[number].num_images for _, number in rows]
         for step in self.reading.draw([row for row, _ in rows], seeds, options.denoising):
             if preview_every and step.done % preview_every == 0 and step.done < options.num_inference_steps:

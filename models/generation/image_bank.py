@@ -24,6 +24,7 @@ class ImageBank:
 
     def __init__(self, project: Callable[[Tensor], list[Tensor]], nothing: Tensor) -> None:
         self._project = project
+        self.nothing = nothing
         self._values = project(nothing)
         self._owners: list[int] = []  # of the N projected images, ascending
         self._waiting: list[tuple[Tensor, list[int]]] = []
@@ -32,7 +33,7 @@ class ImageBank:
         """Append images [n, S, F], each behind those that its document has already."""
         self._waiting.append((features, list(owners)))
 
-    def values(self) -> list[Tensor]:
+    def values(self) -> Sequence[Tensor]:
         """Per synchronizer [N, S', H, D]; the images of a document are neighbours, in reading order."""
         if self._waiting:
             new = self._project(torch.cat([features for features, _ in self._waiting]))

@@ -16,68 +16,39 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from models.denoising import Denoising, Step
+from models.folded_mmfs import FoldedMMFS
 from models.generation.image_bank import ImageBank
+from models.generation.reader import Piece, Reader
 
 if TYPE_CHECKING:
     from models.mm_interleaved import MMInterleaved
 
-Piece = list[int] | Tensor
-"""Token ids, or a picture [3, H, W] in [0, 1] whose `<BoI>` stands right before it."""
 
-
-class ContextFull(ValueError):
-    """A document would run past the language model's length."""
-
-
-class Reading:
+class Reading(Reader):
     """Keys and values of the language model, values of MMFS and hidden states of `num_documents` documents."""
 
     def __init__(self, model: MMInterleaved, num_documents: int = 1) -> None:
+        super().__init__(model.config, num_documents)
         self.model = model
         self.cache = DynamicCache()
-        self.documents = list(range(num_documents))  # the document that each row holds
-        self.lengths = [0] * num_documents  # tokens read
+        self.folded: list[FoldedMMFS] | None = model.language_model.fold()
         self.hidden: list[Tensor] = []  # [B, T, C] each, K together
         self.exists = torch.zeros(num_documents, 0, dtype=torch.bool, device=model.device)  # [B, K], False in gaps
-        self.logits: Tensor | None = None  # [B, vocabulary] float32, for the next token
         num_pixels = sum(h * w for h, w in model.visual_tokenizer.spatial_shapes)
         nothing = model.begin_of_image.new_zeros(0, num_pixels, model.config.vision.clip["hidden_size"])
         self.seen = ImageBank(model.language_model.project_values, nothing)
         self.drawn_from = ImageBank(model.image_decoder.unet.project_values, nothing)
 
-    def num_tokens(self, pieces: Sequence[Piece]) -> int:
-        """Places that pieces take in the language model."""
-        num_visual = self.model.config.vision.num_visual_tokens
-        return sum(num_visual if isinstance(piece, Tensor) else len(piece) for piece in pieces)
-
-    def excess(self, row: int, num_new: int) -> int:
-        """Tokens that a row would be too long by with `num_new` more of them; 0 or less if they fit."""
-        limit: int | None = self.model.config.language_model.transformer.get("max_position_embeddings")
-        return 0 if limit is None else self.lengths[row] + num_new - limit
-
     def read(self, rows: Sequence[Sequence[Piece]]) -> Tensor:
-        """Append to each document what it reads next, perhaps nothing.
-
-        Args:
-            rows: pieces for each of the B rows.
+        """As `Reader.read`.
 
         Returns:
             The new hidden states [B, T, C]; a row that read less than T tokens ends in meaningless ones.
-
-        Raises:
-            ContextFull: a document would become longer than the language model reads; nothing has been read.
         """
-        for row, pieces in enumerate(rows):
-            if (excess := self.excess(row, self.num_tokens(pieces))) > 0:
-                limit = self.lengths[row] + self.num_tokens(pieces) - excess
-                raise ContextFull(
-                    f"Document {self.documents[row]} has {limit + excess} tokens; the language model reads {limit}, "
-                    f"{excess} less. Give it fewer segments, lower max_new_tokens and max_new_images, or cut it with "
-                    "overflow='cut'."
-                )
+        self.check_room(rows)
         device = self.model.device
         visual_tokens = self._encode(rows)
-        ids, first_visual, visible = self._lay_out(rows)
+        ids, first_visual, visible = self.lay_out(rows, self.seen.range_of)
         lengths = torch.tensor([len(row) for row in ids], device=device)
         input_ids = pad_sequence(ids, True, self.model.config.pad_token_id).to(device)
         new = torch.arange(input_ids.shape[1], device=device)
@@ -92,6 +63,7 @@ class Reading:
             values=self.seen.values(),
             visible=visible.to(device),
             cache=self.cache,
+            folded=self.folded,
         )
         self.hidden.append(hidden)
         self.lengths = [before + len(row) for before, row in zip(self.lengths, ids, strict=True)]
@@ -112,34 +84,7 @@ class Reading:
         self.drawn_from.add(features, owners)
         return visual_tokens
 
-    def _lay_out(self, rows: Sequence[Sequence[Piece]]) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Token ids [T] of each row, where visual tokens begin [n, 2], and what each token sees [B, T, 2]."""
-        config = self.model.config
-        all_ids, first_visual, all_visible = [], [], []
-        for row, pieces in enumerate(rows):
-            first, last = self.seen.range_of(self.documents[row])
-            last -= sum(isinstance(piece, Tensor) for piece in pieces)
-            ids: list[int] = []
-            visible: list[tuple[int, int]] = []
-            for piece in pieces:
-                if isinstance(piece, Tensor):
-                    last += 1
-                    first_visual.append((row, len(ids)))
-                    piece = [config.image_token_id] * config.vision.num_visual_tokens
-                ids += piece
-                visible += [(first, last)] * len(piece)
-            all_ids.append(torch.tensor(ids, dtype=torch.int64))
-            all_visible.append(torch.tensor(visible, dtype=torch.int64).view(-1, 2))
-        return all_ids, torch.tensor(first_visual, dtype=torch.int64).view(-1, 2), pad_sequence(all_visible, True)
-
     def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
-        """Draw the image that each of these rows asks for; its `<BoI>` has been read, itself it has not.
-
-        Args:
-            rows: M of the B rows.
-            seeds: one for each picture.
-            denoising: how.
-        """
         decoder = self.model.image_decoder
         hidden = torch.cat(self.hidden, dim=1)
         contexts = [hidden[row, self.exists[row]].flip(0) for row in rows]  # nearest first
@@ -147,9 +92,7 @@ class Reading:
         context = pad_sequence(contexts, batch_first=True)  # [M, K, C]
         exists = torch.arange(context.shape[1], device=hidden.device) < lengths.unsqueeze(1)
         values = self.drawn_from.values()
-        ranges = [self.drawn_from.range_of(self.documents[row]) for row in rows]
-        if decoder.config.context_images == "previous":
-            ranges = [(max(last - 1, first), last) for first, last in ranges]
+        ranges = self.image_ranges(rows, self.drawn_from.range_of)
         return decoder.sample_steps(
             decoder.condition(context, exists),
             values=values,
@@ -158,11 +101,10 @@ class Reading:
             denoising=denoising,
         )
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows in this order: to leave out documents that are done, or to reorder beams.
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.model.image_decoder.decode(latents)
 
-        A row may be taken more than once; copies share their document's images and read no further ones.
-        """
+    def select(self, rows: Sequence[int]) -> None:
         place = torch.tensor(rows, device=self.model.device)
         self.cache.batch_select_indices(place)
         self.documents = [self.documents[row] for row in rows]

@@ -21,6 +21,7 @@ from models.pretrained.snapshots import (
     Source,
     clip_settings,
     diffusion_settings,
+    empty_prompt,
     language_model_settings,
     load_clip,
     load_language_model,
@@ -56,6 +57,7 @@ def from_parts(
     language_model_bits: Literal[4, 8] | None = None,
     device: torch.device | str = "cpu",
     frozen: Iterable[FrozenPart] = PAPER_FROZEN,
+    negative_context: Literal["new", "empty_prompt"] = "new",
     local_files_only: bool = False,
 ) -> MMInterleaved:
     """A model with the parts' weights, in evaluation mode.
@@ -80,6 +82,9 @@ def from_parts(
             model runs and trains what is not frozen.
         device: where the weights are to be.
         frozen: the parts that get no gradients; see `models.frozen.freeze`.
+        negative_context: what the learned condition "no text" starts from. "new": random numbers. "empty_prompt": what
+            the text encoder of `diffusion` makes of "" (the release), which its U-Net knows as such; the snapshot then
+            needs its `text_encoder/` and `tokenizer/`.
         local_files_only: use no network: hub names are looked up in the local cache.
 
     Raises:
@@ -99,6 +104,8 @@ def from_parts(
             "A quantised language model can't be trained; name it in frozen, or leave language_model_bits."
         )
 
+    if negative_context not in ("new", "empty_prompt"):
+        raise ValueError(f"negative_context is {negative_context!r}; expected 'new' or 'empty_prompt'.")
     base = like or MMInterleavedConfig(VisionConfig({}), LanguageModelConfig({}), ImageDecoderConfig({}))
     transformer = language_model_settings(lm_source)
     tokens = extended_tokenizer(
@@ -111,6 +118,10 @@ def from_parts(
         image_decoder=_image_decoder_config(base.image_decoder, diffusion_source, drawn_size),
         **tokens.ids,
     )
+    no_text = None
+    if negative_context == "empty_prompt":
+        decoder = config.image_decoder
+        no_text = empty_prompt(diffusion_source, decoder.num_context_tokens, decoder.unet["cross_attention_dim"])
     parts = Parts(
         clip=load_clip(vision_source, dtype),
         language_model=load_language_model(lm_source, language_model_dtype or dtype, language_model_bits, device),
@@ -121,6 +132,8 @@ def from_parts(
     processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
     model = kind(config, processor, parts)
     _start_from_the_mean(model.begin_of_image, model.language_model.host.get_input_embeddings().weight)
+    if no_text is not None:
+        model.image_decoder.negative_context.data.copy_(no_text)
     _convert_parameters(model, dtype, without=model.language_model.host)
     freeze(model, frozen)
     return model.to(device).eval()
@@ -149,12 +162,15 @@ def _language_model_config(
     return replace(base, transformer=transformer, new_tokens=tokens.num_new, new_tokens_from=tokens.first_new)
 
 
-def _image_decoder_config(base: ImageDecoderConfig, source: Source, drawn_size: int | None) -> ImageDecoderConfig:
+def _image_decoder_config(
+    base: ImageDecoderConfig, source: Source, drawn_size: int | tuple[int, int] | None
+) -> ImageDecoderConfig:
     unet, vae, schedule = diffusion_settings(source)
     shrink = 2 ** (len(vae["block_out_channels"]) - 1)
     size = unet["sample_size"] * shrink if drawn_size is None else drawn_size
     multiple = shrink * 2 ** (len(unet["block_out_channels"]) - 1)
-    if size < multiple or size % multiple:
+    sides = (size,) if isinstance(size, int) else size
+    if any(side < multiple or side % multiple for side in sides):
         raise ValueError(
             f"drawn_size is {size}; expected a multiple of {multiple}, so that every map of the VAE and the U-Net of "
             f"{source.name} has whole pixels."

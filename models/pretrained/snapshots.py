@@ -20,10 +20,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedConfig,
@@ -251,6 +254,33 @@ def load_unet(source: Source, dtype: torch.dtype) -> UNet2DConditionModel:
 def load_vae(source: Source, dtype: torch.dtype) -> AutoencoderKL:
     """The VAE of a Stable Diffusion."""
     return source.load(AutoencoderKL.from_pretrained, subfolder="vae", torch_dtype=dtype)
+
+
+@torch.no_grad()
+def empty_prompt(source: Source, num_tokens: int, width: int) -> Tensor:
+    """What the text encoder of a Stable Diffusion makes of an empty prompt, [num_tokens, width] float32.
+
+    Raises:
+        FileNotFoundError: the snapshot has no `text_encoder/` or no `tokenizer/`.
+        ValueError: it makes another number of tokens, or another width.
+    """
+    for part in ("text_encoder/config.json", "tokenizer/tokenizer_config.json"):
+        source.json(part, expected="one with text_encoder/ and tokenizer/ for the empty prompt")
+    encoder = source.load(CLIPTextModel.from_pretrained, subfolder="text_encoder", dtype=torch.float32)
+    with source._explained():
+        tokenizer = CLIPTokenizer.from_pretrained(
+            source.name, subfolder="tokenizer", local_files_only=source.local_files_only
+        )
+    length = encoder.config.max_position_embeddings
+    ids = tokenizer("", padding="max_length", max_length=length, return_tensors="pt").input_ids
+    states: Tensor = encoder(ids).last_hidden_state[0]
+    if states.shape != (num_tokens, width):
+        raise ValueError(
+            f"The text encoder of {source.name} makes {states.shape[0]} tokens of {states.shape[1]} channels; the "
+            f"image decoder reads {num_tokens} of {width}. Give like= with other "
+            "image_decoder.num_context_tokens, or negative_context='new'."
+        )
+    return states
 
 
 def _check_type(source: Source, values: dict[str, Any], types: Collection[str], expected: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.workloads import WORKLOADS, ClassicWorkload, FusedWorkload
+from bench.workloads import TICK, WORKLOADS, ClassicWorkload, FusedWorkload
 
 
 def locations_of(case: FusedWorkload | ClassicWorkload) -> torch.Tensor:
@@ -52,3 +52,24 @@ def test_num_samples_counts_visible_images_only():
     case = WORKLOADS["llm-prefill-3-images"].at("smoke")
     per_image = 2 * 2 * 2  # heads, levels, points
     assert case.num_samples(case.arguments(torch.float32, "cpu")) == 2 * 4 * (1 + 2 + 3) * per_image
+
+
+@pytest.mark.parametrize("name", ["unet-16-images-4", "detr-encoder", "llm-prefill-3-images"])
+def test_locations_spread_as_their_name_says(name):
+    case = WORKLOADS[name].at("smoke")
+    spread = {}
+    for locations in ("trained", "uniform", "concentrated"):
+        arguments = case.arguments(torch.float32, "cpu", locations=locations)
+        if "sampling_locations" in arguments:
+            where = arguments["sampling_locations"]
+        else:
+            where = arguments["reference_points"][:, :, None, None] + arguments["sampling_offsets"]
+        spread[locations] = where
+        ticks = where / TICK
+        assert torch.equal(ticks, ticks.round())
+        assert ticks.remainder(2).eq(1).all(), "never on the edge of a cell"
+    assert spread["uniform"].min() > -0.01
+    assert spread["uniform"].max() < 1.01
+    assert spread["uniform"].std() == pytest.approx(12**-0.5, abs=0.05)
+    assert (spread["concentrated"] - 0.5).abs().max() < 0.25
+    assert not torch.equal(spread["trained"], spread["uniform"])

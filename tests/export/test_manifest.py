@@ -6,6 +6,7 @@ import pytest
 
 from export.components import Component
 from export.parity import TOLERANCE
+from export.stages import NEUTRAL_DIR
 
 
 @pytest.fixture
@@ -14,11 +15,12 @@ def manifest(exported: Path) -> dict:
 
 
 def test_every_file_is_listed_with_its_digest(exported: Path, model_dir: Path, manifest: dict) -> None:
-    entries = [component["onnx"] for component in manifest["components"].values()] + manifest["assets"]
+    graphs = [component["onnx"] for component in manifest["components"].values()]
+    entries = [*graphs, *(file for graph in graphs for file in graph["weights"]), *manifest["assets"]]
     assert {entry["path"] for entry in entries} == {
         path.relative_to(exported).as_posix()
         for path in exported.rglob("*")
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != "manifest.json" and path.parent.name != NEUTRAL_DIR
     }
     assert set(manifest["model"]) == {"config.json", "model.safetensors"}
     for root, listed in ((exported, entries), (model_dir, manifest["model"].values())):
@@ -45,7 +47,8 @@ def test_components_are_described_and_validated(manifest: dict, components: dict
 
 
 def test_it_says_what_was_used_and_what_was_not_done(manifest: dict) -> None:
-    assert manifest["schema"] == 2
+    assert manifest["schema"] == 3
+    assert manifest["how"] == {"precision": "float32", "few_layers": None}
     assert f"no engine: {', '.join(manifest['components'])}" in manifest["not_done"]
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["versions"])
     assert manifest["samples"] == "the first 3 documents of samples/samples.json beside the model"

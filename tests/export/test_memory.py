@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -72,6 +73,15 @@ def test_the_sum_keeps_what_stays_and_takes_turns_for_the_rest() -> None:
     assert [row.split()[0] for row in rows] == ["a", "b"]
     assert "batch 3, 4 new tokens, 10 cached, 5 pictures" in limits
     assert total.startswith("on the GPU with all engines loaded: 0.0 MB")
+
+
+def test_half_precision_halves_what_is_stored(model_dir, tmp_path, capsys) -> None:
+    assert Memory(10, 20, 30, 1, 2).in_half() == Memory(5, 10, 15, 1, 2)
+    totals = []
+    for precision in ("float32", "float16"):
+        assert main([str(model_dir), "--out", str(tmp_path), "--dry-run", "--precision", precision]) == 0
+        totals.append([float(row.split()[1]) for row in capsys.readouterr().out.splitlines() if row.startswith("llm")])
+    assert totals[1] == pytest.approx([total / 2 for total in totals[0]], abs=0.1)
 
 
 def test_a_gpu_that_is_too_small_is_an_exit_status(model_dir, tmp_path, capsys) -> None:

@@ -7,10 +7,13 @@ import onnx
 import pytest
 
 import export.trt
+from export import stage_process, stages
 from export.components import Component
 from export.engines import BuildOptions
+from export.manifest import read_manifest
 from export.onnx_graph import Graph
 from export.profiles import Limits
+from export.stages import NEUTRAL_DIR
 from export.trt import main
 from models import MMInterleaved, MMInterleavedConfig
 from plugins_trt import tensorrt_package
@@ -53,10 +56,11 @@ def test_a_model_without_a_processor_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stage", "bench"], "invalid choice: 'bench' (choose from"),
+        (["--stage", "fly"], "invalid choice: 'fly' (choose from"),
+        (["--precision", "int3"], "invalid choice: 'int3' (choose from"),
         (["--stage", "build", "--builder", "trt"], "invalid choice: 'trt' (choose from"),
     ],
-    ids=["stage", "builder"],
+    ids=["stage", "precision", "builder"],
 )
 def test_what_does_not_exist_is_refused(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
@@ -95,7 +99,7 @@ def test_graphs_are_made_again_only_where_something_has_changed(
     traced: list[Path] = []
     monkeypatch.setattr(export.trt, "open_package", lambda builder: None)
     monkeypatch.setattr(export.trt, "build_engines", lambda root, options, say: built.append((root, options)))
-    monkeypatch.setattr(export.trt, "export_onnx", lambda model, out, **_options: traced.append(out))
+    monkeypatch.setattr(export.trt, "export_graphs", lambda job, out, *_: traced.append(out))
     copy = tmp_path / "model"
     shutil.copytree(model_dir, copy)
     command = ["--out", str(exported), "--stage", "build", "--builder", "rtx"]
@@ -125,19 +129,26 @@ def test_a_directory_with_something_else_is_kept(
 
 @pytest.fixture
 def without_tracing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let the command take graphs that were traced before; spoil the one that is named."""
+    """Let the stages run in this process, on graphs that were traced before; spoil the one that is named."""
+
+    def run_here(module: str, arguments: list[str], *, said: Callable[[str], None], **_options: object) -> None:
+        assert module == "export.stage_process"
+        said(f"stage {arguments[0]}")
+        stage_process.main(arguments)
 
     def install(spoiled: str) -> None:
-        def load(component: Component) -> Graph:
-            proto = onnx.load(exported / "onnx" / f"{component.name}.onnx")
+        def load(component: Component, _stored: object) -> Graph:
+            proto = onnx.load(exported / NEUTRAL_DIR / f"{component.name}.onnx")
             if component.name == spoiled:
                 for tensor in proto.graph.initializer:
                     if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
                         values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
                         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-            return Graph(proto, len(proto.graph.node), {}, 0.0)
+            return Graph.of(proto)
 
-        monkeypatch.setattr(export.trt, "to_onnx", load)
+        monkeypatch.setattr(stages, "to_onnx", load)
+        monkeypatch.setattr(export.trt, "run_child", run_here)
+        monkeypatch.setattr(stage_process, "end_with_parent", lambda: None)
 
     return install
 
@@ -165,10 +176,42 @@ def test_an_earlier_export_is_replaced_whole_or_kept_whole(
     assert (out / "manifest.json").read_text() == "{}"
     without_tracing("none")
     assert main([str(model_dir), "--out", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == {"onnx", "assets", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == {"onnx", "assets", NEUTRAL_DIR, "manifest.json"}
     assert (out / "manifest.json").read_text() != "{}"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert "3 texts equal; 3 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_half_precision_is_proved_and_said(
+    model_dir: Path, tmp_path: Path, without_tracing: Callable[[str], None]
+) -> None:
+    out = tmp_path / "out"
+    without_tracing("none")
+    assert main([str(model_dir), "--out", str(out), "--precision", "bfloat16"]) == 0
+    assert {path.name for path in out.iterdir()} == {"onnx", "assets", NEUTRAL_DIR, "manifest.json"}
+    manifest = read_manifest(out)
+    assert manifest["how"] == {"precision": "bfloat16", "few_layers": None}
+    llm = manifest["components"]["llm"]
+    assert {port["name"]: port["dtype"] for port in llm["inputs"]}["inputs_embeds"] == "bfloat16"
+    assert {port["name"]: port["dtype"] for port in llm["outputs"]}["logits"] == "float32"
+    assert llm["validation"]["num_greedy_tokens"] > 8
+    assert 0 < llm["validation"]["max_relative_error"] < 0.02
+    assert manifest["generation"]["worst_psnr_db"] >= 30
+
+
+def test_bench_and_serving_come_last(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, repository = tmp_path / "out", tmp_path / "served"
+    done: list[object] = []
+    monkeypatch.setattr(export.trt, "is_up_to_date", lambda *_: True)
+    monkeypatch.setattr(export.trt, "run_child", lambda module, arguments, **_: done.append((module, arguments)))
+    monkeypatch.setattr(export.trt, "write_repository", lambda *given: [done.append(given), "llm"][1:])
+    assert main([str(model_dir), "--out", str(out), "--stage", "bench", "--triton", str(repository)]) == 0
+    measured = ("export.bench", [str(out), "--model", str(model_dir), "--json", str(out / "bench.json")])
+    assert done == [measured, (out, repository, "onnx")]
+    assert f"{repository} serves llm" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from emulated_calls import assert_agrees, run_classic, run_mmfs
 from mmfs import cuda
+from mmfs.kernels import value_gradient
+from mmfs.kernels.launch import CudaDevice
 from mmfs.kernels.plan import Channels, plan_rows, plan_splits, share_channels
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from numerics import assert_within_error_budget
-from op_cases import NOT_SQUARE, mmfs_case
+from op_cases import NOT_SQUARE, Case, classic_case, mmfs_case
 
 FLAT = [side for size in NOT_SQUARE for side in size]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -65,6 +68,53 @@ def test_a_decode_sized_call_is_split_and_a_large_one_is_not() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def poison() -> None:
+    """Fills memory with NaN and gives it back to PyTorch, whose torch.empty takes it next."""
+    for num_bytes in (2**9, 2**12, 2**16, 2**20, 2**24):
+        blocks = [torch.full((num_bytes // 4,), torch.nan, device="cuda") for _ in range(16)]
+        del blocks
+
+
+def moved_to_gpu(case: Case) -> Case:
+    rest = {name: part.cuda() if isinstance(part, Tensor) else part for name, part in case.rest.items()}
+    return Case({name: tensor.cuda() for name, tensor in case.tensors.items()}, rest)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [3, 8, 20, 40, 64, 140])
+@pytest.mark.parametrize("way", ["atomic", "map", "dense"])
+def test_every_way_on_poisoned_memory(way: str, dim: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every instance, as tests/mmfs/kernels runs it on a CPU."""
+    if way == "dense" and dtype not in value_gradient.HALF_TYPES:
+        pytest.skip(f"tensor cores do not multiply {dtype} exactly")
+    monkeypatch.setattr(value_gradient, "MANY_ADDITIONS", 1 << 30 if way == "atomic" else 0)
+    monkeypatch.setattr(value_gradient, "FEWEST_DENSE_ROWS", 1 if way == "dense" else 1 << 30)
+    device = CudaDevice(torch.cuda.current_device())
+    device.num_processors = 1
+    fused = moved_to_gpu(mmfs_case(dim=dim, num_queries=37))
+    poison()
+    assert_agrees(run_mmfs(device, fused, dtype), fused, dtype)
+    classic = moved_to_gpu(classic_case(dim=dim, num_queries=37, num_points=45))
+    poison()
+    assert_agrees(run_classic(device, classic, dtype), classic, dtype)
+    device.num_processors = 1000  # forward in splits
+    poison()
+    assert_agrees(run_classic(device, classic, dtype), classic, dtype)
+    assert_agrees(run_mmfs(device, fused, dtype), fused, dtype)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_block_gets_more_than_48_kb_of_shared_memory() -> None:
+    """A map of three tiles, each as large as this GPU allows."""
+    device = CudaDevice(torch.cuda.current_device())
+    pixels = 2 * (device.shared_bytes - 40_000) // 256
+    case = moved_to_gpu(classic_case(((pixels, 1), (3, 2)), dim=64, num_queries=300))
+    assert_agrees(run_classic(device, case, torch.float32, ordered=True), case, torch.float32)
 
 
 def on_gpu(dtype: torch.dtype, **options: Any) -> tuple[Any, ...]:

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from models import Batch, MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.unwritten import unwritten
 from rows import pack_rows
 
 ROWS = [[[9, "draw"], ["image", 9, 10, "draw", 11]], [[9, 10], ["image", 12]]]
@@ -141,6 +143,40 @@ def test_half_precision_weights_load(model: MMInterleaved, tmp_path: Path) -> No
     loaded = MMInterleaved.from_pretrained(tmp_path)
     assert loaded.begin_of_image.dtype == torch.float32
     torch.testing.assert_close(loaded(pack_rows(ROWS)).loss, model(pack_rows(ROWS)).loss, rtol=1e-2, atol=1e-2)
+
+
+def test_weights_are_read_in_the_type_that_is_asked_for(model: MMInterleaved, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = MMInterleaved.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], weight.to(torch.bfloat16), rtol=0, atol=0)
+    exact, buffers = dict(model.named_buffers()), dict(loaded.named_buffers())
+    assert all(torch.equal(buffers[name], exact[name]) for name in exact)
+    torch.testing.assert_close(loaded(pack_rows(ROWS)).loss, model(pack_rows(ROWS)).loss, rtol=0.05, atol=0.05)
+    with pytest.raises(ValueError, match=r"dtype is torch\.int8; expected a float type"):
+        MMInterleaved.from_pretrained(tmp_path, dtype=torch.int8)
+
+
+def test_a_model_to_be_read_is_not_filled_first() -> None:
+    """Large weights are zeros that were never written; what is computed is there."""
+
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.narrow = nn.Linear(1024, 1024), nn.Linear(2, 2)
+            self.register_buffer("table", torch.arange(4).float(), persistent=False)
+
+    before = resident_bytes()
+    found = [unwritten(Wide) for _ in range(32)]
+    assert resident_bytes() - before < 32 * 2**20  # of 128 MiB
+    assert found[0].wide.weight.shape == (1024, 1024)
+    assert found[0].narrow.weight.abs().sum() > 0
+    assert found[0].table.tolist() == [0, 1, 2, 3]
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def test_what_is_wrong_with_a_directory_is_said(model: MMInterleaved, tmp_path: Path) -> None:

@@ -81,9 +81,10 @@ def _rows_of_first_image(model: LanguageModel, features: torch.Tensor, last: int
     synchronizer = model.synchronizers[0]
     values = synchronizer.project_values(features[:, model.pixels])
     values[[0, 2, 3]] = 0
-    with synchronizer.looking_at(values, torch.tensor([[[1, last]]])):
-        first, end = synchronizer.visible[0, 0].tolist()
-        bank = synchronizer.values.abs().sum((1, 2, 3))
+    synchronizer.look_at(values, torch.tensor([[[1, last]]]))
+    first, end = synchronizer.view.visible[0, 0].tolist()
+    bank = synchronizer.view.values.abs().sum((1, 2, 3))
+    synchronizer.look_away()
     return {end - 1 - image for image in range(first, end) if bank[image] > 0}  # row = age - 1
 
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from trainer.demo_charts import HEIGHT, WIDTH, Curve, log_ticks, loss_chart, shared_range
+from trainer.demo_charts import HEIGHT, WIDTH, Curve, level_chart, log_ticks, loss_chart, round_ticks, shared_range
 
 FALLING = Curve("loss", tuple(range(1, 1001)), tuple(10 / step for step in range(1, 1001)))
 
@@ -45,3 +45,36 @@ def test_values_that_have_no_logarithm_are_refused() -> None:
 
 def test_a_run_of_one_step_has_a_chart() -> None:
     assert len(points_of(loss_chart(Curve("loss", (1,), (2.0,)), y_range=(1, 4)), "mean")) == 1
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "ticks"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (-0.3, 0.3, [-0.2, 0, 0.2]),
+        (0.93, 1.04, [0.95, 1.0]),
+        (0, 1.05, [0, 0.5, 1]),
+    ],
+)
+def test_ticks_of_a_level_axis_are_round_and_inside(lowest, highest, ticks) -> None:
+    assert round_ticks(lowest, highest) == pytest.approx(ticks)
+
+
+def test_a_difference_is_the_same_height_everywhere_on_a_level_axis() -> None:
+    svg = level_chart(Curve("rate", (1, 2, 3), (1.0, 2.0, 3.0)), from_zero=True)
+    heights = [y for _, y in points_of(svg, "raw")]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.11)
+    assert ">0</text>" in svg
+    assert ">0</text>" not in level_chart(Curve("rate", (1, 2), (5.0, 6.0)), from_zero=False)
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0, 3.0])
+@pytest.mark.parametrize("from_zero", [True, False])
+def test_a_level_chart_of_one_value_stays_inside(value, from_zero) -> None:
+    [(_, y)] = points_of(level_chart(Curve("x", (1,), (value,)), from_zero=from_zero), "raw")
+    assert 0 < y < HEIGHT
+
+
+def test_a_level_chart_needs_a_value() -> None:
+    with pytest.raises(ValueError, match="has no values"):
+        level_chart(Curve("x", (), ()), from_zero=True)

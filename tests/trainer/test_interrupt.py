@@ -1,20 +1,21 @@
 import os
 import signal
+import time
 
 import pytest
 
-from trainer.interrupt import Interrupt
+from trainer.interrupt import SIGNALS, Interrupt, Stop
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3), (signal.SIGUSR1, 3)])
 def test_the_first_signal_is_a_request_and_the_second_one_acts(number, exit_code):
     acted = []
     before = signal.signal(number, lambda *_: acted.append(number))
     try:
         with Interrupt() as interrupt:
-            assert interrupt.received is None
+            assert interrupt.reason is None
             os.kill(os.getpid(), number)
-            assert (interrupt.received, interrupt.exit_code, acted) == (number, exit_code, [])
+            assert (interrupt.reason.name, interrupt.reason.exit_code, acted) == (number.name, exit_code, [])
             os.kill(os.getpid(), number)
             assert acted == [number]
         os.kill(os.getpid(), number)
@@ -24,12 +25,20 @@ def test_the_first_signal_is_a_request_and_the_second_one_acts(number, exit_code
 
 
 def test_handlers_come_back():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(OSError, match="disk"), Interrupt():
         raise OSError("disk")
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_no_signal_has_no_exit_code():
-    with Interrupt() as interrupt, pytest.raises(ValueError, match="No signal was received"):
-        _ = interrupt.exit_code
+def test_a_stop_file_and_the_clock_are_reasons_too(tmp_path):
+    late = Interrupt(tmp_path, deadline=time.monotonic())
+    assert (late.reason, late.reason.exit_code) == (Stop.DEADLINE, 0)
+    (tmp_path / "STOP").touch()
+    assert (late.reason, late.reason.exit_code) == (Stop.STOP_FILE, 3)
+    late.obeyed()
+    assert not (tmp_path / "STOP").exists()
+    assert Interrupt(tmp_path, deadline=time.monotonic() + 60).reason is None
+    with Interrupt(tmp_path, deadline=time.monotonic()) as interrupt:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert interrupt.reason is Stop.SIGUSR1  # somebody's wish counts more than the clock

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader, load
 
 from models import MMInterleaved
 from trainer import checkpoint
 from trainer.data.labelled_scenes import LabelledScenes
 from trainer.data.stream import Stream
+from trainer.distributed import joined
 from trainer.metrics import read_log
 from trainer.pretrain import main
 from trainer.recipes import tiny
@@ -66,7 +68,7 @@ def assert_same(left, right, where: str) -> None:
 def test_a_run_leaves_everything_behind(finished):
     config = tiny()
     assert {path.name for path in finished.iterdir()} == {
-        *("checkpoints", "config.yaml", "log.jsonl", "model", "tensorboard")
+        *("checkpoints", "config.yaml", "index.html", "log.jsonl", "model", "tensorboard")
     }
     assert [(s["phase"], s["step"]) for s in steps(finished)] == [
         *(("encoder", step) for step in range(1, config.encoder_pretraining.num_steps + 1)),
@@ -79,41 +81,59 @@ def test_a_run_leaves_everything_behind(finished):
     assert (newest.phase, newest.step) == ("main", config.num_steps)
 
 
+def tensors_in(path: Path) -> dict[str, torch.Tensor]:
+    """Everything in a checkpoint, by name."""
+    reader = FileSystemReader(path / checkpoint.STATE)
+    stored = reader.read_metadata().state_dict_metadata
+    tensors = {name: torch.zeros(about.size, dtype=about.properties.dtype) for name, about in stored.items()}
+    with joined(torch.device("cpu")):
+        load(tensors, storage_reader=reader)
+    return tensors
+
+
 def test_the_model_directory_is_the_averaged_model(finished):
     model = MMInterleaved.from_pretrained(finished / "model")
     assert model.processor.decode_text(model.processor.encode_text("a snail")) == "a snail"
-    path = finished / "checkpoints" / f"main-{tiny().num_steps:07d}"
-    average = torch.load(path / checkpoint.STATE, weights_only=True)["average"]["average"]
-    last = load_file(path / checkpoint.WEIGHTS)
+    tensors = tensors_in(finished / "checkpoints" / f"main-{tiny().num_steps:07d}")
+    last, average = (
+        {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
+        for kind in ("weights/", "average/")
+    )
     moved = 0
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, average.get(name, last.get(name))), name
-        moved += name in average and not torch.equal(parameter, last[name])
+        assert name in average or not parameter.requires_grad, name
+        if name in average:
+            assert torch.equal(parameter, average[name]), name
+            moved += not torch.equal(parameter, last[name])
     assert moved > 50
 
 
-def interrupt_at(monkeypatch, stream: type, stop_step: int) -> None:
+def interrupt_at(monkeypatch, stream: type, method: str, stop_step: int) -> None:
     """SIGTERM while the batch of a step is made; the run ends after that step."""
-    make = stream.__call__
+    make = getattr(stream, method)
 
-    def make_and_interrupt(self, step):
+    def make_and_interrupt(self, step, *rows):
         if step == stop_step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return make(self, step)
+        return make(self, step, *rows)
 
-    monkeypatch.setattr(stream, "__call__", make_and_interrupt)
+    monkeypatch.setattr(stream, method, make_and_interrupt)
 
 
 @pytest.mark.parametrize(
-    ("stream", "stop_step", "phase"), [(Stream, 2, "main"), (LabelledScenes, 0, "encoder")], ids=["main", "encoder"]
+    ("stream", "method", "stop_step", "phase"),
+    [
+        pytest.param(Stream, "part", 2, "main", id="main"),
+        pytest.param(LabelledScenes, "__call__", 0, "encoder", id="encoder"),
+    ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
-    finished, tmp_path, monkeypatch, capsys, stream, stop_step, phase
+    finished, tmp_path, monkeypatch, capsys, stream, method, stop_step, phase
 ):
     out = tmp_path / "interrupted"
     with monkeypatch.context() as patch:
-        interrupt_at(patch, stream, stop_step)
-        assert main(["tiny", "--out", str(out)]) == 143
+        interrupt_at(patch, stream, method, stop_step)
+        assert main(["tiny", "--out", str(out)]) == 3
     assert f"SIGTERM: stopped after step {stop_step + 1} of phase '{phase}'" in capsys.readouterr().out
     newest = checkpoint.find_latest(out / "checkpoints")
     assert (newest.phase, newest.step) == (phase, stop_step + 1)
@@ -123,24 +143,18 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert main(["tiny", "--out", str(out), "--resume"]) == 0
     assert steps(out) == steps(finished)
     assert events(out) == ["start", "stopped", "start", "done"]
-    name = f"main-{tiny().num_steps:07d}"
-    for file in (checkpoint.WEIGHTS, f"../../model/{'model.safetensors'}"):
-        assert_same(
-            load_file(out / "checkpoints" / name / file), load_file(finished / "checkpoints" / name / file), file
-        )
-    assert_same(
-        torch.load(out / "checkpoints" / name / checkpoint.STATE, weights_only=True),
-        torch.load(finished / "checkpoints" / name / checkpoint.STATE, weights_only=True),
-        "state",
-    )
+    file = Path("model") / "model.safetensors"
+    assert_same(load_file(out / file), load_file(finished / file), str(file))
+    name = Path("checkpoints") / f"main-{tiny().num_steps:07d}"
+    assert_same(tensors_in(out / name), tensors_in(finished / name), "state")
 
 
 def test_killed_and_resumed_forgets_the_steps_after_the_checkpoint(finished, tmp_path):
     out = copy_of(finished, tmp_path)  # as kill -9 after step 5 would leave it, with the checkpoint of step 3
     shutil.rmtree(out / "checkpoints" / "main-0000006")
     shutil.rmtree(out / "model")
-    (out / "checkpoints" / ".unfinished-main-0000006").mkdir()
-    (out / "checkpoints" / ".unfinished-main-0000006" / checkpoint.WEIGHTS).write_bytes(b"half")
+    (out / "checkpoints" / ".unfinished-main-0000006" / checkpoint.STATE).mkdir(parents=True)
+    (out / "checkpoints" / ".unfinished-main-0000006" / checkpoint.STATE / "__0_0.distcp").write_bytes(b"half")
     assert main(["tiny", "--out", str(out), "--resume"]) == 0
     assert steps(out) == steps(finished)
     assert {path.name for path in (out / "checkpoints").iterdir()} == {"LATEST", "main-0000003", "main-0000006"}
@@ -241,33 +255,54 @@ def test_parts_are_a_start_for_models_that_differ_elsewhere(tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_dry_run_reports_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tiny", "--dry-run", "2"]) == 0
+    assert not list(tmp_path.iterdir())
+    said = capsys.readouterr().out
+    assert "main 2/2" in said
+    assert all(f"\n{fact} " in said for fact in ("rows", "padding", "speed", "data", "peak memory", "whole run"))
+    assert main(["tiny", "--dry-run", "0"]) == 2
+    assert "dry-run is 0; expected 1 or more steps" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("device", ["nonsense", pytest.param("cuda:99", id="no-such-gpu")])
 def test_a_device_that_is_not_there(tmp_path, capsys, device):
     assert main(["tiny", "--out", str(tmp_path / "x"), "--device", device]) == 2
     assert f"device is '{device}', which PyTorch cannot use here" in capsys.readouterr().err
 
 
-def test_a_bad_gradient_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
-    forward = MMInterleaved.forward
-
-    def poisoned(self, batch):
-        output = forward(self, batch)
-        object.__setattr__(output, "loss", output.loss * torch.tensor(float("nan")))
-        return output
-
-    monkeypatch.setattr(MMInterleaved, "forward", poisoned)
+def test_bad_gradients_end_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
+    loss_sum = MMInterleaved.text_loss_sum
+    monkeypatch.setattr(MMInterleaved, "text_loss_sum", lambda *arguments: loss_sum(*arguments) * float("nan"))
     out = tmp_path / "nan"
-    assert main(["tiny", "--out", str(out)]) == 1
+    options = ("--encoder_pretraining.num_steps", "0", "--max_skipped_in_a_row", "1")
+    assert main(["tiny", "--out", str(out), *options]) == 1
     sentence = capsys.readouterr().err
-    assert "The gradient norm is nan at step 0 of phase 'main'" in sentence
-    assert "There is no checkpoint yet" in sentence or "encoder-0000002" in sentence
-    assert events(out) == ["start", "stopped"]
+    assert "The gradient norm is nan at step 1 of phase 'main'" in sentence
+    assert "There is no checkpoint yet" in sentence
+    assert " of emoji" in sentence
+    assert events(out) == ["start", "skipped", "skipped", "stopped"]
+
+
+def test_a_full_memory_ends_the_command_with_three_ways_out(tmp_path, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nDetails follow.")
+
+    monkeypatch.setattr(MMInterleaved, "read", full)
+    options = ("--encoder_pretraining.num_steps", "0", "--micro_batch_rows", "2")
+    assert main(["tiny", "--out", str(tmp_path / "full"), *options]) == 1
+    sentence = capsys.readouterr().err
+    assert "The memory is used up: CUDA out of memory. Tried to allocate 2.00 GiB. Try" in sentence
+    knobs = ["--images_at_once 1", "--micro_batch_rows 1", "--recompute '[language_model"]
+    assert sorted(knobs, key=sentence.index) == knobs
+    assert events(tmp_path / "full") == ["start", "stopped"]
 
 
 @pytest.mark.parametrize(
     ("number", "exit_code"),
     [
-        pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
+        pytest.param(signal.SIGTERM, 3, id="SIGTERM"),
         pytest.param(signal.SIGINT, 130, id="Ctrl-C", marks=pytest.mark.slow),  # a second start of Python and torch
     ],
 )

@@ -11,8 +11,8 @@ from trainer.data.corpus import SourceConfig
 from trainer.data.document import Image, Segment, Text
 from trainer.data.sources.sample import Sample, StoredImage
 
-Item = str | StoredImage
-"""A segment before its image is decoded."""
+Item = str | Text | StoredImage
+"""A segment before its image is decoded; a text with marks is one already."""
 
 
 def chosen_images(sample: Sample, rules: SourceConfig, rng: np.random.Generator) -> list[StoredImage] | None:
@@ -50,18 +50,25 @@ def in_reading_order(sample: Sample, images: Iterable[StoredImage], comes_first:
     items: list[Item] = []
     for number, text in enumerate(sample.texts):
         items += before.get(number, [])
-        items += [text] if text else []
+        items += [_marked(sample, number)] if text else []
         items += after.get(number, [])
     return items + before.get(len(sample.texts), [])
 
 
-def as_segments(items: Iterable[str | Image], *, text_loss_needs_image: bool, space: str) -> tuple[Segment, ...]:
+def _marked(sample: Sample, number: int) -> str | Text:
+    text, marks = sample.texts[number], sample.marks
+    if number in marks.given_texts or number in marks.turn_ends:
+        return Text(text, loss=number not in marks.given_texts, ends_turn=number in marks.turn_ends)
+    return text
+
+
+def as_segments(items: Iterable[str | Text | Image], *, text_loss_needs_image: bool, space: str) -> tuple[Segment, ...]:
     """The segments of a document.
 
     Args:
         items: texts and decoded images.
         text_loss_needs_image: whether text before the first image carries no loss.
-        space: what stands between a text and what comes before it.
+        space: what stands between a text and what comes before it, unless the text is given.
     """
     segments: list[Segment] = []
     has_image = False
@@ -69,6 +76,8 @@ def as_segments(items: Iterable[str | Image], *, text_loss_needs_image: bool, sp
         if isinstance(item, Image):
             segments.append(item)
             has_image = True
+        elif isinstance(item, Text):
+            segments.append(replace(item, text=space + item.text) if item.loss else item)
         else:
             lead = space if segments else ""
             segments.append(Text(lead + item, loss=has_image or not text_loss_needs_image))

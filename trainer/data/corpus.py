@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 from tokenizers import Tokenizer
 
@@ -17,7 +18,7 @@ class SourceConfig:
     """A data set and what is taken from it. The defaults take everything that has an image."""
 
     manifest: str
-    """A directory that `python -m trainer.data.index` wrote."""
+    """A directory that `python -m trainer.data.index` wrote; empty: the user has to say it."""
 
     weight: float = 1.0
     """Its share of the rows, among the weights of all sources."""
@@ -55,6 +56,14 @@ class SourceConfig:
     """Whether documents are split to fill rows to the last token; else a row ends with the last one that fits."""
 
     max_images_per_row: int = 30
+    fit: Literal["crop", "squeeze"] = "crop"
+    """How a picture becomes a square. "crop": its middle (the paper). "squeeze": all of it, whatever its shape, so that
+    boxes stay shares of the picture."""
+
+    flip: bool = False
+    """Whether half of the documents are mirrored, with their boxes and their words "left" and "right" (the paper's
+    RandomHorizontalFlip)."""
+
     fingerprint: str | None = None
     """Of the manifest (`Manifest.fingerprint`); null: written down at the start of the run."""
 
@@ -88,7 +97,8 @@ class CorpusConfig:
     """Tokens in a row."""
 
     tokenizer_file: str | None = None
-    """The language model's tokenizer.json; null: the emoji world's, whose bytes can write any text."""
+    """The language model's tokenizer.json; null: of the model that the run starts from, or without one the emoji
+    world's, whose bytes can write any text."""
 
     max_pixels: int = 64_000_000
     """An image that declares more is broken: unpacked, a small file may fill the memory."""
@@ -115,6 +125,13 @@ class CorpusConfig:
 
     def manifests(self) -> dict[str, Manifest]:
         """The manifests of the sources, by name. Raises ValueError if one is missing."""
+        for name, source in self.sources.items():
+            if not source.manifest:
+                raise ValueError(
+                    f"corpus.sources.{name} has no data yet: give the directory that python -m trainer.data.index "
+                    f"wrote as --corpus.sources.{name}.manifest, or list the sources that you have as "
+                    '--corpus.sources \'{"NAME": {"manifest": "DIRECTORY"}, ...}\'.'
+                )
         return {name: load_manifest(source.manifest) for name, source in self.sources.items()}
 
     def with_fingerprints(self) -> CorpusConfig:
@@ -143,7 +160,7 @@ class CorpusConfig:
 
 @lru_cache(maxsize=4)
 def read_tokenizer(file: str) -> Tokenizer:
-    """The tokenizer in a file, which takes "<s>" and the like in a web page for the characters they are.
+    """The `literal` tokenizer in a file.
 
     Raises:
         ValueError: there is no tokenizer in it.
@@ -152,8 +169,14 @@ def read_tokenizer(file: str) -> Tokenizer:
         tokenizer = Tokenizer.from_file(file)
     except Exception as error:  # the library raises no narrower one
         raise ValueError(f"corpus.tokenizer_file is '{file}', which cannot be read: {error}") from error
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+    return literal(tokenizer)
+
+
+def literal(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that takes "<s>" and the like in a web page for the characters they are."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.encode_special_tokens = True
+    return copy
 
 
 def _require(holds: bool, sentence: str) -> None:

@@ -11,18 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from models.config import MMInterleavedConfig
 from trainer.data.collate import stable_key
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
-from trainer.data.corpus import CorpusConfig, SourceConfig
-from trainer.data.document import Document, Image, Segment
+from trainer.data.corpus import CorpusConfig, SourceConfig, literal
+from trainer.data.document import Document, Image, Segment, Text
+from trainer.data.mirror import mirrored
 from trainer.data.mixture import Mixture, endless_order
 from trainer.data.pack import Row, SpecialTokens, Tokens, cut, tokenize
 from trainer.data.pictures import decode, square
 from trainer.data.quarantine import Quarantine, UnusableDataError
 from trainer.data.row_stream import RowStream
-from trainer.data.sources.sample import BrokenSampleError, Sample, StoredImage
+from trainer.data.sources.sample import BrokenSampleError, Marks, Sample, StoredImage
 
 MAX_DROPPED = 1000
 """So many samples in a row without one to use: the rules leave nothing of a source."""
@@ -36,15 +38,23 @@ class CorpusStream(RowStream):
         model: gives the sizes of images read and drawn, the number of visual tokens and the special tokens.
         seed: another seed, another order.
         quarantine_file: gets a line for each broken sample or image; None: they are only counted.
+        tokenizer: what the text is written in; None: the one of `config`.
 
     Raises:
         ValueError: a manifest is missing, or the tokenizer has more tokens than the model.
     """
 
     def __init__(
-        self, config: CorpusConfig, model: MMInterleavedConfig, *, seed: int, quarantine_file: Path | None = None
+        self,
+        config: CorpusConfig,
+        model: MMInterleavedConfig,
+        *,
+        seed: int,
+        quarantine_file: Path | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.config = config
+        self._tokenizer = config.tokenizer() if tokenizer is None else literal(tokenizer)
         special = SpecialTokens(
             pad=model.pad_token_id,
             begin=model.bos_token_id,
@@ -53,7 +63,9 @@ class CorpusStream(RowStream):
             image=model.image_token_id,
         )
         super().__init__(model, special, num_rows=config.num_rows, row_tokens=config.row_tokens, seed=seed)
-        num_tokens, vocabulary = config.tokenizer().get_vocab_size(), model.language_model.transformer["vocab_size"]
+        lm = model.language_model
+        vocabulary = max(lm.transformer["vocab_size"], (lm.new_tokens_from or 0) + lm.new_tokens)
+        num_tokens = self._tokenizer.get_vocab_size()
         if num_tokens > vocabulary:
             raise ValueError(
                 f"The tokenizer has {num_tokens} tokens, the language model {vocabulary}. Give "
@@ -65,11 +77,14 @@ class CorpusStream(RowStream):
                 "`<s>`, `<BoI>` and `</s>`."
             )
         # A SentencePiece-like tokenizer puts the space before a word itself.
-        self._space = "" if config.tokenizer().encode("a", add_special_tokens=False).tokens[0].startswith("▁") else " "
+        self._space = "" if self._tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("▁") else " "
         self._manifests = config.manifests()
         self._names = list(config.sources)
         self._mixture = Mixture([source.weight for source in config.sources.values()], seed)
         self._quarantine = Quarantine(quarantine_file, config.max_broken)
+
+    def read_and_broken(self) -> tuple[int, int]:
+        return self._quarantine.num_read, self._quarantine.num_broken
 
     def source_of(self, step: int, row: int) -> str:
         """The name of the source that a row is filled from."""
@@ -165,20 +180,24 @@ class CorpusStream(RowStream):
         sample = self._sample(name, next(draws))
         if sample is None or (images := chosen_images(sample, rules, rng)) is None:
             return None
-        items: list[str | Image] = []
+        items: list[str | Text | Image] = []
         truth = {}
         if sample.is_pair:
             items = self._pairs(name, rules, sample, images, draws, rng)
             truth["num_pairs"] = len(items) // 2
         else:
             for item in in_reading_order(sample, images, lambda: rng.random() < 0.5):
-                decoded = item if isinstance(item, str) else self._decoded(name, item, opens=not items)
+                decoded = item if not isinstance(item, StoredImage) else self._decoded(name, item, opens=not items)
+                if decoded is None and sample.marks != Marks():
+                    return None
                 items += [] if decoded is None else [decoded]
             if images and not any(isinstance(item, Image) for item in items):
                 return None
         if not items:
             return None
         segments = as_segments(items, text_loss_needs_image=rules.text_loss_needs_image, space=self._space)
+        if rules.flip and rng.random() < 0.5:
+            segments = mirrored(segments)
         return Document(segments, task=name, key=f"{name}/{sample.key}", prompt=0, truth=truth)
 
     def _pairs(
@@ -189,11 +208,11 @@ class CorpusStream(RowStream):
         images: list[StoredImage],
         draws: Iterator[int],
         rng: np.random.Generator,
-    ) -> list[str | Image]:
+    ) -> list[str | Text | Image]:
         """A pair, or several as an example of few-shot learning: all with the image first, or all with the caption."""
         image_first = rng.random() < 0.5
         num_pairs = int(rng.integers(*rules.few_shot_pairs, endpoint=True)) if rng.random() < rules.few_shot else 1
-        items: list[str | Image] = []
+        items: list[str | Text | Image] = []
         for number in range(num_pairs):
             if number:
                 other = self._sample(name, next(draws))
@@ -212,20 +231,22 @@ class CorpusStream(RowStream):
         def length(segment: Segment) -> int:
             if isinstance(segment, Image):
                 return 1 + self.num_visual_tokens
-            return len(self.config.tokenizer().encode(segment.text, add_special_tokens=False).ids)
+            return len(self._tokenizer.encode(segment.text, add_special_tokens=False).ids)
 
         return replace(document, segments=entered_anywhere(document.segments, length, self.config.row_tokens - 2, rng))
 
     def _decoded(self, name: str, image: StoredImage, *, opens: bool) -> Image | None:
         self._quarantine.count()
+        fit = self.config.sources[name].fit
         try:
-            picture = decode(image.read(), self.config.max_pixels)
+            picture = decode(image.read(), self.config.max_pixels, label_map=image.label_map)
         except BrokenSampleError as error:
             self._quarantine.add(name, image.name, str(error))
             return None
-        # What opens a document is never drawn, so nobody needs it at that size.
-        target = None if opens else square(picture, self.drawn_px)
-        return Image(square(picture, self.image_px), target=target)
+        # What opens a document or belongs to a question is never drawn, so nobody needs it at that size.
+        target = None if opens or image.given else square(picture, self.drawn_px, fit=fit)
+        pixels = square(picture, self.image_px, fit=fit, label_map=image.label_map)
+        return Image(pixels, draw=not image.given, placed=not image.given, target=target)
 
     def _tokens(self, document: Document) -> Tokens:
-        return tokenize(document, self.config.tokenizer(), self._special, self.num_visual_tokens)
+        return tokenize(document, self._tokenizer, self._special, self.num_visual_tokens)

@@ -16,6 +16,9 @@ class Text:
     loss: bool = True
     """Whether the model learns to write it; False for questions and instructions."""
 
+    ends_turn: bool = False
+    """Whether `</s>` follows it: one turn of a chat is over, and more of the document comes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Image:
@@ -24,6 +27,9 @@ class Image:
     pixels: np.ndarray
     draw: bool = True
     """Whether the model learns to draw it. The first segment of a document is never drawn (paper B.1)."""
+
+    placed: bool = True
+    """Whether the model learns that text goes on with a picture here; False for pictures of questions."""
 
     target: np.ndarray | None = None
     """What it learns to draw, uint8 [h, w, 3], where that is not `pixels` averaged down."""

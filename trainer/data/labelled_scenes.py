@@ -52,7 +52,7 @@ class LabelledScenes:
 
     def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int, num_images: int) -> None:
         self.config = config
-        self.image_px: int = model.vision.clip["image_size"]
+        self.image_px = model.vision.picture_shape[0]
         self.seed = seed
         self.num_images = num_images
 

@@ -78,7 +78,8 @@ def tokenize(document: Document, tokenizer: Tokenizer, special: SpecialTokens, n
     """Tokens and targets of a document.
 
     Supervised are the text with loss, `<BoI>` after text, and `</s>`. Placeholders never are, nor is a `<BoI>` that
-    opens the document or follows another image: where pictures stand is then the reader's choice, not the text's.
+    opens the document, follows another image or has a picture of a question behind it: where pictures stand is then the
+    reader's choice, not the text's.
     """
     ids = [special.begin]
     wanted = [False]  # whether the token before has to predict this one
@@ -88,9 +89,12 @@ def tokenize(document: Document, tokenizer: Tokenizer, special: SpecialTokens, n
             text = tokenizer.encode(segment.text, add_special_tokens=False).ids
             ids += text
             wanted += [segment.loss] * len(text)
+            if segment.ends_turn:
+                ids.append(special.end)
+                wanted.append(segment.loss)
             continue
         ids.append(special.begin_of_image)
-        wanted.append(index > 0 and isinstance(document.segments[index - 1], Text))
+        wanted.append(segment.placed and index > 0 and isinstance(document.segments[index - 1], Text))
         images.append(PlacedImage(len(ids), segment.pixels, is_drawn(document, index), segment.target))
         ids += [special.image] * num_visual_tokens
         wanted += [False] * num_visual_tokens

@@ -19,13 +19,22 @@ class RowStream(ABC):
         num_rows: rows of a batch.
         row_tokens: tokens of a row.
         seed: another seed, other batches.
+
+    Raises:
+        ValueError: the model reads or draws pictures that are no squares.
     """
 
     def __init__(
         self, model: MMInterleavedConfig, special: SpecialTokens, *, num_rows: int, row_tokens: int, seed: int
     ) -> None:
-        self.image_px: int = model.vision.clip["image_size"]
-        self.drawn_px = model.image_decoder.image_size
+        height, width = model.vision.picture_shape
+        if height != width:
+            raise ValueError(f"The model reads pictures of {width} x {height} px; training makes squares.")
+        self.image_px = height
+        drawn_height, drawn_width = model.image_decoder.picture_shape
+        if drawn_height != drawn_width:
+            raise ValueError(f"The model draws pictures of {drawn_width} x {drawn_height} px; training makes squares.")
+        self.drawn_px = drawn_height
         self.num_visual_tokens = model.vision.num_visual_tokens
         self.num_rows = num_rows
         self.row_tokens = row_tokens
@@ -48,6 +57,14 @@ class RowStream(ABC):
             step=step,
             first_row=rows.start,
         )
+
+    def keys(self, step: int) -> list[str]:
+        """The keys of the documents in a batch."""
+        return [document.key for row in range(self.num_rows) for document in self.row(step, row).documents]
+
+    def read_and_broken(self) -> tuple[int, int]:
+        """How many samples and images this object has read from files, and how many of them were broken."""
+        return 0, 0
 
     @abstractmethod
     def row(self, step: int, row: int) -> Row:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from models.config import MMInterleavedConfig
 from trainer.data.emoji.compositions import MIN_CONCEPTS
-from trainer.data.emoji.tasks import TASKS, TaskOptions
+from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TASKS, TaskOptions
 from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.data.emoji.world import CANVAS
 from trainer.data.pack import Row, SpecialTokens, Tokens, pack_row, tokenize
@@ -22,7 +22,7 @@ from trainer.data.row_stream import RowStream
 
 
 def _even_weights() -> dict[str, float]:
-    return dict.fromkeys(TASKS, 1.0)
+    return dict.fromkeys(PRETRAINING_FAMILIES, 1.0)
 
 
 @dataclass(frozen=True)

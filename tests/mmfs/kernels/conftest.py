@@ -5,16 +5,19 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmfs.cuda import ROW_KERNELS
 from mmfs.kernels.arguments import LAYOUT, Arguments
 from mmfs.kernels.plan import Launch
 from mmfs.kernels.source import Instance, source_of
+from mmfs.kernels.value_gradient import value_gradient_instances
 
+SHARED_BYTES = 99 * 1024  # the least that a block can ask for on the GPUs that run the kernels
 HEADERS = Path(__file__).parent / "emulation"
 READ_ONLY = frozenset(
     (
@@ -61,13 +64,14 @@ extern "C" const char* emulate(const char* name, const void* arguments, const st
 class EmulatedDevice:
     """Runs launches on CPU tensors; an instance is compiled when it is first launched.
 
-    num_processors is for plan_splits. falling: the threads of a block run from the last to the first. changed: a piece
-    of the sources and what stands in its place, to see that a test notices.
+    num_processors and shared_bytes are for planning. falling: the threads of a block run from the last to the first.
+    changed: a piece of the sources and what stands in its place, to see that a test notices.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.num_processors = 1
+        self.shared_bytes = SHARED_BYTES
         self.falling = False
         self.changed: tuple[str, str] | None = None
         self.launched: list[Launch] = []
@@ -121,7 +125,8 @@ def siblings(instance: Instance) -> list[Instance]:
     """Instances that the same call may need: compiled together, the compiler reads the sources once."""
     if instance.kernel in ROW_KERNELS:
         return [Instance(kernel, instance.dtype, instance.arguments) for kernel in ROW_KERNELS]
-    return [Instance(instance.kernel, instance.dtype, (fused,)) for fused in (False, True)]
+    both = (value_gradient_instances(instance.dtype, num_channels) for num_channels in (32, 64))
+    return next(instances for instances in both if instance in instances)
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +140,15 @@ def compiled_device(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
 def device(compiled_device: EmulatedDevice) -> EmulatedDevice:
     """As new, except that what was compiled stays."""
     compiled_device.num_processors = 1
+    compiled_device.shared_bytes = SHARED_BYTES
     compiled_device.falling = False
     compiled_device.changed = None
     compiled_device.launched.clear()
     return compiled_device
+
+
+@pytest.fixture(autouse=True)
+def _uninitialized_memory_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)  # with which torch.empty fills its memory
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -47,10 +47,10 @@ def test_pack() -> None:
     )
     words = struct.unpack(f"<{LAYOUT.size // 8}q", arguments.pack())
     assert words[:9] == (5, 5, 1, 6, 6, 2, 3, 1, 4)
-    assert struct.pack("<q", words[15]) == struct.pack("<d", -1.5)
-    assert words[16:18] == (2, 0)
-    assert words[32:34] == (3, 0)
-    assert words[48:50] == (0, 0), "tensors that are not given"
-    assert words[50] == value.data_ptr()
-    assert words[51:53] == (points.data_ptr(), 3), "a pointer with its dtype"
+    assert struct.pack("<q", words[16]) == struct.pack("<d", -1.5)
+    assert words[17:19] == (2, 0)
+    assert words[33:35] == (3, 0)
+    assert words[49:51] == (0, 0), "tensors that are not given"
+    assert words[51] == value.data_ptr()
+    assert words[52:54] == (points.data_ptr(), 3), "a pointer with its dtype"
     assert arguments.tensors().keys() == {"value", "points"}

@@ -5,17 +5,15 @@ Outputs come poisoned with NaN where the kernels are to write them, and every ac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from emulated_calls import assert_agrees, run_classic, run_mmfs
 from mmfs.kernels import calls
-from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
-from numerics import assert_within_error_budget
-from op_cases import NOT_SQUARE, Case, classic_case, mmfs_case
+from mmfs.reference import ms_deform_attn_reference
+from op_cases import NOT_SQUARE, classic_case, mmfs_case
 
 # Channels of a head: by vectors of 1, 2, 4 and 8; two chunks of 32 lanes; more lanes than vectors.
 INSTANCES = [
@@ -28,99 +26,6 @@ INSTANCES = [
     (torch.bfloat16, 20),
 ]
 FLAT = [side for size in NOT_SQUARE for side in size]
-CLASSIC = ("output", "value", "sampling_locations", "attention_weights")
-MMFS = (
-    "output",
-    "value",
-    "reference_points",
-    "sampling_offsets",
-    "attention_logits",
-    "offset_table",
-    "logit_table",
-    "null_value",
-)
-
-
-@pytest.fixture(autouse=True)
-def _uninitialized_memory_is_nan() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)  # with which torch.empty fills its memory
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def weighting_of(out: Tensor) -> Tensor:
-    """As in Case.run."""
-    return torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view_as(out).to(out)
-
-
-def run_classic(device: Any, case: Case, dtype: torch.dtype, *, ordered: bool = False) -> dict[str, Tensor]:
-    value, locations, weights = (tensor.to(dtype) for tensor in case.tensors.values())
-    sizes = [side for size in case.rest["spatial_shapes"] for side in size]
-    out = calls.ms_deform_attn_forward(device, value, sizes, locations, weights)
-    gradients = calls.ms_deform_attn_backward(
-        device, weighting_of(out), value, sizes, locations, weights, needs_value=True, ordered=ordered
-    )
-    return dict(zip(CLASSIC, (out, *gradients), strict=True))
-
-
-def run_mmfs(
-    device: Any, case: Case, dtype: torch.dtype, *, ordered: bool = False, keep_log_sums: bool = False
-) -> dict[str, Tensor]:
-    tensors = {name: tensor.to(dtype) for name, tensor in case.tensors.items()}
-    sizes = case.rest["spatial_shapes"]
-    arguments = [
-        tensors["value"],
-        sizes if isinstance(sizes, Tensor) else [side for size in sizes for side in size],
-        tensors["reference_points"],
-        tensors["sampling_offsets"],
-        tensors["attention_logits"],
-        case.rest["visible"],
-        tensors.get("offset_table"),
-        tensors.get("logit_table"),
-        case.rest["null_logit"],
-        tensors.get("null_value"),
-    ]
-    out, log_sums = calls.mmfs_attention_forward(device, *arguments)
-    gradients = calls.mmfs_attention_backward(
-        device,
-        weighting_of(out),
-        *arguments,
-        needs_value=True,
-        log_sums=log_sums if keep_log_sums else None,
-        ordered=ordered,
-    )
-    named = dict(zip(MMFS, (out, *gradients), strict=True))
-    return {name: part for name, part in named.items() if name in ("output", *case.tensors)}
-
-
-def flat_sizes(spatial_shapes: Any) -> Any:
-    if isinstance(spatial_shapes, Tensor):
-        return spatial_shapes
-    return [side for size in spatial_shapes for side in size]
-
-
-def classic_specification(spatial_shapes: Any, **tensors: Any) -> Tensor:
-    return ms_deform_attn_reference(spatial_shapes=flat_sizes(spatial_shapes), **tensors)
-
-
-def mmfs_specification(spatial_shapes: Any, **rest: Any) -> Tensor:
-    return mmfs_attention_reference(spatial_shapes=flat_sizes(spatial_shapes), **rest)
-
-
-def assert_agrees(actual: dict[str, Tensor], case: Case, dtype: torch.dtype) -> None:
-    """Within twice plain PyTorch's own error in this dtype, for inputs that are exactly those of the dtype."""
-    specification = classic_specification if "sampling_locations" in case.tensors else mmfs_specification
-    rounded = Case({name: tensor.to(dtype).double() for name, tensor in case.tensors.items()}, case.rest)
-    exact = rounded.run(specification)
-    baseline = case.run(specification, dtype)
-    assert actual.keys() == exact.keys()
-    for name, tensor in actual.items():
-        assert_within_error_budget(
-            tensor.nan_to_num(nan=torch.inf),
-            baseline=baseline[name],
-            exact=exact[name],
-            floor=1e-14 if dtype is torch.float64 else 1e-6,
-        )
 
 
 @pytest.mark.parametrize(("dtype", "dim"), INSTANCES)
@@ -177,6 +82,16 @@ def test_splits_of_a_row_add_up(device: Any, splits: int) -> None:
     grids = [launch.grid for launch in device.launched if launch.instance.kernel == "fused_forward"]
     assert grids[0][2] > 1
     assert any(launch.instance.kernel == "merge_splits" for launch in device.launched)
+    assert_agrees(actual, case, torch.float32)
+
+
+def test_splits_of_the_classic_op_add_up(device: Any) -> None:
+    """A row with many samples, and the last part with fewer of them."""
+    case = classic_case(batch=1, num_queries=3, num_heads=1, num_points=45, dim=12)
+    device.num_processors = 9
+    actual = run_classic(device, case, torch.float32)
+    assert [launch.instance.kernel for launch in device.launched][:2] == ["classic_forward", "add_splits"]
+    assert device.launched[0].grid == (1, 1, 3)
     assert_agrees(actual, case, torch.float32)
 
 
@@ -286,10 +201,12 @@ def test_ordered_gradient_does_not_depend_on_the_order_of_threads(device: Any) -
         assert torch.equal(one, other)
 
 
-def test_the_ordered_gradient_is_cut_into_tiles_channels_and_heads(device: Any) -> None:
-    case = classic_case(((30, 17), (3, 2)), dim=140, num_queries=3)
-    actual = run_classic(device, case, torch.float32, ordered=True)
-    assert device.launched[-1].grid == (3, 2, 5)
+def test_a_block_asks_for_more_shared_memory_where_it_must(device: Any) -> None:
+    case = mmfs_case(batch=1, num_queries=3, num_images=2, num_heads=1, num_points=300)
+    actual = run_mmfs(device, case, torch.float32)
+    (launch,) = [launch for launch in device.launched if launch.instance.kernel == "fused_backward"]
+    assert launch.threads == 32
+    assert launch.shared_bytes > 48 * 1024
     assert_agrees(actual, case, torch.float32)
 
 

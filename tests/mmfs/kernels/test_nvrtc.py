@@ -12,21 +12,22 @@ from mmfs.cuda import instances_for
 from mmfs.kernels.nvrtc import OPTIONS, Nvrtc, NvrtcError, find_nvrtc
 from mmfs.kernels.plan import Channels
 from mmfs.kernels.source import Instance, source_of
+from mmfs.kernels.value_gradient import value_gradient_instances
 
 ARCHITECTURES = ("80", "90", "100")
-# 64 channels a head: the released models, and Deformable-DETR's 32 in float32.
+# With the number of channels. 64 a head: the released models, and Deformable-DETR's 32 in float32.
 HOT = (
-    Channels(torch.bfloat16, vector=8, lanes=8, chunks=1),
-    Channels(torch.float16, vector=8, lanes=8, chunks=1),
-    Channels(torch.float32, vector=4, lanes=16, chunks=1),
-    Channels(torch.float32, vector=4, lanes=8, chunks=1),
+    (Channels(torch.bfloat16, vector=8, lanes=8, chunks=1), 64),
+    (Channels(torch.float16, vector=8, lanes=8, chunks=1), 64),
+    (Channels(torch.float32, vector=4, lanes=16, chunks=1), 64),
+    (Channels(torch.float32, vector=4, lanes=8, chunks=1), 32),
 )
 OTHERS = (
-    Channels(torch.float64, vector=2, lanes=32, chunks=1),
-    Channels(torch.float32, vector=1, lanes=8, chunks=1),
-    Channels(torch.float32, vector=2, lanes=32, chunks=2),
-    Channels(torch.bfloat16, vector=4, lanes=16, chunks=1),
-    Channels(torch.float16, vector=2, lanes=16, chunks=1),
+    (Channels(torch.float64, vector=2, lanes=32, chunks=1), 64),
+    (Channels(torch.float64, vector=1, lanes=8, chunks=1), 5),
+    (Channels(torch.float32, vector=2, lanes=32, chunks=2), 128),
+    (Channels(torch.bfloat16, vector=4, lanes=8, chunks=1), 28),
+    (Channels(torch.float16, vector=2, lanes=16, chunks=1), 30),
 )
 
 
@@ -39,7 +40,7 @@ def nvrtc() -> Nvrtc:
 
 
 def resources(log: str, instances: Sequence[Instance]) -> dict[str, tuple[int, int]]:
-    """By kernel: registers, and bytes of spills to local memory."""
+    """By kernel: registers of a thread, and bytes that it spills to local memory. All shared memory is dynamic."""
     found = {}
     for part in log.split("Compiling entry function '")[1:]:
         name = part.partition("'")[0]
@@ -47,6 +48,7 @@ def resources(log: str, instances: Sequence[Instance]) -> dict[str, tuple[int, i
         spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", part)
         assert registers is not None, part
         assert len(spills) == 2, part
+        assert "smem" not in part, part
         found[name] = (int(registers[1]), sum(map(int, spills)))
     assert found.keys() == {instance.name for instance in instances}
     return found
@@ -54,11 +56,11 @@ def resources(log: str, instances: Sequence[Instance]) -> dict[str, tuple[int, i
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("channels", [*HOT, *OTHERS], ids=lambda channels: channels.instance("").name)
+@pytest.mark.parametrize(("channels", "num_channels"), [*HOT, *OTHERS], ids=str)
 def test_every_instance_compiles(
-    nvrtc: Nvrtc, channels: Channels, architecture: str, record_property: pytest.RecordProperty
+    nvrtc: Nvrtc, channels: Channels, num_channels: int, architecture: str, record_property: pytest.RecordProperty
 ) -> None:
-    instances = instances_for(channels)
+    instances = instances_for(channels, num_channels)
     compiled = nvrtc.compile(source_of(instances), [*OPTIONS, f"--gpu-architecture=sm_{architecture}"])
     assert compiled.binary.startswith(b"\x7fELF")
     assert "warning" not in compiled.log
@@ -66,13 +68,16 @@ def test_every_instance_compiles(
     for name, (registers, spilled_bytes) in found.items():
         record_property(f"sm_{architecture} {name}", f"{registers} registers, {spilled_bytes} bytes spilled")
         print(f"sm_{architecture} {name}: {registers} registers, {spilled_bytes} bytes spilled")
-    if channels in HOT:
+        registers_of_a_processor = 65536
+        threads = next(instance.most_threads for instance in instances if instance.name == name)
+        assert registers * threads <= registers_of_a_processor
+    if (channels, num_channels) in HOT:
         assert {name for name, (_, spilled_bytes) in found.items() if spilled_bytes} == set()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_ptx_names_its_architecture_and_entry_point(nvrtc: Nvrtc, architecture: str) -> None:
-    (instance, *_) = instances_for(HOT[0])
+    (instance, *_) = instances_for(*HOT[0])
     options = [*OPTIONS, f"--gpu-architecture=compute_{architecture}"]
     ptx = nvrtc.compile(source_of([instance]), options, ptx=True).binary.decode()
     assert f".target sm_{architecture}" in ptx
@@ -80,7 +85,7 @@ def test_ptx_names_its_architecture_and_entry_point(nvrtc: Nvrtc, architecture: 
 
 
 def test_values_are_added_four_at_a_time_where_the_gpu_can(nvrtc: Nvrtc) -> None:
-    instance = HOT[0].instance("classic_backward")
+    instance = HOT[0][0].instance("classic_backward")
     counts = {}
     for architecture in ("80", "90"):
         options = [*OPTIONS, f"--gpu-architecture=compute_{architecture}"]
@@ -88,6 +93,14 @@ def test_values_are_added_four_at_a_time_where_the_gpu_can(nvrtc: Nvrtc) -> None
         counts[architecture] = ptx.count("red.global.add.v4.f32")
     assert counts == {"80": 0, "90": counts["90"]}
     assert counts["90"] > 0
+
+
+def test_tensor_cores_multiply(nvrtc: Nvrtc) -> None:
+    for dtype, name in ((torch.bfloat16, "bf16.bf16"), (torch.float16, "f16.f16")):
+        (instance,) = [it for it in value_gradient_instances(dtype, 64) if it.kernel == "dense_gradient"]
+        options = [*OPTIONS, "--gpu-architecture=compute_80"]
+        ptx = nvrtc.compile(source_of([instance]), options, ptx=True).binary.decode()
+        assert f"mma.sync.aligned.m16n8k16.row.col.f32.{name}.f32" in ptx
 
 
 def test_an_error_carries_the_compilers_log(nvrtc: Nvrtc) -> None:

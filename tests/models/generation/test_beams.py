@@ -64,7 +64,7 @@ def test_a_search_finds_what_greed_misses(model: MMInterleaved) -> None:
         options = GenerationOptions(mode="text", max_new_tokens=5, num_beams=num_beams)
         reading = Reading(model)
         reading.read([[[1, 9]]])
-        [found] = beam_search(reading, options, [TokenChoice(options, model.config, seed=0)])
+        [found] = beam_search(reading, options, [TokenChoice(options, model.config, seed=0)], model.processor)
         return found.log_probability
 
     assert log_probability(64) > log_probability(1) + 1e-4

@@ -3,7 +3,8 @@ import torch
 
 from models import MMInterleaved
 from models.denoising import Denoising
-from models.generation.reading import ContextFull, Reading
+from models.generation.reader import ContextFull
+from models.generation.reading import Reading
 from rows import BOI, pack_rows
 
 LAST_STEP = Denoising(num_inference_steps=2)

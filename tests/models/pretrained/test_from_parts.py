@@ -4,13 +4,15 @@ Letters: T tokens, V vocabulary of the language model.
 """
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, CLIPVisionModel
+from transformers import AutoModelForCausalLM, CLIPTextConfig, CLIPTextModel, CLIPVisionModel
 
 from models import Batch, MMInterleaved
 from rows import BOI, BOS, EOS, IMAGE, PAD, pack_rows
@@ -340,3 +342,52 @@ def test_a_tokenizer_from_elsewhere(parts: Folders, tmp_path: Path) -> None:
         MMInterleaved.from_parts(**options)
     model = MMInterleaved.from_parts(**options, tokenizer=write_tokenizer(tmp_path / "tokenizer"))
     assert model.config.begin_of_image_id == 258
+
+
+def write_text_encoder(folder: Path, num_tokens: int) -> CLIPTextModel:
+    """Into a diffusion snapshot, with a tokenizer of four words."""
+    words = ["!", "<|startoftext|>", "<|endoftext|>", "a</w>"]
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer/vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer/tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "pad_token": "!", "model_max_length": num_tokens})
+    )
+    config = CLIPTextConfig(
+        vocab_size=4,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=num_tokens,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_factor=4.0,
+    )
+    encoder = CLIPTextModel(config).eval()
+    encoder.save_pretrained(folder / "text_encoder")
+    return encoder
+
+
+@torch.no_grad()
+def test_no_text_may_start_as_stable_diffusions_empty_prompt(parts: Folders, tmp_path: Path) -> None:
+    def build(diffusion: Path) -> MMInterleaved:
+        return MMInterleaved.from_parts(
+            **{**parts, "diffusion": diffusion}, like=like(), negative_context="empty_prompt"
+        )
+
+    with pytest.raises(FileNotFoundError, match="text_encoder"):
+        build(parts["diffusion"])
+    diffusion = shutil.copytree(parts["diffusion"], tmp_path / "sd")
+    encoder = write_text_encoder(diffusion, num_tokens=3)
+    begin, end, padding = 1, 2, 0
+    expected = encoder(torch.tensor([[begin, end, padding]])).last_hidden_state[0]
+    torch.testing.assert_close(build(diffusion).image_decoder.negative_context, expected)
+    shutil.rmtree(diffusion / "tokenizer")
+    shutil.rmtree(diffusion / "text_encoder")
+    write_text_encoder(diffusion, num_tokens=5)
+    with pytest.raises(ValueError, match="makes 5 tokens of 24 channels; the image decoder reads 3 of 24"):
+        build(diffusion)
+    with pytest.raises(ValueError, match="negative_context is 'empty'; expected 'new' or 'empty_prompt'"):
+        MMInterleaved.from_parts(**parts, like=like(), negative_context="empty")

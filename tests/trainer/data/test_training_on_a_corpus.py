@@ -52,16 +52,16 @@ def test_a_run_on_a_corpus_is_stopped_and_resumed_exactly(settings, tmp_path, mo
     assert {line["source"] for line in quarantined} == {"captions"}
     assert all("broken.tar at byte" in line["name"] for line in quarantined)
 
-    make = CorpusStream.__call__
+    make = CorpusStream.part
 
-    def make_and_stop(self, step):
+    def make_and_stop(self, step, rows):
         if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return make(self, step)
+        return make(self, step, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CorpusStream, "__call__", make_and_stop)
-        assert main([*settings, "--out", str(stopped)]) == 143
+        patch.setattr(CorpusStream, "part", make_and_stop)
+        assert main([*settings, "--out", str(stopped)]) == 3
     assert [s["step"] for s in steps(stopped)] == [1, 2]
     assert main([*settings, "--out", str(stopped), "--resume"]) == 0
     assert steps(stopped) == steps(whole)

@@ -12,7 +12,7 @@ from tokenizers.trainers import BpeTrainer
 
 from trainer.data.document import Text
 from trainer.data.emoji.atlas import sprites
-from trainer.data.emoji.tasks import TASKS, TaskOptions, documents
+from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TaskOptions, documents
 from trainer.data.emoji.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE
 
 VOCAB_SIZE = 1024
@@ -24,7 +24,7 @@ NUM_TEMPLATE_DOCUMENTS = 200  # of each family: enough for every word of every t
 def corpus() -> Iterator[str]:
     """The world's text; templates and the first concepts often, so that each of their words becomes one token."""
     few = TaskOptions(num_concepts=8, num_sprites=2)
-    for task in TASKS:
+    for task in PRETRAINING_FAMILIES:
         for document in documents(task, "train", 0, NUM_TEMPLATE_DOCUMENTS, options=few):
             texts = [segment.text for segment in document.segments if isinstance(segment, Text)]
             yield from texts * 20

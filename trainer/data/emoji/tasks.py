@@ -1,4 +1,4 @@
-"""The seven task families: each makes a document that is a pure function of (seed, index, split, options).
+"""The task families: each makes a document that is a pure function of (seed, index, split, options).
 
 Every `truth` has `images`: for each picture, in reading order, its `facts` (None for a label map). Families whose
 answer is text add `answer`, what the model should write after the prompt.
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.chat import ASSISTANT, USER
 from trainer.data.document import Document, Image, Segment, Text
 from trainer.data.emoji import layouts
 from trainer.data.emoji.atlas import sprites as all_sprites
@@ -193,6 +194,29 @@ def story(seed: int, index: int, split: Split, options: TaskOptions) -> Document
     return _document("story", index, split, tuple(segments), 1, truth)
 
 
+def chat(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """A chat: which number is under a sprite of the user's picture; then the user wants a sprite of it drawn big.
+
+    The prompt ends where the assistant's first turn begins.
+    """
+    rng = _rng("chat", seed, index, split)
+    colour, sprites = choose(rng, split, int(rng.integers(1, min(4, options.num_sprites) + 1)), options.num_concepts)
+    scene = layouts.numbered_grid(rng, colour, sprites)
+    asked = scene.placed[rng.integers(len(sprites))]
+    name, answer = all_sprites()[asked.sprite].name, _numbered(asked, layouts.GRID)
+    wanted = layouts.centred(colour, asked.sprite)
+    segments = (
+        Text(USER, loss=False),
+        Image(render(scene, options.image_px), draw=False, placed=False),
+        Text(f" which number is under the {name}?{ASSISTANT}", loss=False),
+        Text(" " + answer, ends_turn=True),
+        Text(f" {USER} draw a big {name} on {_background(wanted)}{ASSISTANT}", loss=False),
+        _image(wanted, options),
+    )
+    truth = {"images": [facts(picture, options.image_px) for picture in (scene, wanted)], "answer": answer}
+    return _document("chat", index, split, segments, 3, truth)
+
+
 TASKS: dict[str, Task] = {
     "caption": caption,
     "draw": draw,
@@ -201,7 +225,10 @@ TASKS: dict[str, Task] = {
     "ground": ground,
     "compare": compare,
     "story": story,
+    "chat": chat,
 }
+PRETRAINING_FAMILIES = ("caption", "draw", "read", "label_map", "ground", "compare", "story")
+"""Those that the shipped weights have learned; the others are for fine-tuning."""
 
 
 def documents(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ from trainer.data.sources.sample import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
     BrokenSampleError,
+    Marks,
     Sample,
     StoredImage,
     read_bytes,
@@ -62,7 +64,9 @@ def copy_records(
     for number, row in enumerate(read_table(table, problems)):
         try:
             record = read_row(row, find_image)
-            fields = {"texts": record.texts, "images": record.images, "fixed_order": record.fixed_order}
+            fields: dict[str, Any] = {"texts": record.texts, "images": record.images, "fixed_order": record.fixed_order}
+            if record.marks != Marks():
+                fields["marks"] = asdict(record.marks)
             line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
             if len(line) > MAX_TEXT_BYTES:
                 raise BrokenSampleError(f"The document has {len(line):,} bytes; the limit is {MAX_TEXT_BYTES:,}.")
@@ -80,10 +84,19 @@ def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample
     text = to_text(read_bytes(path, int(place["text_offset"]), int(place["text_size"])))
     try:
         fields = json.loads(text)
+        marks = Marks(**{name: tuple(numbers) for name, numbers in fields.get("marks", {}).items()})
         images = tuple(
-            StoredImage(Path(os.path.normpath(directory / file)), offset, size, text=number, similarity=similarity)
-            for (file, offset, size), number, similarity in fields["images"]
+            StoredImage(
+                Path(os.path.normpath(directory / file)),
+                offset,
+                size,
+                text=text,
+                similarity=similarity,
+                given=number in marks.given_images,
+                label_map=number in marks.label_maps,
+            )
+            for number, ((file, offset, size), text, similarity) in enumerate(fields["images"])
         )
-        return Sample(key, tuple(fields["texts"]), images, fields["fixed_order"])
+        return Sample(key, tuple(fields["texts"]), images, fields["fixed_order"], marks)
     except (KeyError, TypeError, ValueError) as error:
         raise BrokenSampleError(f"The record is damaged: {error}.") from error

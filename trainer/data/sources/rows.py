@@ -1,4 +1,4 @@
-"""What a row of a table of documents means: MMC4, OBELICS, image and caption, or our own segments.
+"""What a row of a table of documents means: MMC4, OBELICS, image and caption, our own segments, or a task's sample.
 
 | row | is |
 |---|---|
@@ -6,15 +6,20 @@
 | `texts`, `images`: equally long, at each place either a text or an image | OBELICS |
 | `image`, and `caption` or `text` | a pair |
 | `segments` of `{"text": ...}` and `{"image": ...}` | a document in reading order |
+
+A text with `"loss": false` is given, not learned, and stands as it is written; one with `"loss": true` is learned, and
+`"ends_turn": true` puts `</s>` behind it. An image with `"draw": false` is given; `"label_map": true` says that its
+values are classes. With any of these marks, all images have to be there. `sources.tasks` has shorter rows for tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.data.sources.sample import BrokenSampleError
+from trainer.data.sources.sample import BrokenSampleError, Marks
+from trainer.data.sources.tasks import task_segments
 
 StoredAt = tuple[str, int, int]
 """File, relative to the manifest; first byte; number of bytes."""
@@ -35,6 +40,8 @@ class Record:
     num_missing: int
     """Images that the document names but nobody has: web links die."""
 
+    marks: Marks = field(default_factory=Marks)
+
 
 def read_row(row: Any, find_image: FindImage) -> Record:
     """A row of any of the known kinds. Raises BrokenSampleError."""
@@ -43,17 +50,21 @@ def read_row(row: Any, find_image: FindImage) -> Record:
     try:
         if "text_list" in row:
             return _mmc4(row, find_image)
+        if (segments := task_segments(row)) is not None:
+            return _segments({"segments": segments}, find_image)
         if "segments" in row:
             return _segments(row, find_image)
         if "texts" in row and "images" in row:
             return _obelics(row, find_image)
         if "image" in row and ("caption" in row or "text" in row):
             return _pair(row, find_image)
+    except BrokenSampleError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BrokenSampleError(f"The row has an unexpected form: {type(error).__name__}: {error}.") from error
     raise BrokenSampleError(
         f"The row has the keys {sorted(map(str, row))[:8]}; expected text_list and image_info, texts and images, "
-        "segments, or image and caption."
+        "segments, image and caption, or the keys of a task: question, expression, label_map, story or conversations."
     )
 
 
@@ -103,12 +114,27 @@ def _obelics(row: Mapping[str, Any], find_image: FindImage) -> Record:
 
 def _segments(row: Mapping[str, Any], find_image: FindImage) -> Record:
     builder = _Builder(find_image)
+    given_texts, turn_ends, given_images, label_maps = [], [], [], []
+    missing = []
     for segment in row["segments"]:
-        if "text" in segment:
-            builder.add_text(segment["text"])
-        else:
+        if "text" not in segment:
+            given_images += [len(builder.images)] if not segment.get("draw", True) else []
+            label_maps += [len(builder.images)] if segment.get("label_map") else []
+            before = builder.num_missing
             builder.add_image(segment["image"], len(builder.texts))
-    return builder.record(fixed_order=True)
+            missing += [segment["image"]] if builder.num_missing > before else []
+            continue
+        turn_ends += [len(builder.texts)] if segment.get("ends_turn") else []
+        given_texts += [len(builder.texts)] if not segment.get("loss", True) else []
+        if "loss" in segment:
+            builder.texts.append(segment["text"])
+        else:
+            builder.add_text(segment["text"])
+    record = builder.record(fixed_order=True)
+    record.marks = Marks(tuple(given_texts), tuple(turn_ends), tuple(given_images), tuple(label_maps))
+    if missing and record.marks != Marks():
+        raise BrokenSampleError(f"The image {missing[0]} is not there, and this sample is nothing without it.")
+    return record
 
 
 def _pair(row: Mapping[str, Any], find_image: FindImage) -> Record:

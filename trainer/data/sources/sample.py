@@ -33,6 +33,12 @@ class StoredImage:
     similarity: float | None = None
     """Cosine of the image's and the text's CLIP embeddings, where the source tells it."""
 
+    given: bool = False
+    """Whether it belongs to a question: it is seen, and neither drawn nor announced."""
+
+    label_map: bool = False
+    """Whether its values are classes."""
+
     @property
     def name(self) -> str:
         """Names it in messages and in the quarantine file."""
@@ -43,6 +49,20 @@ class StoredImage:
         if self.size > MAX_IMAGE_BYTES:
             raise BrokenSampleError(f"The image has {self.size:,} bytes; expected at most {MAX_IMAGE_BYTES:,}.")
         return read_bytes(self.path, self.offset, self.size)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What of a sample is learned and how, by numbers of texts and of images; without marks, all is."""
+
+    given_texts: tuple[int, ...] = ()
+    """Not learned; they stand as they are written."""
+
+    turn_ends: tuple[int, ...] = ()
+    """Texts with `</s>` behind them."""
+
+    given_images: tuple[int, ...] = ()
+    label_maps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,8 @@ class Sample:
     fixed_order: bool
     """Whether images stand right before their text, as they were published; else before or after it is ours to choose.
     """
+
+    marks: Marks = Marks()
 
     @property
     def is_pair(self) -> bool:

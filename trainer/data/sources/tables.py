@@ -13,7 +13,10 @@ from typing import IO, Any
 from trainer.data.sources.sample import MAX_TEXT_BYTES, BrokenSampleError, to_text
 
 TABLE_SUFFIXES = (".jsonl", ".jsonl.zip", ".parquet")
-COLUMNS = ("texts", "images", "text_list", "image_info", "segments", "image", "caption", "text")
+COLUMNS = (
+    *("texts", "images", "text_list", "image_info", "segments", "image", "caption", "text"),
+    *("question", "answer", "expression", "box", "bbox", "width", "height", "label_map", "story", "conversations"),
+)
 """What `rows.read_row` looks at; a parquet file's other columns are not read."""
 
 

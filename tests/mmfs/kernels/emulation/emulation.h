@@ -157,8 +157,9 @@ struct Fibre {
     std::vector<unsigned char> stack = std::vector<unsigned char>(STACK_BYTES);
     State state = State::DONE;
     int operation = 0;  // tells a barrier from a shuffle and one shuffle from another
-    std::uint64_t given[2] = {0, 0};  // to shuffles, in turn: one is read while the next may be written
+    std::uint64_t given[2][3] = {};  // to exchanges, in turn: one is read while the next may be written
     int turn = 0;
+    int vote = 0;
 };
 
 inline std::vector<Fibre> fibres;
@@ -269,20 +270,94 @@ inline void launch(void (*kernel)(const void*), const void* arguments, const std
 inline void __syncthreads() { emulation::wait(emulation::State::AT_BLOCK, 0); }
 inline void __syncwarp() { emulation::wait(emulation::State::AT_WARP, 0); }
 
-template <typename T>
-T __shfl_xor_sync(unsigned mask, T x, int distance) {
+inline int __syncthreads_or(int x) {
+    emulation::fibres[emulation::running].vote = x;
+    __syncthreads();
+    const auto end = emulation::fibres.begin() + blockDim.x;
+    const bool any = std::any_of(emulation::fibres.begin(), end, [](const auto& fibre) { return fibre.vote != 0; });
+    __syncthreads();  // the next votes overwrite these
+    return any;
+}
+
+namespace emulation {
+
+// Hands `x` to the other lanes, waits until all have, and returns what each of them gave.
+template <typename T, typename Result, typename Read>
+Result exchange(unsigned mask, const T& x, int operation, Read read) {
+    static_assert(sizeof(T) <= sizeof(Fibre::given[0]));
     if (mask != 0xffffffffu) {
-        throw std::runtime_error("a shuffle must name the whole warp");
+        throw std::runtime_error("an exchange must name the whole warp");
     }
-    emulation::Fibre& own = emulation::fibres[emulation::running];
+    Fibre& own = fibres[running];
     const int turn = own.turn;
     own.turn = 1 - turn;
-    std::memcpy(&own.given[turn], &x, sizeof(x));
-    emulation::wait(emulation::State::AT_WARP, distance);
-    T received;
-    std::memcpy(&received, &emulation::fibres[emulation::running ^ distance].given[turn], sizeof(received));
-    return received;
+    std::memcpy(own.given[turn], &x, sizeof(x));
+    wait(State::AT_WARP, operation);
+    return read([turn](int lane) {
+        T given;
+        std::memcpy(&given, fibres[running / WARP_SIZE * WARP_SIZE + lane].given[turn], sizeof(given));
+        return given;
+    });
 }
+
+// Numbers that tell one exchange from another; shuffles to a distance have that of the distance, 1 to 16.
+constexpr int SHUFFLE = 32;
+constexpr int BALLOT = 33;
+constexpr int MULTIPLY = 34;
+
+struct Fragments {
+    unsigned left[4];
+    unsigned right[2];
+};
+
+// mma.m16n8k16: which lane holds what is written out here once more, from the sums' side.
+template <typename Widen>
+void multiply(float (&sums)[4], const unsigned (&left)[4], const unsigned (&right)[2], Widen widen) {
+    Fragments own;
+    std::copy(left, left + 4, own.left);
+    std::copy(right, right + 2, own.right);
+    exchange<Fragments, int>(0xffffffffu, own, MULTIPLY, [&](auto of_lane) {
+        const int lane = running % WARP_SIZE;
+        for (int sum = 0; sum < 4; ++sum) {
+            const int row = lane / 4 + (sum >= 2 ? 8 : 0);
+            const int column = lane % 4 * 2 + sum % 2;
+            for (int k = 0; k < 16; ++k) {
+                const unsigned one = of_lane(row % 8 * 4 + k % 8 / 2).left[row / 8 + k / 8 * 2];
+                const unsigned other = of_lane(column * 4 + k % 8 / 2).right[k / 8];
+                sums[sum] += widen(static_cast<unsigned short>(one >> k % 2 * 16)) *
+                             widen(static_cast<unsigned short>(other >> k % 2 * 16));
+            }
+        }
+        return 0;
+    });
+}
+
+}  // namespace emulation
+
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T x, int distance) {
+    return emulation::exchange<T, T>(mask, x, distance, [distance](auto of_lane) {
+        return of_lane((emulation::running ^ distance) % emulation::WARP_SIZE);
+    });
+}
+
+template <typename T>
+T __shfl_sync(unsigned mask, T x, int source) {
+    return emulation::exchange<T, T>(mask, x, emulation::SHUFFLE, [source](auto of_lane) { return of_lane(source); });
+}
+
+inline unsigned __ballot_sync(unsigned mask, bool x) {
+    return emulation::exchange<bool, unsigned>(mask, x, emulation::BALLOT, [](auto of_lane) {
+        unsigned votes = 0;
+        for (int lane = 0; lane < emulation::WARP_SIZE; ++lane) {
+            votes |= static_cast<unsigned>(of_lane(lane)) << lane;
+        }
+        return votes;
+    });
+}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
 
 template <typename T>
 void atomicAdd(T* pointer, T x) {

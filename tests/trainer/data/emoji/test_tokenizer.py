@@ -9,7 +9,7 @@ import pytest
 from trainer.data.document import Text
 from trainer.data.emoji.atlas import sprites
 from trainer.data.emoji.make_tokenizer import train_tokenizer
-from trainer.data.emoji.tasks import TASKS, documents
+from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, documents
 from trainer.data.emoji.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, load_tokenizer
 
 
@@ -37,7 +37,7 @@ def test_every_word_of_the_templates_and_the_first_64_names_is_one_token():
     tokenizer = load_tokenizer()
     texts = [
         segment.text
-        for task in TASKS
+        for task in PRETRAINING_FAMILIES
         for document in documents(task, "train", 0, 100)
         for segment in document.segments
         if isinstance(segment, Text)

@@ -1,8 +1,7 @@
-"""Whole runs by name. A recipe is a function without arguments, varied with `dataclasses.replace`."""
+"""The emoji world: small runs from nothing to a model that reads and draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from models import MMInterleavedConfig
@@ -108,12 +107,3 @@ def tiny() -> TrainConfig:
         num_threads=1,  # this small, more threads only wait for each other
         num_workers=0,
     )
-
-
-DEFAULT_RECIPE = "toy"
-RECIPES: dict[str, Callable[[], TrainConfig]] = {
-    "toy": toy,
-    "toy_scratch": toy_scratch,
-    "toy_refine": toy_refine,
-    "tiny": tiny,
-}

@@ -1,0 +1,68 @@
+"""Two ways to the same result, timed in turns: what slows the machine down for a moment slows down both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench import measure
+
+
+def time_both(
+    benchmark: BenchmarkFixture,
+    ours: Callable[[], object],
+    baseline: Callable[[], object],
+    *,
+    name: str,
+    rounds: int,
+    error: float,
+    device: str,
+    with_memory: bool = False,
+) -> None:
+    """Time `ours` as the benchmark and the baseline before each of its rounds.
+
+    Adds to the benchmark's `extra_info` how `ours` compares: "times_faster", and where it was asked for,
+    "memory_share", the peak of `ours` over the baseline's.
+
+    Args:
+        benchmark: of pytest-benchmark.
+        ours: one call.
+        baseline: the same of the other way.
+        name: of the baseline.
+        rounds: how often each is timed.
+        error: relative difference of the two results, which has been looked at already.
+        device: "cpu" or "cuda".
+        with_memory: measure peak memory too, in one more call of each.
+    """
+    info = benchmark.extra_info
+    info |= {"baseline": name, "relative_error": error}
+    if with_memory:
+        peaks = [measure.peak_memory_bytes(run, device) for run in (ours, baseline)]
+        info |= {"peak_memory_bytes": peaks[0], "baseline_peak_memory_bytes": peaks[1]}
+        if peaks[0] is not None and peaks[1]:
+            info["memory_share"] = peaks[0] / peaks[1]
+    baseline_s: list[float] = []
+    ours_s: list[float] = []
+
+    def before() -> None:
+        baseline_s.append(seconds(baseline, device))
+
+    benchmark.pedantic(lambda: ours_s.append(seconds(ours, device)), setup=before, rounds=rounds, warmup_rounds=1)
+    info["median_s"], info["baseline_median_s"] = statistics.median(ours_s), statistics.median(baseline_s)
+    info["times_faster"] = info["baseline_median_s"] / info["median_s"]
+    figures = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in info.items()}
+    print(f"\n{benchmark.name}: {figures}")
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    """Wall time of one call, until its result is there."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
+    start_s = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - start_s

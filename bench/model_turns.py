@@ -1,0 +1,134 @@
+"""Writing pictures and text by turns: with everything read once, and the way the released script does it.
+
+The released script begins each turn anew: it encodes every picture and reads the whole document again, once to write
+text and once to draw; its MMFS layers project the image features for every token and for every denoising step.
+
+Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D channels a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import MMInterleaved
+from models.denoising import Denoising
+from models.generation.image_bank import ImageBank
+from models.generation.reader import Piece
+from models.generation.reading import Reading
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How much is written: in each turn so many tokens, the likeliest, and a picture."""
+
+    num_turns: int
+    num_tokens: int
+    num_inference_steps: int
+
+    @property
+    def denoising(self) -> Denoising:
+        return Denoising(num_inference_steps=self.num_inference_steps)
+
+
+@dataclass
+class Written:
+    """What came out."""
+
+    tokens: list[int] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)  # [3, h, w]
+
+
+@torch.inference_mode()
+def write_reading_once(model: MMInterleaved, prompt: Sequence[Piece], turns: Turns) -> Written:
+    """As `generate` does."""
+    written, reading = Written(), Reading(model)
+    reading.read([list(prompt)])
+    for turn in range(turns.num_turns):
+        _write_text(reading, turns, written)
+        reading.read([[[model.config.begin_of_image_id]]])
+        picture = _draw(reading, turn, turns, written)
+        if turn + 1 < turns.num_turns:
+            reading.read([[picture]])
+    return written
+
+
+@torch.inference_mode()
+def write_reading_again(model: MMInterleaved, prompt: Sequence[Piece], turns: Turns) -> Written:
+    """As the released script does."""
+    written, document = Written(), list(prompt)
+    for turn in range(turns.num_turns):
+        reading = ForgetfulReading(model)
+        reading.read([document])
+        begin = len(written.tokens)
+        _write_text(reading, turns, written)
+        document += [written.tokens[begin:], [model.config.begin_of_image_id]]
+        reading = ForgetfulReading(model)
+        reading.read([document])
+        document.append(_draw(reading, turn, turns, written))
+    return written
+
+
+def _write_text(reading: Reading, turns: Turns, written: Written) -> None:
+    for _ in range(turns.num_tokens):
+        assert reading.logits is not None, "a document starts with <s>"
+        token = int(reading.logits[0].argmax())
+        written.tokens.append(token)
+        reading.read([[[token]]])
+
+
+def _draw(reading: Reading, turn: int, turns: Turns, written: Written) -> Tensor:
+    """A picture, and the same as the model reads it."""
+    for step in reading.draw([0], [turn], turns.denoising):
+        latents = step.latents
+    picture = reading.decode(latents)[0]
+    written.pictures.append(picture)
+    height, width = reading.model.config.vision.picture_shape
+    return torch.nn.functional.interpolate(picture[None], (height, width), mode="bilinear")[0]
+
+
+class ForgetfulReading(Reading):
+    """Reads by the layers themselves, and projects the images for every call."""
+
+    def __init__(self, model: MMInterleaved) -> None:
+        super().__init__(model)
+        self.folded = None
+        self.seen = ForgetfulBank(model.language_model.project_values, self.seen.nothing)
+        self.drawn_from = ForgetfulBank(model.image_decoder.unet.project_values, self.drawn_from.nothing)
+
+
+class ForgetfulBank(ImageBank):
+    """Keeps the features of one document's images, and projects them whenever a network looks."""
+
+    def __init__(self, project: Callable[[Tensor], list[Tensor]], nothing: Tensor) -> None:
+        super().__init__(project, nothing)
+        self.features = nothing  # [N, S, F]
+
+    def add(self, features: Tensor, owners: Sequence[int]) -> None:
+        self.features = torch.cat([self.features, features])
+
+    def values(self) -> Sequence[Tensor]:
+        return FreshValues(self._project, self.features)
+
+    def range_of(self, owner: int) -> tuple[int, int]:
+        return 0, len(self.features)
+
+
+class FreshValues(Sequence[Tensor]):
+    """Per synchronizer [N, S', H, D], made anew by each walk through them."""
+
+    def __init__(self, project: Callable[[Tensor], list[Tensor]], features: Tensor) -> None:
+        self.project, self.features = project, features
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.project(self.features))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.project(self.features)[index]
+
+    def __len__(self) -> int:
+        return len(self.project(self.features))

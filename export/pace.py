@@ -1,0 +1,76 @@
+"""How long a stage still takes, from the lines it prints and from what each component took the last time."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+SECONDS_FILE = "seconds.json"
+"""By stage and component."""
+
+LINE = re.compile(r"\[(\d+)/(\d+)\] (\w+)")
+
+
+class Pace:
+    """Listens to a stage.
+
+    Args:
+        stage: which.
+        seconds: what each component took the last time; may be empty.
+    """
+
+    def __init__(self, stage: str, seconds: dict[str, float]) -> None:
+        self.stage = stage
+        self.before = seconds
+        self.taken: dict[str, float] = {}
+        self.name: str | None = None
+        self.total = 0
+        self._since = time.monotonic()
+
+    @classmethod
+    def of(cls, stage: str, folders: Sequence[Path]) -> Pace:
+        """With the times of the first folder that has some for this stage."""
+        for folder in folders:
+            if seconds := _times(folder).get(stage):
+                return cls(stage, seconds)
+        return cls(stage, {})
+
+    def hear(self, line: str) -> None:
+        """A line such as "[2/7] llm ..." starts a component and ends the one before it."""
+        if (found := LINE.match(line)) is not None:
+            self._finish()
+            self.total, self.name = int(found[2]), found[3]
+
+    def left(self) -> str:
+        """In words to be put behind others; empty if nothing is known."""
+        here = time.monotonic() - self._since
+        if self.before:
+            rest = sum(seconds for name, seconds in self.before.items() if name not in self.taken)
+            rest -= min(here, self.before.get(self.name or "", 0.0))
+        elif self.taken:
+            mean = sum(self.taken.values()) / len(self.taken)
+            rest = max(0.0, (self.total - len(self.taken)) * mean - here)
+        else:
+            return ""
+        return f"; about {rest:.0f} s left"
+
+    def save(self, folder: Path) -> None:
+        """For the next time; a component that was done before keeps its longer time."""
+        self._finish()
+        longest = {name: max(seconds, self.before.get(name, 0.0)) for name, seconds in self.taken.items()}
+        times = {**_times(folder), self.stage: longest}
+        (folder / SECONDS_FILE).write_text(json.dumps(times, indent=1) + "\n")
+
+    def _finish(self) -> None:
+        now = time.monotonic()
+        if self.name is not None:
+            self.taken[self.name] = round(now - self._since, 1)
+        self._since = now
+
+
+def _times(folder: Path) -> dict[str, dict[str, float]]:
+    file = folder / SECONDS_FILE
+    return json.loads(file.read_text()) if file.is_file() else {}

@@ -1,0 +1,176 @@
+"""Continue a document with an exported model: `python -m export.run runs/demo/export --prompt "a snail" --out a.html`.
+
+Texts and pictures are the document, in the order in which they are given. What is written appears as it is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from PIL import Image
+
+from export.end_to_end import compare, psnrs
+from export.fitness import BUILDERS, check_model
+from export.manifest import read_manifest
+from export.runtime import Session
+from export.runtime.engine_part import EnginePart, EngineRefused
+from export.runtime.session import Backend
+from export.samples import opened
+from export.verified import record_run
+from models import MMInterleaved
+from models.denoising import SchedulerName
+from models.generation.documents import Segment
+from models.generation.generated import Generated
+from models.generation.options import GenerationOptions, Mode
+from models.generation.prompts import PROMPTS
+from plugins_trt.tensorrt_package import MissingPackage, open_package
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, 1 for a document that differs from PyTorch's, 2 for what cannot be
+    run."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except (OSError, ValueError, MissingPackage, EngineRefused) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.out is not None and options.out.suffix not in (".html", *PICTURES):
+        raise ValueError(f"--out is {options.out}. Expected a name that ends in .html, {', '.join(PICTURES)}.")
+    document = [opened(Path(given)) if kind == "image" else given for kind, given in options.document]
+    checkpoint = options.compare or options.model
+    if checkpoint is not None:
+        check_model(read_manifest(options.directory), checkpoint)
+    model = None if checkpoint is None else MMInterleaved.from_pretrained(checkpoint)
+    given = model if options.model is not None else None
+    session = Session.open(options.directory, options.backend, model=given, device=options.device)
+    asked: dict[str, Any] = {"task": options.task, "seed": options.seed}
+    asked |= {name: value for name in _ASKED if (value := getattr(options, name)) is not None}
+    if options.num_images is not None:
+        asked["max_new_images"] = options.num_images
+
+    start = time.perf_counter()
+    written = _stream(session, document, asked)
+    print(f"({options.backend}: {time.perf_counter() - start:.1f} s)")
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        if options.out.suffix == ".html":
+            options.out.write_text(written.to_html(), encoding="utf-8")
+        else:
+            written.to_picture().save(options.out)
+        print(f"wrote {options.out}")
+    if options.compare is None:
+        return 0
+    assert model is not None
+    return _compare(options, session, model, document, written, asked)
+
+
+def _stream(session: Session, document: list[Segment], asked: dict[str, Any]) -> Generated:
+    """Write, and print what is written as soon as it is certain."""
+    written = Generated(document)
+    for piece in session.generate_stream(document, **asked):
+        assert isinstance(piece, str | Image.Image), "one document, without previews"
+        written.add(piece)
+        print(
+            piece if isinstance(piece, str) else f"\n[picture of {piece.width} x {piece.height}]\n", end="", flush=True
+        )
+    print()
+    return written
+
+
+def _compare(
+    options: argparse.Namespace,
+    session: Session,
+    model: MMInterleaved,
+    document: list[Segment],
+    written: Generated,
+    asked: dict[str, Any],
+) -> int:
+    """Let PyTorch write the same; 1 if it does not. What became of engines is entered into the manifest."""
+    start = time.perf_counter()
+    expected = model.generate(document, **asked)
+    seconds = time.perf_counter() - start
+    difference = compare(expected, written)
+    ran = [name for name, part in session.parts.items() if isinstance(part, EnginePart)]
+    if ran:
+        version = open_package(BUILDERS[options.backend]).__version__
+        on = torch.cuda.get_device_name()
+        record_run(options.directory, f"{BUILDERS[options.backend]}-{version}", ran, on, difference)
+    if difference is not None:
+        print(f"not equal: {difference}", file=sys.stderr)
+        return 1
+    ratios = psnrs(expected, written)
+    worst = f"; pictures with a PSNR of at least {min(ratios):.0f} dB" if ratios else ""
+    print(f"equal to PyTorch ({seconds:.1f} s): the same text{worst}")
+    return 0
+
+
+_ASKED = (
+    "mode",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "num_inference_steps",
+    "guidance_scale",
+    "image_guidance_scale",
+    "scheduler",
+)
+"""Options of the command that are `GenerationOptions`; not given: as there."""
+
+
+class _Segment(argparse.Action):
+    """Texts and pictures in one list, in their order."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.document = [*namespace.document, ((option_string or "").removeprefix("--"), values)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    usual = GenerationOptions()
+    parser = argparse.ArgumentParser(prog="python -m export.run", description=__doc__.partition("\n")[0])
+    parser.add_argument("directory", type=Path, metavar="DIR", help="what python -m export.trt wrote")
+    parser.set_defaults(document=[])
+    parser.add_argument("--prompt", action=_Segment, metavar="TEXT", help="a text of the document; may be repeated")
+    parser.add_argument("--image", action=_Segment, metavar="FILE", help="a picture of it; may be repeated")
+    parser.add_argument("--task", choices=sorted(PROMPTS), help="put the document into a ready prompt")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write document and result as .html, .png, ...")
+    running = parser.add_argument_group("what runs it")
+    running.add_argument(
+        "--backend", choices=get_args(Backend), default="ort", help="onnxruntime (default), PyTorch, TensorRT or RTX"
+    )
+    running.add_argument("--device", help="cpu or cuda; default: what the back end runs on")
+    running.add_argument(
+        "--model", type=Path, metavar="MODEL_DIR", help="what was exported; for --backend torch and --torch-fallback"
+    )
+    running.add_argument(
+        "--compare", type=Path, metavar="MODEL_DIR", help="let PyTorch write the same, and fail if it differs"
+    )
+    writing = parser.add_argument_group("writing and drawing, as MMInterleaved.generate")
+    writing.add_argument("--seed", type=int, default=0)
+    writing.add_argument("--num-images", type=int, metavar="N", help=f"at most (default: {usual.max_new_images})")
+    writing.add_argument("--mode", choices=get_args(Mode))
+    writing.add_argument("--scheduler", choices=get_args(SchedulerName))
+    for name in ("max_new_tokens", "num_inference_steps"):
+        writing.add_argument(_flag(name), type=int, metavar="N", help=f"default: {getattr(usual, name)}")
+    for name in ("temperature", "top_p", "guidance_scale", "image_guidance_scale"):
+        writing.add_argument(_flag(name), type=float, metavar="X", help=f"default: {getattr(usual, name)}")
+    return parser
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

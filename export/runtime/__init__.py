@@ -1,0 +1,5 @@
+"""An exported model at work: `Session` reads and writes documents with onnxruntime, TensorRT engines or PyTorch."""
+
+from export.runtime.session import Session
+
+__all__ = ["Session"]

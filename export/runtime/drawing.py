@@ -1,0 +1,102 @@
+"""Pictures from noise: the denoising loop around the U-Net, one step of which is recorded on a GPU.
+
+Letters: M pictures, k predictions of each picture (1 to 3), c x h x w latents, n context tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from export.noise_schedule import NoiseSchedule, walk
+from export.runtime.part import Part
+from export.runtime.recorded import Recorded
+from export.runtime.value_pool import ValuePool
+from models.denoising import Denoising, Step, guide
+
+
+class Drawing:
+    """M pictures at a time, guided in one way.
+
+    Args:
+        unet: the U-Net.
+        pool: the pictures that it looks at; every prediction of every picture, by slot.
+        schedule: the model's.
+        num_pictures: M.
+        denoising: its guidance; scheduler and number of steps may be others every time.
+    """
+
+    def __init__(
+        self, unet: Part, pool: ValuePool, schedule: NoiseSchedule, num_pictures: int, denoising: Denoising
+    ) -> None:
+        self.unet, self.pool, self.schedule, self.denoising = unet, pool, schedule, denoising
+        self.num_predictions = 3 if denoising.looks_away else 2 if denoising.is_guided else 1
+        device = unet.device
+        latents = num_pictures, *unet.inputs["sample"].shape[1:]
+        rows = self.num_predictions * num_pictures
+        self.shape: tuple[int, ...] = tuple(int(size) for size in latents)
+        self.latents, self.before, self.estimate, self.noise = torch.zeros(4, *self.shape, device=device).unbind()
+        context = unet.inputs["encoder_hidden_states"]
+        self.context = torch.zeros(rows, *map(int, context.shape[1:]), dtype=context.dtype, device=device)
+        self.visible = torch.zeros(rows, 2, dtype=torch.int64, device=device)
+        num_columns = schedule.table("ddim", 1).shape[1]
+        self.table = torch.zeros(schedule.num_train_timesteps, num_columns, device=device)
+        self.bound = torch.zeros((), device=device)
+        self.place = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in the table
+        self.step = Recorded(self._one_step, [self.latents, self.before, self.estimate, self.place], device)
+        self._num_moves = pool.num_moves
+
+    def steps(
+        self, conditional: Tensor, negative: Tensor, visible: Tensor, seeds: Sequence[int], denoising: Denoising
+    ) -> Iterator[Step]:
+        """Draw, step by step.
+
+        Args:
+            conditional: [M, n, cross_attention_dim], what to draw.
+            negative: [M, n, cross_attention_dim], what stands for nothing.
+            visible: [M, 2] int64, slots.
+            seeds: M; all that is random about a picture is a function of its own.
+            denoising: scheduler and number of steps; the guidance is that of this object.
+        """
+        without = self.num_predictions - 1
+        self.context.copy_(torch.cat([*[negative] * without, conditional]))
+        nothing = torch.zeros_like(visible)
+        self.visible.copy_(torch.cat([nothing, visible, visible][-self.num_predictions :]))
+        table = self.schedule.table(denoising.scheduler, denoising.num_inference_steps)
+        self.table[: len(table)] = table.to(self.table.device)
+        self.bound.fill_(self.schedule.bound(denoising.scheduler))
+        dice = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.latents.copy_(self._normal(dice))
+        self.before.zero_()
+        self.noise.zero_()
+        self.place.zero_()
+        if self._num_moves != self.pool.num_moves:
+            self.step.forget()
+            self._num_moves = self.pool.num_moves
+        for done, row in enumerate(table, start=1):
+            if row[-1]:
+                self.noise.copy_(self._normal(dice))
+            self.step()
+            yield Step(done, self.latents.clone(), self.estimate.clone())
+
+    def _normal(self, dice: Sequence[torch.Generator]) -> Tensor:
+        # PyTorch's, on the CPU, so that equal seeds draw the same picture everywhere.
+        return torch.stack([torch.randn(self.shape[1:], generator=die) for die in dice])
+
+    def _one_step(self) -> None:
+        row = self.table.index_select(0, self.place)[0]
+        predictions = self.unet(
+            sample=self.latents.repeat(self.num_predictions, 1, 1, 1),
+            timestep=row[0].expand(len(self.context)),
+            encoder_hidden_states=self.context,
+            visible=self.visible,
+            **self.pool.banks,
+        )["model_output"]
+        output = guide(predictions.float(), self.denoising)
+        latents, before, estimate = walk(row, self.bound, self.latents, output, self.before, self.noise)
+        self.latents.copy_(latents)
+        self.before.copy_(before)
+        self.estimate.copy_(estimate)
+        self.place += 1

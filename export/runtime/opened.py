@@ -1,0 +1,82 @@
+"""The files of an export as parts that can be called, each checked before it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from export.assets import Assets
+from export.components import Component, Port, components_of
+from export.fitness import Machine, check_engine, check_file, engine_of
+from export.manifest import ASSETS_DIR, read_manifest
+from export.profiles import Profile
+from export.runtime.engine_part import EnginePart, Loader
+from export.runtime.ort_part import OrtPart
+from export.runtime.part import Part, TorchPart
+from models import MMInterleaved
+
+
+def ort_parts_of(components: Mapping[str, Component], folder: Path) -> dict[str, OrtPart]:
+    """Components as onnxruntime computes them from the files of a folder on the CPU."""
+    return {
+        name: OrtPart(name, one.inputs, one.outputs, folder / f"{name}.onnx", torch.device("cpu"))
+        for name, one in components.items()
+    }
+
+
+def ort_parts(root: Path, device: torch.device) -> tuple[dict[str, Part], Assets]:
+    """All components in onnxruntime, and the assets."""
+    manifest = read_manifest(root)
+    parts: dict[str, Part] = {}
+    for name, entry in manifest["components"].items():
+        for listed in (entry["onnx"], *entry["onnx"]["weights"]):
+            check_file(root, listed, "--stage validate")
+        file = root / entry["onnx"]["path"]
+        parts[name] = OrtPart(name, _ports(entry, "inputs"), _ports(entry, "outputs"), file, device)
+    return parts, _assets(root, manifest)
+
+
+def engine_parts(
+    root: Path, backend: str, package: ModuleType, machine: Machine, device: torch.device, model: MMInterleaved | None
+) -> tuple[dict[str, Part], Assets]:
+    """All components as engines, but those that were left to PyTorch on purpose, and the assets."""
+    manifest = read_manifest(root)
+    entries = {name: engine_of(root, manifest, name, backend, machine) for name in manifest["components"]}
+    for name, entry in entries.items():
+        if entry is not None:
+            check_engine(root, name, entry, backend, machine)
+    left = [name for name, entry in entries.items() if entry is None]
+    if left and model is None:
+        raise ValueError(
+            f"The engines were built without {', '.join(left)}, left to PyTorch. Give the model that was exported, too."
+        )
+    loader = Loader(package)
+    components = components_of(model) if model is not None else {}
+    parts: dict[str, Part] = {}
+    for name, engine in entries.items():
+        described = manifest["components"][name]
+        if engine is None:
+            parts[name] = TorchPart(components[name], device)
+            continue
+        profiles = [
+            Profile(profile["name"], {axis: tuple(sizes) for axis, sizes in profile["axes"].items()})
+            for profile in engine["profiles"]
+        ]
+        plan = (root / engine["plan"]["path"]).read_bytes()
+        ports = _ports(described, "inputs"), _ports(described, "outputs")
+        parts[name] = EnginePart(name, *ports, plan, profiles, loader, device)
+    return parts, _assets(root, manifest)
+
+
+def _assets(root: Path, manifest: Mapping[str, Any]) -> Assets:
+    for entry in manifest["assets"]:
+        check_file(root, entry, "--stage validate")
+    return Assets.load(root / ASSETS_DIR)
+
+
+def _ports(entry: Mapping[str, Any], direction: str) -> dict[str, Port]:
+    return {port["name"]: Port(getattr(torch, port["dtype"]), tuple(port["shape"])) for port in entry[direction]}

@@ -1,0 +1,126 @@
+"""An exported model at work, with one interface whoever computes it.
+
+session = Session.open(Path("runs/demo/export"), "ort")
+session.generate(["a snail left of a rocket"], mode="image").show()
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, overload
+
+import torch
+
+from export.assets import Assets
+from export.components import components_of
+from export.fitness import BUILDERS, Machine
+from export.runtime.memory import Memory
+from export.runtime.opened import engine_parts, ort_parts
+from export.runtime.part import Part, TorchPart
+from export.runtime.reading import PartsReading
+from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.generation.documents import Document, Segment
+from models.generation.generate import generate, generate_stream
+from models.generation.generated import Generated, Preview
+from plugins_trt.tensorrt_package import open_package
+
+Backend = Literal["ort", "torch", "trt", "rtx"]
+
+
+class Session:
+    """Reads and writes interleaved images and text as `MMInterleaved` does, with the model's components.
+
+    `generate` and `generate_stream` take what those of the model take; who computes the components makes no difference
+    but rounding.
+
+    Args:
+        parts: all components of a model, on one device.
+        assets: what they need beside them.
+    """
+
+    def __init__(self, parts: Mapping[str, Part], assets: Assets) -> None:
+        self.parts = dict(parts)
+        self.assets = assets.to(self.parts["llm"].device)
+        self._free: list[Memory] = []
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        backend: Backend,
+        *,
+        model: MMInterleaved | None = None,
+        device: torch.device | str | None = None,
+    ) -> Session:
+        """What `python -m export.trt` wrote.
+
+        Args:
+            directory: the export.
+            backend: "ort", onnxruntime; "trt" or "rtx", the engines of TensorRT or TensorRT-RTX; "torch", the model.
+            model: what was exported: all of it runs for "torch", and with engines the components that were left to
+                PyTorch.
+            device: where to run. None: a GPU for engines, and for "torch" if there is one; else the CPU.
+
+        Raises:
+            FileNotFoundError: something is missing.
+            Misfit: the files or engines are not what the manifest says, or not for this machine.
+            MissingPackage: the back end is not installed.
+            ValueError: no such back end, or no model where one is needed.
+        """
+        if backend not in get_args(Backend):
+            raise ValueError(f"backend is {backend!r}; expected one of {', '.join(get_args(Backend))}.")
+        if backend == "torch":
+            if model is None:
+                raise ValueError("The back end torch needs the model that was exported; give it as model.")
+            return cls.of(model, device=device)
+        on_gpu = backend in ("trt", "rtx")
+        where = torch.device(device or ("cuda" if on_gpu else "cpu"))
+        if on_gpu:
+            package = open_package(BUILDERS[backend])
+            machine = Machine.here(package.__version__, where)
+            return cls(*engine_parts(directory, backend, package, machine, where, model))
+        return cls(*ort_parts(directory, where))
+
+    @classmethod
+    def of(cls, model: MMInterleaved, *, device: torch.device | str | None = None) -> Session:
+        """The components of a model as PyTorch computes them; on a GPU, steps are recorded as CUDA graphs. The model
+        moves to the device."""
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        assets, components = Assets.of(model), components_of(model)
+        dtype = model.begin_of_image.dtype
+        return cls({name: TorchPart(component, where, dtype) for name, component in components.items()}, assets)
+
+    @property
+    def config(self) -> MMInterleavedConfig:
+        """Of the model that was exported."""
+        return self.assets.config
+
+    @property
+    def processor(self) -> MMInterleavedProcessor | None:
+        """Of the model that was exported."""
+        return self.assets.processor
+
+    def begin_reading(self, num_documents: int) -> PartsReading:
+        """Nothing read yet; what was recorded for earlier readings serves again when nobody holds them any more."""
+        memory = self._free.pop() if self._free else Memory(self.parts, self.assets)
+        reading = PartsReading(memory, num_documents)
+        weakref.finalize(reading, self._free.append, memory)
+        return reading
+
+    @overload
+    def generate(self, documents: Document, **options: Any) -> Generated: ...
+
+    @overload
+    def generate(self, documents: Sequence[Document], **options: Any) -> list[Generated]: ...
+
+    def generate(self, documents: Document | Sequence[Document], **options: Any) -> Generated | list[Generated]:
+        """Continue interleaved text and images; see `models.generation.generate`."""
+        return generate(self, documents, **options)
+
+    def generate_stream(
+        self, documents: Document | Sequence[Document], **options: Any
+    ) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
+        """The same, piece by piece; see `models.generation.generate.generate_stream`."""
+        return generate_stream(self, documents, **options)

@@ -1,0 +1,143 @@
+"""Keys, values and states of the tokens that a batch of documents has read, at fixed addresses.
+
+Letters: B documents, K tokens that fit, S new tokens, H heads, D channels a head, C language-model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from export.runtime.part import Part
+from export.runtime.recorded import Recorded
+from export.runtime.value_pool import ValuePool
+
+LEAST_CAPACITY = 64
+
+
+class TokenCache:
+    """The past of B documents, and the step that adds one token to each.
+
+    Row b holds `lengths[b]` tokens from the left; what stands behind them is finite and means nothing.
+
+    Args:
+        llm: the language model.
+        embedding: [vocabulary, C], on the language model's device.
+        pool: what its tokens look at.
+        num_rows: B.
+        capacity: K.
+    """
+
+    def __init__(self, llm: Part, embedding: Tensor, pool: ValuePool, num_rows: int, capacity: int) -> None:
+        self.llm, self.embedding, self.pool = llm, embedding, pool
+        self.capacity = capacity
+        device = llm.device
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.past = {
+            name: zeros(num_rows, port.shape[1], capacity, port.shape[3], dtype=port.dtype)  # type: ignore[arg-type]
+            for name, port in llm.inputs.items()
+            if name.startswith("past_")
+        }
+        hidden, logits = llm.outputs["hidden_states"], llm.outputs["logits"]
+        self.hidden = zeros(num_rows, capacity, hidden.shape[2], dtype=hidden.dtype)  # type: ignore[arg-type]
+        self.logits = zeros(num_rows, logits.shape[2], dtype=torch.float32)  # type: ignore[arg-type]
+        self.lengths = zeros(num_rows)
+        # What the recorded step reads.
+        self.ids, self.counts, self.visible = zeros(num_rows), zeros(num_rows), zeros(num_rows, 1, 2)
+        self._rows = torch.arange(num_rows, device=device)
+        self.step = Recorded(self._one_token, [self.lengths, self.logits], device)
+        self._num_moves = pool.num_moves
+
+    def take(self, other: TokenCache, rows: Sequence[int]) -> None:
+        """Hold these rows of another cache, or of this one, in this order; they fit."""
+        place = torch.tensor(rows, device=self.lengths.device)
+        length = min(self.capacity, other.capacity)
+        for name, past in self.past.items():
+            past[:, :, :length] = other.past[name][:, :, :length].index_select(0, place)
+        self.hidden[:, :length] = other.hidden[:, :length].index_select(0, place)
+        self.logits.copy_(other.logits.index_select(0, place))
+        self.lengths.copy_(other.lengths.index_select(0, place))
+
+    def add(self, embeddings: Tensor, before: Sequence[int], counts: Sequence[int], visible: Tensor) -> None:
+        """Read some tokens in each row, perhaps none.
+
+        Args:
+            embeddings: [B, S, C]; row b's tokens stand at its beginning.
+            before: how many tokens each row holds.
+            counts: how many it reads; capacity suffices.
+            visible: [B, S, 2] int64, slots of the pool.
+        """
+        num_new = torch.tensor(counts, device=self.lengths.device)
+        found = self._run(embeddings, (num_new - 1).clamp(min=0).unsqueeze(1), visible)
+        for row, (start, count) in enumerate(zip(before, counts, strict=True)):
+            for name, past in self.past.items():
+                past[row, :, start : start + count] = found[_new(name)][row, :, :count]
+            self.hidden[row, start : start + count] = found["hidden_states"][row, :count]
+        self.logits.copy_(torch.where(num_new.unsqueeze(1) > 0, found["logits"][:, 0].float(), self.logits))
+        self.lengths += num_new
+
+    def add_one(self, ids: Sequence[int | None], visible: Tensor) -> None:
+        """Read a token, or none, in each row: `add` with the step that is recorded on a GPU.
+
+        Args:
+            ids: B tokens; None: this row reads nothing.
+            visible: [B, 1, 2] int64.
+        """
+        self.ids.copy_(torch.tensor([token or 0 for token in ids]))
+        self.counts.copy_(torch.tensor([token is not None for token in ids]))
+        self.visible.copy_(visible)
+        if self._num_moves != self.pool.num_moves:
+            self.step.forget()
+            self._num_moves = self.pool.num_moves
+        self.step()
+
+    def _one_token(self) -> None:
+        found = self._run(self.embedding[self.ids].unsqueeze(1), torch.zeros_like(self.ids).unsqueeze(1), self.visible)
+        reads = self.counts > 0
+        place = self.lengths.clamp(max=self.capacity - 1)  # of a full row that reads nothing
+        for name, past in self.past.items():
+            kept = past[self._rows, :, place]  # [B, H, D]
+            past[self._rows, :, place] = torch.where(reads[:, None, None], found[_new(name)][:, :, 0], kept)
+        kept = self.hidden[self._rows, place]
+        self.hidden[self._rows, place] = torch.where(reads[:, None], found["hidden_states"][:, 0], kept)
+        self.logits.copy_(torch.where(reads[:, None], found["logits"][:, 0].float(), self.logits))
+        self.lengths += self.counts
+
+    def _run(self, embeddings: Tensor, last: Tensor, visible: Tensor) -> dict[str, Tensor]:
+        new = torch.arange(embeddings.shape[1], device=self.lengths.device)
+        return self.llm(
+            inputs_embeds=embeddings,
+            position_ids=self.lengths.unsqueeze(1) + new,
+            write_indices=self.lengths,
+            last_token_ids=last,
+            visible=visible,
+            **self.past,
+            **self.pool.banks,
+        )
+
+
+def capacity_for(num_tokens: int, most: int | None) -> int:
+    """A capacity that suffices and is seldom outgrown: powers of two, up to the most that the language model takes.
+
+    Raises:
+        ValueError: more tokens than that.
+    """
+    if most is not None and num_tokens > most:
+        raise ValueError(
+            f"A document has {num_tokens} tokens, and the engine of the language model keeps {most}. Build it with a "
+            "larger --max-past, or give it less."
+        )
+    capacity = LEAST_CAPACITY
+    while capacity < num_tokens:
+        capacity *= 2
+    return capacity if most is None else min(capacity, most)
+
+
+def _new(past: str) -> str:
+    """The output that continues an input."""
+    return past.replace("past_", "new_")

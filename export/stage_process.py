@@ -1,0 +1,49 @@
+"""One stage of an export, in a process of its own: `python -m export.stage_process STAGE JOB.json`.
+
+Tracing and proving keep gigabytes, which go with the process. What it prints are lines of progress; what went wrong is
+in a file beside the job.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from export.child_process import end_with_parent
+from export.onnx_graph import GraphError
+from export.parity import ParityError
+from export.proof import validate
+from export.stages import Job, Say, lower, trace
+
+ERROR_FILE = "error.json"
+STAGES: dict[str, Callable[[Job, Say], None]] = {"onnx": trace, "lower": lower, "validate": validate}
+ERRORS: tuple[type[Exception], ...] = (GraphError, ParityError, FileNotFoundError, ValueError, OSError)
+"""What a stage refuses with; the first that fits is raised again by the process that waits."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do a stage."""
+    stage, file = arguments[0], Path(arguments[1])
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports each torchvision op that is not installed
+    end_with_parent()
+    try:
+        STAGES[stage](Job.load(file), lambda line: print(line, flush=True))
+    except ERRORS as error:
+        kind = next(number for number, one in enumerate(ERRORS) if isinstance(error, one))
+        file.with_name(ERROR_FILE).write_text(json.dumps([kind, str(error)]))
+
+
+def raise_error(work: Path) -> None:
+    """Raise what a stage left in its folder; nothing if all went well."""
+    file = work / ERROR_FILE
+    if file.is_file():
+        kind, message = json.loads(file.read_text())
+        file.unlink()
+        raise ERRORS[kind](message)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,223 @@
+"""Stages "onnx" and "lower": a model becomes graphs, and graphs take their precision. `export/proof.py` has the third.
+
+    onnx      neutral/NAME.onnx   each component traced, in float32
+    lower     onnx/NAME.onnx      in the precision that was asked for
+    validate  manifest.json       everything compared with PyTorch, and assets/
+
+They work in a folder beside the target, which takes its place when all is proved. What is done there stays when the
+process ends, however it ends, and each file says what it depends on: the next call goes on where this one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from export.components import components_of
+from export.few_layers import keep_few_layers
+from export.fingerprint import digest_of, file_digest, sources_digest
+from export.manifest import ONNX_DIR
+from export.manifest import PACKAGES as PACKAGES_OF_GRAPHS
+from export.onnx_graph import to_onnx
+from export.precision import Precision, lower_precision, precision_of
+from export.samples import SAMPLES_DIR
+from export.skeleton import open_skeleton
+from export.weights import write_weights
+from models import MMInterleaved
+
+NEUTRAL_DIR = "neutral"
+JOB_FILE = "job.json"
+GRAPH_SOURCES = (
+    "mmfs/**/*.py",
+    "models/**/*.py",
+    "plugins_trt/onnx_*.py",
+    "export/components.py",
+    "export/onnx_graph.py",
+    "export/skeleton.py",
+    "export/weights.py",
+    "export/few_layers.py",
+)
+"""Of our own files, what the neutral graphs depend on."""
+
+LOWERING_SOURCES = ("export/precision.py", "export/islands.py", "export/opset.py", "export/weights.py")
+PROOF_SOURCES = ("export/*.py", "export/runtime/*.py")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is exported, and how."""
+
+    model_dir: str
+    work: str
+    """The folder in which the export grows."""
+
+    earlier: str
+    """An earlier export, whose traced graphs may serve again; it need not exist."""
+
+    graph_key: str
+    """Digest of everything that stage "onnx" depends on: the model, packages, and our own sources."""
+
+    key: str
+    """Digest of everything that the finished export depends on, samples and pictures included."""
+
+    pictures: tuple[str, ...] = ()
+    precision: Precision = "float32"
+    few_layers: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model_dir: Path,
+        work: Path,
+        earlier: Path,
+        *,
+        pictures: Sequence[Path] = (),
+        precision: Precision = "float32",
+        few_layers: int | None = None,
+    ) -> Job:
+        """With its digests; reads every file of the model once."""
+        files = sorted([*model_dir.glob("*.json"), *model_dir.glob("*.safetensors")])
+        graph_key = digest_of(
+            {
+                "model": [(file.name, file_digest(file)) for file in files],
+                "few_layers": few_layers,
+                "packages": {package: version(package) for package in PACKAGES_OF_GRAPHS},
+                "sources": sources_digest(GRAPH_SOURCES),
+            }
+        )
+        samples = sorted((model_dir / SAMPLES_DIR).glob("*"))
+        key = digest_of(
+            {
+                "graphs": graph_key,
+                "precision": precision,
+                "samples": [(file.name, file_digest(file)) for file in samples],
+                "pictures": [file_digest(picture) for picture in pictures if picture.is_file()],
+                "sources": sources_digest((*LOWERING_SOURCES, *PROOF_SOURCES)),
+            }
+        )
+        return cls(
+            str(model_dir),
+            str(work),
+            str(earlier),
+            graph_key,
+            key,
+            tuple(map(str, pictures)),
+            precision,
+            few_layers,
+        )
+
+    def save(self) -> Path:
+        """Into its folder, for the processes of the stages."""
+        file = Path(self.work) / JOB_FILE
+        file.write_text(json.dumps(asdict(self)))
+        return file
+
+    @classmethod
+    def load(cls, file: Path) -> Job:
+        """What `save` wrote."""
+        values = json.loads(file.read_text())
+        return cls(**{**values, "pictures": tuple(values["pictures"])})
+
+
+def open_model(job: Job) -> MMInterleaved:
+    """The model with as many layers as are asked for.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such model, or it has no processor.
+    """
+    return _complete(job, MMInterleaved.from_pretrained(job.model_dir))
+
+
+def _complete(job: Job, model: MMInterleaved) -> MMInterleaved:
+    if model.processor is None:
+        raise ValueError(f"{job.model_dir} holds no processor (tokenizer.json, processor.json); a runtime needs one.")
+    if job.few_layers is not None:
+        keep_few_layers(model, job.few_layers)
+    return model
+
+
+def trace(job: Job, say: Say) -> None:
+    """Stage "onnx": every component as a float32 graph.
+
+    Raises:
+        GraphError: a component did not become the graph that was declared.
+    """
+    folder = Path(job.work) / NEUTRAL_DIR
+    folder.mkdir(exist_ok=True)
+    model, stored = open_skeleton(Path(job.model_dir))
+    components = components_of(_complete(job, model))
+    for number, (name, component) in enumerate(components.items(), start=1):
+        head = f"[{number}/{len(components)}] {name}"
+        file = folder / f"{name}.onnx"
+        if _has_key(file, job.graph_key):
+            say(f"{head}: traced before")
+            continue
+        earlier = Path(job.earlier) / NEUTRAL_DIR / file.name
+        if _has_key(earlier, job.graph_key):
+            shutil.copyfile(earlier, file)
+            _set_key(file, job.graph_key)
+            say(f"{head}: as in the earlier export")
+            continue
+        say(f"{head} ...")
+        graph = to_onnx(component, stored)
+        _write(file, graph.proto, job.graph_key)
+        ops = "".join(f", {count} mmfs::{op}" for op, count in graph.num_mmfs_nodes.items())
+        say(f"      {graph.num_nodes} nodes{ops}; {file.stat().st_size / 1e6:.1f} MB in {graph.seconds:.0f} s")
+
+
+def lower(job: Job, say: Say) -> None:
+    """Stage "lower": each graph in its precision.
+
+    Raises:
+        GraphError: a graph that cannot be lowered, or that has lost an island of float32.
+    """
+    folder = Path(job.work) / ONNX_DIR
+    folder.mkdir(exist_ok=True)
+    files = sorted((Path(job.work) / NEUTRAL_DIR).glob("*.onnx"))
+    for number, neutral in enumerate(files, start=1):
+        name = neutral.stem
+        precision = precision_of(name, job.precision)
+        head = f"[{number}/{len(files)}] {name}"
+        key = digest_of([file_digest(neutral), precision, sources_digest(LOWERING_SOURCES)])
+        if _has_key(folder / neutral.name, key):
+            say(f"{head}: lowered before")
+            continue
+        proto = lower_precision(onnx.load(neutral, load_external_data=False), precision)
+        write_weights(proto, Path(job.model_dir), folder / f"{name}.data")
+        _write(folder / neutral.name, proto, key)
+        say(f"{head}: {precision}")
+
+
+def _write(file: Path, proto: onnx.ModelProto, key: str) -> None:
+    partial = file.with_suffix(".part")
+    partial.write_bytes(proto.SerializeToString())
+    partial.replace(file)
+    _set_key(file, key)
+
+
+def _set_key(file: Path, key: str) -> None:
+    """Say what a finished file depends on, and what it is: a file that was damaged since has no key."""
+    partial = file.with_suffix(".key.part")
+    partial.write_text(json.dumps({"key": key, "sha256": _digests(file)}))
+    partial.replace(file.with_suffix(".key"))
+
+
+def _has_key(file: Path, key: str) -> bool:
+    try:
+        kept = json.loads(file.with_suffix(".key").read_text())
+        return bool(kept == {"key": key, "sha256": _digests(file)})
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _digests(file: Path) -> list[str]:
+    """Of a graph and, where there are some, its weights."""
+    return [file_digest(one) for one in (file, file.with_suffix(".data")) if one.is_file()]

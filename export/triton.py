@@ -1,0 +1,119 @@
+"""An export as a model repository of Triton Inference Server: a folder per component with its file and `config.pbtxt`.
+
+The server computes components; what puts them together (`export/runtime/`) and the assets stay with the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from export.fitness import Misfit, check_file
+from export.manifest import read_manifest
+
+Kind = Literal["onnx", "tensorrt"]
+
+TYPES = {
+    "float32": "TYPE_FP32",
+    "float16": "TYPE_FP16",
+    "bfloat16": "TYPE_BF16",
+    "int64": "TYPE_INT64",
+    "int32": "TYPE_INT32",
+    "uint8": "TYPE_UINT8",
+    "bool": "TYPE_BOOL",
+}
+"""The server's names."""
+
+MODEL_FILES = {"onnx": "model.onnx", "tensorrt": "model.plan"}
+
+
+def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
+    """Write a model repository.
+
+    Args:
+        root: what `python -m export.trt` wrote.
+        repository: a directory that does not exist yet; it appears when it is whole.
+        kind: "onnx": the graphs, for the server's onnxruntime back end. "tensorrt": the engines of TensorRT; the server
+            does not load those of TensorRT-RTX.
+
+    Returns:
+        The names of the components.
+
+    Raises:
+        FileExistsError: the repository exists.
+        Misfit: a file is not as the manifest says, or there is no engine.
+    """
+    if repository.exists():
+        raise FileExistsError(f"{repository} exists. Name a new directory for the model repository, or remove it.")
+    manifest = read_manifest(root)
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as scratch:
+        whole = Path(scratch) / repository.name
+        for name, entry in manifest["components"].items():
+            engine = _engine(name, entry) if kind == "tensorrt" else None
+            folder = whole / name / "1"  # the version
+            folder.mkdir(parents=True)
+            first, *others = [entry["onnx"], *entry["onnx"]["weights"]] if engine is None else [engine["plan"]]
+            for file in (first, *others):
+                check_file(root, file, "--stage validate" if engine is None else "--stage build --builder tensorrt")
+            shutil.copyfile(root / first["path"], folder / MODEL_FILES[kind])
+            for file in others:  # under their names, by which the graph finds them
+                shutil.copyfile(root / file["path"], folder / Path(file["path"]).name)
+            num_profiles = 0 if engine is None else len(engine["profiles"])
+            (whole / name / "config.pbtxt").write_text(model_config(name, entry, kind, num_profiles))
+        whole.rename(repository)
+    return list(manifest["components"])
+
+
+def model_config(name: str, entry: Mapping[str, Any], kind: Kind, num_profiles: int = 0) -> str:
+    """The text of `config.pbtxt`.
+
+    Args:
+        name: of the component.
+        entry: its part of the manifest.
+        kind: what the server runs.
+        num_profiles: of an engine; each is offered.
+    """
+    lines = [
+        f"name: {_quoted(name)}",
+        'backend: "onnxruntime"' if kind == "onnx" else 'platform: "tensorrt_plan"',
+        # The banks of pictures have no batch, so the server may not add requests up.
+        "max_batch_size: 0",
+    ]
+    for block, ports in (("input", entry["inputs"]), ("output", entry["outputs"])):
+        for port in ports:
+            dims = ", ".join(str(size if isinstance(size, int) else -1) for size in port["shape"])
+            lines += [
+                f"{block} {{",
+                f"  name: {_quoted(port['name'])}",
+                f"  data_type: {TYPES[port['dtype']]}",
+                f"  dims: [ {dims} ]",
+                "}",
+            ]
+    if num_profiles > 1:
+        numbers = ", ".join(_quoted(str(number)) for number in range(num_profiles))
+        lines += ["instance_group {", "  kind: KIND_GPU", "  count: 1", f"  profile: [ {numbers} ]", "}"]
+    return "\n".join(lines) + "\n"
+
+
+def _engine(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The newest engine of TensorRT that was built."""
+    built = [
+        found
+        for folder, found in entry["engines"].items()
+        if folder.startswith("tensorrt-") and found["status"] == "built"
+    ]
+    if not built:
+        raise Misfit(
+            f"There is no TensorRT engine of {name}, which the server could load. Build one where TensorRT is, with "
+            "python -m export.trt MODEL_DIR --out DIR --stage build --builder tensorrt, or write the ONNX graphs."
+        )
+    return built[-1]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)

@@ -1,0 +1,123 @@
+// For kernels whose block owns a part of one image: the rows that see the image, and where their samples fall in it.
+
+#pragma once
+
+#include "group.cuh"
+
+namespace mmfs {
+
+// A row of the multi-image op sees the images of its range; of the classic op, image b is seen by the rows of batch b.
+template <bool FUSED>
+MMFS_DEVICE int age_of(const Arguments& arguments, int64 row, int64 image) {
+    if constexpr (FUSED) {
+        const Visible visible = visible_of(arguments, row);
+        const int64 age = visible.last - image;
+        return age <= visible.count ? static_cast<int>(age) : 0;  // 0 or less: not seen
+    } else {
+        return 1;
+    }
+}
+
+// Those rows among blockDim.x neighbours that see an image, in their order. Every block has its own list.
+struct SeenRows {
+    SharedArray<int> rows;    // counted from the first of the neighbours
+    SharedArray<int> counts;  // of each warp
+
+    // Leaves the list behind and returns its length. All threads call it.
+    template <bool FUSED>
+    MMFS_DEVICE int find(const Arguments& arguments, int64 first, int64 end, int64 image) const {
+        const int thread = static_cast<int>(threadIdx.x);
+        const int lane = thread % WARP;
+        const bool seen = first + thread < end && age_of<FUSED>(arguments, first + thread, image) >= 1;
+        const unsigned seen_in_warp = __ballot_sync(WHOLE_WARP, seen);
+        if (lane == 0) {
+            counts[thread / WARP] = __popc(seen_in_warp);
+        }
+        __syncthreads();
+        int before = 0;
+        int total = 0;
+        for (int warp = 0; warp < static_cast<int>(blockDim.x) / WARP; ++warp) {
+            before += warp < thread / WARP ? counts[warp] : 0;
+            total += counts[warp];
+        }
+        if (seen) {
+            rows[before + __popc(seen_in_warp & ((1u << lane) - 1))] = thread;
+        }
+        __syncthreads();
+        return total;
+    }
+};
+
+MMFS_DEVICE SeenRows take_seen_rows(SharedMemory& memory) {
+    const SharedArray<int> rows = memory.take<int>(static_cast<int>(blockDim.x));
+    return {rows, memory.take<int>(static_cast<int>(blockDim.x) / WARP)};
+}
+
+// Sample `index`, which counts over levels and points, of a row that sees the image. Returns the sample's weight.
+template <typename T, bool FUSED>
+MMFS_DEVICE Wide<T> place_in_image(const Arguments& arguments, int64 row, int head, int64 image, int index,
+                                   Sample<Wide<T>>& sample, Level& level) {
+    using W = Wide<T>;
+    const int num_points = static_cast<int>(arguments.num_points);
+    level = level_of(arguments, image, index / num_points);
+    if constexpr (FUSED) {
+        const int age = age_of<FUSED>(arguments, row, image);
+        const W log_sum = load(static_cast<const W*>(arguments.log_sums) + row * arguments.num_heads + head);
+        const Location<W> location = fused_location<W>(arguments, row, head, age, index % num_points);
+        place_sample(location.x, location.y, level.height, level.width, sample);
+        return weight_of(fused_logit<W>(arguments, row, head, age, index), log_sum);
+    } else {
+        const int64 samples = arguments.num_levels * arguments.num_points;
+        const Location<W> location = classic_location<W>(arguments, row, head, index);
+        place_sample(location.x, location.y, level.height, level.width, sample);
+        return read<W>(arguments.logits, (row * arguments.num_heads + head) * samples + index);
+    }
+}
+
+// What a block owns: pixels [begin, end) of the bank. Where all images are alike, a tile lies within one image.
+struct Tile {
+    int64 begin;
+    int64 end;
+    int64 first_image;  // may have pixels here,
+    int64 last_image;   // and all images before this one
+};
+
+MMFS_DEVICE Tile tile_of(const Arguments& arguments) {
+    const int64 number = static_cast<int64>(blockIdx.x);
+    const int64 size = arguments.tile_pixels;
+    if (arguments.image_planes != nullptr) {
+        return {number * size, min((number + 1) * size, arguments.num_pixels), 0, arguments.num_images};
+    }
+    const int64 tiles = (arguments.pixels_per_image + size - 1) / size;
+    const int64 image = number / tiles;
+    const int64 begin = number % tiles * size;
+    const int64 first = image * arguments.pixels_per_image;
+    return {first + begin, first + min(begin + size, arguments.pixels_per_image), image, image + 1};
+}
+
+// Whether sizes per image that do not fit value keep every block from every image; see images_fit().
+MMFS_DEVICE bool touches(const Arguments& arguments, const Tile& tile, int64 image) {
+    if (!images_fit(arguments)) {
+        return false;
+    }
+    const int64 begin = first_pixel_of(arguments, image);
+    const int64 end = image + 1 < arguments.num_images ? first_pixel_of(arguments, image + 1) : arguments.num_pixels;
+    return end > tile.begin && begin < tile.end;
+}
+
+// The rows that may see an image.
+struct RowRange {
+    int64 begin;
+    int64 end;
+};
+
+template <bool FUSED>
+MMFS_DEVICE RowRange rows_of_image(const Arguments& arguments, int64 image) {
+    if constexpr (FUSED) {
+        return {0, arguments.num_rows};
+    } else {
+        return {image * arguments.num_queries, (image + 1) * arguments.num_queries};
+    }
+}
+
+}  // namespace mmfs

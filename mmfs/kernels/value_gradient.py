@@ -1,0 +1,161 @@
+"""Which way the gradient of value is summed, and the launch that does it: decided on the host from shapes alone.
+
+Letters as in arguments.cuh. There are three ways:
+
+* "atomic": fused_backward or classic_backward add to global memory as they go, in float32, four channels at once from
+  sm_90 on. Any shape; the order is not fixed, and a half-type value is summed in a float32 copy and converted.
+* "map": map_gradient.cu. A block owns a tile of an image's map in shared memory and walks the rows that see the image.
+  Any shape; fixed order. Each block places all samples of its rows, so it is worth it where few tiles make a map.
+* "dense": dense_gradient.cu. A product of matrices on tensor cores; small maps, half types, the multi-image op.
+
+None has been timed. The limits below follow from counting additions, loads and products, and keep to shapes where the
+counts differ by far; everything else takes the atomic way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+
+from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.plan import WARP, Launch
+from mmfs.kernels.source import MOST_THREADS, Instance
+from mmfs.reference import working_dtype
+
+MANY_ADDITIONS: Final = 16
+"""To each pixel, on average: so many additions in global memory cost more than one block's sums in shared memory."""
+MOST_TILES: Final = 4
+"""Of a map and its channels: as often are all samples placed."""
+MOST_ZEROS: Final = 16
+"""Pixels of a map for each pixel that a row touches: with more, even tensor cores waste their time on zeros."""
+FEWEST_DENSE_ROWS: Final = 256
+"""Of an image: fewer do not fill the matrices."""
+
+DENSE_ROWS: Final = 64  # as in dense_gradient.cu, and the next two
+DENSE_PIXELS: Final = 384
+DENSE_COLUMNS: Final = 8  # channels of one product of matrices
+HALF_TYPES: Final = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class ValueGradient:
+    way: Literal["atomic", "map", "dense"]
+    launch: Launch | None  # after the launch of all other gradients; None: that one adds
+    reason: str
+
+
+def plan_value_gradient(
+    arguments: Arguments, dtype: torch.dtype, *, fused: bool, ordered: bool, num_processors: int, shared_bytes: int
+) -> ValueGradient:
+    """The way for a call whose value has elements.
+
+    Args:
+        arguments: of the call; sizes are read, no tensor.
+        dtype: of value.
+        fused: the multi-image op, not the classic one.
+        ordered: two calls must give the same bits.
+        num_processors: multiprocessors of the GPU.
+        shared_bytes: of shared memory that a block can ask for.
+    """
+    num_pixels = -(-arguments.num_pixels // max(1, arguments.num_images))  # of an image; the mean if they differ
+    touched = 4 * arguments.num_levels * arguments.num_points  # pixels, by a row, head and image
+    additions = touched * arguments.num_queries // num_pixels
+    launch = _dense(arguments, dtype, num_pixels)
+    if (
+        fused
+        and dtype in HALF_TYPES
+        and num_pixels <= MOST_ZEROS * touched
+        and arguments.num_queries >= FEWEST_DENSE_ROWS
+        and launch.shared_bytes <= shared_bytes
+        and _blocks(launch) >= num_processors
+    ):
+        return ValueGradient(
+            "dense",
+            launch,
+            f"a row touches up to {touched} of the {num_pixels} pixels of an image, so few that are not touched, and "
+            f"{dtype} is a type of tensor cores",
+        )
+    launch = _map(arguments, dtype, fused, num_pixels, shared_bytes)
+    if ordered:
+        return ValueGradient("map", launch, "torch.use_deterministic_algorithms is on, which asks for a fixed order")
+    num_tiles = -(-_blocks(launch) // (max(1, arguments.num_images) * arguments.num_heads))
+    if additions < MANY_ADDITIONS:
+        reason = f"a pixel gets about {additions} additions, and {MANY_ADDITIONS} are worth a sum in shared memory"
+    elif num_tiles > MOST_TILES:
+        reason = (
+            f"a map would be {num_tiles} tiles of shared memory, and each of more than {MOST_TILES} places all samples"
+        )
+    elif _blocks(launch) < num_processors:
+        reason = f"blocks that own a tile would be {_blocks(launch)}, fewer than the {num_processors} multiprocessors"
+    else:
+        return ValueGradient(
+            "map", launch, f"a pixel gets about {additions} additions, and {num_tiles} tiles are a map"
+        )
+    return ValueGradient("atomic", None, reason)
+
+
+def _blocks(launch: Launch) -> int:
+    x, y, z = launch.grid
+    return x * y * z
+
+
+def _grid(arguments: Arguments, num_pixels: int, tile_pixels: int, slice_channels: int) -> tuple[int, int, int]:
+    if arguments.image_planes is None:
+        num_tiles = arguments.num_images * -(-num_pixels // tile_pixels)
+    else:
+        num_tiles = -(-arguments.num_pixels // tile_pixels)
+    return num_tiles, arguments.num_heads, -(-arguments.num_channels // slice_channels)
+
+
+def _map(arguments: Arguments, dtype: torch.dtype, fused: bool, num_pixels: int, shared_bytes: int) -> Launch:
+    wide = working_dtype(dtype).itemsize
+    lane_channels = channels_of_lane(arguments.num_channels)
+    threads = MOST_THREADS["map_gradient"]
+    batch = threads * (16 + 4 * wide + 4)  # pixels, shares and rows
+    taken = 4 * threads + -(-4 * threads // WARP // 16) * 16 + 2 * batch  # a list of rows with its counts, two batches
+    pixel_bytes = WARP * lane_channels * wide
+    most = (shared_bytes - taken) // pixel_bytes
+    # Tiles of one size: the last is not a small rest.
+    owned = arguments.num_pixels if arguments.image_planes is not None else num_pixels
+    tile_pixels = -(-owned // -(-owned // most))
+    return Launch(
+        Instance("map_gradient", dtype, (fused, lane_channels)),
+        _grid(arguments, num_pixels, tile_pixels, WARP * lane_channels),
+        threads,
+        taken + tile_pixels * pixel_bytes,
+        tile_pixels,
+    )
+
+
+def _dense(arguments: Arguments, dtype: torch.dtype, num_pixels: int) -> Launch:
+    tiles = column_tiles(arguments.num_channels)
+    threads = MOST_THREADS["dense_gradient"]
+    list_bytes = 4 * threads + -(-4 * threads // WARP // 16) * 16
+    weights = 4 * DENSE_ROWS * (DENSE_PIXELS + 4)
+    gradients = 4 * DENSE_ROWS // 2 * (tiles * DENSE_COLUMNS + 8)
+    return Launch(
+        Instance("dense_gradient", dtype, (tiles,)),
+        _grid(arguments, num_pixels, DENSE_PIXELS, tiles * DENSE_COLUMNS),
+        threads,
+        list_bytes + weights + gradients,
+        DENSE_PIXELS,
+    )
+
+
+def channels_of_lane(num_channels: int) -> int:
+    """Template argument CHANNELS of map_gradient."""
+    return 2 if num_channels > WARP else 1
+
+
+def column_tiles(num_channels: int) -> int:
+    """Template argument TILES of dense_gradient."""
+    return 8 if num_channels > 4 * DENSE_COLUMNS else 4
+
+
+def value_gradient_instances(dtype: torch.dtype, num_channels: int) -> list[Instance]:
+    """Every instance that calls with heads of this many channels can launch here."""
+    maps = [Instance("map_gradient", dtype, (fused, channels_of_lane(num_channels))) for fused in (False, True)]
+    dense = [Instance("dense_gradient", dtype, (column_tiles(num_channels),))] if dtype in HALF_TYPES else []
+    return maps + dense

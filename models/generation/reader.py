@@ -1,0 +1,148 @@
+"""What writing asks of a model, whoever computes it: the model itself, or its exported parts.
+
+Letters: B documents, T new tokens, n new pictures, M pictures to draw, c x h x w their latents.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from models.denoising import Denoising, Step
+
+if TYPE_CHECKING:
+    from models.config import MMInterleavedConfig
+    from models.processor import MMInterleavedProcessor
+
+Piece = list[int] | Tensor
+"""Token ids, or a picture [3, H, W] in [0, 1] whose `<BoI>` stands right before it."""
+
+
+class ContextFull(ValueError):
+    """A document would run past the language model's length."""
+
+
+class GenerativeModel(Protocol):
+    """What `generate` can write with."""
+
+    @property
+    def config(self) -> MMInterleavedConfig: ...
+
+    @property
+    def processor(self) -> MMInterleavedProcessor | None: ...
+
+    def begin_reading(self, num_documents: int) -> Reader:
+        """Nothing read yet."""
+        ...
+
+
+class Reader(ABC):
+    """What a batch of documents has read so far, and what comes next.
+
+    Args:
+        config: of the model.
+        num_documents: B at the beginning.
+    """
+
+    logits: Tensor | None
+    """[B, vocabulary] float32, for the next token; None before anything was read."""
+
+    def __init__(self, config: MMInterleavedConfig, num_documents: int) -> None:
+        self.config = config
+        self.documents = list(range(num_documents))  # the document that each row holds
+        self.lengths = [0] * num_documents  # tokens read
+        self.logits = None
+
+    @abstractmethod
+    def read(self, rows: Sequence[Sequence[Piece]]) -> object:
+        """Append to each document what it reads next, perhaps nothing.
+
+        Args:
+            rows: pieces for each of the B rows.
+
+        Raises:
+            ContextFull: a document would become longer than the language model reads; nothing has been read.
+        """
+
+    @abstractmethod
+    def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
+        """Draw the image that each of these rows asks for; its `<BoI>` has been read, itself it has not.
+
+        Args:
+            rows: M of the B rows.
+            seeds: one for each picture.
+            denoising: how.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """What was drawn, [M, c, h, w], to pictures [M, 3, h', w'] float32 in [0, 1]."""
+
+    @abstractmethod
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows in this order: to leave out documents that are done, or to reorder beams.
+
+        A row may be taken more than once; copies share their document's images and read no further ones.
+        """
+
+    def num_tokens(self, pieces: Sequence[Piece]) -> int:
+        """Places that pieces take in the language model."""
+        num_visual = self.config.vision.num_visual_tokens
+        return sum(num_visual if isinstance(piece, Tensor) else len(piece) for piece in pieces)
+
+    def excess(self, row: int, num_new: int) -> int:
+        """Tokens that a row would be too long by with `num_new` more of them; 0 or less if they fit."""
+        limit: int | None = self.config.language_model.transformer.get("max_position_embeddings")
+        return 0 if limit is None else self.lengths[row] + num_new - limit
+
+    def check_room(self, rows: Sequence[Sequence[Piece]]) -> None:
+        """Raise ContextFull if a document would become longer than the language model reads."""
+        for row, pieces in enumerate(rows):
+            if (excess := self.excess(row, self.num_tokens(pieces))) > 0:
+                limit = self.lengths[row] + self.num_tokens(pieces) - excess
+                raise ContextFull(
+                    f"Document {self.documents[row]} has {limit + excess} tokens; the language model reads {limit}, "
+                    f"{excess} less. Give it fewer segments, lower max_new_tokens and max_new_images, or cut it with "
+                    "overflow='cut'."
+                )
+
+    def lay_out(
+        self, rows: Sequence[Sequence[Piece]], range_of: Callable[[int], tuple[int, int]]
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What each row reads next, as tokens.
+
+        Args:
+            rows: pieces for each of the B rows; their pictures are in the bank already.
+            range_of: document to its images in the bank, first and one past last.
+
+        Returns:
+            Token ids [T] of each row, where visual tokens begin [n, 2], and what each token sees [B, T, 2].
+        """
+        all_ids, first_visual, all_visible = [], [], []
+        for row, pieces in enumerate(rows):
+            first, last = range_of(self.documents[row])
+            last -= sum(isinstance(piece, Tensor) for piece in pieces)
+            ids: list[int] = []
+            visible: list[tuple[int, int]] = []
+            for piece in pieces:
+                if isinstance(piece, Tensor):
+                    last += 1
+                    first_visual.append((row, len(ids)))
+                    piece = [self.config.image_token_id] * self.config.vision.num_visual_tokens
+                ids += piece
+                visible += [(first, last)] * len(piece)
+            all_ids.append(torch.tensor(ids, dtype=torch.int64))
+            all_visible.append(torch.tensor(visible, dtype=torch.int64).view(-1, 2))
+        return all_ids, torch.tensor(first_visual, dtype=torch.int64).view(-1, 2), pad_sequence(all_visible, True)
+
+    def image_ranges(self, rows: Sequence[int], range_of: Callable[[int], tuple[int, int]]) -> list[tuple[int, int]]:
+        """The images of the bank that a picture drawn for each of these rows looks at."""
+        ranges = [range_of(self.documents[row]) for row in rows]
+        if self.config.image_decoder.context_images == "previous":
+            return [(max(last - 1, first), last) for first, last in ranges]
+        return ranges

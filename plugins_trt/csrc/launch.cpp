@@ -1,0 +1,159 @@
+#include "launch.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace mmfs {
+
+namespace {
+
+constexpr int64 THREADS = 128;  // of a block
+constexpr int64 WARP = 32;
+constexpr int64 VECTOR_BYTES = 16;
+constexpr int64 FEWEST_LANES = 8;
+constexpr int64 WIDE_BYTES = 4;  // of the float in which the kernels add up
+constexpr int64 MOST_SPLITS = 32;
+constexpr int64 MOST_HEADS = 65535;      // of gridDim.y
+constexpr int64 MOST_PROCESSORS = 256;   // that the workspace is made for
+constexpr int64 BATCH_BYTES = 16 + 4 * WIDE_BYTES;  // of shared memory, for each thread of a kernel that samples
+
+int64 divide_up(int64 number, int64 by) { return (number + by - 1) / by; }
+
+// How the lanes of a row share its channels: chunks x lanes x vector >= D.
+struct Channels {
+    Channels(int64 num_channels, Type of) : type(of) {
+        while (vector > 1 && num_channels % vector) vector /= 2;
+        const int64 vectors = divide_up(num_channels, vector);
+        while (lanes < std::min(vectors, WARP)) lanes *= 2;
+        chunks = divide_up(vectors, lanes);
+    }
+
+    std::string instance(const std::string& kernel) const {
+        const char* name = type == Type::FLOAT32 ? "float32" : type == Type::FLOAT16 ? "float16" : "bfloat16";
+        return "mmfs_" + kernel + "_" + name + "_" + std::to_string(vector) + "_" + std::to_string(lanes) + "_" +
+               std::to_string(chunks);
+    }
+
+    int64 rows_per_block() const { return THREADS / lanes; }
+
+    Type type;
+    int64 vector = VECTOR_BYTES / (type == Type::FLOAT32 ? 4 : 2);
+    int64 lanes = FEWEST_LANES;
+    int64 chunks = 0;
+};
+
+// Of enum Kind in memory.cuh.
+int64 kind_of(Type type) { return type == Type::FLOAT32 ? 0 : type == Type::FLOAT16 ? 2 : 3; }
+
+const char* main_kernel(const Node& node) { return node.op == &MMFS ? "fused_forward" : "classic_forward"; }
+
+Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& sizes, int64 shared_bytes) {
+    if (sizes.num_heads > MOST_HEADS) {
+        throw std::invalid_argument("value has " + std::to_string(sizes.num_heads) +
+                                    " heads. The CUDA kernels take at most " + std::to_string(MOST_HEADS) + ".");
+    }
+    const int64 tiles = divide_up(sizes.num_rows(), channels.rows_per_block());
+    return {channels.instance(kernel),
+            {static_cast<unsigned>(tiles), static_cast<unsigned>(sizes.num_heads), 1},
+            static_cast<unsigned>(THREADS),
+            static_cast<unsigned>(shared_bytes),
+            {}};
+}
+
+// Two blocks for each processor, if there are as many samples.
+int64 plan_splits(const Launch& launch, const Channels& channels, const Sizes& sizes, int64 num_processors) {
+    const int64 batches = sizes.num_images * divide_up(sizes.num_levels * sizes.num_points, channels.lanes);
+    const int64 blocks = std::max<int64>(1, static_cast<int64>(launch.grid[0]) * launch.grid[1]);
+    return std::max<int64>(1, std::min({MOST_SPLITS, batches, 2 * num_processors / blocks}));
+}
+
+Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<Address>& inputs, Address output) {
+    const auto pointer = [&](const char* name) -> void* {
+        const std::size_t position = node.op->position(name);
+        return position < inputs.size() ? reinterpret_cast<void*>(inputs[position].pointer) : nullptr;
+    };
+    const auto array = [&](const char* name) -> Array {
+        const std::size_t position = node.op->position(name);
+        return position < inputs.size() ? Array{pointer(name), kind_of(inputs[position].type)} : Array{};
+    };
+    const bool fused = node.op == &MMFS;
+    Arguments arguments = {};
+    arguments.num_rows = sizes.num_rows();
+    arguments.num_queries = sizes.num_queries;
+    arguments.num_images = sizes.num_images;
+    arguments.num_pixels = sizes.num_images * sizes.pixels_per_image;
+    arguments.pixels_per_image = sizes.pixels_per_image;
+    arguments.num_heads = sizes.num_heads;
+    arguments.num_channels = sizes.num_channels;
+    arguments.num_levels = sizes.num_levels;
+    arguments.num_points = sizes.num_points;
+    arguments.num_offset_ages = sizes.num_offset_ages;
+    arguments.num_logit_ages = sizes.num_logit_ages;
+    arguments.num_splits = 1;
+    arguments.num_tiles = 1;
+    arguments.has_null = node.has_null;
+    arguments.null_logit = node.null_logit;
+    for (int64 level = 0; level < sizes.num_levels; ++level) {
+        arguments.heights[level] = node.spatial_shapes[2 * level];
+        arguments.widths[level] = node.spatial_shapes[2 * level + 1];
+    }
+    arguments.visible = static_cast<const int64*>(pointer("visible"));
+    arguments.value = pointer("value");
+    arguments.points = array("reference_points");
+    arguments.offsets = array(fused ? "sampling_offsets" : "sampling_locations");
+    arguments.logits = array(fused ? "attention_logits" : "attention_weights");
+    arguments.offset_table = array("offset_table");
+    arguments.logit_table = array("logit_table");
+    arguments.null_value = array("null_value");
+    arguments.out = reinterpret_cast<void*>(output.pointer);
+    return arguments;
+}
+
+}  // namespace
+
+std::vector<std::string> kernels_of(const Node& node, int64 num_channels, Type type) {
+    const Channels channels(num_channels, type);
+    std::vector<std::string> names = {channels.instance(main_kernel(node))};
+    if (node.op == &MMFS) names.push_back(channels.instance("merge_splits"));
+    return names;
+}
+
+int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type type) {
+    if (node.op != &MMFS) return 0;
+    const Sizes sizes = sizes_of(node, shapes);
+    const Channels channels(sizes.num_channels, type);
+    // Rows are split while there are fewer than two blocks for each processor, and then into at most so many parts.
+    const int64 parts = std::min(2 * MOST_PROCESSORS * channels.rows_per_block(),
+                                 MOST_SPLITS * sizes.num_rows() * sizes.num_heads);
+    return parts * (sizes.num_channels + 2) * WIDE_BYTES;
+}
+
+std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes, const std::vector<Address>& inputs,
+                             Address output, std::uintptr_t workspace, int64 num_processors) {
+    const Sizes sizes = sizes_of(node, shapes);
+    for (const auto& [name, address] : {std::pair{"value", inputs.at(0)}, std::pair{"output", output}}) {
+        if (address.pointer % VECTOR_BYTES) {
+            throw std::invalid_argument(std::string(name) + " of " + node.op->name + " is at address " +
+                                        std::to_string(address.pointer) + ". Expected a multiple of " +
+                                        std::to_string(VECTOR_BYTES) + ".");
+        }
+    }
+    if (sizes.num_rows() * sizes.num_heads * sizes.num_channels == 0) return {};
+    const Channels channels(sizes.num_channels, output.type);
+    Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
+    launch.arguments = arguments_of(node, sizes, inputs, output);
+    if (node.op != &MMFS) return {launch};
+    const int64 splits = plan_splits(launch, channels, sizes, std::min(num_processors, MOST_PROCESSORS));
+    launch.grid[2] = static_cast<unsigned>(splits);
+    launch.arguments.num_splits = splits;
+    if (splits == 1) return {launch};
+    const int64 parts = splits * sizes.num_rows() * sizes.num_heads;
+    launch.arguments.split_sums = reinterpret_cast<void*>(workspace);
+    launch.arguments.split_softmaxes =
+        reinterpret_cast<void*>(workspace + parts * sizes.num_channels * WIDE_BYTES);
+    Launch merge = plan_rows("merge_splits", channels, sizes, 0);
+    merge.arguments = launch.arguments;
+    return {launch, merge};
+}
+
+}  // namespace mmfs

@@ -1,0 +1,33 @@
+// mmfs's kernels as machine code for some architectures, as plans carry it: compressed by zlib, by "kernel@architecture".
+// The same fields as machine_code.py writes and reads, so that a plan may be built by one carrier and run by the other.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace mmfs {
+
+struct PackedImage {
+    std::string name;  // kernel@architecture
+    std::string data;
+
+    std::string kernel() const { return name.substr(0, name.find('@')); }
+    std::string architecture() const { return name.substr(name.find('@') + 1); }
+
+    // A CUBIN, or PTX. Throws std::runtime_error if it is damaged.
+    std::string inflated() const;
+};
+
+struct MachineCode {
+    std::vector<PackedImage> images;
+
+    // What a GPU of this compute capability loads: machine code for the same major and an equal or earlier minor
+    // capability, else PTX of an earlier one. Throws std::runtime_error if nothing here runs on it.
+    const PackedImage& for_gpu(const std::string& kernel, int major, int minor) const;
+};
+
+// What `python -m plugins_trt.embed` put into this library for these kernels. Throws std::runtime_error if one is missing.
+MachineCode embedded(const std::vector<std::string>& kernels);
+
+}  // namespace mmfs

@@ -1,0 +1,109 @@
+#include "node.h"
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+
+namespace mmfs {
+
+const Operator MMFS = {
+    "MMFS",
+    {"value", "reference_points", "sampling_offsets", "attention_logits", "visible", "offset_table", "logit_table",
+     "null_value"},
+    {"spatial_shapes", "null_logit", "use_null"},
+    3,
+};
+
+const Operator MS_DEFORM_ATTN = {
+    "MSDeformAttn",
+    {"value", "sampling_locations", "attention_weights"},
+    {"spatial_shapes"},
+    2,
+};
+
+namespace {
+
+std::string text_of(const std::vector<int64>& numbers) {
+    std::string text = "[";
+    for (std::size_t i = 0; i < numbers.size(); ++i) text += (i ? ", " : "") + std::to_string(numbers[i]);
+    return text + "]";
+}
+
+int64 num_pixels(const Node& node) {
+    int64 sum = 0;
+    for (std::size_t level = 0; level < node.spatial_shapes.size(); level += 2) {
+        sum += node.spatial_shapes[level] * node.spatial_shapes[level + 1];
+    }
+    return sum;
+}
+
+}  // namespace
+
+std::size_t Operator::position(const std::string& input) const {
+    return std::find(inputs.begin(), inputs.end(), input) - inputs.begin();
+}
+
+Node::Node(const Operator& of, std::vector<int64> shapes, bool uses_null, double logit)
+    : op(&of), spatial_shapes(std::move(shapes)), has_null(uses_null), null_logit(uses_null ? logit : 0.0) {
+    const std::size_t count = spatial_shapes.size();
+    if (count == 0 || count % 2 || *std::min_element(spatial_shapes.begin(), spatial_shapes.end()) < 1) {
+        throw std::invalid_argument("spatial_shapes is " + text_of(spatial_shapes) +
+                                    ". Expected heights and widths in turn, all positive.");
+    }
+    if (count / 2 > MAX_LEVELS) {
+        throw std::invalid_argument("spatial_shapes has " + std::to_string(count / 2) +
+                                    " levels. The CUDA kernels take " + std::to_string(MAX_LEVELS) + ".");
+    }
+}
+
+bool takes_type(const Operator& op, std::size_t position, const std::vector<Type>& types) {
+    const Type type = types.at(position);
+    if (position == op.inputs.size()) return type == types[0];
+    if (op.inputs.at(position) == "visible") return type == Type::INT64;
+    return type == Type::FLOAT32 || type == Type::FLOAT16 || type == Type::BFLOAT16;
+}
+
+Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes) {
+    const Operator& op = *node.op;
+    if (shapes.size() != op.inputs.size()) {
+        throw std::invalid_argument(op.name + " has " + std::to_string(shapes.size()) + " inputs. Expected " +
+                                    std::to_string(op.inputs.size()) + ".");
+    }
+    const Shape &value = shapes[0], &weights = shapes[op.weights];
+    if (value.size() != 4 || weights.size() != 5) {
+        throw std::invalid_argument("value and " + op.inputs[op.weights] + " of " + op.name + " have the shapes " +
+                                    text_of(value) + " and " + text_of(weights) + ". Expected 4 and 5 axes.");
+    }
+    Sizes sizes = {weights[0], weights[1], value[0], value[1], value[2], value[3], weights[3], weights[4], 0, 0};
+    const int64 B = sizes.batch, Q = sizes.num_queries, H = sizes.num_heads, D = sizes.num_channels;
+    const int64 L = sizes.num_levels, P = sizes.num_points;
+    std::map<std::string, Shape> expected = {
+        {op.inputs[op.weights], {B, Q, H, static_cast<int64>(node.spatial_shapes.size() / 2), P}},
+        {"value", {&op == &MMFS ? sizes.num_images : B, num_pixels(node), H, D}},
+        {"sampling_locations", {B, Q, H, L, P, 2}},
+        {"reference_points", {B, Q, 2}},
+        {"sampling_offsets", {B, Q, H, P, 2}},
+        {"visible", {B, Q, 2}},
+        {"null_value", {H, D}},
+    };
+    if (&op == &MMFS) {
+        const auto ages = [&](const char* table) {
+            const Shape& shape = shapes[op.position(table)];
+            return shape.empty() ? 1 : std::max<int64>(1, shape[0]);
+        };
+        sizes.num_offset_ages = ages("offset_table");
+        sizes.num_logit_ages = ages("logit_table");
+        expected["offset_table"] = {sizes.num_offset_ages, H, P, 2};
+        expected["logit_table"] = {sizes.num_logit_ages, H, L, P};
+    }
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+        const Shape& wanted = expected.at(op.inputs[i]);
+        if (shapes[i] != wanted) {
+            throw std::invalid_argument(op.inputs[i] + " of " + op.name + " has the shape " + text_of(shapes[i]) +
+                                        ". Expected " + text_of(wanted) + ".");
+        }
+    }
+    return sizes;
+}
+
+}  // namespace mmfs

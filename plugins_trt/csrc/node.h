@@ -1,0 +1,67 @@
+// What a runtime has to know about the mmfs nodes: inputs, sizes, types. The same as node_contract.py, for a host without
+// Python, and as little bound to TensorRT.
+//
+// Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
+// B batch, Q queries, A rows of the tables.
+
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "arguments.cuh"
+
+namespace mmfs {
+
+constexpr const char* NAMESPACE = "mmfs";
+constexpr const char* VERSION = "1";
+
+enum class Type { FLOAT32, FLOAT16, BFLOAT16, INT64, OTHER };
+
+using Shape = std::vector<int64>;
+
+// An operator: its name, and those of its inputs and attributes in order.
+struct Operator {
+    std::string name;
+    std::vector<std::string> inputs;
+    std::vector<std::string> attributes;
+    std::size_t weights;  // the input [B, Q, H, L, P]
+
+    std::size_t position(const std::string& input) const;  // inputs.size() if there is no such input
+};
+
+extern const Operator MMFS;
+extern const Operator MS_DEFORM_ATTN;
+
+// One node. What is wrong with it or with its inputs is thrown as std::invalid_argument, here and below.
+struct Node {
+    Node(const Operator& of, std::vector<int64> shapes, bool uses_null, double logit);
+
+    const Operator* op;
+    std::vector<int64> spatial_shapes;  // height, width, height, width, ... of the levels
+    bool has_null;
+    double null_logit;
+};
+
+struct Sizes {
+    int64 batch;
+    int64 num_queries;
+    int64 num_images;
+    int64 pixels_per_image;
+    int64 num_heads;
+    int64 num_channels;
+    int64 num_levels;
+    int64 num_points;
+    int64 num_offset_ages;
+    int64 num_logit_ages;
+
+    int64 num_rows() const { return batch * num_queries; }
+};
+
+// Whether the tensor at a position may have its type, given those before it; the output follows the inputs.
+bool takes_type(const Operator& op, std::size_t position, const std::vector<Type>& types);
+
+Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes);
+
+}  // namespace mmfs

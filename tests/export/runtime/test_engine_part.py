@@ -1,0 +1,195 @@
+"""The engines' back end with a stand-in for TensorRT, which has the calls that we make and computes with onnxruntime.
+
+It shows which profile is chosen, what is padded, split and read in chunks, and that addresses are right. It says
+nothing about TensorRT: no engine has been executed.
+"""
+
+import ctypes
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from export.end_to_end import compare
+from export.fingerprint import sources_digest
+from export.fitness import KERNEL_SOURCES, Machine, here, requirements
+from export.manifest import file_entry, read_manifest, write_manifest
+from export.profiles import Limits, profiles_of
+from export.runtime import Session
+from export.runtime.engine_part import EngineRefused
+from export.runtime.opened import engine_parts
+from models import MMInterleaved
+
+CPU = torch.device("cpu")
+VERSION = "1.0"
+LIMITS = Limits(max_batch=2, max_tokens=7, max_past=100, max_images=4)
+MACHINE = Machine(here(), VERSION, (8, 6), 580, sources_digest(KERNEL_SOURCES))
+
+
+class Context:
+    """Of one engine and profile."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self.engine = engine
+        self.profile: dict[str, Any] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+
+    def set_optimization_profile_async(self, number: int, stream: int) -> bool:
+        self.profile = self.engine.profiles[number]
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, most = self.profile[name]
+        self.shapes[name] = shape
+        return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.engine.runs.append({name: list(shape) for name, shape in self.shapes.items()})
+        feeds = {}
+        for port in self.engine.session.get_inputs():
+            kind = {"tensor(float)": np.float32, "tensor(int64)": np.int64}[port.type]
+            shape = self.shapes[port.name]
+            size = int(np.prod(shape)) * np.dtype(kind).itemsize
+            memory = ctypes.string_at(self.addresses[port.name], size)
+            feeds[port.name] = np.frombuffer(memory, kind).reshape(shape)
+        names = [port.name for port in self.engine.session.get_outputs()]
+        for name, array in zip(names, self.engine.session.run(names, feeds), strict=True):
+            data = np.ascontiguousarray(array).tobytes()
+            ctypes.memmove(self.addresses[name], data, len(data))
+        return True
+
+
+class Engine:
+    """A plan here is a file's name and its profiles."""
+
+    def __init__(self, plan: bytes) -> None:
+        said = json.loads(plan)
+        self.session = onnxruntime.InferenceSession(said["onnx"], providers=["CPUExecutionProvider"])
+        self.profiles = said["profiles"]
+        self.runs: list[dict[str, list[int]]] = []
+
+    def create_execution_context(self) -> Context:
+        return Context(self)
+
+
+class Logger:
+    Severity = SimpleNamespace(ERROR=1)
+
+
+def stand_in() -> Any:
+    class Runtime:
+        def __init__(self, log: Any) -> None:
+            self.log = log
+
+        def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+            if plan.startswith(b"{"):
+                return Engine(plan)
+            self.log.log(1, "no such engine")
+            return None
+
+    return SimpleNamespace(
+        __name__="tensorrt_rtx",
+        __version__=VERSION,
+        ILogger=Logger,
+        Runtime=Runtime,
+        IPluginCreatorV3One=object,
+        PluginField=lambda name: name,
+        PluginFieldCollection=list,
+        get_plugin_registry=lambda: SimpleNamespace(register_creator=lambda creator, namespace: True),
+    )
+
+
+@pytest.fixture
+def engines(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the export with a plan of each component."""
+    root = tmp_path / "engines"
+    shutil.copytree(exported, root)
+    manifest = read_manifest(root)
+    (root / "plans").mkdir()
+    for name, entry in manifest["components"].items():
+        profiles = profiles_of(name, entry["inputs"], LIMITS)
+        plan = root / "plans" / f"{name}.plan"
+        shapes = [profile.shapes(entry["inputs"]) for profile in profiles]
+        plan.write_text(json.dumps({"onnx": str(root / entry["onnx"]["path"]), "profiles": shapes}))
+        entry["engines"][f"rtx-{VERSION}"] = {
+            "status": "built",
+            "plan": file_entry(plan, root),
+            "profiles": [{"name": profile.name, "axes": profile.axes} for profile in profiles],
+            "requires": requirements("rtx", ["sm_80", "compute_80"], 13),
+        }
+    write_manifest(root, manifest)
+    return root
+
+
+@pytest.fixture
+def open_engines(engines: Path) -> Callable[..., Session]:
+    def opened(model: MMInterleaved | None = None) -> Session:
+        return Session(*engine_parts(engines, "rtx", stand_in(), MACHINE, CPU, model))
+
+    return opened
+
+
+def test_engines_write_and_draw_what_the_model_does(
+    open_engines: Callable[..., Session], unchanged_model: MMInterleaved, model_dir: Path
+) -> None:
+    session = open_engines()
+    options = {"max_new_tokens": 6, "max_new_images": 1, "num_inference_steps": 3, "seed": 5, "guidance_scale": 3.0}
+    documents = [["draw"], ["a text of more tokens than one call takes, by far"], ["draw", "draw"]]
+    both = zip(unchanged_model.generate(documents, **options), session.generate(documents, **options), strict=True)
+    assert [compare(expected, found) for expected, found in both] == [None] * 3
+
+    runs = session.parts["llm"].engine.runs  # type: ignore[attr-defined]
+    sizes = [run["inputs_embeds"][:2] for run in runs]
+    assert max(batch for batch, _ in sizes) == 2, "three documents in two runs"
+    assert max(tokens for _, tokens in sizes) == 7, "a long text in chunks"
+    assert sorted(session.parts["llm"].contexts) == [0, 1], "one context for each profile"  # type: ignore[attr-defined]
+    drawn = session.parts["unet_mmfs"].engine.runs  # type: ignore[attr-defined]
+    assert {tuple(run["sample"][:1] + run["unet_mmfs_value_0"][:1]) for run in drawn} == {(4, 4)}, "static"
+
+
+def test_no_more_pictures_than_there_are_slots(open_engines: Callable[..., Session]) -> None:
+    noise = [torch.rand(3, 32, 32) for _ in range(5)]
+    with pytest.raises(ValueError, match="hold 5 pictures; the engines were built for 4"):
+        open_engines().generate(noise, mode="text", max_new_tokens=1)
+
+
+def test_no_more_tokens_than_the_engine_keeps(open_engines: Callable[..., Session]) -> None:
+    with pytest.raises(ValueError, match="and the engine of the language model keeps 100"):
+        open_engines().generate(["word " * 110], mode="text", max_new_tokens=1)
+
+
+def test_a_plan_that_does_not_load_is_refused_in_its_own_words(
+    engines: Path, open_engines: Callable[..., Session]
+) -> None:
+    plan = engines / "plans" / "llm.plan"
+    plan.write_bytes(b"?")
+    manifest = read_manifest(engines)
+    manifest["components"]["llm"]["engines"][f"rtx-{VERSION}"]["plan"] = file_entry(plan, engines)
+    write_manifest(engines, manifest)
+    with pytest.raises(EngineRefused, match="tensorrt_rtx does not load the engine of llm: no such engine"):
+        open_engines()
+
+
+def test_what_was_left_to_pytorch_needs_the_model(
+    engines: Path, open_engines: Callable[..., Session], model: MMInterleaved
+) -> None:
+    manifest = read_manifest(engines)
+    left = {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
+    manifest["components"]["vae_decoder"]["engines"][f"rtx-{VERSION}"] = left
+    write_manifest(engines, manifest)
+    with pytest.raises(ValueError, match="without vae_decoder, left to PyTorch"):
+        open_engines()
+    options = {"mode": "image", "num_inference_steps": 2}
+    assert compare(model.generate(["draw"], **options), open_engines(model).generate(["draw"], **options)) is None

@@ -1,0 +1,145 @@
+"""The exported model reads and writes as the model does, whoever computes its components."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from export.end_to_end import compare
+from export.runtime import Session
+from export.runtime.part import Tensors
+from export.samples import opened
+from models import MMInterleaved
+from models.generation.reader import ContextFull
+
+INTERLEAVED = {"max_new_tokens": 8, "max_new_images": 2, "num_inference_steps": 3, "seed": 5}
+
+
+@pytest.fixture(scope="module", params=["ort", "torch"])
+def session(request: pytest.FixtureRequest, exported: Path, model_dir: Path) -> Session:
+    if request.param == "ort":
+        return Session.open(exported, "ort")
+    return Session.of(MMInterleaved.from_pretrained(model_dir), device="cpu")
+
+
+def pictures(model_dir: Path) -> list[Image.Image]:
+    return list(map(opened, sorted((model_dir / "samples").glob("*.png"))))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")  # dpm with numpy 2
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 3.0, "scheduler": "dpm"},
+        {"guidance_scale": 2.0, "image_guidance_scale": 1.5, "scheduler": "ddpm"},
+    ],
+    ids=["plain", "guided", "guided-by-images"],
+)
+def test_it_draws_when_the_model_wants_to_and_reads_what_it_drew(
+    session: Session, unchanged_model: MMInterleaved, drawing: dict
+) -> None:
+    expected = unchanged_model.generate(["draw"], **INTERLEAVED, **drawing)
+    assert isinstance(expected[0], Image.Image)
+    assert expected.text
+    found = session.generate(["draw"], **INTERLEAVED, **drawing)
+    assert compare(expected, found) is None
+    assert found.finish == expected.finish
+
+
+def test_a_batch_of_documents_of_every_kind(session: Session, unchanged_model: MMInterleaved, model_dir: Path) -> None:
+    first, second, third = pictures(model_dir)
+    long = "a text that does not fit into the cache that a reading begins with " * 6
+    documents = [["draw"], [first, "one", second, long], [third, "draw"], []]
+    options = {**INTERLEAVED, "temperature": 1.0, "top_k": 20, "scheduler": "ddpm", "guidance_scale": 2.0}
+    both = zip(unchanged_model.generate(documents, **options), session.generate(documents, **options), strict=True)
+    assert [compare(expected, found) for expected, found in both] == [None] * 4
+
+
+def test_beams(session: Session, unchanged_model: MMInterleaved, model_dir: Path) -> None:
+    options = {"mode": "text", "num_beams": 3, "max_new_tokens": 5}
+    documents = [pictures(model_dir)[:1], ["two"]]
+    assert session.generate(documents, **options) == unchanged_model.generate(documents, **options)
+
+
+def test_streams_do_not_disturb_each_other(session: Session) -> None:
+    options = {"mode": "text", "max_new_tokens": 6}
+    prompts = ["one", "a longer text"]
+    streams = [session.generate_stream([prompt], **options) for prompt in prompts]
+    written = ["", ""]
+    for number in (0, 1, 1, 0, 0, 1):
+        written[number] += str(next(streams[number], ""))
+    for number, stream in enumerate(streams):
+        written[number] += "".join(map(str, stream))
+    assert written == [session.generate([prompt], **options).text for prompt in prompts]
+
+
+def test_previews_come_before_the_picture(session: Session) -> None:
+    pieces = list(
+        session.generate_stream(["draw"], mode="image", num_inference_steps=3, guidance_scale=1.0, preview_every=1)
+    )
+    assert [getattr(piece, "done", None) for piece in pieces] == [1, 2, None]
+
+
+def test_a_picture_is_projected_once_and_nothing_moves(
+    session: Session, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_projected: dict[str, int] = {}
+    for name in ("mmfs_values_llm", "mmfs_values_unet"):
+        run = session.parts[name].run
+
+        def counted(inputs: Tensors, name: str = name, run: Callable[[Tensors], Tensors] = run) -> Tensors:
+            num_projected[name] = num_projected.get(name, 0) + len(inputs["ms_features"])
+            return run(inputs)
+
+        monkeypatch.setattr(session.parts[name], "run", counted)
+    options = {**INTERLEAVED, "guidance_scale": 3.0, "image_guidance_scale": 2.0}
+    prompt = [*pictures(model_dir)[:2], "draw"]
+
+    written = session.generate(prompt, **options)
+    assert len(written.images) == 1
+    assert num_projected == {"mmfs_values_llm": 3, "mmfs_values_unet": 2}, "nothing is drawn after the last picture"
+    memory = session._free[-1]
+    tensors = [*memory.seen.banks.values(), *memory.drawn_from.banks.values(), *memory.cache(1, 64).past.values()]
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    session.generate(prompt, **options)
+    memory = session._free[-1]
+    tensors = [*memory.seen.banks.values(), *memory.drawn_from.banks.values(), *memory.cache(1, 64).past.values()]
+    assert [tensor.data_ptr() for tensor in tensors] == addresses
+
+
+def test_what_an_earlier_document_left_behind_does_not_count(session: Session, model_dir: Path) -> None:
+    options = {"mode": "text", "max_new_tokens": 6}
+    before = session.generate(["one"], **options)
+    session.generate([*pictures(model_dir), "something else entirely"], **options)
+    assert session.generate(["one"], **options) == before
+
+
+def test_too_long_a_document_is_refused(session: Session) -> None:
+    with pytest.raises(ContextFull, match="the language model reads 512"):
+        session.generate(["word " * 600], mode="text", max_new_tokens=1)
+
+
+def test_a_directory_without_an_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"export\.trt"):
+        Session.open(tmp_path, "ort")
+
+
+def test_other_back_ends_are_refused(exported: Path) -> None:
+    with pytest.raises(ValueError, match="backend is 'tvm'; expected one of ort, torch, trt, rtx"):
+        Session.open(exported, "tvm")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs the model that was exported"):
+        Session.open(exported, "torch")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("drawing", [{"guidance_scale": 3.0}, {"scheduler": "ddpm", "guidance_scale": 1.0}])
+def test_recorded_steps_write_and_draw_the_same(model_dir: Path, drawing: dict) -> None:
+    options = {**INTERLEAVED, **drawing}
+    on_cpu = Session.of(MMInterleaved.from_pretrained(model_dir), device="cpu")
+    on_gpu = Session.of(MMInterleaved.from_pretrained(model_dir), device="cuda")
+    expected = on_cpu.generate([["draw"], ["draw", "draw"]], **options)
+    for _ in range(2):  # recorded, and then only replayed
+        found = on_gpu.generate([["draw"], ["draw", "draw"]], **options)
+        assert [compare(*both) for both in zip(expected, found, strict=True)] == [None, None]

@@ -1,0 +1,123 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.fitness import Machine, Misfit, check_engine, check_file, driver_branch, engine_of, requirements
+from export.manifest import file_entry
+
+THIS = Machine(platform="Linux x86_64", builder_version="1.7", capability=(9, 0), driver=580, kernels_sha256="ab" * 32)
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> dict[str, Any]:
+    plan = tmp_path / "llm.plan"
+    plan.write_bytes(b"a plan")
+    return {
+        "status": "built",
+        "plan": file_entry(plan, tmp_path),
+        "requires": {
+            "platform": "Linux x86_64",
+            "capability": None,
+            "architectures": ["sm_80", "sm_90", "compute_80"],
+            "least_driver": 580,
+            "kernels_sha256": "ab" * 32,
+        },
+    }
+
+
+def test_what_fits_is_not_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
+    check_engine(tmp_path, "llm", entry, "rtx", THIS)
+    check_engine(tmp_path, "llm", entry, "rtx", replace(THIS, capability=(12, 1), driver=None))
+
+
+@pytest.mark.parametrize(
+    ("machine", "needs", "message"),
+    [
+        ({"platform": "Linux aarch64"}, {}, "was built on Linux x86_64, and this is Linux aarch64"),
+        ({"kernels_sha256": "cd" * 32}, {}, r"other kernel sources \(SHA-256 abababababab\)"),
+        ({"capability": None}, {}, "needs an NVIDIA GPU"),
+        ({"driver": 570}, {}, "driver of at least 580, and this is 570"),
+        ({"capability": (8, 9)}, {"capability": [9, 0]}, "capability 9.0, and this one has 8.9"),
+        ({"capability": (7, 5)}, {}, "holds kernels for sm_80, sm_90, compute_80, and this GPU has .* 7.5"),
+        ({"capability": (9, 0)}, {"architectures": ["sm_86", "sm_80"]}, "holds kernels for sm_86, sm_80"),
+    ],
+    ids=["platform", "kernels", "no-gpu", "driver", "other-gpu", "older-gpu", "other-major"],
+)
+def test_another_machine_is_refused_with_the_command(
+    tmp_path: Path, entry: dict[str, Any], machine: dict[str, Any], needs: dict[str, Any], message: str
+) -> None:
+    entry["requires"] |= needs
+    command = rf"python -m export\.trt MODEL_DIR --out {tmp_path} --stage build --builder rtx --components llm"
+    with pytest.raises(Misfit, match=rf"The engine of llm .*{message}.*{command}"):
+        check_engine(tmp_path, "llm", entry, "rtx", replace(THIS, **machine))
+
+
+def missing(file: Path) -> None:
+    file.unlink()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def changed(file: Path) -> None:
+    file.write_bytes(b"b" + file.read_bytes()[1:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(missing, "is missing"), (cut, "has 5 bytes.* says 6: it was cut"), (changed, "does not have .* is damaged")],
+)
+def test_a_damaged_file_is_refused(
+    tmp_path: Path, entry: dict[str, Any], damage: Callable[[Path], None], message: str
+) -> None:
+    damage(tmp_path / "llm.plan")
+    with pytest.raises(Misfit, match=rf"llm\.plan {message}.*Make it again: .* --stage validate"):
+        check_file(tmp_path, entry["plan"], "--stage validate")
+    with pytest.raises(Misfit, match=message):
+        check_engine(tmp_path, "llm", entry, "rtx", THIS)
+
+
+def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: dict[str, Any]) -> None:
+    left = {"status": "not built", "reason": "left to PyTorch"}
+    failed = {"status": "failed", "reason": "No memory."}
+    engines = {"rtx-1.6": {}, "rtx-1.7": entry, "rtx-1.8": left, "rtx-1.9": failed, "tensorrt-1.5": {}}
+    manifest = {"components": {"llm": {"engines": engines}}}
+
+    def of(version: str) -> Any:
+        return engine_of(tmp_path, manifest, "llm", "rtx", replace(THIS, builder_version=version))
+
+    assert of("1.7") is entry
+    assert of("1.8") is None
+    with pytest.raises(Misfit, match="no engine of llm: No memory"):
+        of("1.9")
+    with pytest.raises(Misfit, match=r"built by tensorrt_rtx 1.6, 1.7, 1.8, 1.9, and 1.5 is installed"):
+        of("1.5")
+    with pytest.raises(Misfit, match=r"no engine of llm for tensorrt_rtx\. Make it again"):
+        engine_of(tmp_path, {"components": {"llm": {"engines": {}}}}, "llm", "rtx", THIS)
+
+
+def test_requirements_are_those_of_what_is_inside() -> None:
+    with_plugins, without = requirements("rtx", ["sm_90"], 13), requirements("rtx", [], 13)
+    assert (with_plugins["least_driver"], with_plugins["architectures"]) == (580, ["sm_90"])
+    assert len(with_plugins["kernels_sha256"]) == 64
+    assert without["least_driver"] is None
+    assert without["kernels_sha256"] is None
+    assert without["platform"] == with_plugins["platform"]
+
+
+@pytest.mark.parametrize(
+    ("line", "branch"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.124.06  Wed Feb 26", 570),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build", 580),
+        ("nothing known", None),
+    ],
+)
+def test_the_drivers_branch(tmp_path: Path, line: str, branch: int | None) -> None:
+    (tmp_path / "version").write_text(line)
+    assert driver_branch(tmp_path / "version") == branch
+    assert driver_branch(tmp_path / "missing") is None

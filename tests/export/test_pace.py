@@ -1,0 +1,39 @@
+import json
+import time
+from pathlib import Path
+
+from export.pace import SECONDS_FILE, Pace
+
+
+def seconds_left(pace: Pace) -> float:
+    return float(pace.left().removeprefix("; about ").removesuffix(" s left"))
+
+
+def test_without_earlier_times_the_mean_counts(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace = Pace("onnx", {})
+    pace.hear("[1/4] one ...")
+    assert pace.left() == ""
+    now[0] = 10
+    pace.hear("      some remark")
+    pace.hear("[2/4] two ...")
+    assert seconds_left(pace) == 30
+    now[0] = 14
+    assert seconds_left(pace) == 26
+
+
+def test_earlier_times_count_where_there_are_some(monkeypatch, tmp_path: Path) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    (tmp_path / SECONDS_FILE).write_text(json.dumps({"onnx": {"one": 5.0, "two": 60.0}}))
+    pace = Pace.of("onnx", [tmp_path / "missing", tmp_path])
+    assert seconds_left(pace) == 65
+    pace.hear("[1/2] one")
+    now[0] = 1
+    pace.hear("[2/2] two")
+    now[0] = 21
+    assert seconds_left(pace) == 40
+    pace.save(tmp_path)
+    assert json.loads((tmp_path / SECONDS_FILE).read_text()) == {"onnx": {"one": 5.0, "two": 60.0}}
+    assert Pace.of("lower", [tmp_path]).left() == ""

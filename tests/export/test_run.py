@@ -1,0 +1,79 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from export.run import main
+from models import MMInterleaved
+
+DRAWING = ["--prompt", "draw", "--max-new-tokens", "6", "--num-inference-steps", "2", "--seed", "3"]
+
+
+def test_a_document_is_written_shown_and_equal_to_pytorchs(
+    exported: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "pages" / "page.html"
+    picture = str(model_dir / "samples" / "0.png")
+    arguments = ["--image", picture, *DRAWING, "--mode", "image", "--compare", str(model_dir), "--out", str(page)]
+    assert main([str(exported), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "[picture of 32 x 32]" in printed
+    assert "equal to PyTorch" in printed
+    assert page.read_text(encoding="utf-8").count("<img") == 2
+
+
+def test_pytorch_runs_it_too(exported: Path, model_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "page.png"
+    arguments = [*DRAWING, "--backend", "torch", "--model", str(model_dir), "--device", "cpu", "--out", str(file)]
+    assert main([str(exported), *arguments]) == 0
+    with Image.open(file) as page:
+        assert page.height > 32
+
+
+def test_another_model_is_not_compared_with(
+    exported: Path, model_dir: Path, model: MMInterleaved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with torch.no_grad():
+        model.language_model.host.get_output_embeddings().weight.neg_()
+    other = tmp_path / "other"
+    model.save_pretrained(other)
+    assert main([str(exported), *DRAWING, "--compare", str(other)]) == 2
+    assert "is not the model that was exported: model.safetensors" in capsys.readouterr().err
+
+
+def test_a_document_that_differs_fails(
+    exported: Path, model: MMInterleaved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with torch.no_grad():
+        model.language_model.host.get_output_embeddings().weight.neg_()
+    other, root = tmp_path / "other", tmp_path / "exported"
+    model.save_pretrained(other)
+    shutil.copytree(exported, root)
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["model"] = {}  # as if the graphs had been made of it
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    assert main([str(root), "--prompt", "one", "--mode", "text", "--max-new-tokens", "4", "--compare", str(other)]) == 1
+    assert "not equal: PyTorch writes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "page.txt"], r"ends in \.html"),
+        (["--image", "nowhere.png"], "no picture nowhere.png"),
+        (["--backend", "torch"], "needs the model that was exported"),
+        (["--mode", "image", "--num-images", "0"], "allow at least one image"),
+        (["--num-inference-steps", "0"], "num_inference_steps is 0"),
+    ],
+)
+def test_what_cannot_be_run_is_a_sentence(
+    exported: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main([str(exported), "--prompt", "one", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 1
+    assert re.search(message, printed)

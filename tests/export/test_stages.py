@@ -1,0 +1,142 @@
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import export.trt
+from export import stage_process
+from export.child_process import ChildError
+from export.engines import alone_in
+from export.few_layers import keep_few_layers
+from export.fingerprint import file_digest
+from export.onnx_graph import GraphError
+from export.stage_process import ERROR_FILE, raise_error
+from export.stages import NEUTRAL_DIR, Job
+from export.trt import GRAPH_STAGES, export_graphs, main
+from models import MMInterleaved
+
+KILLED_AT = {"onnx": "[7/7] vae_decoder ...", "validate": "[2/7] mmfs_values_llm ..."}
+"""The line of a stage at which its process is killed: work of more than a second begins there."""
+
+
+def job_of(model_dir: Path, out: Path, **options: object) -> Job:
+    return Job.of(model_dir, out.with_name(f".{out.name}.unfinished"), out, **options)
+
+
+def kill_children() -> None:
+    """Of this process, as the system does when memory runs out."""
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_what_is_killed_goes_on_where_it_was(exported: Path, model_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(exported / NEUTRAL_DIR, out / NEUTRAL_DIR)  # so that only one component is traced for this test
+    (out / NEUTRAL_DIR / "vae_decoder.onnx").unlink()
+    (out / "manifest.json").write_text("{}")
+    job = job_of(model_dir, out)
+    for stage, line in KILLED_AT.items():
+        said: list[str] = []
+
+        def say(text: str, line: str = line, said: list[str] = said) -> None:
+            said.append(text)
+            if text.startswith(line):
+                kill_children()
+
+        with pytest.raises(ChildError, match=r"was ended by signal 9\..* What was done is kept in .*\.out\.unfinished"):
+            export_graphs(job, out, GRAPH_STAGES, say)
+        assert (out / "manifest.json").read_text() == "{}", "the earlier export stands until all is proved"
+        assert any(text.startswith(line) for text in said), stage
+
+    said = []
+    export_graphs(job, out, GRAPH_STAGES, said.append)
+    assert [text for text in said if text.endswith(": traced before")] == [
+        f"[{number}/7] {name}: traced before" for number, name in enumerate(json_names(exported), start=1)
+    ]
+    assert sum(text.endswith(": lowered before") for text in said) == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    for file in sorted((exported / "onnx").glob("*.onnx")):
+        assert file_digest(out / "onnx" / file.name) == file_digest(file)
+
+
+def json_names(exported: Path) -> list[str]:
+    return list(json.loads((exported / "manifest.json").read_text())["components"])
+
+
+def test_two_at_once_do_not_meet(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = tmp_path / ".out.unfinished"
+    work.mkdir()
+    (work / "of-the-other.onnx").write_text("half a graph")
+    with alone_in(work):
+        assert main([str(model_dir), "--out", str(tmp_path / "out")]) == 2
+    assert f"Another process is writing into {work}. Wait for it, or name another --out." in capsys.readouterr().err
+    assert (work / "of-the-other.onnx").read_text() == "half a graph"
+
+
+def test_a_job_survives_its_file(model_dir: Path, tmp_path: Path) -> None:
+    job = job_of(model_dir, tmp_path / "out", pictures=[tmp_path / "a.png"], precision="bfloat16", few_layers=1)
+    Path(job.work).mkdir()
+    assert Job.load(job.save()) == job
+
+
+def test_keys_follow_what_they_depend_on(model_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model_dir, copy)
+    job = job_of(copy, tmp_path / "out")
+    half, short = job_of(copy, tmp_path / "out", precision="float16"), job_of(copy, tmp_path / "out", few_layers=1)
+    assert half.graph_key == job.graph_key != short.graph_key
+    assert len({job.key, half.key, short.key}) == 3
+    (copy / "samples/samples.json").write_text("[]")
+    assert job_of(copy, tmp_path / "out").graph_key == job.graph_key
+    assert job_of(copy, tmp_path / "out").key != job.key
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert job_of(copy, tmp_path / "out").graph_key != job.graph_key
+
+
+@pytest.mark.parametrize("error", [GraphError("no graph"), ValueError("no value"), FileNotFoundError("no file")])
+def test_an_error_of_a_stage_crosses_the_border(
+    monkeypatch: pytest.MonkeyPatch, model_dir: Path, tmp_path: Path, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    job = job_of(model_dir, tmp_path / "out")
+    Path(job.work).mkdir()
+    monkeypatch.setitem(stage_process.STAGES, "onnx", fail)
+    monkeypatch.setattr(stage_process, "end_with_parent", lambda: None)
+    stage_process.main(["onnx", str(job.save())])
+    with pytest.raises(type(error), match=str(error)):
+        raise_error(Path(job.work))
+    assert not (Path(job.work) / ERROR_FILE).exists()
+    raise_error(Path(job.work))
+
+
+def test_few_layers(model: MMInterleaved) -> None:
+    text = torch.tensor([[1, 5, 6, 7]])
+    keep_few_layers(model, 1)
+    language_model = model.language_model
+    assert len(language_model.decoder.layers) == len(language_model.synchronizers) == 1
+    with torch.no_grad():
+        hidden = language_model.decoder(input_ids=text, use_cache=False).last_hidden_state
+    assert hidden.isfinite().all()
+    with pytest.raises(ValueError, match="few_layers is 2; the language model has 1 layers"):
+        keep_few_layers(model, 2)
+
+
+def test_stages_before_the_last_leave_their_work(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: list[str] = []
+    monkeypatch.setattr(export.trt, "run_child", lambda module, arguments, **_: run.append(arguments[0]))
+    monkeypatch.setattr(export.trt.Pace, "save", lambda self, folder: None)
+    assert main([str(model_dir), "--out", str(tmp_path / "out"), "--stage", "lower"]) == 0
+    assert run == ["onnx", "lower"]
+    assert "--stage validate goes on" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()

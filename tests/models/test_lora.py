@@ -1,0 +1,82 @@
+"""Adapters of the language model: the same model merged and apart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models import MMInterleaved, MMInterleavedConfig
+from models.lora import ADAPTER_FOLDER, LoraConfig, add_lora, merge_lora
+from trainer.data.stream import DataConfig, Stream
+
+pytest.importorskip("peft")
+
+
+@pytest.fixture
+def batch():
+    data = DataConfig(num_rows=1, row_tokens=96, num_concepts=12, num_sprites=3)
+    return Stream(data, MMInterleavedConfig.tiny(), seed=0)(0)
+
+
+def adapted(**options) -> MMInterleaved:
+    """A model whose adapters do something."""
+    torch.manual_seed(0)
+    model = MMInterleaved(MMInterleavedConfig.tiny()).eval()
+    add_lora(model, LoraConfig(rank=4, **options))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B" in name:
+                parameter.normal_()
+    return model
+
+
+@torch.no_grad()
+def loss(model: MMInterleaved, batch) -> float:
+    return float(model(batch).loss_text)
+
+
+def test_new_adapters_change_nothing_and_only_they_learn_in_the_host(batch):
+    torch.manual_seed(0)
+    model = MMInterleaved(MMInterleavedConfig.tiny()).eval()
+    before = loss(model, batch)
+    add_lora(model, LoraConfig(rank=4))
+    assert loss(model, batch) == before
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    in_host = [name for name in trainable if name.startswith("language_model.host.")]
+    assert len(in_host) == 2 * 4 * 3  # A and B of four matrices in three layers
+    assert all(".lora_" in name for name in in_host)
+    assert any(name.startswith("language_model.synchronizers.") for name in trainable)
+    model(batch).loss.backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if ".lora_B" in n)
+    assert all(p.grad is not None for n, p in model.named_parameters() if "synchronizers" in n and n.endswith("gate"))
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_saved_model_computes_what_the_trained_one_did(batch, tmp_path, merge):
+    model = adapted(merge=merge)
+    plain = MMInterleaved(MMInterleavedConfig.tiny())
+    expected = loss(model, batch)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / ADAPTER_FOLDER).exists() != merge
+    again = MMInterleaved.from_pretrained(tmp_path)
+    assert loss(again, batch) == pytest.approx(expected, abs=1e-5)
+    assert (again.state_dict().keys() == plain.state_dict().keys()) == merge
+    merge_lora(again)
+    assert again.state_dict().keys() == plain.state_dict().keys()
+    assert loss(again, batch) == pytest.approx(expected, abs=1e-5)
+    assert loss(model, batch) == expected  # saving took nothing from it
+
+
+def test_what_cannot_be_is_told(tmp_path):
+    model = adapted(merge=False)
+    with pytest.raises(ValueError, match="has adapters already"):
+        add_lora(model, LoraConfig())
+    with pytest.raises(ValueError, match=r"No matrix of the language model is called query; expected .*'q_proj'"):
+        add_lora(MMInterleaved(MMInterleavedConfig.tiny()), LoraConfig(targets=("query",)))
+    with pytest.raises(ValueError, match="a rank of 1 or more"):
+        LoraConfig(rank=0)
+    model.save_pretrained(tmp_path)
+    settings = tmp_path / ADAPTER_FOLDER / "mm_interleaved_lora.json"
+    settings.write_text(settings.read_text().replace('"rank": 4', '"rank": 5'))
+    with pytest.raises(ValueError, match="does not fit the language model"):
+        MMInterleaved.from_pretrained(tmp_path)

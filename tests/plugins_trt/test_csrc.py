@@ -1,0 +1,275 @@
+"""The C++ carrier without TensorRT: it plans, packs, unpacks and launches as the Python one does, byte by byte."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+from op_cases import classic_case, mmfs_case
+from plugins_trt.launches import Address, instances_of, launches, workspace_bytes
+from plugins_trt.machine_code import MachineCode
+from plugins_trt.node_contract import INPUTS, Node, takes_type
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "plugins_trt/csrc"
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int64: 3, torch.int32: 4}
+
+
+class Call(ctypes.Structure):
+    """Struct Call of csrc_interface.cpp."""
+
+    _fields_ = [  # noqa: RUF012  (ctypes asks for a list)
+        *((name, ctypes.c_int32) for name in ("is_fused", "num_sizes", "has_null", "num_inputs")),
+        ("sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("null_logit", ctypes.c_double),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("ranks", "axes", "types")),
+        ("pointers", ctypes.POINTER(ctypes.c_uint64)),
+        *((name, ctypes.c_uint64) for name in ("output", "workspace")),
+        ("num_processors", ctypes.c_int64),
+    ]
+
+
+def call_of(
+    node: Node,
+    shapes: Sequence[Sequence[int]],
+    inputs: Sequence[Address],
+    output: int = 0,
+    workspace: int = 0,
+    num_processors: int = 1,
+) -> Call:
+    axes = [size for shape in shapes for size in shape]
+
+    def array(numbers: Sequence[int], kind: Any = ctypes.c_int64) -> Any:
+        return (kind * len(numbers))(*numbers)
+
+    return Call(
+        node.operator == "MMFS",
+        len(node.spatial_shapes),
+        node.null_logit is not None,
+        len(shapes),
+        array(node.spatial_shapes),
+        node.null_logit or 0.0,
+        array([len(shape) for shape in shapes]),
+        array(axes),
+        array([TYPES[address.dtype] for address in inputs]),
+        array([address.pointer for address in inputs], ctypes.c_uint64),
+        output,
+        workspace,
+        num_processors,
+    )
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Calls a function of csrc_interface.cpp and returns its text."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed: it compiles the C++ carrier")
+    path = tmp_path_factory.mktemp("csrc") / "libcsrc.so"
+    sources = [SOURCES / name for name in ("node.cpp", "launch.cpp", "machine_code.cpp", "driver.cpp")]
+    command = ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    command += [f"-I{SOURCES}", f"-I{ROOT / 'mmfs/kernels'}"]
+    command += [*map(str, sources), str(Path(__file__).with_name("csrc_interface.cpp")), "-lz", "-ldl"]
+    done = subprocess.run([*command, "-o", str(path)], text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
+    functions = ctypes.CDLL(str(path))
+
+    def call(function: str, *arguments: Any) -> str:
+        found = getattr(functions, function)
+        found.restype = ctypes.c_char_p
+        return found(*arguments).decode()
+
+    return call
+
+
+def random_call(rng: random.Random) -> tuple[Node, list[tuple[int, ...]], list[Address]]:
+    """A node with inputs of any size, most of them small; none is real memory."""
+    num_levels, num_points = rng.choice([1, 2, 3, 16]), rng.choice([1, 4, 8, 64])
+    levels = tuple(rng.randint(1, 40) for _ in range(2 * num_levels))
+    num_pixels = sum(h * w for h, w in zip(levels[::2], levels[1::2], strict=True))
+    batch, num_queries, num_images = rng.choice([0, 1, 2, 5]), rng.choice([1, 7, 64, 5000]), rng.choice([0, 1, 3, 9])
+    num_heads, num_channels = rng.choice([1, 2, 8]), rng.choice([1, 6, 8, 20, 32, 64, 80, 100, 128, 512])
+    rows, samples = (batch, num_queries), (num_levels, num_points)
+    offset_ages, logit_ages = rng.randint(1, 4), rng.randint(1, 4)
+    value_type = rng.choice([torch.float32, torch.float16, torch.bfloat16])
+    if rng.random() < 0.7:
+        node = Node("MMFS", levels, rng.choice([None, 0.0, -1.25]))
+        shapes: list[tuple[int, ...]] = [
+            (num_images, num_pixels, num_heads, num_channels),
+            (*rows, 2),
+            (*rows, num_heads, num_points, 2),
+            (*rows, num_heads, *samples),
+            (*rows, 2),
+            (offset_ages, num_heads, num_points, 2),
+            (logit_ages, num_heads, *samples),
+            (num_heads, num_channels),
+        ]
+    else:
+        node = Node("MSDeformAttn", levels)
+        shapes = [
+            (batch, num_pixels, num_heads, num_channels),
+            (*rows, num_heads, *samples, 2),
+            (*rows, num_heads, *samples),
+        ]
+    kinds = [rng.choice([torch.float32, torch.float16, torch.bfloat16]) for _ in shapes]
+    kinds[0] = value_type
+    if node.operator == "MMFS":
+        kinds[4] = torch.int64
+    return node, shapes, [Address(rng.randrange(1, 2**44) * 16, kind) for kind in kinds]
+
+
+def test_launches_and_workspaces_are_those_of_python(library: Callable[..., str]) -> None:
+    rng = random.Random(5)
+    num_split = num_empty = 0
+    for _ in range(400):
+        node, shapes, inputs = random_call(rng)
+        num_processors, workspace = rng.choice([1, 24, 132, 256, 400]), rng.randrange(1, 2**44)
+        output = Address(rng.randrange(1, 2**44) * 16, inputs[0].dtype)
+        planned = launches(node, shapes, inputs, output, workspace, num_processors)
+        call = call_of(node, shapes, inputs, output.pointer, workspace, num_processors)
+        lines = [
+            " ".join(
+                (
+                    packed.launch.instance.name,
+                    *map(str, (*packed.launch.grid, packed.launch.threads, packed.launch.shared_bytes)),
+                    packed.arguments.hex(),
+                )
+            )
+            for packed in planned
+        ]
+        assert library("mmfs_launches", ctypes.byref(call)).splitlines() == lines, (node, shapes, num_processors)
+        names = [instance.name for instance in instances_of(node, shapes[0][3], inputs[0].dtype)]
+        needs = " ".join((str(workspace_bytes(node, shapes, inputs[0].dtype)), *names))
+        assert library("mmfs_needs", ctypes.byref(call)) == needs
+        num_split += len(planned) == 2
+        num_empty += not planned
+    assert num_split > 20
+    assert num_empty > 20
+
+
+def test_types_are_taken_as_in_python(library: Callable[..., str]) -> None:
+    rng = random.Random(1)
+    taken = 0
+    for _ in range(500):
+        operator = rng.choice(list(INPUTS))
+        types = [rng.choice(list(TYPES)) for _ in range(rng.randint(1, len(INPUTS[operator]) + 1))]
+        numbers = (ctypes.c_int64 * len(types))(*(TYPES[dtype] for dtype in types))
+        takes = takes_type(operator, len(types) - 1, types)
+        taken += takes
+        assert library("mmfs_takes_type", operator == "MMFS", len(types) - 1, numbers) == ("yes" if takes else "no")
+    assert 100 < taken < 400
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({1: (2, 9, 2, 2, 4, 2)}, "sampling_locations of MSDeformAttn has the shape [2, 9, 2, 2, 4, 2]. "),
+        ({0: (2, 35, 2, 8)}, "value of MSDeformAttn has the shape [2, 35, 2, 8]. Expected [2, 34, 2, 8]."),
+        ({0: (3, 34, 2, 8)}, "value of MSDeformAttn has the shape [3, 34, 2, 8]. Expected [2, 34, 2, 8]."),
+        ({2: (2, 5, 2, 4)}, "[2, 5, 2, 4]. Expected 4 and 5 axes."),
+        ({0: (2, 34, 70000, 8), 1: (2, 5, 70000, 2, 4, 2), 2: (2, 5, 70000, 2, 4)}, "value has 70000 heads. "),
+    ],
+)
+def test_what_does_not_fit_is_a_sentence(
+    library: Callable[..., str], change: dict[int, tuple[int, ...]], sentence: str
+) -> None:
+    shapes: list[tuple[int, ...]] = [(2, 34, 2, 8), (2, 5, 2, 2, 4, 2), (2, 5, 2, 2, 4)]
+    shapes = [change.get(i, shape) for i, shape in enumerate(shapes)]
+    call = call_of(Node("MSDeformAttn", (4, 7, 3, 2)), shapes, [Address(256, torch.float32)] * 3, 256)
+    answer = library("mmfs_launches", ctypes.byref(call))
+    assert answer.startswith("error: ")
+    assert sentence in answer
+
+
+def test_an_address_that_vectors_cannot_load_from_is_refused(library: Callable[..., str]) -> None:
+    shapes = [(2, 34, 2, 8), (2, 5, 2, 2, 4, 2), (2, 5, 2, 2, 4)]
+    call = call_of(Node("MSDeformAttn", (4, 7, 3, 2)), shapes, [Address(256, torch.float32)] * 3, 264)
+    answer = library("mmfs_launches", ctypes.byref(call))
+    assert answer == "error: output of MSDeformAttn is at address 264. Expected a multiple of 16."
+
+
+def add_images(library: Callable[..., str], packed: dict[str, bytes]) -> list[str]:
+    return [library("mmfs_add_image", name.encode(), data, ctypes.c_int64(len(data))) for name, data in packed.items()]
+
+
+def test_a_gpu_gets_the_image_that_python_would_pick(library: Callable[..., str]) -> None:
+    architectures = ("compute_80", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120")
+    images = {("k", architecture): architecture.encode() * 20_000 for architecture in architectures}
+    code = MachineCode({**images, ("other", "sm_75"): b"other"})
+    library("mmfs_open", b"libc.so.6")
+    assert add_images(library, code.pack()) == [image.decode() for image in code.images.values()]
+    for capability in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0), (12, 1), (13, 0)):
+        image = code.for_gpu("k", capability)
+        assert library("mmfs_for_gpu", b"k", *capability) == image.decode()[: len(image) // 20_000]
+    answer = library("mmfs_for_gpu", b"other", 7, 0)
+    assert answer == (
+        "error: The GPU has compute capability 7.0, and other was compiled for sm_75. Build the engine again for this "
+        "GPU."
+    )
+    assert "was compiled for nothing" in library("mmfs_for_gpu", b"missing", 9, 0)
+
+
+def test_a_damaged_image_is_a_sentence(library: Callable[..., str]) -> None:
+    library("mmfs_open", b"libc.so.6")
+    whole = zlib.compress(bytes(range(256)) * 9)
+    answers = add_images(library, {"k@sm_90": whole[:-3], "k@sm_80": b"", "k@sm_86": b"\0" * 30})
+    assert answers == [
+        f"error: The kernel k for sm_{number} is damaged. Build the engine again." for number in (90, 80, 86)
+    ]
+
+
+def test_a_machine_without_a_driver_is_told_so(library: Callable[..., str]) -> None:
+    answer = library("mmfs_open", b"libno-such-cuda.so")
+    assert answer.startswith("error: The CUDA driver libno-such-cuda.so cannot be loaded (libno-such-cuda.so: ")
+    assert answer.endswith("Expected an NVIDIA GPU and driver.")
+
+
+@pytest.mark.parametrize("operator", list(INPUTS))
+def test_it_launches_what_computes_the_op(
+    library: Callable[..., str], make_gpu: Callable[..., Any], operator: str
+) -> None:
+    levels = ((4, 7), (3, 2))
+    case = classic_case(levels, dim=8) if operator == "MSDeformAttn" else mmfs_case(levels, dim=8)
+    tensors = {name: tensor.float().contiguous() for name, tensor in case.tensors.items()}
+    if operator == "MMFS":
+        tensors["visible"] = case.rest["visible"].contiguous()
+    inputs = [tensors[name] for name in INPUTS[operator]]
+    node = Node(operator, (4, 7, 3, 2), case.rest.get("null_logit"))
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    batch, num_queries = shapes[3 if operator == "MMFS" else 2][:2]
+    out = torch.full((batch, num_queries, shapes[0][2] * 8), torch.nan)
+    workspace = torch.full((workspace_bytes(node, shapes, torch.float32),), 0xFF, dtype=torch.uint8)
+
+    instances = instances_of(node, 8, torch.float32)
+    gpu = make_gpu(instances)
+    assert library("mmfs_open", gpu.driver._library._name.encode()) == ""
+    add_images(library, MachineCode({(i.name, "sm_90"): f"image of {i.name}".encode() for i in instances}).pack())
+    addresses = [Address(tensor.data_ptr(), tensor.dtype) for tensor in inputs]
+    call = call_of(node, shapes, addresses, out.data_ptr(), workspace.data_ptr())
+    expected = (
+        ms_deform_attn_reference(tensors.pop("value"), node.spatial_shapes, **tensors)
+        if operator == "MSDeformAttn"
+        else mmfs_attention_reference(
+            tensors.pop("value"), node.spatial_shapes, **tensors, null_logit=node.null_logit
+        )
+    )
+    for _ in range(2):
+        out.fill_(torch.nan)
+        gpu.stage(inputs, [out, workspace], num_processors=24)
+        assert library("mmfs_run", ctypes.byref(call), ctypes.c_uint64(77)) == ""
+        torch.testing.assert_close(out, expected)
+    num_launches = 2 if operator == "MMFS" else 1
+    assert [event.split()[0] for event in gpu.events()] == ["launch"] * num_launches, "kernels are loaded once"
+    assert all(event.endswith("on stream 77") for event in gpu.events())
+
+    gpu.stage(has_context=False)
+    assert library("mmfs_run", ctypes.byref(call), ctypes.c_uint64(0)).startswith("error: No CUDA context is current.")

@@ -1,0 +1,153 @@
+"""Rows of the fine-tuning tasks, from the table to what is learned of them."""
+
+from __future__ import annotations
+
+import io
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PILImage
+
+from models import MMInterleavedConfig
+from models.batch import IGNORED
+from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.data.corpus_stream import CorpusStream
+from trainer.data.document import Image, Text
+from trainer.data.pictures import class_colours
+from trainer.data.sources.rows import read_row
+from trainer.data.sources.sample import BrokenSampleError
+from trainer.data.sources.tasks import task_segments
+
+MODEL = MMInterleavedConfig.tiny()
+ROWS: dict[str, dict[str, Any]] = {
+    "vqa": {"image": "a.png", "question": "What is it?", "answer": "a snail"},
+    "rec": {"image": "a.png", "expression": "the left snail", "bbox": [5, 8, 10, 16], "width": 50, "height": 40},
+    "seg2img": {"label_map": "map.png", "caption": "a snail", "image": "a.png"},
+    "story": {"story": [{"text": "It sleeps.", "image": "a.png"}, {"text": "It wakes.", "image": "b.png"}]},
+    "instruct": {
+        "image": ["a.png", "b.png"],
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat is it?"},
+            {"from": "gpt", "value": "A snail.\nIt sleeps."},
+            {"from": "human", "value": "Draw another one."},
+            {"from": "gpt", "value": "Here:\n<image>"},
+        ],
+    },
+}
+
+
+@pytest.fixture
+def stream(shards):
+    """The stream of a table with one row; the label map has the classes 1 and 2, left and right."""
+    classes = np.repeat(np.array([[1, 2]], dtype=np.uint8), 20, axis=1).repeat(40, axis=0)
+    file = io.BytesIO()
+    PILImage.fromarray(classes).save(file, "PNG")
+    pictures = {"a.png": shards.picture(1), "b.png": shards.picture(2), "map.png": file.getvalue()}
+    images, numbers = shards.folder("images", pictures), count()
+
+    def make(row: dict[str, Any], **rules: Any) -> CorpusStream:
+        manifest = shards.manifest(shards.jsonl(f"rows-{next(numbers)}.jsonl", [row]), images=[images])
+        return CorpusStream(
+            CorpusConfig({"task": SourceConfig(manifest, **rules)}, num_rows=1, row_tokens=256), MODEL, seed=0
+        )
+
+    return make
+
+
+def learned(stream: CorpusStream) -> str:
+    """What of the first document carries a loss, special tokens included."""
+    tokens = stream.row(0, 0).documents[0]
+    ids = [target for target in tokens.targets if target != IGNORED]
+    return stream.config.tokenizer().decode(ids, skip_special_tokens=False)
+
+
+def in_words(stream: CorpusStream) -> str:
+    """The first document, with marks for its images."""
+    document = next(stream.documents(0, 0))
+    marks = {(False, False): "[seen]", (True, True): "[drawn]"}
+    return "".join(s.text if isinstance(s, Text) else marks[s.draw, s.placed] for s in document.segments)
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "answer"),
+    [
+        (
+            "vqa",
+            "Based on the image, please answer the question. [seen]What is it? Please provide an accurate answer "
+            "within one word. The answer is: a snail",
+            " a snail</s>",
+        ),
+        (
+            "rec",
+            "[seen] Provide the bounding box coordinate of the region this sentence describes: the left snail. "
+            "(100,200)(300,600)",
+            " (100,200)(300,600)</s>",
+        ),
+        ("seg2img", "[seen]a snail[drawn]", "<BoI></s>"),
+        ("story", "It sleeps.[drawn]It wakes.[drawn]", "<BoI><BoI></s>"),
+        (
+            "instruct",
+            "USER:[seen] What is it? ASSISTANT: A snail.\nIt sleeps. USER: Draw another one. ASSISTANT: Here:[drawn]",
+            " A snail.\nIt sleeps.</s> Here:<BoI></s>",
+        ),
+    ],
+)
+def test_only_the_answer_is_learned(stream, task, words, answer):
+    made = stream(ROWS[task])
+    assert in_words(made) == words
+    assert learned(made) == answer
+    batch = made(0)
+    assert len(batch.drawn) == words.count("[drawn]") * len(made.row(0, 0).documents)
+
+
+def test_label_maps_get_the_colours_of_their_classes_unmixed(stream):
+    first, *_ = next(stream(ROWS["seg2img"]).documents(0, 0)).segments
+    assert isinstance(first, Image)
+    assert first.target is None
+    colours = {tuple(colour) for colour in first.pixels.reshape(-1, 3).tolist()}
+    assert colours == {tuple(class_colours()[1].tolist()), tuple(class_colours()[2].tolist())}
+    assert len({tuple(colour) for colour in class_colours().tolist()}) == 256
+
+
+def test_squeezed_pictures_are_whole_and_mirrored_ones_agree_with_their_boxes(stream):
+    cropped, whole = (stream(ROWS["rec"], fit=fit) for fit in ("crop", "squeeze"))
+    left, right = (next(made.documents(0, 0)).segments[0].pixels for made in (cropped, whole))
+    assert left.shape == right.shape
+    assert not np.array_equal(left, right)
+    flipped = stream(ROWS["rec"], fit="squeeze", flip=True)
+    seen = {
+        document.segments[-1].text: document.segments
+        for step in range(8)
+        for document, _ in zip(flipped.documents(step, 0), range(2), strict=False)
+    }
+    assert seen.keys() == {" (100,200)(300,600)", " (700,200)(900,600)"}
+    picture, question, _ = seen[" (700,200)(900,600)"]
+    np.testing.assert_array_equal(picture.pixels, right[:, ::-1])
+    assert "the right snail" in question.text
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({**ROWS["vqa"], "answer": " "}, "The answer is empty"),
+        ({**ROWS["vqa"], "image": "none.png"}, "The image none.png is not there"),
+        ({"question": "What?", "answer": "a"}, "unexpected form: KeyError: 'image'"),
+        ({**ROWS["rec"], "bbox": [45, 0, 10, 10]}, "corners .45.0, 0.0, 55.0, 10.0.; expected shares"),
+        ({"image": "a.png", "expression": "it", "box": [10, 10, 20, 20]}, "beside its width and height"),
+        ({"conversations": [{"from": "gpt", "value": "Hi"}]}, "Turn 0 is from 'gpt'; expected 'human'"),
+        ({"conversations": [{"from": "human", "value": "Hi"}]}, "The chat has 1 turns"),
+        ({**ROWS["instruct"], "image": "a.png"}, "more places for images"),
+        ({**ROWS["instruct"], "image": ["a.png"] * 3}, "more images than places"),
+    ],
+)
+def test_rows_of_another_form_are_named(row, sentence):
+    with pytest.raises(BrokenSampleError, match=sentence):
+        read_row(row, lambda name: None if name == "none.png" else ("x", 0, 1))
+
+
+def test_a_box_may_be_given_as_shares():
+    assert task_segments({"image": "a", "expression": "it", "box": [0.1, 0.2, 0.3, 0.4]})[-1]["text"] == (
+        "(100,200)(300,400)"
+    )

@@ -1,0 +1,63 @@
+"""The real model under `torchrun`, stopped by a file and finished by one process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from models import MMInterleaved
+from trainer import checkpoint
+from trainer.metrics import read_log
+from trainer.pretrain import main
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = ("tiny", "--data.num_rows", "4", "--num_steps", "8", "--encoder_pretraining.num_steps", "1")
+
+
+def losses(out):
+    return [(r["phase"], r["step"], r["loss"], r["grad_norm"]) for r in read_log(out) if "event" not in r]
+
+
+@pytest.mark.slow  # three starts of Python and torch
+def test_two_processes_begin_and_one_finishes(tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert main([*SETTINGS, "--out", str(alone), "--micro_batch_rows", "1"]) == 0
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    launcher = subprocess.Popen(
+        [sys.executable, *torchrun, "-m", "trainer.pretrain", *SETTINGS, "--out", str(shared)],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        give_up = time.monotonic() + 240
+        while not (shared / "log.jsonl").exists() or '"main"' not in (shared / "log.jsonl").read_text():
+            assert launcher.poll() is None, launcher.stdout.read()
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        (shared / "STOP").touch()
+        said, _ = launcher.communicate(timeout=240)
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+            launcher.wait()
+    assert "STOP_FILE: stopped after step" in said, said
+    assert "exitcode  : 3" in said
+    assert not (shared / "STOP").exists()
+    assert said.count("2 processes, each on 1 CPU threads") == 1  # one process talks
+    stopped = checkpoint.find_latest(shared / "checkpoints")
+    assert 1 <= stopped.step == losses(shared)[-1][1] < 8
+    assert not (shared / "model").exists()
+
+    assert main([*SETTINGS, "--out", str(shared), "--resume"]) == 0
+    assert [step[:2] for step in losses(shared)] == [step[:2] for step in losses(alone)]
+    for (*where, loss, norm), (*_, expected_loss, expected_norm) in zip(losses(shared), losses(alone), strict=True):
+        assert loss == pytest.approx(expected_loss, rel=1e-5), where
+        assert norm == pytest.approx(expected_norm, rel=1e-3), where
+    MMInterleaved.from_pretrained(shared / "model")

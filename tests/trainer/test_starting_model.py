@@ -1,0 +1,106 @@
+"""The model that a run starts with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import MMInterleaved
+from models.lora import LoraConfig
+from tiny_snapshots import like, write_clip, write_diffusion, write_language_model
+from trainer.config import PartsConfig, TrainConfig, UsageError
+from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.pretrain import main
+from trainer.recipes import tiny
+from trainer.starting_model import make_model
+
+
+def on_a_corpus(manifest: str = "somewhere") -> TrainConfig:
+    corpus = CorpusConfig({"captions": SourceConfig(manifest)}, num_rows=1, row_tokens=96)
+    base = tiny()
+    return replace(base, corpus=corpus, encoder_pretraining=replace(base.encoder_pretraining, num_steps=0), num_steps=2)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> str:
+    """A model of the emoji world's tokenizer with the settings of `tiny`."""
+    directory = tmp_path_factory.mktemp("saved") / "model"
+    make_model(tiny()).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> PartsConfig:
+    folder = tmp_path_factory.mktemp("parts")
+    return PartsConfig(
+        language_model=str(write_language_model(folder / "lm")),
+        vision=str(write_clip(folder / "clip")),
+        diffusion=str(write_diffusion(folder / "sd")),
+    )
+
+
+def test_a_run_begins_with_pre_trained_parts_and_ends_with_a_model(parts, shards, tmp_path, capsys):
+    captions = shards.manifest(shards.pairs("captions.tar", [f"a snail with number {n}" for n in range(8)]))
+    config = replace(
+        on_a_corpus(captions), model=like(gate=0.3), parts=parts, frozen=["vision", "language_model", "vae"]
+    )
+    start = make_model(config)
+    options = [f"--parts.{name} {getattr(parts, name)}" for name in ("language_model", "vision", "diffusion")]
+    options += ["--frozen ['vision','language_model','vae']", f"--corpus.sources {{'c':{{'manifest':'{captions}'}}}}"]
+    options += ["--corpus.num_rows 1", "--corpus.row_tokens 96", "--encoder_pretraining.num_steps 0", "--num_steps 2"]
+    out = tmp_path / "run"
+    arguments = [word for option in options for word in option.split(" ", 1)]
+    assert main(["tiny", *arguments, "--out", str(out)]) == 0, capsys.readouterr().err
+    trained = MMInterleaved.from_pretrained(out / "model")
+    assert trained.config.begin_of_image_id == start.config.begin_of_image_id != tiny().model.begin_of_image_id
+    assert trained.processor.encode_text("a snail") == start.processor.encode_text("a snail")
+    before, after = start.state_dict(), trained.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith(("language_model.host.", "image_decoder.codec.vae.")) for name in moved)
+    assert any(name.startswith("image_decoder.unet.host.") for name in moved)
+
+
+def test_another_size_of_pictures_fits_the_same_weights(saved):
+    base = tiny()
+    larger = replace(base.model, vision=replace(base.model.vision, image_size=(64, 64)))
+    model = make_model(replace(base, init=saved, model=larger))
+    source = MMInterleaved.from_pretrained(saved)
+    assert (model.processor.height, model.config.vision.picture_shape) == (64, (64, 64))
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_the_tokenizer_comes_with_the_weights_unless_the_corpus_has_one(saved, tmp_path):
+    source = MMInterleaved.from_pretrained(saved)
+    source.processor.tokenizer.add_tokens(["snailish"])
+    source.save_pretrained(tmp_path / "other")
+    model = make_model(replace(on_a_corpus(), init=str(tmp_path / "other")))
+    assert len(model.processor.encode_text("snailish")) == 1
+
+
+def test_frozen_parts_and_adapters(saved):
+    pytest.importorskip("peft")
+    config = replace(tiny(), init=saved, frozen=["image_decoder"], lora=LoraConfig(rank=2, merge=False))
+    names = {name for name, parameter in make_model(config).named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith("image_decoder.") for name in names)
+    in_host = {name for name in names if name.startswith("language_model.host.")}
+    assert in_host
+    assert all(".lora_" in name for name in in_host)
+
+
+def test_what_cannot_be_is_told(saved, parts, tmp_path):
+    base = tiny()
+    with pytest.raises(UsageError, match="parts are given, with no corpus"):
+        replace(base, parts=parts)
+    with pytest.raises(UsageError, match="parts are given, with init"):
+        replace(on_a_corpus(), parts=parts, init=saved)
+    with pytest.raises(UsageError, match=r"holds no config\.json"):
+        make_model(replace(base, init=str(tmp_path)))
+    missing = replace(parts, language_model=str(tmp_path))
+    with pytest.raises(UsageError, match=f"{tmp_path} has no config.json"):
+        make_model(replace(on_a_corpus(), parts=missing, model=like()))
+    smaller = replace(base.model, vision=replace(base.model.vision, num_visual_tokens=3))
+    with pytest.raises(UsageError, match=r"vision\.num_visual_tokens: 2 -> 3"):
+        make_model(replace(base, init=saved, model=smaller))

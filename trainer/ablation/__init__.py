@@ -1,0 +1,1 @@
+"""Comparisons of runs that differ in one thing."""

@@ -1,0 +1,164 @@
+"""What is compared: studies, whose arms differ in one thing and share seed, data and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models import MMInterleavedConfig
+from trainer.ablation.scales import Lesson, Scale
+from trainer.config import TrainConfig
+
+GATE = 0.5
+"""Where the gates of the language model's synchronizers start, unless a study is about them."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to build the model."""
+
+    name: str
+    """Of its directory."""
+
+    label: str
+    gate: float | None
+    """Where the gates of the language model's synchronizers start; None: no MMFS, in the U-Net neither."""
+
+    num_visual_tokens: int | None = None
+    """None: as many as the pre-trained encoder makes, with its resampler. A number: so many, from a new resampler."""
+
+    keeps_language_model: bool = False
+    """Begin with the language model that the run without MMFS has trained, and keep it as it is: the paper's setting,
+    in which the language model is pre-trained and frozen."""
+
+    def model(self, base: MMInterleavedConfig) -> MMInterleavedConfig:
+        """`base`, changed in what this arm is about."""
+        if self.num_visual_tokens is not None:
+            base = replace(base, vision=replace(base.vision, num_visual_tokens=self.num_visual_tokens))
+        if self.gate is None:
+            return base.without_mmfs()
+        return replace(base, language_model=replace(base.language_model, gate_init=self.gate))
+
+
+WITHOUT = Arm("without", "without MMFS", None)
+WITH = Arm("with", "with MMFS", GATE)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, and the arms that answer it."""
+
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    lessons: tuple[str, ...]
+    budget: float = 1.0
+    """Steps of each run, as a multiple of the lesson's."""
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            "mmfs",
+            "Does MMFS see what a few visual tokens lose?",
+            (WITHOUT, WITH),
+            ("questions", "label_map"),
+        ),
+        Study(
+            "gate",
+            "Where does the gate of MMFS have to start?",
+            (
+                WITHOUT,
+                Arm("gate_0", "gate from 0", 0.0),
+                Arm("gate_0.1", "gate from 0.1", 0.1),
+                WITH,
+                Arm("frozen_without", "frozen language model, without MMFS", None, keeps_language_model=True),
+                Arm("frozen_gate_0", "frozen language model, gate from 0", 0.0, keeps_language_model=True),
+                Arm("frozen_gate_0.5", "frozen language model, gate from 0.5", GATE, keeps_language_model=True),
+            ),
+            ("questions",),
+        ),
+        Study(
+            "visual_tokens",
+            "Is the number of visual tokens the bottleneck?",
+            tuple(
+                Arm(f"{kind}_{count}_tokens", f"{count} token{'s' * (count > 1)}, {kind} MMFS", gate, count)
+                for count in (1, 4, 16, 64)
+                for kind, gate in (("without", None), ("with", GATE))
+            ),
+            ("questions",),
+            budget=1.5,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its examination."""
+
+    arm: Arm
+    lesson: Lesson
+    seed: int
+    num_steps: int
+
+    @property
+    def place(self) -> Path:
+        """Its directory below that of all runs. Studies share the runs that they have in common."""
+        return Path(self.lesson.name) / self.arm.name / f"{self.num_steps}_steps" / f"seed_{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """How it is announced."""
+        return f"{self.lesson.name}, {self.arm.label}, seed {self.seed}, {self.num_steps} steps"
+
+    def config(self, scale: Scale, out: Path, start: Path, max_minutes: float | None) -> TrainConfig:
+        """Its settings.
+
+        Args:
+            scale: the sizes.
+            out: the directory of all runs.
+            start: the model whose visual tokenizer it begins with; that it begins with as a whole, if it keeps its
+                language model.
+            max_minutes: as in `TrainConfig`.
+        """
+        base = scale.recipe()
+        return replace(
+            base,
+            out=str(out / self.place),
+            model=self.arm.model(base.model),
+            data=self.lesson.data(base.data, base.model.vision.num_visual_tokens, self.arm.num_visual_tokens),
+            num_steps=self.num_steps,
+            optim=replace(base.optim, warmup_steps=max(1, self.num_steps // 8)),
+            encoder_pretraining=replace(base.encoder_pretraining, num_steps=0),
+            init=str(start),
+            init_parts=None if self.arm.keeps_language_model else ["visual_tokenizer"],
+            frozen=["language_model"] if self.arm.keeps_language_model else [],
+            seed=self.seed,
+            max_minutes=max_minutes,
+            num_workers=scale.num_workers,
+            checkpoint_every=max(1, self.num_steps // 4),
+            keep=1,
+        )
+
+    def without_mmfs(self) -> Run:
+        """The run that differs from this one in having no MMFS."""
+        return replace(self, arm=WITHOUT)
+
+    def nominal_s(self, scale: Scale) -> float:
+        """Seconds that it takes on a free core, as far as is known."""
+        base = scale.recipe()
+        data = self.lesson.data(base.data, base.model.vision.num_visual_tokens, self.arm.num_visual_tokens)
+        longer = data.row_tokens / base.data.row_tokens
+        return self.lesson.step_s * longer * self.num_steps + self.lesson.exam_s
+
+
+def runs_of(study: Study, scale: Scale, num_seeds: int) -> Iterator[Run]:
+    """All runs of a study, seed by seed, so that an early stop leaves whole comparisons."""
+    for seed in range(num_seeds):
+        for name in study.lessons:
+            lesson = scale.lessons[name]
+            for arm in study.arms:
+                yield Run(arm, lesson, seed, max(1, round(lesson.num_steps * study.budget)))

@@ -1,0 +1,142 @@
+"""Rows of the fine-tuning tasks as segments of `rows`, with the words that the paper and its prompts put around them.
+
+The wordings are those of `models.generation.prompts`, so that `generate(..., task=...)` asks as training did.
+
+| row | is |
+|---|---|
+| `image`, `question`, `answer` | a question about a picture (`vqa`) |
+| `image`, `expression`, `box` or `bbox`, perhaps `width` and `height` | a thing in a picture (`rec`) |
+| `label_map`, `caption`, `image` | a picture with a map of its classes (`seg2img`) |
+| `story` of `{"text": ..., "image": ...}` | sentences, each before its picture (`story`) |
+| `conversations` of `{"from": "human" or "gpt", "value": ...}`, `image` one name or several | a chat (`instruct`) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.generation.boxes import write_box
+from models.generation.prompts import PROMPTS
+from trainer.data.chat import ASSISTANT, USER
+from trainer.data.sources.sample import BrokenSampleError
+
+Segments = list[dict[str, Any]]
+CAPTION_QUESTION = "Provide a one-sentence caption for the provided image."
+"""The question that a caption answers (paper Table 17, after fine-tuning)."""
+
+PLACE = "<image>"
+"""Where a picture stands in a turn of a chat."""
+
+
+def task_segments(row: Mapping[str, Any]) -> Segments | None:
+    """The segments of a row of a task; None if it is of none. Raises BrokenSampleError."""
+    if "conversations" in row:
+        return _chat(row)
+    if "story" in row:
+        return [segment for part in row["story"] for segment in (_given(part["text"].strip()), _drawn(part["image"]))]
+    if "question" in row:
+        return [*_asked("question", row["image"], row["question"]), _answer(str(row["answer"]))]
+    if "expression" in row:
+        return [*_asked("grounding", row["image"], row["expression"]), _answer(write_box(_box(row)))]
+    if "label_map" in row:
+        first, caption = _asked("label_map", row["label_map"], row["caption"])
+        return [first | {"label_map": True}, caption, _drawn(row["image"])]
+    return None
+
+
+def _asked(task: str, image: Any, text: str) -> Segments:
+    """A task's prompt, as an evaluation gives it."""
+    stand_in = np.zeros((1, 1, 3), dtype=np.uint8)
+    pieces = PROMPTS[task].fill([stand_in, text.strip()])
+    return [_given(piece) if isinstance(piece, str) else _seen(image) for piece in pieces]
+
+
+def _given(text: str) -> dict[str, Any]:
+    return {"text": text, "loss": False}
+
+
+def _answer(text: str, *, ends_turn: bool = False) -> dict[str, Any]:
+    if not text.strip():
+        raise BrokenSampleError("The answer is empty.")
+    return {"text": text.strip(), "loss": True, "ends_turn": ends_turn}
+
+
+def _seen(image: Any) -> dict[str, Any]:
+    return {"image": image, "draw": False}
+
+
+def _drawn(image: Any) -> dict[str, Any]:
+    return {"image": image, "draw": True}
+
+
+def _box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Corners as shares of the picture: `box` has corners, `bbox` a corner and a size, as COCO writes them."""
+    if "box" in row:
+        x1, y1, x2, y2 = map(float, row["box"])
+    else:
+        x1, y1, width, height = map(float, row["bbox"])
+        x2, y2 = x1 + width, y1 + height
+    given = [x1, y1, x2, y2]
+    if "width" in row:
+        x1, y1, x2, y2 = x1 / row["width"], y1 / row["height"], x2 / row["width"], y2 / row["height"]
+    if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+        raise BrokenSampleError(
+            f"The box has the corners {given}; expected shares of the picture from 0 to 1, or pixels beside its width "
+            "and height, left before right and top before bottom."
+        )
+    return x1, y1, x2, y2
+
+
+def _chat(row: Mapping[str, Any]) -> Segments:
+    images = row.get("image") or row.get("images") or []
+    names = iter(images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images])
+    turns = row["conversations"]
+    segments: Segments = []
+    for number, turn in enumerate(turns):
+        wanted = ("human", "gpt")[number % 2]
+        if turn["from"] != wanted:
+            raise BrokenSampleError(f"Turn {number} is from {turn['from']!r}; expected {wanted!r}: they take turns.")
+        if wanted == "human":
+            segments += _user_turn(turn["value"], names, is_first=number == 0)
+        else:
+            segments += _assistant_turn(turn["value"], names, is_last=number == len(turns) - 1)
+    if len(turns) < 2 or len(turns) % 2:
+        raise BrokenSampleError(f"The chat has {len(turns)} turns; expected a question and an answer, or more of both.")
+    if next(names, None) is not None:
+        raise BrokenSampleError(f"The chat has more images than places for them ({PLACE}).")
+    return segments
+
+
+def _user_turn(value: str, names: Iterator[Any], *, is_first: bool) -> Segments:
+    """All of it is given."""
+    lead, *others = value.split(PLACE)
+    text = f"{'' if is_first else ' '}{USER} {lead.strip()}".rstrip()
+    segments: Segments = []
+    for piece in others:
+        segments += ([_given(text)] if text else []) + [_seen(_next(names))]
+        text = f" {piece.strip()}" if piece.strip() else ""
+    return [*segments, _given(text + ASSISTANT)]
+
+
+def _assistant_turn(value: str, names: Iterator[Any], *, is_last: bool) -> Segments:
+    """All of it is learned, pictures too."""
+    segments: Segments = []
+    pieces = value.split(PLACE)
+    for number, piece in enumerate(pieces):
+        if piece.strip():
+            segments.append(_answer(piece, ends_turn=number == len(pieces) - 1 and not is_last))
+        if number < len(pieces) - 1:
+            segments.append(_drawn(_next(names)))
+    if not segments:
+        raise BrokenSampleError("A turn of the assistant is empty.")
+    return segments
+
+
+def _next(names: Iterator[Any]) -> Any:
+    name = next(names, None)
+    if name is None:
+        raise BrokenSampleError(f"The chat has more places for images ({PLACE}) than images.")
+    return name

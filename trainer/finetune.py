@@ -1,0 +1,81 @@
+"""`python -m trainer.finetune TASK --init MODEL_DIR [options]`: teach a trained model one task.
+
+TASK is vqa, rec, seg2img, story or instruct (the paper's appendix B.2, Tables 12 to 15, and a chat), or one of them
+with toy_ before it: the same in the emoji world, from the shipped weights, which need no --init. The settings are those
+of `trainer.pretrain`, and so are the run directory, `--resume` and the exit codes; the model is that of MODEL_DIR, at
+the task's size of pictures.
+
+A task reads JSON lines, one sample each (`trainer.data.sources.tasks` lists the keys), once they are indexed:
+
+    python -m trainer.data.index train.jsonl --images PICTURES --out data/vqa
+    python -m trainer.finetune vqa --init MODEL_DIR --corpus.sources.vqa.manifest data/vqa
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial, update_wrapper
+
+from trainer.config import Command, Recipes, UsageError, parse
+from trainer.data.quarantine import UnusableDataError
+from trainer.estimate import Machine, estimate
+from trainer.loop import NonFiniteError
+from trainer.out_of_memory import OutOfMemoryError
+from trainer.pretrain import rehearse, run, sentence_of
+from trainer.recipes import FINETUNING
+from trainer.starting_model import settings_of
+
+PROGRAM = "python -m trainer.finetune"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code (`--help` lists them)."""
+    try:
+        command = parse_task(sys.argv[1:] if arguments is None else arguments)
+        if command.dry_run is not None:
+            return rehearse(command.config, command.dry_run)
+        if command.estimate is not None:
+            print(estimate(command.config, Machine.parse(command.estimate)))
+            return 0
+        return run(command.config, resume=command.resume)
+    except UsageError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
+        print(f"{PROGRAM}: {sentence_of(error)}", file=sys.stderr)
+        return 1
+
+
+def parse_task(arguments: Sequence[str]) -> Command:
+    """Turn `TASK [options]` into a configuration: the task's recipe for the model of `init`, changed by the options.
+
+    Raises:
+        UsageError: the task, the model or an option is missing or unknown.
+    """
+    named = bool(arguments) and not arguments[0].startswith("-")
+    has_file = any(option.partition("=")[0] in ("--config", "--help", "-h") for option in arguments)
+    if not named and not has_file:
+        raise UsageError(f"Which task? Expected one of {', '.join(FINETUNING)} before the options.")
+    if named and arguments[0] not in FINETUNING:
+        raise UsageError(f"There is no task '{arguments[0]}'. Tasks: {', '.join(FINETUNING)}.")
+    default = next(iter(FINETUNING))
+    asks = any(option.startswith("--print_config") for option in arguments)
+    quiet = [option for option in arguments if not option.startswith("--print_config")]
+    first = parse(quiet, FINETUNING, default, PROGRAM).config  # which says the model that the recipe is for
+    if first.init is None:
+        raise UsageError(
+            f"Fine-tuning starts from a trained model: {PROGRAM} {first.recipe} --init MODEL_DIR, a directory written "
+            "by a run (its model/), by MMInterleaved.save_pretrained or by python -m models.convert."
+        )
+    return parse(arguments if asks else quiet, recipes_for(first.init), default, PROGRAM)
+
+
+def recipes_for(init: str) -> Recipes:
+    """The recipes of all tasks for the model in a directory. Raises UsageError if there is none."""
+    model = settings_of(init)
+    return {name: update_wrapper(partial(recipe, model), recipe) for name, recipe in FINETUNING.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""What to do when the memory of a device is used up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from trainer.config import TrainConfig
+
+
+class OutOfMemoryError(RuntimeError):
+    """The memory of the device is used up."""
+
+
+@contextmanager
+def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """Turn PyTorch's error, of a GPU or of the CPU, into a sentence with the way out. Raises OutOfMemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise OutOfMemoryError(f"The memory is used up: {reason} {cheapest_knobs(config)}") from error
+
+
+def cheapest_knobs(config: TrainConfig) -> str:
+    """Settings that need less memory and teach the same, the cheapest in time first."""
+    images = f"{config.images_at_once // 2}" if config.images_at_once > 1 else "1"
+    rows = f"{config.micro_batch_rows // 2}" if config.micro_batch_rows > 1 else "1"
+    return (
+        f"Try, the cheapest in time first: --images_at_once {images} (drawn images whose U-Net graph is kept; costs "
+        f"nothing), --micro_batch_rows {rows} (rows computed at a time; a little slower), --recompute "
+        "'[language_model, vision, unet]' (keeps the inputs of layers alone; a third more computation). "
+        "The result of all three is the same."
+    )

@@ -1,0 +1,137 @@
+"""The paper's fine-tuning (appendix B.2, Tables 12 to 15), and a chat; `trainer.finetune` gives the model of `--init`.
+
+The tables give learning rates, steps, batches and sizes. CLIP, frozen in pre-training, stays frozen here; so does the
+language model where a table gives it no learning rate and no text is learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from models import MMInterleavedConfig
+from models.frozen import FrozenPart
+from trainer.config import OptimConfig, TrainConfig
+from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.data.stream import DataConfig
+from trainer.recipes.paper import paper_model
+
+
+def vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
+    """Questions about pictures, and captions: pictures of 448 px, only the answer is learned (Table 12).
+
+    16 rows of up to 16 questions are the table's batch of 256.
+    """
+    model = model or paper_model()
+    return _finetuning(
+        "vqa",
+        replace(model, vision=replace(model.vision, image_size=(448, 448))),
+        SourceConfig("", samples_per_row=16, max_images_per_row=16),
+        num_rows=16,
+        num_steps=10_000,
+        optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
+        frozen=["vision", "image_decoder"],
+    )
+
+
+def rec(model: MMInterleavedConfig | None = None) -> TrainConfig:
+    """Referring expressions: the box of what a sentence describes, in whole pictures squeezed to squares (Table 13)."""
+    return _finetuning(
+        "rec",
+        model or paper_model(),
+        SourceConfig("", samples_per_row=16, max_images_per_row=16, fit="squeeze", flip=True),
+        num_rows=16,
+        num_steps=10_000,
+        optim=_optim(2e-5, beta=0.999, warmup_steps=500),
+        frozen=["vision", "image_decoder"],
+    )
+
+
+def seg2img(model: MMInterleavedConfig | None = None) -> TrainConfig:
+    """A label map and a caption to the picture; only the picture is learned (Table 14).
+
+    64 rows of up to 8 pairs are the table's batch of 512.
+    """
+    return _finetuning(
+        "seg2img",
+        model or paper_model(),
+        SourceConfig("", samples_per_row=8, max_images_per_row=16, flip=True),
+        num_rows=64,
+        row_tokens=1536,
+        num_steps=4000,
+        optim=_optim(1e-4, beta=0.98, eps=1e-5, warmup_steps=100, unet_lr_factor=0.1),
+        frozen=["vision", "language_model", "vae"],
+    )
+
+
+def story(model: MMInterleavedConfig | None = None) -> TrainConfig:
+    """Stories of sentences and pictures; all pictures are learned, no sentence (Table 15).
+
+    32 rows of four stories with five pictures are the table's batch of 128.
+    """
+    return _finetuning(
+        "story",
+        model or paper_model(),
+        SourceConfig("", samples_per_row=4, max_images_per_row=20),
+        num_rows=32,
+        num_steps=4000,
+        optim=_optim(1e-5, beta=0.98, warmup_steps=200, unet_lr_factor=10.0),
+        frozen=["vision", "language_model", "vae"],
+    )
+
+
+def instruct(model: MMInterleavedConfig | None = None) -> TrainConfig:
+    """A chat with pictures on both sides; only the assistant's turns are learned. Rates and steps as in Table 12."""
+    return _finetuning(
+        "instruct",
+        model or paper_model(),
+        SourceConfig("", samples_per_row=4, max_images_per_row=20),
+        num_rows=32,
+        num_steps=10_000,
+        optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
+        frozen=["vision", "vae"],
+    )
+
+
+def _optim(
+    lr: float,
+    *,
+    beta: float,
+    warmup_steps: int,
+    eps: float = 1e-8,
+    unet_lr_factor: float = 1.0,
+    language_model_lr_factor: float = 1.0,
+) -> OptimConfig:
+    """What the tables have in common; sampling offsets learn like the rest."""
+    return OptimConfig(
+        lr=lr,
+        betas=(0.9, beta),
+        eps=eps,
+        weight_decay=0.05,
+        warmup_steps=warmup_steps,
+        sampling_offsets_lr_factor=1.0,
+        unet_lr_factor=unet_lr_factor,
+        language_model_lr_factor=language_model_lr_factor,
+    )
+
+
+def _finetuning(
+    task: str,
+    model: MMInterleavedConfig,
+    source: SourceConfig,
+    *,
+    num_rows: int,
+    num_steps: int,
+    optim: OptimConfig,
+    frozen: list[FrozenPart],
+    row_tokens: int = 2048,
+) -> TrainConfig:
+    return TrainConfig(
+        recipe=task,
+        out=f"runs/{task}",
+        model=model,
+        data=DataConfig(),
+        corpus=CorpusConfig({task: source}, num_rows=num_rows, row_tokens=row_tokens),
+        frozen=frozen,
+        num_steps=num_steps,
+        optim=optim,
+    )

