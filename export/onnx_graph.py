@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -94,8 +94,9 @@ def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) ->
             verbose=False,
         )
     assert program is not None, "it is only without dynamo"
+    _take_out(program.model, stored or {})
     optimize_ir(program.model, should_fold=_may_fold)
-    proto = attach_functions(_serialized(program.model, stored or {}))
+    proto = attach_functions(_serialized(program.model))
     for item in (*proto.graph.node, *proto.graph.value_info):
         del item.metadata_props[:]  # the exporter's notes: longer than the graph, with paths of this machine
     _check_size(proto, component)
@@ -112,16 +113,31 @@ def _may_fold(node: ir.Node) -> bool | None:
     return False if any(tensor is not None and tensor.nbytes >= LARGE_BYTES for tensor in constants) else None
 
 
-def _serialized(model: ir.Model, stored: Mapping[int, Stored]) -> ModelProto:
-    """The model, in which tensors that are elsewhere have no numbers."""
-    places: dict[str, Stored] = {}
+class _Elsewhere(ir.ExternalTensor):
+    """A tensor whose numbers are not in memory: who asks for them gets an error."""
+
+    def __init__(self, name: str, dtype: ir.DataType, shape: Sequence[int], stored: Stored) -> None:
+        super().__init__("", None, None, dtype, shape=ir.Shape(shape), name=name)
+        self.stored = stored
+
+    def tobytes(self) -> bytes:
+        """The place: the optimizer makes one of tensors whose bytes are equal, and those of two places need not be."""
+        return repr(self.stored).encode()
+
+
+def _take_out(model: ir.Model, stored: Mapping[int, Stored]) -> None:
+    """Let the optimizer see no numbers of tensors that are elsewhere: those in memory mean nothing."""
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         raw = getattr(tensor, "raw", None)
-        if tensor is None or not isinstance(raw, torch.Tensor) or raw.data_ptr() not in stored:
-            continue
-        places[name] = stored[raw.data_ptr()]
-        value.const_value = ir.ExternalTensor("", None, None, tensor.dtype, shape=ir.Shape(raw.shape), name=name)
+        if tensor is not None and isinstance(raw, torch.Tensor) and raw.data_ptr() in stored:
+            value.const_value = _Elsewhere(name, tensor.dtype, raw.shape, stored[raw.data_ptr()])
+
+
+def _serialized(model: ir.Model) -> ModelProto:
+    """The model, in which tensors that are elsewhere point to their places."""
+    values = model.graph.initializers.items()
+    places = {name: value.const_value.stored for name, value in values if isinstance(value.const_value, _Elsewhere)}
     proto = ir.to_proto(model)
     for tensor in proto.graph.initializer:
         if tensor.name in places:

@@ -4,8 +4,8 @@
 of the levels are a flat list of ints, h, w, h, w, ...: constants of the graph, which exporters need. The gradients are
 operators too; they have no gradient of their own, and the reference has.
 
-`mmfs_attention_and_log_sums` is mmfs_attention for a call that will be differentiated: where the CUDA kernels compute, it
-also keeps the log-sum-exp for the backward. mmfs_attention has a gradient as well, whose backward computes it again.
+`mmfs_attention_and_log_sums` is mmfs_attention for a call that will be differentiated: where the CUDA kernels compute,
+it also keeps the log-sum-exp for the backward. The backward of mmfs_attention itself computes it again.
 """
 
 from __future__ import annotations

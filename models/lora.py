@@ -83,19 +83,27 @@ def merge_lora(model: MMInterleaved) -> None:
     model.lora = None
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a tensor of this name in a state dict belongs to an adapter."""
+    return ".lora_" in name
+
+
+def matrices(model: MMInterleaved) -> dict[str, Tensor]:
+    """The state dict under the names of a model without adapters, as it is below them."""
+    state = model.state_dict().items()
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in state if not is_adapter(name)}
+
+
 def tensors_to_save(model: MMInterleaved) -> dict[str, Tensor]:
     """The state dict under the names of a model without adapters: with them added if they are to be merged, else the
     matrices as they were."""
-    state = model.state_dict()
-    if model.lora is None:
+    state = matrices(model)
+    if model.lora is None or not model.lora.merge:
         return state
     for name, layer in _adapted(model):
-        if model.lora.merge:
-            weight = state[f"{name}.base_layer.weight"]
-            state[f"{name}.base_layer.weight"] = (weight.float() + layer.get_delta_weight(NAME).float()).to(
-                weight.dtype
-            )
-    return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
+        weight = state[f"{name}.weight"]
+        state[f"{name}.weight"] = (weight.float() + layer.get_delta_weight(NAME).float()).to(weight.dtype)
+    return state
 
 
 def save_adapter(model: MMInterleaved, directory: Path) -> None:
@@ -128,7 +136,7 @@ def load_adapter(model: MMInterleaved, directory: Path) -> None:
 
 
 def _adapter_tensors(model: MMInterleaved) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in model.language_model.host.state_dict().items() if ".lora_" in name}
+    return {name: tensor for name, tensor in model.language_model.host.state_dict().items() if is_adapter(name)}
 
 
 def _adapted(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:

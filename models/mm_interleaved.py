@@ -25,7 +25,15 @@ from models.generation.reading import Reading
 from models.generation.scoring import Score, score
 from models.image_decoder import ImageDecoder
 from models.language_model import LanguageModel
-from models.lora import ADAPTER_FOLDER, LoraConfig, load_adapter, save_adapter, tensors_to_save
+from models.lora import (
+    ADAPTER_FOLDER,
+    LoraConfig,
+    is_adapter,
+    load_adapter,
+    matrices,
+    save_adapter,
+    tensors_to_save,
+)
 from models.pretrained.from_parts import from_parts
 from models.pretrained.snapshots import Parts
 from models.processor import MMInterleavedProcessor
@@ -332,8 +340,9 @@ class MMInterleaved(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Take all weights of a model directory, strictly; the parameters become of this type, on this device."""
-        expected, shapes = self.state_dict(), weights.shapes()
+        """Take all weights of a model directory, strictly; the parameters become of this type, on this device. Adapters
+        keep their numbers."""
+        expected, shapes = matrices(self), weights.shapes()
         missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
         wrong = sorted(k for k in expected.keys() & shapes.keys() if list(expected[k].shape) != shapes[k])
         if missing or unknown or wrong:
@@ -341,8 +350,11 @@ class MMInterleaved(nn.Module):
                 f"{weights.files[0]} does not fit the configuration beside it: {len(missing)} keys are missing "
                 f"{missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
             )
-        for parameter in self.parameters():
-            parameter.data = torch.empty(parameter.shape, dtype=dtype, device=device)
-        expected = self.state_dict()
+        for name, parameter in self.named_parameters():
+            if is_adapter(name):
+                parameter.data = parameter.to(device, dtype)
+            else:
+                parameter.data = torch.empty(parameter.shape, dtype=dtype, device=device)
+        expected = matrices(self)
         for piece in weights.pieces():
             piece.put(expected[piece.name])

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mmfs import MMFS
 from models import MMInterleaved
+from models.generation.documents import pieces_of
+from models.generation.reading import Reading
 from models.language_model import LanguageSynchronizer
 from trainer.data.document import Document, Image
 from trainer.demo_page import Look
@@ -28,7 +30,7 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
         answer: what the model writes, to stand beside the question.
 
     Raises:
-        ValueError: the model has no MMFS layers, or the prompt is something else.
+        ValueError: the model has no MMFS layers or no processor, or the prompt is something else.
     """
     prompt = document.segments[: document.prompt]
     if len(prompt) != 2 or not isinstance(prompt[0], Image) or isinstance(prompt[1], Image):
@@ -36,6 +38,8 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
     layers = [layer for layer in model.language_model.modules() if isinstance(layer, MMFS)]
     if not layers:
         raise ValueError("This language model has no MMFS layers, so it looks nowhere. Load one with MMFS.")
+    if (processor := model.processor) is None:
+        raise ValueError("The model has no processor. Expected one, to read the question with.")
     queries: dict[MMFS, Tensor] = {}
 
     def remember(layer: MMFS, arguments: tuple[Any, ...]) -> None:
@@ -43,8 +47,10 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
 
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     try:
-        # The prompt is read, nothing is written: the last query is that of the question's last token.
-        model.generate(to_model(prompt, model.config.vision.picture_shape[0]), mode="text", max_new_tokens=0)
+        reading = Reading(model)
+        reading.folded = None  # so that it is the layers that look, with the hooks on them
+        segments = to_model(prompt, model.config.vision.picture_shape[0])
+        reading.read([[piece for segment in segments for piece in pieces_of(segment, processor, model.config)]])
     finally:
         for hook in hooks:
             hook.remove()

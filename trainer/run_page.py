@@ -30,7 +30,7 @@ TITLES = {
     "loss": "loss",
     "loss_text": "text loss, nats a token",
     "loss_image": "image loss",
-    "grad_norm": "gradient norm, before clipping",
+    "grad_norm": "gradient norm",
     "lr": "learning rate",
 }
 ENDS = {"done": "finished", "paused": "paused by max_minutes", "stopped": "stopped"}
@@ -109,7 +109,7 @@ def _curves(phase: str, steps: Sequence[Mapping[str, Any]]) -> str:
     for title, part in (
         ("tokens a second", "num_tokens"),
         ("images a second", "num_images"),
-        ("share of the time spent waiting for data", "data_wait_s"),
+        ("share of time waiting for data", "data_wait_s"),
     ):
         rates = [record[part] / record["step_s"] for record in timed]
         if any(rates):
@@ -138,7 +138,7 @@ def _figure(title: str, curve: Curve, *, rate: bool = False) -> str:
     is_log = is_log and max(curve.values) > 4 * min(curve.values)
     chart = loss_chart(curve, y_range=shared_range([curve])) if is_log else level_chart(curve, from_zero=rate)
     last = curve.smoothed(max(1, math.ceil(len(curve.values) / 50))).values[-1]
-    caption = f"<span><b>{escape(title)}</b>{', logarithmic' if is_log else ''}</span><span>{last:.4g}</span>"
+    caption = f"<span><b>{escape(title)}</b>{', log scale' if is_log else ''}</span><span>{last:.4g}</span>"
     return f"<figure><figcaption>{caption}</figcaption>{chart}</figure>"
 
 

@@ -51,7 +51,7 @@ def from_parts(
     tokenizer: Name | None = None,
     like: MMInterleavedConfig | None = None,
     image_size: int | tuple[int, int] | None = None,
-    drawn_size: int | None = None,
+    drawn_size: int | tuple[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
     language_model_dtype: torch.dtype | None = None,
     language_model_bits: Literal[4, 8] | None = None,
@@ -75,7 +75,8 @@ def from_parts(
             between paper and release to stand. None: what a configuration has by default.
         image_size: of the pictures that are read, pixels: a side or (height, width), multiples of the patch size. None:
             what CLIP was trained with; for other sizes its position embeddings are interpolated.
-        drawn_size: side of the pictures that are drawn, pixels. None: what the U-Net was trained with.
+        drawn_size: of the pictures that are drawn, pixels: a side or (height, width). None: what the U-Net was trained
+            with.
         dtype: of all weights.
         language_model_dtype: of the language model's weights; None: `dtype`.
         language_model_bits: store the matrices of the language model's layers in 8 or 4 bits (bitsandbytes). Such a

@@ -197,6 +197,9 @@ def test_the_type_that_was_asked_for(model, pristine, tmp_path, dtype):
     for name, tensor in stored.items():
         assert tensor.dtype == expected[name].dtype
         assert torch.equal(tensor, expected[name]), name
+    read = MMInterleaved.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in read.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(tensor, expected[name].to(tensor.dtype)) for name, tensor in read.state_dict().items())
 
 
 FIRST, SECOND = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"

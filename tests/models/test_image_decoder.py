@@ -147,3 +147,35 @@ def test_guidance_by_images_leaves_alone_what_looks_at_none() -> None:
     plain, strong = drawn(1.0), drawn(4.0)
     assert (strong[0] - plain[0]).abs().max() > 1e-4
     torch.testing.assert_close(strong[1], plain[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("config", "channels"), [(CONFIG, 4), (PIXELS, 12)], ids=["vae", "pixels"])
+def test_pictures_that_are_no_squares(config, channels) -> None:
+    config = dataclasses.replace(config, image_size=(32, 48))
+    decoder = build(config)
+    assert decoder.latent_shape == (channels, 16, 24)
+    context, look, keys = context_of(decoder), seen(decoder), torch.tensor([7, 8])
+    pixels = torch.rand(2, 3, 32, 48)
+    latents = decoder.codec.encode(pixels)
+    assert latents.shape == (2, *decoder.latent_shape)
+    assert decoder.decode(latents).shape == pixels.shape
+    with torch.no_grad():
+        losses = [decoder.loss(image, context, **look, keys=keys) for image in (pixels, pixels.flip(3))]
+    assert (losses[0] - losses[1]).abs().min() > 1e-4
+    drawn = [
+        decoder.sample(
+            context,
+            values=look["values"],
+            visible=visible,
+            seeds=[1, 2],
+            denoising=Denoising(num_inference_steps=2),
+        )
+        for visible in (look["visible"], torch.zeros(2, 2, dtype=torch.int64))
+    ]
+    assert drawn[0].shape == (2, 3, 32, 48)
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-4  # it looked at the images
+
+
+def test_a_size_without_whole_latent_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"image_size is \(32, 33\); expected multiples of 2, the pixels that one"):
+        build(dataclasses.replace(CONFIG, image_size=(32, 33)))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models import MMInterleaved, MMInterleavedConfig
-from models.lora import ADAPTER_FOLDER, LoraConfig, add_lora, merge_lora
+from models.lora import ADAPTER_FOLDER, LoraConfig, add_lora, merge_lora, tensors_to_save
+from models.stored_weights import StoredWeights
 from trainer.data.stream import DataConfig, Stream
 
 pytest.importorskip("peft")
@@ -65,6 +66,37 @@ def test_a_saved_model_computes_what_the_trained_one_did(batch, tmp_path, merge)
     assert again.state_dict().keys() == plain.state_dict().keys()
     assert loss(again, batch) == pytest.approx(expected, abs=1e-5)
     assert loss(model, batch) == expected  # saving took nothing from it
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_saved_model_is_read_in_another_type(batch, tmp_path, merge):
+    model = adapted(merge=merge)
+    model.save_pretrained(tmp_path)
+    again = MMInterleaved.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
+    assert (again.lora is None) == merge
+    stored = MMInterleaved.from_pretrained(tmp_path).state_dict()
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, stored[name].to(tensor.dtype)), name
+    assert loss(again, batch) == pytest.approx(loss(model, batch), rel=0.05)
+
+
+def test_weights_replace_those_below_adapters(batch, tmp_path):
+    """`load_weights` knows matrices by the names of a model without adapters; the adapters stay."""
+    model, other = adapted(merge=False), MMInterleaved(MMInterleavedConfig.tiny()).eval()
+    other.save_pretrained(tmp_path)
+    before = {name: t.clone() for name, t in model.state_dict().items() if ".lora_" in name}
+    model.load_weights(StoredWeights(tmp_path))
+    state, saved = model.state_dict(), tensors_to_save(model)
+    assert before
+    assert all(torch.equal(state[name], tensor) for name, tensor in before.items())
+    assert saved.keys() == other.state_dict().keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in other.state_dict().items())
+    with_adapters = loss(model, batch)
+    assert with_adapters != pytest.approx(loss(other, batch), abs=1e-3)
+    model.load_weights(StoredWeights(tmp_path), dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert loss(model, batch) == pytest.approx(with_adapters, rel=0.05)
 
 
 def test_what_cannot_be_is_told(tmp_path):

@@ -12,6 +12,7 @@ from models.position import resized_sincos_2d, sincos_2d
 from models.qformer import QFormer
 from models.resampler import Resampler
 from models.sequence import attention_mask, position_ids
+from models.synchronized_unet import UNetSynchronizer
 from models.visual_tokenizer import VisualTokenizer
 from models.vit_adapter import Shapes
 from rows import pack_rows
@@ -88,6 +89,40 @@ def _rows_of_first_image(model: LanguageModel, features: torch.Tensor, last: int
     return {end - 1 - image for image in range(first, end) if bank[image] > 0}  # row = age - 1
 
 
+@torch.no_grad()
+def test_d5_what_an_offset_counts() -> None:
+    """Release, "cell": 16ths of the picture, or pixels of the U-Net's map. Paper, "picture": whole pictures."""
+    features = torch.randn(2, 85, 16)
+    mmfs = replace(TINY.language_model.mmfs, offset_unit="picture")
+    cells, pictures = language_model(), language_model(mmfs=mmfs)
+    for ours, theirs in zip(cells.synchronizers, pictures.synchronizers, strict=True):
+        torch.testing.assert_close(
+            ours.mmfs.sampling_offsets.bias, 16 * theirs.mmfs.sampling_offsets.bias
+        )  # same start
+    assert (
+        look(cells, features, (0, 2)) - look(pictures, features, (0, 2))
+    ).abs().max() > 1e-3  # weights count 16 fold
+    for synchronizer in pictures.synchronizers:
+        synchronizer.mmfs.sampling_offsets.weight /= 16
+    torch.testing.assert_close(look(cells, features, (0, 2)), look(pictures, features, (0, 2)))
+
+    torch.manual_seed(0)
+    ours, theirs = (
+        UNetSynchronizer(8, 16, SHAPES, replace(TINY.image_decoder.mmfs, offset_unit=unit))
+        for unit in ("cell", "picture")
+    )
+    torch.nn.init.normal_(ours.conv.weight)
+    theirs.load_state_dict(ours.state_dict())
+    cell = torch.tensor([8.0, 4.0]).repeat(len(ours.mmfs.sampling_offsets.bias) // 2)  # of a map of 4 x 8, as (x, y)
+    theirs.mmfs.sampling_offsets.bias /= cell
+    theirs.mmfs.sampling_offsets.weight /= cell[:, None]
+    map_ = torch.randn(1, 8, 4, 8)
+    for synchronizer in (ours, theirs):
+        synchronizer.look_at(synchronizer.project_values(features), torch.tensor([[0, 2]]))
+    torch.testing.assert_close(ours(map_), theirs(map_))
+    assert (ours(map_) - map_).abs().max() > 1e-3
+
+
 def test_d6_level_sizes() -> None:
     """Paper: 1/4 to 1/32 of the picture. Release: of the picture resized to 16 pixels a patch."""
     clip = {**TINY.vision.clip, "image_size": 28, "patch_size": 14}
@@ -112,6 +147,22 @@ def test_d7_resampler(part: str) -> None:
         MMInterleavedConfig.from_dict(config.to_dict()).to_dict()
     )
     assert getattr(MMInterleavedConfig.from_dict(config.to_dict()), part).qformer == qformer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["vision", "image_decoder"])
+def test_d7_dropout_of_the_qformer(part: str) -> None:
+    """Release: BERT's 0.1, in training. Paper: it speaks of none."""
+    assert getattr(MMInterleavedConfig.released_13b(), part).qformer.dropout == 0.1
+    for dropout in (0.0, 0.1):
+        qformer = QFormerConfig(ffn_dim=24, dropout=dropout)
+        config = replace(TINY, **{part: replace(getattr(TINY, part), qformer=qformer)})
+        config = replace(config, image_decoder=replace(config.image_decoder, text_drop=0.0))
+        torch.manual_seed(0)
+        model, batch = MMInterleaved(config), pack_rows(ROWS)
+        losses = [float(model.train()(batch).loss) for _ in range(2)] + [float(model.eval()(batch).loss) for _ in "12"]
+        assert (losses[0] == losses[1]) == (dropout == 0)
+        assert losses[2] == losses[3]
 
 
 def test_d7_positions_of_the_resamplers_inputs() -> None:

@@ -71,3 +71,36 @@ def test_wrong_use_is_a_sentence():
         build(dim=18)
     with pytest.raises(ValueError, match="cross_every is 0; expected 1"):
         build(cross_every=0)
+
+
+@torch.no_grad()
+def test_dropout_is_for_training_alone():
+    inputs, plain, dropping = torch.randn(2, 5, 10), build(), build(dropout=0.1)
+    for qformer in (plain.train(), plain.eval(), dropping.eval()):
+        assert torch.equal(qformer(inputs), plain(inputs))
+    dropping.train()
+    one, other = dropping(inputs), dropping(inputs)
+    assert (one - other).abs().max() > 1e-3
+    assert not torch.equal(one, plain(inputs))
+
+
+@torch.no_grad()
+def test_what_is_dropped_is_as_many_as_it_says():
+    """Attention weights too: a head that averages ones gives other numbers than 1 when some are left out."""
+    attention = build(dropout=0.3).train().layers[0].self_attention
+    attention.value_proj.weight.zero_()
+    attention.value_proj.bias.fill_(1)
+    seen = []
+    attention.output_proj.register_forward_hook(lambda _module, arguments, _output: seen.append(arguments[0]))
+    attention.dropout.register_forward_hook(lambda _module, _arguments, output: seen.append(output))
+    latents = torch.randn(2000, 3, 16)
+    attention(latents, latents)
+    attended, output = seen
+    assert (attended - 1).abs().max() > 0.1
+    torch.testing.assert_close(attended.mean(), torch.tensor(1.0), rtol=0, atol=0.02)
+    assert abs(float((output == 0).float().mean()) - 0.3) < 0.02
+
+
+def test_a_share_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"dropout is 1\.0; expected a share from 0 to below 1"):
+        build(dropout=1.0)

@@ -28,7 +28,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_model_is_examined_in_every_task(model_dir: Path) -> None:
     model = MMInterleaved.from_pretrained(model_dir)
-    settings = Settings(num_texts=1, num_pictures=1, num_steps=1, num_concepts=NUM_CONCEPTS)
+    settings = Settings(tasks=tuple(EXAMS), num_texts=1, num_pictures=1, num_steps=1, num_concepts=NUM_CONCEPTS)
     lines: list[str] = []
     result = evaluate(model, settings, weights=describe_weights(model_dir, model), progress=lines.append)
     assert list(result.tasks) == list(EXAMS)

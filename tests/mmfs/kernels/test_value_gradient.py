@@ -197,7 +197,7 @@ def test_no_image_and_sizes_that_do_not_fit(by_map: Any, by_matrices: Any) -> No
         blind.rest["visible"][..., 1] = blind.rest["visible"][..., 0]
         assert_agrees(run_mmfs(by_matrices, blind, dtype), blind, dtype)
         unfit = ragged_case(8)
-        unfit.rest["spatial_shapes"] = torch.tensor([(9, 9), (3, 2)]).expand(3, 1, 2)
+        unfit.rest["spatial_shapes"] = torch.tensor([(9, 9), (3, 2)]).expand(6, 2, 2)
         assert run_mmfs(by_map, unfit, dtype)["value"].eq(0).all()
 
 

@@ -313,6 +313,7 @@ def test_a_quantised_language_model_is_nearly_the_same(parts: Folders, tmp_path:
         ({"image_size": 30}, "image_size is 30; expected .* multiples of the patch size 8"),
         ({"image_size": (32, 4)}, r"image_size is \(32, 4\); expected"),
         ({"drawn_size": 72}, "drawn_size is 72; expected a multiple of 16"),
+        ({"drawn_size": (64, 72)}, r"drawn_size is \(64, 72\); expected a multiple of 16"),
         ({"language_model_bits": 5}, "language_model_bits is 5; expected 8, 4, or None"),
         ({"language_model_bits": 8, "frozen": ["vae"]}, "quantised language model can't be trained"),
         ({"frozen": ["clip"]}, "no part 'clip' to freeze; expected some of vision, language_model, vae"),

@@ -170,5 +170,5 @@ def test_wrong_settings_are_refused(settings, sentence):
         DataConfig(**settings)
 
 
-def test_all_families_are_on_by_default():
-    assert set(DataConfig().tasks) == set(TASKS)
+def test_the_families_of_pre_training_are_on_by_default():
+    assert set(DataConfig().tasks) == set(TASKS) - {"chat"}

@@ -1,0 +1,44 @@
+"""A process of its own: a plan of one graph by TensorRT-RTX, with the plugins of a library or with those in Python.
+
+    python build_plan.py GRAPH OUT LIBRARY     (LIBRARY "": the plugins in Python)
+
+Writes OUT, the plan, and OUT.layers, the inspector's words are not to be had without a GPU: one layer type a line.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from plugins_trt.plugin import Plugins
+from plugins_trt.tensorrt_package import open_package
+
+trt = open_package("rtx")
+
+
+def main(graph: str, out: str, library: str) -> None:
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    if library:
+        trt.get_plugin_registry().load_library(library)
+    else:
+        plugins = Plugins(trt, ("sm_90",))
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(Path(graph).read_bytes()), [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    Path(f"{out}.layers").write_text("\n".join(network.get_layer(i).type.name for i in range(network.num_layers)))
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shapes = [tuple(size if given == -1 else given for given in tensor.shape) for size in (1, 2, 4)]
+        profile.set_shape(tensor.name, *shapes)
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        sys.exit("no plan")
+    Path(out).write_bytes(bytes(plan))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
