@@ -22,7 +22,7 @@ from trainer.pretrain import run
 from trainer.recipes import RECIPES
 
 TOLERANCE = 1e-3  # relative, float32: gradients of a whole network, added up in another order
-IMAGES_AT_ONCE = 4
+IMAGES_AT_ONCE = 8
 
 
 @pytest.fixture

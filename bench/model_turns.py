@@ -1,7 +1,11 @@
 """Writing pictures and text by turns: with everything read once, and the way the released script does it.
 
 The released script begins each turn anew: it encodes every picture and reads the whole document again, once to write
-text and once to draw; its MMFS layers project the image features for every token and for every denoising step.
+text and once to draw. To draw, a grey picture stands in the place of the one to come, and is encoded and read as well.
+Its MMFS layers project the features of all images for every token; those of the U-Net for every denoising step, once
+for each half of the guidance, which are one batch. Within a turn it keeps keys and values, as we do. What it does
+besides is not here, so that the comparison is of reading alone: it takes Eq. 4 as written, image by image, projects the
+context of every picture to draw one, and loads the diffusion pipeline from disk for each picture.
 
 Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D channels a head.
 """
@@ -49,8 +53,8 @@ def write_reading_once(model: MMInterleaved, prompt: Sequence[Piece], turns: Tur
     written, reading = Written(), Reading(model)
     reading.read([list(prompt)])
     for turn in range(turns.num_turns):
-        _write_text(reading, turns, written)
-        reading.read([[[model.config.begin_of_image_id]]])
+        text = _write_text(reading, turns, written)
+        reading.read([[[text[-1], model.config.begin_of_image_id]]])
         picture = _draw(reading, turn, turns, written)
         if turn + 1 < turns.num_turns:
             reading.read([[picture]])
@@ -61,24 +65,28 @@ def write_reading_once(model: MMInterleaved, prompt: Sequence[Piece], turns: Tur
 def write_reading_again(model: MMInterleaved, prompt: Sequence[Piece], turns: Turns) -> Written:
     """As the released script does."""
     written, document = Written(), list(prompt)
+    grey = torch.full((3, *model.config.vision.picture_shape), 0.5)
     for turn in range(turns.num_turns):
         reading = ForgetfulReading(model)
         reading.read([document])
-        begin = len(written.tokens)
-        _write_text(reading, turns, written)
-        document += [written.tokens[begin:], [model.config.begin_of_image_id]]
+        document.append([*_write_text(reading, turns, written), model.config.begin_of_image_id])
         reading = ForgetfulReading(model)
-        reading.read([document])
+        reading.read([[*document, grey]])
+        reading.forget_last_picture()
         document.append(_draw(reading, turn, turns, written))
     return written
 
 
-def _write_text(reading: Reading, turns: Turns, written: Written) -> None:
+def _write_text(reading: Reading, turns: Turns, written: Written) -> list[int]:
+    """The tokens of a turn; the last one has not been read yet."""
+    text: list[int] = []
     for _ in range(turns.num_tokens):
+        if text:
+            reading.read([[text[-1:]]])
         assert reading.logits is not None, "a document starts with <s>"
-        token = int(reading.logits[0].argmax())
-        written.tokens.append(token)
-        reading.read([[[token]]])
+        text.append(int(reading.logits[0].argmax()))
+    written.tokens += text
+    return text
 
 
 def _draw(reading: Reading, turn: int, turns: Turns, written: Written) -> Tensor:
@@ -98,21 +106,29 @@ class ForgetfulReading(Reading):
         super().__init__(model)
         self.folded = None
         self.seen = ForgetfulBank(model.language_model.project_values, self.seen.nothing)
-        self.drawn_from = ForgetfulBank(model.image_decoder.unet.project_values, self.drawn_from.nothing)
+        drawn_from = ForgetfulBank(model.image_decoder.unet.project_values, self.drawn_from.nothing, copies=2)
+        self.drawn_from = self._drawn_from = drawn_from
+
+    def forget_last_picture(self) -> None:
+        """What has been read ends before the visual tokens of the picture that it ended with."""
+        end = self.exists.shape[1] - self.config.vision.num_visual_tokens
+        self.hidden, self.exists = [torch.cat(self.hidden, dim=1)[:, :end]], self.exists[:, :end]
+        self._drawn_from.features = self._drawn_from.features[:-1]
 
 
 class ForgetfulBank(ImageBank):
-    """Keeps the features of one document's images, and projects them whenever a network looks."""
+    """Keeps the features of one document's images, and projects them, so many times, whenever a network looks."""
 
-    def __init__(self, project: Callable[[Tensor], list[Tensor]], nothing: Tensor) -> None:
+    def __init__(self, project: Callable[[Tensor], list[Tensor]], nothing: Tensor, copies: int = 1) -> None:
         super().__init__(project, nothing)
         self.features = nothing  # [N, S, F]
+        self.copies = copies
 
     def add(self, features: Tensor, owners: Sequence[int]) -> None:
         self.features = torch.cat([self.features, features])
 
     def values(self) -> Sequence[Tensor]:
-        return FreshValues(self._project, self.features)
+        return FreshValues(self._project, self.features.repeat(self.copies, 1, 1))
 
     def range_of(self, owner: int) -> tuple[int, int]:
         return 0, len(self.features)

@@ -102,22 +102,18 @@ class MMInterleaved(nn.Module):
         text_loss_sum, hidden, features = self.read(batch)
         return self._output(text_loss_sum, self.image_loss_sum(hidden, features, batch), batch)
 
-    def read(
-        self, batch: Batch, *, tokens_at_once: int | None = None, blank: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, batch: Batch, *, tokens_at_once: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Everything but the image decoder.
 
         Args:
             batch: packed documents.
             tokens_at_once: see `text_loss_sum`.
-            blank: encode one blank picture if the batch has none, and use nothing of it: all modules run, and every
-                parameter gets a gradient, as processes that share parameters need.
 
         Returns:
             The text loss summed over the supervised tokens, [R, T, C] hidden states, and [N, S, F] image features.
         """
         packing = self.config.language_model.packing
-        visual_tokens, features = self._encode(batch.pixel_values, blank)  # [N, n, C], [N, S, F]
+        visual_tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, C], [N, S, F]
         hidden = self.language_model(
             self.embed(batch.input_ids, visual_tokens, batch.image_positions),
             position_ids=position_ids(batch, packing),
@@ -126,12 +122,6 @@ class MMInterleaved(nn.Module):
             visible=token_visible(batch),
         )  # [R, T, C]
         return self.text_loss_sum(hidden, batch, tokens_at_once), hidden, features
-
-    def _encode(self, pixels: Tensor, blank: bool) -> tuple[Tensor, Tensor]:
-        if len(pixels) or not blank:
-            return self.visual_tokenizer(pixels)
-        visual_tokens, features = self.visual_tokenizer(pixels.new_zeros(1, *pixels.shape[1:]))
-        return visual_tokens[:0], features[:0].clone()  # FSDP warns of an output that is a view
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor, image_positions: Tensor) -> Tensor:
         """Word embeddings with the visual tokens in their places, [R, T, C].
@@ -168,9 +158,7 @@ class MMInterleaved(nn.Module):
     def _cross_entropy_sum(self, states: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self.language_model.logits(states).float(), targets, reduction="sum")
 
-    def image_loss_sum(
-        self, hidden: Tensor, features: Tensor, batch: Batch, which: slice = slice(None), *, blank: bool = False
-    ) -> Tensor:
+    def image_loss_sum(self, hidden: Tensor, features: Tensor, batch: Batch, which: slice = slice(None)) -> Tensor:
         """Next-image prediction (paper Eq. 3), summed over the drawn images.
 
         Args:
@@ -178,8 +166,6 @@ class MMInterleaved(nn.Module):
             features: [N, S, F].
             batch: the rows they were computed from.
             which: of the drawn images; only the features that these may look at are used.
-            blank: if these are none, draw a blank image, at a loss of 0: all modules run, and every parameter gets a
-                gradient, as processes that share parameters need.
         """
         chosen = replace(
             batch,
@@ -188,7 +174,7 @@ class MMInterleaved(nn.Module):
             drawn_keys=batch.drawn_keys[which],
         )
         if len(chosen.drawn) == 0:
-            return self._blank_image_loss(hidden, features) if blank else hidden.new_zeros((), dtype=torch.float32)
+            return hidden.new_zeros((), dtype=torch.float32)
         context = self.image_decoder.condition(*gather_context(hidden, chosen))  # [M, n', C']
         visible = image_visible(chosen, self.config.image_decoder.context_images)  # [M, 2]
         first, last = int(visible[:, 0].min()), int(visible[:, 1].max())
@@ -199,19 +185,6 @@ class MMInterleaved(nn.Module):
             visible=visible - first,
             keys=chosen.drawn_keys,
         ).sum()
-
-    def _blank_image_loss(self, hidden: Tensor, features: Tensor) -> Tensor:
-        """0, with a gradient of 0."""
-        height, width = self.config.image_decoder.picture_shape
-        context = self.image_decoder.condition(hidden[:1, :1], torch.ones(1, 1, dtype=torch.bool, device=hidden.device))
-        loss = self.image_decoder.loss(
-            features.new_zeros(1, 3, height, width, dtype=torch.float32),
-            context,
-            values=self.image_decoder.unet.project_values(features[:0]),
-            visible=torch.zeros(1, 2, dtype=torch.int64, device=hidden.device),
-            keys=torch.zeros(1, dtype=torch.int64),
-        )
-        return 0 * loss.sum()
 
     def _output(self, text_loss_sum: Tensor, image_loss_sum: Tensor, batch: Batch) -> Output:
         num_targets, num_drawn = int((batch.targets != IGNORED).sum()), len(batch.drawn)

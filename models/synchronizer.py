@@ -16,7 +16,6 @@ from mmfs import MMFS
 from models.config import SynchronizerConfig
 from models.folded_mmfs import FoldedMMFS
 
-
 CELLS = 16
 """Of a picture, each way: the unit of offsets where the host has no grid of its own."""
 

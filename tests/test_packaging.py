@@ -44,11 +44,10 @@ def metadata(wheel) -> Message:
 
 
 def files_of(package: str) -> set[str]:
-    """Every file of the package in the tree that a wheel should carry."""
+    """Every file of the package in the tree that a wheel should carry; the C++ plugin is built from a checkout."""
     kinds = (".py", ".cu", ".cuh", ".h", ".cpp", ".typed")
-    return {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*") if path.suffix in kinds} | {
-        f"{package}/py.typed"
-    }
+    paths = [path for path in (ROOT / package).rglob("*") if path.suffix in kinds and path.parent.name != "csrc"]
+    return {str(path.relative_to(ROOT)) for path in paths} | {f"{package}/py.typed"}
 
 
 def libraries() -> set[str]:

@@ -117,9 +117,14 @@ class _Troubled:
         return rows_of(step, rows)
 
 
+def _write_weights(module: nn.Module, file: Path) -> None:
+    file.write_text(json.dumps({name: parameter.tolist() for name, parameter in module.named_parameters()}))
+
+
 def run(out: str, *, resume: bool = False, trouble: tuple[int, int, str] | None = None, **options: Any) -> int:
     """Train; 0 when done, else the exit code of why not, 1 for gradients that are not finite. Leaves in `out`,
-    besides the run: the averaged weights of each rank in average<rank>.json, and what it said in stderr<rank>."""
+    besides the run: the averaged weights of each rank in average<rank>.json, what it said in stderr<rank>, and with
+    `sample_every` the weights that samples would show, in sample<step>.json."""
     directory = Path(out)
     directory.mkdir(exist_ok=True)
     rank = int(os.environ.get("RANK", 0))
@@ -129,6 +134,8 @@ def run(out: str, *, resume: bool = False, trouble: tuple[int, int, str] | None 
     ours = phase()
     if trouble is not None:
         ours = replace(ours, batch=_Troubled(*trouble, directory / "checkpoints"))
+    if config.sample_every:
+        ours = replace(ours, sample=lambda step: _write_weights(ours.module, directory / f"sample{step}.json"))
     with joined(torch.device("cpu")) as processes, Interrupt(directory) as interrupt:
         log = RunLog(directory if processes.is_first else None, log_every=1, stream=io.StringIO())
         start = checkpoint.find_latest(directory / "checkpoints") if resume else None
@@ -151,6 +158,5 @@ def run(out: str, *, resume: bool = False, trouble: tuple[int, int, str] | None 
         assert outcome.average is not None
         with outcome.average.applied():
             outcome.parallel.release()
-            weights = {name: parameter.tolist() for name, parameter in ours.module.named_parameters()}
-        (directory / f"average{processes.rank}.json").write_text(json.dumps(weights))
+            _write_weights(ours.module, directory / f"average{processes.rank}.json")
     return 0

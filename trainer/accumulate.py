@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from models import Batch, MMInterleaved
 
@@ -29,10 +28,6 @@ class Chunks:
         for name, value in (("images", self.images), ("tokens", self.tokens)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} of Chunks is {value}; expected 1 or more, or None for all at once.")
-
-    def num_image_chunks(self, num_drawn: int) -> int:
-        """Chunks that so many drawn images make."""
-        return -(-num_drawn // (self.images or max(num_drawn, 1)))
 
 
 @dataclass(frozen=True)
@@ -53,8 +48,6 @@ def accumulate(
     num_targets: int,
     num_drawn: int,
     chunks: Chunks = Chunks(),
-    num_image_chunks: int | None = None,
-    is_last: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Sums:
     """Add the gradient of `text_loss_sum / num_targets + image_loss_weight * image_loss_sum / num_drawn` to `.grad`.
@@ -64,49 +57,28 @@ def accumulate(
     backward chunk by chunk on what the language model and the encoder gave it, detached; the gradients that it leaves
     there go through both in one backward at the end.
 
-    A model under FSDP2 has to go through `prepare_fsdp` first. Its parts communicate while they run, so all processes
-    have to run the same ones: they agree on `num_image_chunks`.
-
     Args:
         model: in training mode.
         batch: on the model's device.
         num_targets: supervised tokens of the global batch (paper Eq. 2); 0 counts as 1.
         num_drawn: drawn images of the global batch (paper Eq. 3); 0 counts as 1.
         chunks: how much is in memory at once.
-        num_image_chunks: run so many chunks of images, the missing ones on a blank image whose loss is 0, and one blank
-            picture through the encoder if the batch has none. With 1 or more, every trainable parameter gets a
-            gradient, of zeros where the batch has nothing for it. None: what the batch needs, no more.
-        is_last: False for all but the last micro-batch of a step: sharded gradients are then added up over processes
-            once a step, and are whole on each process until then.
         dtype: what matrices are multiplied in: bfloat16 with autocast, or the parameters' own (float32). Parameters and
             their gradients stay as they are.
-
-    Raises:
-        ValueError: `num_image_chunks` is too small for the batch.
     """
-    needed = chunks.num_image_chunks(len(batch.drawn))
-    blank = num_image_chunks is not None
-    num_chunks = needed if num_image_chunks is None else num_image_chunks
-    if num_chunks < needed:
-        raise ValueError(
-            f"num_image_chunks is {num_chunks}, and the {len(batch.drawn)} drawn images of the batch make {needed} "
-            f"chunks of {chunks.images}. Expected the largest number that any process needs."
-        )
     precision = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
     with precision():
-        text_loss_sum, hidden, features = model.read(batch, tokens_at_once=chunks.tokens, blank=blank)
+        text_loss_sum, hidden, features = model.read(batch, tokens_at_once=chunks.tokens)
     hidden_leaf, features_leaf = _leaf(hidden), _leaf(features)  # [R, T, C], [N, S, F]
     image_loss_sum = torch.zeros((), device=hidden.device)
     weight = model.config.image_loss_weight / max(num_drawn, 1)
     size = chunks.images or max(len(batch.drawn), 1)
-    for i in range(num_chunks):
-        _synchronize_gradients(model, whole=False, parts=is_last and i == num_chunks - 1)
-        which = slice(i * size, (i + 1) * size)
+    for first in range(0, len(batch.drawn), size):
+        which = slice(first, first + size)
         with precision():  # anew, for it keeps copies of the weights until it ends
-            loss_sum = model.image_loss_sum(hidden_leaf, features_leaf, batch, which, blank=blank)
+            loss_sum = model.image_loss_sum(hidden_leaf, features_leaf, batch, which)
         _backward((weight * loss_sum, None))
         image_loss_sum += loss_sum.detach()
-    _synchronize_gradients(model, whole=is_last, parts=is_last)
     _backward((text_loss_sum / max(num_targets, 1), None), (hidden, hidden_leaf.grad), (features, features_leaf.grad))
     return Sums(text_loss_sum.detach(), image_loss_sum)
 
@@ -130,24 +102,3 @@ def keep_frozen_in(model: MMInterleaved, dtype: torch.dtype) -> None:
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter.ndim > 1:
             parameter.data = parameter.data.to(dtype)
-
-
-def prepare_fsdp(model: MMInterleaved) -> None:
-    """Make a model that `fully_shard` was applied to fit for `accumulate`; call it once, before the first step.
-
-    `fully_shard` gathers the parameters of the whole for its `forward` alone; here its two halves run one after the
-    other. And since losses are divided by global counts, gradients are sums over processes, not means.
-    """
-    for method in ("read", "image_loss_sum"):
-        register_fsdp_forward_method(model, method)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-
-
-def _synchronize_gradients(model: MMInterleaved, *, whole: bool, parts: bool) -> None:
-    """Whether the next backward adds up gradients over processes: of what the model holds itself, of sharded parts."""
-    if isinstance(model, FSDPModule):
-        model.set_is_last_backward(whole)
-        model.set_requires_gradient_sync(parts)
-        model.set_requires_gradient_sync(whole, recurse=False)

@@ -25,7 +25,8 @@ SETTINGS = "config.yaml"
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
-        *("out", "max_minutes", "log_every", "checkpoint_every", "keep", "device", "num_threads", "num_workers"),
+        *("out", "max_minutes", "log_every", "sample_every", "checkpoint_every", "keep"),
+        *("device", "num_threads", "num_workers"),
         *("images_at_once", "tokens_at_once", "recompute"),
         *("micro_batch_rows", "shard_size", "max_skipped_in_a_row", "watchdog_minutes"),
     }
@@ -186,6 +187,10 @@ class TrainConfig:
     log_every: int = 20
     """Steps between two progress lines, and between two points in TensorBoard; log.jsonl has every step."""
 
+    sample_every: int = 0
+    """Steps between two sheets of samples in samples/, made from the emoji world's held-out documents, with another one
+    after the last step; 0: none. The other processes wait meanwhile."""
+
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
 
@@ -255,7 +260,19 @@ class TrainConfig:
             self.init is not None or self.init_parts is None,
             f"init_parts are {self.init_parts} and init is null; expected a model in init whose parts these are.",
         )
-        counts = ("micro_batch_rows", "images_at_once", "tokens_at_once", "shard_size", "max_skipped_in_a_row")
+        _require(
+            self.corpus is None or self.sample_every == 0,
+            f"sample_every is {self.sample_every}; expected 0 with a corpus, which has no held-out documents. A paused "
+            "or finished run has its model in model/, to generate with.",
+        )
+        counts = (
+            "sample_every",
+            "micro_batch_rows",
+            "images_at_once",
+            "tokens_at_once",
+            "shard_size",
+            "max_skipped_in_a_row",
+        )
         for name in ("num_threads", "num_workers", *counts):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; expected 0 (none) or a number below 1.")

@@ -94,6 +94,7 @@ def _chart(curve: Curve, ticks: Sequence[float], place: Callable[[float], float]
     ] + [
         f'<text x="{_x(step, x_range):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{step:,}</text>'
         for step, anchor in ((x_range[0], "start"), (sum(x_range) // 2, "middle"), (x_range[1], "end"))
+        if anchor != "middle" or step not in x_range
     ]
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(curve.name)}">'

@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,6 +79,9 @@ class Phase:
 
     documents: Callable[[int], list[str]] = lambda step: []
     """Step number to the keys of the documents in its batch; what stands before the first slash is their source."""
+
+    sample: Callable[[int], None] | None = None
+    """Shows what the module, in evaluation mode, makes after so many steps; the first process alone calls it."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,9 @@ def train(
             saver.finish_if_written()
             if stop and done < phase.num_steps:
                 return Outcome(finished=False, step=done, average=average, parallel=parallel, stop=stop)
+            if phase.sample is not None and (done % config.sample_every == 0 or done == phase.num_steps):
+                watchdog.enters("the samples")
+                make_samples(phase, done, parallel, average, processes)
             begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
     return Outcome(finished=True, step=phase.num_steps, average=average, parallel=parallel)
 
@@ -262,6 +269,20 @@ def to_host(contributions: Mapping[str, Tensor | None], grad_norm: Tensor, proce
     *numbers, norm = torch.cat([sums, grad_norm.detach().float().reshape(1)]).tolist()
     values = dict(zip(present, numbers, strict=True))
     return {name: values.get(name) for name in contributions} | {"grad_norm": norm}
+
+
+def make_samples(
+    phase: Phase, step: int, parallel: DataParallel, average: WeightAverage | None, processes: Processes
+) -> None:
+    """`phase.sample` with the averaged weights if there are any; all that training uses is afterwards what it was."""
+    assert phase.sample is not None
+    random_before = random_states()
+    with average.applied() if average is not None else nullcontext(), parallel.whole():
+        if processes.is_first:
+            phase.module.eval()
+            phase.sample(step)
+            phase.module.train()
+    set_random_states(random_before)
 
 
 def skipped(phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, log: RunLog) -> None:

@@ -2,7 +2,7 @@
 
 The run directory gets config.yaml (the settings, as `--config` reads them), log.jsonl (every step), tensorboard/,
 checkpoints/ (for `--resume`), model/ (for `MMInterleaved.from_pretrained`) and, when it ends, index.html (its curves);
-with a corpus, quarantine.jsonl names what of it is broken.
+samples/ if asked for; with a corpus, quarantine.jsonl names what of it is broken.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from trainer.metrics import LOG, RunLog, forget_steps_after
 from trainer.out_of_memory import OutOfMemoryError
 from trainer.recipes import DEFAULT_RECIPE, RECIPES
 from trainer.run_page import write_page
+from trainer.samples import Sampler
 from trainer.starting_model import make_model
 
 CHECKPOINTS = "checkpoints"
@@ -305,6 +306,7 @@ def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = Tru
         frozen=frozen,
         read_and_broken=stream.read_and_broken,
         documents=stream.keys,
+        sample=Sampler(model, config) if writes and config.sample_every else None,
     )
 
 

@@ -7,6 +7,7 @@ or is from before there was such a page.
 from __future__ import annotations
 
 import argparse
+import base64
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,13 @@ from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 from typing import Any
 
 from trainer.config import SETTINGS, UsageError
 from trainer.demo_charts import Curve, level_chart, loss_chart, shared_range
 from trainer.metrics import LOG, read_log
+from trainer.samples import SAMPLES
 
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("run_page.html")
@@ -33,6 +36,9 @@ TITLES = {
     "grad_norm": "gradient norm",
     "lr": "learning rate",
 }
+NUM_SAMPLES = 6
+"""Most sheets of samples on the page, spread over the run; the last one is among them."""
+
 ENDS = {"done": "finished", "paused": "paused by max_minutes", "stopped": "stopped"}
 
 
@@ -44,24 +50,30 @@ def write_page(run: Path) -> Path:
     """
     if not (run / LOG).exists():
         raise UsageError(f"{run} has no {LOG}; expected the directory of a training run.")
-    page = render_page(run.resolve().name, list(read_log(run)), _text_of(run / SETTINGS))
+    samples = {int(file.stem): file.read_bytes() for file in sorted((run / SAMPLES).glob("[0-9]*.png"))}
+    page = render_page(run.resolve().name, list(read_log(run)), _text_of(run / SETTINGS), samples)
     unfinished = run / f".{PAGE}"
     unfinished.write_text(page, encoding="utf-8")
     return unfinished.replace(run / PAGE)
 
 
-def render_page(name: str, records: Sequence[Mapping[str, Any]], settings: str) -> str:
+def render_page(
+    name: str, records: Sequence[Mapping[str, Any]], settings: str, samples: Mapping[int, bytes] = MappingProxyType({})
+) -> str:
     """The page as HTML.
 
     Args:
         name: what to call the run.
         records: of its log.jsonl.
         settings: its config.yaml; empty: there is none.
+        samples: PNGs by the steps done, in order.
     """
     events = [record for record in records if "event" in record]
     steps = [record for record in records if "event" not in record]
     phases = dict.fromkeys(record["phase"] for record in steps)
     sections = [_curves(phase, [record for record in steps if record["phase"] == phase]) for phase in phases]
+    if samples:
+        sections.append(_samples(samples))
     if settings:
         sections.append(
             "<h2>Settings</h2><details><summary>config.yaml, which --config reads</summary>"
@@ -123,6 +135,23 @@ def _curves(phase: str, steps: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _samples(samples: Mapping[int, bytes]) -> str:
+    """The last sheet, and earlier ones behind a click."""
+    steps = list(samples)
+    every = max(1, -(-len(steps) // NUM_SAMPLES))
+    shown = steps[::-1][::every]
+    sheets = []
+    for step in shown:
+        data = base64.b64encode(samples[step]).decode("ascii")
+        picture = f'<img alt="samples after step {step}" src="data:image/png;base64,{data}">'
+        sheets.append(f'<div class="sample"><p class=note>after step {step:,}</p>{picture}</div>')
+    earlier = f"<details><summary>Earlier ones</summary>{''.join(sheets[1:])}</details>" if sheets[1:] else ""
+    return (
+        f"<h2>Samples</h2><p class=note>Held-out documents, always the same; {len(shown)} of the {len(steps)} sheets "
+        f"in {SAMPLES}/.</p>{sheets[0]}{earlier}"
+    )
+
+
 def _curve(name: str, steps: Sequence[Mapping[str, Any]]) -> Curve:
     """The steps at which a value was measured."""
     points = [(record["step"], record[name]) for record in steps if record.get(name) is not None]
@@ -136,7 +165,8 @@ def _figure(title: str, curve: Curve, *, rate: bool = False) -> str:
         return ""
     is_log = curve.name.startswith(("loss", "grad_norm")) and min(curve.values) > 0
     is_log = is_log and max(curve.values) > 4 * min(curve.values)
-    chart = loss_chart(curve, y_range=shared_range([curve])) if is_log else level_chart(curve, from_zero=rate)
+    from_zero = rate or curve.name == "lr" or curve.name.startswith("accuracy")
+    chart = loss_chart(curve, y_range=shared_range([curve])) if is_log else level_chart(curve, from_zero=from_zero)
     last = curve.smoothed(max(1, math.ceil(len(curve.values) / 50))).values[-1]
     caption = f"<span><b>{escape(title)}</b>{', log scale' if is_log else ''}</span><span>{last:.4g}</span>"
     return f"<figure><figcaption>{caption}</figcaption>{chart}</figure>"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -87,6 +90,16 @@ class DataParallel:
         if self._shards is not None:
             self._shards.reshard()
             self._end = None
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Between steps: inside, the module has whole parameters, to compute with but not to train."""
+        with torch.no_grad():
+            self.gather()
+        try:
+            yield
+        finally:
+            self.abandon()
 
     def _agree_on_gradients(self) -> None:
         """Zeros where only other processes have a gradient; none where nobody has one, as in a single process."""

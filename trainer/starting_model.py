@@ -14,11 +14,13 @@ from trainer.config import PartsConfig, TrainConfig, UsageError, changed_setting
 
 FITS_ANY_WEIGHTS = (
     "vision.image_size",
+    "vision.qformer.dropout",
     "language_model.packing",
     "image_decoder.image_size",
     "image_decoder.context_images",
     "image_decoder.text_drop",
     "image_decoder.image_drop",
+    "image_decoder.qformer.dropout",
     "image_loss_weight",
 )
 """Settings of a model in which a run may differ from the weights that it starts from."""

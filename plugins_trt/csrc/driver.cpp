@@ -53,7 +53,7 @@ Driver::Gpu& Driver::current_gpu() {
         call("cuDeviceGetAttribute", &value, number, device);
         return value;
     };
-    return gpus_[context] = Gpu{attribute(NUM_PROCESSORS), attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR), {}};
+    return gpus_[context] = {attribute(NUM_PROCESSORS), attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR), {}};
 }
 
 void* Driver::kernel(Gpu& gpu, const PackedImage& packed) {

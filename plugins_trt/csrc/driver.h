@@ -1,5 +1,5 @@
-// The CUDA driver: the few functions that load a kernel and launch it. It is opened when the first kernel is launched, so
-// this library loads on machines without one, where engines are built.
+// The CUDA driver: the few functions that load a kernel and launch it. It is opened when the first kernel is launched,
+// so this library loads on machines without one, where engines are built.
 //
 // Everything happens in the context that is current, which is the caller's.
 
@@ -17,7 +17,7 @@ namespace mmfs {
 
 class Driver {
 public:
-    // library: file name. Throws std::runtime_error if it cannot be loaded, as all functions do when the driver refuses.
+    // library: file name. It throws std::runtime_error if it cannot be loaded, as run() does when the driver refuses.
     explicit Driver(const std::string& library);
 
     // One call of a node, on a stream (CUstream); arguments as of launches().
@@ -27,7 +27,7 @@ public:
 private:
     struct Gpu {
         int num_processors, major, minor;
-        std::map<std::string, void*> kernels;  // CUfunction, by packed image; what is loaded in a context stays so
+        std::map<std::string, void*> kernels;  // CUfunction, by packed image; they stay loaded
     };
 
     template <typename... Parameters>

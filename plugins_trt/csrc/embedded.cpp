@@ -1,5 +1,5 @@
-// The machine code inside this library. embedded.inc is written by `python -m plugins_trt.embed`: one entry, of name, data
-// and size, for each kernel and architecture.
+// The machine code inside this library. embedded.inc is written by `python -m plugins_trt.embed`: one entry, of name,
+// data and size, for each kernel and architecture.
 
 #include <cstddef>
 #include <stdexcept>

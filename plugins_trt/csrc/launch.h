@@ -1,6 +1,6 @@
-// A call of an mmfs node as launches of mmfs's kernels: which, with how many threads, with which arguments. The same as
-// launches.py and the part of mmfs/kernels/plan.py that it uses; tests/plugins_trt compares the two byte by byte. No GPU
-// is asked, and nothing here knows TensorRT.
+// A call of an mmfs node as launches of mmfs's kernels: which, with how many threads, with which arguments. The same
+// as launches.py and the part of mmfs/kernels/plan.py that it uses; tests/plugins_trt compares them byte by byte. No
+// GPU is asked, and nothing here knows TensorRT.
 
 #pragma once
 

@@ -1,5 +1,6 @@
-// mmfs's kernels as machine code for some architectures, as plans carry it: compressed by zlib, by "kernel@architecture".
-// The same fields as machine_code.py writes and reads, so that a plan may be built by one carrier and run by the other.
+// mmfs's kernels as machine code for some architectures, as plans carry it: compressed by zlib, by name
+// "kernel@architecture". The same fields as machine_code.py writes and reads, so that a plan may be built by one
+// carrier and run by the other.
 
 #pragma once
 
@@ -27,7 +28,8 @@ struct MachineCode {
     const PackedImage& for_gpu(const std::string& kernel, int major, int minor) const;
 };
 
-// What `python -m plugins_trt.embed` put into this library for these kernels. Throws std::runtime_error if one is missing.
+// What `python -m plugins_trt.embed` put into this library for these kernels, in their order. Throws std::runtime_error
+// if one is missing.
 MachineCode embedded(const std::vector<std::string>& kernels);
 
 }  // namespace mmfs

@@ -1,5 +1,5 @@
-// What a runtime has to know about the mmfs nodes: inputs, sizes, types. The same as node_contract.py, for a host without
-// Python, and as little bound to TensorRT.
+// What a runtime has to know about the mmfs nodes: inputs, sizes, types. The same as node_contract.py, for a host
+// without Python, and as little bound to TensorRT.
 //
 // Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
 // B batch, Q queries, A rows of the tables.

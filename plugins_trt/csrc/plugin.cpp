@@ -1,14 +1,18 @@
-// The mmfs nodes as TensorRT plugins (IPluginV3), in a library that TensorRT loads by itself: trtexec --staticPlugins,
-// Triton Inference Server, IPluginRegistry::loadLibrary, or from inside a plan (setPluginsToSerialize). plugin.py is the
-// same in Python; plans of either are run by both.
+// The mmfs nodes as TensorRT plugins (IPluginV3), in a library that TensorRT loads by itself: trtexec --dynamicPlugins,
+// Triton Inference Server, IPluginRegistry::loadLibrary, or from inside a plan (setPluginsToSerialize). plugin.py is
+// the same in Python, and writes the same plans.
 //
 // TensorRT takes no exceptions: what goes wrong is said through its logger, and the call returns a failure.
 
 #include <NvInferRuntime.h>
 
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "driver.h"
 #include "launch.h"

@@ -47,6 +47,7 @@ def test_large_weights_are_not_read_and_known(model_dir: Path, unchanged_model: 
         assert torch.equal(buffer, other) or buffer.data_ptr() in stored, name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_is_large")
 def test_a_graph_made_without_its_weights_is_the_model(
     model_dir: Path, cases: dict[str, list[Case]], unchanged_model: MMInterleaved, tmp_path: Path

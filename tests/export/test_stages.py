@@ -15,7 +15,7 @@ from export.few_layers import keep_few_layers
 from export.fingerprint import file_digest
 from export.onnx_graph import GraphError
 from export.stage_process import ERROR_FILE, raise_error
-from export.stages import NEUTRAL_DIR, Job
+from export.stages import NEUTRAL_DIR, Job, lower
 from export.trt import GRAPH_STAGES, export_graphs, main
 from models import MMInterleaved
 
@@ -63,6 +63,21 @@ def test_what_is_killed_goes_on_where_it_was(exported: Path, model_dir: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     for file in sorted((exported / "onnx").glob("*.onnx")):
         assert file_digest(out / "onnx" / file.name) == file_digest(file)
+
+
+def test_what_was_half_lowered_is_lowered_again(exported: Path, model_dir: Path, tmp_path: Path) -> None:
+    job = job_of(model_dir, tmp_path / "out", precision="float16")
+    work = Path(job.work)
+    shutil.copytree(exported / NEUTRAL_DIR, work / NEUTRAL_DIR)
+    lower(job, lambda _line: None)
+    graph, key = work / "onnx/llm.onnx", work / "onnx/llm.key"
+    whole = file_digest(graph)
+    graph.write_bytes(graph.read_bytes()[:100])
+    key.with_suffix(".key.part").write_text("{")
+    said: list[str] = []
+    lower(job, said.append)
+    assert [text for text in said if not text.endswith(": lowered before")] == ["[3/7] llm: float16"]
+    assert file_digest(graph) == whole
 
 
 def json_names(exported: Path) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -193,3 +194,26 @@ def test_what_is_wrong_with_a_directory_is_said(model: MMInterleaved, tmp_path: 
 def test_the_toy_fits_the_shipped_size(processor: MMInterleavedProcessor) -> None:
     model = MMInterleaved(MMInterleavedConfig.toy(), processor)
     assert sum(p.numel() for p in model.parameters()) * 2 < 12e6  # bytes in half precision
+
+
+def test_it_reads_and_draws_pictures_that_are_no_squares(model: MMInterleaved, tmp_path: Path) -> None:
+    """Read 16 x 32 and drawn 32 x 48 pixels, (height, width)."""
+    config = MMInterleavedConfig.tiny()
+    vision = dataclasses.replace(config.vision, image_size=(16, 32))
+    config = dataclasses.replace(
+        config, vision=vision, image_decoder=dataclasses.replace(config.image_decoder, image_size=(32, 48))
+    )
+    assert MMInterleavedConfig.from_dict(config.to_dict()).image_decoder.picture_shape == (32, 48)
+    model.save_pretrained(tmp_path)  # the same weights fit
+    wide = MMInterleaved.from_pretrained(tmp_path, config=config)
+    options = {"mode": "image", "max_new_images": 2, "num_inference_steps": 1}
+    drawn = wide.generate(["a", Image.new("RGB", (64, 32), "red")], **options)
+    assert [picture.size for picture in drawn] == [(48, 32), (48, 32)]
+
+    batch = pack_rows(ROWS)
+    shaped = {"pixel_values": torch.rand(len(batch.pixel_values), 3, 16, 32)}
+    shaped["drawn_pixels"] = torch.rand(len(batch.drawn), 3, 32, 48)
+    output = wide(dataclasses.replace(batch, **shaped))
+    assert output.num_drawn == len(batch.drawn) > 0
+    output.loss.backward()
+    assert output.loss.isfinite()

@@ -1,8 +1,8 @@
 """A process of its own: a plan of one graph by TensorRT-RTX, with the plugins of a library or with those in Python.
 
-    python build_plan.py GRAPH OUT LIBRARY     (LIBRARY "": the plugins in Python)
+    python build_plan.py GRAPH OUT LIBRARY     (LIBRARY "": the plugins in Python, with code for sm_80 and sm_90)
 
-Writes OUT, the plan, and OUT.layers, the inspector's words are not to be had without a GPU: one layer type a line.
+Prints the types of the network's layers. Dynamic sizes get a profile of 1 to 4.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ from pathlib import Path
 from plugins_trt.plugin import Plugins
 from plugins_trt.tensorrt_package import open_package
 
-trt = open_package("rtx")
-
 
 def main(graph: str, out: str, library: str) -> None:
+    trt = open_package("rtx")
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    if library:
-        trt.get_plugin_registry().load_library(library)
-    else:
-        plugins = Plugins(trt, ("sm_90",))
+    carrier = trt.get_plugin_registry().load_library(library) if library else Plugins(trt, ("sm_80", "sm_90"))
+    assert carrier is not None
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     assert parser.parse(Path(graph).read_bytes()), [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    Path(f"{out}.layers").write_text("\n".join(network.get_layer(i).type.name for i in range(network.num_layers)))
+    print(*(network.get_layer(i).type.name for i in range(network.num_layers)))
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
@@ -36,7 +33,7 @@ def main(graph: str, out: str, library: str) -> None:
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        sys.exit("no plan")
+        sys.exit(3)
     Path(out).write_bytes(bytes(plan))
 
 

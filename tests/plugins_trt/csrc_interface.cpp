@@ -66,7 +66,8 @@ const char* mmfs_launches(const Call* call) {
         for (const Launch& launch :
              launches(given.node, given.shapes, given.inputs, output, call->workspace, call->num_processors)) {
             text += launch.kernel;
-            for (unsigned number : {launch.grid[0], launch.grid[1], launch.grid[2], launch.threads, launch.shared_bytes}) {
+            const auto& [x, y, z] = launch.grid;
+            for (unsigned number : {x, y, z, launch.threads, launch.shared_bytes}) {
                 text += " " + std::to_string(number);
             }
             text += " ";

@@ -28,7 +28,7 @@ TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int64: 3, 
 class Call(ctypes.Structure):
     """Struct Call of csrc_interface.cpp."""
 
-    _fields_ = [  # noqa: RUF012  (ctypes asks for a list)
+    _fields_ = [
         *((name, ctypes.c_int32) for name in ("is_fused", "num_sizes", "has_null", "num_inputs")),
         ("sizes", ctypes.POINTER(ctypes.c_int64)),
         ("null_logit", ctypes.c_double),
@@ -258,9 +258,7 @@ def test_it_launches_what_computes_the_op(
     expected = (
         ms_deform_attn_reference(tensors.pop("value"), node.spatial_shapes, **tensors)
         if operator == "MSDeformAttn"
-        else mmfs_attention_reference(
-            tensors.pop("value"), node.spatial_shapes, **tensors, null_logit=node.null_logit
-        )
+        else mmfs_attention_reference(tensors.pop("value"), node.spatial_shapes, **tensors, null_logit=node.null_logit)
     )
     for _ in range(2):
         out.fill_(torch.nan)

@@ -98,27 +98,6 @@ def test_micro_batches_add_up_to_the_loss_over_global_counts(model: MMInterleave
     assert largest_difference(gradients(model, in_pieces), gradients(model, whole)) < 1e-12
 
 
-@pytest.mark.parametrize("rows", [NOTHING_DRAWN, NO_IMAGE], ids=["nothing-drawn", "no-image"])
-def test_every_parameter_takes_part_where_processes_share_them(model: MMInterleaved, rows: list) -> None:
-    model, batch = model.double(), double(pack_rows(rows))
-    expected = gradients(model, lambda: accumulate(model, batch, **counts(batch)))
-    ours = gradients(model, lambda: accumulate(model, batch, num_image_chunks=2, **counts(batch)))
-    assert ours.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
-    assert expected.keys() < ours.keys()
-    assert largest_difference(ours, expected) < 1e-12
-
-
-def test_more_chunks_than_images_change_nothing(model: MMInterleaved) -> None:
-    model, batch = model.double(), double(pack_rows(ROWS))
-    chunks = Chunks(images=4)
-    assert chunks.num_image_chunks(len(batch.drawn)) == 2
-    expected = gradients(model, lambda: accumulate(model, batch, chunks=chunks, **counts(batch)))
-    ours = gradients(model, lambda: accumulate(model, batch, chunks=chunks, num_image_chunks=3, **counts(batch)))
-    assert largest_difference(ours, expected) < 1e-12
-    with pytest.raises(ValueError, match="num_image_chunks is 1, and the 6 drawn images of the batch make 2 chunks"):
-        accumulate(model, batch, chunks=chunks, num_image_chunks=1, **counts(batch))
-
-
 def test_a_frozen_trunk_leaves_the_image_decoder_its_gradient(model: MMInterleaved) -> None:
     batch = pack_rows(ROWS)
     for name, parameter in model.named_parameters():

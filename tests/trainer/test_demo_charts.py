@@ -75,6 +75,11 @@ def test_a_level_chart_of_one_value_stays_inside(value, from_zero) -> None:
     assert 0 < y < HEIGHT
 
 
+def test_two_steps_have_two_labels() -> None:
+    svg = level_chart(Curve("x", (1, 2), (5.0, 6.0)), from_zero=False)
+    assert re.findall(r'text-anchor="(start|middle)"', svg) == ["start"]
+
+
 def test_a_level_chart_needs_a_value() -> None:
     with pytest.raises(ValueError, match="has no values"):
         level_chart(Curve("x", (), ()), from_zero=True)

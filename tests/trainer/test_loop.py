@@ -73,7 +73,9 @@ def phase(num_steps=60, **options):
     )
 
 
-def run(directory, phase_, *, checkpoint_every=20, num_workers=0, rows=0, skips=0, deadline=math.inf, start=None):
+def run(
+    directory, phase_, *, checkpoint_every=20, num_workers=0, rows=0, skips=0, deadline=math.inf, start=None, sample=0
+):
     config = replace(
         tiny(),
         out=str(directory),
@@ -82,6 +84,7 @@ def run(directory, phase_, *, checkpoint_every=20, num_workers=0, rows=0, skips=
         num_workers=num_workers,
         micro_batch_rows=rows,
         max_skipped_in_a_row=skips,
+        sample_every=sample,
     )
     directory.mkdir(exist_ok=True)
     log = RunLog(directory, log_every=5, stream=io.StringIO())
@@ -254,3 +257,20 @@ def test_resumed_equals_uninterrupted_with_dropout(tmp_path):
     assert outcome.finished
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")
     assert torch.equal(resumed.module.layer.weight, whole.module.layer.weight)
+
+
+def test_samples_show_the_average_and_change_nothing(tmp_path):
+    run(tmp_path / "plain", phase())
+    line = phase()
+    seen = []
+
+    def sample(step):
+        torch.rand(7)
+        seen.append((step, line.module.training, line.module.layer.weight.item()))
+
+    outcome = run(tmp_path / "sampled", replace(line, sample=sample), sample=25)
+    assert [(step, training) for step, training, _ in seen] == [(25, False), (50, False), (60, False)]
+    assert losses(tmp_path / "sampled") == losses(tmp_path / "plain")
+    assert seen[-1][2] != line.module.layer.weight.item()
+    with outcome.average.applied():
+        assert seen[-1][2] == line.module.layer.weight.item()

@@ -81,6 +81,14 @@ def test_a_run_leaves_everything_behind(finished):
     assert (newest.phase, newest.step) == ("main", config.num_steps)
 
 
+def test_samples_change_nothing(finished, tmp_path):
+    out = tmp_path / "sampled"
+    assert main(["tiny", "--out", str(out), "--sample_every", "4"]) == 0
+    assert steps(out) == steps(finished)
+    assert sorted(file.name for file in (out / "samples").iterdir()) == ["0000004.png", "0000006.png"]
+    assert "samples after step 6" in (out / "index.html").read_text()
+
+
 def tensors_in(path: Path) -> dict[str, torch.Tensor]:
     """Everything in a checkpoint, by name."""
     reader = FileSystemReader(path / checkpoint.STATE)

@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 
@@ -65,3 +66,15 @@ def test_the_command_writes_the_page_of_an_old_run(tmp_path, capsys):
 def test_a_wide_loss_gets_a_logarithmic_axis(values, is_log):
     page = render_page("run", [step(n, loss=value) for n, value in enumerate(values, 1)], "")
     assert ("<b>loss</b>, log scale" in page) == is_log
+
+
+def test_samples_of_a_run_are_on_its_page(tmp_path):
+    (tmp_path / "log.jsonl").write_text(json.dumps(step(1)) + "\n")
+    (tmp_path / "samples").mkdir()
+    for number in range(1, 15):
+        (tmp_path / "samples" / f"{number:07d}.png").write_bytes(b"a%d" % number)
+    (tmp_path / "samples" / ".0000099.png").write_bytes(b"half-written")
+    page = write_page(tmp_path).read_text()
+    shown = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,(.*?)"', page)]
+    assert shown == [b"a14", b"a11", b"a8", b"a5", b"a2"]
+    assert "5 of the 14 sheets in samples/" in page

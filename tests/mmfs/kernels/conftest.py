@@ -65,7 +65,8 @@ class EmulatedDevice:
     """Runs launches on CPU tensors; an instance is compiled when it is first launched.
 
     num_processors and shared_bytes are for planning. falling: the threads of a block run from the last to the first.
-    changed: a piece of the sources and what stands in its place, to see that a test notices.
+    changed: a piece of the sources and what stands in its place, to see that a test notices; in changed_kernel alone,
+    if that is given, so that the others need not be compiled again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,6 +75,7 @@ class EmulatedDevice:
         self.shared_bytes = SHARED_BYTES
         self.falling = False
         self.changed: tuple[str, str] | None = None
+        self.changed_kernel: str | None = None
         self.launched: list[Launch] = []
         self._libraries: dict[str, ctypes.CDLL] = {}
 
@@ -81,7 +83,7 @@ class EmulatedDevice:
         self.launched.append(launch)
         instances = siblings(launch.instance)
         source = source_of(instances)
-        if self.changed is not None:
+        if self.changed is not None and self.changed_kernel in (None, launch.instance.kernel):
             assert self.changed[0] in source
             source = source.replace(*self.changed)
         library = self.library(source, instances)
@@ -143,6 +145,7 @@ def device(compiled_device: EmulatedDevice) -> EmulatedDevice:
     compiled_device.shared_bytes = SHARED_BYTES
     compiled_device.falling = False
     compiled_device.changed = None
+    compiled_device.changed_kernel = None
     compiled_device.launched.clear()
     return compiled_device
 

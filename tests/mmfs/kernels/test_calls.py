@@ -5,13 +5,18 @@ Outputs come poisoned with NaN where the kernels are to write them, and every ac
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from emulated_calls import assert_agrees, run_classic, run_mmfs
+from mmfs import autograd, cuda, mmfs_attention
 from mmfs.kernels import calls
+from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.plan import Launch
 from mmfs.reference import ms_deform_attn_reference
 from op_cases import NOT_SQUARE, classic_case, mmfs_case
 
@@ -83,6 +88,30 @@ def test_splits_of_a_row_add_up(device: Any, splits: int) -> None:
     assert grids[0][2] > 1
     assert any(launch.instance.kernel == "merge_splits" for launch in device.launched)
     assert_agrees(actual, case, torch.float32)
+
+
+def test_the_log_sum_exp_of_the_forward_serves_the_backward(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the operator, as on a GPU. A wrong log-sum-exp shows: the backward takes what it is given."""
+    kept = []
+
+    def launch(plan: Launch, arguments: Arguments) -> None:
+        if plan.instance.kernel == "fused_backward":
+            kept.append(arguments.has_log_sums)
+        device.launch(plan, arguments)
+
+    emulated = SimpleNamespace(num_processors=1, shared_bytes=device.shared_bytes, launch=launch)
+    monkeypatch.setattr(autograd, "implementation", lambda value: cuda)
+    monkeypatch.setattr(cuda, "_device", lambda tensor: emulated)
+    case = mmfs_case()
+    assert_agrees(case.run(mmfs_attention, torch.float32), case, torch.float32)
+    assert kept == [True]
+    leaf = case.tensors["value"].float().requires_grad_()
+    tensors = {name: tensor.float() for name, tensor in case.tensors.items()} | {"value": leaf}
+    out = mmfs_attention(**tensors, **case.rest)
+    out.grad_fn.saved_tensors[-1].data.add_(1.0)
+    (gradient,) = torch.autograd.grad(out.sum(), leaf)
+    expected = torch.autograd.grad(mmfs_attention(**tensors, **case.rest, backend="reference").sum(), leaf)[0]
+    torch.testing.assert_close(gradient, expected / math.e)
 
 
 def test_splits_of_the_classic_op_add_up(device: Any) -> None:

@@ -20,7 +20,8 @@ SMALL_GPU = {"num_processors": 58, "shared_bytes": 99 * 1024}
 LLM = ((32, 32), (16, 16), (8, 8))
 UNET = ((64, 64), *LLM)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-HALF_TYPES = [torch.float16, torch.bfloat16]
+# The two differ in their conversions alone.
+HALF_TYPES = [pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16]
 
 
 def planned(
@@ -114,8 +115,20 @@ def last_kernel(device: Any) -> str:
     return name
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("dim", [3, 40])
+@pytest.mark.parametrize(
+    ("dtype", "dim"),
+    [
+        (torch.float64, 8),
+        (torch.float32, 8),
+        (torch.bfloat16, 8),
+        (torch.bfloat16, 40),
+        pytest.param(torch.float64, 40, marks=pytest.mark.slow),
+        pytest.param(torch.float32, 40, marks=pytest.mark.slow),
+        pytest.param(torch.float16, 8, marks=pytest.mark.slow),
+        pytest.param(torch.float16, 40, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_map(by_map: Any, dtype: torch.dtype, dim: int) -> None:
     """Both numbers of channels a lane, each with channels to spare."""
     for case, run in ((mmfs_case(dim=dim), run_mmfs), (classic_case(dim=dim), run_classic)):
@@ -125,6 +138,7 @@ def test_map(by_map: Any, dtype: torch.dtype, dim: int) -> None:
         by_map.launched.clear()
 
 
+@pytest.mark.slow
 def test_map_cut_into_tiles_and_channels(by_map: Any) -> None:
     """In more batches than one, of rows that are more than a block has threads."""
     case = classic_case(((30, 17), (3, 2)), dim=70, batch=1, num_queries=520, num_heads=1, num_points=1)
@@ -143,6 +157,7 @@ def test_dense(by_matrices: Any, dtype: torch.dtype, dim: int, falling: bool) ->
     assert last_kernel(by_matrices) == "dense_gradient"
 
 
+@pytest.mark.slow
 def test_dense_cut_into_tiles_channels_and_heads(by_matrices: Any) -> None:
     """Rows fill several matrices, and the last in part; the map is more than a tile, with a rest."""
     case = mmfs_case(((22, 19), (3, 2)), dim=67, num_queries=161, num_images=2, num_points=5)
@@ -168,6 +183,7 @@ def test_sums_are_rounded_once(by_map: Any, by_matrices: Any) -> None:
     assert [launch.instance.kernel for launch in by_matrices.launched[2::3]] == ["dense_gradient", "map_gradient"]
     by_matrices.shared_bytes = 227 * 1024
     by_matrices.changed = ("low[k] = pair_of(", "low[k] = 0 * pair_of(")
+    by_matrices.changed_kernel = "dense_gradient"
     assert share_of_equal() < 0.9
 
 
@@ -184,7 +200,7 @@ def ragged_case(dim: int) -> Case:
 
 def test_images_of_different_sizes(by_map: Any, by_matrices: Any) -> None:
     case = ragged_case(8)
-    assert_agrees(run_mmfs(by_matrices, case, torch.float16), case, torch.float16)
+    assert_agrees(run_mmfs(by_matrices, case, torch.bfloat16), case, torch.bfloat16)
     assert last_kernel(by_matrices) == "dense_gradient"
     assert_agrees(run_mmfs(by_map, case, torch.float32), case, torch.float32)
     assert last_kernel(by_map) == "map_gradient"
@@ -241,6 +257,7 @@ def test_a_gradient_that_is_not_finite_reaches_the_pixels_of_its_row_alone(
     torch.testing.assert_close(actual[finite].double(), expected[finite], rtol=2**-8, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "correct", "wrong"),
     [
@@ -253,6 +270,7 @@ def test_a_gradient_that_is_not_finite_reaches_the_pixels_of_its_row_alone(
 def test_a_wrong_kernel_is_noticed(by_map: Any, by_matrices: Any, dtype: torch.dtype, correct: str, wrong: str) -> None:
     case = mmfs_case(dim=8)
     by_matrices.changed = (correct, wrong)
+    by_matrices.changed_kernel = "map_gradient" if dtype is torch.float32 else "dense_gradient"
     with pytest.raises(AssertionError, match=r"error .* exceeds"):
         assert_agrees(run_mmfs(by_matrices, case, dtype), case, dtype)
 

@@ -1,5 +1,5 @@
-// The part of TensorRT's plugin interface that plugins_trt/csrc uses, written from its documentation: the same names, and
-// the same order of members and virtual functions, which is what a compiled plugin depends on. No package carries
+// The part of TensorRT's plugin interface that plugins_trt/csrc uses, written from its documentation: the same names,
+// and the same order of members and virtual functions, which is what a compiled plugin depends on. No package carries
 // NVIDIA's headers, and tests have to compile the plugin without them.
 
 #pragma once

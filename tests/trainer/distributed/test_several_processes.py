@@ -66,6 +66,14 @@ def test_the_same_run_as_one_process(alone, tmp_path, num, options):
     assert_same_run(out, alone, ranks=num)
 
 
+def test_samples_see_whole_weights_and_change_nothing(alone, tmp_path):
+    out = tmp_path / "run"
+    assert run(2, out, sample_every=4) == [0, 0]
+    assert_same_run(out, alone, ranks=2)
+    assert json.loads((out / f"sample{NUM_STEPS}.json").read_text()) == average(out)
+    assert len(list(out.glob("sample*.json"))) == -(-NUM_STEPS // 4)
+
+
 def test_killed_and_resumed_with_other_numbers_of_processes(alone, tmp_path):
     out = tmp_path / "run"
     codes = run(2, out, trouble=(1, 4, "SIGKILL"))
