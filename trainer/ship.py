@@ -42,7 +42,7 @@ def ship(runs: Sequence[Path], out: Path, command: str) -> None:
     model = run / pretrain.MODEL
     if not (model / WEIGHTS_FILE).is_file():
         raise FileNotFoundError(f"{run} holds no {pretrain.MODEL}/{WEIGHTS_FILE}; ship a run that has ended or paused.")
-    shutil.copytree(model, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS_FILE, "samples"))
+    shutil.copytree(model, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS_FILE))
     weights = {name: w.half() if w.is_floating_point() else w for name, w in load_file(model / WEIGHTS_FILE).items()}
     save_file(weights, out / WEIGHTS_FILE, metadata={"format": "pt"})
     steps = steps_of(runs)
