@@ -32,12 +32,19 @@ def recompute(model: MMInterleaved, parts: Iterable[RecomputedPart]) -> None:
             f"There is no part {unknown[0]!r} to recompute; expected some of {', '.join(get_args(RecomputedPart))}."
         )
     if "vision" in parts:
-        model.visual_tokenizer.adapter.vision_model.gradient_checkpointing_enable({"use_reentrant": False})
+        _recompute_layers(model.visual_tokenizer.adapter.vision_model, use_reentrant=False)
     if "language_model" in parts:
         contexts = partial(_now_and_again, model.language_model.synchronizers)
-        model.language_model.host.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+        _recompute_layers(model.language_model.host, use_reentrant=False, context_fn=contexts)
     if "unet" in parts:
         model.image_decoder.unet.host.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False))
+
+
+def _recompute_layers(host: nn.Module, **options: object) -> None:
+    """The switch of a model of transformers, whose name changed after 5.17."""
+    is_new = hasattr(host, "activation_checkpointing_enable")
+    enable = host.activation_checkpointing_enable if is_new else host.gradient_checkpointing_enable
+    enable(options)
 
 
 def _now_and_again(synchronizers: nn.ModuleList) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
