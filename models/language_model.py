@@ -38,7 +38,8 @@ class LanguageSynchronizer(Synchronizer):
         norms = nn.RMSNorm(mmfs.query_dim, eps=1e-6), nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
         super().__init__(*norms, mmfs, image_positions)
         self.gate = nn.Parameter(torch.full((1,), gate_init))
-        layer.register_forward_pre_hook(self._remember_input, with_kwargs=True)
+        # The norm is given the layer's input. A hook on the layer itself may run outside of what is recomputed.
+        layer.input_layernorm.register_forward_pre_hook(self._remember_input)
         layer.self_attn.register_forward_hook(self._add_to_attention)
 
     def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
@@ -52,9 +53,9 @@ class LanguageSynchronizer(Synchronizer):
         """The layer and its gate as they are now, for reading."""
         return FoldedMMFS(self.mmfs, cast(nn.RMSNorm, self.query_norm), self.CENTRE, self.gate.tanh())
 
-    def _remember_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _remember_input(self, _norm: nn.Module, args: tuple[Tensor]) -> None:
         if self.view is not None:
-            self.view.residual = args[0] if args else kwargs["hidden_states"]
+            self.view.residual = args[0]
 
     def _add_to_attention(self, _attention: nn.Module, _args: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
         # The layer adds its input to this output; the query of MMFS is that sum.

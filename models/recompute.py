@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -40,7 +40,7 @@ def recompute(model: MMInterleaved, parts: Iterable[RecomputedPart]) -> None:
         model.image_decoder.unet.host.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False))
 
 
-def _recompute_layers(host: nn.Module, **options: object) -> None:
+def _recompute_layers(host: Any, **options: Any) -> None:
     """The switch of a model of transformers, whose name changed after 5.17."""
     is_new = hasattr(host, "activation_checkpointing_enable")
     enable = host.activation_checkpointing_enable if is_new else host.gradient_checkpointing_enable
