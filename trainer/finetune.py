@@ -18,11 +18,7 @@ from collections.abc import Sequence
 from functools import partial, update_wrapper
 
 from trainer.config import Command, Recipes, UsageError, parse
-from trainer.data.quarantine import UnusableDataError
-from trainer.estimate import Machine, estimate
-from trainer.loop import NonFiniteError
-from trainer.out_of_memory import OutOfMemoryError
-from trainer.pretrain import rehearse, run, sentence_of
+from trainer.pretrain import carry_out
 from trainer.recipes import FINETUNING
 from trainer.starting_model import settings_of
 
@@ -31,20 +27,8 @@ PROGRAM = "python -m trainer.finetune"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (`--help` lists them)."""
-    try:
-        command = parse_task(sys.argv[1:] if arguments is None else arguments)
-        if command.dry_run is not None:
-            return rehearse(command.config, command.dry_run)
-        if command.estimate is not None:
-            print(estimate(command.config, Machine.parse(command.estimate)))
-            return 0
-        return run(command.config, resume=command.resume)
-    except UsageError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
-    except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
-        print(f"{PROGRAM}: {sentence_of(error)}", file=sys.stderr)
-        return 1
+    given = sys.argv[1:] if arguments is None else arguments
+    return carry_out(PROGRAM, lambda: parse_task(given))
 
 
 def parse_task(arguments: Sequence[str]) -> Command:

@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from models.recompute import recompute
 from trainer import checkpoint
 from trainer.accumulate import Chunks, accumulate, keep_frozen_in
 from trainer.checkpoint import Checkpoint
-from trainer.config import PROGRAM, SETTINGS, TrainConfig, UsageError, changed_settings, dump, parse
+from trainer.config import PROGRAM, SETTINGS, Command, TrainConfig, UsageError, changed_settings, dump, parse
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.quarantine import UnusableDataError
 from trainer.data.row_stream import RowStream
@@ -52,8 +52,14 @@ QUARANTINE = "quarantine.jsonl"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (`--help` lists them)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return carry_out(PROGRAM, lambda: parse(given, RECIPES, DEFAULT_RECIPE))
+
+
+def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
+    """Do what a command line asks for, and say in a sentence why it cannot be done; returns the exit code."""
     try:
-        command = parse(sys.argv[1:] if arguments is None else arguments, RECIPES, DEFAULT_RECIPE)
+        command = parse_command()
         if command.dry_run is not None:
             return rehearse(command.config, command.dry_run)
         if command.estimate is not None:
@@ -61,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return run(command.config, resume=command.resume)
     except UsageError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
-        print(f"{PROGRAM}: {sentence_of(error)}", file=sys.stderr)
+        print(f"{program}: {sentence_of(error)}", file=sys.stderr)
         return 1
 
 
