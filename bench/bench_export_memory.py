@@ -21,6 +21,7 @@ import onnx
 from tokenizers import Tokenizer
 
 from export.components import components_of
+from export.flavours import DEFAULT_FLAVOUR, lower_attention
 from export.onnx_graph import to_onnx
 from export.precision import lower_precision
 from export.skeleton import open_skeleton
@@ -80,7 +81,8 @@ def trace(model_dir: Path, folder: Path) -> None:
 
 def lower(model_dir: Path, folder: Path) -> None:
     """The graph in bfloat16, with its weights beside it."""
-    proto = lower_precision(onnx.load(folder / "neutral.onnx", load_external_data=False), "bfloat16")
+    neutral = onnx.load(folder / "neutral.onnx", load_external_data=False)
+    proto = lower_precision(lower_attention(neutral, DEFAULT_FLAVOUR), "bfloat16")
     write_weights(proto, model_dir, folder / "llm.data")
     (folder / "llm.onnx").write_bytes(proto.SerializeToString())
 

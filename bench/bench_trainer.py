@@ -1,7 +1,11 @@
-"""A training step of the toy model against the same step with the release's choices, and the data that feeds it."""
+"""A training step of the toy model against the same step with the release's choices, and the data that feeds it.
+
+The one marked `gpu` is a step of a large model with random weights; with --smoke it is tiny and runs on any machine.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +14,24 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import measure
-from bench.model_sides import time_both
+from bench.model_sides import seconds, time_both
 from bench.trainer_as_released import as_released, gradients, train_as_released
+from bench.trainer_large import LargeStep, large_run
 from bench.workloads import Scale
 from models import MMInterleaved
 from trainer.accumulate import Chunks, accumulate
 from trainer.config import EncoderPretrainingConfig, TrainConfig
 from trainer.data.stream import Stream
+from trainer.estimate import figures
+from trainer.gpu_memory import Machine
 from trainer.metrics import read_log
-from trainer.pretrain import run
 from trainer.recipes import RECIPES
+from trainer.run import make_run
+from trainer.utilisation import peak_flops
 
 TOLERANCE = 1e-3  # relative, float32: gradients of a whole network, added up in another order
 IMAGES_AT_ONCE = 8
+ESTIMATE_ERROR = 0.15
 
 
 @pytest.fixture
@@ -101,8 +110,45 @@ def bench_waiting_for_data(config: TrainConfig, benchmark: BenchmarkFixture, tmp
     )
     if recipe.init is not None:
         recipe = replace(recipe, init=str(Path(__file__).parents[1] / recipe.init))
-    benchmark.pedantic(run, (recipe,), rounds=1)
+    benchmark.pedantic(make_run, (recipe,), rounds=1)
     steps = [record for record in read_log(tmp_path / "run") if "step_s" in record][2:]  # the worker has to start
     share = sum(step["data_wait_s"] for step in steps) / sum(step["step_s"] for step in steps)
     benchmark.extra_info["waiting_share"] = share
     print(f"\n{benchmark.name}: {share:.1%} of a step")
+
+
+@pytest.fixture
+def large_device(device: str, scale: Scale) -> str:
+    """Where the large model runs."""
+    if device == "cpu" and scale != "smoke":
+        pytest.skip("this needs a CUDA device: a model of 2.7 billion parameters in bfloat16; --smoke runs it tiny")
+    return device
+
+
+# large_device stands before benchmark: pytest-benchmark complains of one that was set up and then skipped.
+@pytest.mark.gpu
+def bench_large_step(large_device: str, benchmark: BenchmarkFixture, scale: Scale) -> None:
+    """A step in bfloat16 with a language model of 1.3 B parameters, frozen as in the paper. "utilisation": the model's
+    own operations over what the device could do in that time. Target: a peak memory within 15 % of what `--estimate`
+    says."""
+    config = large_run(tiny=scale == "smoke")
+    known = figures(config, Machine(num_gpus=1, gpu_bytes=math.inf))
+    step = LargeStep(config, large_device)
+    assert math.isfinite(step()), "the gradient is not finite"  # it makes the optimizer's state, too
+    info = benchmark.extra_info
+    info |= {"estimated_bytes": sum(known.memory.values()), "estimated": known.memory, "model_flops": known.plain.flops}
+    if large_device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    benchmark.pedantic(step, rounds=1 if scale == "smoke" else 10, warmup_rounds=1)
+    step_s = seconds(step, large_device) if benchmark.stats is None else benchmark.stats.stats.median
+    info |= {"step_s": step_s, "tokens_per_s": known.shape.num_rows * known.shape.row_tokens / step_s}
+    info["images_per_s"] = known.shape.num_images / step_s
+    peak = peak_flops(config, torch.device(large_device))
+    if peak is not None:
+        info["utilisation"] = known.plain.flops / step_s / peak
+    if large_device == "cuda":
+        info["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+        info["estimate_over_peak"] = info["estimated_bytes"] / info["peak_memory_bytes"]
+    print(f"\n{benchmark.name}: { {key: value for key, value in info.items() if key != 'estimated'} }")
+    if scale != "smoke":
+        assert info["estimate_over_peak"] == pytest.approx(1.0, abs=ESTIMATE_ERROR), "the estimate of memory is off"

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# bench/gpu_check.sh [op|model|export|all]: on a machine with an NVIDIA GPU, tests and benchmarks of a theme (default: all).
+# bench/gpu_check.sh [op|model|train|export|all]: on a machine with an NVIDIA GPU, tests and benchmarks of a theme (default: all).
 #
 #   op      GPU tests of the op; compute-sanitizer's memcheck and racecheck on a few of them; then bench_op.py, with
 #           transformers (eager and compiled), SDPA and deformops beside it. Meant for 8 minutes.
-#   model   GPU tests and benchmarks of models and trainer.
+#   model   GPU benchmarks of models.
+#   train   GPU tests and benchmarks of the trainer: a step of a large model, its utilisation, its memory against
+#           --estimate. Meant for 8 minutes. The ablation of MMFS at 128 pixels is a command of its own, given twice:
+#           python -m trainer.ablate mmfs --scale gpu --seeds 1 --out runs/ablate_gpu --minutes 9
 #   export  GPU tests and benchmarks of engines.
 #
 # Writes bench/results/<theme>_<gpu>_<yyyymm>.json (benchmarks; of op also a table, .md) and .log (everything). What does
@@ -13,10 +16,10 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1:-all}" in
-  op | model | export) themes=("$1") ;;
-  all) themes=(op model export) ;;
+  op | model | train | export) themes=("$1") ;;
+  all) themes=(op model train export) ;;
   *)
-    echo "usage: bench/gpu_check.sh [op|model|export|all]" >&2
+    echo "usage: bench/gpu_check.sh [op|model|train|export|all]" >&2
     exit 64
     ;;
 esac
@@ -99,12 +102,16 @@ op() {
 }
 
 model() {
-  part 300 "$PYTHON" -m pytest -q -rs -m gpu tests/models tests/trainer
   if [[ -f bench/bench_model.py ]]; then
     benchmarks 600 bench/bench_model.py -m gpu
   else
     echo "model: no benchmarks, bench/bench_model.py is not there" | tee -a "$result.log"
   fi
+}
+
+train() {
+  part 180 "$PYTHON" -m pytest -q -rs -m gpu tests/trainer
+  benchmarks 300 bench/bench_trainer.py -m gpu
 }
 
 export_() {
@@ -121,6 +128,7 @@ for theme in "${themes[@]}"; do
   case $theme in
     op) op ;;
     model) model ;;
+    train) train ;;
     export) export_ ;;
   esac
   echo "== $result.log"

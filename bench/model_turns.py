@@ -5,7 +5,8 @@ text and once to draw. To draw, a grey picture stands in the place of the one to
 Its MMFS layers project the features of all images for every token; those of the U-Net for every denoising step, once
 for each half of the guidance, which are one batch. Within a turn it keeps keys and values, as we do. What it does
 besides is not here, so that the comparison is of reading alone: it takes Eq. 4 as written, image by image, projects the
-context of every picture to draw one, and loads the diffusion pipeline from disk for each picture.
+context of every picture to draw one, and loads the diffusion pipeline from disk for each picture. The released U-Net
+looks at the nearest image (`context_images="previous"`); the toy's, in both ways of writing, at all before it ("all").
 
 Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D channels a head.
 """

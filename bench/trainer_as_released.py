@@ -93,7 +93,7 @@ def train_as_released(model: MMInterleaved, batch: Batch) -> None:
     """The gradient of the paper's loss: the U-Net runs on every image, those without a loss included, in one graph."""
     decoder, config = model.image_decoder, model.config
     every = drawing_all(batch)
-    text_loss_sum, hidden, features = model.read(batch)
+    text_losses, hidden, features = model.read(batch)
     errors = decoder.loss(
         every.drawn_pixels,
         decoder.condition(*gather_context(hidden, every)),
@@ -103,7 +103,7 @@ def train_as_released(model: MMInterleaved, batch: Batch) -> None:
     )  # [N]
     counts = torch.zeros_like(errors).index_fill(0, batch.drawn, 1.0)
     image_loss = (errors * counts).sum() / max(len(batch.drawn), 1)
-    text_loss = text_loss_sum / max(int((batch.targets >= 0).sum()), 1)
+    text_loss = text_losses.sum() / max(int((batch.targets >= 0).sum()), 1)
     (text_loss + config.image_loss_weight * image_loss).backward()
 
 

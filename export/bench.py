@@ -18,12 +18,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from export.fitness import check_model
-from export.manifest import read_manifest
 from export.runtime import Session
 from export.runtime.engine_part import EngineRefused
+from export.runtime.opened import exported_model
 from export.runtime.session import Backend
-from models import MMInterleaved
 from models.denoising import Denoising
 from models.generation.reader import GenerativeModel, Reader
 from plugins_trt.tensorrt_package import MissingPackage
@@ -40,6 +38,11 @@ class Work:
     num_inference_steps: int = 30
     guidance_scale: float = 3.5
     rounds: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompt_tokens", "num_new_tokens", "num_inference_steps", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}. Expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -69,35 +72,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=usual.rounds, metavar="N", help="timed, after one that is not")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args(arguments)
-    work = Work(options.prompt_tokens, options.new_tokens, options.num_inference_steps, rounds=options.rounds)
     try:
-        check_model(read_manifest(options.directory), options.model)
-        model = MMInterleaved.from_pretrained(options.model)
-        session = Session.open(
-            options.directory,
-            options.backend,
-            model=MMInterleaved.from_pretrained(options.model),
-            device=options.device,
-        )
+        work = Work(options.prompt_tokens, options.new_tokens, options.num_inference_steps, rounds=options.rounds)
+        model, in_parts = (exported_model(options.directory, options.model) for _ in range(2))
+        session = Session.open(options.directory, options.backend, model=in_parts, device=options.device)
         device = session.assets.embedding.device
-        measured = measure({PYTORCH: model.to(device), options.backend: session}, device, work)
+        measured = measure({PYTORCH: model.to(device), options.backend: session}, device, work, _say)
     except (OSError, ValueError, MissingPackage, EngineRefused) as error:
         print(error, file=sys.stderr)
         return 2
     print(table(measured, device))
     if options.json is not None:
-        options.json.write_text(json.dumps([asdict(one) for one in measured], indent=2) + "\n")
+        partial = options.json.with_name(f"{options.json.name}.part")
+        partial.write_text(json.dumps([asdict(one) for one in measured], indent=2) + "\n")
+        partial.replace(options.json)
     return 0
 
 
 @torch.no_grad()
-def measure(models: dict[str, GenerativeModel], device: torch.device, work: Work) -> list[Measured]:
+def measure(
+    models: dict[str, GenerativeModel], device: torch.device, work: Work, say: Callable[[str], None]
+) -> list[Measured]:
     """Let each do the work; the first is what the others are compared with.
 
     Args:
         models: by name.
         device: where they are.
         work: what.
+        say: gets a line before each job.
 
     Raises:
         ValueError: the prompt and the new tokens do not fit into the language model.
@@ -105,21 +107,30 @@ def measure(models: dict[str, GenerativeModel], device: torch.device, work: Work
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     found: list[Measured] = []
     truth: dict[str, Tensor] = {}
-    for name, model in models.items():
-        for what, (amount, run) in _jobs(model, work).items():
-            times_s = []
-            for number in range(work.rounds + 1):  # the first records, compiles and fills caches
-                prepared = _prepare(model, what, work)
-                wait()
-                start = time.perf_counter()
-                result = run(prepared)
-                wait()
-                if number:
-                    times_s.append(time.perf_counter() - start)
-            exact = truth.setdefault(what, result.double().cpu())
-            error = (result.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-300)
-            found.append(Measured(what, name, amount / statistics.median(times_s), float(error)))
+    jobs = [
+        (name, model, what, amount, run)
+        for name, model in models.items()
+        for what, (amount, run) in _jobs(model, work).items()
+    ]
+    for place, (name, model, what, amount, run) in enumerate(jobs, start=1):
+        say(f"[{place}/{len(jobs)}] {what} by {name} ...")
+        times_s = []
+        for number in range(work.rounds + 1):  # the first records, compiles and fills caches
+            prepared = _prepare(model, what, work)
+            wait()
+            start = time.perf_counter()
+            result = run(prepared)
+            wait()
+            if number:
+                times_s.append(time.perf_counter() - start)
+        exact = truth.setdefault(what, result.double().cpu())
+        error = (result.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-300)
+        found.append(Measured(what, name, amount / statistics.median(times_s), float(error)))
     return found
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def table(measured: Sequence[Measured], device: torch.device) -> str:

@@ -20,6 +20,7 @@ Choices that a runtime has to know:
 * The key-value cache is read-only: `past_key_{i}` holds `write_indices[b]` valid rows of any capacity (0 included),
   later rows are ignored but must be finite; the new rows come out and the runtime stores them behind the valid ones.
   The mask is built in the graph from `write_indices` and is explicit; prefill, chunks and single tokens use one file.
+  `export/flavours.py` makes graphs of it that write their cache in place.
 * `model_output` is what the diffusion schedule calls the prediction: noise, or velocity.
 
 Letters: B sequences, S new tokens, K rows of the cache, N images of the bank, C language-model width, X pyramid pixels,
@@ -28,11 +29,13 @@ F feature width, H heads, D channels of a head, b images being drawn.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from export.cached_attention import AttentionAsOneNode, PastRows
 from models import MMInterleaved
 from models.language_model import LanguageModel
 from models.synchronized_unet import SynchronizedUNet
@@ -66,6 +69,9 @@ class Component:
     outputs: dict[str, Port]
     num_synchronizers: int = 0
     """How many `mmfs::MMFS` nodes the graph has to have."""
+
+    num_cached_attentions: int = 0
+    """How many nodes of attention over a cache the neutral graph has to have."""
 
     def dynamic_axes(self) -> set[str]:
         """Names of the axes that may change from call to call."""
@@ -128,25 +134,6 @@ class MMFSValues(nn.Module):
         return tuple(self.host.project_values(ms_features))
 
 
-class PastRows:
-    """What a transformers decoder asks of its cache: past rows are read, new rows are kept for the outputs."""
-
-    def __init__(self, past: tuple[Tensor, ...]) -> None:
-        self.keys, self.values = past[0::2], past[1::2]  # per layer [B, H, K, D]
-        self.new: list[Tensor] = []  # key, value of layer 0, key, value of layer 1, ...
-
-    def update(
-        self, key: Tensor, value: Tensor, layer: int, *_args: object, **_kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """[B, H, S, D] of this call -> [B, H, K + S, D], the past first."""
-        self.new += [key, value]
-        return torch.cat([self.keys[layer], key], dim=2), torch.cat([self.values[layer], value], dim=2)
-
-    def get_seq_length(self, layer: int = 0) -> int:
-        """Rows of the past, valid or not."""
-        return self.keys[layer].shape[2]
-
-
 class LanguageModelWithPast(nn.Module):
     """One call of the language model: S new tokens behind `write_indices` cached ones."""
 
@@ -179,14 +166,16 @@ class LanguageModelWithPast(nn.Module):
         """
         past, values = past_and_values[: self.num_past], past_and_values[self.num_past :]
         cache = PastRows(past)
-        hidden = self.language_model(
-            inputs_embeds,
-            position_ids=position_ids,
-            mask=cached_causal_mask(write_indices, capacity=past[0].shape[2], num_new=inputs_embeds.shape[1]),
-            values=values,
-            visible=visible,
-            cache=cache,
-        )
+        tracing = torch.compiler.is_exporting()
+        with AttentionAsOneNode(cache, write_indices) if tracing else nullcontext():
+            hidden = self.language_model(
+                inputs_embeds,
+                position_ids=position_ids,
+                mask=cached_causal_mask(write_indices, capacity=past[0].shape[2], num_new=inputs_embeds.shape[1]),
+                values=values,
+                visible=visible,
+                cache=cache,
+            )
         rows = last_token_ids.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return self.language_model.logits(hidden.gather(1, rows)), hidden, *cache.new
 
@@ -335,6 +324,7 @@ def _llm(model: MMInterleaved) -> Component:
             **new,
         },
         num_synchronizers=len(language_model.synchronizers),
+        num_cached_attentions=len(language_model.decoder.layers),
     )
 
 

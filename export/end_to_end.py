@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,24 @@ def check_generation(model: MMInterleaved, session: Session, documents: Sequence
     return GenerationResult(texts, len(documents), worst)
 
 
-def check_pictures(model: MMInterleaved, session: Session, documents: Sequence[Document]) -> GenerationResult:
+def check_pictures(
+    model: MMInterleaved,
+    session: Session,
+    documents: Sequence[Document],
+    difference_of: Callable[[Sequence[Segment], Sequence[Segment]], str | None] | None = None,
+) -> GenerationResult:
     """The same without words, for half precision, where a close choice between two tokens may fall otherwise.
 
+    Args:
+        model: what was exported.
+        session: its files.
+        documents: to continue.
+        difference_of: says how what PyTorch drew and what the files drew differ, or None; `compare` if not given.
+
     Raises:
-        ParityError: a picture below `LEAST_PSNR_DB`.
+        ParityError: pictures that differ; by `compare`, one below `LEAST_PSNR_DB`.
     """
+    difference_of = difference_of or compare
     worst = EQUAL_DB
     for number, document in enumerate(documents):
         drawing: dict[str, Any] = {
@@ -81,7 +93,7 @@ def check_pictures(model: MMInterleaved, session: Session, documents: Sequence[D
         }
         prompt = document[:-1] or document
         expected, found = model.generate(prompt, **drawing), session.generate(prompt, **drawing)
-        if (difference := compare(expected, found)) is not None:
+        if (difference := difference_of(expected, found)) is not None:
             raise ParityError(f"generation: in document {number} {difference}")
         worst = min([worst, *psnrs(expected, found)])
     return GenerationResult([], len(documents), worst)

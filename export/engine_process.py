@@ -9,19 +9,22 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
+from onnx import TensorProto, helper
+
 from export.child_process import end_with_parent
-from plugins_trt.plugin import Plugins
+from plugins_trt.carriers import Carrier, open_carrier
 from plugins_trt.tensorrt_package import open_package
 
 BUILT_FILE = "built.json"
 INSPECTED_FILE = "inspected.json"
+HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 NUM_LOGGED_ERRORS = 3
 """That the result repeats; the log has all."""
 
@@ -44,8 +47,11 @@ class Request:
     architectures: tuple[str, ...]
     """For which the plugins' kernels are compiled."""
 
-    plugins: bool
-    """False: without plugins, so that the parser takes the nodes' bodies."""
+    plugins: str | None
+    """One of `plugins_trt.carriers.CARRIERS`; None: without plugins, so that the parser takes the nodes' bodies."""
+
+    plugin_library: str | None = None
+    """The file of the C++ plugin, where that is the carrier."""
 
     timing_cache: str | None = None
     """Where the builder keeps how fast its tactics were; None: nowhere."""
@@ -72,15 +78,21 @@ def main(arguments: Sequence[str]) -> None:
     with Path(request.log).open("w", encoding="utf-8") as stream:
         trt = open_package(request.builder)
         log = _log(trt, stream)
-        plugins = Plugins(trt, request.architectures) if request.plugins else None
         try:
-            built = build(request, trt, log, plugins)
-        except BuilderError as error:
+            built = build(request, trt, log, _plugins(request, trt))
+        except RuntimeError as error:
             _write(file.with_name(BUILT_FILE), {"error": str(error)})
             return
         _write(file.with_name(BUILT_FILE), built)
         # Last, because without a GPU this may end the process.
         _write(file.with_name(INSPECTED_FILE), inspect(request, trt, log))
+
+
+def _plugins(request: Request, trt: ModuleType) -> Carrier | None:
+    if request.plugins is None:
+        return None
+    library = Path(request.plugin_library) if request.plugin_library is not None else None
+    return open_carrier(request.plugins, trt, request.architectures, library)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
@@ -89,24 +101,28 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     partial.replace(file)
 
 
-def build(request: Request, trt: ModuleType, log: Any, plugins: Plugins | None) -> dict[str, Any]:
+def build(request: Request, trt: ModuleType, log: Any, plugins: Carrier | None) -> dict[str, Any]:
     """Parse a graph and write its plan.
 
     Returns:
-        seconds; num_layers and num_plugin_layers of the parsed network; num_plugins_in_plan by node type;
-        machine_code_sha256, of each set of kernels in the plan.
+        seconds; num_layers and num_plugin_layers of the parsed network; num_plugins_in_plan by node type, None where
+        the carrier cannot tell; machine_code_sha256, of each set of kernels in the plan.
 
     Raises:
         BuilderError: in TensorRT's words.
     """
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags | (plugins.network_flags if plugins is not None else 0))
     parser = trt.OnnxParser(network, log)
     print("parsing", flush=True)
-    if not parser.parse_from_file(request.onnx):
+    if not parser.parse(graph_for_tensorrt(Path(request.onnx)), request.onnx):
         found = [str(parser.get_error(number)) for number in range(parser.num_errors)]
         raise BuilderError(f"The parser refused the graph: {' '.join(found) or log.last_errors()}")
+    layers = [network.get_layer(number).type for number in range(network.num_layers)]
     config = builder.create_builder_config()
+    if plugins is not None and trt.LayerType.PLUGIN_V3 in layers:
+        plugins.configure(config)
     # The checks hold for float32 as it is; TensorFloat-32 has ten bits behind the point.
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells plugins from the rest
@@ -127,15 +143,29 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: Plugins | None) 
     Path(request.plan).write_bytes(plan)
     if request.timing_cache is not None:
         save_timing_cache(config, Path(request.timing_cache))
-    layers = [network.get_layer(number).type for number in range(network.num_layers)]
-    serialized = plugins.serialized.values() if plugins is not None else ()
     return {
         "seconds": round(time.perf_counter() - start, 1),
         "num_layers": len(layers),
         "num_plugin_layers": layers.count(trt.LayerType.PLUGIN_V3),
-        "num_plugins_in_plan": Counter(node.operator for node, _ in serialized),
-        "machine_code_sha256": sorted({code.sha256() for _, code in serialized}),
+        "num_plugins_in_plan": plugins.num_in_plan() if plugins is not None else {},
+        "machine_code_sha256": plugins.sha256() if plugins is not None and trt.LayerType.PLUGIN_V3 in layers else [],
     }
+
+
+def graph_for_tensorrt(file: Path) -> bytes:
+    """A graph as the parser takes it; its weights are still beside the file.
+
+    TensorRT's Attention takes no `softmax_precision`: what its kernels sum in is theirs. In float32 it has no kernel,
+    and needs leave to use other operators instead, by an attribute that every other reader of ONNX refuses.
+    """
+    proto = onnx.load(file, load_external_data=False)
+    narrow = {port.type.tensor_type.elem_type for port in proto.graph.input} & HALVES
+    for node in proto.graph.node:
+        if node.op_type == "Attention" and not node.domain:
+            kept = [attribute for attribute in node.attribute if attribute.name != "softmax_precision"]
+            del node.attribute[:]
+            node.attribute.extend(kept if narrow else [*kept, helper.make_attribute("TRT_decomposable", 1)])
+    return proto.SerializeToString()
 
 
 def load_timing_cache(config: Any, file: Path) -> None:

@@ -111,6 +111,18 @@ def check_file(root: Path, entry: Mapping[str, Any], rebuild: str) -> None:
         raise Misfit(f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {command}")
 
 
+def check_whole(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise Misfit unless every component was exported, or left to PyTorch."""
+    if missing := manifest["not_exported"]:
+        names = ",".join(missing)
+        command = f"python -m export.trt MODEL_DIR --out {root}"
+        raise Misfit(
+            f"{root} cannot write or draw without {', '.join(missing)}, which were not exported. Export them, too: "
+            f"{command}; or leave them to PyTorch: {command} --components {','.join(manifest['components'])} "
+            f"--torch-fallback {','.join([*manifest['left_to_pytorch'], names])}"
+        )
+
+
 def check_model(manifest: Mapping[str, Any], model_dir: Path) -> None:
     """Raise Misfit unless a model is the one that was exported."""
     for entry in manifest["model"].values():

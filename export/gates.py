@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.components import Component
-from export.parity import CaseResult, ParityError
+from export.parity import CaseResult, ParityError, Run
 from export.precision import Precision
 from export.real_inputs import Case
 
@@ -30,8 +30,6 @@ LEAST_MARGIN = 0.1
 """Between the two largest logits, where another token counts as a mistake."""
 
 Tensors = dict[str, Tensor]
-Run = Callable[[Tensors], Tensors]
-"""A component at work: float32 inputs by name to float32 outputs by name."""
 
 
 @torch.no_grad()
@@ -71,30 +69,54 @@ def check_half(component: Component, run: Run, cases: Sequence[Case], precision:
 
 def _judge(found: Tensor, right: Tensor, eager: Tensor, dtype: torch.dtype, where: str) -> float:
     """The error, if it passes."""
-    if found.shape != right.shape:
-        raise ParityError(f"{where} has the shape {list(found.shape)} where PyTorch has {list(right.shape)}.")
-    if not found.isfinite().all():
-        raise ParityError(f"{where} is not finite.")
-    found, right, eager = (tensor.double().flatten() for tensor in (found, right, eager))
-    size = right.norm()
-    if size == 0:
-        if found.any():
-            raise ParityError(f"{where} is not zero where PyTorch's is.")
-        return 0.0
-    error, own = float((found - right).norm() / size), float((eager - right).norm() / size)
+    error = relative_length(found, right, where)
+    if not right.any():
+        return error
+    own = float((eager.double() - right.double()).norm() / right.double().norm())
     allowed = TIMES_EAGER * max(own, torch.finfo(dtype).eps / 2)  # half a step is what rounding a result may cost
     if not error <= allowed:
         raise ParityError(
             f"{where} is off by {error:.1e} of its length; PyTorch in {dtype} is off by {own:.1e}, and {allowed:.1e} "
             "is allowed."
         )
-    cosine = float(F.cosine_similarity(found, right, dim=0))
-    if cosine < LEAST_COSINE:
-        raise ParityError(f"{where} has a cosine of {cosine:.5f} with PyTorch's; at least {LEAST_COSINE} is expected.")
-    change = abs(float(found.norm() / size) - 1)
-    if change > MOST_NORM_CHANGE:
-        raise ParityError(f"{where} is longer or shorter by {change:.1e}; {MOST_NORM_CHANGE:.0e} is allowed.")
+    check_direction(found, right, where, LEAST_COSINE, MOST_NORM_CHANGE)
     return error
+
+
+def relative_length(found: Tensor, right: Tensor, where: str) -> float:
+    """Of the difference, relative to what is right, both as vectors.
+
+    Raises:
+        ParityError: of another shape, not finite, or not zero where it should be.
+    """
+    if found.shape != right.shape:
+        raise ParityError(f"{where} has the shape {list(found.shape)} where PyTorch has {list(right.shape)}.")
+    if not found.isfinite().all():
+        raise ParityError(f"{where} is not finite.")
+    size = right.double().norm()
+    if size == 0:
+        if found.any():
+            raise ParityError(f"{where} is not zero where PyTorch's is.")
+        return 0.0
+    return float((found.double() - right.double()).norm() / size)
+
+
+def check_direction(found: Tensor, right: Tensor, where: str, least_cosine: float, most_norm_change: float) -> None:
+    """Refuse what points elsewhere than PyTorch's result, or is longer or shorter; a result of zeros passes.
+
+    Raises:
+        ParityError: with the figures.
+    """
+    found, right = found.double().flatten(), right.double().flatten()
+    size = right.norm()
+    if size == 0:
+        return
+    cosine = float(F.cosine_similarity(found, right, dim=0))
+    if not cosine >= least_cosine:
+        raise ParityError(f"{where} has a cosine of {cosine:.5f} with PyTorch's; at least {least_cosine} is expected.")
+    change = abs(float(found.norm() / size) - 1)
+    if not change <= most_norm_change:
+        raise ParityError(f"{where} is longer or shorter by {change:.1e}; {most_norm_change:.0e} is allowed.")
 
 
 def _eager(component: Component, inputs: Tensors, dtype: torch.dtype) -> Tensors:

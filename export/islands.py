@@ -16,7 +16,7 @@ FLOAT = TensorProto.FLOAT
 NARROW = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 """Element types by name."""
 
-PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
+PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Attention"})
 ISLANDS = {
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"), "norm"),
     **dict.fromkeys(("BatchNormalization", "ReduceMean", "ReduceSum", "Pow", "Sqrt", "Reciprocal"), "norm"),
@@ -63,6 +63,13 @@ def check_islands(proto: ModelProto, precision: str) -> None:
             for name in node.input:
                 if types.get(name) in halves:
                     refuse(node, name, f"the {ISLANDS[node.op_type]}")
+        if node.op_type == "Attention" and not any(
+            attribute.name == "softmax_precision" and attribute.i == FLOAT for attribute in node.attribute
+        ):
+            raise GraphError(
+                f"The {precision} graph has lost an island: the softmax inside Attention {node.name!r} needs float32, "
+                "which softmax_precision has to say."
+            )
         for root, what in island_inputs(node):
             for ancestor in back_to_products(root, made_by, inclusive=what != "softmax"):
                 for name in (*ancestor.input, *ancestor.output):

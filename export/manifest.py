@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mmfs
 from export.components import Component, Port
 from export.fingerprint import file_digest
+from export.flavours import aliases_of
 from export.onnx_graph import Graph
 from models.mm_interleaved import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
@@ -20,7 +21,7 @@ from plugins_trt.onnx_function import DOMAIN, DOMAIN_VERSION
 if TYPE_CHECKING:
     from export.end_to_end import GenerationResult  # which runs the export, and so reads the manifest
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST_FILE = "manifest.json"
 ONNX_DIR, ASSETS_DIR = "onnx", "assets"
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
@@ -40,6 +41,7 @@ def component_entry(
         },
         "inputs": ports_entry(component.inputs),
         "outputs": ports_entry(component.outputs),
+        "aliases": aliases_of(component.outputs),
         "num_nodes": graph.num_nodes,
         "num_mmfs_nodes": graph.num_mmfs_nodes,
         "validation": proof,
@@ -56,10 +58,12 @@ def write_onnx_manifest(
     components: dict[str, Any],
     assets: Sequence[Path],
     samples: str,
-    generation: GenerationResult,
+    absent: Mapping[str, list[str]],
+    generation: GenerationResult | str,
 ) -> None:
     """Write `manifest.json` after stage "validate"; all files it names are there. `key` says what they depend on, `how`
-    what was asked for."""
+    what was asked for, `absent` (from `export.choice`) what is not there, `generation` what agreed or why nothing was
+    written and drawn."""
     manifest = {
         "schema": SCHEMA,
         "key": key,
@@ -69,15 +73,18 @@ def write_onnx_manifest(
         "model": {name: file_entry(model_dir / name, model_dir) for name in (CONFIG_FILE, WEIGHTS_FILE)},
         "samples": samples,
         "components": components,
+        **absent,
         "assets": [file_entry(asset, root) for asset in assets],
-        "generation": {"status": "pass", **asdict(generation)},
+        "generation": {"status": "not run", "reason": generation}
+        if isinstance(generation, str)
+        else {"status": "pass", **asdict(generation)},
     }
     write_manifest(root, manifest)
 
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
     """Put `manifest.json` in the place of an earlier one, whole or not at all."""
-    manifest["not_done"] = _not_done(manifest["components"])
+    manifest["not_done"] = _not_done(manifest)
     partial = root / f"{MANIFEST_FILE}.part"
     partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(root / MANIFEST_FILE)
@@ -105,15 +112,22 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return manifest
 
 
-def _not_done(components: dict[str, Any]) -> list[str]:
+def _not_done(manifest: Mapping[str, Any]) -> list[str]:
     """What nobody may believe to have been done."""
+    components = manifest["components"]
     built = {
         name: [entry for entry in component["engines"].values() if entry["status"] == "built"]
         for name, component in components.items()
     }
     lacking = [name for name, found in built.items() if not found]
     idle = [name for name, found in built.items() if found and not any(map(was_executed, found))]
-    sentences = [f"no engine: {', '.join(lacking)}"] if lacking else []
+    sentences = [
+        f"{what}: {', '.join(manifest[names])}"
+        for what, names in (("not exported", "not_exported"), ("left to PyTorch", "left_to_pytorch"))
+        if manifest[names]
+    ]
+    if lacking:
+        sentences.append(f"no engine: {', '.join(lacking)}")
     if idle:
         sentences.append(f"engines built and never executed: {', '.join(idle)}")
     return sentences

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,12 @@ class Memory:
     def in_half(self) -> Memory:
         """With weights, cache and bank in 16 bits. Ports and activations are counted in 32, as those of islands are."""
         return replace(self, weights=self.weights // 2, cache=self.cache // 2, bank=self.bank // 2)
+
+    def in_eight_bits(self, matrices: Iterable[Tensor], itemsize: int) -> Memory:
+        """With these weights, each [outputs, inputs], in eight bits and a scale per output; until now each of their
+        numbers takes `itemsize` bytes."""
+        saved = sum(matrix.numel() * (itemsize - 1) - len(matrix) * itemsize for matrix in matrices)
+        return replace(self, weights=self.weights - saved)
 
     @property
     def building(self) -> int:

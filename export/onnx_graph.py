@@ -1,4 +1,7 @@
-"""A component as an ONNX model, in which every mmfs op is one node with a function body of standard operators."""
+"""A component as an ONNX model, in which every mmfs op is one node with a function body of standard operators.
+
+Attention over a cache is one node too, without a body: `export/flavours.py` has to spell it out first.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch
 from onnx import ModelProto, TensorShapeProto
 from onnxscript.optimizer import optimize_ir
 
+from export import cached_attention
 from export.components import Component
 from export.skeleton import Stored
 from export.weights import point_to, without_weights
@@ -71,8 +75,8 @@ def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) ->
         stored: where tensors are whose numbers are not in memory, by address; the graph points there.
 
     Raises:
-        GraphError: the graph has other inputs, outputs, axes or numbers of mmfs nodes than the component declares, or
-            is too large for one file.
+        GraphError: the graph has other inputs, outputs, axes or numbers of nodes than the component declares, or is too
+            large for one file.
     """
     start = time.perf_counter()
     dims = {axis: torch.export.Dim(axis, max=LARGEST_TRACED.get(axis)) for axis in component.dynamic_axes()}
@@ -90,7 +94,7 @@ def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) ->
             output_names=list(component.outputs),
             opset_version=OPSET,
             optimize=False,  # but below, where large weights can be left alone
-            custom_translation_table=translation_table(),
+            custom_translation_table={**translation_table(), **cached_attention.translation()},
             verbose=False,
         )
     assert program is not None, "it is only without dynamo"
@@ -104,6 +108,13 @@ def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) ->
     onnx.checker.check_model(without_weights(proto), full_check=True)
     graph = Graph.of(proto, time.perf_counter() - start)
     _check_mmfs_nodes(graph, component)
+    num_attentions = sum(node.domain == cached_attention.DOMAIN for node in proto.graph.node)
+    if num_attentions != component.num_cached_attentions:
+        raise GraphError(
+            f"{component.name} has {num_attentions} nodes of attention over a cache where the model has "
+            f"{component.num_cached_attentions} layers. Each layer has to call scaled_dot_product_attention: open the "
+            'host with attn_implementation="sdpa".'
+        )
     return graph
 
 

@@ -1,21 +1,23 @@
-"""How long a stage still takes, from the lines it prints and from what each component took the last time."""
+"""How long a stage still takes, from what each component took the last time."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SECONDS_FILE = "seconds.json"
 """By stage and component."""
 
-LINE = re.compile(r"\[(\d+)/(\d+)\] (\w+)")
+LINE = re.compile(r"\[(\d+)/(\d+)\] (.+?)(?: \.\.\.|:|$)")
 
 
 class Pace:
-    """Listens to a stage.
+    """Listens to the lines that a stage prints.
 
     Args:
         stage: which.
@@ -69,6 +71,36 @@ class Pace:
         if self.name is not None:
             self.taken[self.name] = round(now - self._since, 1)
         self._since = now
+
+
+@dataclass
+class Clock:
+    """How long the engines that are not built yet may take."""
+
+    expected_s: dict[str, float | None]
+    """By component; None: never built here."""
+
+    @classmethod
+    def of(cls, components: Mapping[str, Any], names: Sequence[str]) -> Clock:
+        """From the times of earlier builds, whatever they were built with."""
+        times = {
+            name: [entry["seconds"] for entry in components[name]["engines"].values() if "seconds" in entry]
+            for name in names
+        }
+        return cls({name: max(known) if known else None for name, known in times.items()})
+
+    def finish(self, name: str) -> None:
+        """This one needs no more time."""
+        del self.expected_s[name]
+
+    def left(self, name: str, seconds: float) -> str:
+        """In words, `seconds` into the build of `name`."""
+        known = [expected for expected in self.expected_s.values() if expected is not None]
+        num_unknown = len(self.expected_s) - len(known)
+        rest = sum(known) - min(seconds, self.expected_s[name] or 0.0)
+        known_part = f"about {rest:.0f} s left" if known else ""
+        unknown_part = f"{num_unknown} engines of unknown duration, never built here before" if num_unknown else ""
+        return " and ".join(filter(None, [known_part, unknown_part]))
 
 
 def _times(folder: Path) -> dict[str, dict[str, float]]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
+from torch import Tensor
 
 from export.components import Component
 from export.real_inputs import Case
+from export.runtime.ort_part import session_options
 
 TOLERANCE = 1e-4
 """Largest relative error of any element in float32."""
+
+
+Run = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""A component at work: float32 inputs by name to float32 outputs by name."""
 
 
 class ParityError(RuntimeError):
@@ -37,9 +43,7 @@ class CaseResult:
 
 def open_session(file: Path) -> onnxruntime.InferenceSession:
     """An ONNX file on the CPU, with as many threads as PyTorch uses."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(file), session_options(), providers=["CPUExecutionProvider"])
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -69,19 +73,33 @@ def check(component: Component, file: Path, cases: Sequence[Case]) -> list[CaseR
         ParityError: naming component, case, output and error.
     """
     session = open_session(file)
+
+    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
+        found = session.run(list(component.outputs), feeds)
+        return {name: torch.from_numpy(array) for name, array in zip(component.outputs, found, strict=True)}
+
+    return check_run(component, run, cases)
+
+
+def check_run(component: Component, run: Run, cases: Sequence[Case]) -> list[CaseResult]:
+    """Run every case in PyTorch and with `run`.
+
+    Raises:
+        ParityError: naming component, case, output and error.
+    """
     results = []
     for case in cases:
         where = f"{component.name}, case {case.name!r}"
         expected = component.run(case.inputs)
-        feeds = {name: tensor.numpy() for name, tensor in case.inputs.items()}
         try:
-            found = dict(zip(component.outputs, session.run(list(component.outputs), feeds), strict=True))
+            found = run(case.inputs)
         except onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException as error:
             raise ParityError(f"{where}: onnxruntime cannot run it: {error}") from error
         errors = {}
         for name, tensor in expected.items():
             try:
-                errors[name] = relative_error(found[name], tensor.numpy())
+                errors[name] = relative_error(found[name].numpy(), tensor.numpy())
             except ParityError as error:
                 raise ParityError(f"{where}: output {name}: {error}.") from None
             if not errors[name] <= TOLERANCE:

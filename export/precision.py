@@ -46,7 +46,7 @@ BFLOAT16_OPSET = 22
 NOT_BFLOAT16 = frozenset({"ConvTranspose"})
 """Products that stay float32 in a bfloat16 graph: TensorRT-RTX 1.7 fails to build them."""
 
-JOINING = frozenset({"Add", "Sub", "Concat"})
+JOINING = frozenset({"Add", "Sub", "Concat", "TensorScatter"})
 """With inputs of both types these are narrow: the residual stream, and joined maps or rows of the cache."""
 
 

@@ -1,6 +1,7 @@
 """Stage "validate": every file against PyTorch, on real inputs; then assets and manifest.
 
-Float32 files have to compute the same. Those of half precision are judged by `export/gates.py`.
+Float32 files have to compute the same. Those of half precision are judged by `export/gates.py`, and a language model
+with weights of eight bits by `export/quantized_gates.py`.
 """
 
 from __future__ import annotations
@@ -8,20 +9,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 
+from export import quantized_gates
 from export.assets import Assets, write_assets
+from export.choice import absent
 from export.components import Component, components_of
 from export.end_to_end import GenerationResult, check_generation, check_pictures
+from export.flavour_run import as_reading
+from export.flavours import aliases_of, with_flavour
 from export.gates import (
     LEAST_COSINE,
     MOST_NORM_CHANGE,
+    NUM_TOKENS,
     TIMES_EAGER,
-    Run,
     check_greedy,
     check_half,
     check_seeing,
@@ -29,13 +35,15 @@ from export.gates import (
 )
 from export.manifest import ASSETS_DIR, ONNX_DIR, component_entry, write_onnx_manifest
 from export.onnx_graph import Graph
-from export.parity import TOLERANCE, CaseResult, check, open_session
+from export.parity import TOLERANCE, CaseResult, Run, check, check_run, open_session
 from export.precision import Precision, precision_of, with_precision
-from export.real_inputs import Case, real_cases
+from export.quantization import quantized_entry, weights_of
+from export.real_inputs import Case, pack, real_cases
 from export.rounding import rounded_float32
 from export.runtime import Session
 from export.runtime.opened import ort_parts_of
-from export.runtime.part import Part
+from export.runtime.ort_part import OrtPart
+from export.runtime.part import Part, TorchPart
 from export.samples import Samples, load_samples
 from export.stages import Job, Say, open_model
 from models import MMInterleaved
@@ -56,57 +64,114 @@ def validate(job: Job, say: Say) -> None:
     say(f"checking with {samples.source}")
     cases = real_cases(model, components, samples.documents)
     entries = {}
-    for number, (name, component) in enumerate(components.items(), start=1):
-        precision = precision_of(name, job.precision)
+    chosen = job.choice.among(components)
+    for number, name in enumerate(chosen, start=1):
+        component, precision = components[name], precision_of(name, job.precision)
         file = work / ONNX_DIR / f"{name}.onnx"
-        say(f"[{number}/{len(components)}] {name} ...")
-        proof = _prove(model, component, file, cases[name], precision)
-        entries[name] = component_entry(
-            with_precision(component, precision),
-            Graph.of(onnx.load(file, load_external_data=False)),
-            file,
-            proof,
-            root=work,
-        )
+        say(f"[{number}/{len(chosen)}] {name} ...")
+        flavoured = with_flavour(component, job.flavour, job.capacity)
+        graph = Graph.of(onnx.load(file, load_external_data=False))
+        if weights_of(name, job.llm_weights) == "same":
+            proof = _prove(model, component, flavoured, file, cases[name], precision)
+        else:
+            proof = _prove_quantized(model, component, flavoured, file, cases[name], precision, samples, say)
+        entries[name] = component_entry(with_precision(flavoured, precision), graph, file, proof, root=work)
+        if weights_of(name, job.llm_weights) != "same":
+            entries[name]["quantized"] = quantized_entry(graph.proto)
         say(f"      {len(cases[name])} cases, largest relative error {proof['max_relative_error']:.1e}")
     shutil.rmtree(work / ASSETS_DIR, ignore_errors=True)
     assets = write_assets(model, work / ASSETS_DIR)
-    say("writing and drawing with the files alone ...")
-    generation = _check_generation(job, model, components, samples)
-    texts = f"{len(generation.texts)} texts equal; " if generation.texts else ""
-    say(f"      {texts}{generation.num_pictures} pictures, the worst with a PSNR of {generation.worst_psnr_db:.0f} dB")
+    others = absent(chosen, job.choice, components)
+    generation = _generation(job, model, components, samples, others, say)
     write_onnx_manifest(
         work,
         key=job.key,
-        how={"precision": job.precision, "few_layers": job.few_layers},
+        how={
+            "precision": job.precision,
+            "llm_weights": job.llm_weights,
+            "flavour": job.flavour,
+            "few_layers": job.few_layers,
+        },
         model_dir=Path(job.model_dir),
         components=entries,
         assets=assets,
         samples=samples.source,
+        absent=others,
         generation=generation,
     )
 
 
 def _prove(
-    model: MMInterleaved, component: Component, file: Path, cases: Sequence[Case], precision: Precision
+    model: MMInterleaved,
+    component: Component,
+    flavoured: Component,
+    file: Path,
+    cases: Sequence[Case],
+    precision: Precision,
 ) -> dict[str, Any]:
     """The manifest's entry about what was compared."""
     if precision == "float32":
-        results = check(component, file, cases)
-        return _proof("onnxruntime CPU against PyTorch, float32, real inputs", TOLERANCE, results)
-    run = runner(with_precision(component, precision), runnable(file, precision))
+        how = "onnxruntime CPU against PyTorch, float32, real inputs"
+        if flavoured is component:
+            return _proof(how, TOLERANCE, check(component, file, cases))
+        return _proof(how, TOLERANCE, check_run(component, runner(flavoured, file, precision), cases))
+    run = runner(flavoured, file, precision)
     results = check_half(component, run, cases, precision)
     how = "onnxruntime CPU" if precision == "float16" else "float32 rounded to bfloat16 after every operator"
     gates = {"times_eager": TIMES_EAGER, "cosine": LEAST_COSINE, "norm": MOST_NORM_CHANGE}
     proof = _proof(f"{how}, against PyTorch in float32 and in {precision}, real inputs", gates, results)
+    _check_seeing(component, run, cases)
+    if component.name == "llm":
+        room = _room(model, flavoured, cases)
+        proof["num_greedy_tokens"] = check_greedy(component, run, model.language_model.embed, cases[0], room)
+    return proof
+
+
+def _prove_quantized(
+    model: MMInterleaved,
+    llm: Component,
+    flavoured: Component,
+    file: Path,
+    cases: Sequence[Case],
+    precision: Precision,
+    samples: Samples,
+    say: Say,
+) -> dict[str, Any]:
+    """The manifest's entry about a language model with weights of eight bits."""
+    assert model.processor is not None, "the command asks for one first"
+    run = runner(flavoured, file, precision)
+    input_ids = pack(model, samples.documents).input_ids
+    num_tokens = min(NUM_TOKENS, _room(model, flavoured, cases))
+    gates = {"cosine": quantized_gates.LEAST_COSINE, "norm": quantized_gates.MOST_NORM_CHANGE}
+    gates["perplexity"] = quantized_gates.MOST_PERPLEXITY_CHANGE
+    results = quantized_gates.check_quantized(llm, run, cases)
+    proof = _proof("onnxruntime CPU against PyTorch in float32, real inputs", gates, results)
+    _check_seeing(llm, run, cases)
+    likelihood = quantized_gates.check_perplexity(llm, run, cases[0], input_ids, model.config.image_token_id)
+    greedy = quantized_gates.compare_greedy(
+        llm, run, model.language_model.embed, model.processor.decode_text, cases[0], num_tokens
+    )
+    num_same = sum(one.num_equal == one.num_tokens for one in greedy)
+    say(
+        f"      perplexity {likelihood.perplexity:.3f}, PyTorch's {likelihood.pytorch_perplexity:.3f}; {num_same} of "
+        f"{len(greedy)} documents written on with the same {num_tokens} tokens"
+    )
+    return {**proof, "likelihood": asdict(likelihood), "greedy": [asdict(one) for one in greedy]}
+
+
+def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
+    """How many tokens may be written after the documents of the first case."""
+    most = model.config.language_model.transformer.get("max_position_embeddings", 2**31)
+    rows = llm.inputs["past_key_0"].shape[2]
+    most = min(most, rows) if isinstance(rows, int) else most
+    return most - cases[0].inputs["inputs_embeds"].shape[1]
+
+
+def _check_seeing(component: Component, run: Run, cases: Sequence[Case]) -> None:
+    """Where there are pictures to see, and not to see."""
     looking = [case for case in cases if component.num_synchronizers and _num_images(case) > 2]
     if looking:
         check_seeing(component, run, looking[0])
-    if component.name == "llm":
-        most = model.config.language_model.transformer.get("max_position_embeddings", 2**31)
-        room = most - cases[0].inputs["inputs_embeds"].shape[1]
-        proof["num_greedy_tokens"] = check_greedy(component, run, model.language_model.embed, cases[0], room)
-    return proof
 
 
 def _proof(how: str, tolerance: float | dict[str, float], results: Sequence[CaseResult]) -> dict[str, Any]:
@@ -129,8 +194,20 @@ def runnable(file: Path, precision: Precision) -> Path:
     return rounded
 
 
-def runner(component: Component, file: Path) -> Run:
-    session = open_session(file)
+def runner(component: Component, file: Path, precision: Precision) -> Run:
+    """A file of a flavour at work, with the ports of `trt_split` whatever its own are.
+
+    Args:
+        component: in the file's flavour and in float32.
+        file: the graph.
+        precision: of the graph.
+    """
+    file, in_precision = runnable(file, precision), with_precision(component, precision)
+    if aliases_of(component.outputs):
+        ports = component if precision == "bfloat16" else in_precision  # its stand-in has float32 ports
+        part = OrtPart(component.name, ports.inputs, ports.outputs, file, torch.device("cpu"))
+        return as_reading(part, getattr(torch, precision))
+    session, component = open_session(file), in_precision
 
     def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         found = session.run(list(component.outputs), half_inputs(component, inputs))
@@ -143,19 +220,46 @@ def _num_images(case: Case) -> int:
     return min((len(tensor) for name, tensor in case.inputs.items() if "mmfs_value_" in name), default=0)
 
 
+def _generation(
+    job: Job,
+    model: MMInterleaved,
+    components: dict[str, Component],
+    samples: Samples,
+    others: dict[str, list[str]],
+    say: Say,
+) -> GenerationResult | str:
+    """What the files write and draw together with what is left to PyTorch, or why they cannot."""
+    if missing := others["not_exported"]:
+        reason = f"{', '.join(missing)} were not exported, and not left to PyTorch with --torch-fallback"
+        say(f"no writing and drawing: {reason}")
+        return reason
+    left = others["left_to_pytorch"]
+    say(f"writing and drawing with the files {'and PyTorch for ' + ', '.join(left) if left else 'alone'} ...")
+    of_pytorch: dict[str, Part] = {name: TorchPart(components[name], model.device) for name in left}
+    of_files = {name: component for name, component in components.items() if name not in left}
+    found = _check_generation(job, model, of_files, of_pytorch, samples)
+    texts = f"{len(found.texts)} texts equal; " if found.texts else ""
+    say(f"      {texts}{found.num_pictures} pictures, the worst with a PSNR of {found.worst_psnr_db:.0f} dB")
+    return found
+
+
 def _check_generation(
-    job: Job, model: MMInterleaved, components: dict[str, Component], samples: Samples
+    job: Job, model: MMInterleaved, components: dict[str, Component], of_pytorch: dict[str, Part], samples: Samples
 ) -> GenerationResult:
-    """The files at their job. In half precision another token may be chance, so words are judged by their margins, in
-    `check_greedy`, and here only the pictures."""
+    """The files at their job. In half precision, and with weights of eight bits, another token may be chance, so words
+    are judged in `check_greedy` and `check_perplexity`, and here only the pictures; with weights of eight bits, by what
+    the model sees in them."""
     work = Path(job.work)
     assets = Assets.load(work / ASSETS_DIR)
-    if job.precision == "float32":
-        return check_generation(model, Session(ort_parts_of(components, work / ONNX_DIR), assets), samples.documents)
-    parts: dict[str, Part] = {}
+    components = {name: with_flavour(one, job.flavour, job.capacity) for name, one in components.items()}
+    if job.precision == "float32" and job.llm_weights == "same":
+        parts = {**ort_parts_of(components, work / ONNX_DIR), **of_pytorch}
+        return check_generation(model, Session(parts, assets), samples.documents)
+    parts = dict(of_pytorch)
     for name, component in components.items():
         precision = precision_of(name, job.precision)
         in_float32 = precision == "bfloat16"  # its stand-in has float32 ports
         folder = work / (ROUNDED_DIR if in_float32 else ONNX_DIR)
         parts |= ort_parts_of({name: component if in_float32 else with_precision(component, precision)}, folder)
-    return check_pictures(model, Session(parts, assets), samples.documents)
+    eyes = None if job.llm_weights == "same" else partial(quantized_gates.compare_seen, model)
+    return check_pictures(model, Session(parts, assets), samples.documents, eyes)

@@ -11,6 +11,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape
 
 NARROW = TensorProto.BFLOAT16
 
+MOVING = frozenset({"TensorScatter"})
+"""What only moves numbers that are rounded already; it has to write in place."""
+
 
 def rounded_float32(proto: ModelProto) -> ModelProto:
     """The same graph with float32 ports; expects inputs that are already rounded, and rounds its outputs."""
@@ -31,9 +34,9 @@ def rounded_float32(proto: ModelProto) -> ModelProto:
         if node.op_type == "Cast" and node.output[0] in narrow:
             nodes += _rounding(node.input[0], node.output[0])
             continue
-        made = [name for name in node.output if name in narrow]
+        made = [name for name in node.output if name in narrow and node.op_type not in MOVING]
         for position, name in enumerate(node.output):
-            if name in narrow:
+            if name in made:
                 node.output[position] = f"{name}_exact"
         nodes.append(node)
         for name in made:

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from export.end_to_end import compare, psnrs
-from export.fitness import BUILDERS, check_model
-from export.manifest import read_manifest
+from export.fitness import BUILDERS
 from export.runtime import Session
 from export.runtime.engine_part import EnginePart, EngineRefused
+from export.runtime.opened import exported_model
 from export.runtime.session import Backend
 from export.samples import opened
 from export.verified import record_run
@@ -50,9 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"--out is {options.out}. Expected a name that ends in .html, {', '.join(PICTURES)}.")
     document = [opened(Path(given)) if kind == "image" else given for kind, given in options.document]
     checkpoint = options.compare or options.model
-    if checkpoint is not None:
-        check_model(read_manifest(options.directory), checkpoint)
-    model = None if checkpoint is None else MMInterleaved.from_pretrained(checkpoint)
+    model = None if checkpoint is None else exported_model(options.directory, checkpoint)
     given = model if options.model is not None else None
     session = Session.open(options.directory, options.backend, model=given, device=options.device)
     asked: dict[str, Any] = {"task": options.task, "seed": options.seed}

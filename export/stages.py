@@ -1,7 +1,7 @@
 """Stages "onnx" and "lower": a model becomes graphs, and graphs take their precision. `export/proof.py` has the third.
 
     onnx      neutral/NAME.onnx   each component traced, in float32
-    lower     onnx/NAME.onnx      in the precision that was asked for
+    lower     onnx/NAME.onnx      in the flavour and precision that were asked for
     validate  manifest.json       everything compared with PyTorch, and assets/
 
 They work in a folder beside the target, which takes its place when all is proved. What is done there stays when the
@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 
+from export.choice import Choice
 from export.components import components_of
 from export.few_layers import keep_few_layers
 from export.fingerprint import digest_of, file_digest, sources_digest
+from export.flavours import DEFAULT_FLAVOUR, Flavour, lower_attention
 from export.manifest import ONNX_DIR
 from export.manifest import PACKAGES as PACKAGES_OF_GRAPHS
 from export.onnx_graph import to_onnx
 from export.precision import Precision, lower_precision, precision_of
+from export.quantization import Weights, weights_of, write_quantized
 from export.samples import SAMPLES_DIR
 from export.skeleton import open_skeleton
 from export.weights import write_weights
@@ -38,6 +41,7 @@ GRAPH_SOURCES = (
     "models/**/*.py",
     "plugins_trt/onnx_*.py",
     "export/components.py",
+    "export/cached_attention.py",
     "export/onnx_graph.py",
     "export/skeleton.py",
     "export/weights.py",
@@ -45,7 +49,10 @@ GRAPH_SOURCES = (
 )
 """Of our own files, what the neutral graphs depend on."""
 
-LOWERING_SOURCES = ("export/precision.py", "export/islands.py", "export/opset.py", "export/weights.py")
+LOWERING_SOURCES = (
+    *("export/flavours.py", "export/precision.py", "export/islands.py", "export/opset.py", "export/weights.py"),
+    "export/quantization.py",
+)
 PROOF_SOURCES = ("export/*.py", "export/runtime/*.py")
 
 Say = Callable[[str], None]
@@ -71,6 +78,14 @@ class Job:
     pictures: tuple[str, ...] = ()
     precision: Precision = "float32"
     few_layers: int | None = None
+    flavour: Flavour = DEFAULT_FLAVOUR
+    capacity: int | None = None
+    """Rows of a cache of fixed size; None: the flavour takes any number."""
+
+    choice: Choice = field(default_factory=Choice)
+    """Which components; no part of the keys, so that an export can grow."""
+
+    llm_weights: Weights = "same"
 
     @classmethod
     def of(
@@ -82,6 +97,10 @@ class Job:
         pictures: Sequence[Path] = (),
         precision: Precision = "float32",
         few_layers: int | None = None,
+        flavour: Flavour = DEFAULT_FLAVOUR,
+        capacity: int | None = None,
+        choice: Choice | None = None,
+        llm_weights: Weights = "same",
     ) -> Job:
         """With its digests; reads every file of the model once."""
         files = sorted([*model_dir.glob("*.json"), *model_dir.glob("*.safetensors")])
@@ -98,6 +117,8 @@ class Job:
             {
                 "graphs": graph_key,
                 "precision": precision,
+                "llm_weights": llm_weights,
+                "flavour": [flavour, capacity],
                 "samples": [(file.name, file_digest(file)) for file in samples],
                 "pictures": [file_digest(picture) for picture in pictures if picture.is_file()],
                 "sources": sources_digest((*LOWERING_SOURCES, *PROOF_SOURCES)),
@@ -112,6 +133,10 @@ class Job:
             tuple(map(str, pictures)),
             precision,
             few_layers,
+            flavour,
+            capacity,
+            choice or Choice(),
+            llm_weights,
         )
 
     def save(self) -> Path:
@@ -124,7 +149,8 @@ class Job:
     def load(cls, file: Path) -> Job:
         """What `save` wrote."""
         values = json.loads(file.read_text())
-        return cls(**{**values, "pictures": tuple(values["pictures"])})
+        choice = Choice(**{name: tuple(names) for name, names in values["choice"].items()})
+        return cls(**{**values, "pictures": tuple(values["pictures"]), "choice": choice})
 
 
 def open_model(job: Job) -> MMInterleaved:
@@ -145,15 +171,18 @@ def _complete(job: Job, model: MMInterleaved) -> MMInterleaved:
 
 
 def trace(job: Job, say: Say) -> None:
-    """Stage "onnx": every component as a float32 graph.
+    """Stage "onnx": every component that is asked for as a float32 graph.
 
     Raises:
         GraphError: a component did not become the graph that was declared.
+        ValueError: a component is named that the model does not have.
     """
     folder = Path(job.work) / NEUTRAL_DIR
     folder.mkdir(exist_ok=True)
     model, stored = open_skeleton(Path(job.model_dir))
-    components = components_of(_complete(job, model))
+    all_components = components_of(_complete(job, model))
+    components = {name: all_components[name] for name in job.choice.among(all_components)}
+    _leave_only(components, folder)
     for number, (name, component) in enumerate(components.items(), start=1):
         head = f"[{number}/{len(components)}] {name}"
         file = folder / f"{name}.onnx"
@@ -174,7 +203,7 @@ def trace(job: Job, say: Say) -> None:
 
 
 def lower(job: Job, say: Say) -> None:
-    """Stage "lower": each graph in its precision.
+    """Stage "lower": each graph in its flavour and precision.
 
     Raises:
         GraphError: a graph that cannot be lowered, or that has lost an island of float32.
@@ -182,18 +211,32 @@ def lower(job: Job, say: Say) -> None:
     folder = Path(job.work) / ONNX_DIR
     folder.mkdir(exist_ok=True)
     files = sorted((Path(job.work) / NEUTRAL_DIR).glob("*.onnx"))
+    _leave_only([file.stem for file in files], folder)
     for number, neutral in enumerate(files, start=1):
         name = neutral.stem
-        precision = precision_of(name, job.precision)
+        precision, weights = precision_of(name, job.precision), weights_of(name, job.llm_weights)
         head = f"[{number}/{len(files)}] {name}"
-        key = digest_of([file_digest(neutral), precision, sources_digest(LOWERING_SOURCES)])
+        how = [precision, weights, job.flavour, job.capacity]
+        key = digest_of([file_digest(neutral), *how, sources_digest(LOWERING_SOURCES)])
         if _has_key(folder / neutral.name, key):
             say(f"{head}: lowered before")
             continue
-        proto = lower_precision(onnx.load(neutral, load_external_data=False), precision)
-        write_weights(proto, Path(job.model_dir), folder / f"{name}.data")
+        flavoured = lower_attention(onnx.load(neutral, load_external_data=False), job.flavour, job.capacity)
+        proto = lower_precision(flavoured, precision)
+        if weights == "same":
+            write_weights(proto, Path(job.model_dir), folder / f"{name}.data")
+        else:
+            write_quantized(proto, weights, precision, Path(job.model_dir), folder / f"{name}.data")
         _write(folder / neutral.name, proto, key)
-        say(f"{head}: {precision}")
+        say(f"{head}: {precision}{'' if weights == 'same' else f', large weights {weights}'}")
+
+
+def _leave_only(names: Collection[str], folder: Path) -> None:
+    """Remove what an earlier job, which asked for other components, left."""
+    for end in ("onnx", "data", "key"):
+        for file in folder.glob(f"*.{end}"):
+            if file.stem not in names:
+                file.unlink()
 
 
 def _write(file: Path, proto: onnx.ModelProto, key: str) -> None:

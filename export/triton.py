@@ -47,8 +47,7 @@ def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
         FileExistsError: the repository exists.
         Misfit: a file is not as the manifest says, or there is no engine.
     """
-    if repository.exists():
-        raise FileExistsError(f"{repository} exists. Name a new directory for the model repository, or remove it.")
+    check_new(repository)
     manifest = read_manifest(root)
     repository.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as scratch:
@@ -67,6 +66,12 @@ def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
             (whole / name / "config.pbtxt").write_text(model_config(name, entry, kind, num_profiles))
         whole.rename(repository)
     return list(manifest["components"])
+
+
+def check_new(repository: Path) -> None:
+    """Raise FileExistsError if there is something already."""
+    if repository.exists():
+        raise FileExistsError(f"{repository} exists. Name a new directory for the model repository, or remove it.")
 
 
 def model_config(name: str, entry: Mapping[str, Any], kind: Kind, num_profiles: int = 0) -> str:

@@ -1,7 +1,7 @@
 """Export a trained model: `python -m export.trt runs/demo/model --out runs/demo/export --stage build --builder rtx`.
 
     onnx      trace each component
-    lower     write each graph in its precision
+    lower     write each graph in its precision, and the language model's in its flavour
     validate  compare every component with PyTorch in onnxruntime on real inputs, and let a generation loop made of the
               files alone write the same text and draw the same pictures
     build     TensorRT engines from the files
@@ -10,7 +10,9 @@
 A stage does those before it first, unless they were done and nothing has changed since; "bench" needs no engines. Each
 runs in a process of its own, and what it has done stays when the process ends, however it ends: the same command goes
 on. The export appears when all is proved; if anything differs by more than is allowed, the command says what and leaves
-nothing behind. The manifest says what is known of each engine: whether it was built, executed, verified, and on what.
+nothing behind. With --components it holds a part of the model, and the loop is not tried; with --torch-fallback PyTorch
+computes in the loop what has no file. The manifest says what is known of each engine: whether it was built, executed,
+verified, and on what.
 """
 
 from __future__ import annotations
@@ -22,88 +24,40 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from export.alone import alone_in
 from export.child_process import ChildError, run_child
+from export.choice import Choice
+from export.command_line import GRAPH_STAGES, STAGES, command_line
 from export.components import components_of
-from export.engines import BuildOptions, EngineError, alone_in, build_engines
+from export.engine_checks import EngineError
+from export.engines import BuildOptions, build_engines
+from export.fitness import check_whole
 from export.manifest import MANIFEST_FILE, ONNX_DIR, read_manifest
 from export.memory import gpu_bytes, memory_of, report
 from export.onnx_graph import GraphError
 from export.pace import Pace
 from export.parity import ParityError
-from export.precision import PRECISIONS, Precision, precision_of
+from export.precision import Precision, precision_of
 from export.profiles import Limits
 from export.proof import ROUNDED_DIR
+from export.quantization import Weights, matrices_of, weights_of
 from export.skeleton import open_skeleton
 from export.stage_process import raise_error
 from export.stages import JOB_FILE, NEUTRAL_DIR, Job
-from export.triton import MODEL_FILES, write_repository
+from export.triton import check_new, write_repository
 from mmfs.kernels.nvrtc import NvrtcError
 from models.mm_interleaved import CONFIG_FILE
-from plugins_trt.tensorrt_package import PACKAGES, MissingPackage, open_package
+from plugins_trt.carriers import USUAL, check_carrier
+from plugins_trt.tensorrt_package import MissingPackage, open_package
 
-GRAPH_STAGES = ("onnx", "lower", "validate")
-STAGES = (*GRAPH_STAGES, "build", "bench")
 BENCH_FILE = "bench.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 1 for an export that failed, 2 for wrong arguments."""
-    parser = argparse.ArgumentParser(prog="python -m export.trt", description=__doc__.partition("\n")[0])
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory, or an earlier export")
-    parser.add_argument("--stage", choices=STAGES, default="validate", help="how far to go (default: %(default)s)")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of products and what is between them; norms, softmax, angles, gates and sampling places stay float32 "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--few-layers", type=int, metavar="N", help="only the first layers of the language model: a trial"
-    )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="pictures to check with, instead of MODEL_DIR/samples",
-    )
-    building = parser.add_argument_group("stage build")
-    building.add_argument(
-        "--builder", choices=PACKAGES, default="tensorrt", help="whose engines: TensorRT (default) or TensorRT-RTX"
-    )
-    for name, what in (
-        ("--components", "which to build; default: all"),
-        ("--torch-fallback", "components that get no engine, on purpose"),
-        ("--function-fallback", "components whose mmfs nodes are built from standard operators instead of the plugin"),
-    ):
-        building.add_argument(name, type=_names, default=(), metavar="NAME,NAME", help=what)
-    usual = Limits()
-    for name, default, what in (
-        ("--max-batch", usual.max_batch, "sequences, and pictures drawn, at once"),
-        ("--max-tokens", usual.max_tokens, "new tokens of one call"),
-        ("--max-past", usual.max_past, "rows of the key-value cache"),
-        ("--max-images", usual.max_images, "pictures in the bank"),
-    ):
-        building.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
-    building.add_argument("--dynamic-unet", action="store_true", help="let the U-Net take fewer pictures than the most")
-    serving = parser.add_argument_group("serving")
-    serving.add_argument(
-        "--triton", type=Path, metavar="DIR", help="write a model repository of Triton Inference Server"
-    )
-    serving.add_argument(
-        "--triton-kind",
-        choices=tuple(MODEL_FILES),
-        default="onnx",
-        help="whether it holds the graphs or TensorRT's engines (default: %(default)s)",
-    )
-    planning = parser.add_argument_group("planning")
-    planning.add_argument("--dry-run", action="store_true", help="write nothing; say how much memory it would take")
-    planning.add_argument("--gpu-mem", type=float, metavar="GB", help="with --dry-run: fail if the GPU has less")
-    options = parser.parse_args(arguments)
+    options = command_line(__doc__.partition("\n")[0]).parse_args(arguments)
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -112,11 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limits = Limits(
             options.max_batch, options.max_tokens, options.max_past, options.max_images, options.dynamic_unet
         )
+        choice = Choice(options.components, options.torch_fallback)
         if options.dry_run:
-            return plan_memory(options.model, limits, options.precision, gpu_gb=options.gpu_mem, say=say)
+            return plan_memory(
+                options.model, limits, options.precision, choice, options.llm_weights, gpu_gb=options.gpu_mem, say=say
+            )
         if options.stage == "build":
-            open_package(options.builder)  # before minutes are spent on graphs
-        _check_arguments(options.model, options.out, options.images)
+            # Before minutes are spent on graphs.
+            check_carrier(options.plugin or USUAL[options.builder], options.builder, options.plugin_library)
+            open_package(options.builder)
+        _check_arguments(options)
+        if (earlier := _manifest_of(options.out)) is not None:
+            choice = choice.joined(earlier)
         work = options.out.with_name(f".{options.out.name}.unfinished")
         job = Job.of(
             options.model,
@@ -125,6 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pictures=options.images,
             precision=options.precision,
             few_layers=options.few_layers,
+            flavour=options.flavour,
+            capacity=limits.max_past if options.flavour == "trt_native" else None,
+            choice=choice,
+            llm_weights=options.llm_weights,
         )
         if is_up_to_date(options.out, job):
             say(f"{options.out} holds the graphs of this model")
@@ -137,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.components,
                 options.torch_fallback,
                 options.function_fallback,
+                plugin=options.plugin,
+                plugin_library=options.plugin_library,
             )
             build_engines(options.out, build, say)
         if options.stage == "bench":
@@ -216,11 +183,18 @@ def _run_stage(stage: str, job: Job, job_file: Path, say: Callable[[str], None])
 
 def _bench(model_dir: Path, out: Path, say: Callable[[str], None]) -> None:
     """Time the graphs in onnxruntime beside PyTorch; the figures are printed and kept."""
+    check_whole(out, read_manifest(out))
+    pace = Pace("bench", {})
+
+    def said(line: str) -> None:
+        pace.hear(line)
+        say(line)
+
     run_child(
         "export.bench",
         [str(out), "--model", str(model_dir), "--json", str(out / BENCH_FILE)],
-        alive=lambda seconds, phase: say(f"      {seconds:.0f} s, {phase.strip()}"),
-        said=say,
+        alive=lambda seconds, phase: say(f"      {seconds:.0f} s, {phase.strip()}{pace.left()}"),
+        said=said,
     )
 
 
@@ -240,22 +214,42 @@ def _put_in_place(work: Path, out: Path) -> None:
 
 
 def is_up_to_date(out: Path, job: Job) -> bool:
-    """Whether `out` holds what the job would make; what cannot be read is made again."""
+    """Whether `out` holds what the job would make; what cannot be read is made again.
+
+    Raises:
+        ValueError: the job names a component that the model does not have.
+    """
+    manifest = _manifest_of(out)
+    return manifest is not None and manifest.get("key") == job.key and job.choice.is_held_by(manifest)
+
+
+def _manifest_of(out: Path) -> dict[str, Any] | None:
     try:
-        return bool(read_manifest(out).get("key") == job.key)
+        return read_manifest(out)
     except (FileNotFoundError, ValueError):
-        return False
+        return None
 
 
 def plan_memory(
-    model_dir: Path, limits: Limits, precision: Precision, *, gpu_gb: float | None, say: Callable[[str], None]
+    model_dir: Path,
+    limits: Limits,
+    precision: Precision,
+    choice: Choice,
+    llm_weights: Weights,
+    *,
+    gpu_gb: float | None,
+    say: Callable[[str], None],
 ) -> int:
-    """Say how much memory the model's components take; 2 if that is more than `gpu_gb` (10**9 bytes each), else 0."""
+    """Say how much memory the chosen components take; 2 if that is more than `gpu_gb` (10**9 bytes each), else 0."""
     model, _ = open_skeleton(model_dir)
+    components = components_of(model)
     memories = {}
-    for name, component in components_of(model).items():
-        memory = memory_of(component, limits)
-        memories[name] = memory if precision_of(name, precision) == "float32" else memory.in_half()
+    for name in choice.among(components):
+        memory, in_float32 = memory_of(components[name], limits), precision_of(name, precision) == "float32"
+        memory = memory if in_float32 else memory.in_half()
+        if weights_of(name, llm_weights) != "same":
+            memory = memory.in_eight_bits(matrices_of(model), itemsize=4 if in_float32 else 2)
+        memories[name] = memory
     for line in report(memories, limits):
         say(line)
     needed = gpu_bytes(memories) / 1e9
@@ -269,21 +263,31 @@ def plan_memory(
     return 2
 
 
-def _names(listed: str) -> tuple[str, ...]:
-    return tuple(filter(None, listed.split(",")))
-
-
-def _check_arguments(model_dir: Path, out: Path, pictures: Sequence[Path]) -> None:
+def _check_arguments(options: argparse.Namespace) -> None:
     """What can be refused before anything is read."""
+    model_dir, out = options.model, options.out
     if not (model_dir / CONFIG_FILE).is_file():
         raise FileNotFoundError(
             f"{model_dir} holds no {CONFIG_FILE}. Expected a directory written by MMInterleaved.save_pretrained or "
             "python -m models.convert."
         )
-    if missing := [picture for picture in pictures if not picture.is_file()]:
+    if missing := [picture for picture in options.images if not picture.is_file()]:
         raise FileNotFoundError(f"There is no picture {missing[0]}.")
     if out.exists() and not (out.is_dir() and ((out / MANIFEST_FILE).is_file() or not any(out.iterdir()))):
         raise FileExistsError(f"{out} exists and is no earlier export. Name another directory, or remove it.")
+    if options.gpu_mem is not None:
+        raise ValueError("--gpu-mem belongs to --dry-run; nothing else asks for the GPU's memory.")
+    if options.flavour == "ort" and options.stage == "build":
+        raise ValueError(
+            "--flavour ort has no engines: TensorRT wants a cache of fixed size. Take trt_split or trt_native."
+        )
+    if options.function_fallback and options.stage != "build":
+        raise ValueError("--function-fallback belongs to --stage build; the graphs hold both forms of the nodes.")
+    if options.triton is None:
+        return
+    if options.stage in GRAPH_STAGES[:-1]:
+        raise ValueError(f"--triton serves a finished export, and --stage {options.stage} ends before. Leave one out.")
+    check_new(options.triton)
 
 
 if __name__ == "__main__":

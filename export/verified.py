@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.engines import alone_in
+from export.alone import alone_in
 from export.manifest import read_manifest, write_manifest
 
 
@@ -51,8 +51,15 @@ def verified_where(manifest: Mapping[str, Any]) -> str:
             executed, verified = (said(facts[what]) if what in facts else "–" for what in ("executed", "verified"))
             lines.append(f"| {name} | {engine} | {made} | {executed} | {verified} |")
     whole = manifest["generation"]
+    if "reason" in whole:
+        lines.append(f"| all together | ONNX | – | – | {said(whole)} |")
+        return _with_reasons(lines, reasons)
     pictures = f"{whole['num_pictures']} pictures, PSNR at least {whole['worst_psnr_db']:.0f} dB"
     lines.append(f"| all together | ONNX | yes | onnxruntime, CPU | {len(whole['texts'])} texts the same; {pictures} |")
+    return _with_reasons(lines, reasons)
+
+
+def _with_reasons(lines: Sequence[str], reasons: Sequence[str]) -> str:
     return "\n".join([*lines, "", *(f"({number}) {reason}" for number, reason in enumerate(reasons, start=1))]).strip()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from types import MappingProxyType
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
@@ -52,13 +53,23 @@ def without_weights(proto: ModelProto) -> ModelProto:
     return checked
 
 
-def write_weights(proto: ModelProto, checkpoint: Path, file: Path) -> None:
+class Encoder(Protocol):
+    """Another form of a tensor, for `write_weights`."""
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        """Of whole rows, flat, one piece behind the other."""
+
+
+def write_weights(
+    proto: ModelProto, checkpoint: Path, file: Path, encoders: Mapping[str, Encoder] = MappingProxyType({})
+) -> None:
     """Copy what a graph points to into one file, and let the graph point there, in place; no file if it has none.
 
     Args:
         proto: the graph; it lies beside `file`.
         checkpoint: the directory with the files that it points to now.
         file: where the weights go.
+        encoders: by name, of tensors that do not just take the type that the graph gives them.
 
     Raises:
         ValueError: a file of the checkpoint is too short.
@@ -70,29 +81,36 @@ def write_weights(proto: ModelProto, checkpoint: Path, file: Path) -> None:
     with file.open("wb") as target:
         for tensor in tensors:
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            what = (entries["location"], entries["offset"], tensor.data_type)
+            encoder = encoders.get(tensor.name)
+            what = (entries["location"], entries["offset"], tensor.data_type, encoder)
             if what not in written:
                 target.write(bytes(-target.tell() % ALIGNMENT))
                 start = target.tell()
-                _copy(checkpoint / entries["location"], entries, tensor.data_type, target)
+                _copy(checkpoint / entries["location"], entries, tensor, encoder, target)
                 written[what] = start, target.tell() - start
             offset, length = written[what]
             _set_entries(tensor, {"location": file.name, "offset": offset, "length": length})
 
 
-def _copy(file: Path, entries: Mapping[str, str], data_type: int, target: BinaryIO) -> None:
+def _copy(
+    file: Path, entries: Mapping[str, str], tensor: TensorProto, encoder: Encoder | None, target: BinaryIO
+) -> None:
     source_type = helper.tensor_dtype_to_np_dtype(STORED_TYPES[entries["dtype"]])
-    target_type = helper.tensor_dtype_to_np_dtype(data_type)
+    target_type = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     left = int(entries["length"])
+    row_bytes = left // tensor.dims[0]
+    piece_bytes = max(PIECE_BYTES - PIECE_BYTES % row_bytes, row_bytes)
     with file.open("rb") as source:
         source.seek(int(entries["offset"]))
         while left:
-            numbers = np.frombuffer(source.read(min(PIECE_BYTES, left)), source_type)
-            if not len(numbers):
+            piece = source.read(min(piece_bytes, left))
+            if len(piece) < min(piece_bytes, left):
                 raise ValueError(f"{file} ends in the middle of a tensor. Fetch it again.")
+            numbers = np.frombuffer(piece, source_type)
             with np.errstate(over="ignore"):  # what is too large becomes infinite, which the checks find
-                target.write(numbers.astype(target_type, copy=False).tobytes())
-            left -= numbers.nbytes
+                written = encoder.encode(numbers) if encoder is not None else numbers.astype(target_type, copy=False)
+                target.write(written.tobytes())
+            left -= len(piece)
 
 
 def _set_entries(tensor: TensorProto, entries: Mapping[str, object]) -> None:

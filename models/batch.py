@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -46,11 +47,18 @@ class Batch:
     drawn_keys: Tensor
     """[M] int64; seeds of each drawn image's noise, time step and dropped condition."""
 
+    dataset_ids: Tensor | None = None
+    """[R, T] int64; which part of a mixture of data the document is from, -1 for padding. The model does not look at
+    it; it is there for who tells losses apart. None: nobody does."""
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
-        return Batch(**moved)
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (the hook that a DataLoader calls)."""
-        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        present = {f.name: tensor for f in fields(self) if (tensor := getattr(self, f.name)) is not None}
+        return Batch(**{name: change(tensor) for name, tensor in present.items()})

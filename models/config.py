@@ -463,8 +463,12 @@ class MMInterleavedConfig:
 
     @classmethod
     def load(cls, path: str | Path) -> MMInterleavedConfig:
-        """Read what `save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text()))
+        """Read what `save` wrote. Raises ValueError that says what is wrong with it."""
+        try:
+            values = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}). Fetch or make it again.") from error
+        return cls.from_dict(values)
 
 
 def _build(kind: Any, values: dict[str, Any], where: str) -> Any:

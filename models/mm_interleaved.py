@@ -1,7 +1,7 @@
 """MM-Interleaved: the paper's Figure 3 as one forward pass.
 
 Letters: R rows, T tokens a row, C language-model width, N images of the bank, S pyramid pixels, F feature width,
-M drawn images, n visual tokens an image.
+M drawn images, n visual tokens an image, K supervised tokens.
 """
 
 from __future__ import annotations
@@ -99,18 +99,18 @@ class MMInterleaved(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Both losses of a batch of packed documents."""
-        text_loss_sum, hidden, features = self.read(batch)
-        return self._output(text_loss_sum, self.image_loss_sum(hidden, features, batch), batch)
+        text_losses, hidden, features = self.read(batch)
+        return self._output(text_losses.sum(), self.image_losses(hidden, features, batch).sum(), batch)
 
     def read(self, batch: Batch, *, tokens_at_once: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Everything but the image decoder.
 
         Args:
             batch: packed documents.
-            tokens_at_once: see `text_loss_sum`.
+            tokens_at_once: see `text_losses`.
 
         Returns:
-            The text loss summed over the supervised tokens, [R, T, C] hidden states, and [N, S, F] image features.
+            [K] text losses of the supervised tokens, [R, T, C] hidden states, and [N, S, F] image features.
         """
         packing = self.config.language_model.packing
         visual_tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, C], [N, S, F]
@@ -121,7 +121,7 @@ class MMInterleaved(nn.Module):
             values=self.language_model.project_values(features),
             visible=token_visible(batch),
         )  # [R, T, C]
-        return self.text_loss_sum(hidden, batch, tokens_at_once), hidden, features
+        return self.text_losses(hidden, batch, tokens_at_once), hidden, features
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor, image_positions: Tensor) -> Tensor:
         """Word embeddings with the visual tokens in their places, [R, T, C].
@@ -138,8 +138,8 @@ class MMInterleaved(nn.Module):
         column = column + torch.arange(visual_tokens.shape[1], device=column.device)
         return embeddings.index_put((row.expand_as(column), column), visual_tokens.to(embeddings.dtype))
 
-    def text_loss_sum(self, hidden: Tensor, batch: Batch, tokens_at_once: int | None = None) -> Tensor:
-        """Next-text-token prediction (paper Eq. 2), summed over the supervised tokens.
+    def text_losses(self, hidden: Tensor, batch: Batch, tokens_at_once: int | None = None) -> Tensor:
+        """Next-text-token prediction (paper Eq. 2): cross-entropy of each supervised token, row by row, [K] float32.
 
         Args:
             hidden: [R, T, C].
@@ -150,16 +150,15 @@ class MMInterleaved(nn.Module):
         supervised = batch.targets != IGNORED
         states, targets = hidden[supervised], batch.targets[supervised]
         if tokens_at_once is None or len(targets) <= tokens_at_once:
-            return self._cross_entropy_sum(states, targets)
+            return self._cross_entropy(states, targets)
         pieces = zip(states.split(tokens_at_once), targets.split(tokens_at_once), strict=True)
-        losses = [checkpoint(self._cross_entropy_sum, *piece, use_reentrant=False) for piece in pieces]
-        return torch.stack(losses).sum()
+        return torch.cat([checkpoint(self._cross_entropy, *piece, use_reentrant=False) for piece in pieces])
 
-    def _cross_entropy_sum(self, states: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self.language_model.logits(states).float(), targets, reduction="sum")
+    def _cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.language_model.logits(states).float(), targets, reduction="none")
 
-    def image_loss_sum(self, hidden: Tensor, features: Tensor, batch: Batch, which: slice = slice(None)) -> Tensor:
-        """Next-image prediction (paper Eq. 3), summed over the drawn images.
+    def image_losses(self, hidden: Tensor, features: Tensor, batch: Batch, which: slice = slice(None)) -> Tensor:
+        """Next-image prediction (paper Eq. 3): the denoising error of each drawn image, [M] float32.
 
         Args:
             hidden: [R, T, C].
@@ -174,7 +173,7 @@ class MMInterleaved(nn.Module):
             drawn_keys=batch.drawn_keys[which],
         )
         if len(chosen.drawn) == 0:
-            return hidden.new_zeros((), dtype=torch.float32)
+            return hidden.new_zeros(0, dtype=torch.float32)
         context = self.image_decoder.condition(*gather_context(hidden, chosen))  # [M, n', C']
         visible = image_visible(chosen, self.config.image_decoder.context_images)  # [M, 2]
         first, last = int(visible[:, 0].min()), int(visible[:, 1].max())
@@ -184,7 +183,7 @@ class MMInterleaved(nn.Module):
             values=self.image_decoder.unet.project_values(features[first:last]),
             visible=visible - first,
             keys=chosen.drawn_keys,
-        ).sum()
+        )
 
     def _output(self, text_loss_sum: Tensor, image_loss_sum: Tensor, batch: Batch) -> Output:
         num_targets, num_drawn = int((batch.targets != IGNORED).sum()), len(batch.drawn)
@@ -297,7 +296,8 @@ class MMInterleaved(nn.Module):
         weights = StoredWeights(directory, base)
         processor = MMInterleavedProcessor.from_directory(directory)
         if config is not None and processor is not None:
-            processor = MMInterleavedProcessor(processor.tokenizer, image_size=config.vision.picture_shape)
+            size = config.vision.picture_shape
+            processor = MMInterleavedProcessor(processor.tokenizer, image_size=size, fit=processor.fit)
         settings = config or MMInterleavedConfig.load(directory / CONFIG_FILE)
         model = unwritten(lambda: cls(settings, processor))
         model.load_weights(weights, dtype=dtype, device=device)

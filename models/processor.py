@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -31,11 +31,18 @@ class MMInterleavedProcessor:
     Args:
         tokenizer: a `tokenizers.Tokenizer`; it must not add special tokens of its own (the model places them).
         image_size: what pictures are cropped and resized to, pixels: the side of a square, or (h, w).
+        fit: "crop" takes the largest part of that shape in the centre, "squeeze" the whole picture, whatever its shape,
+            so that boxes are shares of the whole picture. It has to be what the model was trained with.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, image_size: int | tuple[int, int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, image_size: int | tuple[int, int], fit: Literal["crop", "squeeze"] = "crop"
+    ) -> None:
         self.tokenizer = tokenizer
         self.height, self.width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if fit not in ("crop", "squeeze"):
+            raise ValueError(f"fit is {fit!r}; expected 'crop' or 'squeeze'.")
+        self.fit = fit
 
     def __call__(
         self, text: str | Sequence[str] | None = None, images: Picture | Sequence[Picture] | None = None
@@ -74,7 +81,7 @@ class MMInterleavedProcessor:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def encode_image(self, image: Picture) -> Tensor:
-        """A picture as [3, h, w] float32 in [0, 1]: the largest part of that shape in its centre, resized.
+        """A picture as [3, h, w] float32 in [0, 1]: the part of it that `fit` says, resized.
 
         Args:
             image: a PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1].
@@ -93,13 +100,14 @@ class MMInterleavedProcessor:
                 raise ValueError(f"An image array must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}.")
             image = Image.fromarray(image)
         image = image.convert("RGB")
-        shrink = min(image.width / self.width, image.height / self.height)
-        width, height = round(self.width * shrink), round(self.height * shrink)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        cropped = image.crop((left, top, left + width, top + height))
-        if cropped.size != (self.width, self.height):
-            cropped = cropped.resize((self.width, self.height), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 255
+        if self.fit == "crop":
+            shrink = min(image.width / self.width, image.height / self.height)
+            width, height = round(self.width * shrink), round(self.height * shrink)
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            image = image.crop((left, top, left + width, top + height))
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
     @staticmethod
     def decode_image(pixels: Tensor) -> Image.Image:
@@ -110,16 +118,31 @@ class MMInterleavedProcessor:
         """Write `tokenizer.json` and `processor.json`."""
         self.tokenizer.save(str(Path(directory) / TOKENIZER_FILE))
         square = self.height == self.width
-        settings = {"image_size": self.height if square else (self.height, self.width)}
+        settings = {"image_size": self.height if square else (self.height, self.width), "fit": self.fit}
         (Path(directory) / PROCESSOR_FILE).write_text(json.dumps(settings) + "\n")
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> MMInterleavedProcessor | None:
-        """Read what `save_pretrained` wrote; None if the directory holds no processor."""
-        if not (Path(directory) / PROCESSOR_FILE).is_file():
+        """Read what `save_pretrained` wrote; None if the directory holds no processor.
+
+        Raises:
+            FileNotFoundError: the tokenizer is missing.
+            ValueError: a file is damaged.
+        """
+        settings_file, tokenizer_file = Path(directory) / PROCESSOR_FILE, Path(directory) / TOKENIZER_FILE
+        if not settings_file.is_file():
             return None
-        settings = json.loads((Path(directory) / PROCESSOR_FILE).read_text())
-        return cls(Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE)), **settings)
+        if not tokenizer_file.is_file():
+            raise FileNotFoundError(f"{directory} holds {PROCESSOR_FILE} and no {TOKENIZER_FILE}. Fetch it again.")
+        try:
+            settings = json.loads(settings_file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{settings_file} is damaged ({error}). Fetch or make it again.") from error
+        try:
+            tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        except Exception as error:  # tokenizers has no class of its own for them
+            raise ValueError(f"{tokenizer_file} is damaged ({error}). Fetch or make it again.") from error
+        return cls(tokenizer, **settings)
 
 
 def processor_of(model: GenerativeModel) -> MMInterleavedProcessor:

@@ -53,6 +53,12 @@ class Driver:
             self._gpus[context.value] = Gpu(self)
         return self._gpus[context.value]
 
+    def cuda_version(self) -> tuple[int, int]:
+        """The newest CUDA whose programs this driver runs."""
+        number = ctypes.c_int()
+        self.call("cuDriverGetVersion", ctypes.byref(number))
+        return number.value // 1000, number.value % 1000 // 10
+
     def call(self, function: str, *arguments: object) -> None:
         """One function of the driver.
 

@@ -5,20 +5,25 @@ A runtime that is not PyTorch hands over addresses; `mmfs/kernels` plans and pac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
 
 from mmfs.kernels.arguments import Arguments
-from mmfs.kernels.plan import MOST_SPLITS, VECTOR_BYTES, Channels, Launch, plan_rows, plan_splits, share_channels
+from mmfs.kernels.calls import FEWEST_CLASSIC_BATCHES
+from mmfs.kernels.plan import VECTOR_BYTES, Channels, Launch, plan_rows, plan_splits, share_channels
 from mmfs.kernels.source import Instance
 from plugins_trt.node_contract import INPUTS, Node, Sizes, sizes_of
 
 MOST_PROCESSORS: Final = 256
 """Processors of a GPU that the workspace is made for, before anyone knows the GPU; a larger one has some to spare."""
+
+KERNELS: Final = {"MMFS": ("fused_forward", "merge_splits"), "MSDeformAttn": ("classic_forward", "add_splits")}
+"""Of each node: the one that samples, and the one that adds up its parts where samples of a row are split."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,8 @@ class PackedLaunch:
 
 def instances_of(node: Node, num_channels: int, dtype: torch.dtype) -> tuple[Instance, ...]:
     """Every kernel that a call of this node may launch, for values [..., num_channels] of this type."""
-    kernels = ("fused_forward", "merge_splits") if node.operator == "MMFS" else ("classic_forward",)
-    channels = _channels(num_channels, dtype)
-    return tuple(channels.instance(kernel) for kernel in kernels)
+    channels = channels_of(num_channels, dtype)
+    return tuple(channels.instance(kernel) for kernel in KERNELS[node.operator])
 
 
 def workspace_bytes(node: Node, shapes: Sequence[Sequence[int]], dtype: torch.dtype) -> int:
@@ -61,14 +65,15 @@ def workspace_bytes(node: Node, shapes: Sequence[Sequence[int]], dtype: torch.dt
         shapes: the largest of every input.
         dtype: of value.
     """
-    if node.operator != "MMFS":
-        return 0
     sizes = sizes_of(node, shapes)
-    channels = _channels(sizes.num_channels, dtype)
-    launch = _plan(node, sizes, channels)
+    channels = channels_of(sizes.num_channels, dtype)
+    launch = plan(node, sizes, channels)
+    most_splits = _split(node, sizes, channels, launch, sys.maxsize).grid[2]
+    if most_splits == 1:
+        return 0
     rows_per_block = launch.threads // channels.lanes
     # Rows are split while there are fewer than two blocks for each processor, and then into at most so many parts.
-    parts = min(2 * MOST_PROCESSORS * rows_per_block, MOST_SPLITS * sizes.num_rows * sizes.num_heads)
+    parts = min(2 * MOST_PROCESSORS * rows_per_block, most_splits * sizes.num_rows * sizes.num_heads)
     return parts * (sizes.num_channels + 2) * channels.wide_bytes
 
 
@@ -87,7 +92,7 @@ def launches(
         shapes: of the inputs, in the order of `node_contract.INPUTS`.
         inputs: the same tensors, contiguous.
         output: [B, Q, H*D], contiguous.
-        workspace: address of `workspace_bytes`; not used by `MSDeformAttn`.
+        workspace: address of `workspace_bytes`.
         num_processors: of the GPU.
 
     Raises:
@@ -102,35 +107,50 @@ def launches(
             )
     if not sizes.num_rows * sizes.num_heads * sizes.num_channels:
         return []
-    channels = _channels(sizes.num_channels, output.dtype)
-    launch = _plan(node, sizes, channels)
-    if node.operator == "MMFS":
-        num_samples = sizes.num_levels * sizes.num_points
-        num_processors = min(num_processors, MOST_PROCESSORS)
-        launch = plan_splits(launch, channels, num_samples, sizes.num_images, num_processors)
-    arguments = _arguments(node, sizes, given, output)
+    channels = channels_of(sizes.num_channels, output.dtype)
+    launch = plan(node, sizes, channels)
+    launch = _split(node, sizes, channels, launch, min(num_processors, MOST_PROCESSORS))
+    arguments = arguments_of(node, sizes, given, output)
     arguments.num_splits = launch.grid[2]
     planned = [launch]
     if arguments.num_splits > 1:
         parts = arguments.num_splits * sizes.num_rows * sizes.num_heads
         wide = torch.float32
         arguments.split_sums = _as_tensor(Address(workspace, wide))
-        arguments.split_softmaxes = _as_tensor(Address(workspace + parts * sizes.num_channels * wide.itemsize, wide))
-        planned.append(plan_rows("merge_splits", channels, sizes.num_rows, sizes.num_heads))
+        if node.operator == "MMFS":
+            softmaxes = workspace + parts * sizes.num_channels * wide.itemsize
+            arguments.split_softmaxes = _as_tensor(Address(softmaxes, wide))
+        planned.append(plan_rows(KERNELS[node.operator][1], channels, sizes.num_rows, sizes.num_heads))
     packed = arguments.pack()
     return [PackedLaunch(launch, packed) for launch in planned]
 
 
-def _channels(num_channels: int, dtype: torch.dtype) -> Channels:
+def channels_of(num_channels: int, dtype: torch.dtype) -> Channels:
+    """How the lanes of a row share its channels, at addresses that are multiples of `VECTOR_BYTES`."""
     return share_channels(num_channels, _as_tensor(Address(0, dtype)))
 
 
-def _plan(node: Node, sizes: Sizes, channels: Channels) -> Launch:
-    kernel = "fused_forward" if node.operator == "MMFS" else "classic_forward"
-    return plan_rows(kernel, channels, sizes.num_rows, sizes.num_heads)
+def plan(node: Node, sizes: Sizes, channels: Channels) -> Launch:
+    """The launch that samples, without splitting the samples of a row."""
+    return plan_rows(KERNELS[node.operator][0], channels, sizes.num_rows, sizes.num_heads)
 
 
-def _arguments(node: Node, sizes: Sizes, given: dict[str, Address], output: Address) -> Arguments:
+def _split(node: Node, sizes: Sizes, channels: Channels, launch: Launch, num_processors: int) -> Launch:
+    num_samples = sizes.num_levels * sizes.num_points
+    if node.operator == "MMFS":
+        return plan_splits(launch, channels, num_samples, sizes.num_images, num_processors)
+    return plan_splits(launch, channels, num_samples, 1, num_processors, FEWEST_CLASSIC_BATCHES)
+
+
+def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any) -> Arguments:
+    """The members that say what a call computes.
+
+    Args:
+        node: which.
+        sizes: of the call.
+        given: the inputs by name: an `Address`, or whatever else stands for a tensor.
+        output: likewise.
+    """
     tensors = {name: _as_tensor(address) for name, address in given.items()}
     fused = node.operator == "MMFS"
     return Arguments(
@@ -161,6 +181,6 @@ def _arguments(node: Node, sizes: Sizes, given: dict[str, Address], output: Addr
     )
 
 
-def _as_tensor(address: Address) -> Tensor:
+def _as_tensor(address: Any) -> Tensor:
     # Planning and packing ask a tensor for nothing but its address and type.
     return cast(Tensor, address)

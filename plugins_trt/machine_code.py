@@ -103,15 +103,23 @@ def compile_ahead(
         for architecture in architectures:
             say(f"kernel {instance.name} for {architecture}")
             is_ptx = architecture.startswith("compute_")
-            compiled = _ptx(instance, architecture) if is_ptx else compile_instance(instance, architecture)
+            if is_ptx:
+                compiled = compile_ptx(source_of([instance]), architecture)
+            else:
+                compiled = compile_instance(instance, architecture)
             images[instance.name, architecture] = compiled
     return MachineCode(images)
 
 
 @cache
-def _ptx(instance: Instance, architecture: str) -> bytes:
+def compile_ptx(source: str, architecture: str = PTX_ARCHITECTURE) -> bytes:
+    """PTX of a complete source.
+
+    Raises:
+        NvrtcError: there is no NVRTC, or it does not know the architecture.
+    """
     options = [*OPTIONS, f"--gpu-architecture={architecture}"]
-    return nvrtc().compile(source_of([instance]), options, ptx=True).binary
+    return nvrtc().compile(source, options, ptx=True).binary
 
 
 def _order(architecture: str) -> tuple[int, str]:

@@ -37,6 +37,9 @@ INPUTS: Final = {
 }
 """Inputs of each node in order. The output is [B, Q, H*D], with the type of value."""
 
+WEIGHTS: Final = {"MMFS": "attention_logits", "MSDeformAttn": "attention_weights"}
+"""The input of each node that knows batch, queries, heads, levels and points."""
+
 ATTRIBUTES: Final = {"MMFS": ("spatial_shapes", "null_logit", "use_null"), "MSDeformAttn": ("spatial_shapes",)}
 """What a node says besides its inputs; `plugin_namespace` and `plugin_version` only say where the plugin is."""
 
@@ -97,7 +100,7 @@ def output_shape(
     Sizes may be numbers or a builder's expressions; `times` multiplies two of them.
     """
     value = inputs[0]
-    weights = inputs[INPUTS[operator].index("attention_logits" if operator == "MMFS" else "attention_weights")]
+    weights = inputs[INPUTS[operator].index(WEIGHTS[operator])]
     return weights[0], weights[1], times(value[2], value[3])
 
 
@@ -127,7 +130,7 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
     if len(shapes) != len(names):
         raise ValueError(f"{node.operator} has {len(shapes)} inputs. Expected {', '.join(names)}.")
     given = {name: tuple(shape) for name, shape in zip(names, shapes, strict=True)}
-    weights = "attention_logits" if node.operator == "MMFS" else "attention_weights"
+    weights = WEIGHTS[node.operator]
     for name, rank in (("value", 4), (weights, 5)):
         if len(given[name]) != rank:
             raise ValueError(f"{name} of {node.operator} has the shape {list(given[name])}. Expected {rank} axes.")

@@ -9,6 +9,7 @@ loads it makes `Plugins` too, and needs neither NVRTC nor CuPy.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -43,6 +44,9 @@ class Plugins:
         RuntimeError: TensorRT refuses, because there are plugins of these names already.
     """
 
+    network_flags = 0
+    """For `create_network`."""
+
     def __init__(self, trt: ModuleType, architectures: Sequence[str] = (*ARCHITECTURES, PTX_ARCHITECTURE)) -> None:
         self.trt = trt
         self.architectures = tuple(architectures)
@@ -60,6 +64,17 @@ class Plugins:
                     "Expected to be the only one: make Plugins once, and do not load the C++ plugin besides."
                 )
 
+    def configure(self, config: Any) -> None:
+        """A builder's configuration needs nothing: the kernels are what a layer writes."""
+
+    def num_in_plan(self) -> Mapping[str, int]:
+        """Plugins that were written, by node type."""
+        return Counter(node.operator for node, _ in self.serialized.values())
+
+    def sha256(self) -> list[str]:
+        """Of the kernels that were written, one for each set."""
+        return sorted({code.sha256() for _, code in self.serialized.values()})
+
 
 @dataclass
 class State:
@@ -69,14 +84,23 @@ class State:
     number: int
     """Of the layer; copies have it too."""
 
+    from_plan: MachineCode | None = None
+    """The kernels of a layer that was loaded, which is written again as it was."""
+
     num_channels: int = 0
     dtype: torch.dtype | None = None
-    code: MachineCode | None = None
-    """From the plan; while building, for the GPU that the layer is tried on, if there is one."""
+    """Of value; a layer that was loaded is not configured again, and knows neither."""
+
+    tried: MachineCode | None = None
+    """While building: the kernels for the GPU that the layer is tried on, if there is one."""
 
     def compile(self, architectures: Sequence[str]) -> MachineCode:
-        """The kernels of the layer."""
-        assert self.dtype is not None, "TensorRT configures a plugin before it runs or serializes it"
+        """The kernels of a layer that is being built."""
+        if self.dtype is None:
+            raise RuntimeError(
+                f"TensorRT asks a layer {self.node.operator} for its kernels before it has configured it, so that the "
+                "type of value is not known. Expected the order of IPluginV3: configure, then serialize or run."
+            )
         return compile_ahead(instances_of(self.node, self.num_channels, self.dtype), architectures)
 
 
@@ -104,6 +128,16 @@ def fields_of(node: Node) -> dict[str, np.ndarray]:
     return {name: fields[name] for name in ATTRIBUTES[node.operator]}
 
 
+def types_of(trt: ModuleType) -> dict[Any, torch.dtype]:
+    """PyTorch's types of the tensors that the plugins take, by TensorRT's."""
+    return {
+        trt.DataType.FLOAT: torch.float32,
+        trt.DataType.HALF: torch.float16,
+        trt.DataType.BF16: torch.bfloat16,
+        trt.DataType.INT64: torch.int64,
+    }
+
+
 def _creator(plugins: Plugins, operator: str) -> Any:
     trt = plugins.trt
 
@@ -120,7 +154,7 @@ def _creator(plugins: Plugins, operator: str) -> Any:
             plugins.num_created += 1
             state = State(node_of(operator, values), plugins.num_created)
             if phase == trt.TensorRTPhase.RUNTIME:
-                state.code = MachineCode.unpack(
+                state.from_plan = MachineCode.unpack(
                     {name: value.tobytes() for name, value in values.items() if "@" in name}
                 )
             return _plugin(plugins, state)
@@ -131,12 +165,7 @@ def _creator(plugins: Plugins, operator: str) -> Any:
 def _plugin(plugins: Plugins, state: State) -> Any:
     """A new plugin object."""
     trt = plugins.trt
-    types = {
-        trt.DataType.FLOAT: torch.float32,
-        trt.DataType.HALF: torch.float16,
-        trt.DataType.BF16: torch.bfloat16,
-        trt.DataType.INT64: torch.int64,
-    }
+    types = types_of(trt)
     operator = state.node.operator
 
     class Plugin(
@@ -190,7 +219,7 @@ def _plugin(plugins: Plugins, state: State) -> Any:
         # Running
 
         def get_fields_to_serialize(self) -> Any:
-            code = state.compile(plugins.architectures)
+            code = state.from_plan or state.compile(plugins.architectures)
             plugins.serialized[state.number] = state.node, code
             kinds = {
                 np.dtype(np.int8): trt.PluginFieldType.INT8,
@@ -222,15 +251,16 @@ def _plugin(plugins: Plugins, state: State) -> Any:
             stream: int,
         ) -> None:
             gpu = driver().current_gpu()
-            if state.code is None:
+            code = state.from_plan or state.tried
+            if code is None:
                 major, minor = gpu.capability
-                state.code = state.compile((f"sm_{major}{minor}",))
+                code = state.tried = state.compile((f"sm_{major}{minor}",))
             addresses = [
                 Address(pointer, types[tensor.type]) for pointer, tensor in zip(inputs, input_desc, strict=True)
             ]
             output = Address(outputs[0], addresses[0].dtype)
             shapes = [tuple(tensor.dims) for tensor in input_desc]
             for launch in launches(state.node, shapes, addresses, output, workspace, gpu.num_processors):
-                gpu.launch(state.code, launch, stream)
+                gpu.launch(code, launch, stream)
 
     return Plugin()

@@ -53,6 +53,7 @@ def _as_rank(rank: int, num: int, port: int, function: Callable[..., int], argum
         os.environ.update(
             RANK=str(rank),
             LOCAL_RANK=str(rank),
+            LOCAL_WORLD_SIZE=str(num),
             WORLD_SIZE=str(num),
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,12 @@ def accumulate(module: Branches, batch: Rows, counts: Sequence[int]) -> dict[str
 
 
 def phase() -> Phase:
+    module = Branches()
     return Phase(
         name="main",
         index=1,
-        module=Branches(),
+        module=module,
+        layers=[module.kept],
         batch=rows_of,
         num_rows=NUM_ROWS,
         counts=lambda batch: (len(batch.text), int(batch.has_image.sum())),
@@ -121,7 +123,30 @@ def _write_weights(module: nn.Module, file: Path) -> None:
     file.write_text(json.dumps({name: parameter.tolist() for name, parameter in module.named_parameters()}))
 
 
-def run(out: str, *, resume: bool = False, trouble: tuple[int, int, str] | None = None, **options: Any) -> int:
+class _Sampled:
+    """Writes what a sample would show; at one step, it is told meanwhile to stop."""
+
+    def __init__(self, module: nn.Module, directory: Path, signal_at: int | None) -> None:
+        self._module = module
+        self._directory = directory
+        self._signal_at = signal_at
+
+    def __call__(self, step: int, is_left: Callable[[], bool]) -> None:
+        if step == self._signal_at:
+            assert not is_left()
+            os.kill(os.getpid(), signal.SIGTERM)
+        if not is_left():
+            _write_weights(self._module, self._directory / f"sample{step}.json")
+
+
+def run(
+    out: str,
+    *,
+    resume: bool = False,
+    trouble: tuple[int, int, str] | None = None,
+    signal_while_sampling: int | None = None,
+    **options: Any,
+) -> int:
     """Train; 0 when done, else the exit code of why not, 1 for gradients that are not finite. Leaves in `out`,
     besides the run: the averaged weights of each rank in average<rank>.json, what it said in stderr<rank>, and with
     `sample_every` the weights that samples would show, in sample<step>.json."""
@@ -135,7 +160,7 @@ def run(out: str, *, resume: bool = False, trouble: tuple[int, int, str] | None 
     if trouble is not None:
         ours = replace(ours, batch=_Troubled(*trouble, directory / "checkpoints"))
     if config.sample_every:
-        ours = replace(ours, sample=lambda step: _write_weights(ours.module, directory / f"sample{step}.json"))
+        ours = replace(ours, sample=_Sampled(ours.module, directory, signal_at=signal_while_sampling))
     with joined(torch.device("cpu")) as processes, Interrupt(directory) as interrupt:
         log = RunLog(directory if processes.is_first else None, log_every=1, stream=io.StringIO())
         start = checkpoint.find_latest(directory / "checkpoints") if resume else None

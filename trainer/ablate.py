@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import pretrain
 from trainer.ablation.plan import STUDIES, Run, Study, runs_of
 from trainer.ablation.runs import Bench, Result, as_json, write_whole
 from trainer.ablation.scales import SCALES, Scale
@@ -22,6 +21,7 @@ from trainer.config import UsageError
 from trainer.evaluate import environment
 from trainer.loop import NonFiniteError
 from trainer.out_of_memory import OutOfMemoryError
+from trainer.run_directory import MODEL
 
 PROGRAM = "python -m trainer.ablate"
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if strange := sorted(set(lessons) - set(study.lessons)):
         parser.error(f"--lessons has {strange[0]}, which is not part of '{study.name}'; expected {study.lessons}.")
     runs = list(runs_of(study, scale, given.seeds))
-    encoder = scale.encoder if scale.encoder is not None else given.out / ENCODER / pretrain.MODEL
+    encoder = scale.encoder if scale.encoder is not None else given.out / ENCODER / MODEL
     bench = Bench(scale, given.out, encoder)
     try:
         done = {run: result for run in runs if (result := bench.result(run)) is not None}
@@ -104,7 +104,7 @@ def carry_out(
         if status is None:
             return paused(study)
         if status:
-            print(f"{PROGRAM}: stopped; no --resume is needed here, the same command goes on.")
+            print(f"{PROGRAM}: stopped; the same command goes on.")
             return status
         result = bench.result(run)
         assert result is not None, f"{run.place} was made a moment ago"
@@ -159,7 +159,7 @@ def print_plan(study: Study, runs: Sequence[Run], done: dict[Run, Result], scale
         print(f"  {run.label}: {state}")
     missing = [run for run in runs if run not in done]
     in_all = in_minutes(sum(run.nominal_s(scale) for run in missing))
-    print(f"{in_all} on one free core, for {len(missing)} runs. {scale.note}".strip())
+    print(f"{in_all} on {scale.machine}, for {len(missing)} runs. {scale.note}".strip())
 
 
 def write_tables(study: Study, runs: Sequence[Run], done: dict[Run, Result], bench: Bench) -> str:

@@ -1,6 +1,7 @@
 """Forward and backward of one micro-batch, with losses over global counts and the memory of one chunk.
 
-Letters: R rows, T tokens a row, C language-model width, N images of the bank, S pyramid pixels, F feature width.
+Letters: R rows, T tokens a row, K of them supervised, C language-model width, N images of the bank, M of them drawn,
+S pyramid pixels, F feature width.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class Chunks:
 
 
 @dataclass(frozen=True)
-class Sums:
-    """What one micro-batch adds to the losses; nothing of a graph."""
+class Losses:
+    """What one micro-batch adds to the losses, piece by piece; nothing of a graph."""
 
-    text_loss_sum: Tensor
-    """Float32 scalar, over the supervised tokens."""
+    text: Tensor
+    """[K] float32, of the supervised tokens, row by row."""
 
-    image_loss_sum: Tensor
-    """Float32 scalar, over the drawn images; the weight of the image loss is not in it."""
+    image: Tensor
+    """[M] float32, of the drawn images; the weight of the image loss is not in it."""
 
 
 def accumulate(
@@ -49,8 +50,8 @@ def accumulate(
     num_drawn: int,
     chunks: Chunks = Chunks(),
     dtype: torch.dtype = torch.float32,
-) -> Sums:
-    """Add the gradient of `text_loss_sum / num_targets + image_loss_weight * image_loss_sum / num_drawn` to `.grad`.
+) -> Losses:
+    """Add the gradient of `text.sum() / num_targets + image_loss_weight * image.sum() / num_drawn` to `.grad`.
 
     It is the gradient of `model(batch).loss` where the counts are those of the batch alone, and of the mean over the
     global batch where they are those of all micro-batches of all processes together. The image branch runs forward and
@@ -68,19 +69,20 @@ def accumulate(
     """
     precision = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
     with precision():
-        text_loss_sum, hidden, features = model.read(batch, tokens_at_once=chunks.tokens)
+        text_losses, hidden, features = model.read(batch, tokens_at_once=chunks.tokens)
     hidden_leaf, features_leaf = _leaf(hidden), _leaf(features)  # [R, T, C], [N, S, F]
-    image_loss_sum = torch.zeros((), device=hidden.device)
+    image_losses = torch.zeros(len(batch.drawn), device=hidden.device)
     weight = model.config.image_loss_weight / max(num_drawn, 1)
     size = chunks.images or max(len(batch.drawn), 1)
     for first in range(0, len(batch.drawn), size):
         which = slice(first, first + size)
         with precision():  # anew, for it keeps copies of the weights until it ends
-            loss_sum = model.image_loss_sum(hidden_leaf, features_leaf, batch, which)
-        _backward((weight * loss_sum, None))
-        image_loss_sum += loss_sum.detach()
-    _backward((text_loss_sum / max(num_targets, 1), None), (hidden, hidden_leaf.grad), (features, features_leaf.grad))
-    return Sums(text_loss_sum.detach(), image_loss_sum)
+            losses = model.image_losses(hidden_leaf, features_leaf, batch, which)
+        _backward((weight * losses.sum(), None))
+        image_losses[which] = losses.detach()
+    text_loss = text_losses.sum() / max(num_targets, 1)
+    _backward((text_loss, None), (hidden, hidden_leaf.grad), (features, features_leaf.grad))
+    return Losses(text_losses.detach(), image_losses)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

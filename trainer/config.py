@@ -1,15 +1,11 @@
-"""The settings of a run: frozen dataclasses, and how the command line and YAML files change them."""
+"""The settings of a run: frozen dataclasses."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_type_hints
-
-import jsonargparse
+from typing import Any, Literal
 
 from models import MMInterleavedConfig
 from models.frozen import FrozenPart
@@ -17,28 +13,6 @@ from models.lora import LoraConfig
 from models.recompute import RecomputedPart
 from trainer.data.corpus import CorpusConfig
 from trainer.data.stream import DataConfig
-
-PROGRAM = "python -m trainer.pretrain"
-
-SETTINGS = "config.yaml"
-"""In a run directory, the settings as `dump` writes them."""
-
-MAY_CHANGE_ON_RESUME = frozenset(
-    {
-        *("out", "max_minutes", "log_every", "sample_every", "checkpoint_every", "keep"),
-        *("device", "num_threads", "num_workers"),
-        *("images_at_once", "tokens_at_once", "recompute"),
-        *("micro_batch_rows", "shard_size", "max_skipped_in_a_row", "watchdog_minutes"),
-    }
-)
-"""Settings that do not decide what is learned, so that a resumed run may have others."""
-
-CORPUS_MAY_CHANGE_ON_RESUME = frozenset({"manifest", "max_broken", "allow_changed"})
-"""The same of `corpus`: a manifest may have moved, as long as its fingerprint is the same."""
-
-OPTIONAL = ("corpus", "frozen", "lora", "parts")
-"""Settings without a key in `TrainConfig.to_dict` where there are none."""
-
 
 Part = Literal["visual_tokenizer", "language_model", "image_decoder"]
 """A part of the model; `<BoI>` belongs to the language model."""
@@ -182,14 +156,24 @@ class TrainConfig:
 
     seed: int = 0
     max_minutes: float | None = None
-    """Pause after so many minutes of this process, with a checkpoint that `--resume` goes on from; null: no limit."""
+    """Pause after so many minutes of this process, with a checkpoint that the same command goes on from; null:
+    no limit."""
 
     log_every: int = 20
     """Steps between two progress lines, and between two points in TensorBoard; log.jsonl has every step."""
 
+    wandb: str | None = None
+    """The Weights & Biases project that gets the settings and all records of log.jsonl too; null: none. The command
+    `wandb offline` makes it keep them in the run directory, for `wandb sync`."""
+
+    peak_tflops: float | None = None
+    """What one device can do, in 10^12 operations a second of matrix products in `precision`; the log tells the share
+    of it that the model's own operations are (MFU). null: known for common NVIDIA GPUs in bfloat16, else not told."""
+
     sample_every: int = 0
-    """Steps between two sheets of samples in samples/, made from the emoji world's held-out documents, with another one
-    after the last step; 0: none. The other processes wait meanwhile."""
+    """Steps between two sheets of samples in samples/, made from the emoji world's held-out documents or those of the
+    corpus (`held_out` of its sources), with another one after the last step; 0: none. The other processes wait
+    meanwhile."""
 
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
@@ -198,8 +182,8 @@ class TrainConfig:
     """How many of the newest checkpoints stay."""
 
     micro_batch_rows: int = 0
-    """Rows that a process computes at a time; it adds the gradients of its share of the batch up before each update.
-    The result is the same, the memory smaller. 0: its whole share at once."""
+    """Rows, or pictures of the encoder's pre-training, that a process computes at a time; it adds the gradients of its
+    share of the batch up before each update. The result is the same, the memory smaller. 0: its whole share at once."""
 
     images_at_once: int = 0
     """Drawn images of a micro-batch whose U-Net graph is in memory at a time; 0: all. The result and the time are the
@@ -219,6 +203,10 @@ class TrainConfig:
     shard_size: int = 0
     """With several processes, how many of them share one copy of the trainable parameters and of the optimizer's state
     (FSDP2). 0: all; 1: each has its own, plain data parallelism."""
+
+    shard_frozen: bool = False
+    """With several processes, share the frozen weights of the language model's layers too: a process has a layer's
+    whole while it computes it, or while samples are made. Less memory, more communication, the same result."""
 
     max_skipped_in_a_row: int = 3
     """A step whose gradient is infinite or not a number is left out; after so many in a row, the next one ends the
@@ -261,9 +249,9 @@ class TrainConfig:
             f"init_parts are {self.init_parts} and init is null; expected a model in init whose parts these are.",
         )
         _require(
-            self.corpus is None or self.sample_every == 0,
-            f"sample_every is {self.sample_every}; expected 0 with a corpus, which has no held-out documents. A paused "
-            "or finished run has its model in model/, to generate with.",
+            self.corpus is None or self.sample_every == 0 or any(one.held_out for one in self.corpus.sources.values()),
+            f"sample_every is {self.sample_every}, with a corpus that holds nothing out; expected 0, or a source with "
+            "samples that are not trained on: --corpus.sources.NAME.held_out 4.",
         )
         counts = (
             "sample_every",
@@ -275,7 +263,20 @@ class TrainConfig:
         )
         for name in ("num_threads", "num_workers", *counts):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
+        _require(
+            not self.shard_frozen or (self.shard_size != 1 and ("language_model" in self.frozen or bool(self.lora))),
+            f"shard_frozen is true, with shard_size {self.shard_size}, frozen {self.frozen} and lora {self.lora}; "
+            "expected a shard_size other than 1, and a language model that is frozen or has adapters.",
+        )
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; expected 0 (none) or a number below 1.")
+        _require(
+            self.peak_tflops is None or self.peak_tflops > 0,
+            f"peak_tflops is {self.peak_tflops}; expected a number above 0, or null for a GPU known by its name.",
+        )
+        _require(
+            self.wandb is None or self.wandb != "",
+            "wandb is empty; expected the name of a project, or null for none.",
+        )
         _require(self.watchdog_minutes > 0, f"watchdog_minutes is {self.watchdog_minutes}; expected a number above 0.")
         _require(
             self.max_minutes is None or self.max_minutes > 0,
@@ -283,164 +284,5 @@ class TrainConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dicts and numbers. Without a corpus there is no key for one, as in checkpoints from before there
-        were any, so that those can be resumed; the same of `OPTIONAL`."""
-        settings = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {name: value for name, value in settings.items() if value or name not in OPTIONAL}
-
-
-@dataclass(frozen=True)
-class Command:
-    """A parsed command line."""
-
-    config: TrainConfig
-    resume: str | None
-    """None: a new run. "auto": the newest checkpoint of the run directory. Else a checkpoint or a run directory."""
-
-    estimate: str | None = None
-    """GPUs and the GB of each, to estimate the run for instead of running it."""
-
-    dry_run: int | None = None
-    """So many steps to try out instead of the run, with nothing written."""
-
-
-Recipes = Mapping[str, Callable[[], TrainConfig]]
-
-
-def make_parser(config: TrainConfig, recipes: Recipes, program: str = PROGRAM) -> jsonargparse.ArgumentParser:
-    """The parser whose defaults are `config`; every field of it, nested ones dotted, is an option."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog=program,
-        usage=f"{program} [RECIPE] [--config FILE] [--resume [PATH]] [--print_config] [--OPTION VALUE ...]",
-        description="RECIPE is one of: "
-        + "; ".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in recipes.items())
-        + f" Defaults below are those of {config.recipe}. Exit code: 0 done or paused by max_minutes, 1 stopped by a "
-        "non-finite gradient, a full memory or a corpus that cannot be used, 2 wrong use; after a complete checkpoint, "
-        "3 SIGTERM, SIGUSR1 or a STOP file in the run directory, and 130 Ctrl-C. With several processes: "
-        "torchrun --nproc-per-node N -m trainer.pretrain [RECIPE] ...",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="A YAML file with any of the options below.")
-    parser.add_argument(
-        "--resume",
-        type=str | None,
-        nargs="?",
-        const="auto",
-        default=None,
-        metavar="PATH",
-        help="Go on from a checkpoint: without PATH from the newest of the run directory, or from the start if it has "
-        "none yet; PATH is a checkpoint or a run directory.",
-    )
-    parser.add_argument(
-        "--estimate",
-        type=str | None,
-        nargs="?",
-        const="1x80",
-        default=None,
-        metavar="GPUSxGB",
-        help="Train nothing; say what the run needs on so many GPUs of so many GB (8x80; without a value 1x80): "
-        "parameters, memory, operations, days.",
-    )
-    parser.add_argument(
-        "--dry-run",
-        type=int | None,
-        default=None,
-        metavar="STEPS",
-        help="Write nothing; make so many real steps on real data and tell of the data, the speed and the memory.",
-    )
-    hints = get_type_hints(TrainConfig)
-    defaults = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TrainConfig)}
-    if config.corpus is not None:
-        defaults["corpus"] = dataclasses.asdict(config.corpus)  # it cannot print dataclasses within a dictionary
-    for name, default in defaults.items():
-        parser.add_argument(f"--{name}", type=hints[name], default=default)
-    return parser
-
-
-def parse(arguments: Sequence[str], recipes: Recipes, default: str, program: str = PROGRAM) -> Command:
-    """Turn `[RECIPE] [options]` into a configuration: the recipe, changed by YAML files, changed by dotted overrides.
-
-    Without RECIPE, a YAML file's `recipe` key says it, and else it is `default`.
-
-    Raises:
-        UsageError: an unknown recipe or key, or a value of the wrong type.
-        SystemExit: after --help and --print_config, which print and are done.
-    """
-    if arguments and not arguments[0].startswith("-"):
-        name, options = arguments[0], list(arguments[1:])
-    else:
-        options = list(arguments)
-        name = _recipe_in_files(options, recipes, default, program)
-    if name not in recipes:
-        raise UsageError(f"There is no recipe '{name}'. Recipes: {', '.join(recipes)}.")
-    command = _parse(options, recipes, name, program)
-    if command.config.recipe != name:
-        raise UsageError(
-            f"The settings are of recipe '{command.config.recipe}', but the command names '{name}'. "
-            f"Leave the name out, or start it as: {program} {command.config.recipe} {' '.join(options)}"
-        )
-    return command
-
-
-def _parse(options: list[str], recipes: Recipes, name: str, program: str) -> Command:
-    parser = make_parser(recipes[name](), recipes, program)
-    try:
-        values = parser.instantiate(parser.parse_args(options)).as_dict()
-    except (jsonargparse.ArgumentError, ValueError) as error:
-        sentence = " ".join(str(error).split()).removesuffix(".") + "."
-        raise UsageError(f"{sentence} All options and their values: {program} {name} --print_config") from error
-    asked = {name: values.pop(name) for name in ("resume", "estimate", "dry_run")}
-    del values["config"]
-    if asked["dry_run"] is not None:
-        _require(asked["dry_run"] >= 1, f"dry-run is {asked['dry_run']}; expected 1 or more steps.")
-    return Command(TrainConfig(**values), **asked)
-
-
-def _recipe_in_files(options: list[str], recipes: Recipes, default: str, program: str) -> str:
-    if not any(option.partition("=")[0] == "--config" for option in options):
-        return default
-    quiet = [option for option in options if not option.startswith("--print_config")]
-    return _parse(quiet, recipes, default, program).config.recipe
-
-
-def dump(config: TrainConfig, recipes: Recipes) -> str:
-    """`config` as YAML that `--config` reads back."""
-    parser = make_parser(config, recipes)
-    values = parser.get_defaults()
-    del values["resume"], values["estimate"], values["dry_run"]
-    return parser.dump(values, skip_unset=False)  # a null is a setting too
-
-
-def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two `to_dict()`s and decides what is learned: "key: saved value -> value now"."""
-    before, after = _flatten(saved), _flatten(now)
-    return [
-        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
-        for key in sorted(before.keys() | after.keys())
-        if not _may_change(key, after) and before.get(key, _ABSENT) != after.get(key, _ABSENT)
-    ]
-
-
-def _may_change(key: str, now: Mapping[str, Any]) -> bool:
-    """Whether a flattened setting may differ on resume."""
-    head, _, rest = key.partition(".")
-    last = rest.rpartition(".")[2]
-    if head == "corpus" and last == "fingerprint":
-        return bool(now.get("corpus.allow_changed"))
-    return head in MAY_CHANGE_ON_RESUME or (head == "corpus" and last in CORPUS_MAY_CHANGE_ON_RESUME)
-
-
-_ABSENT = object()
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def load(path: str | Path, recipes: Recipes) -> TrainConfig:
-    """The configuration in a run's config.yaml."""
-    return parse(["--config", str(path)], recipes, next(iter(recipes))).config
+        """Plain lists, dicts and numbers."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))

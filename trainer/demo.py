@@ -43,6 +43,7 @@ from trainer.evaluate import (
     write_json,
 )
 from trainer.metrics import LOG, read_log
+from trainer.run_directory import MODEL
 from trainer.scores import Score
 from trainer.ship import TRAINING_FACTS, WITHOUT_MMFS
 
@@ -102,7 +103,7 @@ def run(options: Options) -> int:
         status = pretrain.main(training)
     if status:
         return status
-    model_dir = options.out / pretrain.MODEL
+    model_dir = options.out / MODEL
     if not model_dir.is_dir():
         raise UsageError(
             f"The training paused before there was a model in {model_dir}: it ran out of time in its first phase. "
@@ -198,7 +199,7 @@ def training_arguments(options: Options) -> list[str]:
     if options.minutes is not None:
         settings["max_minutes"] = options.minutes
     recipe = SCRATCH_RECIPE if options.start is None else RECIPE
-    return [recipe, "--resume", *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+    return [recipe, *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
 
 def examine(model_dir: Path, settings: Settings, file: Path) -> Evaluation:

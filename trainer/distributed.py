@@ -63,9 +63,19 @@ class Processes:
         self.total([0])
 
 
+def is_launched() -> bool:
+    """Whether `torchrun` started this process."""
+    return dist.is_torchelastic_launched()
+
+
 def local_rank() -> int:
     """The number that `torchrun` gave this process on its machine; 0 without it."""
-    return int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
+    return int(os.environ["LOCAL_RANK"]) if is_launched() else 0
+
+
+def num_local() -> int:
+    """How many processes `torchrun` started on this machine; 1 without it."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if is_launched() else 1
 
 
 @contextmanager
@@ -74,7 +84,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
     Numbers travel by gloo, gradients on GPUs by NCCL.
     """
-    if dist.is_torchelastic_launched():
+    if is_launched():
         store, rank, num = next(rendezvous("env://"))
     else:
         store, rank, num = dist.HashStore(), 0, 1

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Sequence
 
-import torch
-
 from trainer.metrics import Step
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory in use until now: of a GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def report(
@@ -37,12 +26,13 @@ def report(
         num_read: samples and images that were read from files; 0 for the emoji world.
         num_broken: how many of them were broken.
         num_steps_left: steps of the real run.
-        peak_bytes: `peak_memory_bytes`, the most of any process.
+        peak_bytes: the most memory that any process has used (`trainer.peak_memory`).
     """
     timed = steps[1:] or steps
     seconds = sum(step.step_s for step in timed)
     num_tokens, num_images = sum(step.num_tokens for step in steps), sum(step.num_images for step in steps)
-    hours = num_steps_left * seconds / len(timed) / 3600
+    minutes = num_steps_left * seconds / len(timed) / 60
+    duration = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
     lines = [
         f"rows             {len(steps)} steps of {num_rows}, {num_images / (len(steps) * num_rows):.1f} images a row",
         f"padding          {1 - num_tokens / (len(steps) * num_rows * row_tokens):.1%} of the tokens",
@@ -51,7 +41,7 @@ def report(
         f"data             {sum(step.data_wait_s for step in timed) / seconds:.0%} of the time, made in between; a run "
         "with num_workers makes it ahead",
         f"peak memory      {peak_bytes / 1e9:.2f} GB",
-        f"whole run        {num_steps_left} steps, {hours:.1f} hours at this speed",
+        f"whole run        {num_steps_left} steps, {duration} at this speed",
     ]
     if num_read:
         share = num_broken / num_read

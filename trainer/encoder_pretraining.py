@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,7 @@ from trainer.loop import Phase
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """Loss and accuracies of one batch."""
+    """Loss and accuracies: what a batch adds to those of the step that it is part of."""
 
     loss: Tensor
     """Sum of the three kinds' losses."""
@@ -66,50 +65,71 @@ class EncoderPretraining(nn.Module):
         )  # then tens and ones of the number
         self.layout_head = nn.Linear(visual_tokenizer.config.num_visual_tokens * token_dim, 3 * num_concepts)
 
-    def forward(self, batch: LabelledPictures) -> EncoderOutput:
-        """All heads' losses on a batch; every level of the pyramid weighs the same."""
+    def counts(self, batch: LabelledPictures) -> list[int]:
+        """What is counted of a batch: on each level, finest first, the cells of background, sprites and digits, and
+        those with a number; then the sprites that its pictures have, and those that they lack."""
+        counts = []
+        for shape in self.visual_tokenizer.spatial_shapes:
+            classes, numbers = cell_labels(batch.classes, shape), cell_labels(batch.numbers, shape)
+            counts += [int(kind.sum()) for kind in (*self._kinds(classes), numbers >= 0)]
+        num_present = int(batch.present.sum())
+        return [*counts, num_present, batch.present.numel() - num_present]
+
+    def forward(self, batch: LabelledPictures, counts: Sequence[int] | None = None) -> EncoderOutput:
+        """All heads' losses on a batch; every level of the pyramid weighs the same.
+
+        Args:
+            batch: on the module's device.
+            counts: `counts` of all batches of the step, added up; None: this is the only one.
+        """
+        counts = self.counts(batch) if counts is None else counts
         tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, E], [N, S, C]
         shapes = self.visual_tokenizer.spatial_shapes
         maps = features.split([h * w for h, w in shapes], dim=1)  # of [N, h*w, C]
         losses = []
-        for head, level, shape in zip(reversed(self.heads), reversed(maps), reversed(shapes), strict=True):
+        for number in reversed(range(len(shapes))):
+            shape, counted = shapes[number], counts[4 * number : 4 * number + 4]
             classes = cell_labels(batch.classes, shape).flatten(1)  # [N, h*w]
             numbers = cell_labels(batch.numbers, shape).flatten(1)
-            named, tens, ones = head(level).split([self.num_classes, 10, 10], dim=-1)
+            named, tens, ones = self.heads[number](maps[number]).split([self.num_classes, 10, 10], dim=-1)
             numbered = (numbers >= 0,)
             losses += [
-                balanced_cross_entropy(named, classes, self._kinds(classes)),
-                balanced_cross_entropy(tens, numbers.clamp(min=0) // 10, numbered) / 2,
-                balanced_cross_entropy(ones, numbers.clamp(min=0) % 10, numbered) / 2,
+                balanced_cross_entropy(named, classes, self._kinds(classes), counted[:3]),
+                balanced_cross_entropy(tens, numbers.clamp(min=0) // 10, numbered, counted[3:]) / 2,
+                balanced_cross_entropy(ones, numbers.clamp(min=0) % 10, numbered, counted[3:]) / 2,
             ]
         # The loop ended with the finest level, whose accuracies tell most.
         right = named.argmax(-1) == classes
         told = 10 * tens.argmax(-1) + ones.argmax(-1) == numbers
         _, is_sprite, is_digit = self._kinds(classes)
-        layout_loss, placed = self._layout(tokens, batch)
+        _, num_sprites, num_digits, num_numbered = counted
+        num_present, num_absent = counts[-2:]
+        layout_loss, placed = self._layout(tokens, batch, num_present, num_absent)
         return EncoderOutput(
             loss=torch.stack(losses).sum() / len(shapes) + layout_loss,
-            accuracy_sprites=share(right, is_sprite),
-            accuracy_digits=share(right, is_digit),
-            accuracy_numbers=share(told, *numbered),
-            accuracy_layout=share(placed, batch.present),
+            accuracy_sprites=share(right, is_sprite, num_sprites),
+            accuracy_digits=share(right, is_digit, num_digits),
+            accuracy_numbers=share(told, *numbered, num_numbered),
+            accuracy_layout=share(placed, batch.present, num_present),
         )
 
     def _kinds(self, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Which cells are background, sprite, digit."""
         return classes == 0, (classes > 0) & (classes <= self.num_concepts), classes > self.num_concepts
 
-    def _layout(self, tokens: Tensor, batch: LabelledPictures) -> tuple[Tensor, Tensor]:
+    def _layout(
+        self, tokens: Tensor, batch: LabelledPictures, num_present: int, num_absent: int
+    ) -> tuple[Tensor, Tensor]:
         """Loss of the visual tokens, and [N, K] bool: which sprites they place about rightly.
 
         The tokens are normalised as the language model normalises what it reads, so their size stays as it is.
         """
         said = self.layout_head(F.rms_norm(tokens, tokens.shape[-1:]).flatten(1)).unflatten(1, (self.num_concepts, 3))
         presence, centres = said[..., 0].float(), said[..., 1:].float() + 0.5  # the picture's middle to begin with
-        kinds = (batch.present, ~batch.present)
         rare = F.binary_cross_entropy_with_logits(presence, batch.present.float(), reduction="none")
+        told = torch.stack([share(rare, batch.present, num_present), share(rare, ~batch.present, num_absent)])
         distance = (centres - batch.centres).abs()  # in sides of the picture
-        loss = torch.stack([share(rare, kind) for kind in kinds]).sum() + 2 * share(distance.sum(-1), batch.present)
+        loss = told.sum() + 2 * share(distance.sum(-1), batch.present, num_present)
         return loss, (presence > 0) & (distance < 1 / 8).all(-1)
 
 
@@ -121,24 +141,25 @@ def cell_labels(labels: Tensor, shape: tuple[int, int]) -> Tensor:
     return labels[:, rows[:, None], columns]
 
 
-def balanced_cross_entropy(logits: Tensor, targets: Tensor, kinds: tuple[Tensor, ...]) -> Tensor:
+def balanced_cross_entropy(logits: Tensor, targets: Tensor, kinds: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     """The mean over `kinds` of the cells' mean cross-entropy, however rare a kind is; one without cells counts 0.
 
     Args:
         logits: [N, h*w, K].
         targets: [N, h*w] int64.
         kinds: masks, [N, h*w] bool each.
+        counts: cells of each kind in the whole step.
 
     Returns:
         [] float32.
     """
     losses = F.cross_entropy(logits.transpose(1, 2).float(), targets, reduction="none")  # [N, h*w]
-    return torch.stack([share(losses, kind) for kind in kinds]).mean()
+    return torch.stack([share(losses, kind, count) for kind, count in zip(kinds, counts, strict=True)]).mean()
 
 
-def share(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of the chosen values, []; 0 if none is chosen."""
-    return (values * chosen).sum() / chosen.sum().clamp(min=1)
+def share(values: Tensor, chosen: Tensor, count: int) -> Tensor:
+    """What the chosen values add to a mean over `count`, []; 0 if none is chosen."""
+    return (values * chosen).sum() / max(count, 1)
 
 
 def encoder_phase(model: MMInterleaved, config: TrainConfig) -> Phase:
@@ -149,14 +170,13 @@ def encoder_phase(model: MMInterleaved, config: TrainConfig) -> Phase:
         num_concepts=config.data.num_concepts,
         token_dim=config.model.language_model.transformer["hidden_size"],
     )
-    scenes = LabelledScenes(config.data, config.model, seed=config.seed, num_images=settings.images_per_step)
     return Phase(
         name="encoder",
         index=0,
         module=module,
-        batch=partial(_whole_batch, scenes),
-        num_rows=None,  # the losses are means over kinds of cells, not sums over pictures
-        counts=lambda batch: (1,),
+        batch=LabelledScenes(config.data, config.model, seed=config.seed),
+        num_rows=settings.images_per_step,
+        counts=module.counts,
         accumulate=_accumulate,
         size=lambda batch: (0, len(batch.pixel_values)),
         num_steps=settings.num_steps,
@@ -164,13 +184,8 @@ def encoder_phase(model: MMInterleaved, config: TrainConfig) -> Phase:
     )
 
 
-def _whole_batch(scenes: LabelledScenes, step: int, rows: range) -> LabelledPictures:
-    return scenes(step)
-
-
 def _accumulate(module: nn.Module, batch: LabelledPictures, counts: Sequence[int]) -> dict[str, Tensor]:
-    """The mean over the processes, which all compute the same."""
-    output = module(batch)
-    values = {field.name: getattr(output, field.name) / counts[0] for field in fields(output)}
-    values["loss"].backward()
-    return values
+    """Gradients of a micro-batch, and its share of the values of the whole step."""
+    output = module(batch, counts)
+    output.loss.backward()
+    return {field.name: getattr(output, field.name).detach() for field in fields(output)}

@@ -29,13 +29,14 @@ from PIL import Image as PILImage
 
 from models import MMInterleaved
 from models.tensor_files import WEIGHTS_FILE
-from trainer.config import TrainConfig, UsageError, load
+from trainer.config import TrainConfig, UsageError
 from trainer.data.document import Document, Segment, Text
 from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TaskOptions, documents
 from trainer.data.emoji.world import CANVAS
 from trainer.data.stream import DataConfig, picture_px
 from trainer.exams import EXAMS, Answer, Exam
 from trainer.interrupt import ignore_in_worker
+from trainer.options import load
 from trainer.picture_scores import to_float
 from trainer.recipes import ALL_RECIPES, DEFAULT_RECIPE
 from trainer.scores import Score, chance_levels
@@ -243,9 +244,16 @@ def timed_answer(model: MMInterleaved, job: Job, settings: Settings) -> tuple[Wr
 
 def answer(model: MMInterleaved, document: Document, exam: Exam, settings: Settings, *, seed: int) -> Written:
     """What the model says to a document: text (perhaps empty), or a picture."""
-    segments = to_model(exam.prompt(document), model.config.vision.picture_shape[0])
-    if exam.kind == "text":
-        written = model.generate(segments, mode="text", max_new_tokens=exam.max_new_tokens)
+    return go_on(model, exam.prompt(document), settings, max_new_tokens=exam.max_new_tokens, seed=seed)
+
+
+def go_on(
+    model: MMInterleaved, given: Sequence[Segment], settings: Settings, *, max_new_tokens: int, seed: int
+) -> Written:
+    """What the model writes after some segments, or with `max_new_tokens` 0 draws after them."""
+    segments = to_model(given, model.config.vision.picture_shape[0])
+    if max_new_tokens:
+        written = model.generate(segments, mode="text", max_new_tokens=max_new_tokens)
         return "".join(piece for piece in written if isinstance(piece, str)).strip()
     [picture] = model.generate(
         segments,

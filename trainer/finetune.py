@@ -5,10 +5,11 @@ with toy_ before it: the same in the emoji world, from the shipped weights, whic
 of `trainer.pretrain`, and so are the run directory, `--resume` and the exit codes; the model is that of MODEL_DIR, at
 the task's size of pictures.
 
-A task reads JSON lines, one sample each (`trainer.data.sources.tasks` lists the keys), once they are indexed:
+A task reads its published data sets, or JSON lines with one sample each (`trainer.data.sources.published` lists the
+forms of the former, `trainer.data.sources.tasks` the keys of the latter), once they are indexed:
 
-    python -m trainer.data.index train.jsonl --images PICTURES --out data/vqa
-    python -m trainer.finetune vqa --init MODEL_DIR --corpus.sources.vqa.manifest data/vqa
+    python -m trainer.data.index refcoco --form refcoco --images train2014 --out data/rec
+    python -m trainer.finetune rec --init MODEL_DIR --manifest data/rec
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import sys
 from collections.abc import Sequence
 from functools import partial, update_wrapper
 
-from trainer.config import Command, Recipes, UsageError, parse
-from trainer.pretrain import carry_out
+from trainer.command_line import carry_out
+from trainer.config import UsageError
+from trainer.options import Command, Recipes, parse
 from trainer.recipes import FINETUNING
 from trainer.starting_model import settings_of
 

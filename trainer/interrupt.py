@@ -46,10 +46,13 @@ class Interrupt:
     Args:
         directory: where a STOP file is looked for; None: nowhere.
         deadline: when to stop, of `time.monotonic`.
+        echoes: a second signal does nothing. For processes of `torchrun`, which sends them what a terminal or a batch
+            system has sent to all already, and kills after 30 seconds.
     """
 
-    def __init__(self, directory: Path | None = None, deadline: float = math.inf) -> None:
+    def __init__(self, directory: Path | None = None, deadline: float = math.inf, *, echoes: bool = False) -> None:
         self.received: Stop | None = None
+        self._echoes = echoes
         self._file = None if directory is None else directory / STOP_FILE
         self._deadline = deadline
         self._previous: dict[signal.Signals, object] = {}
@@ -78,8 +81,10 @@ class Interrupt:
         self._restore()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = SIGNALS[signal.Signals(number)]
-        self._restore()
+        if self.received is None:
+            self.received = SIGNALS[signal.Signals(number)]
+        if not self._echoes:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

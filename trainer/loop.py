@@ -22,6 +22,7 @@ from trainer.interrupt import Interrupt, Stop, ignore_in_worker
 from trainer.metrics import RunLog, Step
 from trainer.optim import WeightAverage, describe_groups, learning_rate_factor, make_optimizer, set_learning_rate
 from trainer.out_of_memory import out_of_memory_explained
+from trainer.peak_memory import peak_memory_bytes
 from trainer.sharding import DataParallel, whole_tensor
 from trainer.training_state import (
     TrainingState,
@@ -54,9 +55,8 @@ class Phase:
     batch: Callable[[int, range], Any]
     """Step number and neighbouring rows of its batch to TrainingBatch; a pure function."""
 
-    num_rows: int | None
-    """Rows of a batch, which processes and micro-batches share. None: its loss is no sum over rows, so every process
-    computes the whole batch, `range(1)`."""
+    num_rows: int
+    """Rows of a batch, which processes and micro-batches share."""
 
     counts: Callable[[Any], Sequence[int]]
     """A batch on the CPU to what its losses are divided by; counts add up over micro-batches and processes."""
@@ -74,14 +74,22 @@ class Phase:
     frozen: tuple[str, ...] = ()
     """Submodules of `module` that stay as they are in this phase, by their dotted names."""
 
+    layers: Sequence[nn.Module] = ()
+    """Submodules of `module` that every micro-batch passes through, whatever is in it."""
+
+    flops: Callable[[], Callable[[Sequence[int], int], float]] | None = None
+    """Makes, in seconds, the function from the counts of a step and its number of images to the operations of the
+    model; only called where somebody wants to know. None: nobody can."""
+
     read_and_broken: Callable[[], tuple[int, int]] = lambda: (0, 0)
     """How many samples and images this process has read from files, and how many of them were broken."""
 
     documents: Callable[[int], list[str]] = lambda step: []
     """Step number to the keys of the documents in its batch; what stands before the first slash is their source."""
 
-    sample: Callable[[int], None] | None = None
-    """Shows what the module, in evaluation mode, makes after so many steps; the first process alone calls it."""
+    sample: Callable[[int, Callable[[], bool]], None] | None = None
+    """Shows what the module, in evaluation mode, makes after so many steps; the first process alone calls it. The
+    second argument tells in between whether to leave it, since the run is to stop."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def train(
     for name in phase.frozen:
         module.get_submodule(name).requires_grad_(False)
     rows = rows_of_micro_batches(phase.num_rows, config.micro_batch_rows, processes)
-    parallel = DataParallel(module, processes, config.shard_size)
+    parallel = DataParallel(module, processes, config.shard_size, phase.layers if config.shard_frozen else ())
     optimizer = make_optimizer(module, phase.optim)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = WeightAverage(module, phase.ema_decay) if phase.ema_decay else None
@@ -139,8 +147,14 @@ def train(
         start.load(state, base, processes)
     for line in describe_groups(optimizer):
         log.say(f"  {line}")
+    flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
     loader = batches(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
     with saver, Watchdog(processes, 60 * config.watchdog_minutes) as watchdog:
+
+        def save(step: int) -> None:
+            watchdog.enters("the checkpoint")
+            saver.save(state, phase=phase.name, phase_index=phase.index, step=step, config=config.to_dict(), base=base)
+
         begun = time.monotonic()
         for step in range(first, phase.num_steps):
             watchdog.enters("the wait for data")
@@ -169,8 +183,20 @@ def train(
                     state.num_skipped = 0
                     values["lr"] = phase.optim.lr * factor
                     step_s = time.monotonic() - begun
+                    is_due = log.is_due(step + 1, phase.num_steps)
                     log.step(
-                        Step(phase.name, step + 1, phase.num_steps, values, num_tokens, num_images, step_s, data_wait_s)
+                        Step(
+                            phase.name,
+                            step + 1,
+                            phase.num_steps,
+                            values,
+                            num_tokens,
+                            num_images,
+                            step_s,
+                            data_wait_s,
+                            flops=None if flops_of is None else flops_of(counts, num_images),
+                            peak_memory_bytes=processes.largest(peak_memory_bytes(device)) if is_due else None,
+                        )
                     )
                 else:
                     state.num_skipped += 1
@@ -182,39 +208,33 @@ def train(
 
             stop = contributions if isinstance(contributions, Stop) else agreed_stop(interrupt, processes)
             if writes and (stop or done % config.checkpoint_every == 0 or done == phase.num_steps):
-                watchdog.enters("the checkpoint")
-                saver.save(
-                    state,
-                    phase=phase.name,
-                    phase_index=phase.index,
-                    step=done,
-                    config=config.to_dict(),
-                    base=base,
-                )
+                save(done)
             saver.finish_if_written()
+            is_shown = phase.sample is not None and (done % config.sample_every == 0 or done == phase.num_steps)
+            if is_shown and stop is None:
+                watchdog.enters("the samples")
+                make_samples(phase, done, parallel, average, processes, interrupt)
+                stop = agreed_stop(interrupt, processes)
+                if stop and writes:
+                    save(done)
             if stop and done < phase.num_steps:
                 return Outcome(finished=False, step=done, average=average, parallel=parallel, stop=stop)
-            if phase.sample is not None and (done % config.sample_every == 0 or done == phase.num_steps):
-                watchdog.enters("the samples")
-                make_samples(phase, done, parallel, average, processes)
             begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
     return Outcome(finished=True, step=phase.num_steps, average=average, parallel=parallel)
 
 
-def rows_of_micro_batches(num_rows: int | None, micro_batch_rows: int, processes: Processes) -> list[range]:
+def rows_of_micro_batches(num_rows: int, micro_batch_rows: int, processes: Processes) -> list[range]:
     """This process's share of the rows of every batch, cut into micro-batches of at most `micro_batch_rows` (0: one).
 
     Raises:
         UsageError: the processes cannot have equal shares.
     """
-    if num_rows is None:
-        return [range(1)]
     if num_rows % processes.num:
         possible = [num for num in range(1, num_rows + 1) if num_rows % num == 0]
         raise UsageError(
             f"{processes.num} processes cannot share a batch of {num_rows} rows equally. Possible numbers of "
-            f"processes: {', '.join(map(str, possible))}; or change the number of rows (data.num_rows, or "
-            "corpus.num_rows), which changes what is learned."
+            f"processes: {', '.join(map(str, possible))}; or change the number of rows (data.num_rows or "
+            "corpus.num_rows; encoder_pretraining.images_per_step in that phase), which changes what is learned."
         )
     each = num_rows // processes.num
     size = micro_batch_rows or each
@@ -272,7 +292,12 @@ def to_host(contributions: Mapping[str, Tensor | None], grad_norm: Tensor, proce
 
 
 def make_samples(
-    phase: Phase, step: int, parallel: DataParallel, average: WeightAverage | None, processes: Processes
+    phase: Phase,
+    step: int,
+    parallel: DataParallel,
+    average: WeightAverage | None,
+    processes: Processes,
+    interrupt: Interrupt,
 ) -> None:
     """`phase.sample` with the averaged weights if there are any; all that training uses is afterwards what it was."""
     assert phase.sample is not None
@@ -280,7 +305,7 @@ def make_samples(
     with average.applied() if average is not None else nullcontext(), parallel.whole():
         if processes.is_first:
             phase.module.eval()
-            phase.sample(step)
+            phase.sample(step, lambda: interrupt.reason is not None)
             phase.module.train()
     set_random_states(random_before)
 
@@ -298,7 +323,8 @@ def non_finite_sentence(
     phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, last_saved: Path | None
 ) -> str:
     """What happened, where, and the way out."""
-    losses = ", ".join(f"{name} {value}" for name, value in values.items() if name.startswith("loss"))
+    whole = {name: value for name, value in values.items() if name.startswith("loss") and "/" not in name}
+    losses = ", ".join(f"{name} {value}" for name, value in whole.items())
     sources = Counter(key.partition("/")[0] for key in phase.documents(step))
     counted = ", ".join(f"{count} of {source}" for source, count in sources.most_common())
     documents = f" Its batch has documents from these sources: {counted}; log.jsonl has their keys." if sources else ""

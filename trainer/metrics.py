@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
@@ -25,13 +26,33 @@ class Step:
 
     num_steps: int
     values: Mapping[str, float | None]
-    """Losses, gradient norm, learning rate. None: there was nothing to measure in this batch."""
+    """Losses, gradient norm, learning rate. None: there was nothing to measure in this batch. What has a slash in its
+    name is a part of what stands before it."""
 
     num_tokens: int
     num_images: int
     step_s: float
     data_wait_s: float
     """The part of `step_s` spent waiting for the batch."""
+
+    flops: float | None = None
+    """Operations of the model in this step; None: not counted."""
+
+    peak_memory_bytes: int | None = None
+    """The most that any process has used until now; None: not asked for at this step."""
+
+
+class Sink(Protocol):
+    """Where else a log goes."""
+
+    def step(self, values: Mapping[str, float], step: int) -> None:
+        """What was measured, by `PHASE/NAME`, in a step; steps are counted over all phases."""
+
+    def event(self, name: str, facts: Mapping[str, Any]) -> None:
+        """A record that is not a step."""
+
+    def close(self) -> None:
+        """No more comes."""
 
 
 class RunLog:
@@ -42,24 +63,35 @@ class RunLog:
         log_every: steps between two progress lines and two TensorBoard points, which are means over those steps.
         first_step: number of steps, over all phases, that were done before; later TensorBoard points are dropped.
         stream: where the progress goes; one updating line if it is a terminal. None: standard output.
+        peak_flops: operations a second that all devices together could do; None: unknown, and nothing is said of it.
+        sink: gets every record too; None: nobody does.
     """
 
     def __init__(
-        self, directory: Path | None, *, log_every: int, first_step: int = 0, stream: TextIO | None = None
+        self,
+        directory: Path | None,
+        *,
+        log_every: int,
+        first_step: int = 0,
+        stream: TextIO | None = None,
+        peak_flops: float | None = None,
+        sink: Sink | None = None,
     ) -> None:
+        self.peak_flops = peak_flops
+        self._sink = sink
         self._file: TextIO | None = None
         self._board: Any = None
         if directory is not None:
             from torch.utils.tensorboard import SummaryWriter  # here: it takes a second that --help need not wait
 
-            self._file = (directory / LOG).open(
-                "a", buffering=1, encoding="utf-8"
-            )  # a line is written when it is whole
+            # With buffers of a line, one is written when it is whole.
+            self._file = (directory / LOG).open("a", buffering=1, encoding="utf-8")
             self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=first_step + 1)
         self._board_step = first_step
         self._stream = stream or sys.stdout
         self._log_every = log_every
         self._recent: deque[Step] = deque(maxlen=log_every)
+        self._peak_memory_bytes: int | None = None
         self._line_open = False
 
     def say(self, sentence: str) -> None:
@@ -70,39 +102,52 @@ class RunLog:
     def event(self, name: str, **facts: Any) -> None:
         """A record in log.jsonl that is not a step."""
         self._write({"event": name, "time_s": time.time(), **facts})
+        if self._sink is not None:
+            self._sink.event(name, facts)
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether there is a progress line after so many steps of a phase."""
+        return step % self._log_every == 0 or step == num_steps
 
     def step(self, step: Step) -> None:
         """Record a step; show it when it is due."""
-        self._write(
-            {
-                "phase": step.phase,
-                "step": step.step,
-                **step.values,
-                "num_tokens": step.num_tokens,
-                "num_images": step.num_images,
-                "step_s": round(step.step_s, 6),
-                "data_wait_s": round(step.data_wait_s, 6),
-            }
-        )
+        measured = {
+            **step.values,
+            "num_tokens": step.num_tokens,
+            "num_images": step.num_images,
+            "step_s": round(step.step_s, 6),
+            "data_wait_s": round(step.data_wait_s, 6),
+        }
+        utilisation = self._utilisation([step])
+        if utilisation is not None:
+            measured["mfu"] = round(utilisation, 4)
+        if step.peak_memory_bytes is not None:
+            self._peak_memory_bytes = measured["peak_memory_bytes"] = step.peak_memory_bytes
+        self._write({"phase": step.phase, "step": step.step, **measured})
         if self._recent and self._recent[-1].phase != step.phase:
             self._recent.clear()
         self._recent.append(step)
         self._board_step += 1
-        is_due = step.step % self._log_every == 0 or step.step == step.num_steps
+        if self._sink is not None:
+            present = {f"{step.phase}/{name}": value for name, value in measured.items() if value is not None}
+            self._sink.step(present, self._board_step)
+        is_due = self.is_due(step.step, step.num_steps)
         if is_due or self._stream.isatty():
             means = self._means()
-            self._show(progress_line(step, means))
+            self._show(step, means)
             if is_due and self._board is not None:
                 for name, value in means.items():
                     self._board.add_scalar(f"{step.phase}/{name}", value, self._board_step)
 
     def close(self) -> None:
-        """Finish the line, the log and the TensorBoard file."""
+        """Finish the line, the log, the TensorBoard file and the sink."""
         self._end_line()
         if self._board is not None:
             self._board.close()
         if self._file is not None:
             self._file.close()
+        if self._sink is not None:
+            self._sink.close()
 
     @property
     def recent(self) -> list[Step]:
@@ -121,15 +166,28 @@ class RunLog:
         means["images_per_s"] = sum(step.num_images for step in self._recent) / seconds
         means["data_wait_share"] = sum(step.data_wait_s for step in self._recent) / seconds
         means["step_s"] = seconds / len(self._recent)
+        utilisation = self._utilisation(self._recent)
+        if utilisation is not None:
+            means["mfu"] = utilisation
+        if self._peak_memory_bytes is not None:
+            means["peak_memory_gb"] = self._peak_memory_bytes / 1e9
         return means
 
-    def _show(self, line: str) -> None:
+    def _utilisation(self, steps: Collection[Step]) -> float | None:
+        """The share of the devices' operations that were the model's."""
+        flops = [step.flops for step in steps if step.flops is not None]
+        if self.peak_flops is None or len(flops) < len(steps):
+            return None
+        return sum(flops) / (self.peak_flops * sum(step.step_s for step in steps))
+
+    def _show(self, step: Step, means: Mapping[str, float]) -> None:
         if self._stream.isatty():
+            line = progress_line(step, means, max_length=shutil.get_terminal_size().columns - 1)
             self._stream.write(f"\r{line}\x1b[K")  # the escape clears what a longer line left behind
             self._stream.flush()
             self._line_open = True
         else:
-            print(line, file=self._stream, flush=True)
+            print(progress_line(step, means), file=self._stream, flush=True)
 
     def _end_line(self) -> None:
         if self._line_open:
@@ -141,18 +199,26 @@ class RunLog:
             self._file.write(json.dumps(record) + "\n")
 
 
-def progress_line(step: Step, means: Mapping[str, float]) -> str:
-    """`main 120/2400  loss 6.5  text 2.31  image 0.412  lr 9.8e-04  3210 tokens/s  41 images/s  5:32 left`."""
+def progress_line(step: Step, means: Mapping[str, float], max_length: int | None = None) -> str:
+    """`main 120/2400  loss 6.5  text 2.31  image 0.412  lr 9.8e-04  3210 tokens/s  41 images/s  2% data wait  38% MFU
+    61.2 GB  5:32 left`, in one line; the last parts but the time left go where they are too long for `max_length`."""
     parts = [f"{step.phase} {step.step}/{step.num_steps}"]
-    parts += [f"{name.removeprefix('loss_')} {means[name]:.4g}" for name in means if name.startswith("loss")]
+    losses = [name for name in means if name.startswith("loss") and "/" not in name]
+    parts += [f"{name.removeprefix('loss_')} {means[name]:.4g}" for name in losses]
     parts += [f"{name} {means[name]:.3f}" for name in means if name.startswith("accuracy")]
     parts += [f"lr {means['lr']:.1e}"]
     if means["tokens_per_s"]:
         parts += [f"{means['tokens_per_s']:.0f} tokens/s"]
-    parts += [f"{means['images_per_s']:.0f} images/s"]
+    parts += [f"{means['images_per_s']:.0f} images/s", f"{means['data_wait_share']:.0%} data wait"]
+    if "mfu" in means:
+        parts += [f"{means['mfu']:.0%} MFU"]
+    if "peak_memory_gb" in means:
+        parts += [f"{means['peak_memory_gb']:.1f} GB"]
     left_s = round((step.num_steps - step.step) * means["step_s"])
     hours, minutes, seconds = left_s // 3600, left_s // 60 % 60, left_s % 60
     parts += [f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"]
+    while max_length is not None and len("  ".join(parts)) > max_length and len(parts) > 2:
+        del parts[-2]
     return "  ".join(parts)
 
 

@@ -18,15 +18,18 @@ from string import Template
 from types import MappingProxyType
 from typing import Any
 
-from trainer.config import SETTINGS, UsageError
+from trainer.config import UsageError
 from trainer.demo_charts import Curve, level_chart, loss_chart, shared_range
 from trainer.metrics import LOG, read_log
+from trainer.run_directory import SETTINGS
 from trainer.samples import SAMPLES
 
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("run_page.html")
 
-NO_CURVES = frozenset({"phase", "step", "num_tokens", "num_images", "step_s", "data_wait_s"})
+NO_CURVES = frozenset(
+    {"phase", "step", "num_tokens", "num_images", "step_s", "data_wait_s", "mfu", "peak_memory_bytes"}
+)
 """What a step's record has besides measured values."""
 
 TITLES = {
@@ -116,7 +119,8 @@ def _lead(events: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]
 def _curves(phase: str, steps: Sequence[Mapping[str, Any]]) -> str:
     """The charts of a phase: what was measured, then how fast it went."""
     names = dict.fromkeys(name for record in steps for name in record if name not in NO_CURVES)
-    charts = [_figure(TITLES.get(name, name.replace("_", " ")), _curve(name, steps)) for name in names]
+    charts = [_figure(_title(name), _curve(name, steps)) for name in names if "/" not in name]
+    apart = "".join(_figure(_title(name), _curve(name, steps)) for name in names if "/" in name)
     timed = [record for record in steps if record.get("step_s")]
     for title, part in (
         ("tokens a second", "num_tokens"),
@@ -128,11 +132,21 @@ def _curves(phase: str, steps: Sequence[Mapping[str, Any]]) -> str:
             charts.append(
                 _figure(title, Curve(title, tuple(record["step"] for record in timed), tuple(rates)), rate=True)
             )
+    charts.append(_figure("model FLOPs utilisation", _curve("mfu", steps), rate=True))
+    charts.append(_figure("peak memory, GB", _curve("peak_memory_bytes", steps, unit=1e9), rate=True))
     shown = "".join(chart for chart in charts if chart)
-    return (
+    page = (
         f"<h2>Phase “{escape(phase)}”</h2><p class=note>Faint: each step. Strong: the mean over 2 % of the steps. "
         f'The number is the last mean.</p><div class="charts">{shown}</div>'
     )
+    return page + (f'<h3>Each dataset apart</h3><div class="charts">{apart}</div>' if apart else "")
+
+
+def _title(name: str) -> str:
+    """Of the chart of a value; what stands after a slash is the dataset that it is of."""
+    quantity, _, dataset = name.partition("/")
+    title = TITLES.get(quantity, quantity.replace("_", " "))
+    return f"{dataset}: {title}" if dataset else title
 
 
 def _samples(samples: Mapping[int, bytes]) -> str:
@@ -152,9 +166,9 @@ def _samples(samples: Mapping[int, bytes]) -> str:
     )
 
 
-def _curve(name: str, steps: Sequence[Mapping[str, Any]]) -> Curve:
-    """The steps at which a value was measured."""
-    points = [(record["step"], record[name]) for record in steps if record.get(name) is not None]
+def _curve(name: str, steps: Sequence[Mapping[str, Any]], unit: float = 1.0) -> Curve:
+    """The steps at which a value was measured, and how many units it was."""
+    points = [(record["step"], record[name] / unit) for record in steps if record.get(name) is not None]
     return Curve(name, tuple(step for step, _ in points), tuple(value for _, value in points))
 
 

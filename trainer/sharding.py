@@ -1,13 +1,13 @@
-"""Trainable parameters spread over the processes of a run, with PyTorch's FSDP2."""
+"""Trainable parameters, and frozen ones by choice, spread over the processes of a run with PyTorch's FSDP2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -34,24 +34,30 @@ class DataParallel:
     """A module that several processes train on shares of a batch; with one process, the module as it is.
 
     Between steps, each process holds its shard of every trainable parameter, a DTensor, and so do an optimizer and an
-    average made of them. Frozen parameters are whole everywhere.
+    average made of them. Frozen parameters are whole everywhere, but for those of `layers`: a layer has them whole
+    while it computes, forward and backward, and shards otherwise.
 
     Args:
         module: on its device; the same in all processes.
         processes: who trains.
         shard_size: how many processes hold a trainable parameter together; 0: all of them. With 1, each has it whole
             (plain data parallelism), with a number in between, groups of so many have a copy each (HSDP).
+        layers: submodules that every process calls equally often, whatever its share of the batch has in it: each call
+            waits for everybody's shards.
 
     Raises:
         UsageError: `shard_size` does not divide the processes.
     """
 
-    def __init__(self, module: nn.Module, processes: Processes, shard_size: int = 0) -> None:
+    def __init__(
+        self, module: nn.Module, processes: Processes, shard_size: int = 0, layers: Sequence[nn.Module] = ()
+    ) -> None:
         self.module = module
         self._processes = processes
         self._device = next(module.parameters()).device
         self._whole: _Whole | None = None
         self._shards: FSDPModule | None = None  # the same object
+        self._layers: list[FSDPModule] = []
         self._end: Tensor | None = None
         shard_size = shard_size or processes.num
         if processes.num % shard_size:
@@ -61,15 +67,28 @@ class DataParallel:
             )
         if processes.num > 1:
             shape = (processes.num // shard_size, shard_size)
+            mesh = init_device_mesh(self._device.type, shape, mesh_dim_names=("copy", "shard"))
             self._whole = _Whole(module)
             self._shards = fully_shard(
                 self._whole,
-                mesh=init_device_mesh(self._device.type, shape, mesh_dim_names=("copy", "shard")),
+                mesh=mesh,
                 reshard_after_forward=False,
                 ignored_params={p for p in module.parameters() if not p.requires_grad},
             )
             self._shards.set_gradient_divide_factor(1.0)  # losses are divided by global counts: gradients add up
             self._shards.set_force_sum_reduction_for_comms(True)  # gloo cannot multiply while it adds
+            self._shard_layers(layers, mesh)
+
+    def _shard_layers(self, layers: Sequence[nn.Module], mesh: DeviceMesh) -> None:
+        """Each layer a unit of its own, apart from the trainable parameters, which one unit gathers once a step."""
+        frozen = [layer for layer in layers if any(not p.requires_grad for p in layer.parameters())]
+        if frozen:
+            # It runs once before them, so that they are roots apart: below one root, every backward would reduce it.
+            with self.whole():
+                pass
+        for layer in frozen:
+            trainable = {p for p in layer.parameters() if p.requires_grad}
+            self._layers.append(fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=trainable))
 
     def gather(self) -> None:
         """Begin a step: the module has whole parameters until `reduce`, and gradients are added to their `.grad`."""
@@ -93,13 +112,20 @@ class DataParallel:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Between steps: inside, the module has whole parameters, to compute with but not to train."""
+        """Between steps: inside, the module has whole parameters, to compute with but not to train. Each process may
+        then compute by itself."""
         with torch.no_grad():
             self.gather()
+        for layer in self._layers:
+            layer.set_reshard_after_forward(False)
+            layer.unshard()
         try:
             yield
         finally:
             self.abandon()
+            for layer in self._layers:
+                layer.set_reshard_after_forward(True)
+                layer.reshard()
 
     def _agree_on_gradients(self) -> None:
         """Zeros where only other processes have a gradient; none where nobody has one, as in a single process."""
@@ -110,7 +136,7 @@ class DataParallel:
                 parameter.grad = torch.zeros_like(parameter)
 
     def release(self) -> None:
-        """Give the module whole, plain parameters again, equal in all processes."""
+        """Give the module whole, plain parameters again, equal in all processes, to be saved."""
         if self._whole is None:
             return
         whole: dict[nn.Parameter, nn.Parameter] = {}

@@ -18,9 +18,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from models.tensor_files import WEIGHTS_FILE
-from trainer import pretrain
 from trainer.evaluate import environment, write_json
 from trainer.metrics import LOG, read_log
+from trainer.run_directory import MODEL
 
 PROGRAM = "python -m trainer.ship"
 TRAINING_FACTS = "training.json"
@@ -39,9 +39,9 @@ def ship(runs: Sequence[Path], out: Path, command: str) -> None:
         FileNotFoundError: the last run holds no model yet.
     """
     run = runs[-1]
-    model = run / pretrain.MODEL
+    model = run / MODEL
     if not (model / WEIGHTS_FILE).is_file():
-        raise FileNotFoundError(f"{run} holds no {pretrain.MODEL}/{WEIGHTS_FILE}; ship a run that has ended or paused.")
+        raise FileNotFoundError(f"{run} holds no {MODEL}/{WEIGHTS_FILE}; ship a run that has ended or paused.")
     shutil.copytree(model, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS_FILE))
     weights = {name: w.half() if w.is_floating_point() else w for name, w in load_file(model / WEIGHTS_FILE).items()}
     save_file(weights, out / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -72,7 +72,7 @@ def ship_scores_without_mmfs(runs: Sequence[Path], out: Path, command: str) -> N
     run = runs[-1]
     if not (run / SCORES).is_file():
         raise FileNotFoundError(
-            f"{run} holds no {SCORES}; make it: python -m trainer.evaluate {run / pretrain.MODEL} --out {run / SCORES}"
+            f"{run} holds no {SCORES}; make it: python -m trainer.evaluate {run / MODEL} --out {run / SCORES}"
         )
     scores = json.loads((run / SCORES).read_text(encoding="utf-8"))
     if scores["weights"]["has_mmfs"]:

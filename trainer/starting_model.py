@@ -10,7 +10,8 @@ from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.frozen import freeze
 from models.lora import add_lora, merge_lora
 from models.mm_interleaved import CONFIG_FILE
-from trainer.config import PartsConfig, TrainConfig, UsageError, changed_settings
+from trainer.changed_settings import changed_settings
+from trainer.config import PartsConfig, TrainConfig, UsageError
 
 FITS_ANY_WEIGHTS = (
     "vision.image_size",
@@ -43,6 +44,8 @@ def make_model(config: TrainConfig) -> MMInterleaved:
         freeze(model, config.frozen)
         if config.lora is not None:
             add_lora(model, config.lora)
+        if config.corpus is not None and model.processor is not None:
+            model.processor.fit = config.corpus.fit
     except (FileNotFoundError, ImportError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(str(error)) from error
     return model
@@ -79,7 +82,7 @@ def from_weights(config: TrainConfig, init: str) -> MMInterleaved:
             return model
         changed = [
             change
-            for change in changed_settings(saved.to_dict(), config.model.to_dict())
+            for change in changed_settings(saved.to_dict(), config.model)
             if not change.startswith(tuple(f"{name}:" for name in FITS_ANY_WEIGHTS))
         ]
         if changed:

@@ -5,7 +5,7 @@ Letters: R rows, T tokens a row, N images of the bank, M drawn images, K context
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,30 +14,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from models import MMInterleaved
 from models.frozen import freeze
 from models.lora import add_lora
-from models.recompute import RecomputedPart, recompute
 from trainer.accumulate import keep_frozen_in
 from trainer.config import TrainConfig
 from trainer.saved_tensors import SavedTensors
 
+NO_DATA = FakeTensorMode(allow_non_fake_inputs=True)
+"""Tensors that are made in it have shapes, and pretend to be on a CPU: what autograd keeps there it keeps on a GPU too,
+but for the kernels' own choices."""
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+aten = torch.ops.aten
 
-
-def _attention_backward_flops(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
-ATTENTION_ON_CPU: dict[Any, Any] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+FACTORS: dict[Any, Sequence[int]] = {
+    aten.mm: (0, 1),
+    aten.bmm: (0, 1),
+    aten.addmm: (1, 2),
+    aten.baddbmm: (1, 2),
+    aten.convolution: (0, 1),
 }
-"""By shapes; PyTorch's counter knows the fused attention of GPUs alone."""
+"""Positions of the arguments that are multiplied. The gradient of each costs as much as the product."""
 
 
 @dataclass(frozen=True)
@@ -55,56 +55,83 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one micro-batch."""
+    """Of one micro-batch, by part: encoder, language_model, logits, and image_decoder where an image is drawn.
+
+    Operations are those of matrix products, convolutions and attention; a multiplication and an addition are two.
+    """
 
     kept_bytes: dict[str, int]
-    """What the graph of each part holds for the backward: encoder, language_model, logits of the tokens at once, and
-    image_decoder of the images at once."""
+    """What the graph holds for the backward: of the logits and of the image decoder that of the tokens and images at
+    once."""
 
     forward_flops: dict[str, int]
-    """By part: of matrix products, convolutions and attention, for all images and tokens; a multiplication and an
-    addition are two."""
+    """For all images and tokens."""
 
-    flops: int
-    """With the backward, if it ran, all parts together."""
+    backward_flops: dict[str, int]
+    """The same. What is computed again, where layers keep their inputs alone, is not in it."""
+
+    @property
+    def flops(self) -> int:
+        """Forward and backward of all parts."""
+        return sum(self.forward_flops.values()) + sum(self.backward_flops.values())
 
 
 def shell(config: TrainConfig) -> MMInterleaved:
-    """The model of a run without weights, on the meta device, what is frozen without gradients."""
-    with torch.device("meta"):
+    """The model of a run without weights, what is frozen without gradients and in the run's precision."""
+    with torch.device("meta"):  # where random numbers cost nothing
         model = MMInterleaved(config.model).train()
         freeze(model, config.frozen)
         if config.lora is not None:
             add_lora(model, config.lora)
     if config.freeze_encoder:
         model.visual_tokenizer.adapter.requires_grad_(False)
+    with NO_DATA:
+        model.to_empty(device="cpu")
+        if not config.encoder_pretraining.num_steps:  # which is in float32
+            keep_frozen_in(model, getattr(torch, config.precision))
     return model
 
 
-def measure(
-    config: TrainConfig, shape: BatchShape, recomputed: Iterable[RecomputedPart], *, backward: bool
-) -> StepCost:
-    """Run a micro-batch of `trainer.accumulate`, without its work on indices, on tensors that have no data.
-
-    They pretend to be on a CPU: what autograd keeps there it keeps on a GPU too, but for the kernels' own choices.
+def measure(model: MMInterleaved, config: TrainConfig, shape: BatchShape) -> StepCost:
+    """Run the forward of a micro-batch of `trainer.accumulate`, without its work on indices, on tensors without data.
 
     Args:
+        model: the `shell` of the run; `models.recompute.recompute` changes what it keeps.
         config: the run.
         shape: of the micro-batch.
-        recomputed: parts whose layers keep their inputs alone, in place of `config.recompute`.
-        backward: False: stop after the forward.
     """
-    model = shell(config)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")
-        keep_frozen_in(model, getattr(torch, config.precision))
-        recompute(model, recomputed)
+    with NO_DATA:
         return _Meter(model, config.precision).measure(
             shape,
             images=min(config.images_at_once or shape.num_drawn, shape.num_drawn),
             tokens=min(config.tokens_at_once or shape.num_targets, shape.num_targets),
-            backward=backward,
         )
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of what runs inside, and those of the backward that it will have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = 0
+        self.backward = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        operator = func.overloadpacket
+        if operator is aten._scaled_dot_product_flash_attention_for_cpu:  # PyTorch's table has those of GPUs alone
+            shapes = [argument.shape for argument in args[:3]]
+            self.forward += sdpa_flop_count(*shapes)
+            if any(argument.requires_grad for argument in args[:3]):
+                self.backward += sdpa_backward_flop_count(out[0].shape, *shapes)
+        elif operator in flop_registry:
+            flops = flop_registry[operator](*args, **kwargs, out_val=out)
+            self.forward += flops
+            self.backward += flops * sum(args[position].requires_grad for position in FACTORS[operator])
+        return out
 
 
 class _Meter:
@@ -114,45 +141,29 @@ class _Meter:
         self._model = model
         self._precision = partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bfloat16")
         self._saved = SavedTensors([*model.parameters(), *model.buffers()])
-        self._counter = FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU)
-        self._kept_bytes: dict[str, int] = {}
-        self._forward_flops: dict[str, int] = {}
-        self._backward_flops = 0
+        self._operations = Operations()
+        self._cost = StepCost({}, {}, {})
 
-    def measure(self, shape: BatchShape, *, images: int, tokens: int, backward: bool) -> StepCost:
+    def measure(self, shape: BatchShape, *, images: int, tokens: int) -> StepCost:
         """The cost of a micro-batch with so many images and tokens at once; once for each object."""
-        all_images, all_tokens = shape.num_drawn / max(images, 1), shape.num_targets / max(tokens, 1)
-        with self._counter, self._saved.counted():
+        with self._operations, self._saved.counted():
             visual_tokens, features = self._run("encoder", partial(self._encode, shape))
             hidden = self._run("language_model", partial(self._read, shape, visual_tokens, features))
-            hidden_leaf, features_leaf = (x.detach().requires_grad_(x.requires_grad) for x in (hidden, features))
-            ends = [self._run("logits", partial(self._text_loss, hidden_leaf, tokens), all_tokens)]
-            factors = [all_tokens]
+            ends = [self._run("logits", partial(self._text_loss, hidden, tokens), shape.num_targets / max(tokens, 1))]
             if images:
-                draw = partial(self._image_loss, shape, hidden_leaf, features_leaf, images)
-                ends.append(self._run("image_decoder", draw, all_images))
-                factors.append(all_images)
-            if backward:
-                for end, factor in zip(ends, factors, strict=True):
-                    self._backward([end], factor)
-                self._backward([hidden, features])
-        flops = sum(self._forward_flops.values()) + self._backward_flops
-        return StepCost(self._kept_bytes, self._forward_flops, flops)
+                draw = partial(self._image_loss, shape, hidden, features, images)
+                ends.append(self._run("image_decoder", draw, shape.num_drawn / images))
+            del ends  # until here they have held the graphs
+        return self._cost
 
     def _run(self, part: str, forward: Callable[[], Any], factor: float = 1.0) -> Any:
-        kept, flops = self._saved.live_bytes, self._counter.get_total_flops()
+        kept, counted = self._saved.live_bytes, (self._operations.forward, self._operations.backward)
         with self._precision():
             result = forward()
-        self._kept_bytes[part] = self._saved.live_bytes - kept
-        self._forward_flops[part] = round(factor * (self._counter.get_total_flops() - flops))
+        self._cost.kept_bytes[part] = self._saved.live_bytes - kept
+        self._cost.forward_flops[part] = round(factor * (self._operations.forward - counted[0]))
+        self._cost.backward_flops[part] = round(factor * (self._operations.backward - counted[1]))
         return result
-
-    def _backward(self, ends: Sequence[Tensor], factor: float = 1.0) -> None:
-        flops = self._counter.get_total_flops()
-        with_history = [end for end in ends if end.requires_grad]
-        if with_history:
-            torch.autograd.backward(with_history, [torch.ones_like(end) for end in with_history])
-        self._backward_flops += round(factor * (self._counter.get_total_flops() - flops))
 
     def _encode(self, shape: BatchShape) -> tuple[Tensor, Tensor]:
         return self._model.visual_tokenizer(torch.zeros(shape.num_images, 3, *self._model.config.vision.picture_shape))

@@ -6,7 +6,7 @@ for the package that has the same calls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -26,21 +26,26 @@ class EngineRefused(RuntimeError):
 
 @dataclass
 class Loader:
-    """A TensorRT that loads plans, with the mmfs plugins.
+    """A TensorRT that loads plans, with what they need of mmfs.
 
     Args:
         trt: from `plugins_trt.tensorrt_package.open_package`.
+        carriers: of the plugins in the plans, as the manifest names them (`plugins_trt.carriers.CARRIERS`).
     """
 
     trt: ModuleType
+    carriers: Set[str]
     log: Any = field(init=False)
     runtime: Any = field(init=False)
-    plugins: Plugins = field(init=False)
+    plugins: Plugins | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.log = _log(self.trt)
-        self.plugins = Plugins(self.trt)
+        if "python" in self.carriers:
+            self.plugins = Plugins(self.trt)
         self.runtime = self.trt.Runtime(self.log)
+        if "library" in self.carriers:
+            self.runtime.engine_host_code_allowed = True  # the library is inside of the plan
 
     def load(self, plan: bytes, name: str) -> Any:
         """An engine.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 
 from export.assets import Assets
 from export.components import Component, Port, components_of
-from export.fitness import Machine, check_engine, check_file, engine_of
+from export.few_layers import keep_few_layers
+from export.fitness import Machine, check_engine, check_file, check_model, check_whole, engine_of
 from export.manifest import ASSETS_DIR, read_manifest
 from export.profiles import Profile
 from export.runtime.engine_part import EnginePart, Loader
@@ -28,10 +29,26 @@ def ort_parts_of(components: Mapping[str, Component], folder: Path) -> dict[str,
     }
 
 
-def ort_parts(root: Path, device: torch.device) -> tuple[dict[str, Part], Assets]:
-    """All components in onnxruntime, and the assets."""
+def exported_model(root: Path, model_dir: Path) -> MMInterleaved:
+    """The model that an export was made of, with as many layers as were exported.
+
+    Raises:
+        Misfit: it is another one.
+        FileNotFoundError, ValueError: there is no export, or no model.
+    """
     manifest = read_manifest(root)
-    parts: dict[str, Part] = {}
+    check_model(manifest, model_dir)
+    model = MMInterleaved.from_pretrained(model_dir)
+    if (num_layers := manifest["how"]["few_layers"]) is not None:
+        keep_few_layers(model, num_layers)
+    return model
+
+
+def ort_parts(root: Path, device: torch.device, model: MMInterleaved | None) -> tuple[dict[str, Part], Assets]:
+    """All components in onnxruntime, but those that were left to PyTorch on purpose, and the assets."""
+    manifest = read_manifest(root)
+    check_whole(root, manifest)
+    parts = _torch_parts(manifest["left_to_pytorch"], model, device)
     for name, entry in manifest["components"].items():
         for listed in (entry["onnx"], *entry["onnx"]["weights"]):
             check_file(root, listed, "--stage validate")
@@ -45,23 +62,18 @@ def engine_parts(
 ) -> tuple[dict[str, Part], Assets]:
     """All components as engines, but those that were left to PyTorch on purpose, and the assets."""
     manifest = read_manifest(root)
+    check_whole(root, manifest)
     entries = {name: engine_of(root, manifest, name, backend, machine) for name in manifest["components"]}
     for name, entry in entries.items():
         if entry is not None:
             check_engine(root, name, entry, backend, machine)
     left = [name for name, entry in entries.items() if entry is None]
-    if left and model is None:
-        raise ValueError(
-            f"The engines were built without {', '.join(left)}, left to PyTorch. Give the model that was exported, too."
-        )
-    loader = Loader(package)
-    components = components_of(model) if model is not None else {}
-    parts: dict[str, Part] = {}
+    parts = _torch_parts([*left, *manifest["left_to_pytorch"]], model, device)
+    loader = Loader(package, {engine["carrier"] for engine in entries.values() if engine is not None} - {None})
     for name, engine in entries.items():
-        described = manifest["components"][name]
         if engine is None:
-            parts[name] = TorchPart(components[name], device)
             continue
+        described = manifest["components"][name]
         profiles = [
             Profile(profile["name"], {axis: tuple(sizes) for axis, sizes in profile["axes"].items()})
             for profile in engine["profiles"]
@@ -70,6 +82,23 @@ def engine_parts(
         ports = _ports(described, "inputs"), _ports(described, "outputs")
         parts[name] = EnginePart(name, *ports, plan, profiles, loader, device)
     return parts, _assets(root, manifest)
+
+
+def _torch_parts(names: Sequence[str], model: MMInterleaved | None, device: torch.device) -> dict[str, Part]:
+    """What was left to PyTorch.
+
+    Raises:
+        ValueError: there is some, and no model.
+    """
+    if not names:
+        return {}
+    if model is None:
+        raise ValueError(
+            f"{', '.join(names)} was left to PyTorch with --torch-fallback, which needs the model that was exported: "
+            "give it as model, or with --model."
+        )
+    components = components_of(model)
+    return {name: TorchPart(components[name], device) for name in names}
 
 
 def _assets(root: Path, manifest: Mapping[str, Any]) -> Assets:

@@ -15,6 +15,9 @@ from export.runtime.part import Part, Tensors
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Who runs a graph on which kind of device."""
 
+FLOAT32_PRODUCTS = "1"
+"""What onnxruntime calls them."""
+
 BFLOAT16 = 16
 """Its number in ONNX; NumPy has no such type."""
 
@@ -48,9 +51,7 @@ class OrtPart(Part):
                 f"onnxruntime does not run on {device.type!r} here; it has "
                 f"{', '.join(onnxruntime.get_available_providers())}. For an NVIDIA GPU: pip install 'mmfs[export-gpu]'"
             )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+        self.session = onnxruntime.InferenceSession(str(file), session_options(), providers=[provider])
 
     def run(self, inputs: Tensors) -> Tensors:
         binding = self.session.io_binding()
@@ -69,6 +70,15 @@ class OrtPart(Part):
             torch.cuda.current_stream(self.device).synchronize()  # onnxruntime has a stream of its own
         self.session.run_with_iobinding(binding)
         return outputs
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """As many threads as PyTorch uses; and products with weights of eight bits as they are written, where onnxruntime
+    would round what they are multiplied with to eight bits as well."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", FLOAT32_PRODUCTS)
+    return options
 
 
 def _element_type(dtype: torch.dtype) -> np.dtype | int:

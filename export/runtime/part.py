@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from export.components import Component, Port
+from export.flavours import aliases_of
 
 Tensors = dict[str, Tensor]
 
@@ -25,6 +26,9 @@ class Part(ABC):
         inputs: its inputs.
         outputs: its outputs.
         device: where both are.
+
+    Outputs called `present_...` have the memory of the inputs that they continue (`aliases`): a call changes those
+    inputs, which have to be contiguous and of their port's type already.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class Part(ABC):
         self.name = name
         self.inputs = dict(inputs)
         self.outputs = dict(outputs)
+        self.aliases = aliases_of(self.outputs)
         self.device = device
 
     def most(self, axis: str) -> int | None:
@@ -61,6 +66,11 @@ class Part(ABC):
             here = {name: inputs[name][start : start + most] for name in of_rows}
             size = len(here[first])
             if size < least:
+                if self.aliases:
+                    raise ValueError(
+                        f"{self.name} got {size} rows and takes {least} or more; rows that are written in place cannot "
+                        "be filled up. Build its engine for fewer."
+                    )
                 here = {
                     name: torch.cat([rows, rows[-1:].expand(least - size, *rows.shape[1:])])
                     for name, rows in here.items()
@@ -73,10 +83,12 @@ class Part(ABC):
         """The outputs, for exactly these inputs: contiguous, of the declared types, on `device`."""
 
     def empty_outputs(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        """Memory for the outputs of a run."""
+        """Memory for the outputs of a run: for what is written in place, that of the input."""
         sizes = axis_lengths(self.inputs, inputs)
         return {
-            name: torch.empty([_length(axis, sizes) for axis in port.shape], dtype=port.dtype, device=self.device)
+            name: inputs[self.aliases[name]]
+            if name in self.aliases
+            else torch.empty([_length(axis, sizes) for axis in port.shape], dtype=port.dtype, device=self.device)
             for name, port in self.outputs.items()
         }
 

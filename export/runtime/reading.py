@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from export.runtime.memory import Memory
-from export.runtime.token_cache import capacity_for
+from export.runtime.token_cache import capacity_for, room_for
 from models.denoising import Denoising, Step
 from models.generation.reader import Piece, Reader
 
@@ -31,7 +31,7 @@ class PartsReading(Reader):
         self.parts = memory.parts
         for pool in (memory.seen, memory.drawn_from):
             pool.clear()
-        self._cache = memory.cache(num_documents, capacity_for(1, self.parts["llm"].most("past")))
+        self._cache = memory.cache(num_documents, capacity_for(self.parts["llm"], 1))
         self._cache.lengths.zero_()
 
     @torch.no_grad()
@@ -40,7 +40,7 @@ class PartsReading(Reader):
         visual_tokens = self._encode(rows)
         ids, first_visual, visible = self.lay_out(rows, self.memory.seen.range_of)
         counts = [len(row) for row in ids]
-        self._make_room(max(before + count for before, count in zip(self.lengths, counts, strict=True)))
+        self._make_room(room_for(self.parts["llm"], self.lengths, counts))
         if max(counts) == 1 and not len(first_visual):
             self._cache.add_one([int(row[0]) if len(row) else None for row in ids], visible)
         else:
@@ -83,8 +83,8 @@ class PartsReading(Reader):
     def _make_room(self, num_tokens: int) -> None:
         """A larger cache where this one is too small."""
         if num_tokens > self._cache.capacity:
-            num_rows, most = len(self.documents), self.parts["llm"].most("past")
-            larger = self.memory.cache(num_rows, capacity_for(num_tokens, most))
+            num_rows = len(self.documents)
+            larger = self.memory.cache(num_rows, capacity_for(self.parts["llm"], num_tokens))
             larger.take(self._cache, range(num_rows))
             self._cache = larger
 
@@ -104,6 +104,24 @@ class PartsReading(Reader):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         return self.parts["vae_decoder"](latents=latents)["image"].float()
+
+    @torch.no_grad()
+    def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
+        # The language model's graph gives the logits behind one token of a call, so answers are read token by token,
+        # beside a row that stays as it is.
+        self.select([0] * (1 + len(answers)))
+        self.check_room([[], *([ids] for ids in answers)])
+        sums = [0.0] * len(answers)
+        for place in range(max(map(len, answers))):
+            assert self.logits is not None, "a document starts with <s>"
+            likely = self.logits[1:].log_softmax(-1).cpu()
+            for row, ids in enumerate(answers):
+                if place < len(ids):
+                    sums[row] += float(likely[row, ids[place]])
+            if any(rest := [ids[place:-1][:1] for ids in answers]):
+                self.read([[], *([token] for token in rest)])
+        self.select([0])
+        return sums
 
     def select(self, rows: Sequence[int]) -> None:
         chosen = self.memory.cache(len(rows), self._cache.capacity)

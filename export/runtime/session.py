@@ -24,6 +24,7 @@ from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.generation.documents import Document, Segment
 from models.generation.generate import generate, generate_stream
 from models.generation.generated import Generated, Preview
+from models.generation.scoring import Score, score
 from plugins_trt.tensorrt_package import open_package
 
 Backend = Literal["ort", "torch", "trt", "rtx"]
@@ -32,8 +33,8 @@ Backend = Literal["ort", "torch", "trt", "rtx"]
 class Session:
     """Reads and writes interleaved images and text as `MMInterleaved` does, with the model's components.
 
-    `generate` and `generate_stream` take what those of the model take; who computes the components makes no difference
-    but rounding.
+    `generate`, `generate_stream` and `score` take what those of the model take; who computes the components makes no
+    difference but rounding.
 
     Args:
         parts: all components of a model, on one device.
@@ -59,8 +60,7 @@ class Session:
         Args:
             directory: the export.
             backend: "ort", onnxruntime; "trt" or "rtx", the engines of TensorRT or TensorRT-RTX; "torch", the model.
-            model: what was exported: all of it runs for "torch", and with engines the components that were left to
-                PyTorch.
+            model: what was exported: all of it runs for "torch", and else the components that were left to PyTorch.
             device: where to run. None: a GPU for engines, and for "torch" if there is one; else the CPU.
 
         Raises:
@@ -76,18 +76,24 @@ class Session:
                 raise ValueError("The back end torch needs the model that was exported; give it as model.")
             return cls.of(model, device=device)
         on_gpu = backend in ("trt", "rtx")
-        where = torch.device(device or ("cuda" if on_gpu else "cpu"))
+        where = _device(device or ("cuda" if on_gpu else "cpu"))
         if on_gpu:
             package = open_package(BUILDERS[backend])
             machine = Machine.here(package.__version__, where)
             return cls(*engine_parts(directory, backend, package, machine, where, model))
-        return cls(*ort_parts(directory, where))
+        return cls(*ort_parts(directory, where, model))
 
     @classmethod
     def of(cls, model: MMInterleaved, *, device: torch.device | str | None = None) -> Session:
         """The components of a model as PyTorch computes them; on a GPU, steps are recorded as CUDA graphs. The model
-        moves to the device."""
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        moves to the device.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if where.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is cuda, and PyTorch sees no NVIDIA GPU here. Use cpu.")
         assets, components = Assets.of(model), components_of(model)
         dtype = model.begin_of_image.dtype
         return cls({name: TorchPart(component, where, dtype) for name, component in components.items()}, assets)
@@ -124,3 +130,14 @@ class Session:
     ) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
         """The same, piece by piece; see `models.generation.generate.generate_stream`."""
         return generate_stream(self, documents, **options)
+
+    def score(self, document: Document, candidates: Sequence[str], **options: Any) -> list[Score]:
+        """Rank texts as continuations of a document; see `models.generation.scoring.score`."""
+        return score(self, document, candidates, **options)
+
+
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device is {name!r}. Expected cpu, cuda, or cuda:1 and so on.") from error

@@ -20,7 +20,8 @@ LEAST_CAPACITY = 64
 class TokenCache:
     """The past of B documents, and the step that adds one token to each.
 
-    Row b holds `lengths[b]` tokens from the left; what stands behind them is finite and means nothing.
+    Row b holds `lengths[b]` tokens from the left; what stands behind them is finite and means nothing. A language model
+    that writes in place puts its new rows there itself, those of padding included: it needs `room_for` them.
 
     Args:
         llm: the language model.
@@ -32,6 +33,7 @@ class TokenCache:
 
     def __init__(self, llm: Part, embedding: Tensor, pool: ValuePool, num_rows: int, capacity: int) -> None:
         self.llm, self.embedding, self.pool = llm, embedding, pool
+        self.in_place = bool(llm.aliases)
         self.capacity = capacity
         device = llm.device
 
@@ -69,14 +71,15 @@ class TokenCache:
         Args:
             embeddings: [B, S, C]; row b's tokens stand at its beginning.
             before: how many tokens each row holds.
-            counts: how many it reads; capacity suffices.
+            counts: how many it reads; `room_for` S new tokens is there.
             visible: [B, S, 2] int64, slots of the pool.
         """
         num_new = torch.tensor(counts, device=self.lengths.device)
         found = self._run(embeddings, (num_new - 1).clamp(min=0).unsqueeze(1), visible)
         for row, (start, count) in enumerate(zip(before, counts, strict=True)):
-            for name, past in self.past.items():
-                past[row, :, start : start + count] = found[_new(name)][row, :, :count]
+            if not self.in_place:
+                for name, past in self.past.items():
+                    past[row, :, start : start + count] = found[_new(name)][row, :, :count]
             self.hidden[row, start : start + count] = found["hidden_states"][row, :count]
         self.logits.copy_(torch.where(num_new.unsqueeze(1) > 0, found["logits"][:, 0].float(), self.logits))
         self.lengths += num_new
@@ -100,20 +103,24 @@ class TokenCache:
         found = self._run(self.embedding[self.ids].unsqueeze(1), torch.zeros_like(self.ids).unsqueeze(1), self.visible)
         reads = self.counts > 0
         place = self.lengths.clamp(max=self.capacity - 1)  # of a full row that reads nothing
-        for name, past in self.past.items():
-            kept = past[self._rows, :, place]  # [B, H, D]
-            past[self._rows, :, place] = torch.where(reads[:, None, None], found[_new(name)][:, :, 0], kept)
+        if not self.in_place:
+            for name, past in self.past.items():
+                kept = past[self._rows, :, place]  # [B, H, D]
+                past[self._rows, :, place] = torch.where(reads[:, None, None], found[_new(name)][:, :, 0], kept)
         kept = self.hidden[self._rows, place]
         self.hidden[self._rows, place] = torch.where(reads[:, None], found["hidden_states"][:, 0], kept)
         self.logits.copy_(torch.where(reads[:, None], found["logits"][:, 0].float(), self.logits))
         self.lengths += self.counts
 
     def _run(self, embeddings: Tensor, last: Tensor, visible: Tensor) -> dict[str, Tensor]:
-        new = torch.arange(embeddings.shape[1], device=self.lengths.device)
+        num_new = embeddings.shape[1]
+        new = torch.arange(num_new, device=self.lengths.device)
+        # The runs before a recording count on; what is written in place must not go beyond the cache meanwhile.
+        first_new = self.lengths.clamp(max=self.capacity - num_new) if self.in_place else self.lengths
         return self.llm(
             inputs_embeds=embeddings,
             position_ids=self.lengths.unsqueeze(1) + new,
-            write_indices=self.lengths,
+            write_indices=first_new,
             last_token_ids=last,
             visible=visible,
             **self.past,
@@ -121,19 +128,33 @@ class TokenCache:
         )
 
 
-def capacity_for(num_tokens: int, most: int | None) -> int:
+def room_for(llm: Part, before: Sequence[int], counts: Sequence[int]) -> int:
+    """How many rows a cache needs to read some tokens in each of its rows.
+
+    What is written in place is as many rows everywhere, whoever has so many tokens.
+    """
+    added = [max(counts)] * len(before) if llm.aliases else counts
+    return max(length + count for length, count in zip(before, added, strict=True))
+
+
+def capacity_for(llm: Part, num_rows: int) -> int:
     """A capacity that suffices and is seldom outgrown: powers of two, up to the most that the language model takes.
 
     Raises:
-        ValueError: more tokens than that.
+        ValueError: more rows than that.
     """
-    if most is not None and num_tokens > most:
+    rows = llm.inputs["past_key_0"].shape[2]
+    fixed = rows if isinstance(rows, int) else None
+    most = fixed or llm.most("past")
+    if most is not None and num_rows > most:
         raise ValueError(
-            f"A document has {num_tokens} tokens, and the engine of the language model keeps {most}. Build it with a "
-            "larger --max-past, or give it less."
+            f"The documents need {num_rows} rows of the key-value cache, and the engine of the language model keeps "
+            f"{most}. Build it with a larger --max-past, or give it less."
         )
+    if fixed:
+        return fixed
     capacity = LEAST_CAPACITY
-    while capacity < num_tokens:
+    while capacity < num_rows:
         capacity *= 2
     return capacity if most is None else min(capacity, most)
 

@@ -43,13 +43,18 @@ class Instance:
         return MOST_THREADS.get(self.kernel, ROW_THREADS)
 
     @property
+    def function(self) -> str:
+        """The kernel's name in C++."""
+        arguments = ", ".join([STORAGE_TYPES[self.dtype], *(str(part).lower() for part in self.arguments)])
+        return f"mmfs::{self.kernel}<{arguments}>"
+
+    @property
     def entry(self) -> str:
         # One block a processor is promised: left to itself, the compiler spills registers for the sake of more.
-        arguments = ", ".join([STORAGE_TYPES[self.dtype], *(str(part).lower() for part in self.arguments)])
         return (
             f'extern "C" __global__ void __launch_bounds__({self.most_threads}, 1) {self.name}(\n'
             f"    const __grid_constant__ mmfs::Arguments arguments) {{\n"
-            f"    mmfs::{self.kernel}<{arguments}>(arguments);\n"
+            f"    {self.function}(arguments);\n"
             "}\n"
         )
 

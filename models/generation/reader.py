@@ -90,6 +90,20 @@ class Reader(ABC):
         A row may be taken more than once; copies share their document's images and read no further ones.
         """
 
+    @abstractmethod
+    def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
+        """How likely each answer is behind the one document that has been read, which stays as it is.
+
+        Args:
+            answers: token ids, at least one each.
+
+        Returns:
+            For each, the natural logarithm of its tokens' probabilities, summed.
+
+        Raises:
+            ContextFull: document and answer are longer than the language model reads.
+        """
+
     def num_tokens(self, pieces: Sequence[Piece]) -> int:
         """Places that pieces take in the language model."""
         num_visual = self.config.vision.num_visual_tokens

@@ -113,6 +113,17 @@ class Reading(Reader):
         self.exists = self.exists[place]
         self.logits = None if self.logits is None else self.logits[place]
 
+    def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
+        assert self.logits is not None, "a document starts with <s>"
+        hidden = self.copied([0] * len(answers)).read([[ids] for ids in answers])
+        after = self.model.language_model.logits(hidden[:, :-1]).float()  # the last token predicts nothing asked for
+        logits = torch.cat([self.logits.expand(len(answers), 1, -1), after], dim=1)  # [B, T, vocabulary]
+        each = [
+            row[: len(ids)].log_softmax(-1).gather(1, torch.tensor(ids, device=row.device)[:, None]).sum()
+            for row, ids in zip(logits, answers, strict=True)
+        ]
+        return torch.stack(each).tolist()
+
     def copied(self, rows: Sequence[int]) -> Reading:
         """A reading of these rows that goes on independently; see `select`."""
         other = copy.copy(self)

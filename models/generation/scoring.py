@@ -1,7 +1,4 @@
-"""How likely each of some answers is (paper, visual dialogue: the right one of 100 is to be ranked first).
-
-Letters: n answers at a time, T tokens of the longest.
-"""
+"""How likely each of some answers is (paper, visual dialogue: the right one of 100 is to be ranked first)."""
 
 from __future__ import annotations
 
@@ -10,15 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from models.generation.documents import Document, batch_of, pieces_of
 from models.generation.prompts import prompt_for
-from models.generation.reading import Reading
 from models.processor import processor_of
 
 if TYPE_CHECKING:
-    from models.mm_interleaved import MMInterleaved
+    from models.generation.reader import GenerativeModel
 
 CANDIDATES_AT_A_TIME = 32
 """More would be faster, and keep as many copies of the document's keys and values."""
@@ -39,7 +34,7 @@ class Score:
 
 @torch.no_grad()
 def score(
-    model: MMInterleaved,
+    model: GenerativeModel,
     document: Document,
     candidates: Sequence[str],
     *,
@@ -72,29 +67,15 @@ def score(
     answers = [processor.encode_text(candidate) for candidate in candidates]
     if [] in answers:
         raise ValueError(f"candidates[{answers.index([])}] is {candidates[answers.index([])]!r}, which has no token.")
-    prefix = Reading(model)
+    prefix = model.begin_reading(1)
     pieces = [piece for segment in segments for piece in pieces_of(segment, processor, model.config)]
     prefix.read([[[model.config.bos_token_id], *pieces]])
     sums: list[float] = []
     for start in range(0, len(answers), CANDIDATES_AT_A_TIME):
-        sums += _log_probabilities(prefix, answers[start : start + CANDIDATES_AT_A_TIME])
+        sums += prefix.log_probabilities(answers[start : start + CANDIDATES_AT_A_TIME])
     worth = [total if rank_by == "sum" else total / len(ids) for total, ids in zip(sums, answers, strict=True)]
     order = sorted(range(len(worth)), key=worth.__getitem__, reverse=True)
     return [
         Score(candidate, total, len(ids), 1 + order.index(i))
         for i, (candidate, total, ids) in enumerate(zip(candidates, sums, answers, strict=True))
     ]
-
-
-def _log_probabilities(prefix: Reading, answers: Sequence[list[int]]) -> list[float]:
-    """Of each of n answers behind the prefix."""
-    assert prefix.logits is not None, "a document starts with <s>"
-    reading = prefix.copied([0] * len(answers))
-    hidden = reading.read([[ids] for ids in answers])[:, :-1]  # the last token predicts nothing that is asked for
-    after = prefix.model.language_model.logits(hidden).float()  # [n, T - 1, vocabulary]
-    logits = torch.cat([prefix.logits.expand(len(answers), 1, -1), after], dim=1)  # [n, T, vocabulary]
-    each: list[Tensor] = [
-        row[: len(ids)].log_softmax(-1).gather(1, torch.tensor(ids, device=row.device)[:, None]).sum()
-        for row, ids in zip(logits, answers, strict=True)
-    ]
-    return torch.stack(each).tolist()

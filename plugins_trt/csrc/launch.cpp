@@ -1,6 +1,7 @@
 #include "launch.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 namespace mmfs {
@@ -13,8 +14,9 @@ constexpr int64 VECTOR_BYTES = 16;
 constexpr int64 FEWEST_LANES = 8;
 constexpr int64 WIDE_BYTES = 4;  // of the float in which the kernels add up
 constexpr int64 MOST_SPLITS = 32;
-constexpr int64 MOST_HEADS = 65535;      // of gridDim.y
-constexpr int64 MOST_PROCESSORS = 256;   // that the workspace is made for
+constexpr int64 FEWEST_CLASSIC_BATCHES = 4;         // of a part
+constexpr int64 MOST_HEADS = 65535;                 // of gridDim.y
+constexpr int64 MOST_PROCESSORS = 256;              // that the workspace is made for
 constexpr int64 BATCH_BYTES = 16 + 4 * WIDE_BYTES;  // of shared memory, for each thread of a kernel that samples
 
 int64 divide_up(int64 number, int64 by) { return (number + by - 1) / by; }
@@ -47,6 +49,9 @@ int64 kind_of(Type type) { return type == Type::FLOAT32 ? 0 : type == Type::FLOA
 
 const char* main_kernel(const Node& node) { return node.op == &MMFS ? "fused_forward" : "classic_forward"; }
 
+// Adds up the parts where the samples of a row are split.
+const char* second_kernel(const Node& node) { return node.op == &MMFS ? "merge_splits" : "add_splits"; }
+
 Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& sizes, int64 shared_bytes) {
     if (sizes.num_heads > MOST_HEADS) {
         throw std::invalid_argument("value has " + std::to_string(sizes.num_heads) +
@@ -61,10 +66,12 @@ Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& size
 }
 
 // Two blocks for each processor, if there are as many samples.
-int64 plan_splits(const Launch& launch, const Channels& channels, const Sizes& sizes, int64 num_processors) {
-    const int64 batches = sizes.num_images * divide_up(sizes.num_levels * sizes.num_points, channels.lanes);
+int64 plan_splits(const Node& node, const Launch& launch, const Channels& channels, const Sizes& sizes,
+                  int64 num_processors) {
+    const int64 batches = divide_up(sizes.num_levels * sizes.num_points, channels.lanes);
+    const int64 parts = node.op == &MMFS ? sizes.num_images * batches : batches / FEWEST_CLASSIC_BATCHES;
     const int64 blocks = std::max<int64>(1, static_cast<int64>(launch.grid[0]) * launch.grid[1]);
-    return std::max<int64>(1, std::min({MOST_SPLITS, batches, 2 * num_processors / blocks}));
+    return std::max<int64>(1, std::min({MOST_SPLITS, parts, 2 * num_processors / blocks}));
 }
 
 Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<Address>& inputs, Address output) {
@@ -113,18 +120,18 @@ Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<A
 
 std::vector<std::string> kernels_of(const Node& node, int64 num_channels, Type type) {
     const Channels channels(num_channels, type);
-    std::vector<std::string> names = {channels.instance(main_kernel(node))};
-    if (node.op == &MMFS) names.push_back(channels.instance("merge_splits"));
-    return names;
+    return {channels.instance(main_kernel(node)), channels.instance(second_kernel(node))};
 }
 
 int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type type) {
-    if (node.op != &MMFS) return 0;
     const Sizes sizes = sizes_of(node, shapes);
     const Channels channels(sizes.num_channels, type);
+    const Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
+    const int64 most_splits = plan_splits(node, launch, channels, sizes, std::numeric_limits<int64>::max() / 2);
+    if (most_splits == 1) return 0;
     // Rows are split while there are fewer than two blocks for each processor, and then into at most so many parts.
-    const int64 parts = std::min(2 * MOST_PROCESSORS * channels.rows_per_block(),
-                                 MOST_SPLITS * sizes.num_rows() * sizes.num_heads);
+    const int64 parts =
+        std::min(2 * MOST_PROCESSORS * channels.rows_per_block(), most_splits * sizes.num_rows() * sizes.num_heads);
     return parts * (sizes.num_channels + 2) * WIDE_BYTES;
 }
 
@@ -142,16 +149,17 @@ std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes,
     const Channels channels(sizes.num_channels, output.type);
     Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
     launch.arguments = arguments_of(node, sizes, inputs, output);
-    if (node.op != &MMFS) return {launch};
-    const int64 splits = plan_splits(launch, channels, sizes, std::min(num_processors, MOST_PROCESSORS));
+    const int64 splits = plan_splits(node, launch, channels, sizes, std::min(num_processors, MOST_PROCESSORS));
     launch.grid[2] = static_cast<unsigned>(splits);
     launch.arguments.num_splits = splits;
     if (splits == 1) return {launch};
     const int64 parts = splits * sizes.num_rows() * sizes.num_heads;
     launch.arguments.split_sums = reinterpret_cast<void*>(workspace);
-    launch.arguments.split_softmaxes =
-        reinterpret_cast<void*>(workspace + parts * sizes.num_channels * WIDE_BYTES);
-    Launch merge = plan_rows("merge_splits", channels, sizes, 0);
+    if (node.op == &MMFS) {
+        launch.arguments.split_softmaxes =
+            reinterpret_cast<void*>(workspace + parts * sizes.num_channels * WIDE_BYTES);
+    }
+    Launch merge = plan_rows(second_kernel(node), channels, sizes, 0);
     merge.arguments = launch.arguments;
     return {launch, merge};
 }

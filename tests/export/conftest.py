@@ -18,8 +18,10 @@ from export.manifest import MANIFEST_FILE
 from export.real_inputs import Case, real_cases
 from export.samples import SAMPLES_DIR, SAMPLES_FILE, load_samples
 from export.trt import main
+from mmfs.kernels.nvrtc import find_nvrtc
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.generation.reading import Reading
+from plugins_trt.tensorrt_package import why_not
 
 TOKENIZER = Path(__file__).parents[2] / "trainer/data/emoji/tokenizer.json"
 CUE = "draw"
@@ -127,3 +129,12 @@ def cases(unchanged_model: MMInterleaved, components: dict[str, Component], mode
 def make_model() -> Callable[[MMInterleavedConfig], MMInterleaved]:
     """Makes a model whose weights all count."""
     return lively_model
+
+
+@pytest.fixture
+def rtx() -> None:
+    """Skip where TensorRT-RTX cannot build engines with plugins."""
+    if (reason := why_not("rtx")) is not None:
+        pytest.skip(reason)
+    if find_nvrtc() is None:
+        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc): it compiles the kernels without a GPU")

@@ -22,7 +22,9 @@ def test_both_do_the_same_and_are_timed(
     assert all(one["per_s"] > 0 for one in figures)
     assert all(one["relative_error"] == 0 for one in figures[:3])
     assert all(0 < one["relative_error"] < 1e-3 for one in figures[3:])
-    assert capsys.readouterr().out.count("| PyTorch |") == 3
+    printed = capsys.readouterr().out
+    assert printed.count("| PyTorch |") == 3
+    assert "[6/6] pictures drawn by ort ..." in printed
 
 
 def test_times_are_against_pytorch() -> None:
@@ -30,6 +32,11 @@ def test_times_are_against_pytorch() -> None:
         [Measured("w", "PyTorch", 2.0, 0.0), Measured("w", "rtx", 5.0, 1e-3)], torch.device("cpu")
     ).splitlines()
     assert rows[-1] == "| w | rtx | 5 | 2.50 | 1.0e-03 |"
+
+
+def test_nothing_to_measure_is_a_sentence(exported: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(exported), "--model", str(model_dir), "--rounds", "0"]) == 2
+    assert capsys.readouterr().err == "rounds is 0. Expected at least 1.\n"
 
 
 def test_too_long_a_prompt_is_a_sentence(exported: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

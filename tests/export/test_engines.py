@@ -11,13 +11,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from export import engines
+from export.alone import alone_in
 from export.child_process import ChildError
+from export.engine_checks import EngineError, check_plugins, num_plugin_layers
 from export.engine_process import BUILT_FILE, INSPECTED_FILE, Request
-from export.engines import BuildOptions, Clock, EngineError, alone_in, build_engines, check_plugins, num_plugin_layers
+from export.engines import BuildOptions, build_engines
 from export.fingerprint import file_digest
 from export.manifest import MANIFEST_FILE, SCHEMA, read_manifest
 from export.profiles import Limits
-from mmfs.kernels.nvrtc import find_nvrtc
 from plugins_trt.onnx_function import attach_functions
 from plugins_trt.tensorrt_package import MissingPackage, why_not
 
@@ -68,7 +69,8 @@ def root(tmp_path: Path) -> Path:
             "num_mmfs_nodes": {"MSDeformAttn": 1} if name == "sampling" else {},
             "engines": {},
         }
-    (tmp_path / "out" / MANIFEST_FILE).write_text(json.dumps({"schema": SCHEMA, "components": components}))
+    manifest = {"schema": SCHEMA, "components": components, "left_to_pytorch": ["left"], "not_exported": []}
+    (tmp_path / "out" / MANIFEST_FILE).write_text(json.dumps(manifest))
     return tmp_path / "out"
 
 
@@ -78,7 +80,8 @@ class Builder:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.inspected: dict[str, Any] = {"error": "cudaError 35"}
-        self.plugins_of: dict[str, int] = {"MSDeformAttn": 1}
+        self.plugins_of: dict[str, int] | None = {"MSDeformAttn": 1}
+        self.num_layers = 1
         self.dies_on = ""
 
     def run_child(self, module: str, arguments: list[str], **_options: Any) -> None:
@@ -94,8 +97,9 @@ class Builder:
             raise ChildError("The process was ended by signal 11. It wrote last: parsing")
         Path(request.plan).write_bytes(f"plan of {name}".encode())
         plugins = self.plugins_of if name == "sampling" and request.plugins else {}
-        built = {"seconds": 1.5, "num_layers": 3, "num_plugin_layers": sum(plugins.values())}
-        built |= {"num_plugins_in_plan": plugins, "machine_code_sha256": ["abc"] * bool(plugins)}
+        num_layers = self.num_layers if plugins is None else sum(plugins.values())
+        built = {"seconds": 1.5, "num_layers": 3, "num_plugin_layers": num_layers}
+        built |= {"num_plugins_in_plan": plugins, "machine_code_sha256": ["abc"] * num_layers}
         file.with_name(BUILT_FILE).write_text(json.dumps(built))
         file.with_name(INSPECTED_FILE).write_text(json.dumps(self.inspected))
 
@@ -187,7 +191,11 @@ def test_a_process_that_dies_costs_one_engine(root: Path, builder: Builder) -> N
     assert sampling["status"] == "built"
     names = {path.name for path in (root / "engines/rtx-1.2").iterdir()}
     assert names == {"plain.build.log", "sampling.build.log", "sampling.plan"}, "the plan of before is gone"
-    assert read_manifest(root)["not_done"][0] == "no engine: plain"
+    assert read_manifest(root)["not_done"] == [
+        "left to PyTorch: left",
+        "no engine: plain",
+        "engines built and never executed: sampling",
+    ]
 
 
 @pytest.mark.parametrize("found", [{}, {"MSDeformAttn": 2}, {"MMFS": 1}])
@@ -217,16 +225,57 @@ def test_fallbacks_are_taken_when_asked_for_and_said(root: Path, builder: Builde
     build(root, torch_fallback=("plain",), function_fallback=("sampling",))
     plain, sampling = entries(root).values()
     assert plain == {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
-    assert not builder.requests[0].plugins
+    assert builder.requests[0].plugins is None
     assert sampling["num_plugins"] == {}
     assert "asked for with --function-fallback" in sampling["mmfs_nodes"]
     build(root)
-    assert [request.plugins for request in builder.requests[1:]] == [True, True], "not asked for any more"
+    assert [request.plugins for request in builder.requests[1:]] == ["python", "python"], "not asked for any more"
+
+
+def test_tensorrt_gets_ahead_of_time_plugins_unless_another_carrier_is_named(root: Path, builder: Builder) -> None:
+    builder.plugins_of = None  # TensorRT does not tell how many of these are in a plan
+    said: list[str] = []
+    build_engines(root, BuildOptions("tensorrt", LIMITS), said.append)
+    entry = read_manifest(root)["components"]["sampling"]["engines"]["tensorrt-1.2"]
+    assert [request.plugins for request in builder.requests] == ["aot", "aot"]
+    assert (entry["carrier"], entry["num_plugins"]) == ("aot", {"MSDeformAttn": 1})
+    assert entry["machine_code"]["architectures"] == entry["requires"]["architectures"] == ["compute_80"]
+    assert read_manifest(root)["components"]["plain"]["engines"]["tensorrt-1.2"]["carrier"] is None
+    assert builder.names() == ["plain", "sampling"]
+
+    builder.plugins_of = {"MSDeformAttn": 1}
+    build_engines(root, BuildOptions("tensorrt", LIMITS, plugin="python"), said.append)
+    assert builder.names() == ["sampling"], "plain has no plugin"
+    assert read_manifest(root)["components"]["sampling"]["engines"]["tensorrt-1.2"]["carrier"] == "python"
+
+    builder.plugins_of, builder.num_layers = None, 0
+    with pytest.raises(EngineError, match="No engine of sampling"):
+        build_engines(root, BuildOptions("tensorrt", LIMITS), said.append)
+    reason = read_manifest(root)["components"]["sampling"]["engines"]["tensorrt-1.2"]["reason"]
+    assert reason == "The network has 0 plugin layers; expected were {'MSDeformAttn': 1}."
+
+
+def test_a_compiled_plugin_is_named_to_the_process_and_counts_for_the_key(
+    root: Path, builder: Builder, tmp_path: Path
+) -> None:
+    builder.plugins_of = None
+    library = tmp_path / "libmmfs_plugin.so"
+    library.write_bytes(b"\0mmfs_classic_forward_float16_8_8_1@sm_80\0mmfs_add_splits_float16_8_8_1@sm_90\0")
+    build(root, plugin="library", plugin_library=library)
+    assert [request.plugin_library for request in builder.requests] == [str(library)] * 2
+    assert entries(root)["sampling"]["machine_code"]["architectures"] == ["sm_80", "sm_90"]
+    assert builder.names() == ["plain", "sampling"]
+    library.write_bytes(library.read_bytes() + b"another build")
+    build(root, plugin="library", plugin_library=library)
+    assert builder.names() == ["sampling"], "plain has no plugin"
+    library.write_bytes(b"\x7fELF of something else")
+    with pytest.raises(ValueError, match=r"libmmfs_plugin\.so holds no kernels of mmfs\. Expected what CMake builds"):
+        build(root, plugin="library", plugin_library=library)
 
 
 def test_an_unknown_component_and_a_second_process_are_refused(root: Path, builder: Builder) -> None:
     with pytest.raises(ValueError, match=r"no component lmm\. The export has plain, sampling"):
-        build(root, components=("plain",), torch_fallback=("lmm",))
+        build(root, components=("plain",), torch_fallback=("left", "lmm"))
     with alone_in(root), pytest.raises(ValueError, match="Another process is writing into"):
         build(root)
     assert builder.names() == []
@@ -247,7 +296,7 @@ def test_what_a_killed_process_left_is_removed(root: Path, builder: Builder) -> 
         (b'{"schema": 2, "compon', "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
         (b"[]", "is damaged"),
-        (b'{"schema": 1}', r"has schema 1; this program reads 3\. Export again"),
+        (b'{"schema": 1}', r"has schema 1; this program reads 4\. Export again"),
     ],
     ids=["truncated", "binary", "list", "older"],
 )
@@ -258,22 +307,6 @@ def test_a_manifest_that_cannot_be_read_is_refused(root: Path, builder: Builder,
     (root / MANIFEST_FILE).unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no manifest\.json"):
         build(root)
-
-
-def test_time_left_is_known_from_earlier_builds() -> None:
-    clock = Clock({"a": 10.0, "b": None, "c": 30.0})
-    assert clock.left("a", 4) == "about 36 s left and 1 engines of unknown duration, never built here before"
-    clock.finish("a")
-    assert clock.left("b", 100) == "about 30 s left and 1 engines of unknown duration, never built here before"
-    clock.finish("b")
-    assert clock.left("c", 100) == "about 0 s left"
-
-
-def rtx_or_skip() -> None:
-    if (reason := why_not("rtx")) is not None:
-        pytest.skip(reason)
-    if find_nvrtc() is None:
-        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc): it compiles the kernels without a GPU")
 
 
 def test_a_missing_builder_is_a_sentence(root: Path) -> None:
@@ -294,9 +327,9 @@ def replace_graph(root: Path, name: str, content: bytes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rtx")
 @pytest.mark.parametrize(("name", "vector"), [("float16", 8), ("bfloat16", 8)])
 def test_tensorrt_rtx_builds_half_types(root: Path, name: str, vector: int) -> None:
-    rtx_or_skip()
     replace_graph(root, "sampling", graph_of("sampling", TensorProto.DataType.Value(name.upper())).SerializeToString())
     build(root, components=("sampling",), architectures=("sm_90",))
     ((_, built),) = read_manifest(root)["components"]["sampling"]["engines"].items()
@@ -306,8 +339,8 @@ def test_tensorrt_rtx_builds_half_types(root: Path, name: str, vector: int) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rtx")
 def test_tensorrt_rtx_builds_plugins_bodies_and_says_what_it_refuses(root: Path) -> None:
-    rtx_or_skip()
     replace_graph(root, "plain", (root / "onnx/plain.onnx").read_bytes().replace(b"Add", b"Adx"))
     with pytest.raises(EngineError, match="No engine of plain"):
         build(root, architectures=("sm_90",))

@@ -42,14 +42,16 @@ def test_components_are_described_and_validated(manifest: dict, components: dict
         assert 0 <= validation["max_relative_error"] <= validation["tolerance"] == TOLERANCE
         assert len(validation["cases"]) >= 2
         assert all(set(case["relative_errors"]) == set(components[name].outputs) for case in validation["cases"])
-        assert entry["engines"] == {}
+        assert entry["engines"] == entry["aliases"] == {}
     assert manifest["components"]["llm"]["num_mmfs_nodes"] == {"MMFS": 2}
 
 
 def test_it_says_what_was_used_and_what_was_not_done(manifest: dict) -> None:
-    assert manifest["schema"] == 3
-    assert manifest["how"] == {"precision": "float32", "few_layers": None}
-    assert f"no engine: {', '.join(manifest['components'])}" in manifest["not_done"]
+    assert manifest["schema"] == 4
+    expected = {"precision": "float32", "llm_weights": "same", "flavour": "trt_split", "few_layers": None}
+    assert manifest["how"] == expected
+    assert manifest["left_to_pytorch"] == manifest["not_exported"] == []
+    assert manifest["not_done"] == [f"no engine: {', '.join(manifest['components'])}"]
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["versions"])
     assert manifest["samples"] == "the first 3 documents of samples/samples.json beside the model"
     assert manifest["generation"]["status"] == "pass"

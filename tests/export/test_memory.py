@@ -6,6 +6,7 @@ import export.trt
 from export.components import Component, Port
 from export.memory import Memory, Meter, gpu_bytes, memory_of, report
 from export.profiles import Limits
+from export.quantization import matrices_of
 from export.trt import main
 
 LIMITS = Limits(max_batch=3, max_tokens=4, max_past=10, max_images=5)
@@ -89,6 +90,24 @@ def test_half_precision_halves_what_is_stored(model_dir, tmp_path, capsys) -> No
         assert main([str(model_dir), "--out", str(tmp_path), "--dry-run", "--precision", precision]) == 0
         totals.append([row.split()[1:] for row in capsys.readouterr().out.splitlines() if row.startswith("llm")])
     assert totals == [[["1.0", "2.0", "3.0", "0.1", "0.2", "4.0"]], [["0.5", "1.0", "1.5", "0.1", "0.2", "2.0"]]]
+
+
+def test_weights_of_eight_bits_have_a_scale_per_output() -> None:
+    memory = Memory(1000, 20, 30, 1, 2)
+    assert memory.in_eight_bits([torch.zeros(4, 10), torch.zeros(2, 5)], itemsize=2) == Memory(
+        1000 - (50 - 2 * (4 + 2)), 20, 30, 1, 2
+    )
+
+
+@pytest.mark.usefixtures("as_if_measured")
+def test_only_the_language_model_takes_less_with_eight_bits(model_dir, unchanged_model, tmp_path, capsys) -> None:
+    found = []
+    for weights in ("same", "int8"):
+        assert main([str(model_dir), "--out", str(tmp_path), "--dry-run", "--llm-weights", weights]) == 0
+        found.append([row.split()[:2] for row in capsys.readouterr().out.splitlines()[1:8]])
+    saved = sum(3 * matrix.numel() - 4 * len(matrix) for matrix in matrices_of(unchanged_model))
+    assert 50_000 < saved < 150_000
+    assert [row for row in found[1] if row not in found[0]] == [["llm", f"{1 - saved / 1e6:.1f}"]]
 
 
 @pytest.mark.usefixtures("as_if_measured")

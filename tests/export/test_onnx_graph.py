@@ -4,8 +4,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from export.cached_attention import DOMAIN, OPERATOR
 from export.components import Component, Port
 from export.onnx_graph import OPSET, GraphError, to_onnx
+from export.stages import NEUTRAL_DIR
 from mmfs import MSDeformAttn
 from models import MMInterleaved
 
@@ -30,6 +32,22 @@ def test_masks_are_explicit_and_operators_old_enough(exported: Path) -> None:
     for name, proto in loaded(exported).items():
         assert {entry.domain: entry.version for entry in proto.opset_import}[""] == OPSET
         assert not [node.name for node in proto.graph.node if node.op_type == "Attention"], name
+
+
+def test_attention_over_the_cache_is_one_node_of_the_neutral_graph(exported: Path) -> None:
+    proto = onnx.load(exported / NEUTRAL_DIR / "llm.onnx")
+    nodes = [node for node in proto.graph.node if node.domain == DOMAIN]
+    assert [node.op_type for node in nodes] == [OPERATOR] * 2
+    assert [list(node.input[1:5]) for node in nodes] == [
+        [f"{which}_{part}_{layer}" for which in ("new", "past") for part in ("key", "value")] for layer in range(2)
+    ]
+    assert "Softmax" not in [node.op_type for node in proto.graph.node]
+
+
+def test_a_missing_attention_is_an_error(components: dict[str, Component]) -> None:
+    wrong = dataclasses.replace(components["mmfs_values_llm"], num_cached_attentions=1)
+    with pytest.raises(GraphError, match="mmfs_values_llm has 0 nodes of attention over a cache where the model has 1"):
+        to_onnx(wrong)
 
 
 def test_axes_carry_their_declared_names(exported: Path, components: dict[str, Component]) -> None:

@@ -2,7 +2,7 @@ import json
 import time
 from pathlib import Path
 
-from export.pace import SECONDS_FILE, Pace
+from export.pace import SECONDS_FILE, Clock, Pace
 
 
 def seconds_left(pace: Pace) -> float:
@@ -31,9 +31,18 @@ def test_earlier_times_count_where_there_are_some(monkeypatch, tmp_path: Path) -
     assert seconds_left(pace) == 65
     pace.hear("[1/2] one")
     now[0] = 1
-    pace.hear("[2/2] two")
+    pace.hear("[2/2] two: traced before")
     now[0] = 21
     assert seconds_left(pace) == 40
     pace.save(tmp_path)
     assert json.loads((tmp_path / SECONDS_FILE).read_text()) == {"onnx": {"one": 5.0, "two": 60.0}}
     assert Pace.of("lower", [tmp_path]).left() == ""
+
+
+def test_time_left_is_known_from_earlier_builds() -> None:
+    clock = Clock({"a": 10.0, "b": None, "c": 30.0})
+    assert clock.left("a", 4) == "about 36 s left and 1 engines of unknown duration, never built here before"
+    clock.finish("a")
+    assert clock.left("b", 100) == "about 30 s left and 1 engines of unknown duration, never built here before"
+    clock.finish("b")
+    assert clock.left("c", 100) == "about 0 s left"

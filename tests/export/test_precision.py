@@ -10,18 +10,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.components import Component
 from export.engines import BuildOptions, build_engines
+from export.flavours import lower_attention
 from export.gates import check_greedy, check_half, check_seeing
 from export.islands import NARROW, WIDE_PORTS, check_islands, num_products
 from export.manifest import MANIFEST_FILE, SCHEMA, file_entry, read_manifest
 from export.onnx_graph import GraphError
 from export.precision import drop_nan_guards, lower_precision, precision_of, with_precision
 from export.profiles import Limits
-from export.proof import runnable, runner
+from export.proof import runner
+from export.quantization import write_quantized
 from export.real_inputs import Case
 from export.stages import NEUTRAL_DIR
-from mmfs.kernels.nvrtc import find_nvrtc
 from models import MMInterleaved
-from plugins_trt.tensorrt_package import why_not
 
 NAMES = ["image_tokenizer", "mmfs_values_llm", "mmfs_values_unet", "llm", "context_resampler", "unet_mmfs"]
 HALF = ["float16", "bfloat16"]
@@ -32,7 +32,8 @@ def lowered(exported: Path) -> Callable[[str, str], onnx.ModelProto]:
     """A component of the tiny model in half precision."""
 
     def lower(name: str, precision: str) -> onnx.ModelProto:
-        return lower_precision(onnx.load(exported / NEUTRAL_DIR / f"{name}.onnx"), precision)
+        neutral = onnx.load(exported / NEUTRAL_DIR / f"{name}.onnx")
+        return lower_precision(lower_attention(neutral, "trt_split"), precision)
 
     return lower
 
@@ -61,7 +62,7 @@ def test_every_component_passes_the_gates(
     file = tmp_path / "onnx/half.onnx"
     file.parent.mkdir()
     onnx.save(proto, file)
-    run = runner(declared, runnable(file, precision))
+    run = runner(components[name], file, precision)
     results = check_half(components[name], run, cases[name], precision)
     assert all(0 < error < 0.02 for result in results for error in result.relative_errors.values())
     if name in ("llm", "unet_mmfs"):
@@ -170,21 +171,39 @@ def test_what_a_runtime_computes_with_stays_float32(components: dict[str, Compon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "precision"), [("llm", "float16"), ("image_tokenizer", "bfloat16")])
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize(
+    ("name", "precision", "weights"),
+    [
+        ("llm", "float16", "same"),
+        ("llm", "float16", "int8"),
+        ("llm", "bfloat16", "fp8"),
+        ("image_tokenizer", "bfloat16", "same"),
+    ],
+)
 def test_tensorrt_rtx_builds_it_with_its_plugins(
-    exported: Path, lowered: Callable[[str, str], onnx.ModelProto], tmp_path: Path, name: str, precision: str
+    exported: Path,
+    lowered: Callable[[str, str], onnx.ModelProto],
+    tmp_path: Path,
+    name: str,
+    precision: str,
+    weights: str,
 ) -> None:
-    if (reason := why_not("rtx")) is not None:
-        pytest.skip(reason)
-    if find_nvrtc() is None:
-        pytest.skip("NVRTC is not installed")
     file = tmp_path / f"onnx/{name}.onnx"
     file.parent.mkdir()
-    onnx.save(lowered(name, precision), file)
+    proto = lowered(name, precision)
+    if weights != "same":
+        write_quantized(proto, weights, precision, tmp_path, file.with_suffix(".data"))
+    onnx.save(proto, file)
     entry = read_manifest(exported)["components"][name]
     (tmp_path / MANIFEST_FILE).write_text(
         json.dumps(
-            {"schema": SCHEMA, "components": {name: {**entry, "onnx": {**file_entry(file, tmp_path), "weights": []}}}}
+            {
+                "schema": SCHEMA,
+                "components": {name: {**entry, "onnx": {**file_entry(file, tmp_path), "weights": []}}},
+                "left_to_pytorch": [],
+                "not_exported": [],
+            }
         )
     )
     limits = Limits(max_batch=2, max_tokens=4, max_past=8, max_images=3)

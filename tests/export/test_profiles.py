@@ -1,6 +1,7 @@
 import pytest
 
 from export.components import Component
+from export.flavours import with_flavour
 from export.manifest import ports_entry
 from export.profiles import Limits, profiles_of
 
@@ -24,6 +25,13 @@ def test_the_language_model_has_a_profile_for_single_tokens_and_one_for_prompts(
     width = components["llm"].inputs["inputs_embeds"].shape[2]
     assert shapes["inputs_embeds"] == ((1, 1, width), (1, 64, width), (2, 128, width))
     assert shapes["last_token_ids"] == ((1, 1), (1, 1), (2, 1))
+
+
+def test_a_cache_of_fixed_size_is_no_axis_and_single_tokens_come_in_pairs(components: dict[str, Component]) -> None:
+    inputs = inputs_of(with_flavour(components["llm"], "trt_native", 40))
+    decode, prefill = profiles_of("llm", inputs, LIMITS)
+    assert decode.axes == {"batch": (1, 1, 2), "images": (1, 2, 6), "tokens": (1, 1, 2)}
+    assert {shape[2] for shape in prefill.shapes(inputs)["past_key_0"]} == {40}
 
 
 def test_the_unet_is_static_unless_asked(components: dict[str, Component]) -> None:

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from export.components import Component, components_of
+from export.flavours import lower_attention
 from export.islands import num_products
 from export.onnx_graph import to_onnx
 from export.parity import TOLERANCE, check
 from export.precision import lower_precision
+from export.proof import runner
+from export.quantization import matrices_of, quantized_entry, write_quantized
+from export.quantized_gates import check_quantized
 from export.real_inputs import Case
 from export.skeleton import open_skeleton
 from export.weights import is_external, write_weights
@@ -67,17 +71,20 @@ def random_case(component: Component, sizes: dict[str, int]) -> Case:
     return Case(str(sizes), inputs)
 
 
+LLM_SIZES = [
+    {"batch": 1, "tokens": 6, "past": 1, "images": 2},
+    {"batch": 1, "tokens": 1, "past": 9, "images": 2},
+    {"batch": 2, "tokens": 4, "past": 5, "images": 1},
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "all_sizes"),
     [
         (
             "llm",
-            [
-                {"batch": 1, "tokens": 6, "past": 1, "images": 2},
-                {"batch": 1, "tokens": 1, "past": 9, "images": 2},
-                {"batch": 2, "tokens": 4, "past": 5, "images": 1},
-            ],
+            LLM_SIZES,
         ),
         ("unet_mmfs", [{"batch": 1, "images": 2}]),
     ],
@@ -86,7 +93,7 @@ def test_a_wide_component_is_the_model(
     wide_dir: Path, tmp_path: Path, name: str, all_sizes: list[dict[str, int]]
 ) -> None:
     skeleton, stored = open_skeleton(wide_dir)
-    proto = to_onnx(components_of(skeleton)[name], stored).proto
+    proto = lower_attention(to_onnx(components_of(skeleton)[name], stored).proto, "trt_split")
     in_checkpoint = sum(math.prod(tensor.dims) * 4 for tensor in proto.graph.initializer if is_external(tensor))
     assert len(proto.SerializeToString()) < 0.1 * in_checkpoint
     half = lower_precision(proto, "bfloat16")
@@ -97,3 +104,27 @@ def test_a_wide_component_is_the_model(
     component = components_of(MMInterleaved.from_pretrained(wide_dir))[name]
     results = check(component, tmp_path / "wide.onnx", [random_case(component, sizes) for sizes in all_sizes])
     assert all(result.worst <= TOLERANCE for result in results)
+
+
+@pytest.mark.slow
+def test_a_wide_language_model_of_eight_bits_is_half_as_large(wide_dir: Path, tmp_path: Path) -> None:
+    skeleton, stored = open_skeleton(wide_dir)
+    neutral = lower_attention(to_onnx(components_of(skeleton)["llm"], stored).proto, "trt_split")
+    half, small = lower_precision(neutral, "float16"), lower_precision(neutral, "float16")
+    (tmp_path / "onnx").mkdir()
+    file = tmp_path / "onnx/small.onnx"
+    write_weights(half, wide_dir, tmp_path / "half.data")
+    write_quantized(small, "int8", "float16", wide_dir, file.with_suffix(".data"))
+    onnx.save(small, file)
+    sizes = [sum(one.stat().st_size for one in tmp_path.rglob(name)) for name in ("half.data", "small.*")]
+    entry, expected = quantized_entry(small), matrices_of(skeleton)
+    assert 0.5 < entry["bytes_after"] / entry["bytes_before"] < 0.51
+    assert sizes[0] - sizes[1] == pytest.approx(entry["bytes_before"] - entry["bytes_after"], rel=0.02)
+    assert sizes[1] < 0.65 * sizes[0], "here, a fifth belongs to MMFS and the head, which keep their type"
+    assert entry["num_matrices"] == len(expected) == 2 * 7
+    assert entry["bytes_before"] == 2 * sum(matrix.numel() for matrix in expected)
+
+    llm = components_of(MMInterleaved.from_pretrained(wide_dir))["llm"]
+    case = random_case(llm, LLM_SIZES[2])
+    (result,) = check_quantized(llm, runner(llm, file, "float16"), [case])
+    assert 1e-3 < result.worst < 0.03

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from export import onnx_graph
 from export.components import components_of
+from export.flavours import lower_attention
 from export.onnx_graph import to_onnx
 from export.parity import TOLERANCE, check
 from export.precision import lower_precision
@@ -56,7 +57,7 @@ def test_a_graph_made_without_its_weights_is_the_model(
     for tensor in model.state_dict().values():
         if tensor.data_ptr() in stored:
             tensor.fill_(torch.nan)  # all alike, and whatever is computed from one of them shows
-    proto = to_onnx(components_of(model)["llm"], stored).proto
+    proto = lower_attention(to_onnx(components_of(model)["llm"], stored).proto, "trt_split")
     external = [tensor for tensor in proto.graph.initializer if is_external(tensor)]
     llm_weights = {tensor.data_ptr() for tensor in model.language_model.state_dict().values()} & stored.keys()
     read_once = {model.language_model.host.get_input_embeddings().weight.data_ptr()}

@@ -2,24 +2,36 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import export.trt
-from export import stage_process
-from export.child_process import ChildError
-from export.engines import alone_in
+from export import child_process, stage_process
+from export.alone import alone_in
+from export.child_process import ROOT, ChildError
+from export.command_line import GRAPH_STAGES
 from export.few_layers import keep_few_layers
 from export.fingerprint import file_digest
+from export.manifest import read_manifest
 from export.onnx_graph import GraphError
 from export.stage_process import ERROR_FILE, raise_error
 from export.stages import NEUTRAL_DIR, Job, lower
-from export.trt import GRAPH_STAGES, export_graphs, main
+from export.trt import export_graphs, main
 from models import MMInterleaved
 
-KILLED_AT = {"onnx": "[7/7] vae_decoder ...", "validate": "[2/7] mmfs_values_llm ..."}
+KILLED_AT = {
+    "onnx": "[7/7] vae_decoder ...",
+    "lower": "[2/7] image_tokenizer: float32",
+    "validate": "[2/7] mmfs_values_llm ...",
+}
 """The line of a stage at which its process is killed: work of more than a second begins there."""
 
 
@@ -27,11 +39,23 @@ def job_of(model_dir: Path, out: Path, **options: object) -> Job:
     return Job.of(model_dir, out.with_name(f".{out.name}.unfinished"), out, **options)
 
 
+def children_of(process: int) -> list[int]:
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def is_running(process: int) -> bool:
+    """Whether it has not ended; one that nobody has asked how it ended has no command line any more."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def kill_children() -> None:
     """Of this process, as the system does when memory runs out."""
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+    for child in children_of(os.getpid()):
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -41,6 +65,9 @@ def test_what_is_killed_goes_on_where_it_was(exported: Path, model_dir: Path, tm
     (out / NEUTRAL_DIR / "vae_decoder.onnx").unlink()
     (out / "manifest.json").write_text("{}")
     job = job_of(model_dir, out)
+    half_written = Path(job.work) / "onnx/llm.part"
+    half_written.parent.mkdir(parents=True)
+    os.mkfifo(half_written)  # nobody reads it: whoever writes waits
     for stage, line in KILLED_AT.items():
         said: list[str] = []
 
@@ -53,6 +80,9 @@ def test_what_is_killed_goes_on_where_it_was(exported: Path, model_dir: Path, tm
             export_graphs(job, out, GRAPH_STAGES, say)
         assert (out / "manifest.json").read_text() == "{}", "the earlier export stands until all is proved"
         assert any(text.startswith(line) for text in said), stage
+        if stage == "lower":
+            half_written.unlink()
+            half_written.write_bytes(b"half a graph")
 
     said = []
     export_graphs(job, out, GRAPH_STAGES, said.append)
@@ -78,6 +108,94 @@ def test_what_was_half_lowered_is_lowered_again(exported: Path, model_dir: Path,
     lower(job, said.append)
     assert [text for text in said if not text.endswith(": lowered before")] == ["[3/7] llm: float16"]
     assert file_digest(graph) == whole
+
+
+@contextmanager
+def command(model_dir: Path, out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A real one, which does not outlive the test; its lines can be read."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    whole = [sys.executable, "-m", "export.trt", str(model_dir), "--out", str(out), *options]
+    pipe, to_stdout = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(whole, stdout=pipe, stderr=to_stdout, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    end = time.monotonic() + 300
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("rtx")
+def test_a_command_that_is_killed_while_it_builds_leaves_no_engine(
+    exported: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+    before = (out / "manifest.json").read_bytes()
+    options = ["--stage", "build", "--builder", "rtx", "--components", "vae_decoder"]
+    with command(model_dir, out, *options) as building:
+        wait_for(lambda: building.poll() is not None or any((out / "engines").rglob(".build-*/log")))
+        assert building.poll() is None, building.communicate()[0]
+        (child,) = children_of(building.pid)
+    wait_for(lambda: not is_running(child))  # it goes with the command
+    assert (out / "manifest.json").read_bytes() == before
+    assert not list(out.rglob("*.plan"))
+    assert list(out.rglob(".build-*"))
+
+    assert main([str(model_dir), "--out", str(out), *options]) == 0
+    assert not list(out.rglob(".build-*"))
+    ((_, engine),) = read_manifest(out)["components"]["vae_decoder"]["engines"].items()
+    assert engine["status"] == "built"
+    assert file_digest(out / engine["plan"]["path"]) == engine["plan"]["sha256"]
+
+
+@pytest.mark.slow
+def test_a_bench_that_is_killed_leaves_no_figures(
+    exported: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(exported, out)
+
+    def run_child(module: str, arguments: list[str], *, said: Callable[[str], None], **options: Any) -> None:
+        def heard(line: str) -> None:
+            said(line)
+            if line.startswith("[2/6] tokens written by PyTorch"):
+                kill_children()
+
+        child_process.run_child(module, arguments, said=heard, **options)
+
+    monkeypatch.setattr(export.trt, "run_child", run_child)
+    files = {file: file_digest(file) for file in out.rglob("*.*") if file.is_file()}
+    assert main([str(model_dir), "--out", str(out), "--stage", "bench"]) == 1
+    assert "was ended by signal 9. It wrote last: " in capsys.readouterr().err
+    assert {file: file_digest(file) for file in out.rglob("*.*") if file.is_file()} == files
+
+
+@pytest.mark.slow
+def test_two_commands_at_once(
+    exported: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outs = [tmp_path / "a", tmp_path / "b"]
+    for out in outs:
+        shutil.copytree(exported / NEUTRAL_DIR, out / NEUTRAL_DIR)
+        (out / "manifest.json").write_text("{}")
+    only = "--stage", "lower"
+    with command(model_dir, outs[0], *only) as first, command(model_dir, outs[1], *only) as second:
+        wait_for((tmp_path / ".a.unfinished/job.json").is_file)
+        assert main([str(model_dir), "--out", str(outs[0]), *only]) == 2
+        assert f"Another process is writing into {tmp_path / '.a.unfinished'}" in capsys.readouterr().err
+        ends = [(process.communicate()[0], process.returncode) for process in (first, second)]
+    for out, (said, status) in zip(outs, ends, strict=True):
+        assert status == 0, said
+        assert "--stage validate goes on" in said
+        for file in sorted((exported / "onnx").glob("*.onnx")):
+            assert file_digest(out.with_name(f".{out.name}.unfinished") / "onnx" / file.name) == file_digest(file)
 
 
 def json_names(exported: Path) -> list[str]:
@@ -106,7 +224,9 @@ def test_keys_follow_what_they_depend_on(model_dir: Path, tmp_path: Path) -> Non
     job = job_of(copy, tmp_path / "out")
     half, short = job_of(copy, tmp_path / "out", precision="float16"), job_of(copy, tmp_path / "out", few_layers=1)
     assert half.graph_key == job.graph_key != short.graph_key
-    assert len({job.key, half.key, short.key}) == 3
+    small = job_of(copy, tmp_path / "out", llm_weights="int8")
+    assert small.graph_key == job.graph_key
+    assert len({job.key, half.key, short.key, small.key}) == 4
     (copy / "samples/samples.json").write_text("[]")
     assert job_of(copy, tmp_path / "out").graph_key == job.graph_key
     assert job_of(copy, tmp_path / "out").key != job.key

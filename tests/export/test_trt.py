@@ -10,9 +10,14 @@ import export.trt
 from export import stage_process, stages
 from export.components import Component
 from export.engines import BuildOptions
+from export.fingerprint import file_digest
 from export.manifest import read_manifest
 from export.onnx_graph import Graph
 from export.profiles import Limits
+from export.quantization import Channels
+from export.run import main as run
+from export.runtime import Session
+from export.samples import opened
 from export.stages import NEUTRAL_DIR
 from export.trt import main
 from models import MMInterleaved, MMInterleavedConfig
@@ -25,8 +30,15 @@ from plugins_trt import tensorrt_package
         (["missing"], "missing holds no config.json"),
         (["empty"], "empty holds no config.json"),
         (["MODEL", "--images", "no.png"], "no picture no.png"),
+        (["MODEL", "--gpu-mem", "8"], "--gpu-mem belongs to --dry-run"),
+        (["MODEL", "--stage", "lower", "--triton", "new"], "--triton serves a finished export, and --stage lower ends"),
+        (["MODEL", "--triton", "empty"], "empty exists. Name a new directory for the model repository"),
+        (["MODEL", "--components", "llm", "--torch-fallback", "llm"], "llm: named in --components, which exports, and"),
     ],
-    ids=["no-directory", "not-a-model", "no-picture"],
+    ids=[
+        *("no-directory", "not-a-model", "no-picture"),
+        *("memory-of-nothing", "nothing-to-serve", "served-already", "both-ways"),
+    ],
 )
 def test_wrong_arguments_end_in_a_sentence(
     model_dir: Path,
@@ -59,8 +71,9 @@ def test_a_model_without_a_processor_is_refused(
         (["--stage", "fly"], "invalid choice: 'fly' (choose from"),
         (["--precision", "int3"], "invalid choice: 'int3' (choose from"),
         (["--stage", "build", "--builder", "trt"], "invalid choice: 'trt' (choose from"),
+        (["--stage", "build", "--plugin", "so"], "invalid choice: 'so' (choose from"),
     ],
-    ids=["stage", "precision", "builder"],
+    ids=["stage", "precision", "builder", "plugin"],
 )
 def test_what_does_not_exist_is_refused(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
@@ -86,6 +99,24 @@ def test_a_missing_builder_is_said_before_anything_is_traced(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--builder", "rtx", "--plugin", "aot"], "TensorRT-RTX has no ahead-of-time plugins. Take --plugin python"),
+        (["--plugin", "library"], "--plugin library and --plugin-library FILE belong together"),
+        (["--plugin-library", "plugin.so"], "--plugin library and --plugin-library FILE belong together"),
+    ],
+    ids=["aot-rtx", "no-file", "no-carrier"],
+)
+def test_plugins_that_a_builder_does_not_take_are_refused_before_anything_is_traced(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(model_dir), "--out", str(out), "--stage", "build", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_limits_that_cannot_be_are_refused(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(model_dir), "--out", str(tmp_path / "out"), "--stage", "build", "--max-images", "0"]
     assert main(arguments) == 2
@@ -104,10 +135,15 @@ def test_graphs_are_made_again_only_where_something_has_changed(
     shutil.copytree(model_dir, copy)
     command = ["--out", str(exported), "--stage", "build", "--builder", "rtx"]
     more = ["--components", "llm,unet_mmfs", "--function-fallback", "llm", "--max-images", "3", "--dynamic-unet"]
+    more += ["--plugin", "python"]
     assert main([str(copy), *command, *more]) == 0
     assert traced == []
     expected = BuildOptions(
-        "rtx", Limits(max_images=3, dynamic_unet=True), ("llm", "unet_mmfs"), function_fallback=("llm",)
+        "rtx",
+        Limits(max_images=3, dynamic_unet=True),
+        ("llm", "unet_mmfs"),
+        function_fallback=("llm",),
+        plugin="python",
     )
     assert built == [(exported, expected)]
     assert f"{exported} holds the graphs of this model" in capsys.readouterr().out
@@ -128,13 +164,21 @@ def test_a_directory_with_something_else_is_kept(
 
 
 @pytest.fixture
-def without_tracing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let the stages run in this process, on graphs that were traced before; spoil the one that is named."""
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the stages run here."""
 
     def run_here(module: str, arguments: list[str], *, said: Callable[[str], None], **_options: object) -> None:
         assert module == "export.stage_process"
         said(f"stage {arguments[0]}")
         stage_process.main(arguments)
+
+    monkeypatch.setattr(export.trt, "run_child", run_here)
+    monkeypatch.setattr(stage_process, "end_with_parent", lambda: None)
+
+
+@pytest.fixture
+def without_tracing(exported: Path, monkeypatch: pytest.MonkeyPatch, in_this_process: None) -> Callable[[str], None]:
+    """Let them take graphs that were traced before; spoil the one that is named."""
 
     def install(spoiled: str) -> None:
         def load(component: Component, _stored: object) -> Graph:
@@ -147,8 +191,6 @@ def without_tracing(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
             return Graph.of(proto)
 
         monkeypatch.setattr(stages, "to_onnx", load)
-        monkeypatch.setattr(export.trt, "run_child", run_here)
-        monkeypatch.setattr(stage_process, "end_with_parent", lambda: None)
 
     return install
 
@@ -181,6 +223,79 @@ def test_an_earlier_export_is_replaced_whole_or_kept_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert "3 texts equal; 3 pictures" in capsys.readouterr().out
 
+    # Killed when the earlier export was out of the way and the new one not in its place.
+    manifest = (out / "manifest.json").read_bytes()
+    out.rename(tmp_path / ".out.unfinished")
+    (tmp_path / ".out.replaced").mkdir()
+    assert main([str(model_dir), "--out", str(out)]) == 0
+    assert "stage validate" not in capsys.readouterr().out
+    assert (out / "manifest.json").read_bytes() == manifest
+    for entry in read_manifest(out)["components"].values():
+        assert file_digest(out / entry["onnx"]["path"]) == entry["onnx"]["sha256"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_part_of_a_model_is_exported_and_grows(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_tracing: Callable[[str], None]
+) -> None:
+    out = tmp_path / "out"
+    without_tracing("none")
+    assert main([str(model_dir), "--out", str(out), "--components", "vae_decoder,lmm"]) == 2
+    assert "There is no component lmm. The model has image_tokenizer, " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+    assert main([str(model_dir), "--out", str(out), "--components", "vae_decoder,mmfs_values_llm"]) == 0
+    assert "[2/2] vae_decoder ..." in capsys.readouterr().out
+    manifest = read_manifest(out)
+    assert list(manifest["components"]) == ["mmfs_values_llm", "vae_decoder"]
+    assert {file.stem for file in (out / "onnx").iterdir()} == {"mmfs_values_llm", "vae_decoder"}
+    others = ["image_tokenizer", "mmfs_values_unet", "llm", "context_resampler", "unet_mmfs"]
+    assert manifest["not_exported"] == others
+    assert manifest["not_done"][0] == f"not exported: {', '.join(others)}"
+    assert manifest["generation"] == {
+        "status": "not run",
+        "reason": f"{', '.join(others)} were not exported, and not left to PyTorch with --torch-fallback",
+    }
+    part = ["--components", "vae_decoder,mmfs_values_llm"]
+    assert main([str(model_dir), "--out", str(out), *part, "--stage", "bench"]) == 2
+    assert f"{out} cannot write or draw without" in capsys.readouterr().err
+    assert run([str(out), "--prompt", "draw"]) == 2
+    refused = capsys.readouterr().err
+    assert f"{out} cannot write or draw without {', '.join(others)}, which were not exported." in refused
+    command = f"--out {out} --components mmfs_values_llm,vae_decoder --torch-fallback {','.join(others)}"
+    assert command in refused
+
+    left = [name for name in others if name != "context_resampler"]
+    more = ["--components", "context_resampler", "--torch-fallback", ",".join(left)]
+    assert main([str(model_dir), "--out", str(out), *more]) == 0
+    printed = capsys.readouterr().out
+    assert f"writing and drawing with the files and PyTorch for {', '.join(left)} ..." in printed
+    assert "3 texts equal; 3 pictures" in printed
+    manifest = read_manifest(out)
+    assert list(manifest["components"]) == ["mmfs_values_llm", "context_resampler", "vae_decoder"]
+    assert (manifest["left_to_pytorch"], manifest["not_exported"]) == (left, [])
+    document = ["--prompt", "draw", "--max-new-tokens", "6", "--num-inference-steps", "2"]
+    assert run([str(out), *document]) == 2
+    assert f"{', '.join(left)} was left to PyTorch with --torch-fallback" in capsys.readouterr().err
+    assert run([str(out), *document, "--model", str(model_dir), "--compare", str(model_dir)]) == 0
+    assert "equal to PyTorch" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
+def test_few_layers_are_compared_with_as_many(
+    model_dir: Path, components: dict[str, Component], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    others = ",".join(name for name in components if name != "llm")
+    options = ["--few-layers", "1", "--components", "llm", "--torch-fallback", others]
+    assert main([str(model_dir), "--out", str(out), *options]) == 0
+    assert "3 texts equal; 3 pictures" in capsys.readouterr().out
+    assert read_manifest(out)["components"]["llm"]["num_mmfs_nodes"] == {"MMFS": 1}
+    document = ["--prompt", "draw", "--max-new-tokens", "6", "--num-inference-steps", "2"]
+    assert run([str(out), *document, "--model", str(model_dir), "--compare", str(model_dir)]) == 0
+    assert "equal to PyTorch" in capsys.readouterr().out
+
 
 @pytest.mark.slow
 def test_half_precision_is_proved_and_said(
@@ -191,7 +306,8 @@ def test_half_precision_is_proved_and_said(
     assert main([str(model_dir), "--out", str(out), "--precision", "bfloat16"]) == 0
     assert {path.name for path in out.iterdir()} == {"onnx", "assets", NEUTRAL_DIR, "manifest.json"}
     manifest = read_manifest(out)
-    assert manifest["how"] == {"precision": "bfloat16", "few_layers": None}
+    expected = {"precision": "bfloat16", "llm_weights": "same", "flavour": "trt_split", "few_layers": None}
+    assert manifest["how"] == expected
     llm = manifest["components"]["llm"]
     assert {port["name"]: port["dtype"] for port in llm["inputs"]}["inputs_embeds"] == "bfloat16"
     assert {port["name"]: port["dtype"] for port in llm["outputs"]}["logits"] == "float32"
@@ -200,12 +316,68 @@ def test_half_precision_is_proved_and_said(
     assert manifest["generation"]["worst_psnr_db"] >= 30
 
 
+def test_scales_that_are_wrong_by_two_leave_nothing_behind(
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    without_tracing: Callable[[str], None],
+) -> None:
+    without_tracing("none")
+    finish = Channels.finish
+
+    def finish_wrong(self: Channels) -> None:
+        finish(self)
+        doubled = onnx.numpy_helper.to_array(self.scales) * np.float32(2)
+        self.scales.raw_data = doubled.tobytes()
+
+    monkeypatch.setattr(Channels, "finish", finish_wrong)
+    options = ["--components", "llm", "--llm-weights", "int8"]
+    assert main([str(model_dir), "--out", str(tmp_path / "deep/out"), *options]) == 1
+    assert "llm, case '3 whole documents': output " in capsys.readouterr().err
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_language_model_of_eight_bits_is_proved_said_and_writes(
+    model_dir: Path,
+    components: dict[str, Component],
+    unchanged_model: MMInterleaved,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    without_tracing: Callable[[str], None],
+) -> None:
+    out = tmp_path / "out"
+    without_tracing("none")
+    others = ",".join(name for name in components if name != "llm")
+    options = ["--components", "llm", "--torch-fallback", others, "--llm-weights", "int8"]
+    assert main([str(model_dir), "--out", str(out), *options]) == 0
+    assert "3 of 3 documents written on with the same 32 tokens" in capsys.readouterr().out
+    manifest = read_manifest(out)
+    assert manifest["how"]["llm_weights"] == "int8"
+    llm = manifest["components"]["llm"]
+    assert llm["quantized"]["scheme"] == "int8, symmetric, a scale per output channel"
+    assert 3 < llm["quantized"]["bytes_before"] / llm["quantized"]["bytes_after"] < 4, "float32 before"
+    checked = llm["validation"]
+    assert checked["tolerance"] == {"cosine": 0.99, "norm": 0.05, "perplexity": 0.01}
+    assert checked["likelihood"]["perplexity"] == pytest.approx(checked["likelihood"]["pytorch_perplexity"], rel=0.01)
+    assert [one["text"] == one["pytorch_text"] for one in checked["greedy"]] == [True] * 3
+
+    session = Session.open(out, "ort", model=unchanged_model)
+    document = [opened(model_dir / "samples/0.png"), "what is it"]
+    found, expected = (one.generate(document, mode="text", max_new_tokens=8) for one in (session, unchanged_model))
+    assert found.text == expected.text != ""
+
+
 def test_bench_and_serving_come_last(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, repository = tmp_path / "out", tmp_path / "served"
     done: list[object] = []
     monkeypatch.setattr(export.trt, "is_up_to_date", lambda *_: True)
+    monkeypatch.setattr(
+        export.trt, "read_manifest", lambda _: {"components": {}, "left_to_pytorch": [], "not_exported": []}
+    )
     monkeypatch.setattr(export.trt, "run_child", lambda module, arguments, **_: done.append((module, arguments)))
     monkeypatch.setattr(export.trt, "write_repository", lambda *given: [done.append(given), "llm"][1:])
     assert main([str(model_dir), "--out", str(out), "--stage", "bench", "--triton", str(repository)]) == 0

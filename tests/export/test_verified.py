@@ -24,6 +24,12 @@ def test_the_table_says_what_was_done_and_why_not(exported: Path) -> None:
     assert rows[-3:] == ["(1) no GPU", "(2) it was not executed", "(3) no memory"]
 
 
+def test_a_part_of_a_model_was_not_tried_as_a_whole(exported: Path) -> None:
+    manifest = {**read_manifest(exported), "generation": {"status": "not run", "reason": "llm were not exported"}}
+    rows = verified_where(manifest).splitlines()
+    assert rows[-3:] == ["| all together | ONNX | – | – | not run (1) |", "", "(1) llm were not exported"]
+
+
 def test_what_ran_is_entered(exported: Path, tmp_path: Path) -> None:
     root = tmp_path / "exported"
     shutil.copytree(exported, root)

@@ -40,3 +40,11 @@ def test_without_mmfs_changes_nothing_else() -> None:
     )
     assert back == config
     assert MMInterleavedConfig.from_dict(bare.to_dict()).language_model.mmfs is None
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    MMInterleavedConfig.tiny().save(file)
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(ValueError, match=r"config\.json is damaged \(.*\)\. Fetch or make it again"):
+        MMInterleavedConfig.load(file)

@@ -34,6 +34,17 @@ def test_pictures_need_not_be_square(processor: MMInterleavedProcessor, tmp_path
     assert torch.equal(wide.encode_image(half), half)
 
 
+def test_a_squeezed_picture_is_whole_and_stays_so(processor: MMInterleavedProcessor, tmp_path: Path) -> None:
+    MMInterleavedProcessor(processor.tokenizer, image_size=(16, 32), fit="squeeze").save_pretrained(tmp_path)
+    again = MMInterleavedProcessor.from_directory(tmp_path)
+    assert again is not None
+    thirds = np.repeat(np.array([10, 100, 200], np.uint8), 40)[:, None, None] * np.ones((1, 50, 3), np.uint8)
+    rows = again.encode_image(thirds)[0, :, 0] * 255
+    torch.testing.assert_close(rows[[1, 8, 14]], torch.tensor([10.0, 100.0, 200.0]), atol=1, rtol=0)
+    with pytest.raises(ValueError, match="fit is 'pad'; expected 'crop' or 'squeeze'"):
+        MMInterleavedProcessor(processor.tokenizer, image_size=32, fit="pad")  # type: ignore[arg-type]
+
+
 def test_arrays_tensors_and_images_agree(processor: MMInterleavedProcessor) -> None:
     array = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
@@ -73,3 +84,19 @@ def test_a_processor_survives_its_directory(processor: MMInterleavedProcessor, t
     assert loaded is not None
     assert (loaded.height, loaded.width) == (32, 32)
     assert loaded.encode_text("snail") == processor.encode_text("snail")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor.json"])
+def test_a_damaged_file_is_named(processor: MMInterleavedProcessor, tmp_path: Path, name: str) -> None:
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / name
+    file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(ValueError, match=rf"{name} is damaged \(.*\)\. Fetch or make it again"):
+        MMInterleavedProcessor.from_directory(tmp_path)
+
+
+def test_a_missing_tokenizer_is_said(processor: MMInterleavedProcessor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds processor\.json and no tokenizer\.json"):
+        MMInterleavedProcessor.from_directory(tmp_path)

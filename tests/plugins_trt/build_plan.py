@@ -1,6 +1,8 @@
 """A process of its own: a plan of one graph by TensorRT-RTX, with the plugins of a library or with those in Python.
 
-    python build_plan.py GRAPH OUT LIBRARY     (LIBRARY "": the plugins in Python, with code for sm_80 and sm_90)
+    python build_plan.py GRAPH OUT LIBRARY [inside]
+
+LIBRARY "": the plugins in Python, with code for sm_80 and sm_90; inside: the library goes into the plan.
 
 Prints the types of the network's layers. Dynamic sizes get a profile of 1 to 4.
 """
@@ -10,21 +12,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from plugins_trt.plugin import Plugins
+from plugins_trt.carriers import open_carrier
 from plugins_trt.tensorrt_package import open_package
 
 
-def main(graph: str, out: str, library: str) -> None:
+def main(graph: str, out: str, library: str, inside: str = "") -> None:
     trt = open_package("rtx")
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
-    carrier = trt.get_plugin_registry().load_library(library) if library else Plugins(trt, ("sm_80", "sm_90"))
-    assert carrier is not None
+    architectures = ("sm_80", "sm_90")
+    carrier = open_carrier("library" if library else "python", trt, architectures, Path(library) if library else None)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     assert parser.parse(Path(graph).read_bytes()), [str(parser.get_error(i)) for i in range(parser.num_errors)]
     print(*(network.get_layer(i).type.name for i in range(network.num_layers)))
     config = builder.create_builder_config()
+    if inside:
+        carrier.configure(config)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)

@@ -42,6 +42,7 @@ void stage(const emulation::Range* ranges, int count, int num_processors, int ha
 }
 const char* what_happened() { return log_text.c_str(); }
 
+int cuDriverGetVersion(int* version) { *version = 13010; return 0; }
 int cuCtxGetCurrent(void** current) { *current = context ? &context : nullptr; return 0; }
 int cuCtxGetDevice(int* device) { *device = 0; return 0; }
 int cuDeviceGetAttribute(int* value, int attribute, int device) {

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mmfs.kernels.nvrtc import find_nvrtc
+from plugins_trt.carriers import architectures_in
 from plugins_trt.tensorrt_package import library_folders, why_not
 
 ROOT = Path(__file__).parents[2]
@@ -101,9 +102,20 @@ def test_a_plan_is_the_one_that_python_builds(plugin: Path, tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["PLUGIN_V3", "PLUGIN_V3"]
         plans.append((tmp_path / "plan").read_bytes())
-    for kernel in ("fused_forward", "merge_splits", "classic_forward"):
+    for kernel in ("fused_forward", "merge_splits", "classic_forward", "add_splits"):
         assert f"mmfs_{kernel}_float16_8_8_1@sm_80".encode() in plans[0]
     assert plans[0] == plans[1]
+
+
+@pytest.mark.slow
+def test_the_library_goes_into_the_plans_that_are_built_with_it(plugin: Path, tmp_path: Path) -> None:
+    if (reason := why_not("rtx")) is not None:
+        pytest.skip(reason)
+    assert architectures_in(plugin) == ["sm_80", "sm_90"]
+    (tmp_path / "graph.onnx").write_bytes(graph(HALF))
+    done = child(HERE / "build_plan.py", tmp_path / "graph.onnx", tmp_path / "plan", plugin, "inside")
+    assert done.returncode == 0, done.stderr
+    assert plugin.read_bytes() in (tmp_path / "plan").read_bytes()
 
 
 @pytest.mark.slow

@@ -17,13 +17,17 @@ from plugins_trt.node_contract import Node
 
 NODE = Node("MSDeformAttn", (4, 7, 3, 2))
 INSTANCES = instances_of(NODE, 8, torch.float16)
-(INSTANCE,) = INSTANCES
+INSTANCE, _ = INSTANCES
 EMPTY = PackedLaunch(Launch(INSTANCE, (1, 1, 1), 128, 0), bytes(1000))
 
 
 def test_a_machine_without_a_driver_is_told_so() -> None:
     with pytest.raises(DriverError, match=r"libno-such-cuda\.so cannot be loaded .* Expected an NVIDIA GPU and driver"):
         Driver("libno-such-cuda.so")
+
+
+def test_the_driver_says_which_cuda_it_runs(make_gpu: Callable[[tuple[Instance, ...]], Any]) -> None:
+    assert make_gpu(INSTANCES).driver.cuda_version() == (13, 1)
 
 
 def test_the_gpu_is_that_of_the_current_context(make_gpu: Callable[[tuple[Instance, ...]], Any]) -> None:

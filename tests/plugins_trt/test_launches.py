@@ -9,38 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+from node_cases import FLAT, node_and_inputs, reference
 from numerics import assert_within_error_budget
-from op_cases import Case, classic_case, mmfs_case
 from plugins_trt.launches import MOST_PROCESSORS, Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import MachineCode
-from plugins_trt.node_contract import INPUTS, Node
-
-LEVELS = ((4, 7), (3, 2))
-FLAT = (4, 7, 3, 2)
-
-
-def node_and_inputs(operator: str, dtype: torch.dtype, **options: Any) -> tuple[Node, Case, list[Tensor]]:
-    """A case, and its tensors as a runtime hands them over: values of dtype, coordinates and weights float32."""
-    case = classic_case(LEVELS, **options) if operator == "MSDeformAttn" else mmfs_case(LEVELS, **options)
-    node = Node(operator, FLAT, case.rest.get("null_logit"))
-    tensors = {
-        name: tensor.to(dtype if name in ("value", "null_value") else torch.float32)
-        for name, tensor in case.tensors.items()
-    }
-    if operator == "MMFS":
-        tensors["visible"] = case.rest["visible"]
-    return node, case, [tensors[name].contiguous() for name in INPUTS[operator]]
-
-
-def reference(node: Node, inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    given = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in zip(INPUTS[node.operator], inputs, strict=True)
-    }
-    if node.operator == "MSDeformAttn":
-        return ms_deform_attn_reference(given.pop("value"), FLAT, **given)
-    return mmfs_attention_reference(given.pop("value"), FLAT, **given, null_logit=node.null_logit)
+from plugins_trt.node_contract import Node
 
 
 def run(
@@ -77,7 +50,7 @@ def run(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_mmfs_whole_and_in_parts(make_gpu: Callable[..., Any], dtype: torch.dtype) -> None:
-    node, _, inputs = node_and_inputs("MMFS", dtype, dim=8)
+    node, inputs = node_and_inputs("MMFS", dtype, dim=8)
     baseline, exact = reference(node, inputs, dtype), reference(node, inputs, torch.float64)
     gpu = make_gpu(instances_of(node, 8, dtype))
     whole, num_launches = run(gpu, node, inputs, num_processors=1)
@@ -92,30 +65,31 @@ def test_mmfs_whole_and_in_parts(make_gpu: Callable[..., Any], dtype: torch.dtyp
 @pytest.mark.parametrize("null_logit", [None, -0.5])
 def test_mmfs_without_null_and_without_pictures(make_gpu: Callable[..., Any], null_logit: float | None) -> None:
     for num_images in (0, 6):
-        node, _, inputs = node_and_inputs("MMFS", torch.float32, dim=8, null_logit=null_logit, num_images=num_images)
+        node, inputs = node_and_inputs("MMFS", torch.float32, dim=8, null_logit=null_logit, num_images=num_images)
         gpu = make_gpu(instances_of(node, 8, torch.float32))
         out, _ = run(gpu, node, inputs, num_processors=8)
         torch.testing.assert_close(out, reference(node, inputs, torch.float32))
 
 
-def test_classic(make_gpu: Callable[..., Any]) -> None:
-    node, _, inputs = node_and_inputs("MSDeformAttn", torch.float16, dim=8)
-    gpu = make_gpu(instances_of(node, 8, torch.float16))
-    out, num_launches = run(gpu, node, inputs, num_processors=132)
-    assert num_launches == 1
-    exact = reference(node, inputs, torch.float64)
-    assert_within_error_budget(out, baseline=reference(node, inputs, torch.float16), exact=exact)
+def test_classic_whole_and_in_parts(make_gpu: Callable[..., Any]) -> None:
+    for num_points, num_launches in ((3, 1), (36, 2)):  # 72 samples: nine batches of eight lanes, four for a part
+        node, inputs = node_and_inputs("MSDeformAttn", torch.float16, dim=8, num_points=num_points)
+        gpu = make_gpu(instances_of(node, 8, torch.float16))
+        out, launched = run(gpu, node, inputs, num_processors=132)
+        assert launched == num_launches
+        exact = reference(node, inputs, torch.float64)
+        assert_within_error_budget(out, baseline=reference(node, inputs, torch.float16), exact=exact)
 
 
 def test_nothing_is_launched_for_nothing(make_gpu: Callable[..., Any]) -> None:
-    node, _, inputs = node_and_inputs("MMFS", torch.float32, dim=8, num_queries=0)
+    node, inputs = node_and_inputs("MMFS", torch.float32, dim=8, num_queries=0)
     gpu = make_gpu(instances_of(node, 8, torch.float32))
     assert run(gpu, node, inputs, num_processors=8)[1] == 0
     assert gpu.events() == []
 
 
 def test_an_address_that_vectors_cannot_load_from_is_refused() -> None:
-    node, _, inputs = node_and_inputs("MMFS", torch.float32, dim=8)
+    node, inputs = node_and_inputs("MMFS", torch.float32, dim=8)
     addresses = [Address(256, tensor.dtype) for tensor in inputs]
     shapes = [tuple(tensor.shape) for tensor in inputs]
     for value, out, name in ((264, 256, "value"), (256, 260, "output")):
@@ -124,11 +98,14 @@ def test_an_address_that_vectors_cannot_load_from_is_refused() -> None:
             launches(node, shapes, addresses, Address(out, torch.float32), 0, 1)
 
 
-def test_the_workspace_suffices_for_every_smaller_call_on_every_gpu() -> None:
-    node = Node("MMFS", FLAT)
+@pytest.mark.parametrize("operator", ["MMFS", "MSDeformAttn"])
+def test_the_workspace_suffices_for_every_smaller_call_on_every_gpu(operator: str) -> None:
+    node = Node(operator, FLAT)
 
     def shapes(batch: int, num_queries: int, num_images: int) -> list[tuple[int, ...]]:
         rows = (batch, num_queries)
+        if operator == "MSDeformAttn":
+            return [(batch, 34, 4, 64), (*rows, 4, 2, 64, 2), (*rows, 4, 2, 64)]
         return [
             (num_images, 34, 4, 64),
             (*rows, 2),
@@ -143,22 +120,20 @@ def test_the_workspace_suffices_for_every_smaller_call_on_every_gpu() -> None:
     for most_queries in (1, 3, 600):
         scratch = workspace_bytes(node, shapes(2, most_queries, 8), torch.float16)
         largest = 0
-        for num_queries in {1, 2, min(17, most_queries), most_queries // 2 or 1, most_queries}:
+        for num_queries in sorted({1, min(2, most_queries), min(17, most_queries), most_queries}):
             for num_processors in (1, 16, 132, 255, 256, 1000):
                 given = shapes(2, num_queries, 8)
-                inputs = (
-                    [Address(256, torch.float16)] * 4 + [Address(256, torch.int64)] + [Address(256, torch.float16)] * 3
-                )
+                inputs = [Address(256, torch.int64 if i == 4 else torch.float16) for i in range(len(given))]
                 planned = launches(node, given, inputs, Address(256, torch.float16), 0, num_processors)
                 splits = planned[0].launch.grid[2]
-                used = splits * 2 * num_queries * 4 * (64 + 2) * 4 if splits > 1 else 0
+                softmaxes = 2 if operator == "MMFS" else 0
+                used = splits * 2 * num_queries * 4 * (64 + softmaxes) * 4 if splits > 1 else 0
                 assert used <= scratch, (most_queries, num_queries, num_processors)
                 largest = max(largest, used)
         assert largest > 0, "some of these calls are split"
-    assert (
-        workspace_bytes(
-            Node("MSDeformAttn", FLAT), [(2, 34, 4, 64), (2, 9, 4, 2, 8, 2), (2, 9, 4, 2, 8)], torch.float16
-        )
-        == 0
-    )
     assert MOST_PROCESSORS == 256
+
+
+def test_a_classic_call_of_few_samples_needs_no_workspace() -> None:
+    shapes = [(2, 34, 4, 64), (2, 9, 4, 2, 8, 2), (2, 9, 4, 2, 8)]
+    assert workspace_bytes(Node("MSDeformAttn", FLAT), shapes, torch.float16) == 0

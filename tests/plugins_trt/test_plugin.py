@@ -16,7 +16,7 @@ from mmfs.reference import ms_deform_attn_reference
 from op_cases import classic_case
 from plugins_trt.launches import instances_of
 from plugins_trt.node_contract import INPUTS, Node
-from plugins_trt.plugin import Plugins, fields_of, node_of
+from plugins_trt.plugin import Plugins, State, fields_of, node_of
 from plugins_trt.tensorrt_package import open_package, why_not
 
 LEVELS = ((4, 7), (3, 2))
@@ -61,6 +61,12 @@ def built(plugins: Plugins, node: Node) -> Any:
     return create(plugins, node.operator, trt.PluginFieldCollection(fields), "BUILD")
 
 
+def test_a_layer_that_was_not_configured_has_no_kernels_and_says_why(plugins: Plugins) -> None:
+    state = State(Node("MSDeformAttn", FLAT), number=1)
+    with pytest.raises(RuntimeError, match="asks a layer MSDeformAttn for its kernels before it has configured it"):
+        state.compile(plugins.architectures)
+
+
 def described(trt: Any, tensor: torch.Tensor) -> Any:
     kinds = {torch.float16: trt.DataType.HALF, torch.float32: trt.DataType.FLOAT, torch.int64: trt.DataType.INT64}
     return SimpleNamespace(type=kinds[tensor.dtype], format=trt.TensorFormat.LINEAR, dims=tuple(tensor.shape))
@@ -97,12 +103,15 @@ def test_a_plan_carries_the_plugin_and_its_kernels_and_runs(
     fields = copy.get_fields_to_serialize()
     plugin.get_fields_to_serialize()
     assert [node for node, _ in plugins.serialized.values()] == [node], "one layer, however often it is written"
-    (instance,) = instances_of(node, 8, torch.float16)
+    instances = instances_of(node, 8, torch.float16)
     ((_, code),) = plugins.serialized.values()
-    assert code.images.keys() == {(instance.name, "sm_90")}
+    assert code.images.keys() == {(instance.name, "sm_90") for instance in instances}
 
     loaded = create(plugins, node.operator, fields, "RUNTIME").attach_to_context(None)
-    gpu = make_gpu((instance,))
+    written = {field.name: bytes(field.data) for field in fields}
+    again = {field.name: bytes(field.data) for field in loaded.get_fields_to_serialize()}
+    assert again == written, "an engine that was loaded is written as it was"
+    gpu = make_gpu(instances)
     monkeypatch.setattr(plugins_trt.plugin, "driver", lambda: gpu.driver)
     out = torch.full((2, 5, 16), torch.nan, dtype=torch.float16)
     gpu.stage(inputs, [out])

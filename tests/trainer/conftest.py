@@ -1,4 +1,4 @@
-"""Small data sets in every format that the trainer reads, written by the tests that read them."""
+"""A finished run, and small data sets in every format that the trainer reads, written by the tests that read them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from trainer.data.index import make_index
+from trainer.pretrain import main
 
 
 class Shards:
@@ -96,6 +97,14 @@ class Shards:
         out = self.root / f"manifest-{paths[0].name}"
         make_index(paths, out, image_paths=images, **options)
         return str(out)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of the recipe `tiny`, to be looked at and copied."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert main(["tiny", "--out", str(out)]) == 0
+    return out
 
 
 @pytest.fixture

@@ -5,16 +5,26 @@ import pytest
 import torch
 
 from models import MMInterleaved
-from trainer import ablate, pretrain
+from trainer import ablate
 from trainer.ablation.plan import STUDIES, WITH, WITHOUT, Arm, Run, Study, runs_of
 from trainer.ablation.runs import Bench
 from trainer.ablation.scales import SCALES, Lesson, Scale
 from trainer.ablation.starts import ENCODER, start_of
 from trainer.config import UsageError
 from trainer.recipes import tiny
+from trainer.run_directory import MODEL
 
 QUESTIONS = Lesson("questions", {"read": 1.0, "compare": 1.0}, 2, 1, 3, step_s=0.1, exam_s=1.0)
-TINY = Scale("tiny", tiny, {"questions": QUESTIONS}, None, num_texts=3, num_pictures=1, num_drawing_steps=1)
+TINY = Scale(
+    "tiny",
+    tiny,
+    {"questions": QUESTIONS},
+    None,
+    num_texts=3,
+    num_pictures=1,
+    num_drawing_steps=1,
+    machine="any machine",
+)
 KEPT = Arm("kept", "kept", 0.0, keeps_language_model=True)
 STUDY = Study("mine", "What sees more?", (WITHOUT, WITH, KEPT, Arm("one", "1 token", 0.3, 1)), ("questions",))
 
@@ -58,7 +68,7 @@ def test_finished_runs_are_not_made_again(made, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_result_of_other_settings_is_refused(made):
     other = replace(QUESTIONS, num_rows=2)
-    bench = Bench(replace(TINY, lessons={"questions": other}), made, made / ENCODER / pretrain.MODEL)
+    bench = Bench(replace(TINY, lessons={"questions": other}), made, made / ENCODER / MODEL)
     with pytest.raises(UsageError, match=r"data\.num_rows: 1 -> 2.*--out DIR"):
         bench.result(Run(WITH, other, 0, 2))
 
@@ -72,8 +82,8 @@ def test_a_pause_goes_on(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_kept_language_model_is_that_of_the_run_without_mmfs(made):
     kept = Run(KEPT, QUESTIONS, 0, 2)
-    one = MMInterleaved.from_pretrained(made / kept.place / pretrain.MODEL)
-    other = MMInterleaved.from_pretrained(made / kept.without_mmfs().place / pretrain.MODEL)
+    one = MMInterleaved.from_pretrained(made / kept.place / MODEL)
+    other = MMInterleaved.from_pretrained(made / kept.without_mmfs().place / MODEL)
     theirs = other.language_model.host.state_dict()
     mine = one.language_model.host.state_dict()
     assert mine.keys() == theirs.keys()

@@ -2,129 +2,39 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.config import OptimConfig, TrainConfig, UsageError, changed_settings, dump, load, parse
-from trainer.recipes import RECIPES, tiny, toy
+from trainer.config import OptimConfig, UsageError
+from trainer.data.stream import DataConfig
+from trainer.recipes import tiny
 
 
-def parsed(*arguments: str) -> TrainConfig:
-    return parse(arguments, RECIPES, "toy").config
-
-
-def test_no_arguments_is_the_default_recipe():
-    assert parsed() == toy()
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_called_what_it_says_and_writes_where_it_says(name):
-    config = parsed(name)
-    assert (config.recipe, config.out) == (name, f"runs/{name}")
-
-
-def test_dotted_overrides_reach_every_depth():
-    config = parsed(
-        *(
-            "tiny",
-            "--optim.lr",
-            "1e-2",
-            "--model.language_model.gate_init=0.5",
-            "--model.vision.clip.hidden_size",
-            "24",
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        pytest.param({"keep": 0}, r"keep is 0; expected 1 or more", id="keep-none"),
+        pytest.param({"ema_decay": 1.0}, r"ema_decay is 1.0; expected 0", id="ema"),
+        pytest.param({"max_minutes": 0.0}, r"max_minutes is 0.0; expected a number above 0", id="minutes"),
+        pytest.param({"watchdog_minutes": 0.0}, r"watchdog_minutes is 0.0; expected a number above 0", id="watchdog"),
+        pytest.param({"shard_size": -1}, r"shard_size is -1; expected 0 or more", id="shards"),
+        pytest.param(
+            {"shard_frozen": True}, r"shard_frozen is true.*a language model that is frozen", id="none-frozen"
         ),
-        *("--model.image_decoder.mmfs", "null", "--data.tasks.read", "3", "--encoder_pretraining.optim.lr", "0.1"),
-    )
-    assert config.optim == replace(tiny().optim, lr=1e-2)
-    assert config.model.language_model.gate_init == 0.5
-    assert config.model.vision.clip == {**tiny().model.vision.clip, "hidden_size": 24}
-    assert config.model.image_decoder.mmfs is None
-    assert config.data.tasks == {**tiny().data.tasks, "read": 3.0}
-    assert config.encoder_pretraining.optim.lr == 0.1
-
-
-def test_overrides_win_over_the_file_and_the_file_over_the_recipe(tmp_path):
-    file = tmp_path / "some.yaml"
-    file.write_text("num_steps: 7\noptim: {lr: 0.5, eps: 0.25}\n")
-    config = parsed("tiny", "--config", str(file), "--optim.lr", "0.125")
-    assert (config.num_steps, config.optim.lr, config.optim.eps) == (7, 0.125, 0.25)
-    assert config.optim.betas == tiny().optim.betas
-
-
-def test_a_file_may_name_the_recipe(tmp_path):
-    file = tmp_path / "some.yaml"
-    file.write_text("recipe: tiny\nseed: 5\n")
-    assert parsed("--config", str(file)) == replace(tiny(), seed=5)
-    with pytest.raises(UsageError, match=r"settings are of recipe 'tiny', but the command names 'toy'"):
-        parsed("toy", "--config", str(file))
-
-
-def test_print_config_is_read_back(tmp_path, capsys):
-    options = ("tiny", "--model.language_model.mmfs", "null", "--optim.betas", "[0.5, 0.75]", "--max_minutes", "2")
-    with pytest.raises(SystemExit) as exit_:
-        parsed(*options, "--print_config")
-    assert exit_.value.code == 0
-    file = tmp_path / "printed.yaml"
-    file.write_text(capsys.readouterr().out)
-    assert parsed("--config", str(file)) == parsed(*options)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_what_a_run_writes_down_is_what_it_had(tmp_path, name):
-    # toy has max_minutes; a null that replaces a recipe's value must come back as null
-    recipe = RECIPES[name]()
-    config = replace(recipe, max_minutes=None, seed=11, init=None if recipe.parts else "somewhere")
-    file = tmp_path / "config.yaml"
-    file.write_text(dump(config, RECIPES))
-    assert load(file, RECIPES) == config
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        pytest.param(["nothing"], r"no recipe 'nothing'. Recipes: toy, .*tiny", id="recipe"),
-        pytest.param(["tiny", "--optim.lrr", "3"], r"--optim.lrr 3.*--print_config", id="unknown-option"),
-        pytest.param(["tiny", "--optim.lr", "fast"], r"optim.lr.*float.*fast", id="wrong-type"),
-        pytest.param(["tiny", "--num_steps", "2.5"], r"num_steps.*int.*2.5", id="not-an-integer"),
-        pytest.param(["tiny", "--optim.schedule", "linear"], r"optim.schedule.*cosine.*linear", id="not-a-choice"),
-        pytest.param(["tiny", "--optim.lr", "-1"], r"optim.lr is -1.0; expected a number above 0", id="range"),
-        pytest.param(["tiny", "--keep", "0"], r"keep is 0; expected 1 or more", id="keep-none"),
-        pytest.param(["tiny", "--ema_decay", "1"], r"ema_decay is 1.0; expected 0", id="ema"),
-        pytest.param(["tiny", "--max_minutes", "0"], r"max_minutes is 0.0; expected a number above 0", id="minutes"),
-        pytest.param(["tiny", "--data.num_concepts", "1"], r"data.num_concepts is 1", id="data"),
-        pytest.param(["tiny", "--config", "missing.yaml"], r"does not exist.*missing.yaml", id="no-file"),
+        pytest.param(
+            {"shard_frozen": True, "shard_size": 1, "frozen": ["language_model"]},
+            r"shard_frozen is true, with shard_size 1.*expected a shard_size other than 1",
+            id="shards-of-one",
+        ),
+        pytest.param({"init_parts": ["language_model"]}, r"init is null; expected a model in init", id="init-parts"),
+        pytest.param({"num_steps": 0}, r"are both 0; expected something to train", id="nothing"),
     ],
 )
-def test_a_wrong_command_gets_a_sentence(arguments, sentence):
-    with pytest.raises(UsageError, match=sentence) as error:
-        parsed(*arguments)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("optim: {lrr: 3}", r"'optim' does not accept option 'lrr'"),
-        ("optimm: {lr: 3}", r"'optimm.lr' is not accepted"),
-        ("model: {vision: {clip: 3}}", r"model.vision.clip.*dict.*3"),
-        ("model: {language_model: {mmfs: {num_head: 3}}}", r"num_head"),
-    ],
-)
-def test_a_wrong_file_gets_a_sentence(tmp_path, text, sentence):
-    file = tmp_path / "wrong.yaml"
-    file.write_text(text)
+def test_a_setting_out_of_range_gets_a_sentence(setting, sentence):
+    without_encoder = replace(tiny().encoder_pretraining, num_steps=0)
     with pytest.raises(UsageError, match=sentence):
-        parsed("tiny", "--config", str(file))
+        replace(tiny(), encoder_pretraining=without_encoder, **setting)
 
 
-def test_resume_is_not_a_setting():
-    assert parse(["tiny"], RECIPES, "toy").resume is None
-    assert parse(["tiny", "--resume"], RECIPES, "toy").resume == "auto"
-    assert parse(["tiny", "--resume", "runs/x", "--seed", "1"], RECIPES, "toy").resume == "runs/x"
-
-
-def test_changed_settings_names_what_matters():
-    before = tiny()
-    housekeeping = replace(before, out="x", keep=9, num_workers=3, log_every=7, max_minutes=1.0, checkpoint_every=1)
-    assert changed_settings(before.to_dict(), housekeeping.to_dict()) == []
-    after = replace(before, seed=1, optim=OptimConfig(lr=0.5, warmup_steps=before.optim.warmup_steps))
-    assert changed_settings(before.to_dict(), after.to_dict()) == ["optim.lr: 0.001 -> 0.5", "seed: 0 -> 1"]
-    newer = {**before.to_dict(), "added": None}
-    assert changed_settings(before.to_dict(), newer) == ["added: absent -> None"]
+def test_settings_of_a_part_are_checked_too():
+    with pytest.raises(UsageError, match=r"optim.lr is -1; expected a number above 0"):
+        OptimConfig(lr=-1)
+    with pytest.raises(ValueError, match=r"data.num_concepts is 1"):
+        DataConfig(num_concepts=1)

@@ -7,10 +7,10 @@ import torch
 from PIL import Image as PILImage
 
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from trainer.config import parse
 from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.demo import SAMPLE_TASKS, Options, main, run_of, tell, training_arguments, training_facts, write_samples
 from trainer.evaluate import Settings
+from trainer.options import parse
 from trainer.recipes import DEFAULT_RECIPE, RECIPES
 
 SETTINGS = Settings(num_steps=1)

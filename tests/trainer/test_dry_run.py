@@ -1,7 +1,16 @@
+import math
+import re
+
+import pytest
 import torch
 
-from trainer.dry_run import peak_memory_bytes, report
+from models import MMInterleaved
+from trainer import pretrain
+from trainer.accumulate import accumulate
+from trainer.data.stream import Stream
+from trainer.dry_run import report
 from trainer.metrics import Step
+from trainer.recipes import RECIPES
 
 
 def step(number, *, num_tokens, step_s):
@@ -30,7 +39,7 @@ def test_the_report_counts_everything_and_times_what_is_warm():
     assert facts["speed"] == "90 tokens/s, 12.0 images/s"
     assert facts["data"].startswith("20% of the time")
     assert facts["peak memory"] == "3.21 GB"
-    assert facts["whole run"] == "7200 steps, 1.0 hours at this speed"
+    assert facts["whole run"] == "7200 steps, 60 minutes at this speed"
 
 
 def test_one_step_has_to_do_and_a_world_without_files_has_nothing_broken():
@@ -47,9 +56,26 @@ def test_one_step_has_to_do_and_a_world_without_files_has_nothing_broken():
     assert not any("broken" in line for line in lines)
 
 
-def test_the_memory_of_this_process():
-    before = peak_memory_bytes(torch.device("cpu"))
-    assert before > 50e6  # PyTorch alone
-    held = torch.ones(2**27, dtype=torch.uint8)
-    assert peak_memory_bytes(torch.device("cpu")) >= before
-    del held
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_has_the_gradient_of_one_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # convolutions of 10 bits, by default
+    config = RECIPES["tiny"]()
+    model = MMInterleaved(config.model).train()
+    batch = Stream(config.data, config.model, seed=config.seed).part(config.num_steps, range(2))
+    gradients = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        model.to(device).zero_grad()
+        accumulate(model, batch.to(device), num_targets=100, num_drawn=len(batch.drawn))
+        gradients.append(torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]))
+    assert (gradients[1] - gradients[0]).norm() < 1e-3 * gradients[0].norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_dry_run_on_a_gpu_tells_its_memory(precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["tiny", "--encoder_pretraining.num_steps", "0", "--device", "cuda", "--precision", precision]
+    assert pretrain.main([*command, "--dry-run", "2"]) == 0
+    printed = capsys.readouterr().out
+    found = re.search(r"peak memory +([0-9.]+) GB", printed)
+    assert found is not None, printed
+    assert math.isclose(float(found[1]), torch.cuda.max_memory_allocated() / 1e9, abs_tol=0.01)

@@ -8,6 +8,8 @@ from trainer.data.labelled_scenes import LabelledPictures
 from trainer.encoder_pretraining import balanced_cross_entropy, cell_labels, encoder_phase, share
 from trainer.recipes import tiny
 
+PICTURES = range(tiny().encoder_pretraining.images_per_step)
+
 
 def test_cell_labels_are_those_at_the_centres():
     labels = torch.arange(4 * 8).view(1, 4, 8)
@@ -24,15 +26,17 @@ def test_a_rare_kind_of_cell_weighs_as_much_as_a_common_one():
     logits = torch.zeros(1, 8, 3)
     logits[0, 7, 2] = 9.0  # sure of the rare one, ignorant of the others
     kinds = (targets == 0, targets == 2)
-    loss = balanced_cross_entropy(logits, targets, kinds)
+    loss = balanced_cross_entropy(logits, targets, kinds, (7, 1))
     rare = -logits[0, 7].log_softmax(-1)[2]
     assert loss.item() == pytest.approx((torch.tensor(3.0).log() + rare).item() / 2)
-    assert balanced_cross_entropy(logits, targets, (targets == 1,)).item() == 0.0
+    assert balanced_cross_entropy(logits, targets, (targets == 1,), (0,)).item() == 0.0
 
 
 def test_share():
-    assert share(torch.tensor([True, False, True]), torch.tensor([True, True, False])).item() == 0.5
-    assert share(torch.tensor([1.0]), torch.tensor([False])).item() == 0.0
+    chosen = torch.tensor([True, True, False])
+    assert share(torch.tensor([True, False, True]), chosen, 2).item() == 0.5
+    assert share(torch.tensor([True, False, True]), chosen, 4).item() == 0.25  # two more are chosen elsewhere
+    assert share(torch.tensor([1.0]), torch.tensor([False]), 0).item() == 0.0
 
 
 @pytest.fixture
@@ -43,23 +47,24 @@ def phase():
 
 
 def test_batches_are_pictures_with_labels(phase):
-    batch = phase.batch(0, range(1))
+    batch = phase.batch(0, PICTURES)
     assert isinstance(batch, LabelledPictures)
-    num_images, size = tiny().encoder_pretraining.images_per_step, tiny().model.vision.clip["image_size"]
+    num_images, size = len(PICTURES), tiny().model.vision.clip["image_size"]
     assert batch.pixel_values.shape == (num_images, 3, size, size)
     assert batch.classes.shape == batch.numbers.shape == (num_images, size, size)
     assert phase.size(batch) == (0, num_images)
-    assert torch.equal(phase.batch(0, range(1)).pixel_values, batch.pixel_values)
-    assert not torch.equal(phase.batch(1, range(1)).pixel_values, batch.pixel_values)
+    assert torch.equal(phase.batch(0, PICTURES).pixel_values, batch.pixel_values)
+    assert not torch.equal(phase.batch(1, PICTURES).pixel_values, batch.pixel_values)
 
 
 def test_maps_and_tokens_learn_what_stands_where(phase):
-    batch = phase.batch(3, range(1))
+    batch = phase.batch(3, PICTURES)
+    counts = phase.counts(batch)
     optimizer = torch.optim.AdamW(phase.module.parameters(), lr=1e-2)
-    before = phase.accumulate(phase.module, batch, (1,))
+    before = phase.accumulate(phase.module, batch, counts)
     for _ in range(100):
         optimizer.zero_grad()
-        after = phase.accumulate(phase.module, batch, (1,))
+        after = phase.accumulate(phase.module, batch, counts)
         optimizer.step()
     assert after["loss"] < before["loss"] / 2
     assert after["accuracy_sprites"] > 0.8
@@ -68,7 +73,7 @@ def test_maps_and_tokens_learn_what_stands_where(phase):
 
 
 def test_numbers_are_asked_only_of_numbered_sprites(phase):
-    batch = phase.batch(0, range(1))
+    batch = phase.batch(0, PICTURES)
     silent = replace(batch, numbers=torch.full_like(batch.numbers, -1))
     output = phase.module(silent)
     assert output.accuracy_numbers.item() == 0
@@ -76,8 +81,29 @@ def test_numbers_are_asked_only_of_numbered_sprites(phase):
     assert all(head.weight.grad[-20:].abs().sum() == 0 for head in phase.module.heads)
 
 
+def test_shares_of_a_batch_add_up_to_the_whole_batch(phase):
+    def gradients() -> torch.Tensor:
+        found = torch.cat([p.grad.flatten() for p in phase.module.parameters() if p.grad is not None])
+        phase.module.zero_grad()
+        return found
+
+    pictures = range(6)
+    whole = phase.batch(1, pictures)
+    counts = phase.counts(whole)
+    expected = phase.accumulate(phase.module, whole, counts)
+    expected_gradients = gradients()
+    shares = [phase.batch(1, pictures[share]) for share in (slice(0, 1), slice(1, 6))]
+    assert [sum(column) for column in zip(*map(phase.counts, shares), strict=True)] == counts
+    parts = [phase.accumulate(phase.module, batch, counts) for batch in shares]
+    for name, value in expected.items():
+        torch.testing.assert_close(sum(part[name] for part in parts), value, rtol=1e-6, atol=1e-6)
+    assert (gradients() - expected_gradients).norm() < 1e-5 * expected_gradients.norm()
+    alone = phase.module(whole)
+    torch.testing.assert_close(alone.loss.detach(), expected["loss"])
+
+
 def test_every_level_is_supervised(phase):
-    phase.module(phase.batch(0, range(1))).loss.backward()
+    phase.module(phase.batch(0, PICTURES)).loss.backward()
     assert len(phase.module.heads) == len(phase.module.visual_tokenizer.spatial_shapes)
     assert all(head.weight.grad.abs().sum() > 0 for head in phase.module.heads)
 

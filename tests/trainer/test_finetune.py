@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 from models import MMInterleaved
+from trainer.config import UsageError
+from trainer.data.index import main as index
 from trainer.finetune import main, parse_task
 from trainer.metrics import read_log
 from trainer.recipes import FINETUNING, tiny
@@ -31,9 +35,10 @@ def questions(shards) -> str:
 
 def test_a_model_is_taught_to_answer(tiny_model, questions, tmp_path):
     out = tmp_path / "run"
-    options = ["--corpus.sources.vqa.manifest", questions, "--corpus.num_rows", "1", "--corpus.row_tokens", "192"]
+    options = ["--manifest", questions, "--corpus.num_rows", "1", "--corpus.row_tokens", "192"]
     sizes = ["--model.vision.image_size", "[48,48]", "--num_steps", "2", "--num_workers", "0", "--num_threads", "1"]
-    assert main(["vqa", "--init", str(tiny_model), "--out", str(out), *options, *sizes]) == 0
+    whole = ["--precision", "float32"]  # else what is frozen is rounded
+    assert main(["vqa", "--init", str(tiny_model), "--out", str(out), *options, *sizes, *whole]) == 0
     steps = [record for record in read_log(out) if "event" not in record]
     assert all(step["loss_text"] > 0 and step["loss_image"] is None for step in steps)
     before, after = (MMInterleaved.from_pretrained(path) for path in (tiny_model, out / "model"))
@@ -54,6 +59,21 @@ def test_settings_are_the_tables_for_the_given_model(tiny_model):
     assert (command.config.optim.lr, command.config.optim.eps) == (1e-5, 1e-7)
 
 
+def test_the_manifest_is_an_option_of_recipes_with_one_source(tiny_model, tmp_path, capsys):
+    command = ["rec", "--init", str(tiny_model), "--manifest", "data/rec"]
+    source = parse_task(command).config.corpus.sources["rec"]
+    assert (source.manifest, source.fit) == ("data/rec", "squeeze")
+    file = tmp_path / "two.yaml"
+    file.write_text(json.dumps({"corpus": {"sources": {"a": {"manifest": "x"}, "b": {"manifest": "y"}}}}))
+    with pytest.raises(UsageError, match="--manifest is of one source; the corpus has a, b"):
+        parse_task([*command, "--config", str(file)])
+    with pytest.raises(UsageError, match="manifest"):
+        parse_task(["toy_rec", "--manifest", "x"])
+    with pytest.raises(SystemExit):
+        parse_task([*command, "--help"])
+    assert "Short for corpus.sources.rec.manifest" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -62,6 +82,7 @@ def test_settings_are_the_tables_for_the_given_model(tiny_model):
         (["vqa"], "--init MODEL_DIR"),
         (["vqa", "--init", "/nowhere"], "holds no config.json"),
         (["vqa", "--init", "trainer/weights/toy"], "corpus.sources.vqa has no data yet"),
+        (["vqa", "--init", "trainer/weights/toy", "--manifest", "/nowhere"], "/nowhere holds no complete manifest"),
     ],
 )
 def test_wrong_use_gets_a_sentence(arguments, sentence, tmp_path, capsys):
@@ -70,6 +91,33 @@ def test_wrong_use_gets_a_sentence(arguments, sentence, tmp_path, capsys):
     assert said.startswith("python -m trainer.finetune: ")
     assert sentence in said
     assert not (tmp_path / "x").exists()
+
+
+def test_boxes_are_learned_in_whole_pictures_and_shown(tiny_model, shards, tmp_path):
+    """From the published files to a sheet of held-out samples and a model that has its pictures squeezed."""
+    folder = tmp_path / "refcoco"
+    folder.mkdir()
+    numbers = range(6)
+    references = [
+        {"ref_id": n, "ann_id": n, "image_id": n, "split": "train", "sentences": [{"sent": f"number {n}"}]}
+        for n in numbers
+    ]
+    instances = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 50, "height": 40} for n in numbers],
+        "annotations": [{"id": n, "bbox": [n, n, 20, 10]} for n in numbers],
+    }
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(references, 2))
+    (folder / "instances.json").write_text(json.dumps(instances))
+    images = shards.folder("images", {f"{n}.png": shards.picture(n) for n in numbers})
+    data, out = tmp_path / "data", tmp_path / "run"
+    assert index([str(folder), "--form", "refcoco", "--images", str(images), "--out", str(data)]) == 0
+    sizes = ["--corpus.num_rows", "1", "--corpus.row_tokens", "192", "--corpus.sources.rec.held_out", "2"]
+    run = ["--num_steps", "1", "--sample_every", "1", "--num_workers", "0", "--num_threads", "1", "--out", str(out)]
+    assert main(["rec", "--init", str(tiny_model), "--manifest", str(data), *sizes, *run]) == 0
+    assert [file.name for file in (out / "samples").iterdir()] == ["0000001.png"]
+    processor = MMInterleaved.from_pretrained(out / "model").processor
+    assert (processor.fit, processor.height) == ("squeeze", 32)
+    assert MMInterleaved.from_pretrained(tiny_model).processor.fit == "crop"
 
 
 @pytest.mark.slow

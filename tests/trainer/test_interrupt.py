@@ -24,6 +24,20 @@ def test_the_first_signal_is_a_request_and_the_second_one_acts(number, exit_code
         signal.signal(number, before)
 
 
+def test_what_torchrun_repeats_is_not_a_second_wish():
+    acted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: acted.append("now"))
+    try:
+        with Interrupt(echoes=True) as interrupt:
+            for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+            assert (interrupt.reason, acted) == (Stop.SIGUSR1, [])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert acted == ["now"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_handlers_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(OSError, match="disk"), Interrupt():

@@ -208,7 +208,6 @@ def test_shares_of_processes_and_micro_batches_cover_the_batch():
 
     assert rows(8, 0, 0, 1) == [range(8)]
     assert rows(8, 3, 1, 2) == [range(4, 7), range(7, 8)]
-    assert rows(None, 3, 1, 2) == [range(1)]
     with pytest.raises(UsageError, match=r"3 processes cannot share a batch of 8 rows equally.*: 1, 2, 4, 8;"):
         rows(8, 0, 0, 3)
 
@@ -264,7 +263,8 @@ def test_samples_show_the_average_and_change_nothing(tmp_path):
     line = phase()
     seen = []
 
-    def sample(step):
+    def sample(step, is_left):
+        assert not is_left()
         torch.rand(7)
         seen.append((step, line.module.training, line.module.layer.weight.item()))
 

@@ -38,6 +38,17 @@ def test_curves_of_every_phase_and_quantity():
     assert not re.search(r"(src|href)=", page)  # nothing from outside
 
 
+def test_datasets_have_curves_of_their_own():
+    values = {"loss_text/cats": 2.0, "loss_image/cats": None, "loss_text/a <b>": 1.0, "mfu": 0.4}
+    page = render_page("run", [step(n, **values, peak_memory_bytes=3 * 10**9) for n in (1, 2)], "")
+    together, apart = page.split("<h3>Each dataset apart</h3>")
+    titles = [re.findall(r"<b>(.*?)</b>", part) for part in (together, apart)]
+    assert titles[0][-2:] == ["model FLOPs utilisation", "peak memory, GB"]
+    assert re.findall(r"</span><span>(.*?)</span>", together)[-2:] == ["0.4", "3"]
+    assert titles[1] == ["cats: text loss, nats a token", "a &lt;b&gt;: text loss, nats a token"]
+    assert "Each dataset apart" not in render_page("run", [step(1)], "")
+
+
 def test_the_head_tells_how_it_went():
     skipped = {"event": "skipped", "time_s": 1e9, "phase": "main", "step": 3}
     stopped = {"event": "stopped", "time_s": 1e9, "reason": "SIGTERM", "phase": "main", "step": 4}

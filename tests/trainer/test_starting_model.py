@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from models import MMInterleaved
 from models.lora import LoraConfig
@@ -15,6 +16,7 @@ from trainer.data.corpus import CorpusConfig, SourceConfig
 from trainer.pretrain import main
 from trainer.recipes import tiny
 from trainer.starting_model import make_model
+from whole_runs import steps
 
 
 def on_a_corpus(manifest: str = "somewhere") -> TrainConfig:
@@ -104,3 +106,46 @@ def test_what_cannot_be_is_told(saved, parts, tmp_path):
     smaller = replace(base.model, vision=replace(base.model.vision, num_visual_tokens=3))
     with pytest.raises(UsageError, match=r"vision\.num_visual_tokens: 2 -> 3"):
         make_model(replace(base, init=saved, model=smaller))
+
+
+def test_init_starts_from_the_weights(finished, tmp_path, capsys):
+    out = tmp_path / "continued"
+    options = ("--encoder_pretraining.num_steps", "0", "--num_steps", "1", "--optim.lr", "1e-12")
+    assert main(["tiny", "--out", str(out), "--init", str(finished / "model"), *options]) == 0
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (finished, out))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-9)
+    capsys.readouterr()
+    options = (*options, "--model.language_model.mmfs_every", "1")
+    assert main(["tiny", "--out", str(tmp_path / "x"), "--init", str(finished / "model"), *options]) == 2
+    assert "(there -> here): language_model.mmfs_every: 2 -> 1" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "x"), "--init", str(tmp_path)]) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_parts_are_a_start_for_models_that_differ_elsewhere(tmp_path, capsys):
+    encoder, out = tmp_path / "encoder", tmp_path / "bare"
+    assert main(["tiny", "--out", str(encoder), "--num_steps", "0"]) == 0
+    assert {step["phase"] for step in steps(encoder)} == {"encoder"}
+    options = ("--encoder_pretraining.num_steps", "0", "--num_steps", "1", "--optim.lr", "1e-12")
+    without = ("--model.language_model.mmfs", "null", "--model.image_decoder.mmfs", "null")
+    init = ("--init", str(encoder / "model"))
+    parts = ("--init_parts", "[visual_tokenizer, language_model]")
+    assert main(["tiny", "--out", str(out), *options, *init, *parts, "--model.image_decoder.mmfs", "null"]) == 0
+    origin = f"from random weights and visual_tokenizer, language_model of {encoder / 'model'}"
+    assert origin in capsys.readouterr().out
+    before, after = (load_file(run / "model" / "model.safetensors") for run in (encoder, out))
+    taken = {name for name in before if name.startswith(("visual_tokenizer.", "language_model.", "begin_of_image"))}
+    assert "begin_of_image" in taken
+    for name in taken:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-9)
+    drawing = "image_decoder.context_proj.weight"  # has no constant start that both would share
+    assert not torch.equal(after[drawing], before[drawing])
+    assert main(["tiny", "--out", str(tmp_path / "x"), *options, *without, *init, *parts]) == 2
+    assert "whose language_model has another shape" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "x"), *options, "--init", str(tmp_path), *parts]) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path / "x"), *options, *parts]) == 2
+    assert "init is null; expected a model in init" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

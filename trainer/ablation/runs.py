@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from models import MMInterleaved
-from trainer import pretrain
 from trainer.ablation.measures import Level, levels
 from trainer.ablation.plan import Run
 from trainer.ablation.scales import Scale
-from trainer.ablation.starts import is_finished, make_start, start_of
-from trainer.config import TrainConfig, UsageError, changed_settings
+from trainer.ablation.starts import make_start, start_of
+from trainer.changed_settings import changed_settings
+from trainer.config import TrainConfig, UsageError
 from trainer.evaluate import Settings, describe_weights, evaluate, show_progress
+from trainer.run import make_run
+from trainer.run_directory import CHECKPOINTS, MODEL, is_finished
 
 RESULT = "result.json"
 SPENT = "spent.json"
@@ -95,8 +97,8 @@ class Bench:
         if not file.is_file():
             return None
         result = Result.load(file)
-        changed = changed_settings(result.training, self.training(run).to_dict())
-        changed += changed_settings(result.examination, json.loads(json.dumps(asdict(self.examination(run)))))
+        changed = changed_settings(result.training, self.training(run))
+        changed += changed_settings(result.examination, self.examination(run))
         if changed:
             raise UsageError(
                 f"{file.parent} was made with other settings (there -> now): {'; '.join(changed)}. Remove it, or make "
@@ -119,20 +121,20 @@ class Bench:
         directory = self.out / run.place
         with spending(directory) as spent:
             if not is_finished(directory):
-                status = pretrain.run(self.training(run, max_minutes), resume="auto")
+                status = make_run(self.training(run, max_minutes))
                 if status:
                     return status
                 if not is_finished(directory):
                     return None
-            model = MMInterleaved.from_pretrained(directory / pretrain.MODEL)
-            weights = describe_weights(directory / pretrain.MODEL, model)
+            model = MMInterleaved.from_pretrained(directory / MODEL)
+            weights = describe_weights(directory / MODEL, model)
             settings = self.examination(run)
             evaluation = evaluate(model, settings, weights=weights, progress=show_progress)
             show_progress("")
         scores = levels(evaluation.tasks)
         training = self.training(run).to_dict()
         Result(training, asdict(settings), scores, spent["wall_s"], spent["cpu_s"], weights).save(directory / RESULT)
-        shutil.rmtree(directory / pretrain.CHECKPOINTS)  # nothing will go on from them
+        shutil.rmtree(directory / CHECKPOINTS)  # nothing will go on from them
         return 0
 
 

@@ -13,7 +13,6 @@ from trainer.recipes import toy_scratch
 
 SHIPPED = Path("trainer/weights/toy")
 
-
 IMAGES_A_ROW = 4
 """About how many pictures a row of questions has: with more visual tokens each, rows get longer, not emptier."""
 
@@ -32,7 +31,7 @@ class Lesson:
     """The most sprites in a picture to read numbers from."""
 
     step_s: float
-    """Seconds of a step on one free core, measured; to tell how long it will take."""
+    """Seconds of a step, to tell how long it will take."""
 
     exam_s: float
     """Seconds of the examination."""
@@ -71,6 +70,9 @@ class Scale:
     """Held-out label maps to draw from."""
 
     num_drawing_steps: int
+    machine: str
+    """What its times are meant for."""
+
     num_workers: int = 0
     note: str = ""
     """What has to be known about its results."""
@@ -80,20 +82,22 @@ def _cpu_recipe() -> TrainConfig:
     return replace(toy_scratch(), ema_decay=0.98, num_threads=1)
 
 
+def _by_name(*lessons: Lesson) -> dict[str, Lesson]:
+    return {lesson.name: lesson for lesson in lessons}
+
+
 CPU = Scale(
     "cpu",
     _cpu_recipe,
-    {
-        lesson.name: lesson
-        for lesson in (
-            Lesson("questions", {"read": 1.0, "compare": 1.0}, 440, 8, 4, ramp_steps=120, step_s=0.45, exam_s=25.0),
-            Lesson("label_map", {"label_map": 1.0}, 180, 4, 4, step_s=0.8, exam_s=15.0),
-        )
-    },
+    _by_name(
+        Lesson("questions", {"read": 1.0, "compare": 1.0}, 440, 8, 4, ramp_steps=120, step_s=0.45, exam_s=25.0),
+        Lesson("label_map", {"label_map": 1.0}, 180, 4, 4, step_s=0.8, exam_s=15.0),
+    ),
     SHIPPED,
     num_texts=96,
     num_pictures=32,
     num_drawing_steps=12,
+    machine="one free core",
 )
 
 
@@ -158,17 +162,15 @@ def _gpu_recipe() -> TrainConfig:
 GPU = Scale(
     "gpu",
     _gpu_recipe,
-    {
-        lesson.name: lesson
-        for lesson in (
-            Lesson("questions", {"read": 1.0, "compare": 1.0}, 1000, 64, 6, ramp_steps=300, step_s=0.1, exam_s=40.0),
-            Lesson("label_map", {"label_map": 1.0}, 800, 32, 6, step_s=0.15, exam_s=40.0),
-        )
-    },
+    _by_name(
+        Lesson("questions", {"read": 1.0, "compare": 1.0}, 1000, 64, 6, ramp_steps=300, step_s=0.1, exam_s=40.0),
+        Lesson("label_map", {"label_map": 1.0}, 800, 32, 6, step_s=0.15, exam_s=40.0),
+    ),
     None,
     num_texts=256,
     num_pictures=96,
     num_drawing_steps=24,
+    machine="one large GPU, after the encoder's pre-training",
     num_workers=8,
     note="This scale has not been run: its sizes and times are plans.",
 )

@@ -9,12 +9,11 @@ import torch
 
 from models import MMInterleaved
 from models.tensor_files import WEIGHTS_FILE
-from trainer import pretrain
 from trainer.ablation.plan import Run
 from trainer.ablation.scales import Scale
 from trainer.config import TrainConfig
-from trainer.metrics import read_log
-from trainer.pretrain import save_model
+from trainer.run import make_run
+from trainer.run_directory import MODEL, is_finished, save_model
 
 ENCODER = "encoder"
 RESAMPLER_SEED = 0
@@ -31,15 +30,8 @@ def pretrained_encoder(scale: Scale, out: Path, max_minutes: float | None) -> in
     if scale.encoder is not None or is_finished(run):
         return 0
     config = replace(scale.recipe(), out=str(run), num_steps=0, max_minutes=max_minutes, num_workers=scale.num_workers)
-    status = pretrain.run(config, resume="auto")
+    status = make_run(config)
     return status if status or is_finished(run) else None
-
-
-def is_finished(run: Path) -> bool:
-    """Whether a run of `trainer.pretrain` has come to its end."""
-    if not (run / pretrain.MODEL / WEIGHTS_FILE).is_file():
-        return False
-    return any(record.get("event") == "done" for record in read_log(run))
 
 
 def start_of(run: Run, encoder: Path, out: Path) -> Path:
@@ -72,7 +64,7 @@ def make_start(run: Run, config: TrainConfig, encoder: Path, out: Path) -> None:
     else:
         seeing.adapter.load_state_dict(trained_seeing.adapter.state_dict())
     if run.arm.keeps_language_model:
-        read = MMInterleaved.from_pretrained(out / run.without_mmfs().place / pretrain.MODEL)
+        read = MMInterleaved.from_pretrained(out / run.without_mmfs().place / MODEL)
         model.language_model.host.load_state_dict(read.language_model.host.state_dict())
         model.load_state_dict({"begin_of_image": read.begin_of_image}, strict=False)
     start.parent.mkdir(parents=True, exist_ok=True)

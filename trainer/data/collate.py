@@ -53,8 +53,11 @@ def collate(
     seed: int,
     step: int,
     first_row: int = 0,
+    datasets: Sequence[str] = (),
 ) -> Batch:
     """Packed rows as a batch, padded to `row_tokens`.
+
+    Documents are numbered by the place of their dataset in `datasets`; without these, the batch has no `dataset_ids`.
 
     `drawn_keys` are hashes of (seed, step, row, number of the image within its row); the first of `rows` is row
     `first_row` of the step.
@@ -64,6 +67,8 @@ def collate(
     targets = np.full(shape, IGNORED, dtype=np.int64)
     document_ids = np.full(shape, -1, dtype=np.int64)
     position_ids = np.zeros(shape, dtype=np.int64)
+    dataset_ids = np.full(shape, -1, dtype=np.int64)
+    dataset_numbers = {name: number for number, name in enumerate(datasets)}
     bank: list[np.ndarray] = []  # uint8, square
     places: list[tuple[int, int]] = []
     drawn: list[int] = []
@@ -77,6 +82,8 @@ def collate(
             targets[r, start:end] = document.targets
             document_ids[r, start:end] = number
             position_ids[r, start:end] = np.arange(end - start)
+            if datasets:
+                dataset_ids[r, start:end] = dataset_numbers[document.dataset]
             for image in document.images:
                 if image.drawn:
                     drawn.append(len(bank))
@@ -96,6 +103,7 @@ def collate(
         drawn=torch.tensor(drawn, dtype=torch.int64),
         drawn_pixels=_resized(drawn_pictures, drawn_px),
         drawn_keys=torch.tensor(drawn_keys, dtype=torch.int64),
+        dataset_ids=torch.from_numpy(dataset_ids) if datasets else None,
     )
 
 

@@ -57,12 +57,16 @@ class SourceConfig:
 
     max_images_per_row: int = 30
     fit: Literal["crop", "squeeze"] = "crop"
-    """How a picture becomes a square. "crop": its middle (the paper). "squeeze": all of it, whatever its shape, so that
-    boxes stay shares of the picture."""
+    """How a picture becomes a square. "crop": its middle (the paper); a sample whose box is not in view there is
+    dropped, and other boxes become shares of the middle. "squeeze": all of it, whatever its shape."""
 
     flip: bool = False
     """Whether half of the documents are mirrored, with their boxes and their words "left" and "right" (the paper's
     RandomHorizontalFlip)."""
+
+    held_out: int = 0
+    """The last so many samples of the manifest are never trained on; sheets of samples are made from them
+    (`sample_every`)."""
 
     fingerprint: str | None = None
     """Of the manifest (`Manifest.fingerprint`); null: written down at the start of the run."""
@@ -70,6 +74,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         for name in ("keep_no_image", "keep_one_image", "few_shot"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        _require(self.held_out >= 0, f"held_out is {self.held_out}; expected 0 or more.")
         for name in ("samples_per_row", "max_images_per_row"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected 1 or more.")
         _require(self.weight > 0, f"weight is {self.weight}; expected a number above 0.")
@@ -133,6 +138,11 @@ class CorpusConfig:
                     '--corpus.sources \'{"NAME": {"manifest": "DIRECTORY"}, ...}\'.'
                 )
         return {name: load_manifest(source.manifest) for name, source in self.sources.items()}
+
+    @property
+    def fit(self) -> Literal["crop", "squeeze"]:
+        """How a model that learned from this data has pictures fitted: as all sources do, else cropped."""
+        return "squeeze" if {source.fit for source in self.sources.values()} == {"squeeze"} else "crop"
 
     def with_fingerprints(self) -> CorpusConfig:
         """The same, each source with the fingerprint of its data as it is now.

@@ -6,6 +6,7 @@ So any number of processes and workers makes the same batches, and a run resumes
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from trainer.data.document import Document, Image, Segment, Text
 from trainer.data.mirror import mirrored
 from trainer.data.mixture import Mixture, endless_order
 from trainer.data.pack import Row, SpecialTokens, Tokens, cut, tokenize
-from trainer.data.pictures import decode, square
+from trainer.data.pictures import decode, square, visible_part
 from trainer.data.quarantine import Quarantine, UnusableDataError
 from trainer.data.row_stream import RowStream
+from trainer.data.seen_boxes import in_view
 from trainer.data.sources.sample import BrokenSampleError, Marks, Sample, StoredImage
 
 MAX_DROPPED = 1000
@@ -62,7 +64,14 @@ class CorpusStream(RowStream):
             begin_of_image=model.begin_of_image_id,
             image=model.image_token_id,
         )
-        super().__init__(model, special, num_rows=config.num_rows, row_tokens=config.row_tokens, seed=seed)
+        super().__init__(
+            model,
+            special,
+            num_rows=config.num_rows,
+            row_tokens=config.row_tokens,
+            seed=seed,
+            datasets=list(config.sources),
+        )
         lm = model.language_model
         vocabulary = max(lm.transformer["vocab_size"], (lm.new_tokens_from or 0) + lm.new_tokens)
         num_tokens = self._tokenizer.get_vocab_size()
@@ -79,6 +88,12 @@ class CorpusStream(RowStream):
         # A SentencePiece-like tokenizer puts the space before a word itself.
         self._space = "" if self._tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("▁") else " "
         self._manifests = config.manifests()
+        for name, source in config.sources.items():
+            if source.held_out >= len(self._manifests[name]):
+                raise ValueError(
+                    f"corpus.sources.{name}.held_out is {source.held_out}; expected less than its "
+                    f"{len(self._manifests[name])} samples, for some are to be trained on."
+                )
         self._names = list(config.sources)
         self._mixture = Mixture([source.weight for source in config.sources.values()], seed)
         self._quarantine = Quarantine(quarantine_file, config.max_broken)
@@ -152,9 +167,38 @@ class CorpusStream(RowStream):
                     f"of corpus.sources.{name}, or leave it out."
                 )
 
+    def held_out(self, name: str, max_tokens: int) -> Iterator[Document]:
+        """The documents of a source that are never trained on, as far as its rules keep them; always the same ones.
+
+        Of longer ones, as many segments as make `max_tokens`. All have two or more: something to go on from, and how it
+        does.
+        """
+        rules = self.config.sources[name]
+        count = len(self._manifests[name])
+        for index in range(count - rules.held_out, count):
+            rng = np.random.default_rng(index)
+            others = (int(rng.integers(count - rules.held_out, count)) for _ in itertools.count())
+            document = self._document(name, rules, itertools.chain([index], others), rng)
+            if document is not None:
+                fitting = self._fitting(document.segments, max_tokens)
+                if len(fitting) > 1:
+                    yield replace(document, segments=fitting)
+
+    def _fitting(self, segments: tuple[Segment, ...], max_tokens: int) -> tuple[Segment, ...]:
+        """As many of the first segments as make so many tokens, with `<s>` and `</s>`."""
+        ends = itertools.accumulate(map(self._length, segments), initial=2)
+        next(ends)
+        return tuple(segment for segment, end in zip(segments, ends, strict=True) if end <= max_tokens)
+
+    def _length(self, segment: Segment) -> int:
+        """The tokens of a segment."""
+        if isinstance(segment, Image):
+            return 1 + self.num_visual_tokens
+        return len(self._tokenizer.encode(segment.text, add_special_tokens=False).ids)
+
     def _draws(self, name: str, step: int, row: int) -> Iterator[int]:
         """Numbers of the samples that a row looks at: first its share of the endless order, then random ones."""
-        count = len(self._manifests[name])
+        count = len(self._manifests[name]) - self.config.sources[name].held_out
         _, rank = self._mixture(step * self.config.num_rows + row)
         key = stable_key(self.seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little"))
         per_row = self.config.sources[name].samples_per_row
@@ -187,7 +231,7 @@ class CorpusStream(RowStream):
             truth["num_pairs"] = len(items) // 2
         else:
             for item in in_reading_order(sample, images, lambda: rng.random() < 0.5):
-                decoded = item if not isinstance(item, StoredImage) else self._decoded(name, item, opens=not items)
+                decoded = item if not isinstance(item, StoredImage) else self._decoded(name, item, rng, opens=not items)
                 if decoded is None and sample.marks != Marks():
                     return None
                 items += [] if decoded is None else [decoded]
@@ -196,6 +240,11 @@ class CorpusStream(RowStream):
         if not items:
             return None
         segments = as_segments(items, text_loss_needs_image=rules.text_loss_needs_image, space=self._space)
+        if sample.marks != Marks():
+            in_crops = in_view(segments)
+            if in_crops is None:
+                return None
+            segments = in_crops
         if rules.flip and rng.random() < 0.5:
             segments = mirrored(segments)
         return Document(segments, task=name, key=f"{name}/{sample.key}", prompt=0, truth=truth)
@@ -219,34 +268,30 @@ class CorpusStream(RowStream):
                 if other is None or not other.is_pair or (chosen := chosen_images(other, rules, rng)) is None:
                     continue
                 sample, images = other, chosen
-            image = self._decoded(name, images[0], opens=image_first and not items)
+            image = self._decoded(name, images[0], rng, opens=image_first and not items)
             if image is not None:
                 items += [image, sample.texts[0]] if image_first else [sample.texts[0], image]
         return items
 
     def _entered(self, document: Document, rng: np.random.Generator) -> Document:
         """A document that is longer than a row from somewhere on, another one as it is."""
+        room = self.config.row_tokens - 2  # without `<s>` and `</s>`
+        return replace(document, segments=entered_anywhere(document.segments, self._length, room, rng))
 
-        # A row has two tokens less for them, for `<s>` and `</s>`.
-        def length(segment: Segment) -> int:
-            if isinstance(segment, Image):
-                return 1 + self.num_visual_tokens
-            return len(self._tokenizer.encode(segment.text, add_special_tokens=False).ids)
-
-        return replace(document, segments=entered_anywhere(document.segments, length, self.config.row_tokens - 2, rng))
-
-    def _decoded(self, name: str, image: StoredImage, *, opens: bool) -> Image | None:
+    def _decoded(self, name: str, image: StoredImage, rng: np.random.Generator, *, opens: bool) -> Image | None:
         self._quarantine.count()
         fit = self.config.sources[name].fit
+        moment = rng.random() if image.strip else None
         try:
-            picture = decode(image.read(), self.config.max_pixels, label_map=image.label_map)
+            picture = decode(image.read(), self.config.max_pixels, label_map=image.label_map, moment=moment)
         except BrokenSampleError as error:
             self._quarantine.add(name, image.name, str(error))
             return None
         # What opens a document or belongs to a question is never drawn, so nobody needs it at that size.
         target = None if opens or image.given else square(picture, self.drawn_px, fit=fit)
         pixels = square(picture, self.image_px, fit=fit, label_map=image.label_map)
-        return Image(pixels, draw=not image.given, placed=not image.given, target=target)
+        visible = visible_part(picture, fit)
+        return Image(pixels, draw=not image.given, placed=not image.given, target=target, visible=visible)
 
     def _tokens(self, document: Document) -> Tokens:
         return tokenize(document, self._tokenizer, self._special, self.num_visual_tokens)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
 
 @dataclass(frozen=True)
 class Text:
@@ -33,6 +35,9 @@ class Image:
 
     target: np.ndarray | None = None
     """What it learns to draw, uint8 [h, w, 3], where that is not `pixels` averaged down."""
+
+    visible: tuple[float, float, float, float] = WHOLE
+    """Left, top, right and bottom of `pixels` in the picture that it was cropped from, as shares of that."""
 
 
 Segment = Text | Image

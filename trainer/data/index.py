@@ -2,8 +2,14 @@
 read any of them by number.
 
 PATH is a file or a folder of files: WebDataset shards (.tar) of images with captions, or tables of documents (.jsonl,
-.jsonl.zip, .parquet) in any of the forms that `trainer.data.sources.rows` knows. Images that documents name are looked
-for in --images, folders or tar archives. Started again after a stop, it goes on with the shards that are left.
+.jsonl.zip, .parquet) in any of the forms that `trainer.data.sources.rows` knows. With --form, it is a data set of a
+fine-tuning task as it was published (`trainer.data.sources.published` lists the forms):
+
+    python -m trainer.data.index refcoco --form refcoco --images train2014 --out data/rec
+    python -m trainer.data.index pororo_png --form pororo --out data/story
+
+Images that documents name are looked for in --images, folders or tar archives. Started again after a stop, it goes on
+with the shards that are left.
 """
 
 from __future__ import annotations
@@ -38,8 +44,9 @@ from trainer.data.sources.manifest import (
 )
 from trainer.data.sources.pairs import find_pairs
 from trainer.data.sources.places import PLACE
+from trainer.data.sources.published import FORMS, files_of, read_published
 from trainer.data.sources.records import copy_records
-from trainer.data.sources.tables import TABLE_SUFFIXES
+from trainer.data.sources.tables import TABLE_SUFFIXES, read_table
 
 PROGRAM = "python -m trainer.data.index"
 PROBLEMS = "problems.txt"
@@ -97,6 +104,8 @@ def make_index(
     out: Path,
     *,
     image_paths: Sequence[Path] = (),
+    form: str | None = None,
+    split: str = "train",
     checksums: bool = False,
     num_workers: int = 1,
     max_broken: float = 0.01,
@@ -107,34 +116,39 @@ def make_index(
         paths: shards, or folders of them.
         out: the directory to make; one that an interrupted call left is completed.
         image_paths: where images are that documents name.
+        form: of `published.FORMS`: `paths` are one data set as it was published; None: shards.
+        split: the part of such a data set that is read, where its files hold several.
         checksums: read every byte of every shard, too, and write its checksum down.
         num_workers: processes that read shards.
         max_broken: the share of samples that may be unusable.
 
     Raises:
-        ValueError: `out` is complete already, there is nothing to read, or too much of it is broken.
+        ValueError: `out` is complete already, there is nothing to read, it is not of that form, or too much of it is
+            broken.
     """
     if (out / MANIFEST).exists():
         raise ValueError(f"{out} is complete already. Give another --out, or remove it first.")
-    files = shard_files(paths)
-    kind = kind_of(files)
+    groups = [[file] for file in shard_files(paths)] if form is None else [files_of(form, paths)]
+    kind = kind_of([file for file, *_ in groups]) if form is None else "documents"
     (out / PARTS).mkdir(parents=True, exist_ok=True)
     images = ImageFiles(image_paths, relative_to=out.resolve())
     for problem in images.problems:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
     identities = [
         {
-            "path": Path(os.path.relpath(file.resolve(), out.resolve())).as_posix(),
-            "size_bytes": file.stat().st_size,
-            "modified_ns": file.stat().st_mtime_ns,
+            "paths": [Path(os.path.relpath(file.resolve(), out.resolve())).as_posix() for file in files],
+            "sizes_bytes": [file.stat().st_size for file in files],
+            "modified_ns": [file.stat().st_mtime_ns for file in files],
             "images": [str(path.resolve()) for path in image_paths],
             "checksums": checksums,
+            "form": form,
+            "split": split,
         }
-        for file in files
+        for files in groups
     ]
     read = partial(read_shard, out, kind, images)
     parts = []
-    with tqdm(total=len(files), unit=" shards", mininterval=0.2 if sys.stderr.isatty() else 30) as progress:
+    with tqdm(total=len(groups), unit=" shards", mininterval=0.2 if sys.stderr.isatty() else 30) as progress:
         for part in _in_order(read, identities, num_workers):
             parts.append(part)
             progress.update()
@@ -158,17 +172,18 @@ def read_shard(
         return part
     problems: list[str] = []
     num_missing = 0
-    path = out / identity["path"]
+    paths = [out / path for path in identity["paths"]]
     if kind == "pairs":
-        places = find_pairs(path, problems)
+        places = find_pairs(paths[0], problems)
     else:
         # Only the description, written last, makes a part count; so these need not be written aside.
         records, pictures = records_of(number), pictures_of(number)
         with (out / records).open("wb") as record_file, (out / pictures).open("wb") as picture_file:
-            places, num_missing = copy_records(path, images, record_file, picture_file, pictures, problems)
+            rows = _rows(paths, identity["form"], identity["split"], problems)
+            places, num_missing = copy_records(rows, images, record_file, picture_file, pictures, problems)
     np.save(table, places)
-    checksum = _checksum(path) if identity["checksums"] else None
-    shard = Shard(identity["path"], identity["size_bytes"], checksum, len(places), len(problems))
+    checksum = _checksum(paths) if identity["checksums"] else None
+    shard = Shard(identity["paths"][0], sum(identity["sizes_bytes"]), checksum, len(places), len(problems))
     part = Part(shard, identity, num_missing, problems)
     _write(description, json.dumps(asdict(part)))
     return part
@@ -219,9 +234,21 @@ def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[Part],
     return manifest
 
 
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+def _rows(paths: Sequence[Path], form: str | None, split: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
+    """The rows of a shard, each with what names it in messages."""
+    if form is not None:
+        return read_published(form, paths, split, problems)
+    return ((f"row {number}", row) for number, row in enumerate(read_table(paths[0], problems)))
+
+
+def _checksum(paths: Sequence[Path]) -> str:
+    """Of the files one after the other."""
+    digest = hashlib.blake2b()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _write(file: Path, text: str) -> None:
@@ -238,7 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     parser.add_argument("--out", type=Path, required=True, help="the directory to write")
-    parser.add_argument("--images", nargs="+", type=Path, default=[], metavar="PATH", help="folders or tar archives")
+    parser.add_argument(
+        "--images", nargs="+", type=Path, metavar="PATH", help="folders or tar archives; default: PATH, of a data set"
+    )
+    parser.add_argument("--form", choices=list(FORMS), help="PATH is a data set as it was published")
+    parser.add_argument("--split", default="train", help="the part of such a data set to read (default: %(default)s)")
     parser.add_argument("--checksums", action="store_true", help="read every byte, and keep each shard's checksum")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that read shards")
     parser.add_argument("--max-broken", type=float, default=0.01, help="share of samples that may be unusable")
@@ -247,7 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = make_index(
             args.paths,
             args.out,
-            image_paths=args.images,
+            image_paths=args.images or ([path for path in args.paths if path.is_dir()] if args.form else []),
+            form=args.form,
+            split=args.split,
             checksums=args.checksums,
             num_workers=args.num_workers,
             max_broken=args.max_broken,

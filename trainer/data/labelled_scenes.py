@@ -48,15 +48,15 @@ class LabelledPictures:
 
 
 class LabelledScenes:
-    """Step number to `num_images` labelled pictures; a pure function of (settings, seed, step)."""
+    """Step number and neighbouring numbers of pictures to these labelled pictures; a pure function of (settings, seed,
+    step)."""
 
-    def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int, num_images: int) -> None:
+    def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int) -> None:
         self.config = config
         self.image_px = model.vision.picture_shape[0]
         self.seed = seed
-        self.num_images = num_images
 
-    def __call__(self, step: int) -> LabelledPictures:
+    def __call__(self, step: int, images: range) -> LabelledPictures:
         """The pictures of a step; labels have the pictures' size."""
         size_px = picture_px(self.image_px)
         stride = size_px // self.image_px
@@ -68,7 +68,7 @@ class LabelledScenes:
                 num_concepts=num_concepts,
                 max_sprites=self.config.num_sprites,
             )
-            for image in range(self.num_images)
+            for image in images
         ]
         pictures = np.stack([render(scene, size_px) for scene in scenes])
         classes = np.stack([dense_labels(scene, num_concepts, size_px) for scene in scenes])

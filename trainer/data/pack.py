@@ -53,9 +53,12 @@ class PlacedImage:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A document as tokens; all lists are equally long."""
+    """A document as tokens; `input_ids` and `targets` are equally long."""
 
     key: str
+    dataset: str
+    """The part of a mixture that the document is from: its task of the emoji world, or its source."""
+
     input_ids: list[int]
     targets: list[int]
     """What each position has to predict, -100 nothing."""
@@ -101,7 +104,7 @@ def tokenize(document: Document, tokenizer: Tokenizer, special: SpecialTokens, n
     ids.append(special.end)
     wanted.append(True)
     targets = [token if want else IGNORED for token, want in zip(ids[1:], wanted[1:], strict=True)]
-    return Tokens(document.key, ids, [*targets, IGNORED], images)
+    return Tokens(document.key, document.task, ids, [*targets, IGNORED], images)
 
 
 def cut(document: Tokens, num_tokens: int, num_visual_tokens: int, max_images: int) -> Tokens:
@@ -119,7 +122,7 @@ def cut(document: Tokens, num_tokens: int, num_visual_tokens: int, max_images: i
         return document
     images = [image for image in document.images if image.column < end]
     targets = [*document.targets[: max(0, end - 1)], IGNORED][:end]
-    return Tokens(document.key, document.input_ids[:end], targets, images)
+    return Tokens(document.key, document.dataset, document.input_ids[:end], targets, images)
 
 
 def pack_row(documents: Iterable[Tokens], row_tokens: int) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 from functools import lru_cache
@@ -11,22 +12,28 @@ from typing import Literal
 import numpy as np
 from PIL import Image as PILImage
 
+from trainer.data.document import WHOLE
+from trainer.data.sources.pickles import NPY_MAGIC, read_npy_header
 from trainer.data.sources.sample import BrokenSampleError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 
-def decode(data: bytes, max_pixels: int, *, label_map: bool = False) -> PILImage.Image:
+def decode(data: bytes, max_pixels: int, *, label_map: bool = False, moment: float | None = None) -> PILImage.Image:
     """An RGB picture.
 
     Args:
         data: a JPEG, PNG or WebP file.
         max_pixels: refuse what declares more, before any pixel is decoded.
         label_map: a picture of one channel holds numbers of classes, which get a colour each (`class_colours`).
+        moment: from 0 to below 1: the file is a strip of square frames, or an array [frames, H, W, 3] as a .npy file,
+            and the frame there is the picture.
 
     Raises:
         BrokenSampleError: it is none of these, damaged, cut off, or too large.
     """
+    if moment is not None and data.startswith(NPY_MAGIC):
+        return _frame(data, max_pixels, moment)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow finds odd but can read
@@ -37,13 +44,40 @@ def decode(data: bytes, max_pixels: int, *, label_map: bool = False) -> PILImage
                     )
                 if label_map and picture.mode in ("L", "I", "I;16"):
                     return PILImage.fromarray(class_colours()[np.asarray(picture).astype(np.int64) % 256])
-                return picture.convert("RGB")
+                return picture.convert("RGB") if moment is None else _cut_out(picture, moment).convert("RGB")
     except BrokenSampleError:
         raise
     except PILImage.UnidentifiedImageError as error:
         raise BrokenSampleError(f"The image cannot be decoded: it is no {', '.join(FORMATS)} file.") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, PILImage.DecompressionBombError) as error:
         raise BrokenSampleError(f"The image cannot be decoded: {error}.") from error
+
+
+def _cut_out(strip: PILImage.Image, moment: float) -> PILImage.Image:
+    """One of the squares that stand above each other, or side by side."""
+    side = min(strip.size)
+    start = int(moment * (max(strip.size) // side)) * side
+    left, top = (0, start) if strip.height > strip.width else (start, 0)
+    return strip.crop((left, top, left + side, top + side))
+
+
+def _frame(data: bytes, max_pixels: int, moment: float) -> PILImage.Image:
+    """One frame of an array. Raises BrokenSampleError."""
+    file = io.BytesIO(data)
+    try:
+        shape, is_fortran, dtype = read_npy_header(file)
+    except ValueError as error:
+        raise BrokenSampleError(f"The array cannot be read: {error}.") from error
+    if len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or is_fortran or dtype.kind not in "uif":
+        raise BrokenSampleError(f"The array is {dtype} {list(shape)}; expected numbers [frames, H, W, 3].")
+    num_values = math.prod(shape[1:])
+    if num_values // 3 > max_pixels:
+        raise BrokenSampleError(f"The array declares {shape[2]} x {shape[1]} pixels; the limit is {max_pixels:,}.")
+    start = file.tell() + int(moment * shape[0]) * num_values * dtype.itemsize
+    if len(data) < file.tell() + math.prod(shape) * dtype.itemsize:
+        raise BrokenSampleError(f"The array ends before the last of its {shape[0]} frames.")
+    frame = np.frombuffer(data, dtype, num_values, start).reshape(shape[1:])
+    return PILImage.fromarray(np.clip(np.nan_to_num(frame), 0, 255).astype(np.uint8))
 
 
 @lru_cache(maxsize=1)
@@ -75,8 +109,21 @@ def square(
         label_map: colours are not mixed.
     """
     if fit == "crop":
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
+        picture = picture.crop(_middle(picture))
     sampling = PILImage.Resampling.NEAREST if label_map else PILImage.Resampling.BICUBIC
     return np.array(picture.resize((size_px, size_px), sampling))
+
+
+def visible_part(picture: PILImage.Image, fit: Literal["crop", "squeeze"]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the square that `square` makes of a picture, as shares of the picture."""
+    if fit == "squeeze" or picture.width == picture.height:
+        return WHOLE
+    left, top, right, bottom = _middle(picture)
+    return left / picture.width, top / picture.height, right / picture.width, bottom / picture.height
+
+
+def _middle(picture: PILImage.Image) -> tuple[int, int, int, int]:
+    """The largest square in the centre, in pixels."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return left, top, left + side, top + side

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from models.batch import Batch
 from models.config import MMInterleavedConfig
@@ -19,13 +20,21 @@ class RowStream(ABC):
         num_rows: rows of a batch.
         row_tokens: tokens of a row.
         seed: another seed, other batches.
+        datasets: names of the parts of the mixture that rows are made of.
 
     Raises:
         ValueError: the model reads or draws pictures that are no squares.
     """
 
     def __init__(
-        self, model: MMInterleavedConfig, special: SpecialTokens, *, num_rows: int, row_tokens: int, seed: int
+        self,
+        model: MMInterleavedConfig,
+        special: SpecialTokens,
+        *,
+        num_rows: int,
+        row_tokens: int,
+        seed: int,
+        datasets: Sequence[str],
     ) -> None:
         height, width = model.vision.picture_shape
         if height != width:
@@ -39,6 +48,7 @@ class RowStream(ABC):
         self.num_rows = num_rows
         self.row_tokens = row_tokens
         self.seed = seed
+        self.datasets = tuple(datasets)
         self._special = special
 
     def __call__(self, step: int) -> Batch:
@@ -56,6 +66,7 @@ class RowStream(ABC):
             seed=self.seed,
             step=step,
             first_row=rows.start,
+            datasets=self.datasets,
         )
 
     def keys(self, step: int) -> list[str]:

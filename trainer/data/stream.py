@@ -95,7 +95,14 @@ class Stream(RowStream):
         self.config = config
         self._tokenizer = config.tokenizer()
         special = SpecialTokens.of(self._tokenizer)
-        super().__init__(model, special, num_rows=config.num_rows, row_tokens=config.row_tokens, seed=seed)
+        super().__init__(
+            model,
+            special,
+            num_rows=config.num_rows,
+            row_tokens=config.row_tokens,
+            seed=seed,
+            datasets=[name for name, weight in config.tasks.items() if weight],
+        )
         if picture_px(self.image_px) % self.drawn_px:
             raise ValueError(
                 f"The model draws {self.drawn_px} px, pictures have {picture_px(self.image_px)} px; "

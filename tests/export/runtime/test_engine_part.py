@@ -23,7 +23,7 @@ from export.fitness import KERNEL_SOURCES, Machine, here, requirements
 from export.manifest import file_entry, read_manifest, write_manifest
 from export.profiles import Limits, profiles_of
 from export.runtime import Session
-from export.runtime.engine_part import EngineRefused
+from export.runtime.engine_part import EngineRefused, Loader
 from export.runtime.opened import engine_parts
 from models import MMInterleaved
 
@@ -127,6 +127,7 @@ def engines(exported: Path, tmp_path: Path) -> Path:
             "status": "built",
             "plan": file_entry(plan, root),
             "profiles": [{"name": profile.name, "axes": profile.axes} for profile in profiles],
+            "carrier": "python",
             "requires": requirements("rtx", ["sm_80", "compute_80"], 13),
         }
     write_manifest(root, manifest)
@@ -189,7 +190,33 @@ def test_what_was_left_to_pytorch_needs_the_model(
     left = {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
     manifest["components"]["vae_decoder"]["engines"][f"rtx-{VERSION}"] = left
     write_manifest(engines, manifest)
-    with pytest.raises(ValueError, match="without vae_decoder, left to PyTorch"):
+    with pytest.raises(ValueError, match="vae_decoder was left to PyTorch with --torch-fallback, which"):
+        open_engines()
+    del manifest["components"]["context_resampler"]  # it has no graph either
+    manifest["left_to_pytorch"] = ["context_resampler"]
+    write_manifest(engines, manifest)
+    with pytest.raises(ValueError, match="vae_decoder, context_resampler was left to PyTorch"):
         open_engines()
     options = {"mode": "image", "num_inference_steps": 2}
     assert compare(model.generate(["draw"], **options), open_engines(model).generate(["draw"], **options)) is None
+
+
+@pytest.mark.parametrize(
+    ("carriers", "num_registered", "host_code"),
+    [({"aot"}, 0, False), ({"python", "aot"}, 2, False), ({"library"}, 0, True), (set(), 0, False)],
+    ids=str,
+)
+def test_a_tensorrt_gets_what_the_carriers_of_its_plans_need(
+    carriers: set[str], num_registered: int, host_code: bool
+) -> None:
+    registered: list[str] = []
+
+    def register(creator: Any, namespace: str) -> bool:
+        registered.append(creator.name)
+        return True
+
+    trt: Any = stand_in()
+    trt.get_plugin_registry = lambda: SimpleNamespace(register_creator=register)
+    loader = Loader(trt, carriers)
+    assert len(registered) == num_registered
+    assert hasattr(loader.runtime, "engine_host_code_allowed") == host_code

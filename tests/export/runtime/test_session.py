@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from export.end_to_end import compare
@@ -11,6 +12,7 @@ from export.runtime import Session
 from export.runtime.part import Tensors
 from export.samples import opened
 from models import MMInterleaved
+from models.generation import scoring
 from models.generation.reader import ContextFull
 
 INTERLEAVED = {"max_new_tokens": 8, "max_new_images": 2, "num_inference_steps": 3, "seed": 5}
@@ -61,6 +63,21 @@ def test_beams(session: Session, unchanged_model: MMInterleaved, model_dir: Path
     options = {"mode": "text", "num_beams": 3, "max_new_tokens": 5}
     documents = [pictures(model_dir)[:1], ["two"]]
     assert session.generate(documents, **options) == unchanged_model.generate(documents, **options)
+
+
+def test_texts_are_ranked(
+    session: Session, unchanged_model: MMInterleaved, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "CANDIDATES_AT_A_TIME", 3)  # in two goes, the second behind the same document
+    document, candidates = [pictures(model_dir)[0], "is it?"], ["yes", "no", "a much longer answer", "n", "yes"]
+    both = unchanged_model.score(document, candidates), session.score(document, candidates)
+    for expected, found in zip(*both, strict=True):
+        assert found.log_probability == pytest.approx(expected.log_probability, rel=1e-4)
+        assert (found.candidate, found.num_tokens) == (expected.candidate, expected.num_tokens)
+    assert both[1][0].log_probability == pytest.approx(both[1][4].log_probability, rel=1e-5)
+    assert [score.rank for score in both[1] if score.candidate == "n"] == [1], "one token of about 1/1024"
+    with pytest.raises(ContextFull, match="the language model reads 512"):
+        session.score(document, ["word " * 600])
 
 
 def test_streams_do_not_disturb_each_other(session: Session) -> None:
@@ -131,6 +148,14 @@ def test_other_back_ends_are_refused(exported: Path) -> None:
         Session.open(exported, "tvm")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs the model that was exported"):
         Session.open(exported, "torch")
+
+
+def test_other_devices_are_refused(exported: Path, unchanged_model: MMInterleaved) -> None:
+    with pytest.raises(ValueError, match=r"device is 'gpu'\. Expected cpu, cuda"):
+        Session.open(exported, "ort", device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="PyTorch sees no NVIDIA GPU here"):
+            Session.of(unchanged_model, device="cuda")
 
 
 @pytest.mark.gpu

@@ -17,8 +17,8 @@ def picture(seed: int, size_px: int = 8) -> np.ndarray:
 
 
 def test_a_batch_of_two_rows():
-    first = Tokens("a", [1, 9, 3, 4, 2], [9, 3, -100, 2, -100], [PlacedImage(3, picture(0), True)])
-    second = Tokens("b", [1, 3, 4, 2], [-100, -100, 2, -100], [PlacedImage(2, picture(1), False)])
+    first = Tokens("a/0", "a", [1, 9, 3, 4, 2], [9, 3, -100, 2, -100], [PlacedImage(3, picture(0), True)])
+    second = Tokens("b/0", "b", [1, 3, 4, 2], [-100, -100, 2, -100], [PlacedImage(2, picture(1), False)])
     rows = [Row([first, second]), Row([second, first])]
     batch = collate(rows, SPECIAL, row_tokens=10, image_px=8, drawn_px=4, seed=5, step=7)
     assert batch.input_ids.tolist() == [[1, 9, 3, 4, 2, 1, 3, 4, 2, 0], [1, 3, 4, 2, 1, 9, 3, 4, 2, 0]]
@@ -31,11 +31,20 @@ def test_a_batch_of_two_rows():
     expected = torch.from_numpy(np.stack([picture(0), picture(1), picture(1), picture(0)])).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(batch.pixel_values, expected, rtol=0, atol=1e-7)
     torch.testing.assert_close(batch.drawn_pixels[0], torch.nn.functional.avg_pool2d(expected[0], 2))
+    assert batch.dataset_ids is None
+
+
+def test_documents_are_numbered_by_their_dataset():
+    first = Tokens("a/0", "a", [1, 9, 2], [9, 2, -100], [])
+    second = Tokens("b/0", "b", [1, 2], [2, -100], [])
+    size = {"row_tokens": 6, "image_px": 8, "drawn_px": 4, "seed": 0, "step": 0}
+    batch = collate([Row([first, second]), Row([second])], SPECIAL, **size, datasets=["b", "a"])
+    assert batch.dataset_ids.tolist() == [[1, 1, 1, 0, 0, -1], [0, 0, -1, -1, -1, -1]]
 
 
 def test_a_batch_without_images_keeps_its_shapes():
     batch = collate(
-        [Row([Tokens("a", [1, 9, 2], [9, 2, -100], [])])],
+        [Row([Tokens("a/0", "a", [1, 9, 2], [9, 2, -100], [])])],
         SPECIAL,
         row_tokens=4,
         image_px=8,
@@ -74,7 +83,7 @@ def test_stable_keys_are_spread_and_fixed():
 
 def test_a_target_of_its_own_is_what_is_drawn():
     image = PlacedImage(3, picture(0), True, target=picture(1, 4))
-    row = Row([Tokens("a", [1, 9, 3, 4, 2], [9, 3, -100, 2, -100], [image])])
+    row = Row([Tokens("a/0", "a", [1, 9, 3, 4, 2], [9, 3, -100, 2, -100], [image])])
     batch = collate([row], SPECIAL, row_tokens=5, image_px=8, drawn_px=4, seed=5, step=7, first_row=6)
     expected = torch.from_numpy(picture(1, 4)).permute(2, 0, 1) / 255
     torch.testing.assert_close(batch.drawn_pixels[0], expected, rtol=0, atol=0)

@@ -10,15 +10,15 @@ TOY = MMInterleavedConfig.toy()
 
 
 def test_a_step_is_pure_and_steps_differ():
-    scenes = LabelledScenes(DataConfig(), TOY, seed=1, num_images=8)
-    first, again = scenes(4), LabelledScenes(DataConfig(), TOY, seed=1, num_images=8)(4)
+    scenes = LabelledScenes(DataConfig(), TOY, seed=1)
+    first, again = scenes(4, range(8)), LabelledScenes(DataConfig(), TOY, seed=1)(4, range(8))
     assert all(torch.equal(getattr(first, f.name), getattr(again, f.name)) for f in fields(first))
-    assert not torch.equal(scenes(5).classes, first.classes)
+    assert not torch.equal(scenes(5, range(8)).classes, first.classes)
 
 
 def test_shapes_at_the_models_size():
     for model, size in ((TOY, 64), (MMInterleavedConfig.tiny(), 32)):
-        pictures = LabelledScenes(DataConfig(), model, seed=1, num_images=3)(0)
+        pictures = LabelledScenes(DataConfig(), model, seed=1)(0, range(3))
         assert pictures.pixel_values.shape == (3, 3, size, size)
         assert pictures.classes.shape == pictures.numbers.shape == (3, size, size)
         assert pictures.classes.dtype == pictures.numbers.dtype == torch.int64
@@ -27,7 +27,7 @@ def test_shapes_at_the_models_size():
 
 
 def test_a_sprite_stands_out_from_the_background_that_surrounds_it():
-    pictures = LabelledScenes(DataConfig(), TOY, seed=1, num_images=8)(4)
+    pictures = LabelledScenes(DataConfig(), TOY, seed=1)(4, range(8))
     assert 0 == pictures.classes.min() < pictures.classes.max() < 1 + 32 + 10
     for pixels, classes in zip(pictures.pixel_values, pictures.classes, strict=True):
         plain = pixels[:, classes == 0].median(1).values
@@ -35,7 +35,7 @@ def test_a_sprite_stands_out_from_the_background_that_surrounds_it():
 
 
 def test_classes_numbers_and_layout_tell_the_same():
-    pictures = LabelledScenes(DataConfig(), TOY, seed=2, num_images=24)(0)
+    pictures = LabelledScenes(DataConfig(), TOY, seed=2)(0, range(24))
     numbered = 0
     for classes, numbers, present, centres in zip(
         pictures.classes, pictures.numbers, pictures.present, pictures.centres, strict=True

@@ -72,7 +72,7 @@ def test_tokens_of_every_family(task):
 
 
 def made(length: int) -> Tokens:
-    return Tokens(f"made/{length}", [BOS] * length, [-100] * length, [])
+    return Tokens(f"made/{length}", "made", [BOS] * length, [-100] * length, [])
 
 
 def test_rows_take_whole_documents_until_the_next_does_not_fit():

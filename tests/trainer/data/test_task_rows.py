@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 
 from models import MMInterleavedConfig
 from models.batch import IGNORED
+from models.generation.boxes import read_boxes
 from trainer.data.corpus import CorpusConfig, SourceConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Image, Text
@@ -44,7 +45,14 @@ def stream(shards):
     classes = np.repeat(np.array([[1, 2]], dtype=np.uint8), 20, axis=1).repeat(40, axis=0)
     file = io.BytesIO()
     PILImage.fromarray(classes).save(file, "PNG")
-    pictures = {"a.png": shards.picture(1), "b.png": shards.picture(2), "map.png": file.getvalue()}
+    film = io.BytesIO()
+    np.save(film, np.repeat(np.array([10, 20, 30], np.uint8), 8 * 8 * 3).reshape(3, 8, 8, 3))
+    pictures = {
+        "a.png": shards.picture(1),
+        "b.png": shards.picture(2),
+        "map.png": file.getvalue(),
+        "film.npy": film.getvalue(),
+    }
     images, numbers = shards.folder("images", pictures), count()
 
     def make(row: dict[str, Any], **rules: Any) -> CorpusStream:
@@ -95,7 +103,7 @@ def in_words(stream: CorpusStream) -> str:
     ],
 )
 def test_only_the_answer_is_learned(stream, task, words, answer):
-    made = stream(ROWS[task])
+    made = stream(ROWS[task], fit="squeeze")
     assert in_words(made) == words
     assert learned(made) == answer
     batch = made(0)
@@ -126,6 +134,66 @@ def test_squeezed_pictures_are_whole_and_mirrored_ones_agree_with_their_boxes(st
     picture, question, _ = seen[" (700,200)(900,600)"]
     np.testing.assert_array_equal(picture.pixels, right[:, ::-1])
     assert "the right snail" in question.text
+
+
+def painted_box(pixels: np.ndarray) -> tuple[float, ...]:
+    """Left, top, right and bottom of the red, as shares of the picture."""
+    red = (pixels == (255, 0, 0)).all(axis=2)
+    edges = [np.flatnonzero(red.any(axis=axis)) for axis in (0, 1)]
+    (x1, x2), (y1, y2) = ((edge.min() / len(red), (edge.max() + 1) / len(red)) for edge in edges)
+    return x1, y1, x2, y2
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("fit", ["crop", "squeeze"])
+@pytest.mark.parametrize("wh", [(128, 64), (64, 96), (64, 64)])
+@pytest.mark.parametrize("corners", [(40, 16, 64, 56), (36, 4, 48, 32), (16, 20, 56, 44)])
+def test_a_box_is_where_the_thing_is_however_the_picture_was_fitted(shards, wh, fit, flip, corners):
+    """The thing is painted red; at least half of it is in every crop."""
+    canvas = PILImage.new("RGB", wh, "white")
+    canvas.paste((255, 0, 0), corners)
+    file = io.BytesIO()
+    canvas.save(file, "PNG")
+    images = shards.folder("images", {"a.png": file.getvalue()})
+    row = {"image": "a.png", "expression": "red", "box": corners, "width": wh[0], "height": wh[1]}
+    manifest = shards.manifest(shards.jsonl("rows.jsonl", [row]), images=[images])
+    config = CorpusConfig({"rec": SourceConfig(manifest, fit=fit, flip=flip)}, num_rows=1, row_tokens=256)
+    stream = CorpusStream(config, MODEL, seed=0)
+    for step in range(4):
+        picture, _, answer = next(stream.documents(step, 0)).segments
+        [box] = read_boxes(answer.text)
+        assert box == pytest.approx(painted_box(picture.pixels), abs=1.5 / 32), "of a pixel and its blurred edge"
+
+
+def test_a_sample_whose_thing_is_cropped_away_is_dropped(shards):
+    images = shards.folder("images", {"a.png": shards.picture(0, (100, 50))})
+    rows = [
+        {"image": "a.png", "expression": f"{x}", "bbox": [x, 10, 20, 10], "width": 100, "height": 50}
+        for x in (0, 14, 16, 40)
+    ]
+    manifest = shards.manifest(shards.jsonl("rows.jsonl", rows), images=[images])
+    stream = CorpusStream(CorpusConfig({"rec": SourceConfig(manifest)}, num_rows=1, row_tokens=256), MODEL, seed=0)
+    seen = {next(stream.documents(step, 0)).segments[-1].text for step in range(12)}
+    assert seen == {" (000,200)(220,400)", " (300,200)(700,400)"}
+    web = {"segments": [{"image": "a.png"}, {"text": "Not a box: (000,200)(100,400)"}]}
+    manifest = shards.manifest(shards.jsonl("web.jsonl", [web]), images=[images])
+    stream = CorpusStream(CorpusConfig({"web": SourceConfig(manifest)}, num_rows=1, row_tokens=256), MODEL, seed=0)
+    assert next(stream.documents(0, 0)).segments[-1].text == " Not a box: (000,200)(100,400)"
+
+
+def test_each_visit_of_a_film_takes_a_frame(stream):
+    """A picture of 50 x 40 px has one; the array has three."""
+    story = {
+        "story": [{"text": "It sleeps.", "image": "a.png"}, {"text": "It wakes.", "image": "film.npy", "strip": True}]
+    }
+    made = stream(story)
+    targets = {next(made.documents(step, 0)).segments[3].target.tobytes() for step in range(20)}
+    frames = {
+        np.full((MODEL.image_decoder.image_size,) * 2 + (3,), value, np.uint8).tobytes() for value in (10, 20, 30)
+    }
+    assert targets == frames
+    one = next(made.documents(3, 0)).segments[3].target
+    assert (next(made.documents(3, 0)).segments[3].target == one).all()
 
 
 @pytest.mark.parametrize(

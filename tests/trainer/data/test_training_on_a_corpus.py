@@ -15,7 +15,7 @@ from models import MMInterleaved
 from trainer.data.corpus_stream import CorpusStream
 from trainer.pretrain import main
 
-TIMES = {"step_s", "data_wait_s", "time_s"}
+TIMES = {"step_s", "data_wait_s", "time_s", "peak_memory_bytes"}
 
 
 def steps(out: Path) -> list[dict]:

@@ -13,6 +13,7 @@ from trainer.metrics import read_log
 from trainer.watchdog import EXIT_STUCK
 from two_branches import NUM_STEPS, POISONED_STEP
 
+FROZEN = {"shard_frozen": True, "frozen": ["language_model"]}  # of the small problem, the one layer that never learns
 pytestmark = pytest.mark.slow  # each launch is short, importing everything once for all of them is not
 
 
@@ -55,7 +56,8 @@ def alone(tmp_path_factory):
     ("num", "options"),
     [
         pytest.param(2, {}, id="2-sharded"),
-        pytest.param(4, {"shard_size": 2}, id="4-in-two-copies"),
+        pytest.param(4, {**FROZEN, "shard_size": 2, "sample_every": 4}, id="4-frozen-too-in-two-copies"),
+        pytest.param(2, {**FROZEN, "micro_batch_rows": 1}, id="2-frozen-too-micro-batches"),
         pytest.param(2, {"shard_size": 1, "micro_batch_rows": 1}, id="2-whole-micro-batches"),
     ],
 )
@@ -72,6 +74,15 @@ def test_samples_see_whole_weights_and_change_nothing(alone, tmp_path):
     assert_same_run(out, alone, ranks=2)
     assert json.loads((out / f"sample{NUM_STEPS}.json").read_text()) == average(out)
     assert len(list(out.glob("sample*.json"))) == -(-NUM_STEPS // 4)
+
+
+def test_a_signal_while_samples_are_made_stops_after_the_same_step(alone, tmp_path):
+    out = tmp_path / "run"
+    assert run(2, out, sample_every=2, signal_while_sampling=4) == [3, 3]
+    assert checkpoint.find_latest(out / "checkpoints").step == 4  # where none was due
+    assert sorted(file.name for file in out.glob("sample*")) == ["sample2.json"]
+    assert run(2, out, sample_every=2, resume=True) == [0, 0]
+    assert_same_run(out, alone, ranks=2)
 
 
 def test_killed_and_resumed_with_other_numbers_of_processes(alone, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -27,16 +28,20 @@ from trainer.data.sources.sample import (
     read_bytes,
     to_text,
 )
-from trainer.data.sources.tables import read_table
 
 
 def copy_records(
-    table: Path, images: ImageFiles, records: IO[bytes], pictures: IO[bytes], pictures_name: str, problems: list[str]
+    rows: Iterable[tuple[str, Any]],
+    images: ImageFiles,
+    records: IO[bytes],
+    pictures: IO[bytes],
+    pictures_name: str,
+    problems: list[str],
 ) -> tuple[np.ndarray, int]:
-    """Write the documents of a table down as records.
+    """Write rows down as records.
 
     Args:
-        table: JSON lines, zipped JSON lines or parquet.
+        rows: what names each in messages, and what `read_row` takes.
         images: finds the images that the documents name.
         records: gets one line a document.
         pictures: gets the images that stand in the table itself.
@@ -61,7 +66,7 @@ def copy_records(
         return images.find(image)
 
     places, num_missing = [], 0
-    for number, row in enumerate(read_table(table, problems)):
+    for name, row in rows:
         try:
             record = read_row(row, find_image)
             fields: dict[str, Any] = {"texts": record.texts, "images": record.images, "fixed_order": record.fixed_order}
@@ -71,7 +76,7 @@ def copy_records(
             if len(line) > MAX_TEXT_BYTES:
                 raise BrokenSampleError(f"The document has {len(line):,} bytes; the limit is {MAX_TEXT_BYTES:,}.")
         except (BrokenSampleError, UnicodeEncodeError) as error:  # JSON can spell half a surrogate pair
-            problems.append(f"row {number}: {error}")
+            problems.append(f"{name}: {error}")
             continue
         num_missing += record.num_missing
         places.append((0, records.tell(), len(line), 0, 0, True))
@@ -94,6 +99,7 @@ def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample
                 similarity=similarity,
                 given=number in marks.given_images,
                 label_map=number in marks.label_maps,
+                strip=number in marks.strips,
             )
             for number, ((file, offset, size), text, similarity) in enumerate(fields["images"])
         )

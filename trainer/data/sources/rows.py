@@ -9,7 +9,8 @@
 
 A text with `"loss": false` is given, not learned, and stands as it is written; one with `"loss": true` is learned, and
 `"ends_turn": true` puts `</s>` behind it. An image with `"draw": false` is given; `"label_map": true` says that its
-values are classes. With any of these marks, all images have to be there. `sources.tasks` has shorter rows for tasks.
+values are classes; `"strip": true` that it holds square frames of a film, of which any is the picture. With any of
+these marks, all images have to be there. `sources.tasks` has shorter rows for tasks.
 """
 
 from __future__ import annotations
@@ -114,12 +115,13 @@ def _obelics(row: Mapping[str, Any], find_image: FindImage) -> Record:
 
 def _segments(row: Mapping[str, Any], find_image: FindImage) -> Record:
     builder = _Builder(find_image)
-    given_texts, turn_ends, given_images, label_maps = [], [], [], []
+    given_texts, turn_ends, given_images, label_maps, strips = [], [], [], [], []
     missing = []
     for segment in row["segments"]:
         if "text" not in segment:
             given_images += [len(builder.images)] if not segment.get("draw", True) else []
             label_maps += [len(builder.images)] if segment.get("label_map") else []
+            strips += [len(builder.images)] if segment.get("strip") else []
             before = builder.num_missing
             builder.add_image(segment["image"], len(builder.texts))
             missing += [segment["image"]] if builder.num_missing > before else []
@@ -131,7 +133,7 @@ def _segments(row: Mapping[str, Any], find_image: FindImage) -> Record:
         else:
             builder.add_text(segment["text"])
     record = builder.record(fixed_order=True)
-    record.marks = Marks(tuple(given_texts), tuple(turn_ends), tuple(given_images), tuple(label_maps))
+    record.marks = Marks(*map(tuple, (given_texts, turn_ends, given_images, label_maps, strips)))
     if missing and record.marks != Marks():
         raise BrokenSampleError(f"The image {missing[0]} is not there, and this sample is nothing without it.")
     return record

@@ -39,6 +39,9 @@ class StoredImage:
     label_map: bool = False
     """Whether its values are classes."""
 
+    strip: bool = False
+    """Whether it is a row of square frames, of which any is the picture."""
+
     @property
     def name(self) -> str:
         """Names it in messages and in the quarantine file."""
@@ -63,6 +66,7 @@ class Marks:
 
     given_images: tuple[int, ...] = ()
     label_maps: tuple[int, ...] = ()
+    strips: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ The wordings are those of `models.generation.prompts`, so that `generate(..., ta
 | `image`, `question`, `answer` | a question about a picture (`vqa`) |
 | `image`, `expression`, `box` or `bbox`, perhaps `width` and `height` | a thing in a picture (`rec`) |
 | `label_map`, `caption`, `image` | a picture with a map of its classes (`seg2img`) |
-| `story` of `{"text": ..., "image": ...}` | sentences, each before its picture (`story`) |
+| `story` of `{"text": ..., "image": ...}`, perhaps `"strip": true` | sentences, each before its picture (`story`) |
 | `conversations` of `{"from": "human" or "gpt", "value": ...}`, `image` one name or several | a chat (`instruct`) |
 """
 
@@ -36,7 +36,7 @@ def task_segments(row: Mapping[str, Any]) -> Segments | None:
     if "conversations" in row:
         return _chat(row)
     if "story" in row:
-        return [segment for part in row["story"] for segment in (_given(part["text"].strip()), _drawn(part["image"]))]
+        return [segment for part in row["story"] for segment in _told(part)]
     if "question" in row:
         return [*_asked("question", row["image"], row["question"]), _answer(str(row["answer"]))]
     if "expression" in row:
@@ -52,6 +52,11 @@ def _asked(task: str, image: Any, text: str) -> Segments:
     stand_in = np.zeros((1, 1, 3), dtype=np.uint8)
     pieces = PROMPTS[task].fill([stand_in, text.strip()])
     return [_given(piece) if isinstance(piece, str) else _seen(image) for piece in pieces]
+
+
+def _told(part: Mapping[str, Any]) -> Segments:
+    """A sentence of a story and its picture."""
+    return [_given(part["text"].strip()), _drawn(part["image"]) | {"strip": bool(part.get("strip"))}]
 
 
 def _given(text: str) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""A training step of a model of 2.7 billion parameters, 1.3 of them the language model's, with random weights.
+
+The paper's setting: the vision encoder, the language model and the VAE are frozen; half precision with float32 masters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from models import MMInterleaved, MMInterleavedConfig
+from models.config import ImageDecoderConfig, LanguageModelConfig, VisionConfig
+from models.frozen import PAPER_FROZEN, freeze
+from models.recompute import recompute
+from trainer.accumulate import Chunks, accumulate, keep_frozen_in
+from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig
+from trainer.data.stream import DataConfig, Stream
+from trainer.estimate import batch_shape
+from trainer.optim import make_optimizer
+from trainer.recipes import RECIPES
+
+
+def large_run(*, tiny: bool) -> TrainConfig:
+    """Two rows of 2,048 tokens of the emoji world at 256 pixels a step; `tiny`: the same with a few numbers."""
+    small = RECIPES["tiny"]()
+    run = replace(
+        small,
+        recipe="large",
+        encoder_pretraining=EncoderPretrainingConfig(),
+        frozen=list(PAPER_FROZEN),
+        precision="bfloat16",
+        recompute=["vision", "language_model"],
+        images_at_once=2,
+        tokens_at_once=16,
+        ema_decay=0.0,
+    )
+    if tiny:
+        return run
+    return replace(
+        run,
+        model=large_model(),
+        data=DataConfig(num_rows=2, row_tokens=2048),
+        optim=OptimConfig(unet_lr_factor=0.1),
+        images_at_once=16,
+        tokens_at_once=1024,
+    )
+
+
+def large_model() -> MMInterleavedConfig:
+    """A language model of 1.3 B parameters, an encoder of CLIP ViT-L's size, a U-Net and a VAE of Stable Diffusion 2's.
+    The patches have 16 pixels, so that the world's pictures are read and drawn at the same size."""
+    released = MMInterleavedConfig.released_13b()
+    return MMInterleavedConfig(
+        vision=VisionConfig(
+            clip={**released.vision.clip, "image_size": 256, "patch_size": 16},
+            num_visual_tokens=32,
+        ),
+        language_model=LanguageModelConfig(
+            transformer={
+                **released.language_model.transformer,
+                "vocab_size": 32_000,
+                "hidden_size": 2048,
+                "intermediate_size": 5632,
+                "num_hidden_layers": 22,
+                "num_attention_heads": 32,
+            }
+        ),
+        image_decoder=ImageDecoderConfig(
+            unet={**released.image_decoder.unet, "sample_size": 32},
+            image_size=256,
+            vae=released.image_decoder.vae,
+        ),
+    )
+
+
+class LargeStep:
+    """A whole step, data aside: forward, backward, clipping, update.
+
+    Args:
+        config: of `large_run`.
+        device: where.
+    """
+
+    def __init__(self, config: TrainConfig, device: str) -> None:
+        self._config = config
+        torch.manual_seed(config.seed)
+        with torch.device(device):
+            self._model = MMInterleaved(config.model).train()
+        freeze(self._model, config.frozen)
+        recompute(self._model, config.recompute)
+        self._dtype = getattr(torch, config.precision)
+        keep_frozen_in(self._model, self._dtype)
+        self._optimizer = make_optimizer(self._model, config.optim)
+        self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self.shape = batch_shape(config, config.data.num_rows)
+        stream = Stream(config.data, config.model, seed=config.seed)
+        self._batch = stream.part(config.num_steps, range(config.data.num_rows)).to(torch.device(device))
+
+    def __call__(self) -> float:
+        """Make the step; returns the norm of its gradient."""
+        accumulate(
+            self._model,
+            self._batch,
+            num_targets=self.shape.num_targets,
+            num_drawn=self.shape.num_drawn,
+            chunks=Chunks(images=self._config.images_at_once, tokens=self._config.tokens_at_once),
+            dtype=self._dtype,
+        )
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(norm)

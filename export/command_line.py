@@ -1,0 +1,115 @@
+"""The options of `python -m export.trt`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from export.flavours import DEFAULT_FLAVOUR, FLAVOURS
+from export.precision import PRECISIONS
+from export.profiles import Limits
+from export.quantization import WEIGHTS
+from export.triton import MODEL_FILES
+from plugins_trt.carriers import CARRIERS
+from plugins_trt.tensorrt_package import PACKAGES
+
+GRAPH_STAGES = ("onnx", "lower", "validate")
+STAGES = (*GRAPH_STAGES, "build", "bench")
+
+
+def command_line(description: str) -> argparse.ArgumentParser:
+    """What the command takes; it checks what can be seen from one option alone."""
+    parser = argparse.ArgumentParser(prog="python -m export.trt", description=description)
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory, or an earlier export")
+    parser.add_argument("--stage", choices=STAGES, default="validate", help="how far to go (default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of products and what is between them; norms, softmax, angles, gates and sampling places stay float32 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--llm-weights",
+        choices=WEIGHTS,
+        default="same",
+        help="how the language model keeps the matrices of attention and feed-forward: in the precision of the export, "
+        "or in eight bits with a scale per output channel: about half of what float16 takes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--flavour",
+        choices=FLAVOURS,
+        default=DEFAULT_FLAVOUR,
+        help="how the language model keeps its cache. trt_split: it reads the cache, and the new rows come out; any "
+        "TensorRT and any onnxruntime. trt_native: TensorScatter writes in place, Attention reads, --max-past rows; "
+        "ort: the same for any number of rows (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--few-layers", type=int, metavar="N", help="only the first layers of the language model: a trial"
+    )
+    for name, what in (
+        (
+            "--components",
+            "which to export, prove and build, of image_tokenizer, mmfs_values_llm, mmfs_values_unet, llm, "
+            "context_resampler, unet_mmfs and vae_decoder; default: all. Those that DIR holds already stay",
+        ),
+        ("--torch-fallback", "components that get neither graph nor engine, on purpose: PyTorch computes them"),
+    ):
+        parser.add_argument(name, type=_names, default=(), metavar="NAME,NAME", help=what)
+    parser.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="pictures to check with, instead of MODEL_DIR/samples",
+    )
+    building = parser.add_argument_group("stage build")
+    building.add_argument(
+        "--builder", choices=PACKAGES, default="tensorrt", help="whose engines: TensorRT (default) or TensorRT-RTX"
+    )
+    building.add_argument(
+        "--function-fallback",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help="components whose mmfs nodes are built from standard operators instead of the plugin",
+    )
+    building.add_argument(
+        "--plugin",
+        choices=CARRIERS,
+        help="how mmfs's kernels get into an engine. aot: as TensorRT's ahead-of-time plugins, and nothing is needed "
+        "to load it; python: as plugins in Python, which whoever loads it has to open too; library: with "
+        "--plugin-library (default: aot for TensorRT, python for TensorRT-RTX)",
+    )
+    building.add_argument(
+        "--plugin-library", type=Path, metavar="FILE", help="the C++ plugin, which then is inside of the engines"
+    )
+    usual = Limits()
+    for name, default, what in (
+        ("--max-batch", usual.max_batch, "sequences, and pictures drawn, at once"),
+        ("--max-tokens", usual.max_tokens, "new tokens of one call"),
+        ("--max-past", usual.max_past, "rows of the key-value cache"),
+        ("--max-images", usual.max_images, "pictures in the bank"),
+    ):
+        building.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
+    building.add_argument("--dynamic-unet", action="store_true", help="let the U-Net take fewer pictures than the most")
+    serving = parser.add_argument_group("serving")
+    serving.add_argument(
+        "--triton", type=Path, metavar="DIR", help="write a model repository of Triton Inference Server"
+    )
+    serving.add_argument(
+        "--triton-kind",
+        choices=tuple(MODEL_FILES),
+        default="onnx",
+        help="whether it holds the graphs or TensorRT's engines (default: %(default)s)",
+    )
+    planning = parser.add_argument_group("planning")
+    planning.add_argument("--dry-run", action="store_true", help="write nothing; say how much memory it would take")
+    planning.add_argument("--gpu-mem", type=float, metavar="GB", help="with --dry-run: fail if the GPU has less")
+    return parser
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(filter(None, listed.split(",")))

@@ -1,0 +1,40 @@
+"""Calls of the ONNX nodes as a runtime makes them: a node, its inputs in order, and what it has to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+from op_cases import classic_case, mmfs_case
+from plugins_trt.node_contract import INPUTS, Node
+
+LEVELS = ((4, 7), (3, 2))
+FLAT = (4, 7, 3, 2)
+
+
+def node_and_inputs(operator: str, dtype: torch.dtype, **options: Any) -> tuple[Node, list[Tensor]]:
+    """A node, and the tensors of a case as a runtime hands them over: values of dtype, the others float32."""
+    case = classic_case(LEVELS, **options) if operator == "MSDeformAttn" else mmfs_case(LEVELS, **options)
+    node = Node(operator, FLAT, case.rest.get("null_logit"))
+    tensors = {
+        name: tensor.to(dtype if name in ("value", "null_value") else torch.float32)
+        for name, tensor in case.tensors.items()
+    }
+    if operator == "MMFS":
+        tensors["visible"] = case.rest["visible"]
+    return node, [tensors[name].contiguous() for name in INPUTS[operator]]
+
+
+def reference(node: Node, inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """What plain PyTorch computes in a type."""
+    given = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in zip(INPUTS[node.operator], inputs, strict=True)
+    }
+    if node.operator == "MSDeformAttn":
+        return ms_deform_attn_reference(given.pop("value"), FLAT, **given)
+    return mmfs_attention_reference(given.pop("value"), FLAT, **given, null_logit=node.null_logit)

@@ -1,0 +1,86 @@
+"""Where a run goes on, and what it refuses to overwrite."""
+
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+from trainer.pretrain import main
+from whole_runs import assert_same, copy_of, snapshot, steps
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        pytest.param(["--resume", "none"], "already holds a run, and nothing of it was touched. Go on", id="new"),
+        pytest.param(["--seed", "1"], "(there -> now): seed: 0 -> 1. Go on with the same", id="changed"),
+        pytest.param(["--resume", "{out}/checkpoints/main-0000003"], "is not the newest checkpoint", id="older"),
+        pytest.param(["--resume", "{out}-missing"], "is neither a complete checkpoint nor a run", id="missing"),
+        pytest.param(["--resume", "{other}"], "belongs to another run than the one", id="another-run"),
+    ],
+)
+def test_a_run_is_not_overwritten(finished, tmp_path, capsys, options, sentence):
+    out = copy_of(finished, tmp_path)
+    before = snapshot(out)
+    assert main(["tiny", "--out", str(out), *(text.format(out=out, other=finished) for text in options)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert snapshot(out) == before
+
+
+def test_a_branch_starts_from_a_checkpoint_of_another_run(finished, tmp_path):
+    out = tmp_path / "branch"
+    older = finished / "checkpoints" / "main-0000003"
+    assert main(["tiny", "--out", str(out), "--resume", str(older), "--keep", "1", "--log_every", "1"]) == 0
+    assert steps(out) == [s for s in steps(finished) if s["phase"] == "main" and s["step"] > 3]
+    assert_same(
+        load_file(out / "model" / "model.safetensors"), load_file(finished / "model" / "model.safetensors"), "model"
+    )
+
+
+def test_a_finished_run_stays_as_it_is(finished, tmp_path, capsys):
+    out = copy_of(finished, tmp_path)
+    shutil.rmtree(out / "checkpoints" / "main-0000003")
+    for resume in ([], ["--resume"], ["--resume", str(out)]):
+        before = snapshot(out)
+        assert main(["tiny", "--out", str(out), *resume]) == 0
+        [said] = capsys.readouterr().out.splitlines()
+        assert said.startswith(f"The run in {out} is finished; its model is {out / 'model'}. For a new one,")
+        assert snapshot(out) == before
+    shutil.rmtree(out / "checkpoints")  # to save space
+    before = snapshot(out)
+    assert main(["tiny", "--out", str(out)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert main(["tiny", "--out", str(out), "--seed", "1"]) == 2
+    assert f"from those of {out} (there -> now): seed: 0 -> 1." in capsys.readouterr().err
+    assert snapshot(out) == before
+
+
+def test_an_unfinished_run_goes_on_and_says_so(finished, tmp_path, capsys):
+    out = copy_of(finished, tmp_path)
+    shutil.rmtree(out / "model")  # killed while it was written
+    assert main(["tiny", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"The run in {out} is not finished: it goes on after step 6 of phase 'main'.")
+    assert (out / "model" / "config.json").is_file()
+    assert steps(out) == steps(finished)
+
+
+def test_a_run_without_a_checkpoint_begins_again_with_the_same_settings_alone(tmp_path, capsys):
+    out = tmp_path / "new"
+    options = ("--out", str(out), "--num_steps", "1", "--encoder_pretraining.num_steps", "0")
+    assert main(["tiny", *options, "--resume", "none"]) == 0
+    assert "holds" not in capsys.readouterr().out
+    shutil.rmtree(out / "checkpoints")
+    shutil.rmtree(out / "model")
+    before = snapshot(out)
+    assert main(["tiny", *options, "--seed", "1"]) == 2
+    assert f"from those of {out} (there -> now): seed: 0 -> 1." in capsys.readouterr().err
+    assert snapshot(out) == before
+    assert main(["tiny", *options]) == 0
+    assert f"The run in {out} ended before its first checkpoint: it begins again." in capsys.readouterr().out
+    assert [(s["phase"], s["step"]) for s in steps(out)] == [("main", 1)]
+    shutil.rmtree(out / "checkpoints")
+    shutil.rmtree(out / "model")
+    (out / "config.yaml").unlink()
+    assert main(["tiny", *options]) == 2
+    assert "neither a complete checkpoint nor config.yaml" in capsys.readouterr().err

@@ -1,0 +1,36 @@
+"""What a command line asks for, done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from trainer.config import UsageError
+from trainer.data.quarantine import UnusableDataError
+from trainer.distributed import local_rank
+from trainer.estimate import estimate
+from trainer.gpu_memory import Machine
+from trainer.loop import NonFiniteError
+from trainer.options import Command
+from trainer.out_of_memory import OutOfMemoryError
+from trainer.run import make_run, rehearse, sentence_of
+
+
+def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
+    """Do what a command line asks for, and say in a sentence why it cannot be done; returns the exit code."""
+    try:
+        command = parse_command()
+        if command.dry_run is not None:
+            return rehearse(command.config, command.dry_run)
+        if command.estimate is not None:
+            print(estimate(command.config, Machine.parse(command.estimate)))
+            return 0
+        return make_run(command.config, resume=command.resume)
+    except UsageError as error:
+        if local_rank() == 0:  # the others say the same
+            print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
+        if local_rank() == 0 or not isinstance(error, NonFiniteError):
+            print(f"{program}: {sentence_of(error)}", file=sys.stderr)
+        return 1

@@ -1,0 +1,269 @@
+"""Data sets of the fine-tuning tasks as they were published, as rows of `tasks`.
+
+| form | paths | rows for |
+|---|---|---|
+| vqav2 | questions and annotations of VQAv2, two .json files | vqa |
+| coco_captions | captions_*.json of COCO | vqa: a caption answers a question too |
+| llava | an array of conversations in one .json, as LLaVA has them | instruct |
+| refcoco | refs(unc).p, or the same list as .json, with instances.json beside it: RefCOCO, RefCOCO+, RefCOCOg | rec |
+| mdetr | finetune_refcoco_train.json and its like: in COCO's form, the expression is the caption of its image | rec |
+| vist | *.story-in-sequence.json of VIST; pictures are named PHOTO_ID.jpg | story |
+| pororo | the folder of PororoSV as StoryDALL-E publishes it | story |
+| flintstones | the folder of FlintstonesSV as StoryDALL-E publishes it | story |
+
+refcoco, pororo and flintstones hold several splits in one, of which one is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trainer.data.sources.pickles import load_array, load_pickle, text_of
+from trainer.data.sources.tasks import CAPTION_QUESTION
+
+Row = dict[str, Any]
+Items = Iterator[tuple[str, Callable[[], Iterable[Row]]]]
+"""What names a part of the data in messages, and what makes its rows."""
+
+INSTANCES = "instances.json"
+PORORO = ("descriptions.npy", "img_cache4.npy", "following_cache4.npy", "train_seen_unseen_ids.npy")
+PORORO_SPLITS = ("train", "val", "test")
+FLINTSTONES = ("flintstones_annotations_v1-0.json", "following_cache4.pkl", "train-val-test_split.json")
+FRAMES = "video_frames_sampled"
+NUM_FOLLOWING = 4
+"""A story of PororoSV or FlintstonesSV is a clip and so many that follow it."""
+
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way in which data sets are published."""
+
+    items: Callable[[Sequence[Path], str], Items]
+    """The files and the split to what there is."""
+
+    files: Callable[[Sequence[Path]], list[Path]] = list
+    """What the user names to the files that are read."""
+
+
+def files_of(form: str, paths: Sequence[Path]) -> list[Path]:
+    """The files that a data set is read from.
+
+    Raises:
+        ValueError: one is not there.
+    """
+    files = FORMS[form].files(paths)
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]} is {'a folder' if missing[0].is_dir() else 'not there'}; {form} needs a file.")
+    return files
+
+
+def read_published(form: str, files: Sequence[Path], split: str, problems: list[str]) -> Iterator[tuple[str, Row]]:
+    """The rows of a data set, each with its name. What cannot be used is passed over, with a sentence in `problems`.
+
+    Raises:
+        ValueError: a file cannot be read, holds something else, or has no such split.
+    """
+    try:
+        for name, make in FORMS[form].items(files, split):
+            try:
+                rows = list(make())
+            except MALFORMED as error:
+                problems.append(f"{name}: {_told(error)}")
+                continue
+            yield from ((name, row) for row in rows)
+    except MALFORMED as error:
+        raise ValueError(f"{', '.join(map(str, files))}: this is not what {form} looks like. {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """What an error says; those of Python's own lookups say only what was missing."""
+    return f"There is no {error}." if isinstance(error, KeyError) else str(error)
+
+
+def _vqav2(files: Sequence[Path], _split: str) -> Items:
+    """One row a question, answered as most people did; the split in the file gives the pictures' names."""
+    contents = [_json(file) for file in files]
+    questions = {one["question_id"]: one["question"] for content in contents for one in content.get("questions", ())}
+    [subtype] = {content["data_subtype"] for content in contents}
+    for one in (one for content in contents for one in content.get("annotations", ())):
+        yield f"question {one['question_id']}", partial(_vqav2_row, one, questions, subtype)
+
+
+def _vqav2_row(one: Mapping[str, Any], questions: Mapping[int, str], subtype: str) -> Iterator[Row]:
+    image = f"COCO_{subtype}_{one['image_id']:012d}.jpg"
+    yield {"image": image, "question": questions[one["question_id"]], "answer": one["multiple_choice_answer"]}
+
+
+def _coco_captions(files: Sequence[Path], _split: str) -> Items:
+    for content in map(_json, files):
+        names = {one["id"]: one["file_name"] for one in content["images"]}
+        for one in content["annotations"]:
+            yield f"caption {one['id']}", partial(_caption_row, one, names)
+
+
+def _caption_row(one: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[Row]:
+    yield {"image": names[one["image_id"]], "question": CAPTION_QUESTION, "answer": one["caption"]}
+
+
+def _llava(files: Sequence[Path], _split: str) -> Items:
+    for content in map(_json, files):
+        for number, one in enumerate(content):
+            yield f"conversation {number}", partial(_llava_row, one)
+
+
+def _llava_row(one: Mapping[str, Any]) -> Iterator[Row]:
+    yield {"conversations": one["conversations"], **({"image": one["image"]} if "image" in one else {})}
+
+
+def _refcoco_files(paths: Sequence[Path]) -> list[Path]:
+    if len(paths) != 1:
+        raise ValueError(f"refcoco is one file of references or its folder; got {len(paths)} paths.")
+    [path] = paths
+    if path.is_dir():
+        found = sorted(
+            file for file in path.iterdir() if file.name.startswith("refs(") and file.suffix in (".p", ".json")
+        )
+        if len(found) != 1:
+            raise ValueError(
+                f"{path} holds {', '.join(file.name for file in found) or 'no file refs(...).p'}; name the one to read."
+            )
+        [path] = found
+    return [path, path.with_name(INSTANCES)]
+
+
+def _refcoco(files: Sequence[Path], split: str) -> Items:
+    """One row a sentence."""
+    references, instances = files
+    listed = _json(references) if references.suffix == ".json" else load_pickle(references)
+    splits = sorted({str(one["split"]) for one in listed})
+    if split not in splits:
+        raise ValueError(f"{references.name} has no split '{split}', only {', '.join(splits)}.")
+    content = _json(instances)
+    images = {one["id"]: one for one in content["images"]}
+    boxes = {one["id"]: one["bbox"] for one in content["annotations"]}
+    for one in listed:
+        if one["split"] == split:
+            yield f"reference {one['ref_id']}", partial(_reference_rows, one, images, boxes)
+
+
+def _reference_rows(one: Mapping[str, Any], images: Mapping[int, Any], boxes: Mapping[int, Any]) -> Iterator[Row]:
+    if isinstance(one["ann_id"], list):
+        raise ValueError(f"It names {len(one['ann_id'])} things; expected one, which has one box.")
+    for sentence in one["sentences"]:
+        yield _expression_row(images[one["image_id"]], text_of(sentence["sent"]), boxes[one["ann_id"]])
+
+
+def _mdetr(files: Sequence[Path], _split: str) -> Items:
+    for content in map(_json, files):
+        boxes: dict[Any, list[Any]] = {}
+        for one in content["annotations"]:
+            boxes.setdefault(one["image_id"], []).append(one["bbox"])
+        for image in content["images"]:
+            yield f"image {image['id']}", partial(_captioned_rows, image, boxes.get(image["id"], []))
+
+
+def _captioned_rows(image: Mapping[str, Any], boxes: Sequence[Any]) -> Iterator[Row]:
+    if len(boxes) != 1:
+        raise ValueError(f"It has {len(boxes)} boxes; expected one, of what its caption describes.")
+    yield _expression_row(image, image["caption"], boxes[0])
+
+
+def _expression_row(image: Mapping[str, Any], expression: str, bbox: Sequence[float]) -> Row:
+    """A box that reaches a fraction of a pixel beyond its picture, as some of COCO's do, ends at the edge."""
+    width, height = image["width"], image["height"]
+    x, y, box_width, box_height = bbox
+    corners = [max(x, 0), max(y, 0), min(x + box_width, width), min(y + box_height, height)]
+    return {
+        "image": text_of(image["file_name"]),
+        "expression": expression,
+        "box": corners,
+        "width": width,
+        "height": height,
+    }
+
+
+def _vist(files: Sequence[Path], _split: str) -> Items:
+    """One row a story, its sentences in order."""
+    stories: dict[str, list[Mapping[str, Any]]] = {}
+    for content in map(_json, files):
+        for [one] in content["annotations"]:
+            stories.setdefault(one["story_id"], []).append(one)
+    for name, parts in stories.items():
+        yield f"story {name}", partial(_vist_row, parts)
+
+
+def _vist_row(parts: list[Mapping[str, Any]]) -> Iterator[Row]:
+    parts = sorted(parts, key=lambda one: int(one["worker_arranged_photo_order"]))
+    yield {"story": [{"text": one["text"], "image": f"{one['photo_flickr_id']}.jpg"} for one in parts]}
+
+
+def _in_folder(names: Sequence[str], paths: Sequence[Path]) -> list[Path]:
+    return [path / name for path in paths for name in names]
+
+
+def _pororo(files: Sequence[Path], split: str) -> Items:
+    """One row a clip with four that follow it. Their pictures are strips of frames, in the same folder."""
+    descriptions, firsts, followings, splits = map(load_array, files)
+    if split not in PORORO_SPLITS:
+        raise ValueError(f"There is no split '{split}', only {', '.join(PORORO_SPLITS)}.")
+    [captions] = descriptions
+    captions = {_clip(name): texts for name, texts in captions.items()}
+    for number in sorted(splits[PORORO_SPLITS.index(split)]):
+        yield f"story {number}", partial(_pororo_row, int(number), captions, firsts, followings)
+
+
+def _pororo_row(
+    number: int, captions: Mapping[str, Sequence[Any]], firsts: Sequence[Any], followings: Sequence[Sequence[Any]]
+) -> Iterator[Row]:
+    clips = [_clip(name) for name in (firsts[number], *followings[number][:NUM_FOLLOWING])]
+    yield _story([(text_of(captions[clip][0]), f"{clip}.png") for clip in clips])
+
+
+def _clip(name: Any) -> str:
+    return text_of(name).lstrip("/").removesuffix(".png")
+
+
+def _flintstones(files: Sequence[Path], split: str) -> Items:
+    """One row a clip with four that follow it. Their pictures are arrays of frames, in a folder beside."""
+    annotations, followings, splits = _json(files[0]), load_pickle(files[1]), _json(files[2])
+    if split not in splits:
+        raise ValueError(f"{files[2].name} has no split '{split}', only {', '.join(splits)}.")
+    captions = {one["globalID"]: one["description"] for one in annotations}
+    for clip in splits[split]:
+        if len(followings.get(clip, ())) == NUM_FOLLOWING:  # the last clips of an episode begin no story
+            yield f"story {clip}", partial(_flintstones_row, [clip, *followings[clip]], captions)
+
+
+def _flintstones_row(clips: Sequence[str], captions: Mapping[str, str]) -> Iterator[Row]:
+    yield _story([(captions[clip], f"{FRAMES}/{clip}.npy") for clip in clips])
+
+
+def _story(parts: Iterable[tuple[str, str]]) -> Row:
+    return {"story": [{"text": " ".join(text.split()), "image": image, "strip": True} for text, image in parts]}
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+FORMS: Mapping[str, Form] = {
+    "vqav2": Form(_vqav2),
+    "coco_captions": Form(_coco_captions),
+    "llava": Form(_llava),
+    "refcoco": Form(_refcoco, _refcoco_files),
+    "mdetr": Form(_mdetr),
+    "vist": Form(_vist),
+    "pororo": Form(_pororo, partial(_in_folder, PORORO)),
+    "flintstones": Form(_flintstones, partial(_in_folder, FLINTSTONES)),
+}

@@ -1,0 +1,82 @@
+"""The trainings that a run consists of: what learns from what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from models import MMInterleaved
+from models.recompute import recompute
+from trainer.accumulate import Chunks, keep_frozen_in
+from trainer.checkpoint import Checkpoint
+from trainer.config import TrainConfig, UsageError
+from trainer.data.corpus_stream import CorpusStream
+from trainer.data.row_stream import RowStream
+from trainer.data.stream import Stream
+from trainer.encoder_pretraining import encoder_phase
+from trainer.loop import Phase
+from trainer.losses import StepLosses, count_tokens_and_images
+from trainer.run_directory import QUARANTINE
+from trainer.samples import Sampler
+from trainer.utilisation import StepFlops
+
+
+def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = True) -> Iterator[Phase]:
+    """The encoder's pre-training and the main training, as far as there are any; with `writes`, broken data is named in
+    the run directory."""
+    try:
+        stream: RowStream
+        if config.corpus is None:
+            stream = Stream(config.data, model.config, seed=config.seed)
+        else:
+            quarantine_file = Path(config.out) / QUARANTINE if writes else None
+            tokenizer = model.processor.tokenizer if model.processor is not None else None
+            stream = CorpusStream(
+                config.corpus, model.config, seed=config.seed, quarantine_file=quarantine_file, tokenizer=tokenizer
+            )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    frozen: tuple[str, ...] = ()
+    if config.freeze_encoder:
+        frozen = ("visual_tokenizer.adapter",)
+    if config.encoder_pretraining.num_steps:
+        yield encoder_phase(model, config)
+    else:
+        for name in frozen:  # for good, so that no checkpoint has to hold them
+            model.get_submodule(name).requires_grad_(False)
+    if config.num_steps == 0:
+        return
+    recompute(model, config.recompute)
+    dtype = getattr(torch, config.precision)
+    if not config.encoder_pretraining.num_steps:  # which is in float32
+        keep_frozen_in(model, dtype)
+    losses = StepLosses(Chunks(config.images_at_once or None, config.tokens_at_once or None), dtype, stream.datasets)
+    yield Phase(
+        name="main",
+        index=1,
+        module=model,
+        batch=stream.part,
+        num_rows=stream.num_rows,
+        counts=losses.counts,
+        accumulate=losses.accumulate,
+        size=count_tokens_and_images,
+        flops=partial(StepFlops.of, config),
+        num_steps=config.num_steps,
+        optim=config.optim,
+        ema_decay=config.ema_decay,
+        frozen=frozen,
+        layers=tuple(model.language_model.decoder.layers),
+        read_and_broken=stream.read_and_broken,
+        documents=stream.keys,
+        sample=Sampler(model, config) if writes and config.sample_every else None,
+    )
+
+
+def steps_before(phases: Sequence[Phase], start: Checkpoint | None) -> int:
+    """Steps of all phases that are done at `start`."""
+    if start is None:
+        return 0
+    return start.step + sum(phase.num_steps for phase in phases if phase.index < start.phase_index)

@@ -1,0 +1,287 @@
+"""A run from its settings to `model/`, and its rehearsal."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import MMInterleaved
+from trainer.checkpoint import Checkpoint
+from trainer.config import TrainConfig, UsageError
+from trainer.data.quarantine import UnusableDataError
+from trainer.distributed import Processes, is_launched, joined, local_rank, num_local
+from trainer.dry_run import report
+from trainer.interrupt import Interrupt, Stop
+from trainer.loop import NonFiniteError, Outcome, Phase, train
+from trainer.metrics import RunLog
+from trainer.options import AUTO
+from trainer.out_of_memory import OutOfMemoryError
+from trainer.peak_memory import peak_memory_bytes
+from trainer.phases import make_phases, steps_before
+from trainer.run_directory import MODEL, find_start, prepare_directory, save_model
+from trainer.run_page import write_page
+from trainer.starting_model import make_model
+from trainer.utilisation import peak_flops
+from trainer.weights_and_biases import EVENT, join_project, require_wandb
+
+
+def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
+    """The whole run that `config` describes; in each process that `torchrun` started, or in this one alone.
+
+    Args:
+        config: the settings.
+        resume: "auto" to go on with what `config.out` holds, or to start if it holds nothing; "none" for a new run;
+            else the path of a checkpoint or of a run directory.
+
+    Returns:
+        The exit code: 0 when the run is done, now or before, or paused by `max_minutes`, 3 when SIGTERM, SIGUSR1 or a
+        STOP file stopped it after a complete checkpoint, 130 when Ctrl-C did.
+
+    Raises:
+        UsageError: a run would be overwritten, or the settings differ from those of the run to go on with.
+        NonFiniteError: too many gradients in a row are not finite.
+        OutOfMemoryError: the device's memory is used up.
+        UnusableDataError: too much of the corpus is broken.
+    """
+    config = with_fingerprints(config)
+    deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes is not None else math.inf
+    device = choose_device(config.device)
+    require_wandb(config.wandb)
+    found = find_start(config, resume)
+    start = found.checkpoint
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    interrupt = Interrupt(Path(config.out), deadline, echoes=is_launched())
+    with interrupt, joined(device) as processes:
+        if found.is_finished:
+            if processes.is_first:
+                print(found.note)
+            return 0
+        torch.manual_seed(config.seed)
+        model = make_model(config)
+        phases = list(make_phases(model, config))
+        processes.wait_for_all()  # until nobody looks any more whether the directory holds a run
+        if processes.is_first:
+            prepare_directory(config, phases, start)
+        with closing(make_log(config, processes, device, steps_before(phases, start))) as log:
+            try:
+                if found.note is not None:
+                    log.say(found.note)
+                announce(log, model, config, device, processes, start)
+                status = run_phases(phases, model, config, processes, device, log, interrupt, start)
+            except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
+                log.event("stopped", reason=sentence_of(error))
+                raise
+            finally:
+                if processes.is_first:
+                    write_page(Path(config.out))
+        processes.wait_for_all()  # where one process ends with another code than 0, `torchrun` ends the others
+        return status
+
+
+def rehearse(config: TrainConfig, num_steps: int) -> int:
+    """A few steps of the main training from its start, and a report; nothing is written. Returns the exit code.
+
+    Raises what `make_run` raises.
+    """
+    config = replace(with_fingerprints(config), num_workers=0, log_every=num_steps)  # no workers: they count apart
+    device = choose_device(config.device)
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    with Interrupt(echoes=is_launched()) as interrupt, joined(device) as processes:
+        torch.manual_seed(config.seed)
+        model = make_model(config)
+        *_, phase = make_phases(model, config, writes=False)
+        stream = None if processes.is_first else io.StringIO()
+        with closing(RunLog(None, log_every=num_steps, stream=stream)) as log:
+            log.say(f"{config.recipe}: a dry run of {num_steps} steps, of which nothing is kept")
+            outcome = train(
+                replace(phase, num_steps=num_steps),
+                config,
+                processes=processes,
+                device=device,
+                log=log,
+                interrupt=interrupt,
+                writes=False,
+            )
+            num_read, num_broken = processes.total(phase.read_and_broken())
+            peak_bytes = processes.largest(peak_memory_bytes(device))
+            if not log.recent:
+                log.say("no step was made")
+                return outcome.stop.exit_code if outcome.stop is not None else 0
+            lines = report(
+                log.recent,
+                num_rows=phase.num_rows,
+                row_tokens=(config.corpus or config.data).row_tokens,
+                num_read=num_read,
+                num_broken=num_broken,
+                num_steps_left=phase.num_steps,
+                peak_bytes=peak_bytes,
+            )
+            for line in lines:
+                log.say(line)
+            return outcome.stop.exit_code if outcome.stop is not None else 0
+
+
+def make_log(config: TrainConfig, processes: Processes, device: torch.device, first_step: int) -> RunLog:
+    """The log of the run for the first process, a silent one that writes nothing for the others."""
+    if not processes.is_first:
+        return RunLog(None, log_every=config.log_every, stream=io.StringIO())
+    peak = peak_flops(config, device)
+    wandb = join_project(config) if config.wandb is not None else None
+    log = RunLog(
+        Path(config.out),
+        log_every=config.log_every,
+        first_step=first_step,
+        peak_flops=None if peak is None else peak * processes.num,
+        sink=wandb,
+    )
+    if wandb is not None:
+        log.event(EVENT, project=config.wandb, run_id=wandb.run_id)
+    return log
+
+
+def run_phases(
+    phases: Sequence[Phase],
+    model: MMInterleaved,
+    config: TrainConfig,
+    processes: Processes,
+    device: torch.device,
+    log: RunLog,
+    interrupt: Interrupt,
+    start: Checkpoint | None,
+) -> int:
+    """Train one phase after the other, as far as it goes; returns the exit code."""
+    left = [phase for phase in phases if start is None or phase.index >= start.phase_index]
+    for phase in left:
+        log.say(f"{phase.name}: {phase.num_steps} steps")
+        outcome = train(
+            phase,
+            config,
+            processes=processes,
+            device=device,
+            log=log,
+            interrupt=interrupt,
+            start=start if start is not None and start.phase_index == phase.index else None,
+        )
+        if not outcome.finished or phase is left[-1]:
+            break
+        outcome.parallel.release()
+    if processes.is_first:
+        interrupt.obeyed()
+    return conclude(log, model, config, processes, phase, outcome)
+
+
+def sentence_of(error: Exception) -> str:
+    """What an error says; a data worker puts its traceback before it."""
+    return str(error).strip().splitlines()[-1]
+
+
+def with_fingerprints(config: TrainConfig) -> TrainConfig:
+    """The settings with the fingerprints of their data written down. Raises UsageError if there are others already."""
+    if config.corpus is None:
+        return config
+    try:
+        return replace(config, corpus=config.corpus.with_fingerprints())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the GPU where PyTorch has one, for each process of a machine another.
+
+    Raises:
+        UsageError: the device is not there, or not there for all processes.
+    """
+    if name == "auto" and torch.cuda.is_available():
+        if num_local() > torch.cuda.device_count():
+            num_gpus = torch.cuda.device_count()
+            raise UsageError(
+                f"torchrun started {num_local()} processes on a machine whose GPUs are {num_gpus}, and each needs one "
+                f"of its own. Try torchrun --nproc-per-node {num_gpus}, or --device cpu."
+            )
+        return torch.device(f"cuda:{local_rank()}")
+    if name == "auto":
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device is '{name}', which PyTorch cannot use here: {reason} Try --device auto.") from error
+    return device
+
+
+def announce(
+    log: RunLog,
+    model: MMInterleaved,
+    config: TrainConfig,
+    device: torch.device,
+    processes: Processes,
+    start: Checkpoint | None,
+) -> None:
+    """Say what is about to run."""
+    num_parameters = sum(p.numel() for p in model.parameters())
+    num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    if processes.num > 1:
+        name = f"{processes.num} processes, each on {name}"
+    origin = str(start.path) if start else config.init or "random weights"
+    if start is None and config.init_parts is not None:
+        origin = f"random weights and {', '.join(config.init_parts) or 'no part'} of {config.init}"
+    log.say(
+        f"{config.recipe} in {config.out}: {num_parameters:,} parameters, {num_trainable:,} trainable, on {name}; "
+        f"from {origin}"
+    )
+    log.event(
+        "start",
+        recipe=config.recipe,
+        resumed_from=str(start.path) if start else None,
+        init=config.init,
+        init_parts=config.init_parts,
+        num_parameters=num_parameters,
+        num_trainable=num_trainable,
+        device=name,
+        num_processes=processes.num,
+        torch=torch.__version__,
+    )
+
+
+def conclude(
+    log: RunLog, model: MMInterleaved, config: TrainConfig, processes: Processes, phase: Phase, outcome: Outcome
+) -> int:
+    """Write `model/` where there is one to write, say how it ended; returns the exit code."""
+    out = Path(config.out)
+    facts: dict[str, Any] = {"phase": phase.name, "step": outcome.step}
+    goes_on = "The same command goes on."
+    if outcome.stop is not None and outcome.stop is not Stop.DEADLINE:
+        log.event("stopped", reason=outcome.stop.name, **facts)
+        log.say(
+            f"{outcome.stop.name}: stopped after step {outcome.step} of phase '{phase.name}' with a complete "
+            f"checkpoint. {goes_on}"
+        )
+        return outcome.stop.exit_code
+    is_trained = outcome.finished or phase.module is model
+    if is_trained:
+        with outcome.average.applied() if outcome.average is not None else nullcontext():
+            outcome.parallel.release()
+            if processes.is_first:
+                save_model(model, out / MODEL)
+    if outcome.finished:
+        log.event("done", **facts)
+        log.say(f"done: {out / MODEL}")
+    else:
+        log.event("paused", **facts)
+        log.say(
+            f"max_minutes ({config.max_minutes:g}) are over: paused after step {outcome.step} of {phase.num_steps} of "
+            f"phase '{phase.name}' with a complete checkpoint{f' and {out / MODEL}' if is_trained else ''}. {goes_on}"
+        )
+    return 0

@@ -1,0 +1,146 @@
+"""The directory of a run: what is in it, where a run in it goes on, what is written there before and after training."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models import MMInterleaved
+from models.tensor_files import WEIGHTS_FILE
+from trainer import checkpoint
+from trainer.changed_settings import changed_settings
+from trainer.checkpoint import Checkpoint
+from trainer.config import TrainConfig, UsageError
+from trainer.loop import Phase
+from trainer.metrics import LOG, forget_steps_after, read_log
+from trainer.options import AUTO, NONE, dump, load
+from trainer.recipes import ALL_RECIPES
+
+SETTINGS = "config.yaml"
+"""The settings as `trainer.options.dump` writes them."""
+
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+QUARANTINE = "quarantine.jsonl"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins."""
+
+    checkpoint: Checkpoint | None = None
+    """What it goes on from; None: its settings say what it begins with."""
+
+    note: str | None = None
+    """A line about what its directory already holds."""
+
+    is_finished: bool = False
+    """There is nothing left to do."""
+
+
+def find_start(config: TrainConfig, resume: str) -> Start:
+    """Look at the run directory, and at the checkpoint that `resume` names; nothing is written.
+
+    Raises:
+        UsageError: the run directory holds a run that would be overwritten, or the settings have changed.
+    """
+    out = Path(config.out)
+    new = f"{out}-2"
+    if resume == NONE and holds_run(out):
+        raise UsageError(
+            f"{out} already holds a run, and nothing of it was touched. Go on with it: the same command without "
+            f"--resume {NONE}. Or make a new one elsewhere: --out {new}. Or remove the directory first."
+        )
+    if resume == NONE or (resume == AUTO and not holds_run(out)):
+        return Start()
+    newest = checkpoint.find_latest(out / CHECKPOINTS)
+    start = newest if resume == AUTO else checkpoint.find(Path(resume))
+    if start is not None:
+        _check_place(start, newest, out)
+    saved = start.config if start is not None else _written_settings(out)
+    changed = changed_settings(saved, config)
+    if changed:
+        place = start.path.parent.parent if start is not None else out
+        raise UsageError(
+            f"The settings differ from those of {start.path if start is not None else out} (there -> now): "
+            f"{'; '.join(changed)}. Go on with the same ones (--config {place / SETTINGS}), or make a new run (--out "
+            f"{new}), from the weights of a finished or paused one if you like (--init RUN/{MODEL})."
+        )
+    if is_finished(out):
+        return Start(
+            start,
+            f"The run in {out} is finished; its model is {out / MODEL}. For a new one, give another directory "
+            f"(--out {new}), and to train this model further --init {out / MODEL} with it.",
+            is_finished=True,
+        )
+    if start is None:
+        return Start(None, f"The run in {out} ended before its first checkpoint: it begins again.")
+    if holds_run(out):
+        where = f"after step {start.step} of phase '{start.phase}'"
+        return Start(start, f"The run in {out} is not finished: it goes on {where}. For a new one: --out {new}.")
+    return Start(start)
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a run was begun in a directory."""
+    return any((out / name).exists() for name in (SETTINGS, LOG, CHECKPOINTS))
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the run in a directory has come to its end."""
+    if not (out / MODEL / WEIGHTS_FILE).is_file() or not (out / LOG).is_file():
+        return False
+    turns = [record["event"] for record in read_log(out) if record.get("event") in ("start", "done")]
+    return turns[-1:] == ["done"]
+
+
+def _check_place(start: Checkpoint, newest: Checkpoint | None, out: Path) -> None:
+    """Raise UsageError if going on from `start` would mix or undo what `out` holds."""
+    is_own = start.path.parent.resolve() == (out / CHECKPOINTS).resolve()
+    if is_own and newest is not None and start.path.name != newest.path.name:
+        raise UsageError(
+            f"{start.path} is not the newest checkpoint of {out}; {newest.path} is. Go on from that one with --resume, "
+            f"or branch off into another directory: --resume {start.path} --out {out}-2."
+        )
+    if not is_own and holds_run(out):
+        raise UsageError(
+            f"{start.path} belongs to another run than the one that {out} already holds. Give the directory of the "
+            f"checkpoint (--out {start.path.parent.parent}) or a new one (--out {out}-2)."
+        )
+
+
+def _written_settings(out: Path) -> Mapping[str, Any]:
+    """The settings of a run without a checkpoint. Raises UsageError if it has left none."""
+    if not (out / SETTINGS).is_file():
+        raise UsageError(
+            f"{out} holds something of a run, but neither a complete checkpoint nor {SETTINGS} to go on with. Give "
+            f"another directory (--out {out}-2), or remove this one first."
+        )
+    return load(out / SETTINGS, ALL_RECIPES).to_dict()
+
+
+def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:
+    """Make the run directory, write its config.yaml, and take back what its log says about steps not kept."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished = out / f".{SETTINGS}"
+    unfinished.write_text(dump(config, ALL_RECIPES), encoding="utf-8")
+    unfinished.replace(out / SETTINGS)
+    if start is None:
+        forget_steps_after(out, [phase.name for phase in phases], phases[0].name, 0)
+    else:
+        forget_steps_after(out, [phase.name for phase in phases], start.phase, start.step)
+
+
+def save_model(model: MMInterleaved, directory: Path) -> None:
+    """`save_pretrained`, written aside first: `directory` is the old model or the new one, never a half."""
+    unfinished = directory.with_name(f".{directory.name}")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    model.save_pretrained(unfinished)
+    if directory.exists():
+        shutil.rmtree(directory)
+    unfinished.rename(directory)
