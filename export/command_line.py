@@ -9,12 +9,15 @@ from export.flavours import DEFAULT_FLAVOUR, FLAVOURS
 from export.precision import PRECISIONS
 from export.profiles import Limits
 from export.quantization import WEIGHTS
-from export.triton import MODEL_FILES
+from export.triton import MODEL_FILES, Kind
 from plugins_trt.carriers import CARRIERS
 from plugins_trt.tensorrt_package import PACKAGES
 
 GRAPH_STAGES = ("onnx", "lower", "validate")
 STAGES = (*GRAPH_STAGES, "build", "bench")
+USUAL_BUILDER = "tensorrt"
+USUAL_KIND: Kind = "onnx"
+"""Of what a model repository holds."""
 
 
 def command_line(description: str) -> argparse.ArgumentParser:
@@ -22,7 +25,13 @@ def command_line(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.trt", description=description)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory, or an earlier export")
-    parser.add_argument("--stage", choices=STAGES, default="validate", help="how far to go (default: %(default)s)")
+    parser.add_argument(
+        "--stage",
+        choices=STAGES,
+        help="how far to go, in this order: onnx traces, lower gives flavour and precision, validate compares with "
+        "PyTorch, after which DIR is there; then build makes engines, or bench times the files (default: validate; "
+        "with --builder: build)",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -43,7 +52,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
         default=DEFAULT_FLAVOUR,
         help="how the language model keeps its cache. trt_split: it reads the cache, and the new rows come out; any "
         "TensorRT and any onnxruntime. trt_native: TensorScatter writes in place, Attention reads, --max-past rows; "
-        "ort: the same for any number of rows (default: %(default)s)",
+        "ort: the same for any number of rows, without engines (default: %(default)s)",
     )
     parser.add_argument(
         "--few-layers", type=int, metavar="N", help="only the first layers of the language model: a trial"
@@ -65,9 +74,13 @@ def command_line(description: str) -> argparse.ArgumentParser:
         metavar="PATH",
         help="pictures to check with, instead of MODEL_DIR/samples",
     )
-    building = parser.add_argument_group("stage build")
+    building = parser.add_argument_group(
+        "stage build", "The sizes count for --dry-run too; --max-past also for the graphs of --flavour trt_native."
+    )
     building.add_argument(
-        "--builder", choices=PACKAGES, default="tensorrt", help="whose engines: TensorRT (default) or TensorRT-RTX"
+        "--builder",
+        choices=PACKAGES,
+        help=f"whose engines: TensorRT or TensorRT-RTX, which builds without a GPU (default: {USUAL_BUILDER})",
     )
     building.add_argument(
         "--function-fallback",
@@ -94,7 +107,9 @@ def command_line(description: str) -> argparse.ArgumentParser:
         ("--max-images", usual.max_images, "pictures in the bank"),
     ):
         building.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
-    building.add_argument("--dynamic-unet", action="store_true", help="let the U-Net take fewer pictures than the most")
+    building.add_argument(
+        "--dynamic-unet", action="store_true", help="let the U-Net take fewer pictures than those, too"
+    )
     serving = parser.add_argument_group("serving")
     serving.add_argument(
         "--triton", type=Path, metavar="DIR", help="write a model repository of Triton Inference Server"
@@ -102,8 +117,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
     serving.add_argument(
         "--triton-kind",
         choices=tuple(MODEL_FILES),
-        default="onnx",
-        help="whether it holds the graphs or TensorRT's engines (default: %(default)s)",
+        help=f"whether it holds the graphs or TensorRT's engines (default: {USUAL_KIND})",
     )
     planning = parser.add_argument_group("planning")
     planning.add_argument("--dry-run", action="store_true", help="write nothing; say how much memory it would take")

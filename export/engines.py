@@ -6,11 +6,10 @@ A plan needs no GPU to be built with TensorRT-RTX. It needs one to be executed, 
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from export.child_process import ChildError, run_child
 from export.engine_checks import EngineError, check_plugins, inspected, memory_in_log
 from export.engine_process import BUILT_FILE, INSPECTED_FILE, Request
 from export.fingerprint import digest_of, file_digest, sources_digest
-from export.fitness import requirements
+from export.fitness import capability_for, here, requirements
 from export.manifest import file_entry, read_manifest, write_manifest
 from export.pace import Clock
 from export.profiles import Limits, Profile, profiles_of
@@ -30,8 +29,11 @@ from plugins_trt.tensorrt_package import PACKAGES, library_folders, open_package
 
 ENGINES_DIR = "engines"
 TIMING_FILE = "timing.cache"
-SOURCES = ("plugins_trt/*.py", "mmfs/kernels/*", "export/engine_process.py")
-"""Of our own files, what a plan depends on besides its graph."""
+BUILDER_SOURCES = ("export/engine_process.py",)
+"""Of our own files, what every plan depends on besides its graph."""
+
+PLUGIN_SOURCES = ("plugins_trt/*.py", "mmfs/kernels/*")
+"""The same of plans whose plugins are compiled here."""
 
 Say = Callable[[str], None]
 
@@ -186,24 +188,25 @@ def _one_engine(
         if "layers" in looked:
             (folder / f"{name}.layers.json").write_text(json.dumps(looked["layers"], indent=1))
         (scratch / "plan").replace(plan)
-    architectures: list[str] = []
-    if carrier is not None and expected:
-        architectures = architectures_of(carrier, options.architectures, options.plugin_library)
+    used = carrier if expected else None
+    architectures = architectures_of(used, options.architectures, options.plugin_library) if used is not None else []
+    cuda_major = nvrtc().version[0] if used in ("aot", "python") else None
     entry = {
         "status": "built",
         "key": key,
         "plan": file_entry(plan, root),
         "builder": {"package": PACKAGES[options.builder], "version": trt_version},
-        "built_on": f"{platform.system()} {platform.machine()}",
+        "built_on": here(),
         "seconds": built["seconds"],
+        "limits": asdict(options.limits),
         "profiles": _profile_entries(profiles),
         "memory_bytes": memory_in_log(messages),
         "num_layers_parsed": built["num_layers"],
         "num_plugins": dict(expected),
         "mmfs_nodes": "plugins" if uses_plugins else "bodies of standard operators, asked for with --function-fallback",
-        "carrier": carrier if expected else None,
+        "carrier": used,
         "machine_code": {"architectures": architectures, "sha256": built["machine_code_sha256"]},
-        "requires": requirements(options.builder, architectures, nvrtc().version[0]),
+        "requires": requirements(options.builder, used, architectures, cuda_major),
         "inspector": inspector,
         "executed": {"status": "not run", "reason": "export.trt builds engines and does not execute them"},
         "verified": {"status": "not run", "reason": "it was not executed"},
@@ -211,6 +214,14 @@ def _one_engine(
     counted = ", ".join(f"{count} {operator} plugins" for operator, count in expected.items())
     say(f"      {entry['plan']['bytes'] / 1e6:.1f} MB in {entry['seconds']:.0f} s; {counted or 'no plugins'}")
     return entry
+
+
+def keep_engines(manifest: dict[str, Any], earlier: Mapping[str, Any]) -> None:
+    """Enter into the manifest of an export the engines of an earlier one whose graphs were the same."""
+    for name, component in manifest["components"].items():
+        before = earlier["components"].get(name)
+        if before is not None and before["onnx"] == component["onnx"]:
+            component["engines"] = before["engines"]
 
 
 def engine_key(
@@ -223,15 +234,18 @@ def engine_key(
     """Digest of everything that a plan depends on."""
     plugins: list[Any] = []
     if carrier is not None and component["num_mmfs_nodes"]:
-        library = file_digest(options.plugin_library) if options.plugin_library is not None else None
-        plugins = [carrier, library, sources_digest(SOURCES), *options.architectures, *nvrtc().version]
+        plugins = [carrier]
+        if options.plugin_library is not None:
+            plugins += [file_digest(options.plugin_library)]
+        else:
+            plugins += [sources_digest(PLUGIN_SOURCES), *options.architectures, *nvrtc().version]
     return digest_of(
         {
             "onnx": [file["sha256"] for file in _files(component)],
             "profiles": _profile_entries(profiles),
-            "builder": [options.builder, trt_version],
+            "builder": [options.builder, trt_version, sources_digest(BUILDER_SOURCES)],
             "plugins": plugins if carrier is not None else None,
-            "machine": platform.machine(),
+            "machine": [here(), capability_for(options.builder)],
         }
     )
 

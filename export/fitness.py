@@ -73,23 +73,43 @@ def driver_branch(file: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def requirements(builder: str, architectures: list[str], cuda_major: int) -> dict[str, Any]:
+def capability_for(builder: str) -> list[int] | None:
+    """Compute capability of the GPUs that a plan built here is for; None: any.
+
+    TensorRT's plans run on GPUs like the one they were built on, TensorRT-RTX compiles its plans for the GPU that loads
+    them.
+    """
+    own_gpu = builder == "tensorrt" and torch.cuda.is_available()
+    return list(torch.cuda.get_device_capability()) if own_gpu else None
+
+
+def requirements(builder: str, carrier: str | None, architectures: list[str], cuda_major: int | None) -> dict[str, Any]:
     """An engine's part of the manifest that `check_engine` reads; made where the engine is.
 
     Args:
-        builder: a key of `PACKAGES`. TensorRT's plans run on GPUs like the one they were built on, TensorRT-RTX
-            compiles its plans for the GPU that loads them.
+        builder: a key of `PACKAGES`.
+        carrier: of its plugins; None: it has none. With "python" this program launches the kernels in the plan, and has
+            to have the same; the others launch theirs without us.
         architectures: of the machine code in the plan; empty without plugins.
-        cuda_major: of the NVRTC that made it.
+        cuda_major: of the NVRTC that made it; None: it was compiled elsewhere.
     """
-    own_gpu = builder == "tensorrt" and torch.cuda.is_available()
     return {
         "platform": here(),
-        "capability": list(torch.cuda.get_device_capability()) if own_gpu else None,
+        "capability": capability_for(builder),
         "architectures": architectures,
-        "least_driver": LEAST_DRIVERS[cuda_major] if architectures else None,
-        "kernels_sha256": sources_digest(KERNEL_SOURCES) if architectures else None,
+        "least_driver": None if cuda_major is None else LEAST_DRIVERS[cuda_major],
+        "kernels_sha256": sources_digest(KERNEL_SOURCES) if carrier == "python" else None,
     }
+
+
+def options_of(manifest: Mapping[str, Any], **more: Any) -> str:
+    """Options of `python -m export.trt` for an export of the same kind, behind some others, which come first."""
+    options = more | {name: value for name, value in manifest["how"].items() if name not in more}
+    words = []
+    for name, value in options.items():
+        if value not in (None, False):
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return " ".join(words)
 
 
 def check_file(root: Path, entry: Mapping[str, Any], rebuild: str) -> None:
@@ -115,11 +135,11 @@ def check_whole(root: Path, manifest: Mapping[str, Any]) -> None:
     """Raise Misfit unless every component was exported, or left to PyTorch."""
     if missing := manifest["not_exported"]:
         names = ",".join(missing)
-        command = f"python -m export.trt MODEL_DIR --out {root}"
+        command, kind = f"python -m export.trt MODEL_DIR --out {root}", options_of(manifest)
         raise Misfit(
             f"{root} cannot write or draw without {', '.join(missing)}, which were not exported. Export them, too: "
-            f"{command}; or leave them to PyTorch: {command} --components {','.join(manifest['components'])} "
-            f"--torch-fallback {','.join([*manifest['left_to_pytorch'], names])}"
+            f"{command} {kind}; or leave them to PyTorch: {command} --components {','.join(manifest['components'])} "
+            f"--torch-fallback {','.join([*manifest['left_to_pytorch'], names])} {kind}"
         )
 
 
@@ -141,7 +161,7 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
         Misfit: there is none for the TensorRT that is installed.
     """
     package = PACKAGES[BUILDERS[backend]]
-    command = _command(root, _rebuild(name, backend))
+    command = _command(root, _rebuild(manifest, name, backend))
     versions = []
     for folder, entry in manifest["components"][name]["engines"].items():
         builder, _, version = folder.partition("-")
@@ -163,9 +183,11 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
     raise Misfit(f"There is no engine of {name} for {package}. {command}")
 
 
-def check_engine(root: Path, name: str, entry: Mapping[str, Any], backend: str, machine: Machine) -> None:
+def check_engine(
+    root: Path, manifest: Mapping[str, Any], name: str, entry: Mapping[str, Any], backend: str, machine: Machine
+) -> None:
     """Raise Misfit unless the machine can run an engine, and its plan is whole. Nothing is opened but to be hashed."""
-    rebuild = _rebuild(name, backend)
+    rebuild = _rebuild(manifest, name, backend, entry)
     needs = entry["requires"]
     if (why := _why_not(needs, machine)) is not None:
         raise Misfit(f"The engine of {name} {why}. {_command(root, rebuild)}")
@@ -203,8 +225,17 @@ def _runs(architecture: str, capability: tuple[int, int]) -> bool:
     return major == capability[0] and minor <= capability[1]
 
 
-def _rebuild(name: str, backend: str) -> str:
-    return f"--stage build --builder {BUILDERS[backend]} --components {name}"
+def _rebuild(manifest: Mapping[str, Any], name: str, backend: str, entry: Mapping[str, Any] | None = None) -> str:
+    """Options that build an engine; if there is one already, of its kind."""
+    kind: dict[str, Any] = {}
+    if entry is not None:
+        kind = {
+            "plugin": entry["carrier"],
+            "plugin_library": "FILE" if entry["carrier"] == "library" else None,
+            "function_fallback": name if entry["mmfs_nodes"] != "plugins" else None,
+            **entry["limits"],
+        }
+    return options_of(manifest, stage="build", builder=BUILDERS[backend], components=name, **kind)
 
 
 def _command(root: Path, rebuild: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mmfs
 from export.components import Component, Port
@@ -18,13 +18,22 @@ from models.mm_interleaved import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
 from plugins_trt.onnx_function import DOMAIN, DOMAIN_VERSION
 
-if TYPE_CHECKING:
-    from export.end_to_end import GenerationResult  # which runs the export, and so reads the manifest
-
 SCHEMA = 4
 MANIFEST_FILE = "manifest.json"
 ONNX_DIR, ASSETS_DIR = "onnx", "assets"
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What the exported model and PyTorch wrote and drew alike."""
+
+    texts: list[str]
+    """Greedy continuations, equal in both."""
+
+    num_pictures: int
+    worst_psnr_db: float
+    """Of all pictures, at most `export.end_to_end.EQUAL_DB`."""
 
 
 def component_entry(

@@ -47,7 +47,7 @@ class Pace:
             self.total, self.name = int(found[2]), found[3]
 
     def left(self) -> str:
-        """In words to be put behind others; empty if nothing is known."""
+        """In words to be put behind others; empty if nothing is known, or it takes longer than the last time."""
         here = time.monotonic() - self._since
         if self.before:
             rest = sum(seconds for name, seconds in self.before.items() if name not in self.taken)
@@ -57,14 +57,16 @@ class Pace:
             rest = max(0.0, (self.total - len(self.taken)) * mean - here)
         else:
             return ""
-        return f"; about {rest:.0f} s left"
+        return f"; about {rest:.0f} s left" if rest >= 1 else ""
 
     def save(self, folder: Path) -> None:
         """For the next time; a component that was done before keeps its longer time."""
         self._finish()
         longest = {name: max(seconds, self.before.get(name, 0.0)) for name, seconds in self.taken.items()}
         times = {**_times(folder), self.stage: longest}
-        (folder / SECONDS_FILE).write_text(json.dumps(times, indent=1) + "\n")
+        partial = folder / f"{SECONDS_FILE}.part"
+        partial.write_text(json.dumps(times, indent=1) + "\n")
+        partial.replace(folder / SECONDS_FILE)
 
     def _finish(self) -> None:
         now = time.monotonic()
@@ -98,9 +100,10 @@ class Clock:
         known = [expected for expected in self.expected_s.values() if expected is not None]
         num_unknown = len(self.expected_s) - len(known)
         rest = sum(known) - min(seconds, self.expected_s[name] or 0.0)
-        known_part = f"about {rest:.0f} s left" if known else ""
-        unknown_part = f"{num_unknown} engines of unknown duration, never built here before" if num_unknown else ""
-        return " and ".join(filter(None, [known_part, unknown_part]))
+        known_part = f"about {rest:.0f} s left" if rest >= 1 else ""
+        engines = "an engine" if num_unknown == 1 else f"{num_unknown} engines"
+        unknown_part = f"{engines} of unknown duration, never built here before" if num_unknown else ""
+        return " and ".join(filter(None, [known_part, unknown_part])) or "longer than the last time"
 
 
 def _times(folder: Path) -> dict[str, dict[str, float]]:

@@ -20,7 +20,7 @@ from export import quantized_gates
 from export.assets import Assets, write_assets
 from export.choice import absent
 from export.components import Component, components_of
-from export.end_to_end import GenerationResult, check_generation, check_pictures
+from export.end_to_end import check_generation, check_pictures
 from export.flavour_run import as_reading
 from export.flavours import aliases_of, with_flavour
 from export.gates import (
@@ -33,7 +33,7 @@ from export.gates import (
     check_seeing,
     half_inputs,
 )
-from export.manifest import ASSETS_DIR, ONNX_DIR, component_entry, write_onnx_manifest
+from export.manifest import ASSETS_DIR, ONNX_DIR, GenerationResult, component_entry, write_onnx_manifest
 from export.onnx_graph import Graph
 from export.parity import TOLERANCE, CaseResult, Run, check, check_run, open_session
 from export.precision import Precision, precision_of, with_precision
@@ -65,10 +65,11 @@ def validate(job: Job, say: Say) -> None:
     cases = real_cases(model, components, samples.documents)
     entries = {}
     chosen = job.choice.among(components)
+    num_steps = len(chosen) + 1  # the last one is all of them at work
     for number, name in enumerate(chosen, start=1):
         component, precision = components[name], precision_of(name, job.precision)
         file = work / ONNX_DIR / f"{name}.onnx"
-        say(f"[{number}/{len(chosen)}] {name} ...")
+        say(f"[{number}/{num_steps}] {name} ...")
         flavoured = with_flavour(component, job.flavour, job.capacity)
         graph = Graph.of(onnx.load(file, load_external_data=False))
         if weights_of(name, job.llm_weights) == "same":
@@ -82,7 +83,7 @@ def validate(job: Job, say: Say) -> None:
     shutil.rmtree(work / ASSETS_DIR, ignore_errors=True)
     assets = write_assets(model, work / ASSETS_DIR)
     others = absent(chosen, job.choice, components)
-    generation = _generation(job, model, components, samples, others, say)
+    generation = _generation(job, model, components, samples, others, f"[{num_steps}/{num_steps}]", say)
     write_onnx_manifest(
         work,
         key=job.key,
@@ -90,6 +91,7 @@ def validate(job: Job, say: Say) -> None:
             "precision": job.precision,
             "llm_weights": job.llm_weights,
             "flavour": job.flavour,
+            "max_past": job.capacity,
             "few_layers": job.few_layers,
         },
         model_dir=Path(job.model_dir),
@@ -226,15 +228,16 @@ def _generation(
     components: dict[str, Component],
     samples: Samples,
     others: dict[str, list[str]],
+    head: str,
     say: Say,
 ) -> GenerationResult | str:
     """What the files write and draw together with what is left to PyTorch, or why they cannot."""
     if missing := others["not_exported"]:
         reason = f"{', '.join(missing)} were not exported, and not left to PyTorch with --torch-fallback"
-        say(f"no writing and drawing: {reason}")
+        say(f"{head} no writing and drawing: {reason}")
         return reason
     left = others["left_to_pytorch"]
-    say(f"writing and drawing with the files {'and PyTorch for ' + ', '.join(left) if left else 'alone'} ...")
+    say(f"{head} writing and drawing with the files {'and PyTorch for ' + ', '.join(left) if left else 'alone'} ...")
     of_pytorch: dict[str, Part] = {name: TorchPart(components[name], model.device) for name in left}
     of_files = {name: component for name, component in components.items() if name not in left}
     found = _check_generation(job, model, of_files, of_pytorch, samples)

@@ -217,7 +217,8 @@ def lower(job: Job, say: Say) -> None:
         precision, weights = precision_of(name, job.precision), weights_of(name, job.llm_weights)
         head = f"[{number}/{len(files)}] {name}"
         how = [precision, weights, job.flavour, job.capacity]
-        key = digest_of([file_digest(neutral), *how, sources_digest(LOWERING_SOURCES)])
+        # The graph alone does not say which numbers it points to.
+        key = digest_of([job.graph_key, file_digest(neutral), *how, sources_digest(LOWERING_SOURCES)])
         if _has_key(folder / neutral.name, key):
             say(f"{head}: lowered before")
             continue

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from export.fitness import Misfit, check_file
+from export.fitness import Misfit, check_file, options_of
 from export.manifest import read_manifest
 
 Kind = Literal["onnx", "tensorrt"]
@@ -49,6 +49,7 @@ def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
     """
     check_new(repository)
     manifest = read_manifest(root)
+    stage = {"stage": "validate"} if kind == "onnx" else {"stage": "build", "builder": "tensorrt"}
     repository.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as scratch:
         whole = Path(scratch) / repository.name
@@ -58,7 +59,7 @@ def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
             folder.mkdir(parents=True)
             first, *others = [entry["onnx"], *entry["onnx"]["weights"]] if engine is None else [engine["plan"]]
             for file in (first, *others):
-                check_file(root, file, "--stage validate" if engine is None else "--stage build --builder tensorrt")
+                check_file(root, file, options_of(manifest, **stage))
             shutil.copyfile(root / first["path"], folder / MODEL_FILES[kind])
             for file in others:  # under their names, by which the graph finds them
                 shutil.copyfile(root / file["path"], folder / Path(file["path"]).name)

@@ -23,18 +23,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from export.alone import alone_in
 from export.child_process import ChildError, run_child
 from export.choice import Choice
-from export.command_line import GRAPH_STAGES, STAGES, command_line
+from export.command_line import GRAPH_STAGES, STAGES, USUAL_BUILDER, USUAL_KIND, command_line
 from export.components import components_of
 from export.engine_checks import EngineError
-from export.engines import BuildOptions, build_engines
+from export.engines import ENGINES_DIR, BuildOptions, build_engines, keep_engines
+from export.few_layers import keep_few_layers
 from export.fitness import check_whole
-from export.manifest import MANIFEST_FILE, ONNX_DIR, read_manifest
+from export.manifest import MANIFEST_FILE, ONNX_DIR, read_manifest, write_manifest
 from export.memory import gpu_bytes, memory_of, report
 from export.onnx_graph import GraphError
 from export.pace import Pace
@@ -44,7 +46,7 @@ from export.profiles import Limits
 from export.proof import ROUNDED_DIR
 from export.quantization import Weights, matrices_of, weights_of
 from export.skeleton import open_skeleton
-from export.stage_process import raise_error
+from export.stage_process import ERROR_FILE, raise_error
 from export.stages import JOB_FILE, NEUTRAL_DIR, Job
 from export.triton import check_new, write_repository
 from mmfs.kernels.nvrtc import NvrtcError
@@ -69,13 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choice = Choice(options.components, options.torch_fallback)
         if options.dry_run:
             return plan_memory(
-                options.model, limits, options.precision, choice, options.llm_weights, gpu_gb=options.gpu_mem, say=say
+                options.model,
+                limits,
+                options.precision,
+                choice,
+                options.llm_weights,
+                few_layers=options.few_layers,
+                gpu_gb=options.gpu_mem,
+                say=say,
             )
-        if options.stage == "build":
+        stage = options.stage or ("validate" if options.builder is None else "build")
+        builder = options.builder or USUAL_BUILDER
+        _check_belonging(options, stage, limits)
+        if stage == "build":
             # Before minutes are spent on graphs.
-            check_carrier(options.plugin or USUAL[options.builder], options.builder, options.plugin_library)
-            open_package(options.builder)
-        _check_arguments(options)
+            check_carrier(options.plugin or USUAL[builder], builder, options.plugin_library)
+            open_package(builder)
+        _check_arguments(options, stage)
         if (earlier := _manifest_of(options.out)) is not None:
             choice = choice.joined(earlier)
         work = options.out.with_name(f".{options.out.name}.unfinished")
@@ -94,10 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_up_to_date(options.out, job):
             say(f"{options.out} holds the graphs of this model")
         else:
-            export_graphs(job, options.out, GRAPH_STAGES[: 1 + STAGES.index(options.stage)], say)
-        if options.stage == "build":
+            export_graphs(job, options.out, GRAPH_STAGES[: 1 + STAGES.index(stage)], say)
+        if stage == "build":
             build = BuildOptions(
-                options.builder,
+                builder,
                 limits,
                 options.components,
                 options.torch_fallback,
@@ -106,10 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 plugin_library=options.plugin_library,
             )
             build_engines(options.out, build, say)
-        if options.stage == "bench":
+        if stage == "bench":
             _bench(options.model, options.out, say)
         if options.triton is not None:
-            served = write_repository(options.out, options.triton, options.triton_kind)
+            served = write_repository(options.out, options.triton, options.triton_kind or USUAL_KIND)
             say(f"{options.triton} serves {', '.join(served)}")
     except (GraphError, ParityError) as error:
         print(f"The export failed, and nothing was written to {options.out}. {error}", file=sys.stderr)
@@ -165,6 +177,7 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str
 
 def _run_stage(stage: str, job: Job, job_file: Path, say: Callable[[str], None]) -> None:
     work = Path(job.work)
+    (work / ERROR_FILE).unlink(missing_ok=True)  # of an earlier command, that did not come to read it
     pace = Pace.of(stage, [work / NEUTRAL_DIR, Path(job.earlier) / NEUTRAL_DIR])
 
     def said(line: str) -> None:
@@ -199,16 +212,22 @@ def _bench(model_dir: Path, out: Path, say: Callable[[str], None]) -> None:
 
 
 def _put_in_place(work: Path, out: Path) -> None:
-    """Let the finished export take the place of an earlier one."""
+    """Let the finished export take the place of an earlier one, whose engines of the same graphs stay."""
     shutil.rmtree(work / ROUNDED_DIR, ignore_errors=True)
     (work / JOB_FILE).unlink()
     for leftover in (*(work / ONNX_DIR).glob("*.key"), *work.rglob("*.part")):
         leftover.unlink()
     replaced = out.with_name(f".{out.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
         with alone_in(out):
+            if (earlier := _manifest_of(out)) is not None:
+                manifest = read_manifest(work)
+                keep_engines(manifest, earlier)
+                write_manifest(work, manifest)
             out.rename(replaced)
+    if (replaced / ENGINES_DIR).is_dir():
+        (replaced / ENGINES_DIR).rename(work / ENGINES_DIR)
     work.rename(out)
     shutil.rmtree(replaced, ignore_errors=True)
 
@@ -237,11 +256,14 @@ def plan_memory(
     choice: Choice,
     llm_weights: Weights,
     *,
+    few_layers: int | None,
     gpu_gb: float | None,
     say: Callable[[str], None],
 ) -> int:
     """Say how much memory the chosen components take; 2 if that is more than `gpu_gb` (10**9 bytes each), else 0."""
     model, _ = open_skeleton(model_dir)
+    if few_layers is not None:
+        keep_few_layers(model, few_layers)
     components = components_of(model)
     memories = {}
     for name in choice.among(components):
@@ -263,7 +285,24 @@ def plan_memory(
     return 2
 
 
-def _check_arguments(options: argparse.Namespace) -> None:
+def _check_belonging(options: argparse.Namespace, stage: str, limits: Limits) -> None:
+    """Refuse options that would be ignored."""
+    if options.gpu_mem is not None:
+        raise ValueError("--gpu-mem belongs to --dry-run; nothing else asks for the GPU's memory.")
+    if options.triton is None and options.triton_kind is not None:
+        raise ValueError("--triton-kind belongs to --triton DIR, the model repository that it describes. Name both.")
+    if stage == "build":
+        return
+    named = [name for name in ("builder", "plugin", "plugin_library", "function_fallback") if getattr(options, name)]
+    if options.flavour == "trt_native":
+        limits = replace(limits, max_past=Limits.max_past)  # the graphs have it
+    named += [field.name for field in fields(Limits) if getattr(limits, field.name) != field.default]
+    if named:
+        listed = ", ".join(f"--{name.replace('_', '-')}" for name in named)
+        raise ValueError(f"{listed} would change nothing with --stage {stage}. Leave it out, or take --stage build.")
+
+
+def _check_arguments(options: argparse.Namespace, stage: str) -> None:
     """What can be refused before anything is read."""
     model_dir, out = options.model, options.out
     if not (model_dir / CONFIG_FILE).is_file():
@@ -275,18 +314,14 @@ def _check_arguments(options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"There is no picture {missing[0]}.")
     if out.exists() and not (out.is_dir() and ((out / MANIFEST_FILE).is_file() or not any(out.iterdir()))):
         raise FileExistsError(f"{out} exists and is no earlier export. Name another directory, or remove it.")
-    if options.gpu_mem is not None:
-        raise ValueError("--gpu-mem belongs to --dry-run; nothing else asks for the GPU's memory.")
-    if options.flavour == "ort" and options.stage == "build":
+    if options.flavour == "ort" and stage == "build":
         raise ValueError(
             "--flavour ort has no engines: TensorRT wants a cache of fixed size. Take trt_split or trt_native."
         )
-    if options.function_fallback and options.stage != "build":
-        raise ValueError("--function-fallback belongs to --stage build; the graphs hold both forms of the nodes.")
     if options.triton is None:
         return
-    if options.stage in GRAPH_STAGES[:-1]:
-        raise ValueError(f"--triton serves a finished export, and --stage {options.stage} ends before. Leave one out.")
+    if stage in GRAPH_STAGES[:-1]:
+        raise ValueError(f"--triton serves a finished export, and --stage {stage} ends before. Leave one out.")
     check_new(options.triton)
 
 

@@ -35,11 +35,17 @@ class OptimConfig:
     """Peak learning rate."""
 
     betas: tuple[float, float] = (0.9, 0.995)
+    """How much of its means of gradients, and of their squares, AdamW keeps in a step."""
+
     eps: float = 1e-6
+    """What AdamW adds to the root of the mean square that it divides by."""
+
     weight_decay: float = 0.05
     """Of matrices and convolutions; norms, biases, embeddings, gates and sampling offsets have none."""
 
     warmup_steps: int = 1000
+    """Steps over which the learning rate rises to `lr`."""
+
     schedule: Literal["cosine", "constant"] = "cosine"
     """After the warm-up: half a cosine down to 0 at the last step, or level."""
 
@@ -78,6 +84,8 @@ class EncoderPretrainingConfig:
     """0: none."""
 
     images_per_step: int = 32
+    """Pictures in a batch."""
+
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
@@ -155,6 +163,8 @@ class TrainConfig:
     """Above 0: `model/` gets an exponential moving average of the weights with this decay, not the last weights."""
 
     seed: int = 0
+    """Of random weights, the order of the data and the noise."""
+
     max_minutes: float | None = None
     """Pause after so many minutes of this process, with a checkpoint that the same command goes on from; null:
     no limit."""

@@ -45,8 +45,8 @@ def make_parser(config: TrainConfig, recipes: Recipes, program: str = PROGRAM) -
         prog=program,
         usage=f"{program} [RECIPE] [--config FILE] [--resume auto|none|PATH] [--print_config] [--OPTION VALUE ...]",
         description="RECIPE is one of: "
-        + "; ".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in recipes.items())
-        + f" Defaults below are those of {config.recipe}. Exit code: 0 done or paused by max_minutes, 1 stopped by a "
+        + "; ".join(f"{name}: {_first_line(function).removesuffix('.')}" for name, function in recipes.items())
+        + f". Defaults below are those of {config.recipe}. Exit code: 0 done or paused by max_minutes, 1 stopped by a "
         "non-finite gradient, a full memory or a corpus that cannot be used, 2 wrong use; after a complete checkpoint, "
         "3 SIGTERM, SIGUSR1 or a STOP file in the run directory, and 130 Ctrl-C. With several processes: "
         f"torchrun --nproc-per-node N {program.removeprefix('python ')} [RECIPE] ...",
@@ -94,6 +94,10 @@ def make_parser(config: TrainConfig, recipes: Recipes, program: str = PROGRAM) -
         meaning = " ".join((meanings.get(name) or "").split()) or None
         parser.add_argument(f"--{name}", type=hints[name], default=default, help=meaning)
     return parser
+
+
+def _first_line(function: Callable[[], TrainConfig]) -> str:
+    return (function.__doc__ or "").splitlines()[0]
 
 
 def parse(arguments: Sequence[str], recipes: Recipes, default: str, program: str = PROGRAM) -> Command:

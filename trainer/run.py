@@ -26,7 +26,7 @@ from trainer.options import AUTO
 from trainer.out_of_memory import OutOfMemoryError
 from trainer.peak_memory import peak_memory_bytes
 from trainer.phases import make_phases, steps_before
-from trainer.run_directory import MODEL, find_start, prepare_directory, save_model
+from trainer.run_directory import MODEL, alone_in, find_start, prepare_directory, save_model
 from trainer.run_page import write_page
 from trainer.starting_model import make_model
 from trainer.utilisation import peak_flops
@@ -46,7 +46,8 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         STOP file stopped it after a complete checkpoint, 130 when Ctrl-C did.
 
     Raises:
-        UsageError: a run would be overwritten, or the settings differ from those of the run to go on with.
+        UsageError: a run would be overwritten, or the settings differ from those of the run to go on with, or another
+            process trains in its directory.
         NonFiniteError: too many gradients in a row are not finite.
         OutOfMemoryError: the device's memory is used up.
         UnusableDataError: too much of the corpus is broken.
@@ -68,21 +69,22 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         torch.manual_seed(config.seed)
         model = make_model(config)
         phases = list(make_phases(model, config))
-        processes.wait_for_all()  # until nobody looks any more whether the directory holds a run
-        if processes.is_first:
-            prepare_directory(config, phases, start)
-        with closing(make_log(config, processes, device, steps_before(phases, start))) as log:
-            try:
-                if found.note is not None:
-                    log.say(found.note)
-                announce(log, model, config, device, processes, start)
-                status = run_phases(phases, model, config, processes, device, log, interrupt, start)
-            except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
-                log.event("stopped", reason=sentence_of(error))
-                raise
-            finally:
-                if processes.is_first:
-                    write_page(Path(config.out))
+        with alone_in(Path(config.out)) if processes.is_first else nullcontext():
+            processes.wait_for_all()  # until nobody looks any more whether the directory holds a run
+            if processes.is_first:
+                prepare_directory(config, phases, start)
+            with closing(make_log(config, processes, device, steps_before(phases, start))) as log:
+                try:
+                    if found.note is not None:
+                        log.say(found.note)
+                    announce(log, model, config, device, processes, start)
+                    status = run_phases(phases, model, config, processes, device, log, interrupt, start)
+                except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
+                    log.event("stopped", reason=sentence_of(error))
+                    raise
+                finally:
+                    if processes.is_first:
+                        write_page(Path(config.out))
         processes.wait_for_all()  # where one process ends with another code than 0, `torchrun` ends the others
         return status
 

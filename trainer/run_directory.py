@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ SETTINGS = "config.yaml"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 QUARANTINE = "quarantine.jsonl"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,26 @@ def is_finished(out: Path) -> bool:
         return False
     turns = [record["event"] for record in read_log(out) if record.get("event") in ("start", "done")]
     return turns[-1:] == ["done"]
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Hold a run directory against other runs; the system lets go of it when this process ends, however it ends.
+
+    Raises:
+        UsageError: another process trains in it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("a") as file:
+        try:
+            # unlike flock's, not inherited by the data workers, which outlive a killed process for seconds
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"Another process trains in {out} now. Wait for it, end it with a file {out}/STOP, or give another "
+                f"directory: --out {out}-2."
+            ) from None
+        yield
 
 
 def _check_place(start: Checkpoint, newest: Checkpoint | None, out: Path) -> None:

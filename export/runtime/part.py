@@ -76,7 +76,12 @@ class Part(ABC):
                     for name, rows in here.items()
                 }
             found.append({name: rows[:size] for name, rows in self.run({**inputs, **here}).items()})
-        return {name: torch.cat([outputs[name] for outputs in found]) for name in self.outputs}
+        return {
+            name: inputs[self.aliases[name]]
+            if name in self.aliases
+            else torch.cat([outputs[name] for outputs in found])
+            for name in self.outputs
+        }
 
     @abstractmethod
     def run(self, inputs: Tensors) -> Tensors:

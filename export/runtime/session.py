@@ -49,7 +49,7 @@ class Session:
     @classmethod
     def open(
         cls,
-        directory: Path,
+        directory: str | Path,
         backend: Backend,
         *,
         model: MMInterleaved | None = None,
@@ -75,6 +75,7 @@ class Session:
             if model is None:
                 raise ValueError("The back end torch needs the model that was exported; give it as model.")
             return cls.of(model, device=device)
+        directory = Path(directory)
         on_gpu = backend in ("trt", "rtx")
         where = _device(device or ("cuda" if on_gpu else "cpu"))
         if on_gpu:

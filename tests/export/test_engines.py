@@ -172,6 +172,22 @@ def test_what_is_there_is_kept_and_what_has_changed_is_built_again(root: Path, b
     assert builder.names() == ["plain"], "sampling has no axis of that name"
 
 
+def test_a_plan_is_built_again_for_another_gpu_and_in_another_way(
+    root: Path, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(root)
+    assert builder.names() == ["plain", "sampling"]
+    monkeypatch.setattr(engines, "capability_for", lambda _builder: [9, 0])
+    build(root)
+    assert builder.names() == ["plain", "sampling"]
+    monkeypatch.setattr(engines, "BUILDER_SOURCES", ("export/engines.py",))
+    build(root)
+    assert builder.names() == ["plain", "sampling"]
+    monkeypatch.setattr(engines, "PLUGIN_SOURCES", ("plugins_trt/aot.py",))
+    build(root)
+    assert builder.names() == ["sampling"], "plain has no plugin"
+
+
 def test_a_graph_that_is_not_the_checked_one_is_refused(root: Path, builder: Builder) -> None:
     with (root / "onnx/plain.onnx").open("ab") as stream:
         stream.write(b"more")
@@ -256,14 +272,16 @@ def test_tensorrt_gets_ahead_of_time_plugins_unless_another_carrier_is_named(roo
 
 
 def test_a_compiled_plugin_is_named_to_the_process_and_counts_for_the_key(
-    root: Path, builder: Builder, tmp_path: Path
+    root: Path, builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engines, "nvrtc", None)  # nothing is compiled here
     builder.plugins_of = None
     library = tmp_path / "libmmfs_plugin.so"
     library.write_bytes(b"\0mmfs_classic_forward_float16_8_8_1@sm_80\0mmfs_add_splits_float16_8_8_1@sm_90\0")
     build(root, plugin="library", plugin_library=library)
     assert [request.plugin_library for request in builder.requests] == [str(library)] * 2
     assert entries(root)["sampling"]["machine_code"]["architectures"] == ["sm_80", "sm_90"]
+    assert entries(root)["sampling"]["requires"]["least_driver"] is None, "only who compiled it knows"
     assert builder.names() == ["plain", "sampling"]
     library.write_bytes(library.read_bytes() + b"another build")
     build(root, plugin="library", plugin_library=library)

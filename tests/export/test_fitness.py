@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
+from export.command_line import command_line
 from export.fitness import Machine, Misfit, check_engine, check_file, driver_branch, engine_of, requirements
 from export.manifest import file_entry
 
 THIS = Machine(platform="Linux x86_64", builder_version="1.7", capability=(9, 0), driver=580, kernels_sha256="ab" * 32)
+
+HOW = {"precision": "float16", "llm_weights": "int8", "flavour": "trt_native", "max_past": 64, "few_layers": None}
+MANIFEST: dict[str, Any] = {"how": HOW}
 
 
 @pytest.fixture
@@ -18,6 +22,9 @@ def entry(tmp_path: Path) -> dict[str, Any]:
     return {
         "status": "built",
         "plan": file_entry(plan, tmp_path),
+        "carrier": "python",
+        "mmfs_nodes": "plugins",
+        "limits": {"max_batch": 2, "max_past": 64, "dynamic_unet": True},
         "requires": {
             "platform": "Linux x86_64",
             "capability": None,
@@ -29,8 +36,8 @@ def entry(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_what_fits_is_not_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
-    check_engine(tmp_path, "llm", entry, "rtx", THIS)
-    check_engine(tmp_path, "llm", entry, "rtx", replace(THIS, capability=(12, 1), driver=None))
+    check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", THIS)
+    check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, capability=(12, 1), driver=None))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,29 @@ def test_another_machine_is_refused_with_the_command(
     entry["requires"] |= needs
     command = rf"python -m export\.trt MODEL_DIR --out {tmp_path} --stage build --builder rtx --components llm"
     with pytest.raises(Misfit, match=rf"The engine of llm .*{message}.*{command}"):
-        check_engine(tmp_path, "llm", entry, "rtx", replace(THIS, **machine))
+        check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, **machine))
+
+
+@pytest.mark.parametrize(
+    ("built", "options"),
+    [
+        ({}, "--plugin python"),
+        ({"carrier": "library"}, "--plugin library --plugin-library FILE"),
+        ({"carrier": None, "mmfs_nodes": "bodies of standard operators"}, "--function-fallback llm"),
+        ({"carrier": None}, ""),
+    ],
+    ids=["python", "library", "bodies", "no-nodes"],
+)
+def test_the_command_builds_an_engine_of_the_same_kind(
+    tmp_path: Path, entry: dict[str, Any], built: dict[str, Any], options: str
+) -> None:
+    with pytest.raises(Misfit) as refused:
+        check_engine(tmp_path, MANIFEST, "llm", {**entry, **built}, "rtx", replace(THIS, capability=None))
+    words = ["--components llm", options, "--max-batch 2 --max-past 64 --dynamic-unet"]
+    words += ["--precision float16 --llm-weights int8 --flavour trt_native"]
+    assert str(refused.value).endswith(" ".join(filter(None, words)))
+    parsed = command_line("").parse_args(str(refused.value).partition("export.trt ")[2].split())
+    assert (parsed.builder, parsed.flavour, parsed.max_past) == ("rtx", "trt_native", 64)
 
 
 def missing(file: Path) -> None:
@@ -78,14 +107,14 @@ def test_a_damaged_file_is_refused(
     with pytest.raises(Misfit, match=rf"llm\.plan {message}.*Make it again: .* --stage validate"):
         check_file(tmp_path, entry["plan"], "--stage validate")
     with pytest.raises(Misfit, match=message):
-        check_engine(tmp_path, "llm", entry, "rtx", THIS)
+        check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", THIS)
 
 
 def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: dict[str, Any]) -> None:
     left = {"status": "not built", "reason": "left to PyTorch"}
     failed = {"status": "failed", "reason": "No memory."}
     engines = {"rtx-1.6": {}, "rtx-1.7": entry, "rtx-1.8": left, "rtx-1.9": failed, "tensorrt-1.5": {}}
-    manifest = {"components": {"llm": {"engines": engines}}}
+    manifest = {"how": HOW, "components": {"llm": {"engines": engines}}}
 
     def of(version: str) -> Any:
         return engine_of(tmp_path, manifest, "llm", "rtx", replace(THIS, builder_version=version))
@@ -97,16 +126,22 @@ def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: di
     with pytest.raises(Misfit, match=r"built by tensorrt_rtx 1.6, 1.7, 1.8, 1.9, and 1.5 is installed"):
         of("1.5")
     with pytest.raises(Misfit, match=r"no engine of llm for tensorrt_rtx\. Make it again"):
-        engine_of(tmp_path, {"components": {"llm": {"engines": {}}}}, "llm", "rtx", THIS)
+        engine_of(tmp_path, {"how": HOW, "components": {"llm": {"engines": {}}}}, "llm", "rtx", THIS)
 
 
 def test_requirements_are_those_of_what_is_inside() -> None:
-    with_plugins, without = requirements("rtx", ["sm_90"], 13), requirements("rtx", [], 13)
+    with_plugins, without = requirements("rtx", "python", ["sm_90"], 13), requirements("rtx", None, [], None)
     assert (with_plugins["least_driver"], with_plugins["architectures"]) == (580, ["sm_90"])
     assert len(with_plugins["kernels_sha256"]) == 64
     assert without["least_driver"] is None
     assert without["kernels_sha256"] is None
     assert without["platform"] == with_plugins["platform"]
+    ahead, library = (
+        requirements("tensorrt", "aot", ["compute_80"], 12),
+        requirements("rtx", "library", ["sm_80"], None),
+    )
+    assert (ahead["least_driver"], library["least_driver"]) == (525, None)
+    assert ahead["kernels_sha256"] is library["kernels_sha256"] is None, "nothing of ours launches them"
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,17 @@ def test_only_the_language_model_takes_less_with_eight_bits(model_dir, unchanged
     assert [row for row in found[1] if row not in found[0]] == [["llm", f"{1 - saved / 1e6:.1f}"]]
 
 
+def test_a_trial_with_few_layers_is_planned_as_one(model_dir, tmp_path, capsys, monkeypatch) -> None:
+    def a_megabyte_a_layer(component: Component, _limits: Limits) -> Memory:
+        return Memory(10**6 * component.num_cached_attentions, 0, 0, 0, 0)
+
+    monkeypatch.setattr(export.trt, "memory_of", a_megabyte_a_layer)
+    for options, weights in (([], "2.0"), (["--few-layers", "1"], "1.0")):
+        assert main([str(model_dir), "--out", str(tmp_path), "--dry-run", *options]) == 0
+        rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+        assert [row[1] for row in rows if row[0] == "llm"] == [weights]
+
+
 @pytest.mark.usefixtures("as_if_measured")
 def test_a_gpu_that_is_too_small_is_an_exit_status(model_dir, tmp_path, capsys) -> None:
     command = [str(model_dir), "--out", str(tmp_path / "out"), "--dry-run", "--gpu-mem"]

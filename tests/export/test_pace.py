@@ -34,15 +34,18 @@ def test_earlier_times_count_where_there_are_some(monkeypatch, tmp_path: Path) -
     pace.hear("[2/2] two: traced before")
     now[0] = 21
     assert seconds_left(pace) == 40
+    now[0] = 70
+    assert pace.left() == "", "the last one takes longer than it took"
     pace.save(tmp_path)
-    assert json.loads((tmp_path / SECONDS_FILE).read_text()) == {"onnx": {"one": 5.0, "two": 60.0}}
+    assert json.loads((tmp_path / SECONDS_FILE).read_text()) == {"onnx": {"one": 5.0, "two": 69.0}}
     assert Pace.of("lower", [tmp_path]).left() == ""
 
 
 def test_time_left_is_known_from_earlier_builds() -> None:
     clock = Clock({"a": 10.0, "b": None, "c": 30.0})
-    assert clock.left("a", 4) == "about 36 s left and 1 engines of unknown duration, never built here before"
+    assert clock.left("a", 4) == "about 36 s left and an engine of unknown duration, never built here before"
     clock.finish("a")
-    assert clock.left("b", 100) == "about 30 s left and 1 engines of unknown duration, never built here before"
+    assert clock.left("b", 100) == "about 30 s left and an engine of unknown duration, never built here before"
     clock.finish("b")
-    assert clock.left("c", 100) == "about 0 s left"
+    assert clock.left("c", 10) == "about 20 s left"
+    assert clock.left("c", 100) == "longer than the last time"

@@ -175,7 +175,6 @@ def test_what_a_runtime_computes_with_stays_float32(components: dict[str, Compon
 @pytest.mark.parametrize(
     ("name", "precision", "weights"),
     [
-        ("llm", "float16", "same"),
         ("llm", "float16", "int8"),
         ("llm", "bfloat16", "fp8"),
         ("image_tokenizer", "bfloat16", "same"),

@@ -60,6 +60,32 @@ def test_a_document_that_differs_fails(
     assert "not equal: PyTorch writes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("step_error", "status"), [(1e-6, 1), (0.5, 0)])
+def test_a_picture_may_move_as_far_as_pytorchs_own(
+    exported: Path,
+    model: MMInterleaved,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    step_error: float,
+    status: int,
+) -> None:
+    with torch.no_grad():
+        model.image_decoder.unet.host.conv_out.weight.mul_(1.5)
+    other, root = tmp_path / "other", tmp_path / "exported"
+    model.save_pretrained(other)
+    shutil.copytree(exported, root)
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["model"] = {}  # as if the graphs had been made of it
+    manifest["components"]["unet_mmfs"]["validation"]["max_relative_error"] = step_error
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    assert main([str(root), *DRAWING, "--mode", "image", "--compare", str(other)]) == status
+    printed = capsys.readouterr()
+    assert re.search(
+        rf"PSNR of .* dB.*; PyTorch's own, with each step off by {step_error:.1e}",
+        printed.err if status else printed.out,
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

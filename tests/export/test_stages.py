@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from models import MMInterleaved
 KILLED_AT = {
     "onnx": "[7/7] vae_decoder ...",
     "lower": "[2/7] image_tokenizer: float32",
-    "validate": "[2/7] mmfs_values_llm ...",
+    "validate": "[2/8] mmfs_values_llm ...",
 }
 """The line of a stage at which its process is killed: work of more than a second begins there."""
 
@@ -93,6 +94,19 @@ def test_what_is_killed_goes_on_where_it_was(exported: Path, model_dir: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     for file in sorted((exported / "onnx").glob("*.onnx")):
         assert file_digest(out / "onnx" / file.name) == file_digest(file)
+
+
+def test_a_graph_is_lowered_again_when_the_weights_that_it_points_to_have_changed(
+    exported: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    job = job_of(model_dir, tmp_path / "out")
+    neutral = Path(job.work) / NEUTRAL_DIR
+    neutral.mkdir(parents=True)
+    shutil.copy(exported / NEUTRAL_DIR / "vae_decoder.onnx", neutral)
+    said: list[str] = []
+    for one in (job, job, replace(job, graph_key="of other weights")):
+        lower(one, said.append)
+    assert said == [f"[1/1] vae_decoder: {what}" for what in ("float32", "lowered before", "float32")]
 
 
 def test_what_was_half_lowered_is_lowered_again(exported: Path, model_dir: Path, tmp_path: Path) -> None:
@@ -185,7 +199,7 @@ def test_two_commands_at_once(
     for out in outs:
         shutil.copytree(exported / NEUTRAL_DIR, out / NEUTRAL_DIR)
         (out / "manifest.json").write_text("{}")
-    only = "--stage", "lower"
+    only = "--stage", "onnx"
     with command(model_dir, outs[0], *only) as first, command(model_dir, outs[1], *only) as second:
         wait_for((tmp_path / ".a.unfinished/job.json").is_file)
         assert main([str(model_dir), "--out", str(outs[0]), *only]) == 2
@@ -194,8 +208,8 @@ def test_two_commands_at_once(
     for out, (said, status) in zip(outs, ends, strict=True):
         assert status == 0, said
         assert "--stage validate goes on" in said
-        for file in sorted((exported / "onnx").glob("*.onnx")):
-            assert file_digest(out.with_name(f".{out.name}.unfinished") / "onnx" / file.name) == file_digest(file)
+        for file in sorted((exported / NEUTRAL_DIR).glob("*.onnx")):
+            assert file_digest(out.with_name(f".{out.name}.unfinished") / NEUTRAL_DIR / file.name) == file_digest(file)
 
 
 def json_names(exported: Path) -> list[str]:
@@ -271,6 +285,9 @@ def test_stages_before_the_last_leave_their_work(
     run: list[str] = []
     monkeypatch.setattr(export.trt, "run_child", lambda module, arguments, **_: run.append(arguments[0]))
     monkeypatch.setattr(export.trt.Pace, "save", lambda self, folder: None)
+    work = tmp_path / ".out.unfinished"
+    work.mkdir()
+    (work / ERROR_FILE).write_text('[3, "what an earlier command would have said')
     assert main([str(model_dir), "--out", str(tmp_path / "out"), "--stage", "lower"]) == 0
     assert run == ["onnx", "lower"]
     assert "--stage validate goes on" in capsys.readouterr().out

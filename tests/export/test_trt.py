@@ -11,7 +11,7 @@ from export import stage_process, stages
 from export.components import Component
 from export.engines import BuildOptions
 from export.fingerprint import file_digest
-from export.manifest import read_manifest
+from export.manifest import file_entry, read_manifest, write_manifest
 from export.onnx_graph import Graph
 from export.profiles import Limits
 from export.quantization import Channels
@@ -33,11 +33,19 @@ from plugins_trt import tensorrt_package
         (["MODEL", "--gpu-mem", "8"], "--gpu-mem belongs to --dry-run"),
         (["MODEL", "--stage", "lower", "--triton", "new"], "--triton serves a finished export, and --stage lower ends"),
         (["MODEL", "--triton", "empty"], "empty exists. Name a new directory for the model repository"),
+        (["MODEL", "--triton-kind", "onnx"], "--triton-kind belongs to --triton DIR"),
+        (["MODEL", "--stage", "lower", "--builder", "rtx"], "--builder would change nothing with --stage lower"),
+        (
+            ["MODEL", "--plugin", "library", "--plugin-library", "plugin.so", "--function-fallback", "llm"],
+            "--plugin, --plugin-library, --function-fallback would change nothing with --stage validate",
+        ),
+        (["MODEL", "--max-past", "9", "--dynamic-unet"], "--max-past, --dynamic-unet would change nothing"),
         (["MODEL", "--components", "llm", "--torch-fallback", "llm"], "llm: named in --components, which exports, and"),
     ],
     ids=[
         *("no-directory", "not-a-model", "no-picture"),
-        *("memory-of-nothing", "nothing-to-serve", "served-already", "both-ways"),
+        *("memory-of-nothing", "nothing-to-serve", "served-already", "serving-nothing"),
+        *("no-stage-for-a-builder", "no-stage-for-plugins", "no-stage-for-sizes", "both-ways"),
     ],
 )
 def test_wrong_arguments_end_in_a_sentence(
@@ -56,6 +64,7 @@ def test_wrong_arguments_end_in_a_sentence(
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_model_without_a_processor_is_refused(
     model: MMInterleaved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +93,7 @@ def test_what_does_not_exist_is_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stage", [["--stage", "build"], []], ids=["named", "by-builder"])
 @pytest.mark.parametrize("builder", ["tensorrt", "rtx"])
 def test_a_missing_builder_is_said_before_anything_is_traced(
     model_dir: Path,
@@ -91,10 +101,11 @@ def test_a_missing_builder_is_said_before_anything_is_traced(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     builder: str,
+    stage: list[str],
 ) -> None:
     monkeypatch.setattr(tensorrt_package, "find_spec", lambda name: None)
     out = tmp_path / "out"
-    assert main([str(model_dir), "--out", str(out), "--stage", "build", "--builder", builder]) == 2
+    assert main([str(model_dir), "--out", str(out), *stage, "--builder", builder]) == 2
     assert f"pip install 'mmfs[{tensorrt_package.EXTRAS[builder]}]'" in capsys.readouterr().err
     assert not out.exists()
 
@@ -245,7 +256,7 @@ def test_a_part_of_a_model_is_exported_and_grows(
     assert list(tmp_path.iterdir()) == []
 
     assert main([str(model_dir), "--out", str(out), "--components", "vae_decoder,mmfs_values_llm"]) == 0
-    assert "[2/2] vae_decoder ..." in capsys.readouterr().out
+    assert "[3/3] no writing and drawing: " in capsys.readouterr().out
     manifest = read_manifest(out)
     assert list(manifest["components"]) == ["mmfs_values_llm", "vae_decoder"]
     assert {file.stem for file in (out / "onnx").iterdir()} == {"mmfs_values_llm", "vae_decoder"}
@@ -265,14 +276,22 @@ def test_a_part_of_a_model_is_exported_and_grows(
     command = f"--out {out} --components mmfs_values_llm,vae_decoder --torch-fallback {','.join(others)}"
     assert command in refused
 
+    plan = out / "engines/rtx-1.7/vae_decoder.plan"
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(b"hours of work")
+    built = {"rtx-1.7": {"status": "built", "plan": file_entry(plan, out)}}
+    manifest["components"]["vae_decoder"]["engines"] = built
+    write_manifest(out, manifest)
     left = [name for name in others if name != "context_resampler"]
     more = ["--components", "context_resampler", "--torch-fallback", ",".join(left)]
     assert main([str(model_dir), "--out", str(out), *more]) == 0
     printed = capsys.readouterr().out
-    assert f"writing and drawing with the files and PyTorch for {', '.join(left)} ..." in printed
+    assert f"[4/4] writing and drawing with the files and PyTorch for {', '.join(left)} ..." in printed
     assert "3 texts equal; 3 pictures" in printed
     manifest = read_manifest(out)
     assert list(manifest["components"]) == ["mmfs_values_llm", "context_resampler", "vae_decoder"]
+    assert manifest["components"]["vae_decoder"]["engines"] == built, "its graph is the same"
+    assert plan.read_bytes() == b"hours of work"
     assert (manifest["left_to_pytorch"], manifest["not_exported"]) == (left, [])
     document = ["--prompt", "draw", "--max-new-tokens", "6", "--num-inference-steps", "2"]
     assert run([str(out), *document]) == 2
@@ -306,8 +325,7 @@ def test_half_precision_is_proved_and_said(
     assert main([str(model_dir), "--out", str(out), "--precision", "bfloat16"]) == 0
     assert {path.name for path in out.iterdir()} == {"onnx", "assets", NEUTRAL_DIR, "manifest.json"}
     manifest = read_manifest(out)
-    expected = {"precision": "bfloat16", "llm_weights": "same", "flavour": "trt_split", "few_layers": None}
-    assert manifest["how"] == expected
+    assert manifest["how"]["precision"] == "bfloat16"
     llm = manifest["components"]["llm"]
     assert {port["name"]: port["dtype"] for port in llm["inputs"]}["inputs_embeds"] == "bfloat16"
     assert {port["name"]: port["dtype"] for port in llm["outputs"]}["logits"] == "float32"

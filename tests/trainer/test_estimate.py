@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from models.lora import LoraConfig
 from trainer import pretrain
-from trainer.estimate import described, figures
+from trainer.estimate import described, estimate, figures
 from trainer.gpu_memory import GB, Machine
-from trainer.recipes import RECIPES
+from trainer.recipes import FINETUNING, RECIPES
 
 
 @pytest.mark.slow
@@ -45,3 +47,14 @@ def test_the_papers_run_is_estimated_without_its_weights() -> None:
     assert "too little" not in report
     assert "TFLOP/s (bfloat16)" in report
     assert "days for 15,000 steps" in report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "lora"), [("story", None), ("vqa", LoraConfig())])
+def test_fine_tuning_fits_gpus_of_80_gb(task: str, lora: LoraConfig | None) -> None:
+    """With a language model that is frozen, or has adapters; vqa reads the largest pictures."""
+    if lora is not None:
+        pytest.importorskip("peft")
+    report = estimate(replace(FINETUNING[task](), lora=lora), Machine(8, 80 * GB))
+    assert "% of 80 GB" in report
+    assert "too little" not in report

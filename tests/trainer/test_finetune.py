@@ -71,7 +71,9 @@ def test_the_manifest_is_an_option_of_recipes_with_one_source(tiny_model, tmp_pa
         parse_task(["toy_rec", "--manifest", "x"])
     with pytest.raises(SystemExit):
         parse_task([*command, "--help"])
-    assert "Short for corpus.sources.rec.manifest" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Short for corpus.sources.rec.manifest" in said
+    assert "torchrun --nproc-per-node N -m trainer.finetune" in said
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ def test_help_tells_what_every_setting_means(capsys):
     assert "--shard_frozen {true,false} With several processes, share the frozen weights" in said
     assert "--watchdog_minutes WATCHDOG_MINUTES With several processes, how long one may keep" in said
     assert "--optim.lr LR Peak learning rate." in said
+    assert "that the tests make; paper_13b: The paper's model" in said
+    assert "torchrun --nproc-per-node N -m trainer.pretrain [RECIPE]" in said
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -21,7 +21,7 @@ from whole_runs import assert_same, copy_of, events, steps, tensors_in
 def test_a_run_leaves_everything_behind(finished):
     config = tiny()
     assert {path.name for path in finished.iterdir()} == {
-        *("checkpoints", "config.yaml", "index.html", "log.jsonl", "model", "tensorboard")
+        *(".lock", "checkpoints", "config.yaml", "index.html", "log.jsonl", "model", "tensorboard")
     }
     assert [(s["phase"], s["step"]) for s in steps(finished)] == [
         *(("encoder", step) for step in range(1, config.encoder_pretraining.num_steps + 1)),
@@ -60,13 +60,13 @@ def test_the_model_directory_is_the_averaged_model(finished):
 
 
 def interrupt_at(monkeypatch, stream: type, method: str, stop_step: int) -> None:
-    """SIGTERM while the batch of a step is made; the run ends after that step."""
+    """SIGTERM while the first rows of a step are made, once, for a second one acts; the run ends after that step."""
     make = getattr(stream, method)
 
-    def make_and_interrupt(self, step, *rows):
-        if step == stop_step:
+    def make_and_interrupt(self, step, rows):
+        if (step, rows.start) == (stop_step, 0):
             os.kill(os.getpid(), signal.SIGTERM)
-        return make(self, step, *rows)
+        return make(self, step, rows)
 
     monkeypatch.setattr(stream, method, make_and_interrupt)
 

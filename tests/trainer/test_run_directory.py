@@ -1,12 +1,18 @@
 """Where a run goes on, and what it refuses to overwrite."""
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from trainer.pretrain import main
+from trainer.run_directory import alone_in
 from whole_runs import assert_same, copy_of, snapshot, steps
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -84,3 +90,26 @@ def test_a_run_without_a_checkpoint_begins_again_with_the_same_settings_alone(tm
     (out / "config.yaml").unlink()
     assert main(["tiny", *options]) == 2
     assert "neither a complete checkpoint nor config.yaml" in capsys.readouterr().err
+
+
+def test_a_directory_that_another_process_trains_in_is_left_alone(tmp_path, capsys):
+    out = tmp_path / "run"
+    holding = (
+        "import sys; from pathlib import Path; from trainer.run_directory import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding, str(out)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        assert main(["tiny", "--out", str(out)]) == 2
+        assert "Another process trains in" in capsys.readouterr().err
+        assert [file.name for file in out.iterdir()] == [".lock"]
+        other.kill()
+        other.wait()
+        with alone_in(out):
+            pass
+    finally:
+        other.kill()
+        other.communicate()

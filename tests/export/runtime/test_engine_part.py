@@ -8,23 +8,29 @@ import ctypes
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
+from export.components import Component
 from export.end_to_end import compare
 from export.fingerprint import sources_digest
 from export.fitness import KERNEL_SOURCES, Machine, here, requirements
-from export.manifest import file_entry, read_manifest, write_manifest
+from export.flavours import aliases_of, lower_attention, with_flavour
+from export.manifest import file_entry, ports_entry, read_manifest, write_manifest
 from export.profiles import Limits, profiles_of
 from export.runtime import Session
 from export.runtime.engine_part import EngineRefused, Loader
 from export.runtime.opened import engine_parts
+from export.samples import opened
+from export.stages import NEUTRAL_DIR
 from models import MMInterleaved
 
 CPU = torch.device("cpu")
@@ -65,6 +71,9 @@ class Context:
             memory = ctypes.string_at(self.addresses[port.name], size)
             feeds[port.name] = np.frombuffer(memory, kind).reshape(shape)
         names = [port.name for port in self.engine.session.get_outputs()]
+        aliases = aliases_of(names)
+        if any(self.addresses[name] != self.addresses[past] for name, past in aliases.items()):
+            return False  # TensorRT updates a cache where it is
         for name, array in zip(names, self.engine.session.run(names, feeds), strict=True):
             data = np.ascontiguousarray(array).tobytes()
             ctypes.memmove(self.addresses[name], data, len(data))
@@ -118,20 +127,40 @@ def engines(exported: Path, tmp_path: Path) -> Path:
     shutil.copytree(exported, root)
     manifest = read_manifest(root)
     (root / "plans").mkdir()
-    for name, entry in manifest["components"].items():
-        profiles = profiles_of(name, entry["inputs"], LIMITS)
-        plan = root / "plans" / f"{name}.plan"
-        shapes = [profile.shapes(entry["inputs"]) for profile in profiles]
-        plan.write_text(json.dumps({"onnx": str(root / entry["onnx"]["path"]), "profiles": shapes}))
-        entry["engines"][f"rtx-{VERSION}"] = {
-            "status": "built",
-            "plan": file_entry(plan, root),
-            "profiles": [{"name": profile.name, "axes": profile.axes} for profile in profiles],
-            "carrier": "python",
-            "requires": requirements("rtx", ["sm_80", "compute_80"], 13),
-        }
+    for name in manifest["components"]:
+        add_plan(root, manifest, name)
     write_manifest(root, manifest)
     return root
+
+
+def add_plan(root: Path, manifest: dict[str, Any], name: str) -> None:
+    """Of the component as the manifest describes it."""
+    entry = manifest["components"][name]
+    profiles = profiles_of(name, entry["inputs"], LIMITS)
+    plan = root / "plans" / f"{name}.plan"
+    shapes = [profile.shapes(entry["inputs"]) for profile in profiles]
+    plan.write_text(json.dumps({"onnx": str(root / entry["onnx"]["path"]), "profiles": shapes}))
+    entry["engines"][f"rtx-{VERSION}"] = {
+        "status": "built",
+        "plan": file_entry(plan, root),
+        "limits": asdict(LIMITS),
+        "profiles": [{"name": profile.name, "axes": profile.axes} for profile in profiles],
+        "mmfs_nodes": "plugins",
+        "carrier": "python",
+        "requires": requirements("rtx", "python", ["sm_80", "compute_80"], 13),
+    }
+
+
+@pytest.fixture
+def in_place(engines: Path, components: dict[str, Component]) -> None:
+    """Let the language model's engine write into its cache."""
+    manifest = read_manifest(engines)
+    neutral = onnx.load(engines / NEUTRAL_DIR / "llm.onnx")
+    onnx.save(lower_attention(neutral, "trt_native", LIMITS.max_past), engines / "onnx/llm.onnx")
+    llm = with_flavour(components["llm"], "trt_native", LIMITS.max_past)
+    manifest["components"]["llm"] |= {"inputs": ports_entry(llm.inputs), "outputs": ports_entry(llm.outputs)}
+    add_plan(engines, manifest, "llm")
+    write_manifest(engines, manifest)
 
 
 @pytest.fixture
@@ -158,6 +187,34 @@ def test_engines_write_and_draw_what_the_model_does(
     assert sorted(session.parts["llm"].contexts) == [0, 1], "one context for each profile"  # type: ignore[attr-defined]
     drawn = session.parts["unet_mmfs"].engine.runs  # type: ignore[attr-defined]
     assert {tuple(run["sample"][:1] + run["unet_mmfs_value_0"][:1]) for run in drawn} == {(4, 4)}, "static"
+
+
+@pytest.mark.usefixtures("in_place")
+def test_a_cache_is_written_where_it_is(
+    open_engines: Callable[..., Session], unchanged_model: MMInterleaved, model_dir: Path
+) -> None:
+    session = open_engines()
+    llm = session.parts["llm"]
+    options = {"max_new_tokens": 6, "max_new_images": 1, "num_inference_steps": 2, "seed": 5}
+    seen = opened(model_dir / "samples/0.png")
+    documents = [["draw"], [seen, "a text of more tokens than one call takes, by far"], ["draw", "draw"]]
+    for _ in range(2):  # the second time in memory that holds what the first one left
+        found = session.generate(documents, **options)
+        both = zip(unchanged_model.generate(documents, **options), found, strict=True)
+        assert [compare(expected, written) for expected, written in both] == [None] * 3
+    assert sorted(llm.contexts) == [0, 1], "one context for each profile"  # type: ignore[attr-defined]
+
+    sizes = {"batch": 3, "tokens": 1, "images": 1}
+    inputs = {
+        name: torch.zeros([size if isinstance(size, int) else sizes[size] for size in port.shape], dtype=port.dtype)
+        for name, port in llm.inputs.items()
+    }
+    inputs["inputs_embeds"] += 1
+    outputs = llm(**inputs)
+    for present, past in llm.aliases.items():
+        assert outputs[present].data_ptr() == inputs[past].data_ptr(), "three documents in two runs"
+        assert inputs[past][:, :, 0].flatten(1).any(dim=1).all(), "each has its row"
+        assert not inputs[past][:, :, 1:].any()
 
 
 def test_no_more_pictures_than_there_are_slots(open_engines: Callable[..., Session]) -> None:

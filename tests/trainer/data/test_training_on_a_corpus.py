@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +13,7 @@ from safetensors.torch import load_file
 from models import MMInterleaved
 from trainer.data.corpus_stream import CorpusStream
 from trainer.pretrain import main
-
-TIMES = {"step_s", "data_wait_s", "time_s", "peak_memory_bytes"}
-
-
-def steps(out: Path) -> list[dict]:
-    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in records if "event" not in record]
+from whole_runs import steps
 
 
 @pytest.fixture
