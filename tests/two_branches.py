@@ -24,8 +24,9 @@ from trainer import checkpoint
 from trainer.config import OptimConfig
 from trainer.distributed import joined
 from trainer.interrupt import Interrupt
-from trainer.loop import NonFiniteError, Phase, train
+from trainer.loop import NonFiniteError, train
 from trainer.metrics import RunLog
+from trainer.phase import Phase
 from trainer.recipes import tiny
 
 NUM_ROWS = 4

@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from trainer.checkpoint import Checkpoint, Saver
-from trainer.config import OptimConfig, TrainConfig, UsageError
+from trainer.config import TrainConfig
 from trainer.distributed import Processes
-from trainer.interrupt import Interrupt, Stop, ignore_in_worker
+from trainer.interrupt import Interrupt, Stop
 from trainer.metrics import RunLog, Step
+from trainer.micro_batches import batches, rows_of_micro_batches, run_micro_batches
 from trainer.optim import WeightAverage, describe_groups, learning_rate_factor, make_optimizer, set_learning_rate
-from trainer.out_of_memory import out_of_memory_explained
+from trainer.out_of_memory import FEWER_STATES, cheapest_knobs, out_of_memory_explained
 from trainer.peak_memory import peak_memory_bytes
+from trainer.phase import Phase
 from trainer.sharding import DataParallel, whole_tensor
 from trainer.training_state import (
     TrainingState,
@@ -37,59 +38,6 @@ from trainer.watchdog import Watchdog
 
 class NonFiniteError(FloatingPointError):
     """Gradients of several steps in a row were infinite or not a number; nothing was updated with them."""
-
-
-class TrainingBatch(Protocol):
-    """What a phase trains on."""
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> TrainingBatch: ...
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One training of a run: what learns, from what, for how long."""
-
-    name: str
-    index: int
-    module: nn.Module
-    batch: Callable[[int, range], Any]
-    """Step number and neighbouring rows of its batch to TrainingBatch; a pure function."""
-
-    num_rows: int
-    """Rows of a batch, which processes and micro-batches share."""
-
-    counts: Callable[[Any], Sequence[int]]
-    """A batch on the CPU to what its losses are divided by; counts add up over micro-batches and processes."""
-
-    accumulate: Callable[[Any, Any, Sequence[int]], Mapping[str, Tensor | None]]
-    """Module, batch and the counts of the whole step: adds gradients to `.grad`, and returns what the batch contributes
-    to the values that the log keeps. None: nothing, by the counts, so that it is None for all batches of the step."""
-
-    size: Callable[[Any], tuple[int, int]]
-    """A batch on the CPU to its numbers of tokens and images."""
-
-    num_steps: int
-    optim: OptimConfig
-    ema_decay: float = 0.0
-    frozen: tuple[str, ...] = ()
-    """Submodules of `module` that stay as they are in this phase, by their dotted names."""
-
-    layers: Sequence[nn.Module] = ()
-    """Submodules of `module` that every micro-batch passes through, whatever is in it."""
-
-    flops: Callable[[], Callable[[Sequence[int], int], float]] | None = None
-    """Makes, in seconds, the function from the counts of a step and its number of images to the operations of the
-    model; only called where somebody wants to know. None: nobody can."""
-
-    read_and_broken: Callable[[], tuple[int, int]] = lambda: (0, 0)
-    """How many samples and images this process has read from files, and how many of them were broken."""
-
-    documents: Callable[[int], list[str]] = lambda step: []
-    """Step number to the keys of the documents in its batch; what stands before the first slash is their source."""
-
-    sample: Callable[[int, Callable[[], bool]], None] | None = None
-    """Shows what the module, in evaluation mode, makes after so many steps; the first process alone calls it. The
-    second argument tells in between whether to leave it, since the run is to stop."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +115,7 @@ def train(
             set_learning_rate(optimizer, factor)
 
             watchdog.enters("forward and backward")
-            with out_of_memory_explained(config):
+            with out_of_memory_explained(cheapest_knobs(config)):
                 contributions = run_micro_batches(
                     phase, parallel, micro_batches, counts, device, lambda: agreed_stop(interrupt, processes)
                 )
@@ -177,7 +125,8 @@ def train(
                 grad_norm = whole_tensor(nn.utils.clip_grad_norm_(parameters, phase.optim.max_grad_norm))
                 values = to_host(contributions, grad_norm, processes)
                 if math.isfinite(values["grad_norm"]):
-                    optimizer.step()
+                    with out_of_memory_explained(FEWER_STATES):
+                        optimizer.step()
                     if average is not None:
                         average.update()
                     state.num_skipped = 0
@@ -223,59 +172,10 @@ def train(
     return Outcome(finished=True, step=phase.num_steps, average=average, parallel=parallel)
 
 
-def rows_of_micro_batches(num_rows: int, micro_batch_rows: int, processes: Processes) -> list[range]:
-    """This process's share of the rows of every batch, cut into micro-batches of at most `micro_batch_rows` (0: one).
-
-    Raises:
-        UsageError: the processes cannot have equal shares.
-    """
-    if num_rows % processes.num:
-        possible = [num for num in range(1, num_rows + 1) if num_rows % num == 0]
-        raise UsageError(
-            f"{processes.num} processes cannot share a batch of {num_rows} rows equally. Possible numbers of "
-            f"processes: {', '.join(map(str, possible))}; or change the number of rows (data.num_rows or "
-            "corpus.num_rows; encoder_pretraining.images_per_step in that phase), which changes what is learned."
-        )
-    each = num_rows // processes.num
-    size = micro_batch_rows or each
-    return [
-        range(num_rows)[start : start + size]
-        for start in range(processes.rank * each, (processes.rank + 1) * each, size)
-    ]
-
-
 def agreed_stop(interrupt: Interrupt, processes: Processes) -> Stop | None:
     """Why all processes stop now: the strongest reason that any of them has."""
     number = processes.largest(interrupt.reason or 0)
     return Stop(number) if number else None
-
-
-def run_micro_batches(
-    phase: Phase,
-    parallel: DataParallel,
-    micro_batches: Sequence[Any],
-    counts: Sequence[int],
-    device: torch.device,
-    stop: Callable[[], Stop | None],
-) -> dict[str, Tensor | None] | Stop:
-    """Forward and backward of this process's share; returns its contributions to the logged values.
-
-    Or what `stop` said between two micro-batches. Then it is as if the step had not begun, since a step of many
-    micro-batches may last longer than the time that a batch system leaves after its signal.
-    """
-    random_before = random_states() if len(micro_batches) > 1 else {}
-    sums: dict[str, Tensor | None] = {}
-    parallel.gather()
-    for number, batch in enumerate(micro_batches):
-        if number > 0 and (reason := stop()) is not None:
-            parallel.abandon()
-            set_random_states(random_before)
-            return reason
-        for name, value in phase.accumulate(parallel.module, batch.to(device, non_blocking=True), counts).items():
-            before = sums.get(name)
-            sums[name] = value if before is None or value is None else before + value
-    parallel.reduce()
-    return sums
 
 
 def to_host(contributions: Mapping[str, Tensor | None], grad_norm: Tensor, processes: Processes) -> dict[str, Any]:
@@ -334,36 +234,4 @@ def non_finite_sentence(
         f"The gradient norm is {values['grad_norm']} at step {step} of phase '{phase.name}' ({losses}){times}; the "
         f"weights were not updated with it.{documents} {saved}. Try a new run with a lower optim.lr (now "
         f"{phase.optim.lr:g}) or a longer optim.warmup_steps (now {phase.optim.warmup_steps})."
-    )
-
-
-class _Steps(Dataset[Any]):
-    def __init__(self, batch: Callable[[int, range], Any], rows: Sequence[range]) -> None:
-        self._batch = batch
-        self._rows = rows
-
-    def __getitem__(self, step: int) -> Any:
-        return [self._batch(step, rows) for rows in self._rows]
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def batches(
-    phase: Phase, rows: Sequence[range], first: int, num_workers: int, *, pin_memory: bool
-) -> Iterator[list[Any]]:
-    """The micro-batches, one for each of `rows`, of the steps first, first + 1, ... of the phase; `num_workers`
-    processes make them ahead, in the same order."""
-    return iter(
-        DataLoader(
-            _Steps(phase.batch, rows),
-            sampler=range(first, phase.num_steps),
-            batch_size=None,
-            num_workers=num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=pin_memory,
-            worker_init_fn=ignore_in_worker,
-            generator=torch.Generator(),  # else it draws from the global one, and a resumed run would be one draw ahead
-        )
     )

@@ -15,7 +15,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 @contextmanager
-def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
+def out_of_memory_explained(way_out: str) -> Iterator[None]:
     """Turn PyTorch's error, of a GPU or of the CPU, into a sentence with the way out. Raises OutOfMemoryError."""
     try:
         yield
@@ -23,7 +23,7 @@ def out_of_memory_explained(config: TrainConfig) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise OutOfMemoryError(f"The memory is used up: {reason} {cheapest_knobs(config)}") from error
+        raise OutOfMemoryError(f"The memory is used up: {reason} {way_out}") from error
 
 
 def cheapest_knobs(config: TrainConfig) -> str:
@@ -36,3 +36,11 @@ def cheapest_knobs(config: TrainConfig) -> str:
         "'[language_model, vision, unet]' (keeps the inputs of layers alone; a third more computation). "
         "The result of all three is the same."
     )
+
+
+FEWER_STATES = (
+    "It was the optimizer's update, whose state takes 8 bytes a trained parameter (--estimate has the figures). Try "
+    "more GPUs with --shard_size 0 (all share one state), or train less: --lora.rank 16, or "
+    "--frozen '[language_model]'."
+)
+"""The way out where the first update needs more than forward and backward did."""

@@ -17,8 +17,8 @@ from trainer.data.corpus_stream import CorpusStream
 from trainer.data.row_stream import RowStream
 from trainer.data.stream import Stream
 from trainer.encoder_pretraining import encoder_phase
-from trainer.loop import Phase
 from trainer.losses import StepLosses, count_tokens_and_images
+from trainer.phase import Phase
 from trainer.run_directory import QUARANTINE
 from trainer.samples import Sampler
 from trainer.utilisation import StepFlops

@@ -20,11 +20,12 @@ from trainer.data.quarantine import UnusableDataError
 from trainer.distributed import Processes, is_launched, joined, local_rank, num_local
 from trainer.dry_run import report
 from trainer.interrupt import Interrupt, Stop
-from trainer.loop import NonFiniteError, Outcome, Phase, train
+from trainer.loop import NonFiniteError, Outcome, train
 from trainer.metrics import RunLog
 from trainer.options import AUTO
 from trainer.out_of_memory import OutOfMemoryError
 from trainer.peak_memory import peak_memory_bytes
+from trainer.phase import Phase
 from trainer.phases import make_phases, steps_before
 from trainer.run_directory import MODEL, alone_in, find_start, prepare_directory, save_model
 from trainer.run_page import write_page

@@ -16,9 +16,9 @@ from trainer import checkpoint
 from trainer.changed_settings import changed_settings
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig, UsageError
-from trainer.loop import Phase
 from trainer.metrics import LOG, forget_steps_after, read_log
 from trainer.options import AUTO, NONE, dump, load
+from trainer.phase import Phase
 from trainer.recipes import ALL_RECIPES
 
 SETTINGS = "config.yaml"

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, load
 
 from trainer import checkpoint
-from trainer.config import OptimConfig, UsageError
-from trainer.distributed import Processes, joined
+from trainer.config import OptimConfig
+from trainer.distributed import joined
 from trainer.interrupt import Interrupt, Stop
-from trainer.loop import NonFiniteError, Phase, rows_of_micro_batches, train
+from trainer.loop import NonFiniteError, train
 from trainer.metrics import RunLog, read_log
+from trainer.phase import Phase
 from trainer.recipes import tiny
 
 CPU = torch.device("cpu")
@@ -200,16 +201,6 @@ def test_a_stop_between_micro_batches_leaves_the_step_undone(tmp_path):
     run(tmp_path / "part", resumed, rows=3, start=checkpoint.find(tmp_path / "part"))
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")  # dropout included
     assert torch.equal(resumed.module.layer.weight, whole.module.layer.weight)
-
-
-def test_shares_of_processes_and_micro_batches_cover_the_batch():
-    def rows(num_rows, micro, rank, num):
-        return rows_of_micro_batches(num_rows, micro, Processes(rank, num, rank, None, None))
-
-    assert rows(8, 0, 0, 1) == [range(8)]
-    assert rows(8, 3, 1, 2) == [range(4, 7), range(7, 8)]
-    with pytest.raises(UsageError, match=r"3 processes cannot share a batch of 8 rows equally.*: 1, 2, 4, 8;"):
-        rows(8, 0, 0, 3)
 
 
 def test_the_deadline_pauses_with_a_checkpoint(tmp_path):

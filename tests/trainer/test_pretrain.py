@@ -77,6 +77,18 @@ def test_a_full_memory_ends_the_command_with_three_ways_out(tmp_path, monkeypatc
     assert events(tmp_path / "full") == ["start", "stopped"]
 
 
+def test_a_memory_that_the_update_fills_has_other_ways_out(tmp_path, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nDetails follow.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    options = ("--encoder_pretraining.num_steps", "0")
+    assert main(["tiny", "--out", str(tmp_path / "full"), *options]) == 1
+    sentence = capsys.readouterr().err
+    assert "It was the optimizer's update" in sentence
+    assert "--images_at_once" not in sentence
+
+
 @pytest.mark.parametrize(
     ("number", "exit_code"),
     [

@@ -106,7 +106,8 @@ def test_any_number_of_processes_makes_the_same_batch(captions, mmc4, num_proces
 
 
 def test_data_workers_make_the_same(captions):
-    from trainer.loop import Phase, batches
+    from trainer.micro_batches import batches
+    from trainer.phase import Phase
 
     stream = stream_of(SourceConfig(captions), num_rows=2)
     phase = Phase("main", 1, torch.nn.Identity(), stream.part, 2, len, dict, len, 5, None)

@@ -13,8 +13,9 @@ from models import MMInterleaved
 from trainer.accumulate import Chunks
 from trainer.data.stream import Stream
 from trainer.distributed import joined
-from trainer.loop import rows_of_micro_batches, to_host
+from trainer.loop import to_host
 from trainer.losses import StepLosses
+from trainer.micro_batches import rows_of_micro_batches
 from trainer.recipes import tiny
 
 
