@@ -20,6 +20,7 @@ from pathlib import Path
 import onnx
 from tokenizers import Tokenizer
 
+from bench.measure import resident_bytes
 from export.components import components_of
 from export.flavours import DEFAULT_FLAVOUR, lower_attention
 from export.onnx_graph import to_onnx
@@ -89,8 +90,7 @@ def lower(model_dir: Path, folder: Path) -> None:
 
 def peak_bytes() -> int:
     """Largest resident set of this program so far; what getrusage says may be that of the one which started it."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].removesuffix("kB")) * 1024
+    return resident_bytes("VmHWM")
 
 
 def measure(config: MMInterleavedConfig) -> dict[str, int]:

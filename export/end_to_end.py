@@ -37,12 +37,7 @@ def check_generation(model: MMInterleaved, session: Session, documents: Sequence
     for number, document in enumerate(documents):
         prompt = document[:-1] or document
         writing: dict[str, Any] = {"mode": "text", "max_new_tokens": NUM_TOKENS}
-        drawing: dict[str, Any] = {
-            "mode": "image",
-            "num_inference_steps": NUM_STEPS,
-            "guidance_scale": GUIDANCE_SCALE,
-            "seed": number,
-        }
+        drawing = _drawing(number)
         for options in (writing, drawing):
             expected, found = model.generate(prompt, **options), session.generate(prompt, **options)
             if (difference := compare(expected, found)) is not None:
@@ -73,12 +68,7 @@ def check_pictures(
     difference_of = difference_of or compare
     worst = EQUAL_DB
     for number, document in enumerate(documents):
-        drawing: dict[str, Any] = {
-            "mode": "image",
-            "num_inference_steps": NUM_STEPS,
-            "guidance_scale": GUIDANCE_SCALE,
-            "seed": number,
-        }
+        drawing = _drawing(number)
         prompt = document[:-1] or document
         expected, found = model.generate(prompt, **drawing), session.generate(prompt, **drawing)
         if (difference := difference_of(expected, found)) is not None:
@@ -110,6 +100,16 @@ def psnrs(expected: Sequence[Segment], found: Sequence[Segment]) -> list[float]:
             error = float(np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2))
             ratios.append(min(EQUAL_DB, 10 * math.log10(255**2 / max(error, 1e-12))))
     return ratios
+
+
+def _drawing(number: int) -> dict[str, Any]:
+    """Options to draw in the place of a document's last segment."""
+    return {
+        "mode": "image",
+        "num_inference_steps": NUM_STEPS,
+        "guidance_scale": GUIDANCE_SCALE,
+        "seed": number,
+    }
 
 
 def _words(segment: Segment) -> str:

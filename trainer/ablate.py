@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.ablation.plan import STUDIES, Run, Study, runs_of
-from trainer.ablation.runs import Bench, Result, as_json, write_whole
+from trainer.ablation.runs import Bench, Result, as_json
 from trainer.ablation.scales import SCALES, Scale
 from trainer.ablation.starts import ENCODER, pretrained_encoder
 from trainer.ablation.tables import markdown, rows
@@ -22,6 +22,7 @@ from trainer.evaluate import environment
 from trainer.loop import NonFiniteError
 from trainer.out_of_memory import OutOfMemoryError
 from trainer.run_directory import MODEL
+from trainer.whole_files import write_whole
 
 PROGRAM = "python -m trainer.ablate"
 

@@ -20,6 +20,7 @@ from trainer.metrics import LOG, forget_steps_after, read_log
 from trainer.options import AUTO, NONE, dump, load
 from trainer.phase import Phase
 from trainer.recipes import ALL_RECIPES
+from trainer.whole_files import write_whole
 
 SETTINGS = "config.yaml"
 """The settings as `trainer.options.dump` writes them."""
@@ -149,9 +150,7 @@ def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Check
     """Make the run directory, write its config.yaml, and take back what its log says about steps not kept."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    unfinished = out / f".{SETTINGS}"
-    unfinished.write_text(dump(config, ALL_RECIPES), encoding="utf-8")
-    unfinished.replace(out / SETTINGS)
+    write_whole(out / SETTINGS, dump(config, ALL_RECIPES))
     if start is None:
         forget_steps_after(out, [phase.name for phase in phases], phases[0].name, 0)
     else:

@@ -23,6 +23,7 @@ from trainer.demo_charts import Curve, level_chart, loss_chart, shared_range
 from trainer.metrics import LOG, read_log
 from trainer.run_directory import SETTINGS
 from trainer.samples import SAMPLES
+from trainer.whole_files import write_whole
 
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("run_page.html")
@@ -55,9 +56,8 @@ def write_page(run: Path) -> Path:
         raise UsageError(f"{run} has no {LOG}; expected the directory of a training run.")
     samples = {int(file.stem): file.read_bytes() for file in sorted((run / SAMPLES).glob("[0-9]*.png"))}
     page = render_page(run.resolve().name, list(read_log(run)), _text_of(run / SETTINGS), samples)
-    unfinished = run / f".{PAGE}"
-    unfinished.write_text(page, encoding="utf-8")
-    return unfinished.replace(run / PAGE)
+    write_whole(run / PAGE, page)
+    return run / PAGE
 
 
 def render_page(

@@ -21,6 +21,7 @@ from trainer.config import TrainConfig, UsageError
 from trainer.evaluate import Settings, describe_weights, evaluate, show_progress
 from trainer.run import make_run
 from trainer.run_directory import CHECKPOINTS, MODEL, is_finished
+from trainer.whole_files import write_whole
 
 RESULT = "result.json"
 SPENT = "spent.json"
@@ -156,10 +157,3 @@ def spending(directory: Path) -> Iterator[dict[str, float]]:
 def as_json(content: dict[str, Any]) -> str:
     """Readable, one value a line."""
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-
-def write_whole(file: Path, text: str) -> None:
-    """A file that is there as a whole or not at all."""
-    unfinished = file.with_name(f".{file.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(file)
