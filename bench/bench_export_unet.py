@@ -118,7 +118,7 @@ def measure(config: MMInterleavedConfig) -> dict[str, dict[str, float]]:
                     said=said.append,
                     library_folders=libraries,
                 )
-            found[stage] = json.loads(said[-1])
+            found[stage] = json.loads(next(line for line in reversed(said) if line.startswith("{")))
     return found
 
 

@@ -129,7 +129,7 @@ class ForgetfulBank(ImageBank):
         self.features = torch.cat([self.features, features])
 
     def values(self) -> Sequence[Tensor]:
-        return FreshValues(self._project, self.features.repeat(self.copies, 1, 1))
+        return FreshValues(self._project, self.features.repeat(self.copies, 1, 1), len(self._values))
 
     def range_of(self, owner: int) -> tuple[int, int]:
         return 0, len(self.features)
@@ -138,8 +138,8 @@ class ForgetfulBank(ImageBank):
 class FreshValues(Sequence[Tensor]):
     """Per synchronizer [N, S', H, D], made anew by each walk through them."""
 
-    def __init__(self, project: Callable[[Tensor], list[Tensor]], features: Tensor) -> None:
-        self.project, self.features = project, features
+    def __init__(self, project: Callable[[Tensor], list[Tensor]], features: Tensor, num_synchronizers: int) -> None:
+        self.project, self.features, self.num_synchronizers = project, features, num_synchronizers
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.project(self.features))
@@ -148,4 +148,4 @@ class FreshValues(Sequence[Tensor]):
         return self.project(self.features)[index]
 
     def __len__(self) -> int:
-        return len(self.project(self.features))
+        return self.num_synchronizers

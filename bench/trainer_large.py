@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from models import MMInterleaved, MMInterleavedConfig
-from models.config import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.frozen import PAPER_FROZEN, freeze
+from models.part_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.recompute import recompute
 from trainer.accumulate import Chunks, accumulate, keep_frozen_in
 from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from export.noise_schedule import NoiseSchedule
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.generation.reader import processor_of
 from models.mm_interleaved import CONFIG_FILE
-from models.processor import processor_of
 
 EMBEDDING_FILE = "embedding.safetensors"
 NEGATIVE_CONTEXT_FILE = "negative_context.safetensors"

@@ -22,6 +22,7 @@ from export.runtime import Session
 from export.runtime.engine_part import EngineRefused
 from export.runtime.opened import exported_model
 from export.runtime.session import Backend
+from export.whole_files import write_whole
 from models.denoising import Denoising
 from models.generation.reader import GenerativeModel, Reader
 from plugins_trt.tensorrt_package import MissingPackage
@@ -83,9 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(table(measured, device))
     if options.json is not None:
-        partial = options.json.with_name(f"{options.json.name}.part")
-        partial.write_text(json.dumps([asdict(one) for one in measured], indent=2) + "\n")
-        partial.replace(options.json)
+        write_whole(options.json, json.dumps([asdict(one) for one in measured], indent=2) + "\n")
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -21,6 +21,9 @@ class Choice:
     torch_fallback: tuple[str, ...] = ()
     """Components that PyTorch computes, on purpose; they get no graph and no engine."""
 
+    earlier: tuple[str, ...] = field(default=(), compare=False)
+    """Those that nobody named, and that are here because the export in the target has them."""
+
     def __post_init__(self) -> None:
         if both := [name for name in self.components if name in self.torch_fallback]:
             raise ValueError(
@@ -33,8 +36,14 @@ class Choice:
         Raises:
             ValueError: the model does not have one that is named, or nothing is left.
         """
-        if unknown := [name for name in (*self.components, *self.torch_fallback) if name not in known]:
-            raise ValueError(f"There is no component {', '.join(unknown)}. The model has {', '.join(known)}.")
+        unknown = [name for name in (*self.components, *self.torch_fallback) if name not in known]
+        if named := [name for name in unknown if name not in self.earlier]:
+            raise ValueError(f"There is no component {', '.join(named)}. The model has {', '.join(known)}.")
+        if unknown:
+            raise ValueError(
+                f"The export that is in --out already is of another model: it has {', '.join(unknown)}, and this model "
+                f"has {', '.join(known)}. Name another --out, or remove that export."
+            )
         asked = self.components or known
         chosen = [name for name in known if name in asked and name not in self.torch_fallback]
         if not chosen:
@@ -46,7 +55,9 @@ class Choice:
         there, left = manifest["components"], manifest["left_to_pytorch"]
         components = {*there, *self.components} if self.components else set()
         left = {*left, *self.torch_fallback} if components else {*self.torch_fallback}
-        return Choice(tuple(sorted(components)), tuple(sorted(left - {*there, *components})))
+        nobody_named = {*components, *left} - {*self.components, *self.torch_fallback}
+        parts = (components, left - {*there, *components}, nobody_named)
+        return Choice(*(tuple(sorted(part)) for part in parts))
 
     def is_held_by(self, manifest: Mapping[str, Any]) -> bool:
         """Whether an export of the same model has all of it.

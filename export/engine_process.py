@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.child_process import end_with_parent
+from export.whole_files import write_whole
 from plugins_trt.carriers import Carrier, open_carrier
 from plugins_trt.tensorrt_package import open_package
 
@@ -96,9 +97,7 @@ def _plugins(request: Request, trt: ModuleType) -> Carrier | None:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(content))
-    partial.replace(file)
+    write_whole(file, json.dumps(content))
 
 
 def build(request: Request, trt: ModuleType, log: Any, plugins: Carrier | None) -> dict[str, Any]:
@@ -123,8 +122,7 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: Carrier | None) 
     config = builder.create_builder_config()
     if plugins is not None and trt.LayerType.PLUGIN_V3 in layers:
         plugins.configure(config)
-    # The checks hold for float32 as it is; TensorFloat-32 has ten bits behind the point.
-    config.clear_flag(trt.BuilderFlag.TF32)
+    set_flags(config, trt, request.builder)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells plugins from the rest
     if request.timing_cache is not None:
         load_timing_cache(config, Path(request.timing_cache))
@@ -168,18 +166,25 @@ def graph_for_tensorrt(file: Path) -> bytes:
     return proto.SerializeToString()
 
 
+def set_flags(config: Any, trt: ModuleType, builder: str) -> None:
+    """What holds for every engine."""
+    # The checks hold for float32 as it is; TensorFloat-32 has ten bits behind the point.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if builder == "rtx":
+        # Without it an engine may reserve memory while it runs, which a CUDA graph cannot record.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
 def load_timing_cache(config: Any, file: Path) -> None:
-    """Give the builder what earlier builds measured; what another GPU measured is left aside."""
-    known = file.read_bytes() if file.is_file() else b""
-    if not config.set_timing_cache(config.create_timing_cache(known), False):
+    """Give the builder what earlier builds measured; what another GPU measured, or is damaged, is left aside."""
+    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def save_timing_cache(config: Any, file: Path) -> None:
     """Keep what this build knows for the next one."""
-    partial = file.with_name(f"{file.name}.part")
-    partial.write_bytes(config.get_timing_cache().serialize())
-    partial.replace(file)
+    write_whole(file, bytes(config.get_timing_cache().serialize()))
 
 
 def inspect(request: Request, trt: ModuleType, log: Any) -> dict[str, Any]:

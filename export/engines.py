@@ -19,7 +19,8 @@ from export.engine_checks import EngineError, check_plugins, inspected, memory_i
 from export.engine_process import BUILT_FILE, INSPECTED_FILE, Request
 from export.fingerprint import digest_of, file_digest, sources_digest
 from export.fitness import capability_for, here, requirements
-from export.manifest import file_entry, read_manifest, write_manifest
+from export.kept_engines import drop_stale
+from export.manifest import ENGINES_DIR, file_entry, read_manifest, write_manifest
 from export.pace import Clock
 from export.profiles import Limits, Profile, profiles_of
 from mmfs.kernels.nvrtc import nvrtc
@@ -27,7 +28,6 @@ from plugins_trt.carriers import USUAL, architectures_of, check_carrier
 from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
 from plugins_trt.tensorrt_package import PACKAGES, library_folders, open_package
 
-ENGINES_DIR = "engines"
 TIMING_FILE = "timing.cache"
 BUILDER_SOURCES = ("export/engine_process.py",)
 """Of our own files, what every plan depends on besides its graph."""
@@ -117,6 +117,7 @@ def build_engines(root: Path, options: BuildOptions, say: Say) -> None:
             components[name]["engines"][folder_name] = entry
             write_manifest(root, manifest)
             clock.finish(name)
+        drop_stale(root, manifest)
     if failed:
         raise EngineError(f"No engine of {', '.join(failed)}; {root / 'manifest.json'} says why.")
 
@@ -185,12 +186,15 @@ def _one_engine(
             messages = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
             if log.exists():
                 log.replace(folder / f"{name}.build.log")
+        layers = folder / f"{name}.layers.json"
+        layers.unlink(missing_ok=True)  # of the plan before this one
         if "layers" in looked:
-            (folder / f"{name}.layers.json").write_text(json.dumps(looked["layers"], indent=1))
+            layers.write_text(json.dumps(looked["layers"], indent=1))
         (scratch / "plan").replace(plan)
     used = carrier if expected else None
     architectures = architectures_of(used, options.architectures, options.plugin_library) if used is not None else []
-    cuda_major = nvrtc().version[0] if used in ("aot", "python") else None
+    cuda = nvrtc().version if used in ("aot", "python") else None
+    library = options.plugin_library if used == "library" else None
     entry = {
         "status": "built",
         "key": key,
@@ -205,8 +209,9 @@ def _one_engine(
         "num_plugins": dict(expected),
         "mmfs_nodes": "plugins" if uses_plugins else "bodies of standard operators, asked for with --function-fallback",
         "carrier": used,
+        "plugin_library": str(library.absolute()) if library is not None else None,
         "machine_code": {"architectures": architectures, "sha256": built["machine_code_sha256"]},
-        "requires": requirements(options.builder, used, architectures, cuda_major),
+        "requires": requirements(options.builder, used, architectures, cuda),
         "inspector": inspector,
         "executed": {"status": "not run", "reason": "export.trt builds engines and does not execute them"},
         "verified": {"status": "not run", "reason": "it was not executed"},
@@ -214,14 +219,6 @@ def _one_engine(
     counted = ", ".join(f"{count} {operator} plugins" for operator, count in expected.items())
     say(f"      {entry['plan']['bytes'] / 1e6:.1f} MB in {entry['seconds']:.0f} s; {counted or 'no plugins'}")
     return entry
-
-
-def keep_engines(manifest: dict[str, Any], earlier: Mapping[str, Any]) -> None:
-    """Enter into the manifest of an export the engines of an earlier one whose graphs were the same."""
-    for name, component in manifest["components"].items():
-        before = earlier["components"].get(name)
-        if before is not None and before["onnx"] == component["onnx"]:
-            component["engines"] = before["engines"]
 
 
 def engine_key(

@@ -15,7 +15,7 @@ def keep_few_layers(model: MMInterleaved, num_layers: int) -> None:
     layers = language_model.decoder.layers
     if not 1 <= num_layers <= len(layers):
         raise ValueError(
-            f"few_layers is {num_layers}; the language model has {len(layers)} layers. Expected 1 to that."
+            f"--few-layers is {num_layers}. Expected 1 to {len(layers)}, as many layers as the language model has."
         )
     config = model.config.language_model
     with_synchronizer = range(len(layers))[config.mmfs_first :: config.mmfs_every] if config.mmfs is not None else ()

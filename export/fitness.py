@@ -7,14 +7,15 @@ knows all that, so the refusal here says what came, what was expected, and the c
 from __future__ import annotations
 
 import platform
-import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from export.drivers import DRIVER_FILE, Cuda, driver_branch, least_for_machine_code, least_for_ptx, newest_ptx
 from export.fingerprint import file_digest, sources_digest
 from plugins_trt.tensorrt_package import PACKAGES
 
@@ -23,11 +24,6 @@ BUILDERS = {"trt": "tensorrt", "rtx": "rtx"}
 
 KERNEL_SOURCES = ("mmfs/kernels/*.cu", "mmfs/kernels/*.cuh", "mmfs/kernels/*.h", "mmfs/kernels/arguments.py")
 """What the machine code in a plan and the arguments that we launch it with have to agree on."""
-
-LEAST_DRIVERS = {12: 525, 13: 580}
-"""By the CUDA that compiled the kernels: the first driver branch that loads them (minor-version compatibility)."""
-
-DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 class Misfit(ValueError):
@@ -65,14 +61,6 @@ def here() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-def driver_branch(file: Path) -> int | None:
-    """Of the NVIDIA driver that describes itself in `file`; None if there is no such file."""
-    if not file.is_file():
-        return None
-    found = re.search(r"Kernel Module.*?\s(\d+)\.\d+", file.read_text())
-    return int(found[1]) if found else None
-
-
 def capability_for(builder: str) -> list[int] | None:
     """Compute capability of the GPUs that a plan built here is for; None: any.
 
@@ -83,7 +71,7 @@ def capability_for(builder: str) -> list[int] | None:
     return list(torch.cuda.get_device_capability()) if own_gpu else None
 
 
-def requirements(builder: str, carrier: str | None, architectures: list[str], cuda_major: int | None) -> dict[str, Any]:
+def requirements(builder: str, carrier: str | None, architectures: list[str], cuda: Cuda | None) -> dict[str, Any]:
     """An engine's part of the manifest that `check_engine` reads; made where the engine is.
 
     Args:
@@ -91,55 +79,86 @@ def requirements(builder: str, carrier: str | None, architectures: list[str], cu
         carrier: of its plugins; None: it has none. With "python" this program launches the kernels in the plan, and has
             to have the same; the others launch theirs without us.
         architectures: of the machine code in the plan; empty without plugins.
-        cuda_major: of the NVRTC that made it; None: it was compiled elsewhere.
+        cuda: of the NVRTC that made it; None: it was compiled elsewhere.
     """
+    least = None if cuda is None else {"machine_code": least_for_machine_code(cuda), "ptx": least_for_ptx(cuda)}
     return {
         "platform": here(),
         "capability": capability_for(builder),
         "architectures": architectures,
-        "least_driver": None if cuda_major is None else LEAST_DRIVERS[cuda_major],
+        "cuda": None if cuda is None else _dotted(cuda),
+        "least_driver": least,
         "kernels_sha256": sources_digest(KERNEL_SOURCES) if carrier == "python" else None,
     }
 
 
-def options_of(manifest: Mapping[str, Any], **more: Any) -> str:
-    """Options of `python -m export.trt` for an export of the same kind, behind some others, which come first."""
-    options = more | {name: value for name, value in manifest["how"].items() if name not in more}
-    words = []
+def command_of(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
+    """The `python -m export.trt` that makes an export of the same kind and of the same parts, as a shell takes it.
+
+    Args:
+        root: where the export is.
+        manifest: what it says of itself.
+        more: further options, which come first, and go before its own; None: without this one.
+    """
+    parts = {
+        "components": ",".join(manifest["components"]) if manifest["not_exported"] else None,
+        "torch_fallback": ",".join(manifest["left_to_pytorch"]) or None,
+    }
+    words = ["python", "-m", "export.trt", manifest["model_dir"], "--out", str(root)]
+    options = more | {name: value for name, value in (parts | manifest["how"]).items() if name not in more}
     for name, value in options.items():
-        if value not in (None, False):
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return " ".join(words)
+        if value is None or value is False or value == []:
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
 
 
-def check_file(root: Path, entry: Mapping[str, Any], rebuild: str) -> None:
+def way_out(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
+    """A sentence with that command."""
+    model_dir = manifest["model_dir"]
+    instead = "" if Path(model_dir).is_dir() else f", with the model's place instead of {model_dir}, which is not here"
+    return f"Make it again{instead}: {command_of(root, manifest, **more)}"
+
+
+def check_file(root: Path, entry: Mapping[str, Any], cure: str) -> None:
     """Raise Misfit unless a file is there as the manifest lists it.
 
     Args:
         root: the export.
         entry: its path, bytes and sha256.
-        rebuild: options of `python -m export.trt` that write it again.
+        cure: from `way_out`.
     """
     file = root / entry["path"]
-    command = _command(root, rebuild)
     if not file.is_file():
-        raise Misfit(f"{file} is missing, and manifest.json lists it. {command}")
+        raise Misfit(f"{file} is missing, and manifest.json lists it. {cure}")
     size = file.stat().st_size
     if size != entry["bytes"]:
-        raise Misfit(f"{file} has {size} bytes, and manifest.json says {entry['bytes']}: it was cut. {command}")
+        raise Misfit(f"{file} has {size} bytes, and manifest.json says {entry['bytes']}: it was cut. {cure}")
     if file_digest(file) != entry["sha256"]:
-        raise Misfit(f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {command}")
+        raise Misfit(f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {cure}")
+
+
+def is_undamaged(root: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether graphs, weights and assets are there as the manifest lists them. Reads them all; engines not."""
+    graphs = [component["onnx"] for component in manifest["components"].values()]
+    try:
+        for entry in (*graphs, *(file for graph in graphs for file in graph["weights"]), *manifest["assets"]):
+            check_file(root, entry, cure="")
+    except Misfit:
+        return False
+    return True
 
 
 def check_whole(root: Path, manifest: Mapping[str, Any]) -> None:
     """Raise Misfit unless every component was exported, or left to PyTorch."""
     if missing := manifest["not_exported"]:
-        names = ",".join(missing)
-        command, kind = f"python -m export.trt MODEL_DIR --out {root}", options_of(manifest)
+        with_them = command_of(root, manifest, components=None)
+        left = ",".join([*manifest["left_to_pytorch"], *missing])
+        without = command_of(root, manifest, components=",".join(manifest["components"]), torch_fallback=left)
         raise Misfit(
             f"{root} cannot write or draw without {', '.join(missing)}, which were not exported. Export them, too: "
-            f"{command} {kind}; or leave them to PyTorch: {command} --components {','.join(manifest['components'])} "
-            f"--torch-fallback {','.join([*manifest['left_to_pytorch'], names])} {kind}"
+            f"{with_them}; or leave them to PyTorch: {without}"
         )
 
 
@@ -161,7 +180,7 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
         Misfit: there is none for the TensorRT that is installed.
     """
     package = PACKAGES[BUILDERS[backend]]
-    command = _command(root, _rebuild(manifest, name, backend))
+    cure = way_out(root, manifest, **_building(name, backend))
     versions = []
     for folder, entry in manifest["components"][name]["engines"].items():
         builder, _, version = folder.partition("-")
@@ -173,25 +192,24 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
         if entry["status"] == "not built":
             return None
         if entry["status"] != "built":
-            raise Misfit(f"There is no engine of {name}: {entry['reason']} {command}")
+            raise Misfit(f"There is no engine of {name}: {entry['reason']} {cure}")
         return entry
     if versions:
         raise Misfit(
             f"The engine of {name} was built by {package} {', '.join(versions)}, and {machine.builder_version} is "
-            f"installed, which does not load it. {command}"
+            f"installed, which does not load it. {cure}"
         )
-    raise Misfit(f"There is no engine of {name} for {package}. {command}")
+    raise Misfit(f"There is no engine of {name} for {package}. {cure}")
 
 
 def check_engine(
     root: Path, manifest: Mapping[str, Any], name: str, entry: Mapping[str, Any], backend: str, machine: Machine
 ) -> None:
     """Raise Misfit unless the machine can run an engine, and its plan is whole. Nothing is opened but to be hashed."""
-    rebuild = _rebuild(manifest, name, backend, entry)
-    needs = entry["requires"]
-    if (why := _why_not(needs, machine)) is not None:
-        raise Misfit(f"The engine of {name} {why}. {_command(root, rebuild)}")
-    check_file(root, entry["plan"], rebuild)
+    cure = way_out(root, manifest, **_building(name, backend, entry))
+    if (why := _why_not(entry["requires"], machine)) is not None:
+        raise Misfit(f"The engine of {name} {why}. {cure}")
+    check_file(root, entry["plan"], cure)
 
 
 def _why_not(needs: Mapping[str, Any], machine: Machine) -> str | None:
@@ -204,16 +222,37 @@ def _why_not(needs: Mapping[str, Any], machine: Machine) -> str | None:
         )
     if machine.capability is None:
         return "needs an NVIDIA GPU, and PyTorch sees none"
-    least = needs["least_driver"]
-    if least is not None and machine.driver is not None and machine.driver < least:
-        return f"needs an NVIDIA driver of at least {least}, and this is {machine.driver}"
-    own = ".".join(map(str, machine.capability))
+    own = _dotted(machine.capability)
     if needs["capability"] is not None and tuple(needs["capability"]) != machine.capability:
-        built = ".".join(map(str, needs["capability"]))
+        built = _dotted(needs["capability"])
         return f"was built for GPUs of compute capability {built}, and this one has {own}"
-    if needs["architectures"] and not any(_runs(one, machine.capability) for one in needs["architectures"]):
+    running = [one for one in needs["architectures"] if _runs(one, machine.capability)]
+    if needs["architectures"] and not running:
         return f"holds kernels for {', '.join(needs['architectures'])}, and this GPU has compute capability {own}"
-    return None
+    return _why_not_driver(needs, any(one.startswith("sm_") for one in running), machine.driver)
+
+
+def _why_not_driver(needs: Mapping[str, Any], has_machine_code: bool, driver: int | None) -> str | None:
+    """`has_machine_code` for the GPU; otherwise the driver has to translate PTX."""
+    if needs["least_driver"] is None or driver is None:
+        return None
+    least = needs["least_driver"]["machine_code" if has_machine_code else "ptx"]
+    if driver >= least:
+        return None
+    kind = "machine code" if has_machine_code else "PTX"
+    told = f"needs an NVIDIA driver of at least {least} for {kind} of CUDA {needs['cuda']}, and this is {driver}"
+    newest = newest_ptx(driver)
+    if has_machine_code or newest is None:
+        return f"{told}: install a newer driver"
+    cuda = _dotted(newest)
+    return (
+        f"{told}, which reads that of CUDA {cuda}: install a newer driver, or nvidia-cuda-nvrtc=={cuda}.* before it is "
+        "built again"
+    )
+
+
+def _dotted(version: Iterable[int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _runs(architecture: str, capability: tuple[int, int]) -> bool:
@@ -225,18 +264,15 @@ def _runs(architecture: str, capability: tuple[int, int]) -> bool:
     return major == capability[0] and minor <= capability[1]
 
 
-def _rebuild(manifest: Mapping[str, Any], name: str, backend: str, entry: Mapping[str, Any] | None = None) -> str:
+def _building(name: str, backend: str, entry: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Options that build an engine; if there is one already, of its kind."""
-    kind: dict[str, Any] = {}
-    if entry is not None:
-        kind = {
-            "plugin": entry["carrier"],
-            "plugin_library": "FILE" if entry["carrier"] == "library" else None,
-            "function_fallback": name if entry["mmfs_nodes"] != "plugins" else None,
-            **entry["limits"],
-        }
-    return options_of(manifest, stage="build", builder=BUILDERS[backend], components=name, **kind)
-
-
-def _command(root: Path, rebuild: str) -> str:
-    return f"Make it again: python -m export.trt MODEL_DIR --out {root} {rebuild}"
+    options = {"stage": "build", "builder": BUILDERS[backend], "components": name}
+    if entry is None:
+        return options
+    return {
+        **options,
+        "plugin": entry["carrier"],
+        "plugin_library": entry["plugin_library"],
+        "function_fallback": name if entry["mmfs_nodes"] != "plugins" else None,
+        **entry["limits"],
+    }

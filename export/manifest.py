@@ -14,13 +14,14 @@ from export.components import Component, Port
 from export.fingerprint import file_digest
 from export.flavours import aliases_of
 from export.onnx_graph import Graph
+from export.whole_files import write_whole
 from models.mm_interleaved import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
 from plugins_trt.onnx_function import DOMAIN, DOMAIN_VERSION
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST_FILE = "manifest.json"
-ONNX_DIR, ASSETS_DIR = "onnx", "assets"
+ONNX_DIR, ASSETS_DIR, ENGINES_DIR = "onnx", "assets", "engines"
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -79,6 +80,7 @@ def write_onnx_manifest(
         "tool": {"name": "export.trt", "mmfs": mmfs.__version__},
         "how": how,
         "versions": {package: version(package) for package in PACKAGES},
+        "model_dir": str(model_dir.absolute()),
         "model": {name: file_entry(model_dir / name, model_dir) for name in (CONFIG_FILE, WEIGHTS_FILE)},
         "samples": samples,
         "components": components,
@@ -94,9 +96,7 @@ def write_onnx_manifest(
 def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
     """Put `manifest.json` in the place of an earlier one, whole or not at all."""
     manifest["not_done"] = _not_done(manifest)
-    partial = root / f"{MANIFEST_FILE}.part"
-    partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(root / MANIFEST_FILE)
+    write_whole(root / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -119,6 +119,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{file} has schema {schema}; this program reads {SCHEMA}. Export again with --stage validate."
         )
     return manifest
+
+
+def manifest_of(root: Path) -> dict[str, Any] | None:
+    """The same; None where nothing can be read."""
+    try:
+        return read_manifest(root)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _not_done(manifest: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.whole_files import write_whole
+
 SECONDS_FILE = "seconds.json"
 """By stage and component."""
 
@@ -64,9 +66,7 @@ class Pace:
         self._finish()
         longest = {name: max(seconds, self.before.get(name, 0.0)) for name, seconds in self.taken.items()}
         times = {**_times(folder), self.stage: longest}
-        partial = folder / f"{SECONDS_FILE}.part"
-        partial.write_text(json.dumps(times, indent=1) + "\n")
-        partial.replace(folder / SECONDS_FILE)
+        write_whole(folder / SECONDS_FILE, json.dumps(times, indent=1) + "\n")
 
     def _finish(self) -> None:
         now = time.monotonic()

@@ -7,7 +7,8 @@ with weights of eight bits by `export/quantized_gates.py`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -35,9 +36,9 @@ from export.gates import (
 )
 from export.manifest import ASSETS_DIR, ONNX_DIR, GenerationResult, component_entry, write_onnx_manifest
 from export.onnx_graph import Graph
-from export.parity import TOLERANCE, CaseResult, Run, check, check_run, open_session
+from export.parity import TOLERANCE, CaseResult, ParityError, Run, check, check_run, open_session
 from export.precision import Precision, precision_of, with_precision
-from export.quantization import quantized_entry, weights_of
+from export.quantization import Weights, quantized_entry, weights_of
 from export.real_inputs import Case, pack, real_cases
 from export.rounding import rounded_float32
 from export.runtime import Session
@@ -75,7 +76,8 @@ def validate(job: Job, say: Say) -> None:
         if weights_of(name, job.llm_weights) == "same":
             proof = _prove(model, component, flavoured, file, cases[name], precision)
         else:
-            proof = _prove_quantized(model, component, flavoured, file, cases[name], precision, samples, say)
+            with _naming_other_weights(job.llm_weights):
+                proof = _prove_quantized(model, component, flavoured, file, cases[name], precision, samples, say)
         entries[name] = component_entry(with_precision(flavoured, precision), graph, file, proof, root=work)
         if weights_of(name, job.llm_weights) != "same":
             entries[name]["quantized"] = quantized_entry(graph.proto)
@@ -83,7 +85,8 @@ def validate(job: Job, say: Say) -> None:
     shutil.rmtree(work / ASSETS_DIR, ignore_errors=True)
     assets = write_assets(model, work / ASSETS_DIR)
     others = absent(chosen, job.choice, components)
-    generation = _generation(job, model, components, samples, others, f"[{num_steps}/{num_steps}]", say)
+    with _naming_other_weights(job.llm_weights):
+        generation = _generation(job, model, components, samples, others, f"[{num_steps}/{num_steps}]", say)
     write_onnx_manifest(
         work,
         key=job.key,
@@ -93,6 +96,7 @@ def validate(job: Job, say: Say) -> None:
             "flavour": job.flavour,
             "max_past": job.capacity,
             "few_layers": job.few_layers,
+            "images": [str(Path(picture).absolute()) for picture in job.pictures],
         },
         model_dir=Path(job.model_dir),
         components=entries,
@@ -101,6 +105,18 @@ def validate(job: Job, say: Say) -> None:
         absent=others,
         generation=generation,
     )
+
+
+@contextmanager
+def _naming_other_weights(weights: Weights) -> Iterator[None]:
+    """Where weights of eight bits may be why something differs, say what else there is."""
+    try:
+        yield
+    except ParityError as error:
+        if weights == "same":
+            raise
+        others = "same" if weights == "int8" else "int8 or same"
+        raise ParityError(f"{error} With --llm-weights {others} it may pass.") from error
 
 
 def _prove(

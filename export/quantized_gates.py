@@ -21,7 +21,7 @@ from export.parity import CaseResult, ParityError, Run
 from export.real_inputs import Case
 from models import MMInterleaved
 from models.generation.documents import Segment
-from models.processor import processor_of
+from models.generation.reader import processor_of
 
 LEAST_COSINE = 0.99
 MOST_NORM_CHANGE = 0.05

@@ -60,7 +60,10 @@ def _read(folder: Path) -> list[Document]:
             f'{file} is not a list of documents, each a list of {{"text": ...}} and {{"image": ...}}: {error!r}.'
         ) from error
     if not any(isinstance(segment, Image.Image) for document in documents for segment in document):
-        raise ValueError(f"The first documents of {file} hold no picture, so the image side can't be checked.")
+        raise ValueError(
+            f"The first documents of {file} hold no picture, so the image side can't be checked. Put one with "
+            f"a picture among the first {MAX_DOCUMENTS}, or name pictures with --images."
+        )
     return documents
 
 
@@ -72,8 +75,18 @@ def _segment(segment: dict[str, str], folder: Path) -> str | Image.Image:
 
 
 def opened(path: Path) -> Image.Image:
-    """A picture in a file."""
+    """A picture in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no picture, or not whole.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no picture {path}.")
-    with Image.open(path) as image:
-        return image.convert("RGB")
+        raise FileNotFoundError(f"There is no picture {path}. Expected a file as PNG, JPEG or WebP.")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}). Expected a whole PNG, JPEG or WebP file."
+        ) from error

@@ -32,6 +32,7 @@ from export.quantization import Weights, weights_of, write_quantized
 from export.samples import SAMPLES_DIR
 from export.skeleton import open_skeleton
 from export.weights import write_weights
+from export.whole_files import write_whole
 from models import MMInterleaved
 
 NEUTRAL_DIR = "neutral"
@@ -241,17 +242,13 @@ def _leave_only(names: Collection[str], folder: Path) -> None:
 
 
 def _write(file: Path, proto: onnx.ModelProto, key: str) -> None:
-    partial = file.with_suffix(".part")
-    partial.write_bytes(proto.SerializeToString())
-    partial.replace(file)
+    write_whole(file, proto.SerializeToString())
     _set_key(file, key)
 
 
 def _set_key(file: Path, key: str) -> None:
     """Say what a finished file depends on, and what it is: a file that was damaged since has no key."""
-    partial = file.with_suffix(".key.part")
-    partial.write_text(json.dumps({"key": key, "sha256": _digests(file)}))
-    partial.replace(file.with_suffix(".key"))
+    write_whole(file.with_suffix(".key"), json.dumps({"key": key, "sha256": _digests(file)}))
 
 
 def _has_key(file: Path, key: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from export.fitness import Misfit, check_file, options_of
+from export.fitness import Misfit, check_file, command_of, way_out
 from export.manifest import read_manifest
 
 Kind = Literal["onnx", "tensorrt"]
@@ -54,12 +54,12 @@ def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
     with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as scratch:
         whole = Path(scratch) / repository.name
         for name, entry in manifest["components"].items():
-            engine = _engine(name, entry) if kind == "tensorrt" else None
+            engine = _engine(root, manifest, name) if kind == "tensorrt" else None
             folder = whole / name / "1"  # the version
             folder.mkdir(parents=True)
             first, *others = [entry["onnx"], *entry["onnx"]["weights"]] if engine is None else [engine["plan"]]
             for file in (first, *others):
-                check_file(root, file, options_of(manifest, **stage))
+                check_file(root, file, way_out(root, manifest, **stage))
             shutil.copyfile(root / first["path"], folder / MODEL_FILES[kind])
             for file in others:  # under their names, by which the graph finds them
                 shutil.copyfile(root / file["path"], folder / Path(file["path"]).name)
@@ -106,17 +106,18 @@ def model_config(name: str, entry: Mapping[str, Any], kind: Kind, num_profiles: 
     return "\n".join(lines) + "\n"
 
 
-def _engine(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+def _engine(root: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The newest engine of TensorRT that was built."""
     built = [
         found
-        for folder, found in entry["engines"].items()
+        for folder, found in manifest["components"][name]["engines"].items()
         if folder.startswith("tensorrt-") and found["status"] == "built"
     ]
     if not built:
+        build = command_of(root, manifest, stage="build", builder="tensorrt")
         raise Misfit(
-            f"There is no TensorRT engine of {name}, which the server could load. Build one where TensorRT is, with "
-            "python -m export.trt MODEL_DIR --out DIR --stage build --builder tensorrt, or write the ONNX graphs."
+            f"There is no TensorRT engine of {name}, which the server could load. Write the ONNX graphs with "
+            f"--triton-kind onnx, or build one where TensorRT is: {build}"
         )
     return built[-1]
 

@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 from export.alone import alone_in
 from export.child_process import ChildError, run_child
@@ -33,21 +32,21 @@ from export.choice import Choice
 from export.command_line import GRAPH_STAGES, STAGES, USUAL_BUILDER, USUAL_KIND, command_line
 from export.components import components_of
 from export.engine_checks import EngineError
-from export.engines import ENGINES_DIR, BuildOptions, build_engines, keep_engines
+from export.engines import BuildOptions, build_engines
 from export.few_layers import keep_few_layers
-from export.fitness import check_whole
-from export.manifest import MANIFEST_FILE, ONNX_DIR, read_manifest, write_manifest
+from export.fitness import check_whole, is_undamaged
+from export.manifest import MANIFEST_FILE, manifest_of, read_manifest
 from export.memory import gpu_bytes, memory_of, report
 from export.onnx_graph import GraphError
 from export.pace import Pace
 from export.parity import ParityError
+from export.placement import put_back, put_in_place
 from export.precision import Precision, precision_of
 from export.profiles import Limits
-from export.proof import ROUNDED_DIR
 from export.quantization import Weights, matrices_of, weights_of
 from export.skeleton import open_skeleton
 from export.stage_process import ERROR_FILE, raise_error
-from export.stages import JOB_FILE, NEUTRAL_DIR, Job
+from export.stages import NEUTRAL_DIR, Job
 from export.triton import check_new, write_repository
 from mmfs.kernels.nvrtc import NvrtcError
 from models.mm_interleaved import CONFIG_FILE
@@ -88,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_carrier(options.plugin or USUAL[builder], builder, options.plugin_library)
             open_package(builder)
         _check_arguments(options, stage)
-        if (earlier := _manifest_of(options.out)) is not None:
+        put_back(options.out)
+        if (earlier := manifest_of(options.out)) is not None:
             choice = choice.joined(earlier)
         work = options.out.with_name(f".{options.out.name}.unfinished")
         job = Job.of(
@@ -171,7 +171,7 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str
         if stages[-1] != GRAPH_STAGES[-1]:
             say(f"{work} holds what is done; --stage {GRAPH_STAGES[-1]} goes on")
             return
-        _put_in_place(work, out)
+        put_in_place(work, out)
     say(f"wrote {out} in {time.perf_counter() - start:.0f} s")
 
 
@@ -211,42 +211,16 @@ def _bench(model_dir: Path, out: Path, say: Callable[[str], None]) -> None:
     )
 
 
-def _put_in_place(work: Path, out: Path) -> None:
-    """Let the finished export take the place of an earlier one, whose engines of the same graphs stay."""
-    shutil.rmtree(work / ROUNDED_DIR, ignore_errors=True)
-    (work / JOB_FILE).unlink()
-    for leftover in (*(work / ONNX_DIR).glob("*.key"), *work.rglob("*.part")):
-        leftover.unlink()
-    replaced = out.with_name(f".{out.name}.replaced")
-    if out.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        with alone_in(out):
-            if (earlier := _manifest_of(out)) is not None:
-                manifest = read_manifest(work)
-                keep_engines(manifest, earlier)
-                write_manifest(work, manifest)
-            out.rename(replaced)
-    if (replaced / ENGINES_DIR).is_dir():
-        (replaced / ENGINES_DIR).rename(work / ENGINES_DIR)
-    work.rename(out)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
 def is_up_to_date(out: Path, job: Job) -> bool:
-    """Whether `out` holds what the job would make; what cannot be read is made again.
+    """Whether `out` holds what the job would make; what cannot be read, or is damaged, is made again.
 
     Raises:
         ValueError: the job names a component that the model does not have.
     """
-    manifest = _manifest_of(out)
-    return manifest is not None and manifest.get("key") == job.key and job.choice.is_held_by(manifest)
-
-
-def _manifest_of(out: Path) -> dict[str, Any] | None:
-    try:
-        return read_manifest(out)
-    except (FileNotFoundError, ValueError):
-        return None
+    manifest = manifest_of(out)
+    if manifest is None or manifest["key"] != job.key or not job.choice.is_held_by(manifest):
+        return False
+    return is_undamaged(out, manifest)
 
 
 def plan_memory(
@@ -305,13 +279,17 @@ def _check_belonging(options: argparse.Namespace, stage: str, limits: Limits) ->
 def _check_arguments(options: argparse.Namespace, stage: str) -> None:
     """What can be refused before anything is read."""
     model_dir, out = options.model, options.out
+    if out.name in ("", ".."):
+        raise ValueError(
+            f"--out is {out}. Expected a directory by its name: the export grows beside it, as .NAME.unfinished."
+        )
     if not (model_dir / CONFIG_FILE).is_file():
         raise FileNotFoundError(
             f"{model_dir} holds no {CONFIG_FILE}. Expected a directory written by MMInterleaved.save_pretrained or "
             "python -m models.convert."
         )
     if missing := [picture for picture in options.images if not picture.is_file()]:
-        raise FileNotFoundError(f"There is no picture {missing[0]}.")
+        raise FileNotFoundError(f"There is no picture {missing[0]}. --images takes files as PNG, JPEG or WebP.")
     if out.exists() and not (out.is_dir() and ((out / MANIFEST_FILE).is_file() or not any(out.iterdir()))):
         raise FileExistsError(f"{out} exists and is no earlier export. Name another directory, or remove it.")
     if options.flavour == "ort" and stage == "build":

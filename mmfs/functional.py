@@ -33,16 +33,20 @@ def ms_deform_attn(
 
     A location is the same convention as `grid_sample(align_corners=False, padding_mode="zeros")`: 0 and 1 are the outer
     edges of a level, pixel centres lie at (index + 0.5) / size, outside is zero. A location that is not finite samples
-    zero and has zero gradient. Sums are float32 for half types.
+    zero and has zero gradient. Sums are float32 for half types. All floating tensors get gradients.
+
+    The arguments are those of Deformable-DETR's `ms_deform_attn_core_pytorch`. Its CUDA function takes
+    `level_start_index` and `im2col_step` too, which are not needed here.
 
     Args:
-        value: [B, S, H, D], any floating dtype; pixels level by level, each level row by row.
+        value: [B, S, H, D], float64, float32, bfloat16 or float16; pixels level by level, each level row by row.
         spatial_shapes: (h, w) of the L levels. An int tensor [L, 2] is read on the host: under torch.compile and
             torch.export give a sequence.
         sampling_locations: [B, Q, H, L, P, 2], (x, y) in [0, 1]; float32 also for half values.
         attention_weights: [B, Q, H, L, P]; need not sum to 1.
-        backend: "reference" (can be differentiated twice), "cpu", "cuda", or None to choose. A named one never falls
-            back.
+        backend: "reference" (plain PyTorch, can be differentiated twice), "cpu" (the compiled kernel; PyTorch's
+            `embedding_bag` where `why_not_compiled` gives a reason), "cuda", or None: what suits value's device, as
+            `explain` tells. "cuda" never falls back.
 
     Returns:
         [B, Q, H*D], dtype of value.
@@ -81,11 +85,11 @@ def mmfs_attention(
         out      = sum of weight * bilinear(value[m, level], location) + weight of null * null_value
 
     Images older than the tables take their last row. Sampling is as in `ms_deform_attn`. A query that sees no image
-    gets exactly null_value, or zero.
+    gets exactly null_value, or zero. All floating tensors get gradients.
 
     Args:
-        value: [N, S, H, D], the bank, any floating dtype; pixels level by level, each level row by row.
-            [total pixels, H, D] when the images differ in size: image by image, then level by level.
+        value: [N, S, H, D], the bank, float64, float32, bfloat16 or float16; pixels level by level, each level row by
+            row. [total pixels, H, D] when the images differ in size: image by image, then level by level.
         spatial_shapes: (h, w) of the L levels of all images, or an int tensor [N, L, 2] when they differ. An int tensor
             [L, 2] is read on the host: under torch.compile and torch.export give a sequence.
         reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1]; float32 also for half values.
@@ -96,14 +100,17 @@ def mmfs_attention(
         logit_table: [A, H, L, P], added to the logits by age.
         null_logit: logit of the share that goes to no image (0 in the released model); None: plain softmax (paper).
         null_value: [H, D], what that share gets; None: zero.
-        backend: "reference" (can be differentiated twice), "cpu", "cuda", or None to choose. A named one never falls
-            back.
+        backend: "reference" (plain PyTorch, can be differentiated twice), "cpu" (the compiled kernel; PyTorch's
+            `embedding_bag` where `why_not_compiled` gives a reason), "cuda", or None: what suits value's device, as
+            `explain` tells. "cuda" never falls back.
 
     Returns:
         [B, Q, H*D], dtype of value.
 
     Raises:
-        ValueError, TypeError: wrong shapes, dtypes, devices or backend; visible ranges beyond the bank.
+        ValueError, TypeError: wrong shapes, dtypes, devices or backend; visible ranges beyond the bank. The CUDA
+            kernels do not wait to look at numbers: there, a query with such a range gets NaN, and all of the output
+            is NaN if the sizes of images that differ do not add up to the pixels of value.
     """
     sizes, image_shapes = check_mmfs_attention(
         value,
@@ -160,12 +167,18 @@ def will_be_differentiated(arguments: Sequence[object]) -> bool:
 
 
 def why_not_cuda(value: Tensor) -> str | None:
-    """Why a call with this value cannot use the CUDA kernels; None if it can."""
+    """Why a call with this value cannot use the CUDA kernels; None if it can.
+
+    Its device and dtype count, its shape does not: `mmfs.why_not_cuda(torch.empty(0, device="cuda"))` will do.
+    """
     return cuda.why_not(value)
 
 
 def why_not_compiled(value: Tensor) -> str | None:
-    """Why a call with this value cannot use the compiled CPU kernel; None if it can."""
+    """Why a call with this value cannot use the compiled CPU kernel; None if it can.
+
+    Its device and dtype count, its shape does not: `mmfs.why_not_compiled(torch.empty(0))` will do.
+    """
     return compiled.why_not(value)
 
 

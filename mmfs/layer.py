@@ -57,11 +57,15 @@ class MMFS(nn.Module):
             value_dim: H*D, channels of the projected features; default query_dim.
             output_dim: channels of the result; default query_dim.
             max_age: A; images older than this share the oldest age.
-            base: cells (w, h) that an image is divided into: the unit of predicted offsets.
+            base: cells (w, h) that an image is divided into, or one number for both: the unit of predicted offsets.
             null: give a share of the attention to a learned `null_value` [H, D] (the released model, with logit 0)
                 instead of always to images (the paper).
             offset_init: where the points of a fresh layer lie around the reference point: at random, or on a grid.
             offset_init_cells: half the width of that region, in cells.
+
+        Raises:
+            ValueError: value_dim is no multiple of num_heads; max_age is below 1; no level, or one with a side below
+                1; offset_init is neither of the two.
         """
         super().__init__()
         value_dim = query_dim if value_dim is None else value_dim
@@ -156,10 +160,11 @@ class MMFS(nn.Module):
     ) -> Tensor:
         """
         Args:
-            query: [B, Q, query_dim].
+            query: [B, Q, query_dim], in the dtype of the parameters, like features or values.
             reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1], float32: where each query looks from.
             visible: int [B, Q, 2], first and one past the last image of the bank that each query sees; equal for none.
-            features: [N, S, feature_dim], the bank; or
+            features: [N, S, feature_dim], the bank, level by level as in the layer's spatial_shapes, each level row by
+                row (`feature_map.flatten(2).transpose(1, 2)` of each level, concatenated); or
             values: [N, S, H, D], the bank after `project_values`.
             spatial_shapes: int [N, L, 2], (h, w) of each level of each image, in place of the layer's sizes when images
                 differ; features is then [total pixels, feature_dim], or values [total pixels, H, D].
@@ -354,6 +359,8 @@ class MultiScaleDeformableAttention(nn.Module):
 
         for layer in model.encoder.layers: layer.self_attn.attn = mmfs.MultiScaleDeformableAttention()
         for layer in model.decoder.layers: layer.encoder_attn.attn = mmfs.MultiScaleDeformableAttention()
+
+    `model` is a `DeformableDetrModel`; a `DeformableDetrForObjectDetection` keeps one as its `.model`.
     """
 
     def forward(
@@ -370,7 +377,7 @@ class MultiScaleDeformableAttention(nn.Module):
         Args:
             value: [B, S, H, D].
             value_spatial_shapes: unused, the list says the same.
-            value_spatial_shapes_list: (h, w) of the L levels.
+            value_spatial_shapes_list: (h, w) of the L levels, ints.
             level_start_index: unused, it follows from the sizes.
             sampling_locations: [B, Q, H, L, P, 2], (x, y) in [0, 1].
             attention_weights: [B, Q, H, L, P].

@@ -109,6 +109,9 @@ def denoise(
         noise_schedule: the one that the model was trained with.
         denoising: scheduler and number of steps.
         dice: one for each picture, for schedulers that add noise.
+
+    Yields:
+        Where the drawing stands after each step.
     """
     scheduler = SCHEDULERS[denoising.scheduler].from_config(noise_schedule.config, timestep_spacing="trailing")
     scheduler.set_timesteps(denoising.num_inference_steps, device=latents.device)

@@ -1,6 +1,7 @@
 """The diffusion image decoder (paper 3.2): context tokens and image features in, a denoising loss or a picture out.
 
-Letters: M images to draw, K context length, C language-model width, n context tokens, N images of the bank.
+Letters: M images to draw, K context length, C language-model width, n context tokens, N images of the bank, S pyramid
+pixels, H heads, D channels a head.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from models.config import ImageDecoderConfig
 from models.denoising import Denoising, Step, denoise, guide
 from models.image_codec import LatentCodec, PixelCodec
+from models.part_configs import ImageDecoderConfig
 from models.position import sincos_1d
 from models.qformer import QFormer
 from models.resampler import Resampler
@@ -38,6 +39,10 @@ class ImageDecoder(nn.Module):
         spatial_shapes: (h, w) of the pyramid's levels.
         unet: a U-Net that was loaded already and fits `config.unet`. None: a new one.
         vae: the same of `config.vae`.
+
+    Raises:
+        ValueError: a side of the drawn image is no multiple of what one latent pixel covers, or the noise schedule has
+            another prediction type than `PREDICTION_TYPES`.
     """
 
     def __init__(
@@ -106,13 +111,13 @@ class ImageDecoder(nn.Module):
     def loss(
         self, pixels: Tensor, context: Tensor, *, values: Sequence[Tensor], visible: Tensor, keys: Tensor
     ) -> Tensor:
-        """Denoising error of each image (paper Eq. 3), [M]: squared error, averaged over the pixels of one image.
+        """Denoising error of each image (paper Eq. 3), [M] float32: squared, averaged over the pixels of one image.
 
         Args:
             pixels: [M, 3, h, w] float32 in [0, 1], the truth at the output resolution.
             context: [M, n, cross_attention_dim] from `condition`.
             values: per synchronizer [N, S, H, D].
-            visible: [M, 2] int64.
+            visible: [M, 2] int64, range of images of the bank that each drawn image may look at.
             keys: [M] int64; noise, time step and condition drop of an image are functions of its key alone, so they
                 do not depend on which images share the batch or on the number of processes. Conditions are dropped in
                 training mode only (the release drops them in evaluation too).
@@ -223,6 +228,9 @@ class ImageDecoder(nn.Module):
             visible: [M, 2] int64, the images that each drawn image may look at.
             seeds: M numbers; all that is random about an image is a function of its own.
             denoising: steps, scheduler and guidance.
+
+        Yields:
+            Where the drawing stands after each step; the last one's latents are for `decode`.
         """
         dice = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(self.latent_shape, generator=die) for die in dice]).to(context.device)

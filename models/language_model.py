@@ -1,6 +1,7 @@
 """The multi-modal language model: a decoder built like LLaMA, with MMFS between attention and feed-forward.
 
-Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels of all pyramid levels, F feature width.
+Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels of all pyramid levels, S' of those that
+the language model samples, F feature width, H heads, D channels a head.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache
 
 from mmfs import MMFS
-from models.config import LanguageModelConfig
 from models.folded_mmfs import FoldedMMFS
+from models.part_configs import LanguageModelConfig
 from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
@@ -27,14 +28,18 @@ class LanguageSynchronizer(Synchronizer):
     """MMFS attached to one decoder layer: `tanh(alpha) * MMFS(norm(hidden), norm(features))` (paper 3.2).
 
     The host layer is extended by hooks and stays as transformers made it: its state-dict keys do not change.
+
+    Args:
+        layer: the decoder layer, of transformers.
+        mmfs: for queries of C channels and features of F.
+        gate_init: initial alpha.
+        image_positions: what the position embeddings of images count; see `SynchronizerConfig`.
     """
 
     CENTRE = (0.5, 0.5)
     """Reference point of every text token (paper 3.2)."""
 
-    def __init__(
-        self, layer: Any, mmfs: MMFS, gate_init: float, image_positions: Literal["age", "index"] = "age"
-    ) -> None:
+    def __init__(self, layer: Any, mmfs: MMFS, gate_init: float, image_positions: Literal["age", "index"]) -> None:
         norms = nn.RMSNorm(mmfs.query_dim, eps=1e-6), nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
         super().__init__(*norms, mmfs, image_positions)
         self.gate = nn.Parameter(torch.full((1,), gate_init))
@@ -43,7 +48,8 @@ class LanguageSynchronizer(Synchronizer):
         layer.self_attn.register_forward_hook(self._add_to_attention)
 
     def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-        """[B, T, C] states after self-attention -> what the images add to them, in the states' dtype."""
+        """[B, T, C] states after self-attention, values [N, S', H, D], visible [B, T, 2] int64 -> [B, T, C], what the
+        images add to the states, in their dtype."""
         query = self.query_norm(hidden.to(self.gate.dtype))
         # Filled and not copied from the CPU, which a CUDA graph could not record.
         centre = torch.stack([hidden.new_full((), share, dtype=torch.float32) for share in self.CENTRE])
@@ -145,7 +151,7 @@ class LanguageModel(nn.Module):
         return table(input_ids.masked_fill(is_new, 0)).masked_fill(is_new.unsqueeze(-1), 0)
 
     def project_values(self, features: Tensor) -> list[Tensor]:
-        """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D] with S' the pixels of the LM's levels."""
+        """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D]."""
         return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in each(self.synchronizers)]
 
     def fold(self) -> list[FoldedMMFS]:
@@ -176,6 +182,9 @@ class LanguageModel(nn.Module):
 
         Returns:
             [B, T, C].
+
+        Raises:
+            ValueError: another number of values, or of folded layers, than of synchronizers.
         """
         with all_looking_at(self.synchronizers, values, visible, folded):
             output = self.decoder(

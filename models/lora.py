@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.json_files import read_json
+from models.lora_config import LoraConfig
+from models.network import Network
 from models.tensor_files import read_tensors, write_tensors
-
-if TYPE_CHECKING:
-    from models.mm_interleaved import MMInterleaved
+from models.whole_files import write_whole
 
 ADAPTER_FOLDER = "adapter"
 SETTINGS_FILE = "mm_interleaved_lora.json"
@@ -24,30 +25,7 @@ NAME = "default"
 """What peft calls an adapter that has no other name."""
 
 
-@dataclass(frozen=True)
-class LoraConfig:
-    """`W x + alpha / rank * B A x`, with A [rank, in] and B [out, rank]; B starts at 0, so that nothing changes at
-    first."""
-
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    """Share of x that the adapter does not see in training."""
-
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """The matrices of each layer that get an adapter, by the last part of their names."""
-
-    merge: bool = True
-    """Whether a saved model has the adapters added to its matrices; else it has them in a file of their own."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 <= self.dropout < 1 or not self.targets:
-            raise ValueError(
-                f"{self} can't be; expected a rank of 1 or more, a dropout from 0 to below 1, and targets."
-            )
-
-
-def add_lora(model: MMInterleaved, config: LoraConfig) -> None:
+def add_lora(model: Network, config: LoraConfig) -> None:
     """Put new adapters into the language model and take gradients from all else in its host.
 
     The synchronizers are no part of the host and go on training.
@@ -73,7 +51,7 @@ def add_lora(model: MMInterleaved, config: LoraConfig) -> None:
     model.lora = config
 
 
-def merge_lora(model: MMInterleaved) -> None:
+def merge_lora(model: Network) -> None:
     """Add the adapters to their matrices for good; a model without any stays as it is."""
     host = model.language_model.host
     for name, layer in list(_adapted(host)):
@@ -88,13 +66,13 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def matrices(model: MMInterleaved) -> dict[str, Tensor]:
+def matrices(model: Network) -> dict[str, Tensor]:
     """The state dict under the names of a model without adapters, as it is below them."""
     state = model.state_dict().items()
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state if not is_adapter(name)}
 
 
-def tensors_to_save(model: MMInterleaved) -> dict[str, Tensor]:
+def tensors_to_save(model: Network) -> dict[str, Tensor]:
     """The state dict under the names of a model without adapters: with them added if they are to be merged, else the
     matrices as they were."""
     state = matrices(model)
@@ -106,23 +84,23 @@ def tensors_to_save(model: MMInterleaved) -> dict[str, Tensor]:
     return state
 
 
-def save_adapter(model: MMInterleaved, directory: Path) -> None:
+def save_adapter(model: Network, directory: Path) -> None:
     """Write the adapters of a model that keeps them apart."""
     assert model.lora is not None, "asked for only with adapters"
     directory.mkdir(exist_ok=True)
-    (directory / SETTINGS_FILE).write_text(json.dumps(asdict(model.lora), indent=2) + "\n")
+    write_whole(directory / SETTINGS_FILE, json.dumps(asdict(model.lora), indent=2) + "\n")
     write_tensors(directory / ADAPTER_FILE, _adapter_tensors(model))
 
 
 @torch.no_grad()
-def load_adapter(model: MMInterleaved, directory: Path) -> None:
+def load_adapter(model: Network, directory: Path) -> None:
     """Put the adapters in that `save_adapter` wrote.
 
     Raises:
         ImportError: peft is missing.
-        ValueError: they do not fit the model.
+        ValueError: a file is damaged, or they do not fit the model.
     """
-    settings: dict[str, Any] = json.loads((directory / SETTINGS_FILE).read_text())
+    settings: dict[str, Any] = read_json(directory / SETTINGS_FILE)
     add_lora(model, LoraConfig(**{**settings, "targets": tuple(settings["targets"])}))
     expected, stored = _adapter_tensors(model), read_tensors(directory / ADAPTER_FILE)
     if differing := sorted(
@@ -130,12 +108,15 @@ def load_adapter(model: MMInterleaved, directory: Path) -> None:
         for name in expected.keys() | stored.keys()
         if name not in expected or name not in stored or expected[name].shape != stored[name].shape
     ):
-        raise ValueError(f"{directory / ADAPTER_FILE} does not fit the language model: {differing[:3]} differ.")
+        raise ValueError(
+            f"{directory / ADAPTER_FILE} does not fit the language model: {len(differing)} tensors differ "
+            f"{differing[:3]}. Put it beside the model that it was saved with."
+        )
     for name, tensor in expected.items():
         tensor.copy_(stored[name])
 
 
-def _adapter_tensors(model: MMInterleaved) -> dict[str, Tensor]:
+def _adapter_tensors(model: Network) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.language_model.host.state_dict().items() if is_adapter(name)}
 
 

@@ -1,72 +1,39 @@
-"""MM-Interleaved: the paper's Figure 3 as one forward pass.
+"""MM-Interleaved, the model: what a person does with the network: write, score, save, load.
 
-Letters: R rows, T tokens a row, C language-model width, N images of the bank, S pyramid pixels, F feature width,
-M drawn images, n visual tokens an image, K supervised tokens.
+Its forward pass is in `models/network.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from models.batch import IGNORED, Batch
 from models.config import MMInterleavedConfig
-from models.generation.documents import Document, Segment
-from models.generation.generate import generate, generate_stream
-from models.generation.generated import Generated, Preview
+from models.generation.generative import Generative
 from models.generation.reading import Reading
-from models.generation.scoring import Score, score
-from models.image_decoder import ImageDecoder
-from models.language_model import LanguageModel
-from models.lora import (
-    ADAPTER_FOLDER,
-    LoraConfig,
-    is_adapter,
-    load_adapter,
-    matrices,
-    save_adapter,
-    tensors_to_save,
-)
+from models.lora import ADAPTER_FOLDER, is_adapter, load_adapter, matrices, save_adapter, tensors_to_save
+from models.network import Network
 from models.pretrained.from_parts import from_parts
 from models.pretrained.snapshots import Parts
 from models.processor import MMInterleavedProcessor
-from models.sequence import attention_mask, gather_context, image_visible, position_ids, token_visible
 from models.stored_weights import StoredWeights
 from models.tensor_files import WEIGHTS_FILE, write_tensors
 from models.unwritten import unwritten
-from models.visual_tokenizer import VisualTokenizer
 
 CONFIG_FILE = "config.json"
 
 
-@dataclass(frozen=True)
-class Output:
-    """Losses of one batch; the sums and counts let a trainer average over more than one batch."""
+class MMInterleaved(Network, Generative):
+    """Reads and writes interleaved images and text (paper Section 3).
 
-    loss: Tensor
-    """`loss_text + image_loss_weight * loss_image` (paper Eq. 5)."""
-
-    loss_text: Tensor
-    """Mean cross-entropy over the supervised tokens (paper Eq. 2); 0 without any."""
-
-    loss_image: Tensor
-    """Mean denoising error over the drawn images (paper Eq. 3); 0 without any."""
-
-    text_loss_sum: Tensor
-    num_targets: int
-    image_loss_sum: Tensor
-    num_drawn: int
-
-
-class MMInterleaved(nn.Module):
-    """Reads and writes interleaved images and text (paper Section 3)."""
+    Args:
+        config: sizes and choices.
+        processor: makes tokens of text and tensors of pictures, and back. None: no text can be read or written.
+        parts: pre-trained networks that fit `config`. None: new ones.
+    """
 
     def __init__(
         self,
@@ -74,146 +41,8 @@ class MMInterleaved(nn.Module):
         processor: MMInterleavedProcessor | None = None,
         parts: Parts | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, parts)
         self.processor = processor
-        self.lora: LoraConfig | None = None
-        lm_hidden = config.language_model.transformer["hidden_size"]
-        self.visual_tokenizer = VisualTokenizer(config.vision, lm_hidden, parts and parts.clip)
-        shapes, feature_dim = self.visual_tokenizer.spatial_shapes, config.vision.clip["hidden_size"]
-        self.language_model = LanguageModel(
-            config.language_model,
-            feature_dim=feature_dim,
-            spatial_shapes=shapes,
-            host=parts and parts.language_model,
-        )
-        self.begin_of_image = nn.Parameter(torch.zeros(lm_hidden))  # added to the embedding of <BoI>
-        self.image_decoder = ImageDecoder(
-            config.image_decoder,
-            context_dim=lm_hidden,
-            feature_dim=feature_dim,
-            spatial_shapes=shapes,
-            unet=parts and parts.unet,
-            vae=parts and parts.vae,
-        )
-
-    def forward(self, batch: Batch) -> Output:
-        """Both losses of a batch of packed documents."""
-        text_losses, hidden, features = self.read(batch)
-        return self._output(text_losses.sum(), self.image_losses(hidden, features, batch).sum(), batch)
-
-    def read(self, batch: Batch, *, tokens_at_once: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Everything but the image decoder.
-
-        Args:
-            batch: packed documents.
-            tokens_at_once: see `text_losses`.
-
-        Returns:
-            [K] text losses of the supervised tokens, [R, T, C] hidden states, and [N, S, F] image features.
-        """
-        packing = self.config.language_model.packing
-        visual_tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, C], [N, S, F]
-        hidden = self.language_model(
-            self.embed(batch.input_ids, visual_tokens, batch.image_positions),
-            position_ids=position_ids(batch, packing),
-            mask=attention_mask(batch, packing),
-            values=self.language_model.project_values(features),
-            visible=token_visible(batch),
-        )  # [R, T, C]
-        return self.text_losses(hidden, batch, tokens_at_once), hidden, features
-
-    def embed(self, input_ids: Tensor, visual_tokens: Tensor, image_positions: Tensor) -> Tensor:
-        """Word embeddings with the visual tokens in their places, [R, T, C].
-
-        Args:
-            input_ids: [R, T] int64.
-            visual_tokens: [N, n, C].
-            image_positions: [N, 2] int64, row and column of each image's first visual token.
-        """
-        embeddings = self.language_model.embed(input_ids)
-        begins = (input_ids == self.config.begin_of_image_id).unsqueeze(-1)
-        embeddings = embeddings + begins * self.begin_of_image.to(embeddings.dtype)
-        row, column = image_positions.unsqueeze(1).unbind(-1)  # [N, 1] each
-        column = column + torch.arange(visual_tokens.shape[1], device=column.device)
-        return embeddings.index_put((row.expand_as(column), column), visual_tokens.to(embeddings.dtype))
-
-    def text_losses(self, hidden: Tensor, batch: Batch, tokens_at_once: int | None = None) -> Tensor:
-        """Next-text-token prediction (paper Eq. 2): cross-entropy of each supervised token, row by row, [K] float32.
-
-        Args:
-            hidden: [R, T, C].
-            batch: the rows it was computed from.
-            tokens_at_once: hold the logits of so many tokens at a time, and compute them again for the gradient. None:
-                of all tokens, once.
-        """
-        supervised = batch.targets != IGNORED
-        states, targets = hidden[supervised], batch.targets[supervised]
-        if tokens_at_once is None or len(targets) <= tokens_at_once:
-            return self._cross_entropy(states, targets)
-        pieces = zip(states.split(tokens_at_once), targets.split(tokens_at_once), strict=True)
-        return torch.cat([checkpoint(self._cross_entropy, *piece, use_reentrant=False) for piece in pieces])
-
-    def _cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self.language_model.logits(states).float(), targets, reduction="none")
-
-    def image_losses(self, hidden: Tensor, features: Tensor, batch: Batch, which: slice = slice(None)) -> Tensor:
-        """Next-image prediction (paper Eq. 3): the denoising error of each drawn image, [M] float32.
-
-        Args:
-            hidden: [R, T, C].
-            features: [N, S, F].
-            batch: the rows they were computed from.
-            which: of the drawn images; only the features that these may look at are used.
-        """
-        chosen = replace(
-            batch,
-            drawn=batch.drawn[which],
-            drawn_pixels=batch.drawn_pixels[which],
-            drawn_keys=batch.drawn_keys[which],
-        )
-        if len(chosen.drawn) == 0:
-            return hidden.new_zeros(0, dtype=torch.float32)
-        context = self.image_decoder.condition(*gather_context(hidden, chosen))  # [M, n', C']
-        visible = image_visible(chosen, self.config.image_decoder.context_images)  # [M, 2]
-        first, last = int(visible[:, 0].min()), int(visible[:, 1].max())
-        return self.image_decoder.loss(
-            chosen.drawn_pixels,
-            context,
-            values=self.image_decoder.unet.project_values(features[first:last]),
-            visible=visible - first,
-            keys=chosen.drawn_keys,
-        )
-
-    def _output(self, text_loss_sum: Tensor, image_loss_sum: Tensor, batch: Batch) -> Output:
-        num_targets, num_drawn = int((batch.targets != IGNORED).sum()), len(batch.drawn)
-        loss_text = text_loss_sum / max(num_targets, 1)
-        loss_image = image_loss_sum / max(num_drawn, 1)
-        return Output(
-            loss=loss_text + self.config.image_loss_weight * loss_image,
-            loss_text=loss_text,
-            loss_image=loss_image,
-            text_loss_sum=text_loss_sum,
-            num_targets=num_targets,
-            image_loss_sum=image_loss_sum,
-            num_drawn=num_drawn,
-        )
-
-    @overload
-    def generate(self, documents: Document, **options: Any) -> Generated: ...
-
-    @overload
-    def generate(self, documents: Sequence[Document], **options: Any) -> list[Generated]: ...
-
-    def generate(self, documents: Document | Sequence[Document], **options: Any) -> Generated | list[Generated]:
-        """Continue interleaved text and images; see `models.generation.generate`."""
-        return generate(self, documents, **options)
-
-    def generate_stream(
-        self, documents: Document | Sequence[Document], **options: Any
-    ) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
-        """The same, piece by piece; see `models.generation.generate.generate_stream`."""
-        return generate_stream(self, documents, **options)
 
     @classmethod
     def from_parts(cls, **options: Any) -> MMInterleaved:
@@ -221,18 +50,9 @@ class MMInterleaved(nn.Module):
         `models.pretrained.from_parts` for the options."""
         return from_parts(cls, **options)
 
-    def score(self, document: Document, candidates: Sequence[str], **options: Any) -> list[Score]:
-        """Rank texts as continuations of a document; see `models.generation.scoring.score`."""
-        return score(self, document, candidates, **options)
-
     def begin_reading(self, num_documents: int) -> Reading:
         """Nothing read yet; see `models.generation.reading`."""
         return Reading(self, num_documents)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.begin_of_image.device
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `config.json`, `model.safetensors`, the processor's files, and `adapter/` where adapters stay apart.
@@ -314,7 +134,11 @@ class MMInterleaved(nn.Module):
         device: torch.device | str = "cpu",
     ) -> None:
         """Take all weights of a model directory, strictly; the parameters become of this type, on this device. Adapters
-        keep their numbers."""
+        keep their numbers.
+
+        Raises:
+            ValueError: names or shapes differ.
+        """
         expected, shapes = matrices(self), weights.shapes()
         missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
         wrong = sorted(k for k in expected.keys() & shapes.keys() if list(expected[k].shape) != shapes[k])
@@ -322,6 +146,7 @@ class MMInterleaved(nn.Module):
             raise ValueError(
                 f"{weights.files[0]} does not fit the configuration beside it: {len(missing)} keys are missing "
                 f"{missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
+                " Give the configuration that they were saved with."
             )
         for name, parameter in self.named_parameters():
             if is_adapter(name):

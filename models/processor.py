@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-if TYPE_CHECKING:
-    from models.generation.reader import GenerativeModel
+from models.json_files import read_json
+from models.whole_files import write_whole
 
 Picture = Image.Image | np.ndarray | Tensor
 """A PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1]."""
@@ -33,6 +33,9 @@ class MMInterleavedProcessor:
         image_size: what pictures are cropped and resized to, pixels: the side of a square, or (h, w).
         fit: "crop" takes the largest part of that shape in the centre, "squeeze" the whole picture, whatever its shape,
             so that boxes are shares of the whole picture. It has to be what the model was trained with.
+
+    Raises:
+        ValueError: another word for `fit`.
     """
 
     def __init__(
@@ -85,6 +88,10 @@ class MMInterleavedProcessor:
 
         Args:
             image: a PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1].
+
+        Raises:
+            ValueError: a tensor or an array of another shape or dtype.
+            TypeError: anything else.
         """
         if isinstance(image, Tensor):
             if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
@@ -97,8 +104,16 @@ class MMInterleavedProcessor:
             image = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise ValueError(f"An image array must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}.")
+                raise ValueError(
+                    f"An image array must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}. Convert it, or "
+                    "pass a PIL image."
+                )
             image = Image.fromarray(image)
+        if not isinstance(image, Image.Image):
+            raise TypeError(
+                f"An image must be a PIL image, a uint8 array [H, W, 3] or a float tensor [3, H, W]; got "
+                f"a {type(image).__name__}. Open a file with PIL.Image.open."
+            )
         image = image.convert("RGB")
         if self.fit == "crop":
             shrink = min(image.width / self.width, image.height / self.height)
@@ -116,10 +131,10 @@ class MMInterleavedProcessor:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `processor.json`."""
-        self.tokenizer.save(str(Path(directory) / TOKENIZER_FILE))
+        write_whole(Path(directory) / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True))
         square = self.height == self.width
         settings = {"image_size": self.height if square else (self.height, self.width), "fit": self.fit}
-        (Path(directory) / PROCESSOR_FILE).write_text(json.dumps(settings) + "\n")
+        write_whole(Path(directory) / PROCESSOR_FILE, json.dumps(settings) + "\n")
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> MMInterleavedProcessor | None:
@@ -134,26 +149,9 @@ class MMInterleavedProcessor:
             return None
         if not tokenizer_file.is_file():
             raise FileNotFoundError(f"{directory} holds {PROCESSOR_FILE} and no {TOKENIZER_FILE}. Fetch it again.")
-        try:
-            settings = json.loads(settings_file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{settings_file} is damaged ({error}). Fetch or make it again.") from error
+        settings = read_json(settings_file)
         try:
             tokenizer = Tokenizer.from_file(str(tokenizer_file))
         except Exception as error:  # tokenizers has no class of its own for them
             raise ValueError(f"{tokenizer_file} is damaged ({error}). Fetch or make it again.") from error
         return cls(tokenizer, **settings)
-
-
-def processor_of(model: GenerativeModel) -> MMInterleavedProcessor:
-    """The model's processor.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if model.processor is None:
-        raise ValueError(
-            "This model has no processor, so it can't read text. Load it with MMInterleaved.from_pretrained from a "
-            "directory with tokenizer.json, or set model.processor."
-        )
-    return model.processor

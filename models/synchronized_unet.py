@@ -13,7 +13,7 @@ from typing import Any, Literal
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from models.config import SynchronizerConfig
+from models.part_configs import SynchronizerConfig
 from models.position import pixel_centres, resized_sincos_2d, sincos_2d
 from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
 
@@ -24,6 +24,13 @@ class UNetSynchronizer(Synchronizer):
     Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map, or in pictures.
     Positions are sine and cosine of its row and column, or with `position_table` those of a square table of that side,
     resized.
+
+    Args:
+        channels: C.
+        feature_dim: F.
+        spatial_shapes: (h, w) of the pyramid's levels.
+        config: sizes and choices.
+        position_table: side of the table; None: each pixel's own place.
     """
 
     def __init__(
@@ -69,6 +76,14 @@ class SynchronizedUNet(nn.Module):
 
     placement "up": one after each up-sampling block (paper 3.2). "skips": one on each residual of the down path and
     one after the middle block, before the up path (the released weights).
+
+    Args:
+        host: the U-Net.
+        feature_dim: F.
+        spatial_shapes: (h, w) of the pyramid's levels.
+        mmfs: of every synchronizer. None: the U-Net alone.
+        placement: where they are.
+        position_table: as for `UNetSynchronizer`.
     """
 
     def __init__(
@@ -116,6 +131,12 @@ class SynchronizedUNet(nn.Module):
             context: [B, n, cross_attention_dim] context tokens.
             values: per synchronizer [N, S, H, D], from `project_values`.
             visible: [B, 2] int64, range of images of the bank that each drawn image may look at.
+
+        Returns:
+            [B, c, h, w], in the dtype of the weights.
+
+        Raises:
+            ValueError: another number of values than of synchronizers.
         """
         with all_looking_at(self.synchronizers, values, visible):
             return self.host(sample, timestep, encoder_hidden_states=context, return_dict=False)[0]

@@ -1,6 +1,7 @@
 """What every synchronizer does, wherever it is hooked in: look at the images that its host is given for one run.
 
-Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D channels a head.
+Letters: B items of the host's batch, T tokens, C width of the host, N images of the bank, S pyramid pixels, F feature
+width, H heads, D channels a head.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from mmfs import MMFS
-from models.config import SynchronizerConfig
 from models.folded_mmfs import FoldedMMFS
+from models.part_configs import SynchronizerConfig
 
 CELLS = 16
 """Of a picture, each way: the unit of offsets where the host has no grid of its own."""
@@ -48,13 +49,13 @@ class View:
     """[N, S, H, D]."""
 
     visible: Tensor
-    """Ranges of the bank, one for each query or each item."""
+    """int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each picture being drawn."""
 
     folded: FoldedMMFS | None = None
-    """In place of the layer."""
+    """Computes in place of the layer; None: the layer itself."""
 
     residual: Tensor | None = None
-    """Input of the decoder layer that runs."""
+    """[B, T, C], input of the decoder layer that runs."""
 
 
 class Synchronizer(nn.Module):
@@ -72,7 +73,7 @@ class Synchronizer(nn.Module):
         query_norm: nn.Module,
         feature_norm: nn.Module,
         mmfs: MMFS,
-        image_positions: Literal["age", "index"] = "age",
+        image_positions: Literal["age", "index"],
     ) -> None:
         super().__init__()
         self.query_norm = query_norm
@@ -86,7 +87,7 @@ class Synchronizer(nn.Module):
         return self.mmfs.project_values(self.feature_norm(features))
 
     def look_at(self, values: Tensor, visible: Tensor, folded: FoldedMMFS | None = None) -> None:
-        """From now on, the hooks add what these images say; see `View`."""
+        """From now on, the hooks add what these images say: values [N, S, H, D] of `project_values`; see `View`."""
         if self.image_positions == "index":  # in the reversed bank, an image's age is its place from the first visible
             values, visible = values.flip(0), len(values) - visible.flip(-1)
         self.view = View(values, visible, folded)
@@ -110,11 +111,22 @@ def all_looking_at(
 ) -> Iterator[None]:
     """Inside, each synchronizer looks at its own values of the same images, by its layer or by that layer folded.
 
+    Args:
+        synchronizers: of one host.
+        values: for each, [N, S, H, D].
+        visible: [B, T, 2] or [B, 2] int64; see `View`.
+        folded: for each, its layer; None: the layers themselves.
+
     Raises:
         ValueError: another number of values, or of folded layers, than of synchronizers.
     """
+    folds: Sequence[FoldedMMFS | None] = [None] * len(synchronizers) if folded is None else folded
+    if not len(synchronizers) == len(values) == len(folds):
+        raise ValueError(
+            f"There are {len(synchronizers)} synchronizers, {len(values)} values and {len(folds)} folded layers; "
+            "expected one each. Make the values with project_values of the same network."
+        )
     try:
-        folds: Sequence[FoldedMMFS | None] = [None] * len(synchronizers) if folded is None else folded
         for synchronizer, own, fold in zip(each(synchronizers), values, folds, strict=True):
             synchronizer.look_at(own, visible, fold)
         yield

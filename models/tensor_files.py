@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -15,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.json_files import read_json
+from models.whole_files import UNFINISHED, put_in_place
+
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
-UNFINISHED = ".part"
-"""Ends the name of a file that is being written."""
 
 STEMS = (WEIGHTS_FILE, "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.bin")
 """What transformers and diffusers call the weights of a model, in the order in which they are looked for."""
@@ -29,13 +28,14 @@ def weight_files(directory: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: the directory holds no weights, or not all shards that its index names.
+        ValueError: the index is damaged.
     """
     for stem in STEMS:
         index = directory / f"{stem}.index.json"
         if (directory / stem).is_file():
             return [directory / stem]
         if index.is_file():
-            files = [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            files = [directory / name for name in sorted(set(read_json(index)["weight_map"].values()))]
             if lacking := [file.name for file in files if not file.is_file()]:
                 raise FileNotFoundError(
                     f"{directory} lacks {len(lacking)} of the {len(files)} files that {index.name} names {lacking[:3]}."
@@ -126,25 +126,6 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata={"format": "pt"}
         )
-        _put_in_place(unfinished, file)
+        put_in_place(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file: it is complete, or not there."""
-    unfinished = file.with_name(file.name + UNFINISHED)
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        _put_in_place(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _put_in_place(unfinished: Path, file: Path) -> None:
-    descriptor = os.open(unfinished, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # the name must not survive a power cut that the content does not
-    finally:
-        os.close(descriptor)
-    os.replace(unfinished, file)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from models.config import VisionConfig
+from models.part_configs import VisionConfig
 from models.position import resized_sincos_2d, sincos_2d
 from models.qformer import QFormer
 from models.resampler import Resampler
@@ -26,6 +26,9 @@ class VisualTokenizer(nn.Module):
         config: sizes.
         lm_hidden: width of the language model's embeddings.
         clip: a ViT that was loaded already and fits `config.clip`. None: a new one.
+
+    Raises:
+        ValueError: as for `ViTAdapter`, `Resampler` and `QFormer`.
     """
 
     image_mean: Tensor  # [3, 1, 1]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -74,6 +75,12 @@ class Plugins:
     def sha256(self) -> list[str]:
         """Of the kernels that were written, one for each set."""
         return sorted({code.sha256() for _, code in self.serialized.values()})
+
+
+@cache
+def plugins_of(trt: ModuleType) -> Plugins:
+    """The plugins that read plans, one set for a process: TensorRT takes no second one, and forgets none."""
+    return Plugins(trt)
 
 
 @dataclass

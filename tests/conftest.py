@@ -1,6 +1,10 @@
-"""What every test gets: a fixed seed, and a reason to skip what needs a GPU."""
+"""What every test gets: a fixed seed, a cache of compiled kernels that is no user's, and a reason to skip what needs a
+GPU."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,6 +13,16 @@ import torch
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all workers of this run: what is in a user's may be of another time, or his disk may be full."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kernels"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("MMFS_CACHE_DIR", str(folder))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,32 +6,32 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["trainer.pretrain"])
 
+PATIENCE_S = 900
+"""A run of seconds may take minutes on a machine that does other things too; after so many it hangs."""
 
-def start(function: Callable[..., int], num: int, *arguments: Any) -> list[Any]:
-    """`num` processes that exit with what `function(*arguments)` returns; the function has a module of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = [CONTEXT.Process(target=_as_rank, args=(rank, num, port, function, arguments)) for rank in range(num)]
+
+def run(function: Callable[..., int], num: int, *arguments: Any) -> list[int]:
+    """Exit codes of `num` processes that call `function(*arguments)` and exit with what it returns; the function has a
+    module of its own. What still runs when patience ends is killed, and its code is -9."""
+    # As with torchrun, they meet at a store that this process keeps, on a port that nobody can take meanwhile.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    started = [
+        CONTEXT.Process(target=_as_rank, args=(rank, num, store.port, function, arguments)) for rank in range(num)
+    ]
     for process in started:
         process.start()
-    return started
-
-
-def exit_codes(started: list[Any], timeout_s: float = 300) -> list[int]:
-    """Wait for all; what still runs after so many seconds is killed, and its code is -9."""
-    give_up = time.monotonic() + timeout_s
+    give_up = time.monotonic() + PATIENCE_S
     try:
         for process in started:
             process.join(max(0.0, give_up - time.monotonic()))
@@ -41,11 +41,6 @@ def exit_codes(started: list[Any], timeout_s: float = 300) -> list[int]:
                 os.kill(process.pid, signal.SIGKILL)
                 process.join()
     return [process.exitcode for process in started]
-
-
-def run(function: Callable[..., int], num: int, *arguments: Any) -> list[int]:
-    """Exit codes of `num` processes that call `function(*arguments)`."""
-    return exit_codes(start(function, num, *arguments))
 
 
 def _as_rank(rank: int, num: int, port: int, function: Callable[..., int], arguments: tuple[Any, ...]) -> None:
@@ -58,6 +53,7 @@ def _as_rank(rank: int, num: int, port: int, function: Callable[..., int], argum
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
             TORCHELASTIC_RUN_ID="test",
+            TORCHELASTIC_USE_AGENT_STORE=str(True),
         )
     torch.set_num_threads(1)
     sys.exit(function(*arguments))

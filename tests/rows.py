@@ -7,21 +7,16 @@ import torch
 from models.batch import IGNORED, Batch
 
 PAD, BOS, EOS, BOI, IMAGE = range(5)
+NUM_VISUAL_TOKENS, SIDE = 2, 32
+"""Of an image that `MMInterleavedConfig.tiny` reads; pixels."""
 
 
-def pack_rows(
-    rows: list[list[list[int | str]]],
-    *,
-    num_visual_tokens: int = 2,
-    image_size: int = 32,
-    drawn_size: int = 32,
-    seed: int = 0,
-) -> Batch:
+def pack_rows(rows: list[list[list[int | str]]], *, drawn_size: int = SIDE) -> Batch:
     """Rows of documents; a document is a list of text ids, with "image" (read only) or "draw" where an image stands.
 
     `<s>` and `</s>` are added; every text token and `</s>` is a target, `<BoI>` too.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     ids, targets, documents, positions, images, drawn = [], [], [], [], [], []
     for row_number, row in enumerate(rows):
         row_ids: list[int] = []
@@ -38,7 +33,7 @@ def pack_rows(
                 images.append([row_number, len(row_ids) + len(tokens)])
                 if item == "draw":
                     drawn.append(len(images) - 1)
-                tokens += [IMAGE] * num_visual_tokens
+                tokens += [IMAGE] * NUM_VISUAL_TOKENS
             row_ids += tokens
             row_targets += [t if t != IMAGE else IGNORED for t in tokens[1:]] + [IGNORED]
             row_documents += [document_number] * len(tokens)
@@ -57,7 +52,7 @@ def pack_rows(
         targets=padded(targets, IGNORED),
         document_ids=padded(documents, -1),
         position_ids=padded(positions, 0),
-        pixel_values=torch.rand(len(images), 3, image_size, image_size, generator=generator),
+        pixel_values=torch.rand(len(images), 3, SIDE, SIDE, generator=generator),
         image_positions=torch.tensor(images).reshape(-1, 2).long(),
         drawn=torch.tensor(drawn, dtype=torch.int64),
         drawn_pixels=torch.rand(len(drawn), 3, drawn_size, drawn_size, generator=generator),

@@ -6,33 +6,68 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from live_bytes import LiveBytes
 from trainer.distributed import joined
 from trainer.optim import WeightAverage
 from trainer.sharding import DataParallel
 from two_branches import Branches
 
+WIDTH = 64
 
-def write_numbers_held(out: str, shard_frozen: bool) -> int:
+
+class EqualLayers(nn.Module):
+    """Matrices, one after the other."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(num))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return hidden
+
+
+def write_layers_at_once(out: str, num_layers: int, shard_layers: bool) -> int:
+    """Leave in at_once<rank>.json how many layers the tensors of a step of two micro-batches would fill, but for the
+    gathered weights, whose storages FSDP2 makes once and empties."""
+    with joined(torch.device("cpu")) as processes:
+        module = nn.Sequential(nn.Linear(1, WIDTH), EqualLayers(num_layers))
+        parallel = DataParallel(module, processes, stack=module[1] if shard_layers else None)
+        for _ in range(2):
+            with LiveBytes() as live:
+                parallel.gather()
+                for _ in range(2):
+                    module(torch.ones(1, 1)).sum().backward()
+                parallel.reduce()
+            for parameter in module.parameters():
+                parameter.grad = None
+        Path(out, f"at_once{processes.rank}.json").write_text(json.dumps(live.peak / (4 * WIDTH**2)))
+    return 0
+
+
+def write_numbers_held(out: str, shard_layers: bool) -> int:
     """Leave in held<rank>.json how many numbers of the small problem's parameters and averages this process holds: of
-    each kind between steps, of the frozen layer while others may compute with it alone, and after the end."""
+    each kind between steps, of all while others may compute with them alone, and after the end."""
     with joined(torch.device("cpu")) as processes:
         module = Branches()
-        parallel = DataParallel(module, processes, layers=[module.kept] if shard_frozen else ())
+        parallel = DataParallel(module, processes, stack=module.stack if shard_layers else None)
         average = WeightAverage(module, 0.9)
         held = {
             "trainable": sum(numbers_of(p) for p in module.parameters() if p.requires_grad),
-            "frozen": sum(map(numbers_of, module.kept.parameters())),
+            "frozen": sum(numbers_of(p) for p in module.parameters() if not p.requires_grad),
             "average": sum(numbers_of(a) for name, a in average.tensors().items() if name != "num_updates"),
         }
         with parallel.whole():
-            held["frozen, for samples"] = sum(map(numbers_of, module.kept.parameters()))
+            held["all, for samples"] = sum(map(numbers_of, module.parameters()))
             if processes.is_first:  # nobody else takes part
-                module.kept(torch.ones(2, 5))
-                module.kept(torch.ones(2, 5))
-        held["frozen, between steps again"] = sum(map(numbers_of, module.kept.parameters()))
+                with torch.no_grad():
+                    module.stack(torch.ones(2, 5))
+                    module.stack(torch.ones(2, 5))
+        held["all, between steps again"] = sum(map(numbers_of, module.parameters()))
         parallel.release()
         held["all in the end"] = sum(map(numbers_of, module.parameters()))
         Path(out, f"held{processes.rank}.json").write_text(json.dumps(held))

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -33,19 +35,30 @@ ONLY_IN = {
 HEAVY = (*ONLY_IN, "models", "onnx", "onnxruntime", "plugins_trt")
 
 
-def imported_roots(source: str) -> Iterator[tuple[str, int]]:
-    """The first name of every absolute import in source, at any depth of the code, with its line."""
+def imported_names(source: str, package: str) -> Iterator[tuple[str, int]]:
+    """The full name of every import in a source of that package, with its line: at any depth of the code, and in
+    `if TYPE_CHECKING:` too, because a type that a module is about belongs below it like all else."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import(names=names):
-                yield from ((alias.name.partition(".")[0], node.lineno) for alias in names)
-            case ast.ImportFrom(module=str(module), level=0):
-                yield module.partition(".")[0], node.lineno
+                yield from ((alias.name, node.lineno) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                origin = resolve_name("." * level + (module or ""), package)
+                yield from ((f"{origin}.{alias.name}", node.lineno) for alias in names)
             case ast.Call(
                 func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
                 args=[ast.Constant(value=str(module)), *_],
             ):
-                yield module.partition(".")[0], node.lineno
+                yield module, node.lineno
+
+
+def imports_of(path: Path, root: Path) -> list[tuple[str, int]]:
+    return list(imported_names(path.read_text(), ".".join(path.relative_to(root).parent.parts)))
+
+
+def imported_roots(path: Path, root: Path) -> list[tuple[str, int]]:
+    """The first name of every import of a file, with its line."""
+    return list(dict.fromkeys((name.partition(".")[0], line) for name, line in imports_of(path, root)))
 
 
 def python_files(root: Path) -> Iterator[tuple[str, Path]]:
@@ -58,16 +71,38 @@ def wrong_directions(root: Path) -> list[str]:
     return [
         f"{path.relative_to(root)}:{line} imports {name}"
         for package, path in python_files(root)
-        for name, line in imported_roots(path.read_text())
+        for name, line in imported_roots(path, root)
         if name in MAY_IMPORT and name != package and name not in MAY_IMPORT[package]
     ]
+
+
+def circle(root: Path) -> list[str]:
+    """Modules of which each imports the next, the last being the first again; none if there is no circle."""
+    files = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for _, path in python_files(root)
+    }
+
+    def module_of(name: str) -> str:
+        while name and name not in files:
+            name = name.rpartition(".")[0]
+        return name
+
+    graph = {
+        module: {module_of(name) for name, _ in imports_of(path, root)} - {module} for module, path in files.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
 
 
 def misplaced_dependencies(root: Path) -> list[str]:
     return [
         f"{path.relative_to(root)}:{line} imports {name}, which belongs in {' and '.join(ONLY_IN[name])}"
         for _, path in python_files(root)
-        for name, line in imported_roots(path.read_text())
+        for name, line in imported_roots(path, root)
         if name in ONLY_IN and not any(path.is_relative_to(root / folder) for folder in ONLY_IN[name])
     ]
 
@@ -105,6 +140,11 @@ def test_imports_go_down_only():
     assert not wrong, "\n".join(wrong)
 
 
+def test_imports_make_no_circle():
+    found = circle(ROOT)
+    assert not found, " imports ".join(found)
+
+
 def test_dependencies_stay_in_their_folders():
     wrong = misplaced_dependencies(ROOT)
     assert not wrong, "\n".join(wrong)
@@ -129,6 +169,7 @@ def test_import_mmfs_is_light():
         "def late():\n    from models.batch import Batch",
         "import importlib\nimportlib.import_module('models.batch')",
         "__import__('models')",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from models.batch import Batch",
     ],
 )
 def test_an_upward_import_is_found(tmp_path, statement):
@@ -136,6 +177,29 @@ def test_an_upward_import_is_found(tmp_path, statement):
     (found,) = wrong_directions(root)
     assert found.startswith("mmfs/layer.py:")
     assert found.endswith("imports models")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from models.layers.deep import Deep",
+        "from .layers import deep",
+        "def late():\n    import models.layers.deep",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from models.layers.deep import Deep",
+    ],
+)
+def test_a_circle_inside_a_package_is_found(tmp_path, statement):
+    files = {
+        "models/__init__.py": "from models.whole import Whole",
+        "models/whole.py": "from models.layers.deep import Deep",
+        "models/layers/__init__.py": "",
+        "models/layers/deep.py": "from ..base import Base",
+    }
+    root = write_tree(tmp_path, {**files, "models/base.py": ""})
+    assert circle(root) == []
+    found = circle(write_tree(root, {"models/base.py": statement}))
+    assert set(found) == {"models.base", "models.layers.deep"}
+    assert found[0] == found[-1]
 
 
 def test_nothing_may_import_bench(tmp_path):

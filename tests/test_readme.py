@@ -1,40 +1,86 @@
-"""What the README shows runs."""
+"""What the README and the pages behind it show runs."""
 
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
+import onnxruntime
+import pytest
 import torch
 
+import mmfs
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {page.name: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 
 
-def test_the_layer_example_runs() -> None:
-    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    [example] = [text for text in examples if "from mmfs import MMFS" in text]
-    names: dict[str, object] = {}
-    exec(compile(example, "README.md", "exec"), names)
-    out = names["out"]
+def text_of(page: str) -> str:
+    return PAGES[page].read_text(encoding="utf-8")
+
+
+def run_example(page: str, containing: str, folder: Path, **given: object) -> dict[str, object]:
+    """The names that the one block of Python with these words leaves behind."""
+    examples = re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
+    [example] = [text for text in examples if containing in text]
+    file = folder / "example.py"
+    file.write_text(example)
+    return runpy.run_path(str(file), init_globals=given)
+
+
+def test_the_layer_example_runs(tmp_path: Path) -> None:
+    out = run_example("README.md", "from mmfs import MMFS", tmp_path)["out"]
     assert isinstance(out, torch.Tensor)
     assert out.shape == (2, 5, 256)
     assert out.requires_grad
 
 
-def test_every_file_it_points_to_is_there() -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert targets
-    missing = [target for target in targets if not (ROOT / target).exists()]
-    assert not missing
-    folders = re.findall(r"^\| `([\w/]+)/` \|", README, re.MULTILINE)
-    assert folders == ["mmfs", "models", "trainer", "plugins_trt", "export", "bench", "tests"]
+def test_the_lines_for_deformable_detr_replace_its_functions(tmp_path: Path) -> None:
+    encoder = [SimpleNamespace(self_attn=SimpleNamespace(attn=None)) for _ in range(2)]
+    decoder = [SimpleNamespace(encoder_attn=SimpleNamespace(attn=None)) for _ in range(3)]
+    model = SimpleNamespace(encoder=SimpleNamespace(layers=encoder), decoder=SimpleNamespace(layers=decoder))
+    run_example("README.md", "MultiScaleDeformableAttention()", tmp_path, model=model)
+    replaced = [*(layer.self_attn.attn for layer in encoder), *(layer.encoder_attn.attn for layer in decoder)]
+    assert all(isinstance(attn, mmfs.MultiScaleDeformableAttention) for attn in replaced)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own exporter
+def test_the_example_of_an_export_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_example("export.md", "translation_table", tmp_path)
+    query, centre, visible, values = (names[name] for name in ("query", "centre", "visible", "values"))
+    given = {"query": query, "reference_points": centre, "visible": visible, "values": values}
+    session = onnxruntime.InferenceSession("layer.onnx", providers=["CPUExecutionProvider"])
+    [out] = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(out), names["layer"](query, centre, visible, values=values))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_heading_it_points_to_is_there(page: str) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)]+)\)", text_of(page))
+    assert targets or page != "README.md"
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        file = PAGES[page].parent / path if path else PAGES[page]
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_its_map_names_every_folder() -> None:
+    folders = re.findall(r"^\| `([\w/]+)/` \|", text_of("README.md"), re.MULTILINE)
+    assert folders == ["mmfs", "models", "trainer", "plugins_trt", "export", "bench", "tests", "docs"]
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 
 def test_every_module_it_runs_exists() -> None:
-    modules = set(re.findall(r"python -m ((?:mmfs|models|trainer|export|bench)(?:\.\w+)*)", README))
-    assert {"trainer.pretrain", "export.trt", "mmfs"} <= modules
+    every_page = "\n".join(map(text_of, PAGES))
+    modules = set(re.findall(r"-m ((?:mmfs|models|trainer|export|bench)(?:\.\w+)*)", every_page))
+    assert {"trainer.pretrain", "export.trt", "mmfs", "models.convert"} <= modules
     for module in modules:
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module

@@ -57,6 +57,21 @@ def rows_of(step: int, rows: range) -> Rows:
     return Rows(numbers[0, share], numbers[1, share], has_image[share])
 
 
+class Stack(nn.Module):
+    """Layers that the text of every row goes through: one learns, one as far as its bias, one does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(3))
+        self.layers[1].get_parameter("weight").requires_grad_(False)
+        self.layers[2].requires_grad_(False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for layer in self.layers:
+            hidden = hidden + torch.tanh(layer(hidden))
+        return hidden
+
+
 class Branches(nn.Module):
     """An image branch that rows without images never enter, on top of what the text goes through too."""
 
@@ -68,13 +83,13 @@ class Branches(nn.Module):
         self.image_head = nn.Linear(5, 2, bias=False)
         self.tied = nn.Linear(3, 5, bias=False)
         self.tied.weight = self.shared.weight
-        self.kept = nn.Linear(5, 5).requires_grad_(False)
+        self.stack = Stack()
 
 
 def accumulate(module: Branches, batch: Rows, counts: Sequence[int]) -> dict[str, Tensor | None]:
     """Both losses' gradients; the branch of images only where there are any, as in the real model."""
     num_rows, num_images = counts
-    hidden = module.kept(torch.tanh(module.shared(batch.text)))
+    hidden = module.stack(torch.tanh(module.shared(batch.text)))
     text = (module.text_head(hidden) - 1).square().sum() / num_rows
     image = torch.zeros(())
     if batch.has_image.any():
@@ -90,7 +105,7 @@ def phase() -> Phase:
         name="main",
         index=1,
         module=module,
-        layers=[module.kept],
+        stack=module.stack,
         batch=rows_of,
         num_rows=NUM_ROWS,
         counts=lambda batch: (len(batch.text), int(batch.has_image.sum())),
@@ -125,7 +140,7 @@ def _write_weights(module: nn.Module, file: Path) -> None:
 
 
 class _Sampled:
-    """Writes what a sample would show; at one step, it is told meanwhile to stop."""
+    """Computes a little and writes what a sample would show; at one step, it is told meanwhile to stop."""
 
     def __init__(self, module: nn.Module, directory: Path, signal_at: int | None) -> None:
         self._module = module
@@ -137,6 +152,8 @@ class _Sampled:
             assert not is_left()
             os.kill(os.getpid(), signal.SIGTERM)
         if not is_left():
+            with torch.no_grad():
+                self._module.get_submodule("stack")(torch.ones(2, 5))
             _write_weights(self._module, self._directory / f"sample{step}.json")
 
 

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.ablation.plan import STUDIES, Run, Study, runs_of
-from trainer.ablation.runs import Bench, Result, as_json
+from trainer.ablation.runs import Bench, Result
 from trainer.ablation.scales import SCALES, Scale
 from trainer.ablation.starts import ENCODER, pretrained_encoder
 from trainer.ablation.tables import markdown, rows
 from trainer.config import UsageError
-from trainer.evaluate import environment
+from trainer.environment import environment
 from trainer.loop import NonFiniteError
 from trainer.out_of_memory import OutOfMemoryError
 from trainer.run_directory import MODEL
-from trainer.whole_files import write_whole
+from trainer.whole_files import write_json, write_whole
 
 PROGRAM = "python -m trainer.ablate"
 
@@ -185,7 +185,7 @@ def write_tables(study: Study, runs: Sequence[Run], done: dict[Run, Result], ben
         "environment": environment(),
         "runs": {str(run.place): result.weights for run, result in done.items()},
     }
-    write_whole(bench.out / f"{study.name}.json", as_json(content))
+    write_json(bench.out / f"{study.name}.json", content)
     write_whole(bench.out / f"{study.name}.md", text)
     return text
 

@@ -67,7 +67,10 @@ def accumulate(
         dtype: what matrices are multiplied in: bfloat16 with autocast, or the parameters' own (float32). Parameters and
             their gradients stay as they are.
     """
-    precision = partial(torch.autocast, model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    # Its cache would keep a copy of all weights until it ends, layers that are gathered one by one among them.
+    precision = partial(
+        torch.autocast, model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False
+    )
     with precision():
         text_losses, hidden, features = model.read(batch, tokens_at_once=chunks.tokens)
     hidden_leaf, features_leaf = _leaf(hidden), _leaf(features)  # [R, T, C], [N, S, F]
@@ -76,7 +79,7 @@ def accumulate(
     size = chunks.images or max(len(batch.drawn), 1)
     for first in range(0, len(batch.drawn), size):
         which = slice(first, first + size)
-        with precision():  # anew, for it keeps copies of the weights until it ends
+        with precision():
             losses = model.image_losses(hidden_leaf, features_leaf, batch, which)
         _backward((weight * losses.sum(), None))
         image_losses[which] = losses.detach()

@@ -12,7 +12,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         *("out", "max_minutes", "log_every", "wandb", "peak_tflops", "sample_every", "checkpoint_every", "keep"),
         *("device", "num_threads", "num_workers"),
         *("images_at_once", "tokens_at_once", "recompute"),
-        *("micro_batch_rows", "shard_size", "shard_frozen", "max_skipped_in_a_row", "watchdog_minutes"),
+        *("micro_batch_rows", "shard_size", "shard_layers", "max_skipped_in_a_row", "watchdog_minutes"),
     }
 )
 """Settings that do not decide what is learned, so that a resumed run may have others."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from models import MMInterleavedConfig
 from models.frozen import FrozenPart
-from models.lora import LoraConfig
+from models.lora_config import LoraConfig
 from models.recompute import RecomputedPart
 from trainer.data.corpus import CorpusConfig
 from trainer.data.stream import DataConfig
@@ -214,9 +214,10 @@ class TrainConfig:
     """With several processes, how many of them share one copy of the trainable parameters and of the optimizer's state
     (FSDP2). 0: all; 1: each has its own, plain data parallelism."""
 
-    shard_frozen: bool = False
-    """With several processes, share the frozen weights of the language model's layers too: a process has a layer's
-    whole while it computes it, or while samples are made. Less memory, more communication, the same result."""
+    shard_layers: bool = False
+    """With several processes, share the language model's layers one by one, trained and frozen weights alike: a process
+    has those of a layer whole while it computes it, and all of them at the start and while samples are made. Less
+    memory, more communication, the same result."""
 
     max_skipped_in_a_row: int = 3
     """A step whose gradient is infinite or not a number is left out; after so many in a row, the next one ends the
@@ -274,9 +275,9 @@ class TrainConfig:
         for name in ("num_threads", "num_workers", *counts):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
         _require(
-            not self.shard_frozen or (self.shard_size != 1 and ("language_model" in self.frozen or bool(self.lora))),
-            f"shard_frozen is true, with shard_size {self.shard_size}, frozen {self.frozen} and lora {self.lora}; "
-            "expected a shard_size other than 1, and a language model that is frozen or has adapters.",
+            not self.shard_layers or self.shard_size != 1,
+            "shard_layers is true, with shard_size 1, by which no weights are shared; expected another shard_size: 0 "
+            "for all processes, or a divisor of their number.",
         )
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; expected 0 (none) or a number below 1.")
         _require(

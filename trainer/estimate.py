@@ -13,6 +13,7 @@ from models.recompute import RecomputedPart, recompute
 from trainer.config import TrainConfig
 from trainer.data.stream import Stream
 from trainer.gpu_memory import GB, RECOMPUTED_IN, Machine, Parameters, count_parameters, memory_bytes
+from trainer.gpu_speed import A100_TFLOPS, H100_TFLOPS
 from trainer.step_cost import BatchShape, StepCost, measure, shell
 
 TEXT_TOKENS_AN_IMAGE = 75
@@ -22,7 +23,7 @@ DRAWN_SHARE = 0.59
 """Assumed of a corpus: the share of images that do not open their document (of the paper's mixture)."""
 
 ACCELERATORS = {
-    "bfloat16": {"A100": (312e12, 0.40), "H100": (989e12, 0.35)},
+    "bfloat16": {"A100": (A100_TFLOPS * 1e12, 0.40), "H100": (H100_TFLOPS * 1e12, 0.35)},
     "float32": {"A100": (19.5e12, 0.70), "H100": (67e12, 0.70)},
 }
 """By precision and name: dense operations per second (NVIDIA's data sheets, SXM), and the share of them that a run is
@@ -117,7 +118,8 @@ def described(config: TrainConfig, machine: Machine, known: Figures) -> str:
             "what autograd keeps. By arithmetic on parameter counts: weights, gradients, AdamW, average.",
             *_assumptions(config),
             "Not in it, to be measured: temporaries of the backward, the allocator's fragments, communication,",
-            "evaluation.",
+            "evaluation, samples.",
+            *_beginning(config, machine, known.parameters),
         ]
     )
 
@@ -161,6 +163,14 @@ def _batch_line(config: TrainConfig, shape: BatchShape) -> str:
     )
 
 
+def _beginning(config: TrainConfig, machine: Machine, parameters: Parameters) -> list[str]:
+    """What layers that are shared one by one need before they are."""
+    if not config.shard_layers or machine.num_gpus == 1:
+        return []
+    whole = parameters.frozen_bytes + 4 * parameters.num_trainable
+    return [f"At its start, each GPU has all weights whole, {whole / GB:.1f} GB, before they are shared."]
+
+
 def _assumptions(config: TrainConfig) -> list[str]:
     if config.corpus is None:
         return ["Assumed: that the utilisation is reached."]
@@ -192,7 +202,7 @@ def _verdict(total: float, machine: Machine) -> str:
     if share > 0.9:
         verdict += (
             "; too little is left. Try --recompute,\n--images_at_once, --tokens_at_once, --micro_batch_rows, "
-            "--shard_frozen true\nwhere its layers are frozen, --lora.rank 16 where they learn."
+            "--shard_layers true,\n--lora.rank 16 where the language model learns."
         )
     return verdict
 

@@ -25,6 +25,7 @@ from trainer.recipes import FINETUNING
 from trainer.starting_model import settings_of
 
 PROGRAM = "python -m trainer.finetune"
+NAMED = "TASK"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,13 +49,13 @@ def parse_task(arguments: Sequence[str]) -> Command:
     default = next(iter(FINETUNING))
     asks = any(option.startswith("--print_config") for option in arguments)
     quiet = [option for option in arguments if not option.startswith("--print_config")]
-    first = parse(quiet, FINETUNING, default, PROGRAM).config  # which says the model that the recipe is for
+    first = parse(quiet, FINETUNING, default, PROGRAM, NAMED).config  # which says the model that the recipe is for
     if first.init is None:
         raise UsageError(
             f"Fine-tuning starts from a trained model: {PROGRAM} {first.recipe} --init MODEL_DIR, a directory written "
             "by a run (its model/), by MMInterleaved.save_pretrained or by python -m models.convert."
         )
-    return parse(arguments if asks else quiet, recipes_for(first.init), default, PROGRAM)
+    return parse(arguments if asks else quiet, recipes_for(first.init), default, PROGRAM, NAMED)
 
 
 def recipes_for(init: str) -> Recipes:

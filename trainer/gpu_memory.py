@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from torch import nn
+
 from models import MMInterleaved
 from models.frozen import PLACES
 from models.recompute import RecomputedPart
@@ -31,14 +33,22 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class LayerBytes:
+    """What a layer's parameters take."""
+
+    frozen: int
+    trained: int
+
+
+@dataclass(frozen=True)
 class Parameters:
     """Counts, by part."""
 
     trainable: dict[str, int]
     frozen: dict[str, int]
     frozen_bytes: int
-    frozen_layer_bytes: tuple[int, ...] = ()
-    """The part of `frozen_bytes` in each layer of the language model, which `shard_frozen` shares out."""
+    layers: tuple[LayerBytes, ...] = ()
+    """Of the language model, which `shard_layers` shares one by one."""
 
     @property
     def num_trainable(self) -> int:
@@ -58,9 +68,13 @@ def count_parameters(model: MMInterleaved) -> Parameters:
         other.setdefault(part, 0)
         if not parameter.requires_grad:
             frozen_bytes += parameter.nbytes
-    layers = model.language_model.decoder.layers
-    in_layers = tuple(sum(p.nbytes for p in layer.parameters() if not p.requires_grad) for layer in layers)
-    return Parameters(trainable, frozen, frozen_bytes, in_layers)
+    layers = tuple(_bytes_of(layer) for layer in model.language_model.decoder.layers)
+    return Parameters(trainable, frozen, frozen_bytes, layers)
+
+
+def _bytes_of(layer: nn.Module) -> LayerBytes:
+    trained = sum(p.nbytes for p in layer.parameters() if p.requires_grad)
+    return LayerBytes(frozen=sum(p.nbytes for p in layer.parameters()) - trained, trained=trained)
 
 
 def part_of(name: str) -> str:
@@ -92,35 +106,46 @@ def memory_bytes(
 
     That moment is the end of the last images' forward, the begin of the backward of the rest, or its end. How many of
     the gradients are there by then depends on what had its backward before: nothing, the images before these, or,
-    unless the micro-batch `is_alone` in its step, another one.
+    unless the micro-batch `is_alone` in its step, another one. Of layers that are shared one by one, there are the
+    gradients of two, one of which is being sent; those before are shards.
     """
     shards = config.shard_size or machine.num_gpus
     trainable = 4.0 * parameters.num_trainable
     of_drawing = 4.0 * sum(parameters.trainable.get(part, 0) for part in DRAWING)
     several = machine.num_gpus > 1
-    shared = sum(parameters.frozen_layer_bytes) if config.shard_frozen else 0
+    layers = parameters.layers if several and config.shard_layers else ()
+    frozen_apart, apart = sum(layer.frozen for layer in layers), float(sum(layer.trained for layer in layers))
+    together = trainable - apart  # gathered as one
+    in_shards = apart / shards * (1 if shards == machine.num_gpus else 2)  # copies are added up in a buffer more
+    learned = together + in_shards  # gradients of micro-batches before
+    sending = 2.0 * max((layer.trained for layer in layers), default=0)
     chosen = {RECOMPUTED_IN[part] for part in config.recompute}
     kept = {name: (recomputed if name in chosen else plain).kept_bytes[name] for name in plain.kept_bytes}
     everything = float(sum(kept.values()))
     before_images = of_drawing if config.images_at_once else 0.0
     moments = [
-        (before_images if is_alone else trainable, everything),
-        (of_drawing if is_alone else trainable, everything - kept.get("image_decoder", 0)),
+        (before_images if is_alone else learned, everything),
+        ((of_drawing if is_alone else learned) + sending, everything - kept.get("image_decoder", 0)),
         # FSDP2 copies the gradients together before it sends them, and receives its share.
-        (2 * trainable + trainable / shards if several else trainable, 0.0),
+        (learned + together + together / shards if several else trainable, 0.0),
     ]
+    if layers:  # the first one had its backward, the encoder has not
+        moments.append((learned + sending, kept.get("encoder", 0.0)))
     gradients, backward = max(moments, key=sum)
     return {
-        "frozen weights": parameters.frozen_bytes - shared + shared / shards,
-        "a shared layer, gathered": max(parameters.frozen_layer_bytes) if shared and several else 0.0,
+        "frozen weights": parameters.frozen_bytes - frozen_apart + frozen_apart / shards,
         "trained weights, float32": trainable / shards,
-        "the same, gathered": trainable if several else 0.0,
+        "gathered for a step": together if several else 0.0,
+        "gathered layer by layer": LAYERS_AT_ONCE * max((layer.frozen + layer.trained for layer in layers), default=0),
         "AdamW": 2 * trainable / shards,
         "average of the weights": trainable / shards if config.ema_decay else 0.0,
         "gradients": gradients,
         "kept for the backward": backward,
     }
 
+
+LAYERS_AT_ONCE = 3.0
+"""The layer that computes, its copy as it was received, and the next one on its way."""
 
 DRAWING = ("U-Net", "MMFS in the U-Net", "context resampler", "VAE")
 """The parts whose gradients come before the others'."""

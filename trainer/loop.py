@@ -81,7 +81,7 @@ def train(
     for name in phase.frozen:
         module.get_submodule(name).requires_grad_(False)
     rows = rows_of_micro_batches(phase.num_rows, config.micro_batch_rows, processes)
-    parallel = DataParallel(module, processes, config.shard_size, phase.layers if config.shard_frozen else ())
+    parallel = DataParallel(module, processes, config.shard_size, phase.stack if config.shard_layers else None)
     optimizer = make_optimizer(module, phase.optim)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = WeightAverage(module, phase.ema_decay) if phase.ema_decay else None

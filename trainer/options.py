@@ -15,6 +15,8 @@ from trainer.config import TrainConfig, UsageError
 from trainer.data.corpus import CorpusConfig
 
 PROGRAM = "python -m trainer.pretrain"
+RECIPE = "[RECIPE]"
+"""What usage calls the first argument, in brackets where it may be left out."""
 
 AUTO, NONE = "auto", "none"
 """What `--resume` may be besides a path."""
@@ -38,18 +40,20 @@ class Command:
 Recipes = Mapping[str, Callable[[], TrainConfig]]
 
 
-def make_parser(config: TrainConfig, recipes: Recipes, program: str = PROGRAM) -> jsonargparse.ArgumentParser:
+def make_parser(
+    config: TrainConfig, recipes: Recipes, program: str = PROGRAM, named: str = RECIPE
+) -> jsonargparse.ArgumentParser:
     """The parser whose defaults are `config`; every field of it, nested ones dotted, is an option."""
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=program,
-        usage=f"{program} [RECIPE] [--config FILE] [--resume auto|none|PATH] [--print_config] [--OPTION VALUE ...]",
-        description="RECIPE is one of: "
+        usage=f"{program} {named} [--config FILE] [--resume auto|none|PATH] [--print_config] [--OPTION VALUE ...]",
+        description=f"{named.strip('[]')} is one of: "
         + "; ".join(f"{name}: {_first_line(function).removesuffix('.')}" for name, function in recipes.items())
         + f". Defaults below are those of {config.recipe}. Exit code: 0 done or paused by max_minutes, 1 stopped by a "
         "non-finite gradient, a full memory or a corpus that cannot be used, 2 wrong use; after a complete checkpoint, "
         "3 SIGTERM, SIGUSR1 or a STOP file in the run directory, and 130 Ctrl-C. With several processes: "
-        f"torchrun --nproc-per-node N {program.removeprefix('python ')} [RECIPE] ...",
+        f"torchrun --nproc-per-node N {program.removeprefix('python ')} {named} ...",
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="A YAML file with any of the options below.")
@@ -100,7 +104,9 @@ def _first_line(function: Callable[[], TrainConfig]) -> str:
     return (function.__doc__ or "").splitlines()[0]
 
 
-def parse(arguments: Sequence[str], recipes: Recipes, default: str, program: str = PROGRAM) -> Command:
+def parse(
+    arguments: Sequence[str], recipes: Recipes, default: str, program: str = PROGRAM, named: str = RECIPE
+) -> Command:
     """Turn `[RECIPE] [options]` into a configuration: the recipe, changed by YAML files, changed by dotted overrides.
 
     Without RECIPE, a YAML file's `recipe` key says it, and else it is `default`.
@@ -113,10 +119,10 @@ def parse(arguments: Sequence[str], recipes: Recipes, default: str, program: str
         name, options = arguments[0], list(arguments[1:])
     else:
         options = list(arguments)
-        name = _recipe_in_files(options, recipes, default, program)
+        name = _recipe_in_files(options, recipes, default, program, named)
     if name not in recipes:
         raise UsageError(f"There is no recipe '{name}'. Recipes: {', '.join(recipes)}.")
-    command = _parse(options, recipes, name, program)
+    command = _parse(options, recipes, name, program, named)
     if command.config.recipe != name:
         raise UsageError(
             f"The settings are of recipe '{command.config.recipe}', but the command names '{name}'. "
@@ -125,8 +131,8 @@ def parse(arguments: Sequence[str], recipes: Recipes, default: str, program: str
     return command
 
 
-def _parse(options: list[str], recipes: Recipes, name: str, program: str) -> Command:
-    parser = make_parser(recipes[name](), recipes, program)
+def _parse(options: list[str], recipes: Recipes, name: str, program: str, named: str) -> Command:
+    parser = make_parser(recipes[name](), recipes, program, named)
     try:
         values = parser.instantiate(parser.parse_args(options)).as_dict()
     except (jsonargparse.ArgumentError, ValueError) as error:
@@ -152,11 +158,11 @@ def with_manifest(corpus: CorpusConfig, manifest: str) -> CorpusConfig:
     return dataclasses.replace(corpus, sources={name: dataclasses.replace(source, manifest=manifest)})
 
 
-def _recipe_in_files(options: list[str], recipes: Recipes, default: str, program: str) -> str:
+def _recipe_in_files(options: list[str], recipes: Recipes, default: str, program: str, named: str) -> str:
     if not any(option.partition("=")[0] == "--config" for option in options):
         return default
     quiet = [option for option in options if not option.startswith("--print_config")]
-    return _parse(quiet, recipes, default, program).config.recipe
+    return _parse(quiet, recipes, default, program, named).config.recipe
 
 
 def dump(config: TrainConfig, recipes: Recipes) -> str:

@@ -47,8 +47,9 @@ class Phase:
     frozen: tuple[str, ...] = ()
     """Submodules of `module` that stay as they are in this phase, by their dotted names."""
 
-    layers: Sequence[nn.Module] = ()
-    """Submodules of `module` that every micro-batch passes through, whatever is in it."""
+    stack: nn.Module | None = None
+    """A submodule of `module` that every micro-batch passes through once, whatever is in it, forward and backward, and
+    so through each of its `layers`. None: there is none."""
 
     flops: Callable[[], Callable[[Sequence[int], int], float]] | None = None
     """Makes, in seconds, the function from the counts of a step and its number of images to the operations of the

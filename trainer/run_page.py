@@ -18,8 +18,8 @@ from string import Template
 from types import MappingProxyType
 from typing import Any
 
+from trainer.charts import Curve, level_chart, loss_chart, shared_range
 from trainer.config import UsageError
-from trainer.demo_charts import Curve, level_chart, loss_chart, shared_range
 from trainer.metrics import LOG, read_log
 from trainer.run_directory import SETTINGS
 from trainer.samples import SAMPLES

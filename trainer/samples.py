@@ -20,8 +20,9 @@ from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Document, Image, Segment
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.stream import DataConfig, picture_px
-from trainer.evaluate import Settings, Written, go_on, to_model
-from trainer.exams import EXAMS, true_picture
+from trainer.evaluation.answers import Written, go_on, to_model
+from trainer.evaluation.exams import EXAMS, true_picture
+from trainer.evaluation.settings import Settings
 
 SAMPLES = "samples"
 """The folder in a run directory, with a file for each sampled step."""

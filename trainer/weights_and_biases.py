@@ -13,6 +13,9 @@ from trainer.metrics import LOG, read_log
 EVENT = "wandb"
 """In log.jsonl, the record that names the project and the `run_id`."""
 
+GOOD_ENDS = ("done", "paused")
+"""The last record of a run that did what it was told to; an error and a signal leave another one, or none."""
+
 
 class WandbRun:
     """One run of a project, as `RunLog` fills it.
@@ -46,6 +49,7 @@ class WandbRun:
                 f"wandb refuses the run of project '{project}': {error} Log in (`wandb login`), or keep the records on "
                 "this machine (`wandb offline`), or leave wandb null."
             ) from error
+        self._exit_code = 1
         # By the run's own count: a resumed run may make steps again, and wandb's may not go back.
         self._run.define_metric("*", step_metric="step")
 
@@ -60,9 +64,12 @@ class WandbRun:
     def event(self, name: str, facts: Mapping[str, Any]) -> None:
         # The summary keeps the last one of each kind.
         self._run.summary.update({name: dict(facts)})
+        if name in GOOD_ENDS:
+            self._exit_code = 0
 
     def close(self) -> None:
-        self._run.finish()
+        """Tell wandb that the run is over, and that it failed unless one of GOOD_ENDS was recorded."""
+        self._run.finish(exit_code=self._exit_code)
 
 
 def join_project(config: TrainConfig) -> WandbRun:

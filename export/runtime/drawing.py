@@ -31,7 +31,7 @@ class Drawing:
     def __init__(
         self, unet: Part, pool: ValuePool, schedule: NoiseSchedule, num_pictures: int, denoising: Denoising
     ) -> None:
-        self.unet, self.pool, self.schedule, self.denoising = unet, pool, schedule, denoising
+        self.unet, self.pool, self.schedule, self.denoising = unet.for_recording(), pool, schedule, denoising
         self.num_predictions = 3 if denoising.looks_away else 2 if denoising.is_guided else 1
         device = unet.device
         latents = num_pictures, *unet.inputs["sample"].shape[1:]

@@ -12,7 +12,7 @@ import torch
 from export.assets import Assets
 from export.components import Component, Port, components_of
 from export.few_layers import keep_few_layers
-from export.fitness import Machine, check_engine, check_file, check_model, check_whole, engine_of, options_of
+from export.fitness import Machine, check_engine, check_file, check_model, check_whole, engine_of, way_out
 from export.manifest import ASSETS_DIR, read_manifest
 from export.profiles import Profile
 from export.runtime.engine_part import EnginePart, Loader
@@ -51,7 +51,7 @@ def ort_parts(root: Path, device: torch.device, model: MMInterleaved | None) -> 
     parts = _torch_parts(manifest["left_to_pytorch"], model, device)
     for name, entry in manifest["components"].items():
         for listed in (entry["onnx"], *entry["onnx"]["weights"]):
-            check_file(root, listed, options_of(manifest, stage="validate"))
+            check_file(root, listed, way_out(root, manifest, stage="validate"))
         file = root / entry["onnx"]["path"]
         parts[name] = OrtPart(name, _ports(entry, "inputs"), _ports(entry, "outputs"), file, device)
     return parts, _assets(root, manifest)
@@ -103,7 +103,7 @@ def _torch_parts(names: Sequence[str], model: MMInterleaved | None, device: torc
 
 def _assets(root: Path, manifest: Mapping[str, Any]) -> Assets:
     for entry in manifest["assets"]:
-        check_file(root, entry, options_of(manifest, stage="validate"))
+        check_file(root, entry, way_out(root, manifest, stage="validate"))
     return Assets.load(root / ASSETS_DIR)
 
 

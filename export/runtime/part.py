@@ -48,6 +48,12 @@ class Part(ABC):
         """Least and most rows that one run with these inputs may have."""
         return 1, 2**31
 
+    def for_recording(self) -> Part:
+        """The same component for the runs of one recording (`Recorded`), which shares with no other what a CUDA graph
+        refers to.
+        """
+        return self
+
     def __call__(self, **given: Tensor) -> Tensors:
         """Outputs by name.
 

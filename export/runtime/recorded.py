@@ -32,9 +32,10 @@ class Recorded:
         if self.device.type != "cuda":
             self.function()
             return
-        if self.graph is None:
-            self.graph = self._record()
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            if self.graph is None:
+                self.graph = self._record()
+            self.graph.replay()
 
     def forget(self) -> None:
         """Record again before the next run, because a tensor has moved."""
@@ -51,6 +52,7 @@ class Recorded:
         for tensor, kept in zip(self.changed, before, strict=True):
             tensor.copy_(kept)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):  # records, and does not run
+        # It records, and does not run. Other threads may go on: TensorRT-RTX makes kernels in some.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self.function()
         return graph

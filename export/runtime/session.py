@@ -7,9 +7,9 @@ session.generate(["a snail left of a rocket"], mode="image").show()
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Literal, get_args
 
 import torch
 
@@ -21,16 +21,13 @@ from export.runtime.opened import engine_parts, ort_parts
 from export.runtime.part import Part, TorchPart
 from export.runtime.reading import PartsReading
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from models.generation.documents import Document, Segment
-from models.generation.generate import generate, generate_stream
-from models.generation.generated import Generated, Preview
-from models.generation.scoring import Score, score
+from models.generation.generative import Generative
 from plugins_trt.tensorrt_package import open_package
 
 Backend = Literal["ort", "torch", "trt", "rtx"]
 
 
-class Session:
+class Session(Generative):
     """Reads and writes interleaved images and text as `MMInterleaved` does, with the model's components.
 
     `generate`, `generate_stream` and `score` take what those of the model take; who computes the components makes no
@@ -115,26 +112,6 @@ class Session:
         reading = PartsReading(memory, num_documents)
         weakref.finalize(reading, self._free.append, memory)
         return reading
-
-    @overload
-    def generate(self, documents: Document, **options: Any) -> Generated: ...
-
-    @overload
-    def generate(self, documents: Sequence[Document], **options: Any) -> list[Generated]: ...
-
-    def generate(self, documents: Document | Sequence[Document], **options: Any) -> Generated | list[Generated]:
-        """Continue interleaved text and images; see `models.generation.generate`."""
-        return generate(self, documents, **options)
-
-    def generate_stream(
-        self, documents: Document | Sequence[Document], **options: Any
-    ) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
-        """The same, piece by piece; see `models.generation.generate.generate_stream`."""
-        return generate_stream(self, documents, **options)
-
-    def score(self, document: Document, candidates: Sequence[str], **options: Any) -> list[Score]:
-        """Rank texts as continuations of a document; see `models.generation.scoring.score`."""
-        return score(self, document, candidates, **options)
 
 
 def _device(name: torch.device | str) -> torch.device:

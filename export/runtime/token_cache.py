@@ -52,6 +52,7 @@ class TokenCache:
         # What the recorded step reads.
         self.ids, self.counts, self.visible = zeros(num_rows), zeros(num_rows), zeros(num_rows, 1, 2)
         self._rows = torch.arange(num_rows, device=device)
+        self._recorded_llm = llm.for_recording()
         self.step = Recorded(self._one_token, [self.lengths, self.logits], device)
         self._num_moves = pool.num_moves
 
@@ -75,7 +76,7 @@ class TokenCache:
             visible: [B, S, 2] int64, slots of the pool.
         """
         num_new = torch.tensor(counts, device=self.lengths.device)
-        found = self._run(embeddings, (num_new - 1).clamp(min=0).unsqueeze(1), visible)
+        found = self._run(self.llm, embeddings, (num_new - 1).clamp(min=0).unsqueeze(1), visible)
         for row, (start, count) in enumerate(zip(before, counts, strict=True)):
             if not self.in_place:
                 for name, past in self.past.items():
@@ -100,7 +101,8 @@ class TokenCache:
         self.step()
 
     def _one_token(self) -> None:
-        found = self._run(self.embedding[self.ids].unsqueeze(1), torch.zeros_like(self.ids).unsqueeze(1), self.visible)
+        embeddings, last = self.embedding[self.ids].unsqueeze(1), torch.zeros_like(self.ids).unsqueeze(1)
+        found = self._run(self._recorded_llm, embeddings, last, self.visible)
         reads = self.counts > 0
         place = self.lengths.clamp(max=self.capacity - 1)  # of a full row that reads nothing
         if not self.in_place:
@@ -112,12 +114,12 @@ class TokenCache:
         self.logits.copy_(torch.where(reads[:, None], found["logits"][:, 0].float(), self.logits))
         self.lengths += self.counts
 
-    def _run(self, embeddings: Tensor, last: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    def _run(self, llm: Part, embeddings: Tensor, last: Tensor, visible: Tensor) -> dict[str, Tensor]:
         num_new = embeddings.shape[1]
         new = torch.arange(num_new, device=self.lengths.device)
         # The runs before a recording count on; what is written in place must not go beyond the cache meanwhile.
         first_new = self.lengths.clamp(max=self.capacity - num_new) if self.in_place else self.lengths
-        return self.llm(
+        return llm(
             inputs_embeds=embeddings,
             position_ids=self.lengths.unsqueeze(1) + new,
             write_indices=first_new,

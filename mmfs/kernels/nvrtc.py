@@ -28,12 +28,12 @@ class Compiled:
     log: str
 
 
-def find_nvrtc(folders: Sequence[Path] = ()) -> Path | str | None:
-    """Where NVRTC is: in one of the folders, beside the installed packages, or where the system looks; None if nowhere.
+def find_nvrtc() -> Path | str | None:
+    """Where NVRTC is: beside the installed packages, or where the system looks; None if nowhere.
 
     Beside the packages before the system: these are the versions that PyTorch and CuPy were built with.
     """
-    for folder in (*folders, *_package_folders()):
+    for folder in _package_folders():
         for soname in SONAMES:
             if (folder / soname).exists():
                 return folder / soname

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from models.config import MMInterleavedConfig
 from models.generation.reader import Piece, Reader
-
-if TYPE_CHECKING:
-    from models.config import MMInterleavedConfig
-    from models.processor import MMInterleavedProcessor
+from models.processor import MMInterleavedProcessor
 
 Segment = str | Image.Image
 """What is written: text or a picture."""

@@ -18,9 +18,8 @@ from models.generation.documents import Document, Segment, batch_of, cut_to_fit,
 from models.generation.generated import Finish, Generated, Preview
 from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
-from models.generation.reader import GenerativeModel, Piece
+from models.generation.reader import GenerativeModel, Piece, processor_of
 from models.generation.writing import TextWriter, TokenChoice
-from models.processor import processor_of
 
 
 @overload
@@ -86,6 +85,9 @@ def generate_stream(
 
     Yields:
         Pieces of the document: text, previews and images; for a list of documents, (number of the document, piece).
+
+    Raises:
+        ValueError: as for `generate`, when the first piece is asked for; or `preview_every` is less than 0.
     """
     if preview_every < 0:
         raise ValueError(f"preview_every is {preview_every}; expected a number of denoising steps, or 0 for none.")

@@ -119,7 +119,11 @@ class GenerationOptions:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def seeds(self, num_documents: int) -> list[int]:
-        """One for each document."""
+        """One for each document.
+
+        Raises:
+            ValueError: the caller gave another number of them.
+        """
         if isinstance(self.seed, int):
             return [self.seed] * num_documents
         if len(self.seed) != num_documents:

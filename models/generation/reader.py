@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from models.config import MMInterleavedConfig
 from models.denoising import Denoising, Step
-
-if TYPE_CHECKING:
-    from models.config import MMInterleavedConfig
-    from models.processor import MMInterleavedProcessor
+from models.processor import MMInterleavedProcessor
 
 Piece = list[int] | Tensor
 """Token ids, or a picture [3, H, W] in [0, 1] whose `<BoI>` stands right before it."""
@@ -39,6 +37,20 @@ class GenerativeModel(Protocol):
     def begin_reading(self, num_documents: int) -> Reader:
         """Nothing read yet."""
         ...
+
+
+def processor_of(model: GenerativeModel) -> MMInterleavedProcessor:
+    """The model's processor.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if model.processor is None:
+        raise ValueError(
+            "This model has no processor, so it can't read text. Load it with MMInterleaved.from_pretrained from a "
+            "directory with tokenizer.json, or set model.processor."
+        )
+    return model.processor
 
 
 class Reader(ABC):

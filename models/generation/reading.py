@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,15 +18,18 @@ from models.denoising import Denoising, Step
 from models.folded_mmfs import FoldedMMFS
 from models.generation.image_bank import ImageBank
 from models.generation.reader import Piece, Reader
-
-if TYPE_CHECKING:
-    from models.mm_interleaved import MMInterleaved
+from models.network import Network
 
 
 class Reading(Reader):
-    """Keys and values of the language model, values of MMFS and hidden states of `num_documents` documents."""
+    """Keys and values of the language model, values of MMFS and hidden states of some documents.
 
-    def __init__(self, model: MMInterleaved, num_documents: int = 1) -> None:
+    Args:
+        model: computes; its MMFS layers are folded as they are now.
+        num_documents: B at the beginning.
+    """
+
+    def __init__(self, model: Network, num_documents: int = 1) -> None:
         super().__init__(model.config, num_documents)
         self.model = model
         self.cache = DynamicCache()

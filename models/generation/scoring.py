@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
 from models.generation.documents import Document, batch_of, pieces_of
 from models.generation.prompts import prompt_for
-from models.processor import processor_of
-
-if TYPE_CHECKING:
-    from models.generation.reader import GenerativeModel
+from models.generation.reader import GenerativeModel, processor_of
 
 CANDIDATES_AT_A_TIME = 32
 """More would be faster, and keep as many copies of the document's keys and values."""

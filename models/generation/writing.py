@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from transformers import (
@@ -15,11 +13,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from models.config import MMInterleavedConfig
 from models.generation.options import GenerationOptions
-
-if TYPE_CHECKING:
-    from models.config import MMInterleavedConfig
-    from models.processor import MMInterleavedProcessor
+from models.processor import MMInterleavedProcessor
 
 
 class TokenChoice:
@@ -55,6 +51,7 @@ class TokenChoice:
         return self.after(ids, SuppressTokensLogitsProcessor(forbidden)(ids, scores))[0]
 
     def __call__(self, logits: Tensor, written: list[int], *, may_draw: bool) -> int:
+        """Logits [vocabulary] on the CPU to the next token; `<BoI>` only where one may draw."""
         scores = self.scores(logits, written, may_draw=may_draw)
         if not self.samples:
             return int(scores.argmax())

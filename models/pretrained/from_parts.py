@@ -6,15 +6,17 @@ What joins them (ViT-Adapter, resamplers, synchronizers, the embedding of `<BoI>
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from models.config import ImageDecoderConfig, LanguageModelConfig, MMInterleavedConfig, VisionConfig
+from models.config import MMInterleavedConfig
 from models.frozen import PAPER_FROZEN, FrozenPart, freeze, known_parts
+from models.network import Network
+from models.part_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.pretrained.snapshots import (
     SD_2_1,
     Parts,
@@ -32,8 +34,7 @@ from models.pretrained.snapshots import (
 from models.pretrained.tokenizer import ExtendedTokenizer, extended_tokenizer
 from models.processor import MMInterleavedProcessor
 
-if TYPE_CHECKING:
-    from models.mm_interleaved import MMInterleaved
+Model = TypeVar("Model", bound=Network)
 
 Name = str | os.PathLike[str]
 """Of a local directory, or on the hub."""
@@ -43,7 +44,7 @@ VICUNA_13B = "lmsys/vicuna-13b-v1.3"
 
 
 def from_parts(
-    kind: type[MMInterleaved],
+    make: Callable[[MMInterleavedConfig, MMInterleavedProcessor, Parts], Model],
     *,
     vision: Name = CLIP_L,
     language_model: Name = VICUNA_13B,
@@ -59,14 +60,14 @@ def from_parts(
     frozen: Iterable[FrozenPart] = PAPER_FROZEN,
     negative_context: Literal["new", "empty_prompt"] = "new",
     local_files_only: bool = False,
-) -> MMInterleaved:
+) -> Model:
     """A model with the parts' weights, in evaluation mode.
 
     Nothing of a part changes: where MMFS has not been trained, each computes what it computes alone. The vocabulary's
     tables do not grow either; `<BoI>` has an embedding and logits of its own.
 
     Args:
-        kind: the class to make.
+        make: the model of a configuration, a processor and the parts, which fit; `MMInterleaved`.
         vision: a CLIP, or its image half, in the format of transformers. The default is the paper's, as below.
         language_model: a causal LM of type llama, mistral, qwen2 or qwen3 in the format of transformers.
         diffusion: a Stable Diffusion 1.x or 2.x in the format of diffusers: U-Net, VAE and noise schedule.
@@ -131,7 +132,7 @@ def from_parts(
     )
     height, width = config.vision.picture_shape
     processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
-    model = kind(config, processor, parts)
+    model = make(config, processor, parts)
     _start_from_the_mean(model.begin_of_image, model.language_model.host.get_input_embeddings().weight)
     if no_text is not None:
         model.image_decoder.negative_context.data.copy_(no_text)

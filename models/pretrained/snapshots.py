@@ -6,7 +6,6 @@ the dtype that was asked for: memory holds each weight once.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,8 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.utils import logging
+
+from models.json_files import read_json
 
 CLIP_TYPES = ("clip", "clip_vision_model")
 LANGUAGE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -94,18 +95,19 @@ class Source:
 
         Raises:
             FileNotFoundError: the snapshot or the file is not there.
+            ValueError: the file is damaged.
         """
         if self.is_local and not (Path(self.name) / file).is_file():
             raise FileNotFoundError(f"{self.name} has no {file}. Expected {expected} as the {self.what}.")
         with self._explained():
-            return json.loads(self._path(file).read_text())
+            return read_json(self._path(file))
 
     def optional_json(self, file: str) -> dict[str, Any]:
         """A file of settings that not every snapshot has; then, nothing."""
         if self.is_local and not (Path(self.name) / file).is_file():
             return {}
         try:
-            return json.loads(self._path(file).read_text())
+            return read_json(self._path(file))
         except EntryNotFoundError:
             return {}
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.tensor_files import read_tensors, weight_files, write_text
+from models.json_files import read_json
+from models.tensor_files import read_tensors, weight_files
+from models.whole_files import write_whole
 
 BASE_FILE = "base.json"
 
@@ -122,12 +124,12 @@ def save_base(file: Path, base: Mapping[str, Base]) -> None:
         }
         for part, one in base.items()
     }
-    write_text(file, json.dumps(plain, indent=1) + "\n")
+    write_whole(file, json.dumps(plain, indent=1) + "\n")
 
 
 def load_base(file: Path) -> dict[str, Base]:
-    """Read `base.json`, by part."""
+    """Read `base.json`, by part. Raises ValueError if it is damaged."""
     return {
         part: Base(Path(one["directory"]), {name: Borrowed(**borrowed) for name, borrowed in one["tensors"].items()})
-        for part, one in json.loads(file.read_text(encoding="utf-8")).items()
+        for part, one in read_json(file).items()
     }

@@ -73,7 +73,10 @@ class ReleasedCheckpoint:
             if name not in computed:
                 continue
             if tensor.shape != computed[name].shape:
-                raise ValueError(f"{name} is {list(tensor.shape)}; the model computes {list(computed[name].shape)}.")
+                raise ValueError(
+                    f"{name} is {list(tensor.shape)}; the model computes {list(computed[name].shape)}. Give the "
+                    "configuration that it was trained with: --config FILE"
+                )
             error = float((tensor.double() - computed[name].double()).abs().max())
             # Sines and cosines; a half type stores them rounded.
             allowed = max(1e-5, torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else 0.0

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from models.config import MMInterleavedConfig
+from models.json_files import read_json
 from models.mm_interleaved import CONFIG_FILE, MMInterleaved
 from models.processor import MMInterleavedProcessor
 from models.released.base_weights import BASE_FILE, Base, Borrowed, Snapshot, borrow, load_base, save_base
 from models.released.checkpoint import ReleasedCheckpoint
 from models.released.names import Place, our_layout
-from models.tensor_files import INDEX_FILE, UNFINISHED, checksum, fingerprint, read_tensors, write_tensors, write_text
+from models.tensor_files import INDEX_FILE, checksum, fingerprint, read_tensors, write_tensors
+from models.whole_files import UNFINISHED, write_whole
 
 CONVERSION_FILE = "conversion.json"
 
@@ -57,12 +59,12 @@ class Conversion:
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
-        write_text(file, json.dumps(asdict(self), indent=1) + "\n")
+        write_whole(file, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> Conversion:
-        """Read what `save` wrote."""
-        plain = json.loads(file.read_text(encoding="utf-8"))
+        """Read what `save` wrote. Raises ValueError if it is damaged."""
+        plain = read_json(file)
         return cls(**{**plain, "shards": [Shard(**shard) for shard in plain["shards"]]})
 
 
@@ -253,12 +255,12 @@ class Converter:
         for shard in todo:
             write_tensors(self.out / shard.file, dict(self._converted(shard)))
             self.progress(f"{shard.file}: {clock.after(shard.num_bytes)}")
-        write_text(self.out / CONFIG_FILE, json.dumps(self.config.to_dict(), indent=2) + "\n")
+        self.config.save(self.out / CONFIG_FILE)
         if self.processor is not None:
             self.processor.save_pretrained(self.out)
         names = {self.places[name].name: shard.file for shard in shards for name in shard.tensors}
         index = {"metadata": {"total_size": sum(shard.num_bytes for shard in shards)}, "weight_map": names}
-        write_text(self.out / INDEX_FILE, json.dumps(index, indent=1) + "\n")
+        write_whole(self.out / INDEX_FILE, json.dumps(index, indent=1) + "\n")
 
     def verify(self) -> int:
         """Compare checksums: of the source files with those written in them, of each converted tensor with the source

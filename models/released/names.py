@@ -253,7 +253,8 @@ def places(released: Iterable[str], model: MMInterleaved) -> dict[str, Place]:
     if unknown or missing:
         raise ValueError(
             f"The checkpoint does not fit the configuration: it lacks {len(missing)} tensors {missing[:3]} and has "
-            f"{len(unknown)} that the model has no place for {sorted(unknown)[:3]}."
+            f"{len(unknown)} that the model has no place for {sorted(unknown)[:3]}. Give the configuration that it was "
+            "trained with: --config FILE"
         )
     return found
 

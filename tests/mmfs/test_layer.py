@@ -28,15 +28,15 @@ def small_mmfs(**options: object) -> MMFS:
     return mmfs
 
 
-def small_inputs(num_images: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """query [2, 6, 12], reference points [2, 6, 2], visible [2, 6, 2], features [N, S, 8]."""
-    count = torch.arange(12).view(2, 6) % (num_images + 1)
-    first = (torch.rand(2, 6) * (num_images - count + 1)).long()
+def small_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """query [2, 6, 12], reference points [2, 6, 2], visible [2, 6, 2], features [5, S, 8]."""
+    count = torch.arange(12).view(2, 6) % 6
+    first = (torch.rand(2, 6) * (6 - count)).long()
     return (
         torch.randn(2, 6, 12, dtype=torch.float64),
         torch.rand(2, 6, 2, dtype=torch.float64),
         torch.stack([first, first + count], dim=-1),
-        torch.randn(num_images, NUM_PIXELS, 8, dtype=torch.float64),
+        torch.randn(5, NUM_PIXELS, 8, dtype=torch.float64),
     )
 
 

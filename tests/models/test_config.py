@@ -28,6 +28,18 @@ def test_an_unknown_key_is_named() -> None:
         MMInterleavedConfig.from_dict(values)
 
 
+def test_a_missing_key_is_named() -> None:
+    values = MMInterleavedConfig.tiny().to_dict()
+    del values["language_model"]["transformer"], values["vision"]
+    with pytest.raises(ValueError, match=r"config lacks \['vision'\], which a MMInterleavedConfig has no default for"):
+        MMInterleavedConfig.from_dict(values)
+    values["vision"] = {"clip": {}}
+    with pytest.raises(ValueError, match=r"config.language_model lacks \['transformer'\]"):
+        MMInterleavedConfig.from_dict(values)
+    with pytest.raises(ValueError, match=r"language_model is 'large'; expected the settings of a LanguageModelConfig"):
+        MMInterleavedConfig.from_dict({**values, "language_model": "large"})
+
+
 def test_without_mmfs_changes_nothing_else() -> None:
     config = MMInterleavedConfig.toy()
     bare = config.without_mmfs()

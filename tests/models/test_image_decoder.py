@@ -21,8 +21,8 @@ def build(config=CONFIG) -> ImageDecoder:
     return decoder
 
 
-def context_of(decoder: ImageDecoder, images: int = 2, length: int = 5) -> torch.Tensor:
-    return decoder.condition(torch.randn(images, length, 32), torch.ones(images, length, dtype=torch.bool))
+def context_of(decoder: ImageDecoder, images: int = 2) -> torch.Tensor:
+    return decoder.condition(torch.randn(images, 5, 32), torch.ones(images, 5, dtype=torch.bool))
 
 
 def seen(decoder: ImageDecoder) -> dict:

@@ -19,16 +19,16 @@ def model() -> LanguageModel:
     return LanguageModel(MMInterleavedConfig.tiny().language_model, feature_dim=FEATURES, spatial_shapes=SHAPES).eval()
 
 
-def inputs(*, num_images: int = 2, tokens: int = 7) -> dict:
-    embeddings = torch.randn(2, tokens, 32)
+def inputs(*, num_images: int = 2) -> dict:
+    embeddings = torch.randn(2, 7, 32)
     features = torch.randn(num_images, sum(h * w for h, w in SHAPES), FEATURES)
-    visible = torch.tensor([[0, 0], [0, 0], [0, 1], [0, 1], [0, 2], [1, 2], [0, 2]])[:tokens]
+    visible = torch.tensor([[0, 0], [0, 0], [0, 1], [0, 1], [0, 2], [1, 2], [0, 2]])
     return {
         "embeddings": embeddings,
         "features": features,
         "visible": visible.clamp(max=num_images).expand(2, -1, -1),
-        "position_ids": torch.arange(tokens).expand(2, -1),
-        "mask": torch.ones(tokens, tokens, dtype=torch.bool).tril()[None, None].expand(2, -1, -1, -1),
+        "position_ids": torch.arange(7).expand(2, -1),
+        "mask": torch.ones(7, 7, dtype=torch.bool).tril()[None, None].expand(2, -1, -1, -1),
     }
 
 

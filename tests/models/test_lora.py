@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from models import MMInterleaved, MMInterleavedConfig
-from models.lora import ADAPTER_FOLDER, LoraConfig, add_lora, merge_lora, tensors_to_save
+from models.lora import ADAPTER_FOLDER, add_lora, merge_lora, tensors_to_save
+from models.lora_config import LoraConfig
 from models.stored_weights import StoredWeights
 from trainer.data.stream import DataConfig, Stream
 

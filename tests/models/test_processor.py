@@ -77,6 +77,11 @@ def test_a_wrong_picture_gets_a_sentence(processor: MMInterleavedProcessor, wron
         processor.encode_image(wrong)
 
 
+def test_a_file_name_is_no_picture(processor: MMInterleavedProcessor) -> None:
+    with pytest.raises(TypeError, match=r"got a str\. Open a file with PIL\.Image\.open"):
+        processor.encode_image("snail.png")  # type: ignore[arg-type]
+
+
 def test_a_processor_survives_its_directory(processor: MMInterleavedProcessor, tmp_path: Path) -> None:
     assert MMInterleavedProcessor.from_directory(tmp_path) is None
     processor.save_pretrained(tmp_path)

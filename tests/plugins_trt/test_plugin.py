@@ -36,7 +36,7 @@ def test_a_missing_attribute_is_named() -> None:
         node_of("MMFS", fields)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a second time, TensorRT refuses them
 def plugins() -> Plugins:
     if (reason := why_not("rtx")) is not None:
         pytest.skip(reason)

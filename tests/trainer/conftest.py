@@ -1,4 +1,4 @@
-"""A finished run, and small data sets in every format that the trainer reads, written by the tests that read them."""
+"""A finished run, an untrained model, and small data sets in every format, written by the tests that read them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.data.index import make_index
 from trainer.pretrain import main
 
@@ -105,6 +108,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     assert main(["tiny", "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny model and its processor, that no run stands around."""
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("untrained") / "model"
+    processor = MMInterleavedProcessor(load_tokenizer(), image_size=32)
+    MMInterleaved(MMInterleavedConfig.tiny(), processor).save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture

@@ -167,6 +167,15 @@ def test_bfloat16_changes_the_gradient_by_its_rounding(model: MMInterleaved) -> 
     assert 1e-4 < difference < 0.05  # measured: 0.012; bfloat16 has 8 bits
 
 
+def test_a_half_sized_copy_of_all_weights_is_not_kept(model: MMInterleaved) -> None:
+    """Autocast would, until the forward ends."""
+    keeps: list[bool] = []
+    model.language_model.decoder.norm.register_forward_hook(lambda *_: keeps.append(torch.is_autocast_cache_enabled()))
+    batch = pack_rows(ROWS)
+    accumulate(model, batch, dtype=torch.bfloat16, **counts(batch))
+    assert keeps == [False]
+
+
 def test_chunks_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="images of Chunks is 0; expected 1 or more, or None for all at once"):
         Chunks(images=0)

@@ -16,11 +16,8 @@ from trainer.recipes import tiny
         pytest.param({"watchdog_minutes": 0.0}, r"watchdog_minutes is 0.0; expected a number above 0", id="watchdog"),
         pytest.param({"shard_size": -1}, r"shard_size is -1; expected 0 or more", id="shards"),
         pytest.param(
-            {"shard_frozen": True}, r"shard_frozen is true.*a language model that is frozen", id="none-frozen"
-        ),
-        pytest.param(
-            {"shard_frozen": True, "shard_size": 1, "frozen": ["language_model"]},
-            r"shard_frozen is true, with shard_size 1.*expected a shard_size other than 1",
+            {"shard_layers": True, "shard_size": 1},
+            r"shard_layers is true, with shard_size 1.*expected another shard_size",
             id="shards-of-one",
         ),
         pytest.param({"init_parts": ["language_model"]}, r"init is null; expected a model in init", id="init-parts"),

@@ -60,7 +60,7 @@ def test_batches_are_pictures_with_labels(phase):
 def test_maps_and_tokens_learn_what_stands_where(phase):
     batch = phase.batch(3, PICTURES)
     counts = phase.counts(batch)
-    optimizer = torch.optim.AdamW(phase.module.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(phase.module.parameters(), lr=3e-3)  # at 1e-2 the accuracies leap from step to step
     before = phase.accumulate(phase.module, batch, counts)
     for _ in range(100):
         optimizer.zero_grad()

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from models.lora import LoraConfig
 from trainer import pretrain
 from trainer.estimate import described, estimate, figures
-from trainer.gpu_memory import GB, Machine
+from trainer.gpu_memory import GB, Machine, memory_bytes
 from trainer.recipes import FINETUNING, RECIPES
 
 
@@ -50,11 +49,26 @@ def test_the_papers_run_is_estimated_without_its_weights() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "lora"), [("story", None), ("vqa", LoraConfig())])
-def test_fine_tuning_fits_gpus_of_80_gb(task: str, lora: LoraConfig | None) -> None:
-    """With a language model that is frozen, or has adapters; vqa reads the largest pictures."""
-    if lora is not None:
-        pytest.importorskip("peft")
-    report = estimate(replace(FINETUNING[task](), lora=lora), Machine(8, 80 * GB))
+def test_fine_tuning_fits_gpus_of_80_gb() -> None:
+    """With a language model that is frozen."""
+    report = estimate(FINETUNING["story"](), Machine(8, 80 * GB))
     assert "% of 80 GB" in report
     assert "too little" not in report
+
+
+@pytest.mark.slow
+def test_a_whole_language_model_fits_them_layer_by_layer() -> None:
+    """Of vqa, which reads the largest pictures: 13.5 B parameters learn, of which 12.7 B are in layers."""
+    config, machine = FINETUNING["vqa"](), Machine(8, 80 * GB)
+    known = figures(config, machine)
+    report = described(config, machine, known)
+    assert "% of 80 GB" in report
+    assert "too little" not in report
+    assert "At its start, each GPU has all weights whole" in report
+    in_layers = sum(layer.trained for layer in known.parameters.layers)
+    assert in_layers / 4e9 == pytest.approx(12.7, abs=0.1)
+    assert known.memory["gathered for a step"] == 4 * known.parameters.num_trainable - in_layers
+    at_once = replace(config, shard_layers=False)
+    costs = (known.parameters, known.plain, known.recomputed)
+    memory = memory_bytes(at_once, machine, *costs, is_alone=known.shape.num_rows * 8 == known.num_rows)
+    assert "too little is left" in described(at_once, machine, replace(known, memory=memory))

@@ -76,6 +76,20 @@ def test_the_manifest_is_an_option_of_recipes_with_one_source(tiny_model, tmp_pa
     assert "torchrun --nproc-per-node N -m trainer.finetune" in said
 
 
+def test_help_calls_its_argument_a_task_also_after_a_file(tmp_path, capsys):
+    file = tmp_path / "some.yaml"
+    file.write_text("recipe: toy_rec\n")
+    for arguments in (["--help"], ["toy_rec", "--help"], ["--config", str(file), "--help"]):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.startswith("usage: python -m trainer.finetune TASK [--config FILE]")
+        assert "TASK is one of: vqa: " in said
+        assert "-m trainer.finetune TASK ..." in said
+        assert "[RECIPE]" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

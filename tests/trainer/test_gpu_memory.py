@@ -10,7 +10,7 @@ from torch import nn
 
 from live_bytes import LiveBytes
 from models import MMInterleaved
-from models.lora import LoraConfig
+from models.lora_config import LoraConfig
 from trainer.accumulate import Chunks, accumulate
 from trainer.config import TrainConfig, UsageError
 from trainer.data.stream import Stream
@@ -90,29 +90,36 @@ def test_memory_is_shared_by_the_gpus(tiny: TrainConfig) -> None:
 
     one, eight, copies = on(tiny, 1), on(tiny, 8), on(replace(tiny, shard_size=1), 8)
     assert (one["AdamW"], eight["AdamW"], copies["AdamW"]) == (2 * weights, weights / 4, 2 * weights)
-    assert (one["the same, gathered"], eight["the same, gathered"]) == (0, weights)
+    assert (one["gathered for a step"], eight["gathered for a step"]) == (0, weights)
     assert one["average of the weights"] == weights
     assert on(replace(tiny, ema_decay=0.0), 1)["average of the weights"] == 0
     assert (one["gradients"], one["kept for the backward"]) == (weights, 7)
     assert eight["gradients"] == 2 * weights + weights / 8  # and what is sent and received
 
 
-def test_frozen_layers_are_shared_too_if_asked_for(tiny: TrainConfig) -> None:
-    config = replace(tiny, frozen=["vision", "language_model"])
-    parameters = count_parameters(shell(config))
-    layers = MMInterleaved(config.model).language_model.decoder.layers
-    in_layer = 4.0 * sum(p.numel() for p in layers[0].parameters())
-    assert parameters.frozen_layer_bytes == (in_layer,) * len(layers)
-    cost = StepCost(kept_bytes={}, forward_flops={}, backward_flops={})
-    shared = replace(config, shard_frozen=True)
-    whole, one, four = (
-        memory_bytes(setting, Machine(num_gpus, 80 * GB), parameters, cost, cost, is_alone=True)
-        for setting, num_gpus in ((config, 4), (shared, 1), (shared, 4))
+def test_layers_are_shared_one_by_one_if_asked_for(tiny: TrainConfig) -> None:
+    config = replace(tiny, frozen=["vision"])
+    model = shell(config)
+    model.language_model.decoder.layers[0].mlp.requires_grad_(False)
+    parameters = count_parameters(model)
+    cost = StepCost(kept_bytes={"encoder": 7}, forward_flops={}, backward_flops={})
+    apart = replace(config, shard_layers=True)
+    whole, one, four, copies = (
+        memory_bytes(setting, Machine(num_gpus, 80 * GB), parameters, cost, cost, is_alone=False)
+        for setting, num_gpus in ((config, 4), (apart, 1), (apart, 4), (replace(apart, shard_size=2), 4))
     )
-    assert whole["frozen weights"] == one["frozen weights"] == parameters.frozen_bytes
-    assert four["frozen weights"] == parameters.frozen_bytes - 0.75 * in_layer * len(layers)
-    gathered = "a shared layer, gathered"
-    assert (whole[gathered], one[gathered], four[gathered]) == (0, 0, in_layer)
+    layers = model.language_model.decoder.layers
+    in_layer = sum(p.nbytes for p in layers[1].parameters())
+    frozen = sum(p.nbytes for p in layers[0].mlp.parameters())
+    trained, outside = in_layer * len(layers) - frozen, 4.0 * parameters.num_trainable
+    outside -= trained
+    assert one == memory_bytes(config, Machine(1, 80 * GB), parameters, cost, cost, is_alone=False)
+    assert whole["frozen weights"] - four["frozen weights"] == 0.75 * frozen
+    assert (whole["gathered for a step"], four["gathered for a step"]) == (outside + trained, outside)
+    assert (whole["gathered layer by layer"], four["gathered layer by layer"]) == (0, 3 * in_layer)
+    assert four["trained weights, float32"] == whole["trained weights, float32"] == (outside + trained) / 4
+    assert four["gradients"] == max(2.25 * outside, outside + 2 * in_layer) + trained / 4
+    assert copies["gradients"] == max(2.5 * outside, outside + 2 * in_layer) + trained  # two buffers of a half
 
 
 @pytest.mark.parametrize("text", ["8", "0x80", "8x0", "8x80GB", "eight"])

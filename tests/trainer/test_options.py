@@ -73,7 +73,7 @@ def test_help_tells_what_every_setting_means(capsys):
     assert exit_.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "--resume [auto|none|PATH] auto: go on with an unfinished run" in said
-    assert "--shard_frozen {true,false} With several processes, share the frozen weights" in said
+    assert "--shard_layers {true,false} With several processes, share the language model's layers" in said
     assert "--watchdog_minutes WATCHDOG_MINUTES With several processes, how long one may keep" in said
     assert "--optim.lr LR Peak learning rate." in said
     assert "that the tests make; paper_13b: The paper's model" in said

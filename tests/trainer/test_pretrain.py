@@ -19,6 +19,8 @@ from trainer.run import choose_device
 from whole_runs import events, steps
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 600
+"""For what takes seconds on a free machine."""
 
 
 def test_a_dry_run_reports_and_writes_nothing(tmp_path, monkeypatch, capsys):
@@ -108,13 +110,13 @@ def test_a_signal_ends_a_real_process_with_a_complete_checkpoint(tmp_path, numbe
         text=True,
     )
     try:
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + PATIENCE_S
         while not (out / "log.jsonl").exists() or (out / "log.jsonl").read_text().count('"main"') < 3:
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < give_up
             time.sleep(0.05)
         os.killpg(process.pid, number)  # a terminal and a batch system signal the data worker too
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

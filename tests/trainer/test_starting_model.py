@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import MMInterleaved
-from models.lora import LoraConfig
+from models.lora_config import LoraConfig
 from tiny_snapshots import like, write_clip, write_diffusion, write_language_model
 from trainer.config import PartsConfig, TrainConfig, UsageError
 from trainer.data.corpus import CorpusConfig, SourceConfig

@@ -16,7 +16,7 @@ from trainer.metrics import read_log
 from trainer.pretrain import main
 from trainer.recipes import RECIPES
 from trainer.step_cost import measure, shell
-from trainer.utilisation import StepFlops, peak_flops, peak_of
+from trainer.utilisation import StepFlops, peak_flops
 
 CPU = torch.device("cpu")
 
@@ -35,29 +35,6 @@ def test_a_step_costs_what_is_in_it():
     assert shape != usual
     expected = measure(shell(config), config, shape)
     assert flops(counts, num_images) == pytest.approx(expected.flops, rel=0.03)  # measured: 1 % too much
-
-
-@pytest.mark.parametrize(
-    ("name", "tflops"),
-    [
-        ("NVIDIA A100-SXM4-80GB", 312.0),
-        ("NVIDIA H100 80GB HBM3", 989.0),
-        ("NVIDIA H100 PCIe", 756.0),
-        ("NVIDIA H100 NVL", 835.5),
-        ("NVIDIA H200", 989.0),
-        ("NVIDIA H200 NVL", 835.5),
-        ("NVIDIA L40S", 362.0),
-        ("NVIDIA L4", 121.0),
-        ("NVIDIA GeForce RTX 4090", 165.2),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
-        ("NVIDIA A10G", None),
-        ("Tesla V100-SXM2-16GB", None),
-    ],
-)
-def test_what_a_gpu_can_do_is_known_by_its_name(name, tflops):
-    peak = peak_of(name)
-    assert peak == (None if tflops is None else pytest.approx(tflops * 1e12))
 
 
 def test_a_cpu_and_float32_are_unknown_unless_told(monkeypatch):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from models import MMInterleaved
 from trainer.metrics import RunLog, Step, read_log
 from trainer.pretrain import main
 from trainer.recipes import tiny
@@ -29,6 +33,7 @@ class StandIn(ModuleType):
         super().__init__("wandb")
         self.runs: list[SimpleNamespace] = []
         self.refuses = False
+        self.on_point: Callable[[], None] = lambda: None
 
     def Settings(self, **settings: Any) -> dict[str, Any]:
         return settings
@@ -38,9 +43,9 @@ class StandIn(ModuleType):
             raise self.Error("no API key configured.")
         run = SimpleNamespace(options=options, id=options["id"] or f"id{len(self.runs)}", points=[], summary={})
         run.define_metric = lambda name, step_metric: None
-        run.log = run.points.append
-        run.is_finished = False
-        run.finish = lambda: setattr(run, "is_finished", True)
+        run.log = lambda point: (run.points.append(point), self.on_point())
+        run.exit_codes = []
+        run.finish = lambda exit_code: run.exit_codes.append(exit_code)
         self.runs.append(run)
         return run
 
@@ -79,8 +84,31 @@ def test_settings_and_records_are_sent_and_a_resumed_run_goes_on(wandb, tmp_path
         assert point == {**expected, "step": record["step"]}
     assert first.summary["paused"]["step"] == 1
     assert second.summary["done"]["step"] == 4
-    assert first.is_finished
-    assert second.is_finished
+    assert (first.exit_codes, second.exit_codes) == ([0], [0])
+
+
+def test_a_run_that_a_signal_stops_has_failed_until_it_goes_on(wandb, tmp_path):
+    wandb.on_point = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    command = [*TINY, "--out", str(tmp_path / "run"), "--wandb", "snails"]
+    assert main(command) == 3
+    wandb.on_point = lambda: None
+    assert main(command) == 0
+    assert [run.exit_codes for run in wandb.runs] == [[1], [0]]
+
+
+def test_a_run_that_an_error_ends_has_failed(wandb, tmp_path, monkeypatch):
+    def broken() -> None:
+        raise ConnectionError("no route")
+
+    wandb.on_point = broken
+    with pytest.raises(ConnectionError, match="no route"):
+        main([*TINY, "--out", str(tmp_path / "unexpected"), "--wandb", "snails"])
+    wandb.on_point = lambda: None
+    losses = MMInterleaved.text_losses
+    monkeypatch.setattr(MMInterleaved, "text_losses", lambda *arguments: losses(*arguments) * float("nan"))
+    never = ("--max_skipped_in_a_row", "0")
+    assert main([*TINY, *never, "--out", str(tmp_path / "nan"), "--wandb", "snails"]) == 1
+    assert [run.exit_codes for run in wandb.runs] == [[1], [1]]
 
 
 def test_another_project_gets_a_run_of_its_own(wandb, tmp_path):

@@ -1,4 +1,4 @@
-"""What the tables show: scores of `trainer.exams`, two more for several pictures, and what the paper measured."""
+"""What the tables show: scores of the exams, two more for several pictures, and what the paper measured."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainer.data.document import Document
-from trainer.evaluate import MAX_SHIFTS, Answered, TaskResult
-from trainer.scores import chance_levels
+from trainer.evaluation.grading import MAX_SHIFTS, Answered, TaskResult
+from trainer.evaluation.scores import chance_levels
 
 PER_CENT = 100.0
 IN_ASKED_PICTURE = "in_asked_picture"
@@ -46,7 +46,7 @@ MEASURES = (
         "compare",
         IN_SOME_PICTURE,
         "some number of any of the pictures",
-        {"mmfs": "30.7 → 33.1 from one image to all (TextVQA with 2 shots, Table 10)"},
+        {"mmfs": "30.7 → 33.1 from one scale and image to several of both (TextVQA with 2 shots, Table 10)"},
     ),
     Measure("questions", "compare", "which_image", "which picture has a thing"),
     Measure(

@@ -18,10 +18,13 @@ from trainer.ablation.scales import Scale
 from trainer.ablation.starts import make_start, start_of
 from trainer.changed_settings import changed_settings
 from trainer.config import TrainConfig, UsageError
-from trainer.evaluate import Settings, describe_weights, evaluate, show_progress
+from trainer.evaluation.examination import evaluate
+from trainer.evaluation.examinee import describe_weights
+from trainer.evaluation.progress import show_progress
+from trainer.evaluation.settings import Settings
 from trainer.run import make_run
 from trainer.run_directory import CHECKPOINTS, MODEL, is_finished
-from trainer.whole_files import write_whole
+from trainer.whole_files import write_json
 
 RESULT = "result.json"
 SPENT = "spent.json"
@@ -36,7 +39,7 @@ class Result:
     """`TrainConfig.to_dict()`."""
 
     examination: dict[str, Any]
-    """`trainer.evaluate.Settings` as a dictionary."""
+    """`trainer.evaluation.settings.Settings` as a dictionary."""
 
     scores: dict[str, dict[str, Level]]
     """By task and name."""
@@ -49,7 +52,7 @@ class Result:
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
-        write_whole(file, as_json(asdict(self)))
+        write_json(file, asdict(self))
 
     @classmethod
     def load(cls, file: Path) -> Result:
@@ -151,9 +154,4 @@ def spending(directory: Path) -> Iterator[dict[str, float]]:
         spent["wall_s"] += time.monotonic() - begun["wall_s"]
         spent["cpu_s"] += time.process_time() - begun["cpu_s"]
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(file, as_json(spent))
-
-
-def as_json(content: dict[str, Any]) -> str:
-    """Readable, one value a line."""
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_json(file, spent)

@@ -3,9 +3,8 @@
 The tables give learning rates, steps, batches and sizes. CLIP, frozen in pre-training, stays frozen here; so does the
 language model where a table gives it no learning rate and no text is learned.
 
-A step fits 8 GPUs of 80 GB (`--estimate 8x80`) where the language model of 13 B parameters is frozen. Where it learns
-whole, as the tables have it for vqa and rec, and instruct too, it does not, for each GPU gathers it and its gradient in
-float32; with adapters (`--lora.rank 16`) it does.
+A step fits 8 GPUs of 80 GB (`--estimate 8x80`). Where the language model of 13 B parameters learns whole, as the tables
+have it for vqa and rec, and instruct too, it does because its layers are shared one by one (`shard_layers`).
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ def vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
         optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
         frozen=["vision", "image_decoder"],
         micro_batch_rows=1,  # of larger pictures
+        shard_layers=True,
     )
 
 
@@ -48,6 +48,7 @@ def rec(model: MMInterleavedConfig | None = None) -> TrainConfig:
         num_steps=10_000,
         optim=_optim(2e-5, beta=0.999, warmup_steps=500),
         frozen=["vision", "image_decoder"],
+        shard_layers=True,
     )
 
 
@@ -94,6 +95,8 @@ def instruct(model: MMInterleavedConfig | None = None) -> TrainConfig:
         num_steps=10_000,
         optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
         frozen=["vision", "vae"],
+        images_at_once=4,  # beside a language model that learns
+        shard_layers=True,
     )
 
 
@@ -130,6 +133,8 @@ def _finetuning(
     frozen: list[FrozenPart],
     row_tokens: int = 2048,
     micro_batch_rows: int = 2,
+    images_at_once: int = 8,
+    shard_layers: bool = False,
 ) -> TrainConfig:
     return TrainConfig(
         recipe=task,
@@ -140,5 +145,6 @@ def _finetuning(
         frozen=frozen,
         num_steps=num_steps,
         optim=optim,
-        **fitting(micro_batch_rows),
+        shard_layers=shard_layers,
+        **fitting(micro_batch_rows, images_at_once),
     )

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from models import MMInterleavedConfig
-from models.config import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.frozen import PAPER_FROZEN
+from models.part_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from trainer.config import OptimConfig, PartsConfig, TrainConfig
 from trainer.data.corpus import CorpusConfig
 from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs
@@ -75,12 +75,12 @@ def ablation_3b() -> TrainConfig:
     )
 
 
-def fitting(micro_batch_rows: int = 2) -> dict[str, Any]:
+def fitting(micro_batch_rows: int = 2, images_at_once: int = 8) -> dict[str, Any]:
     """What makes a step fit 80 GB (`--estimate 8x80`) and changes no result but by the rounding of bfloat16."""
     return {
         "precision": "bfloat16",
         "micro_batch_rows": micro_batch_rows,
-        "images_at_once": 8,
+        "images_at_once": images_at_once,
         "tokens_at_once": 1024,
         "recompute": ["vision", "language_model"],
     }

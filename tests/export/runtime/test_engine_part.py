@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,19 @@ from export.flavours import aliases_of, lower_attention, with_flavour
 from export.manifest import file_entry, ports_entry, read_manifest, write_manifest
 from export.profiles import Limits, profiles_of
 from export.runtime import Session
-from export.runtime.engine_part import EngineRefused, Loader
+from export.runtime.engine_part import EnginePart, EngineRefused, Loader
 from export.runtime.opened import engine_parts
 from export.samples import opened
 from export.stages import NEUTRAL_DIR
 from models import MMInterleaved
 
 CPU = torch.device("cpu")
+ALIGNMENT = 64
+"""What PyTorch's allocator for the CPU keeps; TensorRT wants 256, which that for GPUs keeps."""
+
+NUM_BYTES = 1000
+"""That every engine wants for its contexts."""
+
 VERSION = "1.0"
 LIMITS = Limits(max_batch=2, max_tokens=7, max_past=100, max_images=4)
 MACHINE = Machine(here(), VERSION, (8, 6), 580, sources_digest(KERNEL_SOURCES))
@@ -42,26 +48,36 @@ MACHINE = Machine(here(), VERSION, (8, 6), 580, sources_digest(KERNEL_SOURCES))
 class Context:
     """Of one engine and profile."""
 
-    def __init__(self, engine: "Engine") -> None:
+    def __init__(self, engine: "Engine", is_eager: bool) -> None:
         self.engine = engine
-        self.profile: dict[str, Any] = {}
+        self.is_eager = is_eager
+        self.number = 0
+        self.num_shapes_set = 0
+        self.memory = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
 
     def set_optimization_profile_async(self, number: int, stream: int) -> bool:
-        self.profile = self.engine.profiles[number]
+        self.number = number
         return True
 
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size >= NUM_BYTES
+        self.memory = address
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        least, _, most = self.profile[name]
+        least, _, most = self.engine.profiles[self.number][name]
         self.shapes[name] = shape
+        self.num_shapes_set += 1
         return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
-        return True
+        return address % ALIGNMENT == 0
 
     def execute_async_v3(self, stream: int) -> bool:
+        if not self.memory:
+            return False
         self.engine.runs.append({name: list(shape) for name, shape in self.shapes.items()})
         feeds = {}
         for port in self.engine.session.get_inputs():
@@ -88,9 +104,26 @@ class Engine:
         self.session = onnxruntime.InferenceSession(said["onnx"], providers=["CPUExecutionProvider"])
         self.profiles = said["profiles"]
         self.runs: list[dict[str, list[int]]] = []
+        self.contexts: list[Context] = []
 
-    def create_execution_context(self) -> Context:
-        return Context(self)
+    device_memory_size_v2 = NUM_BYTES
+
+    def create_runtime_config(self) -> "RuntimeConfig":
+        return RuntimeConfig()
+
+    def create_execution_context(self, config: "RuntimeConfig") -> Context | None:
+        if config.strategy != "user managed":
+            return None  # as TensorRT-RTX does with engines that may not reserve memory while they run
+        self.contexts.append(Context(self, config.dynamic_shapes_kernel_specialization_strategy == "eager"))
+        return self.contexts[-1]
+
+
+class RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+    strategy = "static"
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
 
 
 class Logger:
@@ -108,16 +141,24 @@ def stand_in() -> Any:
             self.log.log(1, "no such engine")
             return None
 
-    return SimpleNamespace(
-        __name__="tensorrt_rtx",
-        __version__=VERSION,
-        ILogger=Logger,
-        Runtime=Runtime,
-        IPluginCreatorV3One=object,
-        PluginField=lambda name: name,
-        PluginFieldCollection=list,
-        get_plugin_registry=lambda: SimpleNamespace(register_creator=lambda creator, namespace: True),
-    )
+    registered: set[str] = set()
+
+    def register(creator: Any, namespace: str) -> bool:
+        is_new = creator.name not in registered
+        registered.add(creator.name)
+        return is_new
+
+    trt: Any = ModuleType("tensorrt_rtx")
+    trt.__version__ = VERSION
+    trt.ILogger = Logger
+    trt.Runtime = Runtime
+    trt.IPluginCreatorV3One = object
+    trt.PluginField = lambda name: name
+    trt.PluginFieldCollection = list
+    trt.get_plugin_registry = lambda: SimpleNamespace(register_creator=register, registered=registered)
+    trt.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
+    trt.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+    return trt
 
 
 @pytest.fixture
@@ -147,7 +188,8 @@ def add_plan(root: Path, manifest: dict[str, Any], name: str) -> None:
         "profiles": [{"name": profile.name, "axes": profile.axes} for profile in profiles],
         "mmfs_nodes": "plugins",
         "carrier": "python",
-        "requires": requirements("rtx", "python", ["sm_80", "compute_80"], 13),
+        "plugin_library": None,
+        "requires": requirements("rtx", "python", ["sm_80", "compute_80"], (13, 0)),
     }
 
 
@@ -184,7 +226,11 @@ def test_engines_write_and_draw_what_the_model_does(
     sizes = [run["inputs_embeds"][:2] for run in runs]
     assert max(batch for batch, _ in sizes) == 2, "three documents in two runs"
     assert max(tokens for _, tokens in sizes) == 7, "a long text in chunks"
-    assert sorted(session.parts["llm"].contexts) == [0, 1], "one context for each profile"  # type: ignore[attr-defined]
+    contexts = session.parts["llm"].engine.contexts  # type: ignore[attr-defined]
+    assert {(context.number, context.is_eager) for context in contexts} >= {(0, True), (1, False)}
+    recorded = [context for context in contexts if context.is_eager]
+    assert all(context.num_shapes_set == len(context.shapes) for context in recorded), "what is recorded stays as it is"
+    assert len({context.memory for context in contexts}) == 1, "and takes no memory of its own"
     drawn = session.parts["unet_mmfs"].engine.runs  # type: ignore[attr-defined]
     assert {tuple(run["sample"][:1] + run["unet_mmfs_value_0"][:1]) for run in drawn} == {(4, 4)}, "static"
 
@@ -202,7 +248,6 @@ def test_a_cache_is_written_where_it_is(
         found = session.generate(documents, **options)
         both = zip(unchanged_model.generate(documents, **options), found, strict=True)
         assert [compare(expected, written) for expected, written in both] == [None] * 3
-    assert sorted(llm.contexts) == [0, 1], "one context for each profile"  # type: ignore[attr-defined]
 
     sizes = {"batch": 3, "tokens": 1, "images": 1}
     inputs = {
@@ -226,6 +271,11 @@ def test_no_more_pictures_than_there_are_slots(open_engines: Callable[..., Sessi
 def test_no_more_tokens_than_the_engine_keeps(open_engines: Callable[..., Session]) -> None:
     with pytest.raises(ValueError, match="and the engine of the language model keeps 100"):
         open_engines().generate(["word " * 110], mode="text", max_new_tokens=1)
+
+
+def test_an_axis_that_an_engine_does_not_have_is_named(open_engines: Callable[..., Session]) -> None:
+    with pytest.raises(ValueError, match=r"The engine of llm has no dynamic axis rows\. Expected batch or .* tokens\."):
+        open_engines().parts["llm"].most("rows")
 
 
 def test_a_plan_that_does_not_load_is_refused_in_its_own_words(
@@ -266,14 +316,25 @@ def test_what_was_left_to_pytorch_needs_the_model(
 def test_a_tensorrt_gets_what_the_carriers_of_its_plans_need(
     carriers: set[str], num_registered: int, host_code: bool
 ) -> None:
-    registered: list[str] = []
+    trt = stand_in()
+    loaders = [Loader(trt, carriers) for _ in range(2)]
+    assert len(trt.get_plugin_registry().registered) == num_registered, "once in a process"
+    assert all(hasattr(loader.runtime, "engine_host_code_allowed") == host_code for loader in loaders)
 
-    def register(creator: Any, namespace: str) -> bool:
-        registered.append(creator.name)
-        return True
 
-    trt: Any = stand_in()
-    trt.get_plugin_registry = lambda: SimpleNamespace(register_creator=register)
-    loader = Loader(trt, carriers)
-    assert len(registered) == num_registered
-    assert hasattr(loader.runtime, "engine_host_code_allowed") == host_code
+def test_what_tensorrt_does_not_say_yes_to_is_refused(open_engines: Callable[..., Session]) -> None:
+    part = open_engines().parts["context_resampler"]
+    assert isinstance(part, EnginePart)
+    sizes = {axis: least for axis, (least, _, _) in part.profiles[0].axes.items()}
+    inputs = {
+        name: torch.zeros([size if isinstance(size, int) else sizes[size] for size in port.shape], dtype=port.dtype)
+        for name, port in part.inputs.items()
+    }
+    part.run(inputs)
+    ((_, context),) = part.contexts.items()
+    context.execution.memory = 0
+    with pytest.raises(EngineRefused, match=r"context_resampler did not run: it gave no reason\."):
+        part.run(inputs)
+    context.execution.set_tensor_address = lambda name, address: False
+    with pytest.raises(EngineRefused, match="context_resampler refuses the address of "):
+        part.run(inputs)

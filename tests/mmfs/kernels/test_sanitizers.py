@@ -68,7 +68,17 @@ def run_tests(folder: Path, preload: str, *selection: str) -> subprocess.Complet
     }
     tests = str(ROOT / "tests" / "mmfs" / "test_compiled.py")
     arguments = [sys.executable, "-c", RUN, str(folder), tests, "-q", "-s", "-p", "no:cacheprovider", *selection]
-    return subprocess.run(arguments, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [*fixed_addresses(), *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def fixed_addresses() -> list[str]:
+    """What a command begins with to get no random addresses, where that is there and allowed: of those that a system
+    with much randomness hands out, some are in the way of the sanitizers' own memory."""
+    begin = ["setarch", "--addr-no-randomize"]
+    if shutil.which("setarch") is None or subprocess.run([*begin, "true"], capture_output=True, check=False).returncode:
+        return []
+    return begin
 
 
 @pytest.mark.slow

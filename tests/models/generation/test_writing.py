@@ -40,12 +40,12 @@ def test_stop_texts_are_not_shown(processor: MMInterleavedProcessor, text, stops
     assert "".join(shown) + writer.flush() == (text if not is_stopped else "".join(pieces))
 
 
-def tokens(logits: list[float], count: int = 200, **options: object) -> set[int]:
+def tokens(logits: list[float], **options: object) -> set[int]:
     """Tokens 5, 6, ... that come out for their logits."""
     padded = torch.full((CONFIG.language_model.transformer["vocab_size"],), -torch.inf)
     padded[5 : 5 + len(logits)] = torch.tensor(logits)
     choice = TokenChoice(GenerationOptions(**options), CONFIG, seed=0)
-    return {choice(padded, [], may_draw=True) for _ in range(count)}
+    return {choice(padded, [], may_draw=True) for _ in range(200)}
 
 
 def test_how_tokens_are_chosen() -> None:

@@ -1,20 +1,26 @@
-// The part of TensorRT's plugin interface that plugins_trt/csrc uses, written from its documentation: the same names,
-// and the same order of members and virtual functions, which is what a compiled plugin depends on. No package carries
-// NVIDIA's headers, and tests have to compile the plugin without them.
+// The part of TensorRT 11's plugin interface that plugins_trt/csrc uses, written from its documentation: the same names,
+// bases, access, and order of members and virtual functions, which is what a compiled plugin depends on. No package
+// carries NVIDIA's headers, and tests have to compile the plugin without them.
+//
+// TensorRT 10 differs in ILogger and ILoggerFinder alone, which have no base there.
 
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#if __has_include(<cuda_runtime_api.h>)
+#include <cuda_runtime_api.h>  // as NVIDIA's header does
+#else
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
+#endif
 
 namespace nvinfer1 {
 
 using AsciiChar = char;
 
-enum class APILanguage : int32_t { kCPP = 0 };
+enum class APILanguage : int32_t { kCPP = 0, kPYTHON = 1 };
 enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kBF16 = 7, kINT64 = 8 };
 enum class DimensionOperation : int32_t { kPROD = 1 };
 enum class PluginCapabilityType : int32_t { kCORE = 0, kBUILD = 1, kRUNTIME = 2 };
@@ -29,10 +35,15 @@ enum class PluginFieldType : int32_t {
 enum class TensorFormat : int32_t { kLINEAR = 0 };
 enum class TensorRTPhase : int32_t { kBUILD = 0, kRUNTIME = 1 };
 
-struct Dims {
+class Dims64 {
+public:
+    static constexpr int32_t MAX_DIMS = 8;
+
     int32_t nbDims;
-    int64_t d[8];
+    int64_t d[MAX_DIMS];
 };
+
+using Dims = Dims64;
 
 struct PluginTensorDesc {
     Dims dims;
@@ -48,23 +59,25 @@ struct DynamicPluginTensorDesc {
     Dims opt;
 };
 
-struct PluginField {
-    AsciiChar const* name = nullptr;
-    void const* data = nullptr;
-    PluginFieldType type = PluginFieldType::kUNKNOWN;
-    int32_t length = 0;
+class PluginField {
+public:
+    AsciiChar const* name;
+    void const* data;
+    PluginFieldType type;
+    int32_t length;
 
-    PluginField(AsciiChar const* of = nullptr, void const* at = nullptr,
-                PluginFieldType kind = PluginFieldType::kUNKNOWN, int32_t count = 0) noexcept
+    PluginField(AsciiChar const* const of = nullptr, void const* const at = nullptr,
+                PluginFieldType const kind = PluginFieldType::kUNKNOWN, int32_t const count = 0) noexcept
         : name(of), data(at), type(kind), length(count) {}
 };
 
 struct PluginFieldCollection {
-    int32_t nbFields;
-    PluginField const* fields;
+    int32_t nbFields{};
+    PluginField const* fields{};
 };
 
-struct InterfaceInfo {
+class InterfaceInfo {
+public:
     char const* kind;
     int32_t major;
     int32_t minor;
@@ -75,32 +88,30 @@ public:
     virtual APILanguage getAPILanguage() const noexcept { return APILanguage::kCPP; }
     virtual InterfaceInfo getInterfaceInfo() const noexcept = 0;
     virtual ~IVersionedInterface() noexcept = default;
-};
-
-class ILogger {
-public:
-    enum class Severity : int32_t { kINTERNAL_ERROR = 0, kERROR = 1 };
-
-    virtual void log(Severity severity, AsciiChar const* message) noexcept = 0;
-    virtual ~ILogger() = default;
-};
-
-class ILoggerFinder {
-public:
-    virtual ILogger* findLogger() = 0;
 
 protected:
-    virtual ~ILoggerFinder() = default;
+    IVersionedInterface() = default;
+    IVersionedInterface(IVersionedInterface const&) = default;
+    IVersionedInterface(IVersionedInterface&&) = default;
+    IVersionedInterface& operator=(IVersionedInterface const&) & = default;
+    IVersionedInterface& operator=(IVersionedInterface&&) & = default;
 };
 
 class INoCopy {
 protected:
+    INoCopy() = default;
     virtual ~INoCopy() = default;
+    INoCopy(INoCopy const&) = delete;
+    INoCopy(INoCopy&&) = delete;
+    INoCopy& operator=(INoCopy const&) = delete;
+    INoCopy& operator=(INoCopy&&) = delete;
 };
 
 class IDimensionExpr;
 
 namespace apiv {
+
+class VDimensionExpr;
 
 class VRoot {
 public:
@@ -116,7 +127,11 @@ public:
 
 }  // namespace apiv
 
-class IDimensionExpr : public INoCopy {};
+class IDimensionExpr : public INoCopy {
+protected:
+    apiv::VDimensionExpr* mImpl;
+    virtual ~IDimensionExpr() noexcept = default;
+};
 
 class IExprBuilder : public INoCopy {
 public:
@@ -127,14 +142,36 @@ public:
 
 protected:
     apiv::VExprBuilder* mImpl;
+    virtual ~IExprBuilder() noexcept = default;
 };
 
-struct DimsExprs {
+class DimsExprs {
+public:
     int32_t nbDims;
-    IDimensionExpr const* d[8];
+    IDimensionExpr const* d[Dims::MAX_DIMS];
 };
 
 class IPluginResourceContext;
+
+namespace v_1_0 {
+
+class ILogger : public IVersionedInterface {
+public:
+    enum class Severity : int32_t { kINTERNAL_ERROR = 0, kERROR = 1, kWARNING = 2, kINFO = 3, kVERBOSE = 4 };
+
+    InterfaceInfo getInterfaceInfo() const noexcept override { return {"ILogger", 1, 0}; }
+    virtual void log(Severity severity, AsciiChar const* message) noexcept = 0;
+    ~ILogger() override = default;
+};
+
+class ILoggerFinder : public IVersionedInterface {
+public:
+    InterfaceInfo getInterfaceInfo() const noexcept override { return {"ILoggerFinder", 1, 0}; }
+    virtual ILogger* findLogger() = 0;
+
+protected:
+    ~ILoggerFinder() override = default;
+};
 
 class IPluginCapability : public IVersionedInterface {};
 
@@ -190,7 +227,13 @@ public:
     virtual PluginFieldCollection const* getFieldsToSerialize() noexcept = 0;
 };
 
-class IPluginCreatorInterface : public IVersionedInterface {};
+class IPluginCreatorInterface : public IVersionedInterface {
+public:
+    ~IPluginCreatorInterface() noexcept override = default;
+
+protected:
+    IPluginCreatorInterface() = default;
+};
 
 class IPluginCreatorV3One : public IPluginCreatorInterface {
 public:
@@ -202,5 +245,17 @@ public:
     virtual AsciiChar const* getPluginVersion() const noexcept = 0;
     virtual AsciiChar const* getPluginNamespace() const noexcept = 0;
 };
+
+}  // namespace v_1_0
+
+using ILogger = v_1_0::ILogger;
+using ILoggerFinder = v_1_0::ILoggerFinder;
+using IPluginCapability = v_1_0::IPluginCapability;
+using IPluginCreatorInterface = v_1_0::IPluginCreatorInterface;
+using IPluginCreatorV3One = v_1_0::IPluginCreatorV3One;
+using IPluginV3 = v_1_0::IPluginV3;
+using IPluginV3OneBuild = v_1_0::IPluginV3OneBuild;
+using IPluginV3OneCore = v_1_0::IPluginV3OneCore;
+using IPluginV3OneRuntime = v_1_0::IPluginV3OneRuntime;
 
 }  // namespace nvinfer1

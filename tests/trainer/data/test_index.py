@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -78,7 +79,8 @@ def test_an_interrupted_index_goes_on(shards, monkeypatch):
         make_index([shards.root], out)
     with pytest.raises(ValueError, match="holds no complete manifest"):
         load_manifest(out)
-    shards.pairs("0.tar", ["snail 0 and more"], seed=0)  # changed meanwhile
+    changed = shards.pairs("0.tar", ["snail 0 and more"], seed=0)  # meanwhile, with as many bytes
+    os.utime(changed, (0, 0))  # at a time that is another one, however coarse the clock of the disk is
     read[:] = ["", ""]
     monkeypatch.setattr(
         index, "find_pairs", lambda path, problems: read.append(path.name) or find_pairs(path, problems)

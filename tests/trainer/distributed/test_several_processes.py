@@ -13,7 +13,7 @@ from trainer.metrics import read_log
 from trainer.watchdog import EXIT_STUCK
 from two_branches import NUM_STEPS, POISONED_STEP
 
-FROZEN = {"shard_frozen": True, "frozen": ["language_model"]}  # of the small problem, the one layer that never learns
+LAYERS = {"shard_layers": True}
 pytestmark = pytest.mark.slow  # each launch is short, importing everything once for all of them is not
 
 
@@ -36,7 +36,8 @@ def assert_same_run(out, expected, *, ranks):
     assert records(out).keys() == records(expected).keys() == set(range(1, NUM_STEPS + 1)) - {POISONED_STEP + 1}
     for step, record in records(expected).items():
         for name in ("loss", "loss_text", "loss_image", "grad_norm", "num_tokens", "num_images"):
-            expected_value = record[name] if record[name] is None else pytest.approx(record[name], rel=1e-6)
+            # Sums in another order alone were seen to differ by 1e-6.
+            expected_value = record[name] if record[name] is None else pytest.approx(record[name], rel=1e-5)
             assert records(out)[step][name] == expected_value, (step, name)
     for rank in range(ranks):
         for name, weight in average(expected).items():
@@ -56,8 +57,9 @@ def alone(tmp_path_factory):
     ("num", "options"),
     [
         pytest.param(2, {}, id="2-sharded"),
-        pytest.param(4, {**FROZEN, "shard_size": 2, "sample_every": 4}, id="4-frozen-too-in-two-copies"),
-        pytest.param(2, {**FROZEN, "micro_batch_rows": 1}, id="2-frozen-too-micro-batches"),
+        pytest.param(4, {**LAYERS, "sample_every": 2}, id="4-layers-apart"),
+        pytest.param(4, {**LAYERS, "shard_size": 2}, id="4-layers-apart-in-two-copies"),
+        pytest.param(2, {**LAYERS, "micro_batch_rows": 1}, id="2-layers-apart-micro-batches"),
         pytest.param(2, {"shard_size": 1, "micro_batch_rows": 1}, id="2-whole-micro-batches"),
     ],
 )
@@ -68,9 +70,10 @@ def test_the_same_run_as_one_process(alone, tmp_path, num, options):
     assert_same_run(out, alone, ranks=num)
 
 
-def test_samples_see_whole_weights_and_change_nothing(alone, tmp_path):
+@pytest.mark.parametrize("options", [{}, {**LAYERS, "micro_batch_rows": 1}], ids=["one-unit", "layers-apart"])
+def test_samples_see_whole_weights_and_change_nothing(alone, tmp_path, options):
     out = tmp_path / "run"
-    assert run(2, out, sample_every=4) == [0, 0]
+    assert run(2, out, sample_every=4, **options) == [0, 0]
     assert_same_run(out, alone, ranks=2)
     assert json.loads((out / f"sample{NUM_STEPS}.json").read_text()) == average(out)
     assert len(list(out.glob("sample*.json"))) == -(-NUM_STEPS // 4)
@@ -87,7 +90,7 @@ def test_a_signal_while_samples_are_made_stops_after_the_same_step(alone, tmp_pa
 
 def test_killed_and_resumed_with_other_numbers_of_processes(alone, tmp_path):
     out = tmp_path / "run"
-    codes = run(2, out, trouble=(1, 4, "SIGKILL"))
+    codes = run(2, out, trouble=(1, 4, "SIGKILL"), **LAYERS)
     assert codes[1] == -9
     assert codes[0] == 1  # the other one cannot go on
     assert checkpoint.find_latest(out / "checkpoints").step == 3
@@ -112,11 +115,11 @@ def test_too_many_bad_gradients_end_all_processes(tmp_path):
 
 def test_the_watchdog_names_the_process_that_all_wait_for(tmp_path):
     out = tmp_path / "run"
-    codes = run(2, out, trouble=(1, 2, "sleeps"), watchdog_minutes=0.05)
+    codes = run(2, out, trouble=(1, 2, "sleeps"), watchdog_minutes=0.2)  # longer than any stage before may take
     assert EXIT_STUCK in codes
     assert 0 not in codes, "who is still waiting when the other one ends has lost its connection"
     said = "".join((out / f"stderr{rank}").read_text() for rank in (0, 1))
-    assert "Nothing has moved for 3 s. Stuck: the processes [1] of 2, in the wait for data." in said
+    assert "Nothing has moved for 12 s. Stuck: the processes [1] of 2, in the wait for data." in said
     assert "The others wait in the agreement on counts." in said
 
 

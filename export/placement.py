@@ -1,0 +1,56 @@
+"""A finished export takes the place of an earlier one, with two renames; until then the earlier one is whole."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+from export.alone import alone_in
+from export.kept_engines import carry_engines
+from export.manifest import ENGINES_DIR, MANIFEST_FILE, ONNX_DIR, manifest_of, read_manifest, write_manifest
+from export.proof import ROUNDED_DIR
+from export.stages import JOB_FILE
+from export.whole_files import PARTIAL
+
+
+def put_in_place(work: Path, out: Path) -> None:
+    """Let the finished export take the place of an earlier one, whose engines of the same graphs stay.
+
+    Args:
+        work: what the stages wrote.
+        out: where it goes; it need not exist.
+
+    Raises:
+        ValueError: another process works on `out`.
+    """
+    put_back(out)
+    for leftover in (work / ROUNDED_DIR, work / ENGINES_DIR, _aside(out)):
+        shutil.rmtree(leftover, ignore_errors=True)
+    (work / JOB_FILE).unlink()
+    with alone_in(out) if out.exists() else nullcontext():
+        if (earlier := manifest_of(out)) is not None:
+            manifest = read_manifest(work)
+            carry_engines(out, earlier, work, manifest)
+            write_manifest(work, manifest)
+        for file in (*(work / ONNX_DIR).glob("*.key"), *work.rglob(f"*{PARTIAL}")):
+            file.unlink()
+        if out.exists():
+            out.rename(_aside(out))
+        work.rename(out)
+    shutil.rmtree(_aside(out), ignore_errors=True)
+
+
+def put_back(out: Path) -> None:
+    """Let an export be there again that a command had moved aside when it was killed.
+
+    Raises:
+        ValueError: the command is still at it.
+    """
+    if not out.exists() and (_aside(out) / MANIFEST_FILE).is_file():
+        with alone_in(_aside(out)):
+            _aside(out).rename(out)
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.replaced")

@@ -1,0 +1,240 @@
+"""The sizes and choices of each part of a model.
+
+Dictionaries named after a transformers or diffusers class are that class's own keyword arguments.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def check_choices(config: object) -> None:
+    """Refuse a word that is none of a field's choices: code that asks for one of two would take it for the other.
+
+    Raises:
+        ValueError: such a word.
+    """
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value, choices = getattr(config, name), typing.get_args(hint)
+        if typing.get_origin(hint) is Literal and value not in choices:
+            expected = " or ".join(map(repr, choices))
+            raise ValueError(f"{type(config).__name__} has {name} {value!r}; expected {expected}.")
+
+
+@dataclass(frozen=True)
+class QFormerConfig:
+    """What a Q-Former has beyond the sizes that it shares with the Perceiver resampler."""
+
+    cross_every: int = 2
+    """Layers 0, n, 2n, ... read the inputs, so that the release's 12 layers read them six times."""
+
+    ffn_dim: int = 3072
+    qk_norm: bool = False
+
+    dropout: float = 0.0
+    """In training, the share of attention weights and of each sub-layer's output that is set to 0. 0: none (the paper
+    speaks of none). The release trained with BERT's 0.1."""
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The image tokenizer (paper 3.2, part 1): a CLIP ViT, the ViT-Adapter's pyramid, a resampler."""
+
+    clip: dict[str, Any]
+    """`CLIPVisionConfig` arguments; `image_size` and `patch_size` in pixels."""
+
+    image_size: tuple[int, int] | None = None
+    """(height, width) of the pictures that the model reads, pixels, multiples of the patch size. None: CLIP's own
+    square. CLIP's position table keeps the size it was trained with and is interpolated."""
+
+    num_visual_tokens: int = 64
+    qformer: QFormerConfig | None = None
+    """None: the tokens are made by a Perceiver resampler (the paper). Otherwise by a Q-Former (the release)."""
+
+    resampler_dim: int = 768
+    resampler_layers: int = 12
+    resampler_heads: int = 12
+    resampler_input: Literal["normed", "projected"] = "normed"
+    """How the ViT's last hidden state h meets its positions before the resampler. "normed": `norm(h) + position`.
+    "projected": `norm(norm(linear(h)) + position)` (the release; the paper adds no positions)."""
+
+    visual_token_init: float = 1e-3
+    """Standard deviation of the weights that make visual tokens. The release's 1e-3 starts them as small as a
+    pre-trained LM's embeddings; from scratch, what tells images apart is then drowned by what they share (measured:
+    0.8 % of a token's size after 200 steps), and 0.05 is better."""
+
+    adapter_blocks: int = 4
+    adapter_heads: int = 16
+    adapter_points: int = 4
+    prior_channels: int = 64
+    prior_scale: int = 16
+    """Pixels of the spatial prior's input per ViT patch: a multiple of 8, or the patch size. 16: levels of 4, 2, 1 and
+    1/2 times the patch grid, 64 to 8 for 224 pixels (the release). The patch size, 14: levels of 1/4 to 1/32 of the
+    picture, 56 to 7 (the paper)."""
+
+    position_table: bool = False
+    """Positions of the maps. False: sine and cosine at each pixel's own place. True: the table of the patch grid,
+    resized to each map (the release)."""
+
+    pooling_norm: bool = True
+    """Keep the norm of CLIP's pooled output among the weights, which nothing here uses. The release threw it away."""
+
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def picture_shape(self) -> tuple[int, int]:
+        """(height, width) of the pictures that the model reads, pixels."""
+        return self.image_size or (self.clip["image_size"], self.clip["image_size"])
+
+
+@dataclass(frozen=True)
+class SynchronizerConfig:
+    """One kind of MMFS block (paper Eq. 4)."""
+
+    num_heads: int = 16
+    num_points: int = 8
+    value_dim: int = 1024
+    """Width of the projected features, all heads together."""
+
+    max_age: int = 50
+    """Images older than this share the oldest position embedding."""
+
+    null: bool = True
+    """Let a share of attention go nowhere (the released model); False is the paper's plain softmax."""
+
+    image_positions: Literal["age", "index"] = "age"
+    """What PosEmbed counts. "age": back from the newest visible image (the release). "index": on from the first visible
+    image (the paper's m). Beyond `max_age`, images share the last row."""
+
+    offset_unit: Literal["cell", "picture"] = "cell"
+    """What a predicted offset of 1 is. "cell": 1/16 of the picture in the language model, a pixel of its own map in the
+    U-Net (the release). "picture": a whole picture, as reference points are measured (the paper's p + delta p)."""
+
+    offset_init: Literal["uniform", "grid"] = "uniform"
+    offset_init_cells: float = 3.0
+    """Half the width of the region where the points of a fresh layer lie, in cells. If the unit is a picture, in
+    sixteenths of it."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """The multi-modal language model (paper 3.2, part 2)."""
+
+    transformer: dict[str, Any]
+    """`AutoConfig.for_model` arguments of a decoder built like LLaMA (so are Mistral and Qwen), with `model_type`."""
+
+    mmfs: SynchronizerConfig | None = field(default_factory=SynchronizerConfig)
+    """None: the same language model without MMFS."""
+
+    mmfs_every: int = 4
+    """An MMFS block in every n-th layer."""
+
+    mmfs_first: int = 0
+    """The first layer with an MMFS block. 0: layers 0, n, 2n, ... (the release); n - 1: the last of every n layers (the
+    other reading of the paper's "every 4 blocks")."""
+
+    mmfs_levels: tuple[int, int] = (1, 4)
+    """First and one-past-last level of the pyramid that the language model samples; level 0 is the finest."""
+
+    gate_init: float = 0.0
+    """Initial alpha of tanh(alpha). 0 is the paper's, for a pre-trained LM; 0.1 to 0.5 when training from scratch,
+    where a gate of 0 leaves MMFS unused."""
+
+    embedding_skip: float = 0.0
+    """How much of a token's embedding is added to its final state. From random weights, that state soon says what
+    comes next and hardly which word this is (bench/LOG.md), but the image decoder has to know. 0: the state alone (the
+    paper and the release)."""
+
+    packing: Literal["document", "causal"] = "document"
+    """What a token of a packed row attends to. "document": its own document, with positions counted from its start.
+    "causal": all that stands before it in the row, other documents too, with positions counted along the row (the
+    release). Alone in its row, a document reads the same either way."""
+
+    new_tokens: int = 0
+    """Tokens that a pre-trained LM did not have, the last n of the vocabulary: their logits come from a small head of
+    their own, added to the host's, which then has a bias (the release: 2). 0: the host's head alone."""
+
+    new_tokens_from: int | None = None
+    """Id of the first of these tokens. None: the host's own tables were widened for them (the release). A number: the
+    host stays as it was. These ids have embeddings of 0, to which `<BoI>` adds its own, and logits from the small head
+    alone; they follow the host's vocabulary, or use ids in it that its tokenizer left free."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class ImageDecoderConfig:
+    """The diffusion image decoder (paper 3.2, part 3)."""
+
+    unet: dict[str, Any]
+    """`UNet2DConditionModel` arguments."""
+
+    image_size: int | tuple[int, int] = 512
+    """Of a drawn image, pixels: the side of a square, or (height, width); multiples of what one latent pixel covers."""
+
+    vae: dict[str, Any] | None = None
+    """`AutoencoderKL` arguments; None: diffusion on pixels, folded by `pixel_fold`."""
+
+    pixel_fold: int = 1
+    """Without a VAE: squares of this side become the channels of one latent pixel (exact and invertible)."""
+
+    scheduler: dict[str, Any] = field(
+        default_factory=lambda: {
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "clip_sample": False,
+        }
+    )
+    """`DDPMScheduler` arguments: the noise schedule and what the U-Net predicts."""
+
+    num_context_tokens: int = 77
+    qformer: QFormerConfig | None = None
+    """None: the context is read by a Perceiver resampler (the paper). Otherwise by a Q-Former (the release)."""
+
+    resampler_layers: int = 1
+    resampler_heads: int = 16
+    mmfs: SynchronizerConfig | None = field(
+        default_factory=lambda: SynchronizerConfig(max_age=10, offset_init_cells=1.0)
+    )
+    """None: the same image decoder without MMFS."""
+
+    mmfs_placement: Literal["up", "skips"] = "up"
+    """"up": after each up-sampling block (the paper). "skips": on the down path's residuals and the middle block
+    (the released weights)."""
+
+    mmfs_position_table: int | None = None
+    """Positions of the U-Net's pixels as queries. None: sine and cosine of their own rows and columns. n: a table of
+    n x n cells, resized to each map (the release: 64)."""
+
+    context_images: Literal["all", "previous"] = "all"
+    """Which images of the document a drawn image may look at. "all": those before it (the paper). "previous": only the
+    nearest (the release)."""
+
+    text_drop: float = 0.1
+    """Share of training images whose text condition is replaced by the learned negative context (paper B.1)."""
+
+    image_drop: float = 0.0
+    """Share of training images that may not look at any image. 0: the paper and the release, which drop only text;
+    above, the U-Net also learns what guidance by images needs: a prediction without them."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def picture_shape(self) -> tuple[int, int]:
+        """(height, width) of a drawn image, pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size

@@ -1,0 +1,29 @@
+"""Files that are complete or not there, however the process ends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+UNFINISHED = ".part"
+"""Ends the name of a file that is being written."""
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file, in UTF-8."""
+    unfinished = file.with_name(file.name + UNFINISHED)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        put_in_place(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def put_in_place(unfinished: Path, file: Path) -> None:
+    """Give a file that is written its name."""
+    descriptor = os.open(unfinished, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the name must not survive a power cut that the content does not
+    finally:
+        os.close(descriptor)
+    os.replace(unfinished, file)

@@ -1,0 +1,142 @@
+"""A new export in the place of an earlier one, and what becomes of the earlier one's engines."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import kept_engines
+from export.alone import alone_in
+from export.kept_engines import drop_stale, stale_files
+from export.manifest import read_manifest, write_manifest
+from export.placement import put_back, put_in_place
+
+FOLDER = "rtx-1.7"
+
+
+class Killed(BaseException):
+    """In the place of a signal, which leaves no time to tidy up."""
+
+
+def an_export(root: Path, graphs: dict[str, str], engines: dict[str, str]) -> Path:
+    """With a graph of each component, and engines with a status."""
+    (root / "onnx").mkdir(parents=True)
+    (root / "job.json").write_text("{}")
+    folder = root / "engines" / FOLDER
+    components: dict[str, Any] = {}
+    for name, digest in graphs.items():
+        (root / f"onnx/{name}.onnx").write_text(digest)
+        (root / f"onnx/{name}.key").touch()
+        components[name] = {"onnx": {"sha256": digest}, "engines": {}}
+    for name, status in engines.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.build.log").write_text(name)
+        if status == "built":
+            (folder / f"{name}.plan").write_text(f"plan of {graphs[name]}")
+            (folder / f"{name}.layers.json").write_text("{}")
+        components[name]["engines"] = {FOLDER: {"status": status}}
+    if engines:
+        (folder / "timing.cache").write_text("tactics")
+    write_manifest(root, {"schema": 5, "components": components, "left_to_pytorch": [], "not_exported": []})
+    return root
+
+
+def files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An earlier export: two engines and one that could not be built."""
+    graphs = {"llm": "a", "eye": "b", "vae": "c"}
+    out = an_export(tmp_path / "out", graphs, {"llm": "built", "eye": "built", "vae": "failed"})
+    (out / "job.json").unlink()
+    return out
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A new one, whose language model is another."""
+    work = an_export(tmp_path / ".out.unfinished", {"llm": "new", "eye": "b", "vae": "c"}, {})
+    (work / "rounded").mkdir()
+    (work / "onnx/llm.onnx.part").touch()
+    return work
+
+
+NEW = {
+    *("manifest.json", "onnx/llm.onnx", "onnx/eye.onnx", "onnx/vae.onnx"),
+    *(f"engines/{FOLDER}/{name}" for name in ("eye.plan", "eye.build.log", "eye.layers.json", "vae.build.log")),
+    f"engines/{FOLDER}/timing.cache",
+}
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_engines_of_graphs_that_have_changed_go(
+    work: Path, out: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no hard links here")
+
+    if not has_links:
+        monkeypatch.setattr(kept_engines.os, "link", refuse)
+    put_in_place(work, out)
+    assert files(out) == NEW
+    engines = {name: entry["engines"] for name, entry in read_manifest(out)["components"].items()}
+    assert engines == {"llm": {}, "eye": {FOLDER: {"status": "built"}}, "vae": {FOLDER: {"status": "failed"}}}
+    assert (out / f"engines/{FOLDER}/eye.plan").read_text() == "plan of b"
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("num_renames", [0, 1])
+def test_a_kill_at_any_rename_loses_nothing(
+    work: Path, out: Path, num_renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(out)
+    left = [num_renames]
+    rename = Path.rename
+
+    def until_killed(self: Path, target: Path) -> Path:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", until_killed)
+        with pytest.raises(Killed):
+            put_in_place(work, out)
+    put_back(out)
+    assert files(out) == before
+    assert stale_files(out, read_manifest(out)) == []
+
+    (work / "job.json").write_text("{}")  # the same command goes on
+    put_in_place(work, out)
+    assert files(out) == NEW
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_command_that_is_at_it_is_left_alone(out: Path) -> None:
+    aside = out.rename(out.with_name(".out.replaced"))
+    with alone_in(aside), pytest.raises(ValueError, match="Another process is writing into"):
+        put_back(out)
+    assert not out.exists()
+    put_back(out)
+    assert out.is_dir()
+
+
+def test_engines_that_cannot_be_told_apart_go(work: Path, out: Path) -> None:
+    (out / "manifest.json").write_text("{}")
+    put_in_place(work, out)
+    assert not (out / "engines").exists()
+
+
+def test_only_what_is_stale_is_dropped(out: Path) -> None:
+    manifest = read_manifest(out)
+    whole = files(out)
+    drop_stale(out, manifest)
+    assert files(out) == whole
+    manifest["components"]["eye"]["engines"][FOLDER] = {"status": "not built"}
+    del manifest["components"]["vae"]
+    drop_stale(out, manifest)
+    gone = {f"engines/{FOLDER}/{name}" for name in ("eye.plan", "eye.build.log", "eye.layers.json", "vae.build.log")}
+    assert whole - files(out) == gone

@@ -1,0 +1,33 @@
+import pytest
+
+from trainer.evaluation.text_scores import box_iou, exact_match, number_match, read_box
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("a snail", 1), (" A  snail.", 1), ("a snail on a", 0), ("", 0), ("snail", 0)],
+)
+def test_exact_match(answer: str, right: int) -> None:
+    assert exact_match(answer, "a snail") == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"), [("37", 1), (" it is 37 </s>", 1), ("37 42", 1), ("42 37", 0), ("137", 0), ("3 7", 0), ("", 0)]
+)
+def test_number_match(answer: str, right: int) -> None:
+    assert number_match(answer, "37") == right
+
+
+def test_boxes_are_read_in_thousandths() -> None:
+    assert read_box("at (100,050)(999,500) it is") == (0.1, 0.05, 0.999, 0.5)
+    for nonsense in ("", "(100,050)", "(100,050)(100,500)", "(10,50)(99,99)", "(500,500)(100,600)"):
+        assert read_box(nonsense) is None
+
+
+def test_box_iou() -> None:
+    box = (0.2, 0.2, 0.6, 0.4)
+    assert box_iou(box, box) == pytest.approx(1)
+    assert box_iou(box, (0.2, 0.2, 0.4, 0.4)) == pytest.approx(0.5)
+    assert box_iou(box, (0.4, 0.3, 0.8, 0.5)) == pytest.approx(1 / 7)
+    assert box_iou(box, (0.6, 0.2, 0.9, 0.4)) == 0
+    assert box_iou(box, (0.7, 0.7, 0.9, 0.9)) == 0

@@ -1,0 +1,1 @@
+"""`python -m trainer.demo`: its stages, and the page that shows what came of them."""

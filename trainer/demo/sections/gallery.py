@@ -1,0 +1,99 @@
+"""Held-out documents with the truth and what the weights made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from models.generation.boxes import Box
+from trainer.data.document import Segment, Text
+from trainer.demo.content import Demo
+from trainer.demo.pictures import img
+from trainer.evaluation.answers import shrunk_picture
+from trainer.evaluation.exams import EXAMS, Exam, true_picture
+from trainer.evaluation.grading import Answered
+from trainer.evaluation.text_scores import read_box
+
+NUM_EXAMPLES = 6
+"""Documents of each family in the gallery: the first ones."""
+
+
+def section(demo: Demo) -> str:
+    parts = [
+        f'<p class="note">The first {NUM_EXAMPLES} validation documents of each family, chosen by number before '
+        "anything was scored. ✓ marks an answer with a full headline score, ✗ any other. Pictures to read have 64 "
+        "pixels a side, drawn ones 32; all are enlarged.</p>"
+    ]
+    for task, result in demo.live.tasks.items():
+        exam = EXAMS[task]
+        shipped = demo.shipped.tasks[task].answered if demo.shipped is not None else (None,) * len(result.answered)
+        cards = "".join(
+            _card(exam, live, before)
+            for live, before in list(zip(result.answered, shipped, strict=True))[:NUM_EXAMPLES]
+        )
+        wide = " wide" if exam.kind == "picture" or task == "compare" else ""
+        parts.append(f'<h3>{exam.title}</h3><p class="note">{exam.given}</p><div class="cards{wide}">{cards}</div>')
+    return "".join(parts)
+
+
+def _card(exam: Exam, live: Answered, shipped: Answered | None) -> str:
+    document = live.document
+    answers = [("shipped", shipped)] * (shipped is not None) + [("live" if shipped is not None else "model", live)]
+    if exam.kind == "text":
+        said = "".join(
+            f"<dt>{who}</dt><dd>{escape(str(one.answer)) or '<i>nothing</i>'} {_mark(one.right)}</dd>"
+            for who, one in answers
+            if one is not None
+        )
+        made = f'<dl class="answers"><dt>truth</dt><dd>{escape(document.truth["answer"])}</dd>{said}</dl>'
+    else:
+        assert not isinstance(live.answer, str)
+        truth = shrunk_picture(true_picture(document).pixels, live.answer.width)
+        figures = [f"<figure>{img(truth, 'the truth')}<figcaption>truth</figcaption></figure>"]
+        figures += [
+            f"<figure>{img(one.answer, 'drawn by the model')}<figcaption>{who} {_mark(one.right)} "
+            f"{_details(one.scores)}</figcaption></figure>"
+            for who, one in answers
+            if one is not None and not isinstance(one.answer, str)
+        ]
+        made = f'<div class="drawn">{"".join(figures)}</div>'
+    boxes = [read_box(document.truth["answer"]), read_box(str(live.answer))] if "box" in document.truth else []
+    return (
+        f'<article class="card"><div class="given">{_given(exam.prompt(document), boxes)}</div>{made}'
+        f'<div class="key">{escape(document.key)}</div></article>'
+    )
+
+
+def _given(segments: Iterable[Segment], boxes: Sequence[Box | None]) -> str:
+    """Each picture with the text before it above it; text after the last picture as a paragraph."""
+    parts, before = [], ""
+    for segment in segments:
+        if isinstance(segment, Text):
+            before += segment.text
+            continue
+        picture = f'<div class="picture">{img(segment.pixels, "given")}{_overlay(boxes)}</div>'
+        parts.append(
+            f"<figure><figcaption>{escape(before.strip())}</figcaption>{picture}</figure>" if before else picture
+        )
+        before = ""
+    return "".join(parts) + (f"<p>{escape(before.strip())}</p>" if before else "")
+
+
+def _overlay(boxes: Sequence[Box | None]) -> str:
+    """The true box solid, the written one dashed on top."""
+    if not boxes:
+        return ""
+    drawn = "".join(
+        f'<rect class="{kind}" x="{box[0]}" y="{box[1]}" width="{box[2] - box[0]}" height="{box[3] - box[1]}"/>'
+        for kind, box in zip(("true", "said"), boxes, strict=True)
+        if box is not None
+    )
+    return f'<svg viewBox="0 0 1 1">{drawn}</svg>'
+
+
+def _mark(right: bool) -> str:
+    return '<span class="mark right">✓</span>' if right else '<span class="mark wrong">✗</span>'
+
+
+def _details(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * value:.0f}" for name, value in scores.items())

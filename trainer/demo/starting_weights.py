@@ -1,0 +1,46 @@
+"""The weights that the demo goes on from, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from models.tensor_files import WEIGHTS_FILE
+from trainer.config import UsageError
+from trainer.demo.content import Recorded
+from trainer.evaluation.scores import Score
+from trainer.ship import TRAINING_FACTS, WITHOUT_MMFS
+
+SHIPPED = Path(__file__).parents[1] / "weights" / "toy"
+"""Those that came with the repository."""
+
+
+def training_facts(start: Path | None) -> dict[str, Any] | None:
+    """How the weights were made that the demo goes on from; None for random weights, or if nothing stands beside them.
+
+    Raises:
+        UsageError: there are no weights.
+    """
+    if start is None:
+        return None
+    if not (start / WEIGHTS_FILE).is_file():
+        raise UsageError(
+            f"{start} holds no {WEIGHTS_FILE} to go on from. Name a directory that does: --from DIR, or begin with "
+            "random weights: --from none."
+        )
+    facts = start / TRAINING_FACTS
+    return json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else None
+
+
+def recorded_without_mmfs(start: Path | None) -> Recorded | None:
+    """The scores that came with the weights, of the same model trained without MMFS; None if there are none."""
+    file = start / WITHOUT_MMFS if start is not None else None
+    if file is None or not file.is_file():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    scores = {
+        task: {name: Score(**values) for name, values in result["scores"].items()}
+        for task, result in content["tasks"].items()
+    }
+    return Recorded(scores, content["training"])

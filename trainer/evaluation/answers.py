@@ -1,0 +1,104 @@
+"""What a model says to documents: text, greedily, or a picture, with guidance; by several processes if asked."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+
+from models import MMInterleaved
+from trainer.data.document import Document, Segment, Text
+from trainer.evaluation.exams import EXAMS, Exam
+from trainer.evaluation.picture_scores import to_float
+from trainer.evaluation.settings import Settings
+from trainer.interrupt import ignore_in_worker
+
+Written = str | PILImage.Image
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A document to answer."""
+
+    document: Document
+    index: int
+    """Its number within its family: what the seed of a picture counts on from."""
+
+
+def answer_all(
+    model: MMInterleaved, jobs: Sequence[Job], settings: Settings, num_workers: int
+) -> Iterator[tuple[Written, float]]:
+    """The answer to each job and the seconds it took, in order."""
+    if num_workers == 0:
+        yield from (timed_answer(model, job, settings) for job in jobs)
+        return
+    # Processes that start afresh: a fork of one that has used OpenMP threads may hang.
+    copy = pickle.dumps((model, settings))
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), _begin_work, (copy,)) as pool:
+        yield from pool.map(_work, jobs)
+
+
+_examinee: tuple[MMInterleaved, Settings]
+"""In a worker: whom it asks."""
+
+
+def _begin_work(copy: bytes) -> None:
+    global _examinee
+    ignore_in_worker(0)
+    torch.set_num_threads(1)
+    _examinee = pickle.loads(copy)
+
+
+def _work(job: Job) -> tuple[Written, float]:
+    model, settings = _examinee
+    return timed_answer(model, job, settings)
+
+
+def timed_answer(model: MMInterleaved, job: Job, settings: Settings) -> tuple[Written, float]:
+    """The answer to a job, and the seconds it took."""
+    start = time.monotonic()
+    exam = EXAMS[job.document.task]
+    return answer(model, job.document, exam, settings, seed=job.index), time.monotonic() - start
+
+
+def answer(model: MMInterleaved, document: Document, exam: Exam, settings: Settings, *, seed: int) -> Written:
+    """What the model says to a document: text (perhaps empty), or a picture."""
+    return go_on(model, exam.prompt(document), settings, max_new_tokens=exam.max_new_tokens, seed=seed)
+
+
+def go_on(
+    model: MMInterleaved, given: Sequence[Segment], settings: Settings, *, max_new_tokens: int, seed: int
+) -> Written:
+    """What the model writes after some segments, or with `max_new_tokens` 0 draws after them."""
+    segments = to_model(given, model.config.vision.picture_shape[0])
+    if max_new_tokens:
+        written = model.generate(segments, mode="text", max_new_tokens=max_new_tokens)
+        return "".join(piece for piece in written if isinstance(piece, str)).strip()
+    [picture] = model.generate(
+        segments,
+        mode="image",
+        max_new_images=1,
+        num_inference_steps=settings.num_steps,
+        guidance_scale=settings.guidance_scale,
+        seed=settings.seed + seed,
+    )
+    return picture
+
+
+def to_model(segments: Sequence[Segment], image_px: int) -> list[Written]:
+    """A document's segments as `generate` takes them; pictures are averaged down as in training."""
+    return [
+        segment.text if isinstance(segment, Text) else shrunk_picture(segment.pixels, image_px) for segment in segments
+    ]
+
+
+def shrunk_picture(pixels: np.ndarray, side_px: int) -> PILImage.Image:
+    """uint8 [H, H, 3] averaged down to `side_px`, which divides H."""
+    return PILImage.fromarray(np.rint(to_float(pixels, side_px) * 255).astype(np.uint8))
