@@ -29,6 +29,14 @@ def test_a_value_on_the_cpu_is_refused_with_the_reason() -> None:
         cuda.warmup(64, device="cpu")
 
 
+def test_warmup_without_a_cuda_device_names_the_ways_out() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    sentence = "device is cuda, but PyTorch sees no CUDA device here. Leave warmup out, or install PyTorch with CUDA."
+    with pytest.raises(ValueError, match=sentence):
+        cuda.warmup(64)
+
+
 def test_importing_the_cuda_side_imports_no_cupy() -> None:
     code = "import sys, mmfs.cuda; print('cupy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -26,7 +27,15 @@ def nothing_computes(monkeypatch: pytest.MonkeyPatch) -> None:
 WRONG_CLASSIC = [
     ({"value": torch.ones(2, 34, 6)}, ValueError, r"value has shape \[2, 34, 6\]. Expected \[B, S, H, D\]"),
     ({"value": torch.ones(2, 33, 2, 3)}, ValueError, r"\[\(4, 7\), \(3, 2\)\] describe 34 pixels but value holds 33"),
-    ({"value": torch.ones(2, 34, 2, 3).long()}, TypeError, r"value is torch.int64. Expected a floating dtype"),
+    ({"value": torch.ones(2, 34, 2, 3).long()}, TypeError, r"value is torch.int64. Expected torch.float64, .*float\(\)"),
+    (
+        {"value": torch.ones(2, 34, 2, 3).to(torch.float8_e4m3fn)},
+        TypeError,
+        r"value is torch.float8_e4m3fn. Expected torch.float64, torch.float32, torch.bfloat16 or torch.float16: call",
+    ),
+    ({"value": None}, TypeError, r"value is a NoneType. Expected a tensor"),
+    ({"sampling_locations": None}, TypeError, r"sampling_locations is a NoneType. Expected a tensor"),
+    ({"attention_weights": numpy.ones((2, 5, 2, 2, 3))}, TypeError, r"attention_weights is a ndarray. Expected a ten"),
     (
         {"value": torch.ones(2, 34, 2, 3, device="meta")},
         ValueError,
@@ -36,6 +45,10 @@ WRONG_CLASSIC = [
     ({"spatial_shapes": [(34, 0), (34, 1)]}, ValueError, "sides of at least 1"),
     ({"spatial_shapes": [(4, 7, 1), (3, 2)]}, ValueError, r"Expected at least one \(h, w\)"),
     ({"spatial_shapes": [34]}, ValueError, r"Expected at least one \(h, w\)"),
+    ({"spatial_shapes": [(4.5, 7), (3, 2)]}, TypeError, r"spatial_shapes holds 4.5, a float. Expected ints"),
+    ({"spatial_shapes": [(4, 7), (3, None)]}, TypeError, r"spatial_shapes holds None, a NoneType. Expected ints"),
+    ({"spatial_shapes": None}, TypeError, r"spatial_shapes is a NoneType. Expected a sequence of \(h, w\)"),
+    ({"spatial_shapes": numpy.array([[4, 7], [3, 2]])}, TypeError, r"spatial_shapes is a ndarray. .* int tensor \[L, 2"),
     ({"spatial_shapes": torch.ones(2, 3).long()}, ValueError, r"spatial_shapes has shape \[2, 3\]. Expected \[L, 2\]"),
     ({"spatial_shapes": torch.ones(2, 2)}, TypeError, "spatial_shapes is torch.float32. Expected torch.int64"),
     ({"spatial_shapes": [(34, 1)]}, ValueError, r"sampling_locations has shape .* Expected \[2, 5, 2, 1, 3, 2\]"),
@@ -65,8 +78,13 @@ WRONG_MMFS = [
     (
         {"logit_table": torch.ones(4, 2, 2, 3).long()},
         TypeError,
-        "logit_table is torch.int64. Expected a floating",
+        "logit_table is torch.int64. Expected torch.float64",
     ),
+    ({"value": numpy.ones((6, 34, 2, 3))}, TypeError, r"value is a ndarray. Expected a tensor"),
+    ({"reference_points": None}, TypeError, r"reference_points is a NoneType. Expected a tensor"),
+    ({"attention_logits": None}, TypeError, r"attention_logits is a NoneType. Expected a tensor"),
+    ({"visible": numpy.ones((2, 5, 2), dtype=numpy.int64)}, TypeError, r"visible is a ndarray. Expected a tensor"),
+    ({"null_value": numpy.ones((2, 3))}, TypeError, r"null_value is a ndarray. Expected a tensor"),
     ({"null_value": torch.ones(6)}, ValueError, r"null_value has shape \[6\]. Expected \[2, 3\], \[H, D\] of value"),
     ({"null_logit": torch.zeros(())}, TypeError, "null_logit is a Tensor. Expected a number, or None"),
     ({"backend": "gpu"}, ValueError, "backend is 'gpu'"),

@@ -322,6 +322,57 @@ def test_wrong_use_of_mmfs() -> None:
         MMFS(12, 8, spatial_shapes=SIZES, num_heads=4, offset_init="ring")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error", "sentence"),
+    [
+        ({"num_heads": 0}, ValueError, "num_heads is 0. Expected at least 1"),
+        ({"num_points": 0}, ValueError, "num_points is 0. Expected at least 1"),
+        ({"num_points": -1}, ValueError, "num_points is -1. Expected at least 1"),
+        ({"num_points": 2.0}, TypeError, "num_points is 2.0. Expected an int"),
+        ({"query_dim": 0}, ValueError, "query_dim is 0. Expected at least 1"),
+        ({"feature_dim": "8"}, TypeError, "feature_dim is '8'. Expected an int"),
+        ({"value_dim": 0}, ValueError, "value_dim is 0. Expected at least 1"),
+        ({"output_dim": -9}, ValueError, "output_dim is -9. Expected at least 1"),
+        ({"base": 0}, ValueError, r"base is \(0, 0\). Expected at least 1 cell each way"),
+        ({"base": (5, -3)}, ValueError, r"base is \(5, -3\). Expected at least 1 cell each way"),
+        ({"base": 2.5}, TypeError, r"base is 2.5. Expected an int, or two of them, \(w, h\)"),
+        ({"base": (5, 3.5)}, TypeError, r"base is \(5, 3.5\). Expected an int, or two of them"),
+        ({"base": [(5, 3), (3, 2)]}, TypeError, r"base is \[\(5, 3\), \(3, 2\)\]. Expected an int, or two of them"),
+    ],
+)
+def test_sizes_that_no_mmfs_has(wrong: dict[str, object], error: type[Exception], sentence: str) -> None:
+    settings = {"query_dim": 12, "feature_dim": 8, "spatial_shapes": SIZES, "num_heads": 4, "num_points": 2} | wrong
+    with pytest.raises(error, match=sentence):
+        MMFS(**settings)  # type: ignore[arg-type]
+
+
+def test_dtypes_of_a_call_that_differ_are_named() -> None:
+    mmfs = small_mmfs().float()
+    query, points, visible, features = (t.float() if t.is_floating_point() else t for t in small_inputs())
+    values = mmfs.project_values(features)
+    sentence = "values are bfloat16, query float32, parameters float32. Expected one dtype, or autocast"
+    with pytest.raises(TypeError, match=sentence):
+        mmfs(query, points, visible, values=values.bfloat16())
+    with pytest.raises(TypeError, match="features are float32, query bfloat16, parameters float32"):
+        mmfs(query.bfloat16(), points, visible, features=features)
+    with pytest.raises(TypeError, match="values are float32, query float32, parameters float16"):
+        small_mmfs().half()(query, points, visible, values=values)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = mmfs(query, points, visible, values=values.bfloat16())
+    assert (mixed - mmfs(query, points, visible, values=values)).abs().max() < 0.1
+
+
+def test_inputs_that_are_no_tensors_are_named() -> None:
+    mmfs = small_mmfs()
+    query, points, visible, features = small_inputs()
+    with pytest.raises(TypeError, match="query is a ndarray. Expected a tensor"):
+        mmfs(query.numpy(), points, visible, features=features)
+    with pytest.raises(TypeError, match="features is a ndarray. Expected a tensor"):
+        mmfs(query, points, visible, features=features.numpy())
+    with pytest.raises(TypeError, match="values is a ndarray. Expected a tensor"):
+        mmfs(query, points, visible, values=mmfs.project_values(features).detach().numpy())
+
+
 def test_layers_describe_themselves() -> None:
     assert "spatial_shapes=[(4, 7), (3, 2)], num_heads=2, num_points=3" in repr(small_mmfs())
     assert "null=True" in repr(small_mmfs())
@@ -404,7 +455,16 @@ def test_wrong_use_of_msdeformattn() -> None:
         msda(query[..., 1:], points, image, SIZES)
     with pytest.raises(ValueError, match=r"input_flatten has shape \[1, 34, 16\]. Expected .* with B = 2"):
         msda(query, points, image[:1], SIZES)
-    with pytest.raises(ValueError, match="describe 28 pixels but value holds 34"):
+    with pytest.raises(ValueError, match=r"input_spatial_shapes has 1 level; the layer has n_levels = 2."):
         msda(query, points, image, [(4, 7)])
+    with pytest.raises(ValueError, match=r"input_spatial_shapes has 3 levels; the layer has n_levels = 2."):
+        msda(query, points, image, torch.tensor([*SIZES, (1, 1)]))
+    with pytest.raises(ValueError, match="describe 28 pixels but value holds 34"):
+        msda(query, points, image, [(4, 5), (4, 2)])
     with pytest.raises(ValueError, match=r"d_model 16 \* ratio 0.5 is 8 with n_heads 3"):
         MSDeformAttn(16, n_heads=3, ratio=0.5)
+    with pytest.raises(ValueError, match=r"d_model 16 \* ratio 0.01 is 0 with n_heads 4"):
+        MSDeformAttn(16, n_heads=4, ratio=0.01)
+    for name in ("d_model", "n_levels", "n_heads", "n_points"):
+        with pytest.raises(ValueError, match=f"{name} is 0. Expected at least 1"):
+            MSDeformAttn(**{name: 0})

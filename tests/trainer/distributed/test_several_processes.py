@@ -36,8 +36,8 @@ def assert_same_run(out, expected, *, ranks):
     assert records(out).keys() == records(expected).keys() == set(range(1, NUM_STEPS + 1)) - {POISONED_STEP + 1}
     for step, record in records(expected).items():
         for name in ("loss", "loss_text", "loss_image", "grad_norm", "num_tokens", "num_images"):
-            # Sums in another order alone were seen to differ by 1e-6.
-            expected_value = record[name] if record[name] is None else pytest.approx(record[name], rel=1e-5)
+            # Sums in another order alone differ by up to 1.0e-6 (20 seeds).
+            expected_value = record[name] if record[name] is None else pytest.approx(record[name], rel=2e-6)
             assert records(out)[step][name] == expected_value, (step, name)
     for rank in range(ranks):
         for name, weight in average(expected).items():
