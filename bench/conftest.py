@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
@@ -39,21 +40,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def dtypes(text: str) -> list[torch.dtype]:
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if not set(text.split(",")) <= known.keys():
-        raise ValueError(f"--dtype is {text}. Expected some of {', '.join(known)}, separated by commas.")
+        raise ArgumentTypeError(f"--dtype is {text}. Expected some of {', '.join(known)}, separated by commas.")
     return [known[part] for part in text.split(",")]
 
 
 def distributions(text: str) -> list[str]:
     if not set(text.split(",")) <= set(get_args(Locations)):
-        raise ValueError(f"--locations is {text}. Expected some of {', '.join(get_args(Locations))}, with commas.")
+        raise ArgumentTypeError(
+            f"--locations is {text}. Expected some of {', '.join(get_args(Locations))}, with commas."
+        )
     return text.split(",")
 
 
 def thread_counts(text: str) -> list[int]:
-    counts = [int(part) for part in text.split(",")]
-    if min(counts) < 1:
-        raise ValueError(f"--threads is {text}. Expected counts of at least 1, separated by commas.")
-    return counts
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) >= 1 for part in parts):
+        raise ArgumentTypeError(f"--threads is {text}. Expected counts of at least 1, separated by commas.")
+    return [int(part) for part in parts]
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its option

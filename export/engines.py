@@ -21,7 +21,7 @@ from export.fingerprint import digest_of, file_digest, sources_digest
 from export.fitness import capability_for, here, requirements
 from export.kept_engines import drop_stale
 from export.manifest import ENGINES_DIR, file_entry, read_manifest, write_manifest
-from export.pace import Clock
+from export.pace import Checking, Clock
 from export.profiles import Limits, Profile, profiles_of
 from mmfs.kernels.nvrtc import nvrtc
 from plugins_trt.carriers import USUAL, architectures_of, check_carrier
@@ -136,17 +136,18 @@ def _one_engine(
 ) -> dict[str, Any]:
     """The manifest's entry about this engine, which is there if its status is "built"."""
     onnx = root / component["onnx"]["path"]
+    plan = folder / f"{name}.plan"
+    heard = Checking(name, [*(root / listed["path"] for listed in _files(component)), plan], say)
     for listed in _files(component):
         file = root / listed["path"]
-        if not file.is_file() or file_digest(file) != listed["sha256"]:
+        if not file.is_file() or file_digest(file, heard) != listed["sha256"]:
             raise EngineError(f"{file} is not the file that was checked. Export again with --stage validate.")
     profiles = profiles_of(name, component["inputs"], options.limits)
     uses_plugins = name not in options.function_fallback
     carrier = options.carrier if uses_plugins else None
     key = engine_key(component, profiles, options, trt_version, carrier)
-    plan = folder / f"{name}.plan"
     if before is not None and before.get("key") == key and before["status"] == "built":
-        if plan.is_file() and file_digest(plan) == before["plan"]["sha256"]:
+        if plan.is_file() and file_digest(plan, heard) == before["plan"]["sha256"]:
             say(f"{head}: nothing has changed since it was built")
             return dict(before)
         say(f"{head}: {plan.name} is missing or damaged")

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 ROOT = Path(__file__).parents[1]
+
+BLOCK: Final = 2**22
+LARGE: Final = 2**26
+"""In bytes. Reading so many takes longer than a tick of the clock that files are dated by, so a later change shows."""
+
+Heard = Callable[[int], None]
+"""Told of bytes as they are read."""
+
+_digests: dict[tuple[int, ...], str] = {}
+"""Of large files, by where they are and when they were changed."""
 
 
 def digest_of(parts: Any) -> str:
@@ -16,10 +26,22 @@ def digest_of(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file's content."""
+def file_digest(file: Path, heard: Heard | None = None) -> str:
+    """SHA-256 of a file's content; a process reads a large file once, as long as it stays as it is."""
+    heard = heard or (lambda num_bytes: None)
+    status = file.stat()
+    state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    if state in _digests:
+        heard(status.st_size)
+        return _digests[state]
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            heard(len(block))
+    if status.st_size >= LARGE:
+        _digests[state] = digest.hexdigest()
+    return digest.hexdigest()
 
 
 def sources_digest(patterns: Iterable[str]) -> str:

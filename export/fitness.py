@@ -7,8 +7,7 @@ knows all that, so the refusal here says what came, what was expected, and the c
 from __future__ import annotations
 
 import platform
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 import torch
 
 from export.drivers import DRIVER_FILE, Cuda, driver_branch, least_for_machine_code, least_for_ptx, newest_ptx
-from export.fingerprint import file_digest, sources_digest
+from export.fingerprint import Heard, file_digest, sources_digest
+from export.pace import Checking
+from export.way_out import command_of, rebuilding
 from plugins_trt.tensorrt_package import PACKAGES
 
 BUILDERS = {"trt": "tensorrt", "rtx": "rtx"}
@@ -92,42 +93,14 @@ def requirements(builder: str, carrier: str | None, architectures: list[str], cu
     }
 
 
-def command_of(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
-    """The `python -m export.trt` that makes an export of the same kind and of the same parts, as a shell takes it.
-
-    Args:
-        root: where the export is.
-        manifest: what it says of itself.
-        more: further options, which come first, and go before its own; None: without this one.
-    """
-    parts = {
-        "components": ",".join(manifest["components"]) if manifest["not_exported"] else None,
-        "torch_fallback": ",".join(manifest["left_to_pytorch"]) or None,
-    }
-    words = ["python", "-m", "export.trt", manifest["model_dir"], "--out", str(root)]
-    options = more | {name: value for name, value in (parts | manifest["how"]).items() if name not in more}
-    for name, value in options.items():
-        if value is None or value is False or value == []:
-            continue
-        values = [] if value is True else value if isinstance(value, list) else [value]
-        words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    return shlex.join(words)
-
-
-def way_out(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
-    """A sentence with that command."""
-    model_dir = manifest["model_dir"]
-    instead = "" if Path(model_dir).is_dir() else f", with the model's place instead of {model_dir}, which is not here"
-    return f"Make it again{instead}: {command_of(root, manifest, **more)}"
-
-
-def check_file(root: Path, entry: Mapping[str, Any], cure: str) -> None:
+def check_file(root: Path, entry: Mapping[str, Any], cure: str, heard: Heard | None = None) -> None:
     """Raise Misfit unless a file is there as the manifest lists it.
 
     Args:
         root: the export.
         entry: its path, bytes and sha256.
         cure: from `way_out`.
+        heard: told of what is read.
     """
     file = root / entry["path"]
     if not file.is_file():
@@ -135,16 +108,18 @@ def check_file(root: Path, entry: Mapping[str, Any], cure: str) -> None:
     size = file.stat().st_size
     if size != entry["bytes"]:
         raise Misfit(f"{file} has {size} bytes, and manifest.json says {entry['bytes']}: it was cut. {cure}")
-    if file_digest(file) != entry["sha256"]:
+    if file_digest(file, heard) != entry["sha256"]:
         raise Misfit(f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {cure}")
 
 
-def is_undamaged(root: Path, manifest: Mapping[str, Any]) -> bool:
+def is_undamaged(root: Path, manifest: Mapping[str, Any], say: Callable[[str], None]) -> bool:
     """Whether graphs, weights and assets are there as the manifest lists them. Reads them all; engines not."""
     graphs = [component["onnx"] for component in manifest["components"].values()]
+    entries = [*graphs, *(file for graph in graphs for file in graph["weights"]), *manifest["assets"]]
+    heard = Checking(str(root), [root / entry["path"] for entry in entries], say)
     try:
-        for entry in (*graphs, *(file for graph in graphs for file in graph["weights"]), *manifest["assets"]):
-            check_file(root, entry, cure="")
+        for entry in entries:
+            check_file(root, entry, cure="", heard=heard)
     except Misfit:
         return False
     return True
@@ -179,37 +154,38 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
     Raises:
         Misfit: there is none for the TensorRT that is installed.
     """
-    package = PACKAGES[BUILDERS[backend]]
-    cure = way_out(root, manifest, **_building(name, backend))
-    versions = []
-    for folder, entry in manifest["components"][name]["engines"].items():
-        builder, _, version = folder.partition("-")
-        if builder != BUILDERS[backend]:
-            continue
-        versions.append(version)
-        if version != machine.builder_version:
-            continue
-        if entry["status"] == "not built":
-            return None
-        if entry["status"] != "built":
+    package, builder = PACKAGES[BUILDERS[backend]], BUILDERS[backend]
+    folder = f"{builder}-{machine.builder_version}"
+    components = manifest["components"]
+    if (entry := components[name]["engines"].get(folder)) is not None:
+        if entry["status"] == "failed":
+            cure = rebuilding(root, manifest, builder, name, {name: None})
             raise Misfit(f"There is no engine of {name}: {entry['reason']} {cure}")
-        return entry
-    if versions:
+        return None if entry["status"] == "not built" else entry
+    others = {one: _of_other_versions(there["engines"], builder) for one, there in components.items()}
+    newest = {one: list(found.values())[-1] if found else None for one, found in others.items()}
+    lacking = {one: newest[one] for one, there in components.items() if folder not in there["engines"]}
+    cure = rebuilding(root, manifest, builder, name, lacking)
+    if others[name]:
         raise Misfit(
-            f"The engine of {name} was built by {package} {', '.join(versions)}, and {machine.builder_version} is "
+            f"The engine of {name} was built by {package} {', '.join(others[name])}, and {machine.builder_version} is "
             f"installed, which does not load it. {cure}"
         )
-    raise Misfit(f"There is no engine of {name} for {package}. {cure}")
+    raise Misfit(f"There is no engine of {name} for {package} {machine.builder_version}. {cure}")
 
 
 def check_engine(
     root: Path, manifest: Mapping[str, Any], name: str, entry: Mapping[str, Any], backend: str, machine: Machine
 ) -> None:
     """Raise Misfit unless the machine can run an engine, and its plan is whole. Nothing is opened but to be hashed."""
-    cure = way_out(root, manifest, **_building(name, backend, entry))
+    builder, misfits = BUILDERS[backend], {name: entry}
     if (why := _why_not(entry["requires"], machine)) is not None:
-        raise Misfit(f"The engine of {name} {why}. {cure}")
-    check_file(root, entry["plan"], cure)
+        for one, there in manifest["components"].items():
+            other = there["engines"].get(f"{builder}-{machine.builder_version}", {"status": "unknown"})
+            if other["status"] == "built" and _why_not(other["requires"], machine) is not None:
+                misfits[one] = other
+        raise Misfit(f"The engine of {name} {why}. {rebuilding(root, manifest, builder, name, misfits)}")
+    check_file(root, entry["plan"], rebuilding(root, manifest, builder, name, misfits))
 
 
 def _why_not(needs: Mapping[str, Any], machine: Machine) -> str | None:
@@ -264,15 +240,7 @@ def _runs(architecture: str, capability: tuple[int, int]) -> bool:
     return major == capability[0] and minor <= capability[1]
 
 
-def _building(name: str, backend: str, entry: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Options that build an engine; if there is one already, of its kind."""
-    options = {"stage": "build", "builder": BUILDERS[backend], "components": name}
-    if entry is None:
-        return options
-    return {
-        **options,
-        "plugin": entry["carrier"],
-        "plugin_library": entry["plugin_library"],
-        "function_fallback": name if entry["mmfs_nodes"] != "plugins" else None,
-        **entry["limits"],
-    }
+def _of_other_versions(engines: Mapping[str, Any], builder: str) -> dict[str, Any]:
+    """What a builder has built, by its version; the newest comes last."""
+    built = {folder.split("-", 1)[1]: entry for folder, entry in engines.items() if folder.startswith(f"{builder}-")}
+    return {version: entry for version, entry in built.items() if entry["status"] == "built"}

@@ -1,15 +1,16 @@
-"""How long a stage still takes, from what each component took the last time."""
+"""How long a stage still takes, from what each component took the last time, and reading files, from their sizes."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.child_process import INTERVAL_S
 from export.whole_files import write_whole
 
 SECONDS_FILE = "seconds.json"
@@ -104,6 +105,38 @@ class Clock:
         engines = "an engine" if num_unknown == 1 else f"{num_unknown} engines"
         unknown_part = f"{engines} of unknown duration, never built here before" if num_unknown else ""
         return " and ".join(filter(None, [known_part, unknown_part])) or "longer than the last time"
+
+
+class Checking:
+    """Listens to how files are read to see whether they have changed; says nothing of what is soon done.
+
+    Args:
+        what: is checked, in words.
+        files: which.
+        say: gets a line now and then.
+        interval_s: seconds.
+    """
+
+    def __init__(
+        self, what: str, files: Iterable[Path], say: Callable[[str], None], *, interval_s: float = INTERVAL_S
+    ) -> None:
+        self.what, self.say, self.interval_s = what, say, interval_s
+        self.total = sum(file.stat().st_size for file in files if file.is_file())
+        self.read = 0
+        self._start = self._told = time.monotonic()
+
+    def __call__(self, num_bytes: int) -> None:
+        """So many more were read."""
+        self.read += num_bytes
+        now = time.monotonic()
+        if now - self._told < self.interval_s:
+            return
+        self._told, seconds = now, now - self._start
+        rest = seconds * (self.total - self.read) / self.read
+        self.say(
+            f"      {seconds:.0f} s, checking {self.what}: {self.read / 1e9:.1f} of {self.total / 1e9:.1f} GB; "
+            f"about {rest:.0f} s left"
+        )
 
 
 def _times(folder: Path) -> dict[str, dict[str, float]]:

@@ -42,12 +42,14 @@ def put_in_place(work: Path, out: Path) -> None:
 
 
 def put_back(out: Path) -> None:
-    """Let an export be there again that a command had moved aside when it was killed.
+    """Let an export be there again that a command had moved aside when it was killed, or go if the new one is there.
 
     Raises:
         ValueError: the command is still at it.
     """
-    if not out.exists() and (_aside(out) / MANIFEST_FILE).is_file():
+    if out.exists():
+        shutil.rmtree(_aside(out), ignore_errors=True)
+    elif (_aside(out) / MANIFEST_FILE).is_file():
         with alone_in(_aside(out)):
             _aside(out).rename(out)
 

@@ -27,6 +27,7 @@ from export.flavours import DEFAULT_FLAVOUR, Flavour, lower_attention
 from export.manifest import ONNX_DIR
 from export.manifest import PACKAGES as PACKAGES_OF_GRAPHS
 from export.onnx_graph import to_onnx
+from export.pace import Checking
 from export.precision import Precision, lower_precision, precision_of
 from export.quantization import Weights, weights_of, write_quantized
 from export.samples import SAMPLES_DIR
@@ -102,12 +103,14 @@ class Job:
         capacity: int | None = None,
         choice: Choice | None = None,
         llm_weights: Weights = "same",
+        say: Say = lambda line: None,
     ) -> Job:
-        """With its digests; reads every file of the model once."""
+        """With its digests; reads every file of the model once, and says how far it is."""
         files = sorted([*model_dir.glob("*.json"), *model_dir.glob("*.safetensors")])
+        heard = Checking(str(model_dir), files, say)
         graph_key = digest_of(
             {
-                "model": [(file.name, file_digest(file)) for file in files],
+                "model": [(file.name, file_digest(file, heard)) for file in files],
                 "few_layers": few_layers,
                 "packages": {package: version(package) for package in PACKAGES_OF_GRAPHS},
                 "sources": sources_digest(GRAPH_SOURCES),

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from export.fitness import Misfit, check_file, command_of, way_out
+from export.fitness import Misfit, check_file
 from export.manifest import read_manifest
+from export.way_out import command_of, way_out
 
 Kind = Literal["onnx", "tensorrt"]
 

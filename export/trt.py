@@ -86,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Before minutes are spent on graphs.
             check_carrier(options.plugin or USUAL[builder], builder, options.plugin_library)
             open_package(builder)
+        if options.out.is_symlink():
+            options.out = options.out.resolve()  # what it points to is replaced, and the link stays
         _check_arguments(options, stage)
         put_back(options.out)
         if (earlier := manifest_of(options.out)) is not None:
@@ -102,8 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             capacity=limits.max_past if options.flavour == "trt_native" else None,
             choice=choice,
             llm_weights=options.llm_weights,
+            say=say,
         )
-        if is_up_to_date(options.out, job):
+        if is_up_to_date(options.out, job, say):
             say(f"{options.out} holds the graphs of this model")
         else:
             export_graphs(job, options.out, GRAPH_STAGES[: 1 + STAGES.index(stage)], say)
@@ -156,7 +159,7 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str
         try:
             job_file = job.save()
             for stage in stages:
-                if stage == "validate" and is_up_to_date(work, job):
+                if stage == "validate" and is_up_to_date(work, job, say):
                     continue  # it ended just before the directory took its place
                 _run_stage(stage, job, job_file, say)
         except (GraphError, ParityError):
@@ -211,7 +214,7 @@ def _bench(model_dir: Path, out: Path, say: Callable[[str], None]) -> None:
     )
 
 
-def is_up_to_date(out: Path, job: Job) -> bool:
+def is_up_to_date(out: Path, job: Job, say: Callable[[str], None]) -> bool:
     """Whether `out` holds what the job would make; what cannot be read, or is damaged, is made again.
 
     Raises:
@@ -220,7 +223,7 @@ def is_up_to_date(out: Path, job: Job) -> bool:
     manifest = manifest_of(out)
     if manifest is None or manifest["key"] != job.key or not job.choice.is_held_by(manifest):
         return False
-    return is_undamaged(out, manifest)
+    return is_undamaged(out, manifest, say)
 
 
 def plan_memory(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.metadata import packages_distributions, version
 
 import torch
 from torch import Tensor
@@ -12,27 +14,40 @@ from torch import Tensor
 import mmfs
 from mmfs import compiled
 from mmfs.functional import why_not_compiled, why_not_cuda
+from mmfs.kernels.nvrtc import Nvrtc, NvrtcError, find_nvrtc
 
 TOLERANCE = 1e-4
 """Largest error of float32, over the largest element; a wrong pixel or a lost image is off by 0.01 or more."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; 0 if every check passed, 1 otherwise."""
+    argparse.ArgumentParser(
+        prog="python -m mmfs",
+        description="Says which versions are installed, which devices there are, and who computes on each and why; "
+        "then checks outputs and gradients of both ops on each against float64, in a few seconds. "
+        "Exits with 0 if every check passed, with 1 otherwise.",
+    ).parse_args(arguments)
     print(
         f"mmfs {mmfs.__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}"
     )
+    if packages := cuda_packages():
+        print(f"for the CUDA kernels: {', '.join(packages)}")
     devices = [torch.device("cpu")]
     devices += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if len(devices) == 1:
+        print("no check of the CUDA kernels: PyTorch sees no CUDA device here")
     failed = False
     for device in devices:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
         print(f"\n{device}: {name}")
         sample = torch.empty(0, device=device)
-        print(f"  CUDA kernels: {availability(why_not_cuda(sample))}")
-        print(f"  compiled CPU kernel: {availability(why_not_compiled(sample))}")
-        if why_not_compiled(sample) is None and (slower := compiled.why_not_avx2()) is not None:
-            print(f"    portable instructions, because {slower}")
+        if device.type == "cuda":
+            print(f"  CUDA kernels: {availability(why_not_cuda(sample))}")
+        else:
+            print(f"  compiled CPU kernel: {availability(why_not_compiled(sample))}")
+            if why_not_compiled(sample) is None and (slower := compiled.why_not_avx2()) is not None:
+                print(f"    portable instructions, because {slower}")
         for op, tensors, integers in (classic_case(), mmfs_case()):
             for what, error in errors(op, tensors, integers, device).items():
                 passed = error <= TOLERANCE
@@ -40,6 +55,18 @@ def main() -> int:
                 print(f"  {'ok    ' if passed else 'WRONG '} {op.__name__} {what}: error {error:.1e}")
     print(f"\n{'Something is wrong: see the lines above.' if failed else 'All checks passed.'}")
     return int(failed)
+
+
+def cuda_packages() -> list[str]:
+    """Names and versions of what is installed of CuPy and NVRTC."""
+    names = sorted(set(packages_distributions().get("cupy", ())))  # the package is called cupy-cuda13x, say
+    found = [f"{name} {version(name)}" for name in names]
+    if (library := find_nvrtc()) is not None:
+        try:
+            found.append("NVRTC {}.{}".format(*Nvrtc(library).version))
+        except (OSError, NvrtcError) as error:
+            found.append(f"an NVRTC that does not work ({error})")
+    return found
 
 
 def availability(reason: str | None) -> str:

@@ -54,6 +54,10 @@ def warmup(
         ValueError: this device cannot run them.
     """
     chosen = torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {chosen}, but PyTorch sees no CUDA device here. Leave warmup out, or install PyTorch with CUDA."
+        )
     sample = torch.empty(1, num_channels, dtype=dtype, device=chosen)
     if (reason := why_not(sample)) is not None:
         raise ValueError(f"mmfs's CUDA kernels cannot be compiled: {reason}.")

@@ -49,7 +49,8 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
         given["spatial_shapes"] = sizes if image_shapes is None else image_shapes
         given["reference_points"] = given["reference_points"].expand(*given["attention_logits"].shape[:2], 2)
     else:
-        raise TypeError(f"op is {op!r}. Expected mmfs.ms_deform_attn or mmfs.mmfs_attention.")
+        name = getattr(op, "__name__", type(op).__name__)  # a layer has none, and prints itself with all its parts
+        raise TypeError(f"op is {name}. Expected mmfs.ms_deform_attn or mmfs.mmfs_attention.")
     value: Tensor = given["value"]
     if functional.choose(backend, value) == "reference":
         who, lines = "plain PyTorch (mmfs/reference.py)", ["because of backend='reference'; differentiates twice"]

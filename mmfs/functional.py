@@ -20,6 +20,8 @@ from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 Backend = Literal["reference", "cpu", "cuda"]
 Sizes = Sequence[tuple[int, int]] | Sequence[Sequence[int]] | Tensor
 
+FLOATING_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 def ms_deform_attn(
     value: Tensor,
@@ -202,6 +204,8 @@ def check_ms_deform_attn(
 ) -> list[int]:
     """Raises as `ms_deform_attn`; the sizes of the levels as h, w, h, w, ..."""
     sizes = shared_sizes(spatial_shapes)
+    floating = {"value": value, "sampling_locations": sampling_locations, "attention_weights": attention_weights}
+    check_floating(floating)
     if value.ndim != 4:
         raise ValueError(f"value has shape {shape(value)}. Expected [B, S, H, D].")
     batch, num_pixels, num_heads, _ = value.shape
@@ -209,8 +213,7 @@ def check_ms_deform_attn(
     if sampling_locations.ndim != 6:
         raise ValueError(f"sampling_locations has shape {shape(sampling_locations)}. Expected [B, Q, H, L, P, 2].")
     num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
-    check_floating(value=value, sampling_locations=sampling_locations, attention_weights=attention_weights)
-    check_device(value, sampling_locations=sampling_locations, attention_weights=attention_weights)
+    check_device(value, floating)
     check_pixels(sizes, num_pixels)
     per_query = (batch, num_queries, num_heads, num_levels, num_points)
     letters = "where B and H are value's, L the number of spatial_shapes"
@@ -232,12 +235,25 @@ def check_mmfs_attention(
     null_value: Tensor | None,
 ) -> tuple[list[int], Tensor | None]:
     """Raises as `mmfs_attention`; the sizes of the levels as h, w, h, w, ... or, where images differ, [N, L, 2]."""
+    floating = {
+        "value": value,
+        "reference_points": reference_points,
+        "sampling_offsets": sampling_offsets,
+        "attention_logits": attention_logits,
+    }
+    if offset_table is not None:
+        floating["offset_table"] = offset_table
+    if logit_table is not None:
+        floating["logit_table"] = logit_table
+    if null_value is not None:
+        floating["null_value"] = null_value
+    check_floating(floating)
     sizes: list[int] = []
     image_shapes: Tensor | None = None
     if isinstance(spatial_shapes, Tensor) and spatial_shapes.ndim == 3:
         image_shapes = check_integer("spatial_shapes", spatial_shapes)
         check_shape("spatial_shapes", image_shapes, (*image_shapes.shape[:2], 2), "[N, L, 2]")
-        check_device(value, spatial_shapes=image_shapes)
+        check_device(value, {"spatial_shapes": image_shapes})
         if value.ndim != 3:
             raise ValueError(
                 f"value has shape {shape(value)}. Expected [total pixels, H, D], because spatial_shapes "
@@ -269,16 +285,7 @@ def check_mmfs_attention(
     check_table("logit_table", logit_table, (num_heads, num_levels, num_points), "[A, H, L, P]")
     if null_value is not None:
         check_shape("null_value", null_value, (num_heads, dim), "[H, D] of value")
-    floating = {
-        "reference_points": reference_points,
-        "sampling_offsets": sampling_offsets,
-        "attention_logits": attention_logits,
-        "offset_table": offset_table,
-        "logit_table": logit_table,
-        "null_value": null_value,
-    }
-    check_floating(value=value, **floating)
-    check_device(value, visible=visible, **floating)
+    check_device(value, floating | {"visible": visible})
     if null_logit is not None and not isinstance(null_logit, int | float):
         raise TypeError(f"null_logit is a {type(null_logit).__name__}. Expected a number, or None for a plain softmax.")
     return sizes, image_shapes
@@ -294,9 +301,23 @@ def shared_sizes(spatial_shapes: Sizes) -> list[int]:
         pairs: Sequence[Sequence[int]] = check_integer("spatial_shapes", spatial_shapes).tolist()
     else:
         pairs = spatial_shapes
-    if not pairs or not all(isinstance(pair, Sequence) and len(pair) == 2 and min(pair) >= 1 for pair in pairs):
+    if not isinstance(pairs, Sequence):
+        raise TypeError(
+            f"spatial_shapes is a {type(pairs).__name__}. Expected a sequence of (h, w), or an int tensor [L, 2]."
+        )
+    # tuple and list are sequences too: named, because an abstract class is slow to ask.
+    fits = len(pairs) > 0 and all(isinstance(pair, (tuple, list, Sequence)) and len(pair) == 2 for pair in pairs)
+    sizes = [side if type(side) is int else as_int(side) for pair in pairs for side in pair] if fits else []
+    if not fits or any(side < 1 for side in sizes):
         raise ValueError(f"spatial_shapes is {pairs}. Expected at least one (h, w) with sides of at least 1.")
-    return [int(side) for pair in pairs for side in pair]
+    return sizes
+
+
+def as_int(side: int) -> int:
+    try:
+        return operator.index(side)  # int() would cut a float
+    except TypeError:
+        raise TypeError(f"spatial_shapes holds {side!r}, a {type(side).__name__}. Expected ints.") from None
 
 
 def check_pixels(sizes: Sequence[int], num_pixels: int) -> None:
@@ -339,20 +360,31 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], letters: s
 
 
 def check_integer(name: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise no_tensor(name, tensor)
     if tensor.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name} is {tensor.dtype}. Expected torch.int64 or torch.int32.")
     return tensor
 
 
-def check_floating(**tensors: Tensor | None) -> None:
+def check_floating(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(f"{name} is {tensor.dtype}. Expected a floating dtype: call {name}.float().")
+        if not isinstance(tensor, Tensor):
+            raise no_tensor(name, tensor)
+        if tensor.dtype not in FLOATING_TYPES:
+            *others, last = FLOATING_TYPES
+            raise TypeError(
+                f"{name} is {tensor.dtype}. Expected {', '.join(map(str, others))} or {last}: call {name}.float()."
+            )
 
 
-def check_device(value: Tensor, **tensors: Tensor | None) -> None:
+def no_tensor(name: str, given: object) -> TypeError:
+    return TypeError(f"{name} is a {type(given).__name__}. Expected a tensor.")
+
+
+def check_device(value: Tensor, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.device != value.device:
+        if tensor.device != value.device:
             raise ValueError(f"{name} is on {tensor.device} but value is on {value.device}. Expected one device.")
 
 

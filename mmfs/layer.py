@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfs.functional import Sizes, broadcasts, mmfs_attention, ms_deform_attn, shared_sizes
+from mmfs.functional import Sizes, broadcasts, mmfs_attention, ms_deform_attn, no_tensor, shared_sizes
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -64,16 +65,16 @@ class MMFS(nn.Module):
             offset_init_cells: half the width of that region, in cells.
 
         Raises:
-            ValueError: value_dim is no multiple of num_heads; max_age is below 1; no level, or one with a side below
-                1; offset_init is neither of the two.
+            ValueError, TypeError: value_dim is no multiple of num_heads; a count or a side of base is below 1 or no
+                int; no level, or one with a side below 1; offset_init is neither of the two.
         """
         super().__init__()
         value_dim = query_dim if value_dim is None else value_dim
         output_dim = query_dim if output_dim is None else output_dim
+        check_counts(query_dim=query_dim, feature_dim=feature_dim, value_dim=value_dim, output_dim=output_dim)
+        check_counts(num_heads=num_heads, num_points=num_points, max_age=max_age)
         if value_dim % num_heads:
             raise ValueError(f"value_dim is {value_dim} with num_heads {num_heads}. Expected a multiple of num_heads.")
-        if max_age < 1:
-            raise ValueError(f"max_age is {max_age}. Expected at least 1, the age of the newest image.")
         if offset_init not in ("uniform", "grid"):
             raise ValueError(f"offset_init is {offset_init!r}. Expected 'uniform' or 'grid'.")
         self.query_dim = query_dim
@@ -86,7 +87,7 @@ class MMFS(nn.Module):
         self.value_dim = value_dim
         self.output_dim = output_dim
         self.max_age = max_age
-        self.base = (base, base) if isinstance(base, int) else base
+        self.base = both_ways(base)
         self.offset_init = offset_init
         self.offset_init_cells = offset_init_cells
 
@@ -176,17 +177,21 @@ class MMFS(nn.Module):
         Raises:
             ValueError, TypeError: shapes or dtypes that do not fit; both or none of features and values.
         """
-        if query.ndim != 3 or query.shape[-1] != self.query_dim:
-            raise ValueError(f"query has shape {list(query.shape)}. Expected [B, Q, query_dim = {self.query_dim}].")
         if (features is None) == (values is None):
             given = "neither" if features is None else "both"
             raise ValueError(
                 f"{given} of features and values given. Expected features [N, S, feature_dim], or values from "
                 "project_values."
             )
+        age_embedding, null_value = self.age_embedding, self.null_value
         if values is None:
             assert features is not None
+            check_dtypes("features", features, query, age_embedding.dtype)
             values = self.project_values(features)
+        else:
+            check_dtypes("values", values, query, age_embedding.dtype)
+        if query.ndim != 3 or query.shape[-1] != self.query_dim:
+            raise ValueError(f"query has shape {list(query.shape)}. Expected [B, Q, query_dim = {self.query_dim}].")
 
         batch, num_queries, _ = query.shape
         offset_shape = (self.num_heads, self.num_points, 2)
@@ -195,8 +200,8 @@ class MMFS(nn.Module):
         mixed = self.query_proj(query)
         offsets = self.sampling_offsets(mixed).view(batch, num_queries, *offset_shape)  # [B, Q, H, P, 2]
         logits = self.attention_weights(mixed).view(batch, num_queries, *logit_shape)  # [B, Q, H, L, P]
-        offset_table = F.linear(self.age_embedding, self.sampling_offsets.weight).view(-1, *offset_shape)
-        logit_table = F.linear(self.age_embedding, self.attention_weights.weight).view(-1, *logit_shape)
+        offset_table = F.linear(age_embedding, self.sampling_offsets.weight).view(-1, *offset_shape)
+        logit_table = F.linear(age_embedding, self.attention_weights.weight).view(-1, *logit_shape)
         sampled = mmfs_attention(
             values,
             self.spatial_shapes if spatial_shapes is None else spatial_shapes,
@@ -206,8 +211,8 @@ class MMFS(nn.Module):
             visible,
             offset_table=in_images(offset_table, cells),
             logit_table=logit_table,
-            null_logit=None if self.null_value is None else 0.0,
-            null_value=self.null_value,
+            null_logit=None if null_value is None else 0.0,
+            null_value=null_value,
         )  # [B, Q, H*D]
         out: Tensor = self.output_proj(sampled)
         return out
@@ -219,6 +224,35 @@ class MMFS(nn.Module):
             f"output_dim={self.output_dim}, max_age={self.max_age}, base={self.base}, "
             f"null={self.null_value is not None}"
         )
+
+
+def check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, Integral):
+            raise TypeError(f"{name} is {count!r}. Expected an int.")
+        if count < 1:
+            raise ValueError(f"{name} is {count}. Expected at least 1.")
+
+
+def both_ways(base: int | Sequence[int]) -> tuple[int, int]:
+    """Cells (w, h); one number is for both."""
+    cells = tuple(base) if isinstance(base, Sequence) else (base, base)
+    if len(cells) != 2 or not all(isinstance(side, Integral) for side in cells):
+        raise TypeError(f"base is {base!r}. Expected an int, or two of them, (w, h).")
+    if min(cells) < 1:
+        raise ValueError(f"base is {cells}. Expected at least 1 cell each way.")
+    return cells
+
+
+def check_dtypes(name: str, bank: Tensor, query: Tensor, parameters: torch.dtype) -> None:
+    """Raises TypeError where the projections of a layer would meet two dtypes."""
+    for which, tensor in ((name, bank), ("query", query)):
+        if not isinstance(tensor, Tensor):
+            raise no_tensor(which, tensor)
+    if bank.dtype == query.dtype == parameters or torch.is_autocast_enabled(query.device.type):
+        return
+    dtypes = (str(dtype).removeprefix("torch.") for dtype in (bank.dtype, query.dtype, parameters))
+    raise TypeError("{} are {}, query {}, parameters {}. Expected one dtype, or autocast.".format(name, *dtypes))
 
 
 def in_images(offsets: Tensor, cells: tuple[int, int]) -> Tensor:
@@ -250,10 +284,14 @@ class MSDeformAttn(nn.Module):
             n_heads: H.
             n_points: P, samples of each head on each level.
             ratio: channels of value over d_model (ViT-Adapter: 0.5).
+
+        Raises:
+            ValueError, TypeError: a count is below 1 or no int; the channels of value are no multiple of n_heads.
         """
         super().__init__()
+        check_counts(d_model=d_model, n_levels=n_levels, n_heads=n_heads, n_points=n_points)
         value_dim = int(d_model * ratio)
-        if value_dim % n_heads:
+        if value_dim < 1 or value_dim % n_heads:
             raise ValueError(
                 f"d_model {d_model} * ratio {ratio} is {value_dim} with n_heads {n_heads}. Expected a multiple of "
                 "n_heads."
@@ -323,6 +361,11 @@ class MSDeformAttn(nn.Module):
             raise ValueError(
                 f"input_flatten has shape {list(input_flatten.shape)}. Expected [B, S, d_model] with B = {batch} and "
                 f"d_model = {self.d_model}."
+            )
+        if (num_levels := len(input_spatial_shapes)) != self.n_levels:
+            raise ValueError(
+                f"input_spatial_shapes has {num_levels} level{'s' * (num_levels != 1)}; the layer has n_levels = "
+                f"{self.n_levels}."
             )
         value = self.value_proj(input_flatten)  # [B, S, H*D]
         if input_padding_mask is not None:

@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("source", type=Path, metavar="SRC", help="the directory with the released *.bin files")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the directory to write; an unfinished one goes on"
+    )
     parser.add_argument("--dtype", choices=get_args(DType), default="source", help="default: as in SRC")
     parser.add_argument(
         "--base",
@@ -76,6 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--verify", action="store_true", help="compare checksums of source and output, too")
     given = parser.parse_args(arguments)
     try:
+        if given.config is not None and not given.config.is_file():
+            raise FileNotFoundError(
+                f"--config is {given.config}, which is not a file; expected the config.json of a model, or no --config "
+                "for the released 13B model's."
+            )
         config = MMInterleavedConfig.load(given.config) if given.config else MMInterleavedConfig.released_13b()
         converter = Converter(
             given.source,
@@ -89,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         converter.run()
         if given.verify:
             print(f"{converter.verify()} tensors are those of {given.source}")
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -19,9 +19,9 @@ def _seed() -> None:
 def _own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One for all workers of this run: what is in a user's may be of another time, or his disk may be full."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kernels"
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("MMFS_CACHE_DIR", str(folder))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
         yield
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.whole_files import write_whole
 from trainer.ablation.plan import STUDIES, Run, Study, runs_of
 from trainer.ablation.runs import Bench, Result
 from trainer.ablation.scales import SCALES, Scale
@@ -19,10 +20,12 @@ from trainer.ablation.starts import ENCODER, pretrained_encoder
 from trainer.ablation.tables import markdown, rows
 from trainer.config import UsageError
 from trainer.environment import environment
+from trainer.json_files import write_json
 from trainer.loop import NonFiniteError
+from trainer.out_directory import make_directory
 from trainer.out_of_memory import OutOfMemoryError
+from trainer.plurals import counted
 from trainer.run_directory import MODEL
-from trainer.whole_files import write_json, write_whole
 
 PROGRAM = "python -m trainer.ablate"
 
@@ -38,16 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study, scale = STUDIES[given.study], SCALES[given.scale]
     lessons = given.lessons or study.lessons
     if strange := sorted(set(lessons) - set(study.lessons)):
-        parser.error(f"--lessons has {strange[0]}, which is not part of '{study.name}'; expected {study.lessons}.")
+        parser.error(
+            f"--lessons has {strange[0]}, which is not part of '{study.name}'; expected {', '.join(study.lessons)}."
+        )
     runs = list(runs_of(study, scale, given.seeds))
+    wanted = [run for run in runs if run.lesson.name in lessons]
     encoder = scale.encoder if scale.encoder is not None else given.out / ENCODER / MODEL
     bench = Bench(scale, given.out, encoder)
     try:
         done = {run: result for run in runs if (result := bench.result(run)) is not None}
         if given.dry_run:
-            print_plan(study, runs, done, scale)
+            print_plan(study, wanted, done, scale)
             return 0
-        wanted = [run for run in runs if run.lesson.name in lessons]
+        make_directory(given.out)
         return carry_out(study, runs, wanted, done, bench, given.minutes)
     except UsageError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
@@ -152,15 +158,15 @@ def in_minutes(seconds: float) -> str:
     return f"about {max(1, round(seconds / 60))} min"
 
 
-def print_plan(study: Study, runs: Sequence[Run], done: dict[Run, Result], scale: Scale) -> None:
-    """Every run, whether it is finished, and how long the others take."""
+def print_plan(study: Study, wanted: Sequence[Run], done: dict[Run, Result], scale: Scale) -> None:
+    """Every run that is wanted, whether it is finished, and how long the others take."""
     print(study.question)
-    for run in runs:
+    for run in wanted:
         state = "finished" if run in done else in_minutes(run.nominal_s(scale))
         print(f"  {run.label}: {state}")
-    missing = [run for run in runs if run not in done]
+    missing = [run for run in wanted if run not in done]
     in_all = in_minutes(sum(run.nominal_s(scale) for run in missing))
-    print(f"{in_all} on {scale.machine}, for {len(missing)} runs. {scale.note}".strip())
+    print(f"{in_all} on {scale.machine}, for {counted(len(missing), 'run')}. {scale.note}".strip())
 
 
 def write_tables(study: Study, runs: Sequence[Run], done: dict[Run, Result], bench: Bench) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from trainer.config import UsageError
 from trainer.data.quarantine import UnusableDataError
@@ -14,6 +15,7 @@ from trainer.loop import NonFiniteError
 from trainer.options import Command
 from trainer.out_of_memory import OutOfMemoryError
 from trainer.run import make_run, rehearse, sentence_of
+from trainer.run_directory import require_room
 
 
 def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
@@ -25,6 +27,7 @@ def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
         if command.estimate is not None:
             print(estimate(command.config, Machine.parse(command.estimate)))
             return 0
+        require_room(Path(command.config.out))
         return make_run(command.config, resume=command.resume)
     except UsageError as error:
         if local_rank() == 0:  # the others say the same

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainer.metrics import Step
+from trainer.plurals import counted
 
 
 def report(
@@ -34,14 +35,15 @@ def report(
     minutes = num_steps_left * seconds / len(timed) / 60
     duration = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
     lines = [
-        f"rows             {len(steps)} steps of {num_rows}, {num_images / (len(steps) * num_rows):.1f} images a row",
+        f"rows             {counted(len(steps), 'step')} of {num_rows}, "
+        f"{num_images / (len(steps) * num_rows):.1f} images a row",
         f"padding          {1 - num_tokens / (len(steps) * num_rows * row_tokens):.1%} of the tokens",
         f"speed            {sum(step.num_tokens for step in timed) / seconds:.0f} tokens/s, "
         f"{sum(step.num_images for step in timed) / seconds:.1f} images/s",
         f"data             {sum(step.data_wait_s for step in timed) / seconds:.0%} of the time, made in between; a run "
         "with num_workers makes it ahead",
         f"peak memory      {peak_bytes / 1e9:.2f} GB",
-        f"whole run        {num_steps_left} steps, {duration} at this speed",
+        f"whole run        {counted(num_steps_left, 'step')}, {duration} at this speed",
     ]
     if num_read:
         share = num_broken / num_read

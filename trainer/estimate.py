@@ -12,7 +12,16 @@ from models.batch import IGNORED
 from models.recompute import RecomputedPart, recompute
 from trainer.config import TrainConfig
 from trainer.data.stream import Stream
-from trainer.gpu_memory import GB, RECOMPUTED_IN, Machine, Parameters, count_parameters, memory_bytes
+from trainer.gpu_memory import (
+    GB,
+    RECOMPUTED_IN,
+    Machine,
+    Parameters,
+    count_parameters,
+    memory_bytes,
+    sample_bytes,
+    start_bytes,
+)
 from trainer.gpu_speed import A100_TFLOPS, H100_TFLOPS
 from trainer.step_cost import BatchShape, StepCost, measure, shell
 
@@ -119,7 +128,7 @@ def described(config: TrainConfig, machine: Machine, known: Figures) -> str:
             *_assumptions(config),
             "Not in it, to be measured: temporaries of the backward, the allocator's fragments, communication,",
             "evaluation, samples.",
-            *_beginning(config, machine, known.parameters),
+            *_whole_weights(config, machine, known.parameters),
         ]
     )
 
@@ -163,12 +172,21 @@ def _batch_line(config: TrainConfig, shape: BatchShape) -> str:
     )
 
 
-def _beginning(config: TrainConfig, machine: Machine, parameters: Parameters) -> list[str]:
-    """What layers that are shared one by one need before they are."""
+def _whole_weights(config: TrainConfig, machine: Machine, parameters: Parameters) -> list[str]:
+    """When layers that are shared one by one are whole all the same."""
     if not config.shard_layers or machine.num_gpus == 1:
         return []
-    whole = parameters.frozen_bytes + 4 * parameters.num_trainable
-    return [f"At its start, each GPU has all weights whole, {whole / GB:.1f} GB, before they are shared."]
+    start = start_bytes(config, machine, parameters)
+    lines = [
+        "At its start, each GPU has all weights whole, and those outside of the layers once more, as they are",
+        f"gathered: {start / GB:.1f} GB, {_share(start, machine)}.",
+    ]
+    if config.sample_every:
+        samples = sample_bytes(config, machine, parameters)
+        lines.append(
+            f"For samples it has all whole again, beside shards: {samples / GB:.1f} GB, {_share(samples, machine)}."
+        )
+    return lines
 
 
 def _assumptions(config: TrainConfig) -> list[str]:
@@ -197,14 +215,17 @@ def _table(title: str, columns: tuple[str, ...], rows: Rows) -> str:
 
 
 def _verdict(total: float, machine: Machine) -> str:
-    share = total / machine.gpu_bytes
-    verdict = f"{share:.0%} of {machine.gpu_bytes / GB:g} GB"
-    if share > 0.9:
+    verdict = _share(total, machine)
+    if total > 0.9 * machine.gpu_bytes:
         verdict += (
             "; too little is left. Try --recompute,\n--images_at_once, --tokens_at_once, --micro_batch_rows, "
             "--shard_layers true,\n--lora.rank 16 where the language model learns."
         )
     return verdict
+
+
+def _share(size: float, machine: Machine) -> str:
+    return f"{size / machine.gpu_bytes:.0%} of {machine.gpu_bytes / GB:g} GB"
 
 
 def _times(config: TrainConfig, machine: Machine, flops: float) -> list[str]:

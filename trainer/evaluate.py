@@ -20,7 +20,9 @@ from trainer.evaluation.examinee import describe_weights, world_of
 from trainer.evaluation.exams import EXAMS
 from trainer.evaluation.progress import show_progress
 from trainer.evaluation.settings import Settings
-from trainer.whole_files import write_json
+from trainer.json_files import write_json
+from trainer.out_directory import make_room_for
+from trainer.run import choose_device
 
 PROGRAM = "python -m trainer.evaluate"
 
@@ -34,23 +36,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tasks", nargs="+", default=list(defaults.tasks), metavar="TASK", help=f"of {', '.join(EXAMS)}"
     )
     parser.add_argument(
-        "--count", type=int, default=defaults.num_texts, help="documents of each family answered in writing"
+        "--count",
+        type=int,
+        default=defaults.num_texts,
+        help="documents of each family answered in writing; default: %(default)s",
     )
     parser.add_argument(
         "--num_pictures", type=int, help="documents of each family answered with a picture; default: half of --count"
     )
-    parser.add_argument("--num_steps", type=int, default=defaults.num_steps, help="denoising steps a picture")
-    parser.add_argument("--guidance_scale", type=float, default=defaults.guidance_scale, help="1 is none")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the pictures' noise")
     parser.add_argument(
-        "--num_workers", type=int, default=num_cores(), help="processes that answer; 0: this one; default: %(default)s"
+        "--num_steps", type=int, default=defaults.num_steps, help="denoising steps a picture; default: %(default)s"
+    )
+    parser.add_argument(
+        "--guidance_scale", type=float, default=defaults.guidance_scale, help="1 is none; default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the pictures' noise; default: %(default)s")
+    parser.add_argument(
+        "--device", default="auto", help="auto is the GPU where there is one; or cpu, cuda, cuda:1, ...; default: auto"
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        help=f"processes that answer; 0: this one, as always on a GPU; default on the CPU: {num_cores()}",
     )
     parser.add_argument("--config", type=Path, help="a run's config.yaml, for its world; default: the model's own run")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all results as JSON")
     given = parser.parse_args(arguments)
-    if given.num_workers < 0:
+    if given.num_workers is not None and given.num_workers < 0:
         parser.error(f"--num_workers is {given.num_workers}; expected 0 or more.")
     try:
+        device = choose_device(given.device)
+        on_cpu = device.type == "cpu"
+        if given.num_workers and not on_cpu:
+            raise UsageError(
+                f"--num_workers is {given.num_workers}, with --device {device}; expected 0, for a GPU holds the model "
+                "once, or --device cpu."
+            )
+        if given.out is not None:
+            make_room_for(given.out)
+        num_workers = given.num_workers if given.num_workers is not None else num_cores() if on_cpu else 0
         world = world_of(given.model_dir, given.config)
         settings = Settings(
             tasks=tuple(given.tasks),
@@ -62,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_concepts=world.num_concepts,
             num_sprites=world.num_sprites,
         )
-        model = MMInterleaved.from_pretrained(given.model_dir)
+        model = MMInterleaved.from_pretrained(given.model_dir, device=device)
     except (UsageError, OSError, ValueError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
@@ -70,14 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model,
         settings,
         weights=describe_weights(given.model_dir, model),
-        num_workers=given.num_workers,
+        num_workers=num_workers,
         progress=show_progress,
     )
     show_progress("")
     print(table(result))
     print(f"{result.wall_s:.0f} s; weights {result.weights['sha256'][:12]}")
     if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(given.out, result.to_dict())
         print(f"wrote {given.out}")
     return 0

@@ -144,6 +144,23 @@ def memory_bytes(
     }
 
 
+def start_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) -> float:
+    """Of one GPU's weights before its layers are shared: all of them whole, those outside of the layers also as shards
+    and as FSDP2 receives them, since they are gathered once to begin with."""
+    trainable = 4.0 * parameters.num_trainable
+    together = trainable - sum(layer.trained for layer in parameters.layers)
+    return parameters.frozen_bytes + trainable + together * (1 + 1 / (config.shard_size or machine.num_gpus))
+
+
+def sample_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) -> float:
+    """Of one GPU while samples are made of layers that are shared: all weights whole, beside shards of them, of AdamW's
+    state and, where there is an average, of it and of the weights that it stands in for."""
+    trainable = 4.0 * parameters.num_trainable
+    num_shards = config.shard_size or machine.num_gpus
+    shards = sum(layer.frozen for layer in parameters.layers) + (5 if config.ema_decay else 3) * trainable
+    return parameters.frozen_bytes + trainable + shards / num_shards
+
+
 LAYERS_AT_ONCE = 3.0
 """The layer that computes, its copy as it was received, and the next one on its way."""
 

@@ -13,6 +13,7 @@ from docstring_parser import parse_from_object
 
 from trainer.config import TrainConfig, UsageError
 from trainer.data.corpus import CorpusConfig
+from trainer.option_errors import sentence_of
 
 PROGRAM = "python -m trainer.pretrain"
 RECIPE = "[RECIPE]"
@@ -136,7 +137,7 @@ def _parse(options: list[str], recipes: Recipes, name: str, program: str, named:
     try:
         values = parser.instantiate(parser.parse_args(options)).as_dict()
     except (jsonargparse.ArgumentError, ValueError) as error:
-        sentence = " ".join(str(error).split()).removesuffix(".") + "."
+        sentence = sentence_of(error, TrainConfig)
         raise UsageError(f"{sentence} All options and their values: {program} {name} --print_config") from error
     asked = {name: values.pop(name) for name in ("resume", "estimate", "dry_run")}
     del values["config"]

@@ -27,6 +27,7 @@ from trainer.out_of_memory import OutOfMemoryError
 from trainer.peak_memory import peak_memory_bytes
 from trainer.phase import Phase
 from trainer.phases import make_phases, steps_before
+from trainer.plurals import counted
 from trainer.run_directory import MODEL, alone_in, find_start, prepare_directory, save_model
 from trainer.run_page import write_page
 from trainer.starting_model import make_model
@@ -105,7 +106,7 @@ def rehearse(config: TrainConfig, num_steps: int) -> int:
         *_, phase = make_phases(model, config, writes=False)
         stream = None if processes.is_first else io.StringIO()
         with closing(RunLog(None, log_every=num_steps, stream=stream)) as log:
-            log.say(f"{config.recipe}: a dry run of {num_steps} steps, of which nothing is kept")
+            log.say(f"{config.recipe}: a dry run of {counted(num_steps, 'step')}, of which nothing is kept")
             outcome = train(
                 replace(phase, num_steps=num_steps),
                 config,
@@ -165,7 +166,7 @@ def run_phases(
     """Train one phase after the other, as far as it goes; returns the exit code."""
     left = [phase for phase in phases if start is None or phase.index >= start.phase_index]
     for phase in left:
-        log.say(f"{phase.name}: {phase.num_steps} steps")
+        log.say(f"{phase.name}: {counted(phase.num_steps, 'step')}")
         outcome = train(
             phase,
             config,
@@ -199,12 +200,12 @@ def with_fingerprints(config: TrainConfig) -> TrainConfig:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where PyTorch has one, for each process of a machine another.
+    """ "auto" is the GPU where PyTorch has one, and like "cuda" another for each process of a machine.
 
     Raises:
         UsageError: the device is not there, or not there for all processes.
     """
-    if name == "auto" and torch.cuda.is_available():
+    if name in ("auto", "cuda") and torch.cuda.is_available():
         if num_local() > torch.cuda.device_count():
             num_gpus = torch.cuda.device_count()
             raise UsageError(
@@ -219,7 +220,14 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"device is '{name}', which PyTorch cannot use here: {reason} Try --device auto.") from error
+        raise UsageError(
+            f"device is '{name}', which PyTorch cannot use here: {reason.rstrip('.')}. Try --device auto."
+        ) from error
+    if device.type == "cuda" and num_local() > 1:
+        raise UsageError(
+            f"device is '{name}', and torchrun started {num_local()} processes; expected auto or cuda, by which each "
+            "has a GPU of its own."
+        )
     return device
 
 
@@ -234,7 +242,9 @@ def announce(
     """Say what is about to run."""
     num_parameters = sum(p.numel() for p in model.parameters())
     num_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else counted(torch.get_num_threads(), "CPU thread")
+    )
     if processes.num > 1:
         name = f"{processes.num} processes, each on {name}"
     origin = str(start.path) if start else config.init or "random weights"

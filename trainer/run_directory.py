@@ -12,15 +12,17 @@ from typing import Any
 
 from models import MMInterleaved
 from models.tensor_files import WEIGHTS_FILE
+from models.whole_files import write_whole
 from trainer import checkpoint
 from trainer.changed_settings import changed_settings
 from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig, UsageError
+from trainer.interrupt import STOP_FILE
 from trainer.metrics import LOG, forget_steps_after, read_log
 from trainer.options import AUTO, NONE, dump, load
+from trainer.out_directory import check_directory, make_directory
 from trainer.phase import Phase
 from trainer.recipes import ALL_RECIPES
-from trainer.whole_files import write_whole
 
 SETTINGS = "config.yaml"
 """The settings as `trainer.options.dump` writes them."""
@@ -29,6 +31,9 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 QUARANTINE = "quarantine.jsonl"
 LOCK = ".lock"
+
+TEXT_OUTPUT = ("*.log", "*.txt", "*.out", "*.err")
+"""What a terminal or a queue may have put into a run directory before the run began."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,16 @@ def holds_run(out: Path) -> bool:
     return any((out / name).exists() for name in (SETTINGS, LOG, CHECKPOINTS))
 
 
+def require_room(out: Path) -> None:
+    """Look whether a run can be made in a directory: one that holds a run, or nothing, or that is not there yet.
+
+    Raises:
+        UsageError: it cannot be made, or holds something else.
+    """
+    if not holds_run(out):
+        check_directory(out, own=(STOP_FILE, *TEXT_OUTPUT))
+
+
 def is_finished(out: Path) -> bool:
     """Whether the run in a directory has come to its end."""
     if not (out / MODEL / WEIGHTS_FILE).is_file() or not (out / LOG).is_file():
@@ -106,9 +121,9 @@ def alone_in(out: Path) -> Iterator[None]:
     """Hold a run directory against other runs; the system lets go of it when this process ends, however it ends.
 
     Raises:
-        UsageError: another process trains in it.
+        UsageError: it cannot be made, or another process trains in it.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     with (out / LOCK).open("a") as file:
         try:
             # unlike flock's, not inherited by the data workers, which outlive a killed process for seconds
@@ -147,9 +162,8 @@ def _written_settings(out: Path) -> Mapping[str, Any]:
 
 
 def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:
-    """Make the run directory, write its config.yaml, and take back what its log says about steps not kept."""
+    """Write config.yaml into a run directory that is there, and take back what its log says about steps not kept."""
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / SETTINGS, dump(config, ALL_RECIPES))
     if start is None:
         forget_steps_after(out, [phase.name for phase in phases], phases[0].name, 0)

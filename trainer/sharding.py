@@ -145,8 +145,11 @@ class DataParallel:
                 parameter.grad = torch.zeros_like(parameter)
 
     def release(self) -> None:
-        """Give the module whole, plain parameters again, equal in all processes: those that were shared are on the CPU
-        now, since a device need not have room for all of them."""
+        """Give the module whole, plain parameters again, equal in all processes, to be saved.
+
+        Those that were shared are on the CPU now, since a device need not have room for all of them, and the layers of
+        a stack would still gather their shards if they were called.
+        """
         if self._whole is None:
             return
         whole: dict[nn.Parameter, nn.Parameter] = {}

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from models.tensor_files import WEIGHTS_FILE
 from trainer.environment import environment
+from trainer.json_files import write_json
 from trainer.metrics import LOG, read_log
 from trainer.run_directory import MODEL
-from trainer.whole_files import write_json
 
 PROGRAM = "python -m trainer.ship"
 TRAINING_FACTS = "training.json"

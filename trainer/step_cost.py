@@ -139,7 +139,9 @@ class _Meter:
 
     def __init__(self, model: MMInterleaved, precision: str) -> None:
         self._model = model
-        self._precision = partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bfloat16")
+        self._precision = partial(
+            torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False
+        )
         self._saved = SavedTensors([*model.parameters(), *model.buffers()])
         self._operations = Operations()
         self._cost = StepCost({}, {}, {})

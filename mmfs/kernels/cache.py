@@ -1,8 +1,8 @@
 """Compiled kernels on disk, so that a process compiles only what no process before it has compiled.
 
-The folder is MMFS_CACHE_DIR, else mmfs below XDG_CACHE_HOME or ~/.cache. A file is written under another name and then
-renamed: processes that compile the same at once do not disturb each other. Without a writable folder every process
-compiles for itself, and warns once.
+The folder is mmfs below XDG_CACHE_HOME or ~/.cache. A file is written under another name and then renamed: processes
+that compile the same at once do not disturb each other. Without a writable folder every process compiles for itself,
+and warns once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    given = os.environ.get("MMFS_CACHE_DIR")
-    if given:
-        return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mmfs"
 
 
@@ -64,6 +61,6 @@ def _write(path: Path, binary: bytes) -> None:
 def _warn_once(folder: str, reason: str) -> None:
     warnings.warn(
         f"mmfs cannot keep compiled kernels in {folder} ({reason}): every process compiles them again. Set "
-        "MMFS_CACHE_DIR to a folder that can be written.",
+        "XDG_CACHE_HOME to a folder that can be written.",
         stacklevel=2,
     )

@@ -24,7 +24,7 @@ class Generative:
     def generate(
         self: GenerativeModel, documents: Document | Sequence[Document], **options: Any
     ) -> Generated | list[Generated]:
-        """Continue interleaved text and images; see `models.generation.generate`."""
+        """Continue interleaved text and images; see `models.generation.generate.generate`."""
         return generate(self, documents, **options)
 
     def generate_stream(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from export import fingerprint
-from export.fingerprint import digest_of, file_digest, sources_digest
+from export.fingerprint import LARGE, digest_of, file_digest, sources_digest
 
 
 def test_order_of_names_does_not_matter_and_everything_else_does() -> None:
@@ -26,3 +26,21 @@ def test_sources_are_told_apart_by_name_and_content(tmp_path: Path, monkeypatch)
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     assert file_digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_large_file_is_read_again_only_where_it_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    heard: list[int] = []
+    with (tmp_path / "work/large").open("wb") as stream:
+        stream.truncate(LARGE)
+    first = file_digest(tmp_path / "work/large", heard.append)
+    assert (sum(heard), len(heard) > 1) == (LARGE, True)
+    heard.clear()
+    file = (tmp_path / "work").rename(tmp_path / "out") / "large"
+    assert file_digest(file, heard.append) == first
+    assert heard == [LARGE], "as it was known"
+    with file.open("r+b") as stream:
+        stream.write(b"1")
+    heard.clear()
+    assert file_digest(file, heard.append) != first
+    assert (sum(heard), len(heard) > 1) == (LARGE, True)

@@ -1,11 +1,13 @@
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from export import fitness
 from export.command_line import command_line
 from export.fitness import (
     Machine,
@@ -16,9 +18,10 @@ from export.fitness import (
     engine_of,
     is_undamaged,
     requirements,
-    way_out,
 )
 from export.manifest import file_entry
+from export.pace import Checking
+from export.way_out import way_out
 
 THIS = Machine(platform="Linux x86_64", builder_version="1.7", capability=(9, 0), driver=580, kernels_sha256="ab" * 32)
 
@@ -116,15 +119,6 @@ def test_the_command_builds_an_engine_of_the_same_kind(
     assert parsed.plugin_library == (Path("/a b.so") if built.get("carrier") == "library" else None)
 
 
-def test_the_command_names_the_model_only_where_it_is(tmp_path: Path) -> None:
-    there = {"how": {"precision": "float32", "images": []}, "model_dir": str(tmp_path), **WHOLE}
-    command = f"python -m export.trt {tmp_path} --out {tmp_path} --stage validate --precision float32"
-    assert way_out(tmp_path, there, stage="validate") == f"Make it again: {command}"
-    elsewhere = {**there, "model_dir": "/no/such/model"}
-    told = way_out(tmp_path, elsewhere, stage="validate")
-    assert told.startswith("Make it again, with the model's place instead of /no/such/model, which is not here: python")
-
-
 def test_the_command_makes_the_same_parts(tmp_path: Path) -> None:
     part = {**MANIFEST, "components": {"llm": {}, "eye": {}}, "left_to_pytorch": ["vae"], "not_exported": ["unet"]}
     assert " --stage validate --components llm,eye --torch-fallback vae --precision" in way_out(
@@ -137,17 +131,22 @@ def test_the_command_makes_the_same_parts(tmp_path: Path) -> None:
     assert left.startswith(f"{COMMAND} {tmp_path} --components llm,eye --torch-fallback vae,unet --precision")
 
 
-def test_an_export_is_undamaged_if_all_that_it_lists_is_as_listed(tmp_path: Path) -> None:
+def test_an_export_is_undamaged_if_all_that_it_lists_is_as_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitness, "Checking", partial(Checking, interval_s=0.0))
+    said: list[str] = []
     files = {}
     for name in ("llm.onnx", "llm.data", "schedule.json"):
         (tmp_path / name).write_text(name)
         files[name] = file_entry(tmp_path / name, tmp_path)
     graph = {**files["llm.onnx"], "weights": [files["llm.data"]]}
     manifest = {"components": {"llm": {"onnx": graph}}, "assets": [files["schedule.json"]]}
-    assert is_undamaged(tmp_path, manifest)
+    assert is_undamaged(tmp_path, manifest, said.append)
+    assert [line.partition(": ")[0].partition(", ")[2] for line in said] == [f"checking {tmp_path}"] * 3
     for name in files:
         (tmp_path / name).write_text(name.upper())
-        assert not is_undamaged(tmp_path, manifest)
+        assert not is_undamaged(tmp_path, manifest, print)
         (tmp_path / name).write_text(name)
 
 
@@ -180,7 +179,7 @@ def test_a_damaged_file_is_refused(
 def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: dict[str, Any]) -> None:
     left = {"status": "not built", "reason": "left to PyTorch"}
     failed = {"status": "failed", "reason": "No memory."}
-    engines = {"rtx-1.6": {}, "rtx-1.7": entry, "rtx-1.8": left, "rtx-1.9": failed, "tensorrt-1.5": {}}
+    engines = {"rtx-1.6": entry, "rtx-1.7": entry, "rtx-1.8": left, "rtx-1.9": failed, "tensorrt-1.5": {}}
     manifest = {**MANIFEST, "components": {"llm": {"engines": engines}}}
 
     def of(version: str) -> Any:
@@ -190,10 +189,35 @@ def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: di
     assert of("1.8") is None
     with pytest.raises(Misfit, match="no engine of llm: No memory"):
         of("1.9")
-    with pytest.raises(Misfit, match=r"built by tensorrt_rtx 1.6, 1.7, 1.8, 1.9, and 1.5 is installed"):
+    with pytest.raises(Misfit, match=r"built by tensorrt_rtx 1.6, 1.7, and 1.5 is installed"):
         of("1.5")
-    with pytest.raises(Misfit, match=r"no engine of llm for tensorrt_rtx\. Make it again"):
+    with pytest.raises(Misfit, match=r"no engine of llm for tensorrt_rtx 1\.7\. Make it again"):
         engine_of(tmp_path, {**MANIFEST, "components": {"llm": {"engines": {}}}}, "llm", "rtx", THIS)
+
+
+def test_one_command_builds_all_that_lack_an_engine(tmp_path: Path, entry: dict[str, Any]) -> None:
+    bodies = {**entry, "carrier": None, "mmfs_nodes": "bodies of standard operators"}
+    larger = {**entry, "limits": {"max_batch": 4}}
+
+    def command(machine: Machine, **engines: dict[str, Any]) -> str:
+        manifest = {**MANIFEST, "components": {name: {"engines": found} for name, found in engines.items()}}
+        with pytest.raises(Misfit) as refused:
+            check_engine(
+                tmp_path, manifest, "eye", engine_of(tmp_path, manifest, "eye", "rtx", machine), "rtx", machine
+            )
+        return str(refused.value).partition(f"{tmp_path} ")[2].partition(" --precision")[0]
+
+    building = "--stage build --builder rtx"
+    limits = "--plugin python --max-batch 2 --max-past 64 --dynamic-unet"
+    assert command(THIS, eye={}, llm={}) == building
+    assert command(THIS, eye={}, llm={}, vae={"rtx-1.7": entry}) == f"{building} --components eye,llm"
+    before = {"eye": {"rtx-1.6": bodies}, "llm": {"rtx-1.6": entry}}
+    fallback = limits.replace(" --max-batch", " --function-fallback eye --max-batch")
+    assert command(THIS, **before) == f"{building} {fallback}"
+    assert command(THIS, **before, unet={"rtx-1.6": larger}) == f"{building} --components eye,llm {fallback}"
+    other_gpu = replace(THIS, capability=(7, 5))
+    now = {"eye": {"rtx-1.7": entry}, "llm": {"rtx-1.7": entry}, "vae": {"rtx-1.7": {"status": "not built"}}}
+    assert command(other_gpu, **now) == f"{building} --components eye,llm {limits}"
 
 
 def test_requirements_are_those_of_what_is_inside() -> None:

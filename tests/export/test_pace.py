@@ -2,7 +2,7 @@ import json
 import time
 from pathlib import Path
 
-from export.pace import SECONDS_FILE, Clock, Pace
+from export.pace import SECONDS_FILE, Checking, Clock, Pace
 
 
 def seconds_left(pace: Pace) -> float:
@@ -49,3 +49,16 @@ def test_time_left_is_known_from_earlier_builds() -> None:
     clock.finish("b")
     assert clock.left("c", 10) == "about 20 s left"
     assert clock.left("c", 100) == "longer than the last time"
+
+
+def test_reading_of_large_files_says_how_far_it_is(monkeypatch, tmp_path: Path) -> None:
+    now, said = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for name in ("a", "b"):
+        with (tmp_path / name).open("wb") as stream:
+            stream.truncate(2 * 10**9)
+    heard = Checking("out", [tmp_path / "a", tmp_path / "b", tmp_path / "missing"], said.append)
+    for seconds in (4, 8, 12, 16):
+        now[0] = seconds
+        heard(5 * 10**8)
+    assert said == ["      12 s, checking out: 1.5 of 4.0 GB; about 20 s left"]

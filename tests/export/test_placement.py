@@ -115,6 +115,14 @@ def test_a_kill_at_any_rename_loses_nothing(
     assert list(out.parent.iterdir()) == [out]
 
 
+def test_what_a_killed_command_had_yet_to_remove_goes(out: Path) -> None:
+    an_export(out.with_name(".out.replaced"), {"llm": "old"}, {})
+    before = files(out)
+    put_back(out)
+    assert list(out.parent.iterdir()) == [out]
+    assert files(out) == before
+
+
 def test_a_command_that_is_at_it_is_left_alone(out: Path) -> None:
     aside = out.rename(out.with_name(".out.replaced"))
     with alone_in(aside), pytest.raises(ValueError, match="Another process is writing into"):

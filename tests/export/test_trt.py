@@ -2,6 +2,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from export.fingerprint import file_digest
 from export.fitness import Misfit
 from export.manifest import SCHEMA, file_entry, read_manifest, write_manifest
 from export.onnx_graph import Graph
+from export.pace import Checking
 from export.profiles import Limits
 from export.quantization import Channels
 from export.run import main as run
@@ -256,6 +258,25 @@ def test_an_earlier_export_is_replaced_whole_or_kept_whole(
     for entry in read_manifest(out)["components"].values():
         assert file_digest(out / entry["onnx"]["path"]) == entry["onnx"]["sha256"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_link_points_to_is_replaced(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grown: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(export.trt, "export_graphs", lambda job, out, *_: grown.append((Path(job.work), out)))
+    large_disk = tmp_path.resolve() / "large disk"
+    (large_disk / "export").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(large_disk / "export")
+    assert main([str(model_dir), "--out", str(tmp_path / "out")]) == 0
+    assert grown == [(large_disk / ".export.unfinished", large_disk / "export")]
+
+
+def test_a_long_look_at_a_model_says_how_far_it_is(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export.trt, "export_graphs", lambda *_: None)
+    monkeypatch.setattr(stages, "Checking", partial(Checking, interval_s=0.0))
+    assert main([str(model_dir), "--out", str(tmp_path / "out")]) == 0
+    assert f" s, checking {model_dir}: 0.0 of 0.0 GB; about 0 s left\n" in capsys.readouterr().out
 
 
 def test_a_part_of_a_model_is_exported_and_grows(

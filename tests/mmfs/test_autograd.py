@@ -171,3 +171,14 @@ def test_compile_in_one_graph_with_gradients_and_dynamic_sizes() -> None:
             results.append([out, query.grad, *(parameter.grad.clone() for parameter in layers.parameters())])
         for eager, traced in zip(*results, strict=True):
             torch.testing.assert_close(traced, eager)
+
+
+def test_compile_in_one_graph_under_autocast() -> None:
+    """The values of another dtype than the query, which is refused without autocast."""
+    layer = Layers().mmfs.requires_grad_(False)
+    query, points, visible, features, _ = layer_inputs(2, 7, 3)
+    values = layer.project_values(features).bfloat16()
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        traced = compiled(query, points, visible, values=values)
+        torch.testing.assert_close(traced, layer(query, points, visible, values=values))

@@ -121,6 +121,8 @@ def test_what_the_call_refuses_is_refused() -> None:
         mmfs.explain(mmfs.ms_deform_attn, **call(classic_case()), backend="cuda")
     with pytest.raises(TypeError, match=r"op is .* Expected mmfs.ms_deform_attn or mmfs.mmfs_attention"):
         mmfs.explain(torch.add, torch.ones(1), torch.ones(1))
+    with pytest.raises(TypeError, match=r"^op is MSDeformAttn. Expected mmfs.ms_deform_attn or mmfs.mmfs_attention.$"):
+        mmfs.explain(mmfs.MSDeformAttn(8, 1, 1, 1), torch.ones(1))
 
 
 def test_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

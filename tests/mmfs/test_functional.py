@@ -27,7 +27,7 @@ def nothing_computes(monkeypatch: pytest.MonkeyPatch) -> None:
 WRONG_CLASSIC = [
     ({"value": torch.ones(2, 34, 6)}, ValueError, r"value has shape \[2, 34, 6\]. Expected \[B, S, H, D\]"),
     ({"value": torch.ones(2, 33, 2, 3)}, ValueError, r"\[\(4, 7\), \(3, 2\)\] describe 34 pixels but value holds 33"),
-    ({"value": torch.ones(2, 34, 2, 3).long()}, TypeError, r"value is torch.int64. Expected torch.float64, .*float\(\)"),
+    ({"value": torch.ones(2, 34, 2, 3).long()}, TypeError, r"value is torch.int64. Expected torch.float64"),
     (
         {"value": torch.ones(2, 34, 2, 3).to(torch.float8_e4m3fn)},
         TypeError,
@@ -47,8 +47,9 @@ WRONG_CLASSIC = [
     ({"spatial_shapes": [34]}, ValueError, r"Expected at least one \(h, w\)"),
     ({"spatial_shapes": [(4.5, 7), (3, 2)]}, TypeError, r"spatial_shapes holds 4.5, a float. Expected ints"),
     ({"spatial_shapes": [(4, 7), (3, None)]}, TypeError, r"spatial_shapes holds None, a NoneType. Expected ints"),
+    ({"spatial_shapes": [(4, torch.tensor(7.5)), (3, 2)]}, TypeError, r"holds tensor\(7.5000\), a Tensor"),
     ({"spatial_shapes": None}, TypeError, r"spatial_shapes is a NoneType. Expected a sequence of \(h, w\)"),
-    ({"spatial_shapes": numpy.array([[4, 7], [3, 2]])}, TypeError, r"spatial_shapes is a ndarray. .* int tensor \[L, 2"),
+    ({"spatial_shapes": numpy.array([[4, 7], [3, 2]])}, TypeError, r"spatial_shapes is a ndarray. Expected a sequence"),
     ({"spatial_shapes": torch.ones(2, 3).long()}, ValueError, r"spatial_shapes has shape \[2, 3\]. Expected \[L, 2\]"),
     ({"spatial_shapes": torch.ones(2, 2)}, TypeError, "spatial_shapes is torch.float32. Expected torch.int64"),
     ({"spatial_shapes": [(34, 1)]}, ValueError, r"sampling_locations has shape .* Expected \[2, 5, 2, 1, 3, 2\]"),
@@ -143,6 +144,8 @@ def test_forms_of_the_same_arguments_agree() -> None:
         )
     rest = {**case.rest, "visible": case.rest["visible"].int(), "spatial_shapes": torch.tensor([[4, 7], [3, 2]])}
     assert torch.equal(mmfs_attention(**case.tensors, **rest), expected)
+    of_numpy = {**rest, "spatial_shapes": [tuple(numpy.array([4, 7])), tuple(numpy.array([3, 2]))]}
+    assert torch.equal(mmfs_attention(**case.tensors, **of_numpy), expected)
     sizes = torch.tensor([[4, 7], [3, 2]]).repeat(6, 1, 1)
     tensors = {**case.tensors, "value": case.tensors["value"].flatten(0, 1)}
     assert torch.equal(mmfs_attention(**tensors, **{**case.rest, "spatial_shapes": sizes}), expected)

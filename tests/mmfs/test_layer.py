@@ -365,11 +365,11 @@ def test_dtypes_of_a_call_that_differ_are_named() -> None:
 def test_inputs_that_are_no_tensors_are_named() -> None:
     mmfs = small_mmfs()
     query, points, visible, features = small_inputs()
-    with pytest.raises(TypeError, match="query is a ndarray. Expected a tensor"):
+    with pytest.raises(TypeError, match=r"query is a ndarray. Expected a tensor"):
         mmfs(query.numpy(), points, visible, features=features)
-    with pytest.raises(TypeError, match="features is a ndarray. Expected a tensor"):
+    with pytest.raises(TypeError, match=r"features is a ndarray. Expected a tensor"):
         mmfs(query, points, visible, features=features.numpy())
-    with pytest.raises(TypeError, match="values is a ndarray. Expected a tensor"):
+    with pytest.raises(TypeError, match=r"values is a ndarray. Expected a tensor"):
         mmfs(query, points, visible, values=mmfs.project_values(features).detach().numpy())
 
 

@@ -294,6 +294,25 @@ def test_what_is_wrong_is_said_and_nothing_is_written(source, config_file, tmp_p
     assert not out.exists()
 
 
+def test_a_missing_config_is_told(tmp_path, capsys):
+    missing = tmp_path / "config.json"
+    assert main([str(tmp_path), "--out", str(tmp_path / "out"), "--config", str(missing)]) == 2
+    assert f"--config is {missing}, which is not a file; expected the config.json" in capsys.readouterr().err
+
+
+def test_an_out_that_cannot_be_made_is_told(pristine, config_file, tmp_path, capsys):
+    (tmp_path / "notes.txt").touch()
+    out = tmp_path / "notes.txt" / "out"
+    assert main([str(pristine), "--out", str(out), "--config", str(config_file)]) == 2
+    assert f"Not a directory: '{out}'" in capsys.readouterr().err
+
+
+def test_help_says_what_is_written(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "--out DIR the directory to write; an unfinished one goes on" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_directory_with_something_else_is_left_alone(pristine, config_file, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()

@@ -35,7 +35,7 @@ def test_a_compiler_reads_the_bytes_that_were_written() -> None:
 def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_nvrtc() is None:
         pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc): it compiles the kernels without a GPU")
-    monkeypatch.setenv("MMFS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "embedded.inc"
     out.write_text("earlier")
     monkeypatch.setattr(sys, "argv", ["embed", str(out), "--channels", "8", "--architectures", "sm_1"])

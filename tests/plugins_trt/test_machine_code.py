@@ -49,7 +49,7 @@ def test_packing_keeps_everything_and_notices_damage() -> None:
 def test_the_kernels_of_a_node_are_compiled_without_a_gpu(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_nvrtc() is None:
         pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc): it compiles the kernels without a GPU")
-    monkeypatch.setenv("MMFS_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     instance, _ = instances_of(Node("MSDeformAttn", (2, 3)), 32, torch.float16)
     said: list[str] = []
     code = compile_ahead([instance], ("sm_90", "compute_80"), said.append)

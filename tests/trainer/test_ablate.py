@@ -114,11 +114,29 @@ def test_arms_differ_in_what_they_are_about_alone(scale, tmp_path):
             )
 
 
+def test_the_plan_holds_the_wanted_lessons_alone(tmp_path, capsys):
+    command = ["mmfs", "--seeds", "1", "--out", str(tmp_path), "--dry-run"]
+    assert ablate.main(command) == 0
+    every = capsys.readouterr().out.splitlines()
+    assert ablate.main([*command, "--lessons", "questions"]) == 0
+    some = capsys.readouterr().out.splitlines()
+    assert some[1:-1] == [line for line in every[1:-1] if "questions" in line]
+    assert 0 < len(some) < len(every)
+    assert f", for {len(some) - 2} runs." in some[-1]
+
+
+def test_a_file_is_no_place_for_runs(tmp_path, capsys):
+    file = tmp_path / "notes.txt"
+    file.touch()
+    assert ablate.main(["mmfs", "--out", str(file)]) == 2
+    assert f"--out is {file}, which cannot be made a directory: File exists." in capsys.readouterr().err
+
+
 def test_the_command_line_says_what_is_wrong(capsys):
     for wrong, sentence in (
         ("--seeds 0", "expected 1 or more"),
         ("--minutes 0", "expected a number above 0"),
-        ("--lessons dancing", "dancing, which is not part of 'mmfs'; expected ('questions', 'label_map')"),
+        ("--lessons dancing", "dancing, which is not part of 'mmfs'; expected questions, label_map."),
     ):
         with pytest.raises(SystemExit) as stop:
             ablate.main(["mmfs", *wrong.split()])

@@ -39,7 +39,7 @@ def test_the_report_counts_everything_and_times_what_is_warm():
     assert facts["speed"] == "90 tokens/s, 12.0 images/s"
     assert facts["data"].startswith("20% of the time")
     assert facts["peak memory"] == "3.21 GB"
-    assert facts["whole run"] == "7200 steps, 60 minutes at this speed"
+    assert facts["whole run"] == "7,200 steps, 60 minutes at this speed"
 
 
 def test_one_step_has_to_do_and_a_world_without_files_has_nothing_broken():

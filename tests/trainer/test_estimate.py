@@ -16,12 +16,14 @@ from trainer.recipes import FINETUNING, RECIPES
 @pytest.mark.slow
 def test_the_command_tells_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert pretrain.main(["tiny", "--out", str(out), "--estimate", "2x0.001"]) == 0
+    settings = ["--shard_layers", "true", "--sample_every", "1"]
+    assert pretrain.main(["tiny", *settings, "--out", str(out), "--estimate", "2x0.001"]) == 0
     report = capsys.readouterr().out
     assert not out.exists()
     assert "tiny: a step has 2 rows, 1 at a time on each of 2 GPUs" in report
     assert "too little is left. Try --recompute" in report
     assert "2 H100 at 70% of 67 TFLOP/s (float32)" in report
+    assert "For samples it has all whole again, beside shards: 0.0 GB" in report
 
 
 @pytest.mark.slow
@@ -64,7 +66,8 @@ def test_a_whole_language_model_fits_them_layer_by_layer() -> None:
     report = described(config, machine, known)
     assert "% of 80 GB" in report
     assert "too little" not in report
-    assert "At its start, each GPU has all weights whole" in report
+    assert "gathered: 60.2 GB, 75% of 80 GB." in report
+    assert "For samples" not in report
     in_layers = sum(layer.trained for layer in known.parameters.layers)
     assert in_layers / 4e9 == pytest.approx(12.7, abs=0.1)
     assert known.memory["gathered for a step"] == 4 * known.parameters.num_trainable - in_layers

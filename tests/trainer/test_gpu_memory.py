@@ -15,7 +15,7 @@ from trainer.accumulate import Chunks, accumulate
 from trainer.config import TrainConfig, UsageError
 from trainer.data.stream import Stream
 from trainer.estimate import batch_shape
-from trainer.gpu_memory import GB, Machine, count_parameters, memory_bytes
+from trainer.gpu_memory import GB, Machine, count_parameters, memory_bytes, sample_bytes, start_bytes
 from trainer.optim import WeightAverage, make_optimizer
 from trainer.recipes import RECIPES
 from trainer.step_cost import StepCost, measure, shell
@@ -120,6 +120,20 @@ def test_layers_are_shared_one_by_one_if_asked_for(tiny: TrainConfig) -> None:
     assert four["trained weights, float32"] == whole["trained weights, float32"] == (outside + trained) / 4
     assert four["gradients"] == max(2.25 * outside, outside + 2 * in_layer) + trained / 4
     assert copies["gradients"] == max(2.5 * outside, outside + 2 * in_layer) + trained  # two buffers of a half
+
+
+def test_layers_that_are_shared_one_by_one_are_whole_at_the_start_and_for_samples(tiny: TrainConfig) -> None:
+    model = shell(replace(tiny, frozen=["vision"]))
+    layers = model.language_model.decoder.layers
+    layers[0].requires_grad_(False)
+    every = sum(p.nbytes for p in model.parameters())
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    frozen_apart, trained_apart = (sum(p.nbytes for p in layer.parameters()) for layer in (layers[0], layers[1:]))
+    config, machine, parameters = replace(tiny, shard_layers=True), Machine(4, GB), count_parameters(model)
+    assert start_bytes(config, machine, parameters) == every + 1.25 * (trained - trained_apart)
+    without_average = replace(config, ema_decay=0.0)
+    assert sample_bytes(without_average, machine, parameters) == every + (frozen_apart + 3 * trained) / 4
+    assert sample_bytes(replace(config, ema_decay=0.9), machine, parameters) == every + (frozen_apart + 5 * trained) / 4
 
 
 @pytest.mark.parametrize("text", ["8", "0x80", "8x0", "8x80GB", "eight"])

@@ -95,9 +95,42 @@ def test_what_a_run_writes_down_is_what_it_had(tmp_path, name):
     [
         pytest.param(["nothing"], r"no recipe 'nothing'. Recipes: toy, .*tiny", id="recipe"),
         pytest.param(["tiny", "--optim.lrr", "3"], r"--optim.lrr 3.*--print_config", id="unknown-option"),
-        pytest.param(["tiny", "--optim.lr", "fast"], r"optim.lr.*float.*fast", id="wrong-type"),
-        pytest.param(["tiny", "--num_steps", "2.5"], r"num_steps.*int.*2.5", id="not-an-integer"),
-        pytest.param(["tiny", "--optim.schedule", "linear"], r"optim.schedule.*cosine.*linear", id="not-a-choice"),
+        pytest.param(["tiny", "--optim.lr", "fast"], r"^optim.lr is 'fast'; expected a float. All", id="wrong-type"),
+        pytest.param(["tiny", "--num_steps", "2.5"], r"^num_steps is 2.5; expected an int. All", id="not-an-integer"),
+        pytest.param(
+            ["tiny", "--optim.schedule", "linear"],
+            r"^optim.schedule is 'linear'; expected one of cosine, constant. All",
+            id="not-a-choice",
+        ),
+        pytest.param(
+            ["tiny", "--shard_layers", "maybe"],
+            r"^shard_layers is 'maybe'; expected true or false. All",
+            id="not-a-bool",
+        ),
+        pytest.param(["tiny", "--lora.rank", "many"], r"^lora.rank is 'many'; expected an int. All", id="nested"),
+        pytest.param(["tiny", "--lora.rankk", "3"], r"^lora has no option 'rankk'. All", id="nested-unknown"),
+        pytest.param(
+            ["tiny", "--lora", "3"], r"^lora is 3; expected settings by name, or null. All", id="not-settings"
+        ),
+        pytest.param(
+            ["tiny", "--max_minutes", "soon"], r"^max_minutes is 'soon'; expected a float, or null. All", id="nullable"
+        ),
+        pytest.param(
+            ["tiny", "--init_parts", "[eyes]"],
+            r"^init_parts holds 'eyes'; expected one of visual_tokenizer, language_model, image_decoder, or null. All",
+            id="in-a-list",
+        ),
+        pytest.param(
+            ["tiny", "--data.tasks.read", "many"],
+            r"^data.tasks holds 'many'; expected a float. All",
+            id="in-a-dictionary",
+        ),
+        pytest.param(["tiny", "--optim.betas", "3"], r"^optim.betas is 3; expected a list. All", id="not-a-list"),
+        pytest.param(
+            ["tiny", "--corpus.sources.a.weight", "x"],
+            r"^corpus.sources.a.weight is 'x', which has no place in the settings. All",
+            id="no-place",
+        ),
         pytest.param(["tiny", "--optim.lr", "-1"], r"optim.lr is -1.0; expected a number above 0", id="range"),
         pytest.param(["tiny", "--config", "missing.yaml"], r"does not exist.*missing.yaml", id="no-file"),
     ],
@@ -113,8 +146,9 @@ def test_a_wrong_command_gets_a_sentence(arguments, sentence):
     [
         ("optim: {lrr: 3}", r"'optim' does not accept option 'lrr'"),
         ("optimm: {lr: 3}", r"'optimm.lr' is not accepted"),
-        ("model: {vision: {clip: 3}}", r"model.vision.clip.*dict.*3"),
-        ("model: {language_model: {mmfs: {num_head: 3}}}", r"num_head"),
+        ("lora: {rank: many}", r"^lora.rank is 'many'; expected an int. All"),
+        ("model: {vision: {clip: 3}}", r"^model.vision.clip is 3; expected settings by name. All"),
+        ("model: {language_model: {mmfs: {num_head: 3}}}", r"^model.language_model.mmfs has no option 'num_head'. All"),
     ],
 )
 def test_a_wrong_file_gets_a_sentence(tmp_path, text, sentence):

@@ -37,7 +37,10 @@ def test_a_dry_run_reports_and_writes_nothing(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("device", ["nonsense", pytest.param("cuda:99", id="no-such-gpu")])
 def test_a_device_that_is_not_there(tmp_path, capsys, device):
     assert main(["tiny", "--out", str(tmp_path / "x"), "--device", device]) == 2
-    assert f"device is '{device}', which PyTorch cannot use here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"device is '{device}', which PyTorch cannot use here" in said
+    assert said.endswith(". Try --device auto.\n")
+    assert ".." not in said
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
@@ -46,7 +49,12 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert choose_device("auto") == torch.device("cuda:1")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda:1")
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)  # there is no GPU to make one on
+    with pytest.raises(
+        UsageError, match=r"device is 'cuda:0', and torchrun started 3 processes; expected auto or cuda"
+    ):
+        choose_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match=r"started 3 processes on a machine whose GPUs are 2.* --nproc-per-node 2"):
         choose_device("auto")

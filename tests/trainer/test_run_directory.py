@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from trainer.pretrain import main
-from trainer.run_directory import alone_in
+from trainer.run_directory import alone_in, require_room
 from whole_runs import assert_same, copy_of, snapshot, steps
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +90,30 @@ def test_a_run_without_a_checkpoint_begins_again_with_the_same_settings_alone(tm
     (out / "config.yaml").unlink()
     assert main(["tiny", *options]) == 2
     assert "neither a complete checkpoint nor config.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "/below"], ids=["a-file", "below-a-file"])
+def test_a_file_is_no_run_directory(tmp_path, capsys, below):
+    file = tmp_path / "notes.txt"
+    file.touch()
+    assert main(["tiny", "--out", f"{file}{below}"]) == 2
+    assert f"{file}{below}, which cannot be made a directory: {file} is a file. Name" in capsys.readouterr().err
+
+
+def test_what_cannot_be_made_is_told_without_a_traceback(capsys):
+    assert main(["tiny", "--out", "/proc/none"]) == 2
+    assert "--out is /proc/none, which cannot be made a directory: No such file" in capsys.readouterr().err
+
+
+def test_a_directory_that_holds_something_else_is_left_alone(tmp_path, capsys):
+    for name in ("thesis.tex", ".git", "STOP", "slurm-7.out", "config.yaml.part"):
+        (tmp_path / name).touch()
+    before = snapshot(tmp_path)
+    assert main(["tiny", "--out", str(tmp_path)]) == 2
+    assert f"--out is {tmp_path}, which holds something else: thesis.tex. Nothing" in capsys.readouterr().err
+    assert snapshot(tmp_path) == before
+    (tmp_path / "thesis.tex").unlink()
+    require_room(tmp_path)
 
 
 def test_a_directory_that_another_process_trains_in_is_left_alone(tmp_path, capsys):

@@ -127,6 +127,15 @@ def test_chunks_recomputation_and_half_precision_keep_less(tiny: TrainConfig) ->
     assert half.kept_bytes["language_model"] < 0.85 * plain.kept_bytes["language_model"]
 
 
+def test_half_precision_is_that_of_a_step(tiny: TrainConfig) -> None:
+    """Without autocast's cache, a weight that is used twice is kept twice."""
+    config = replace(tiny, precision="bfloat16")
+    model, caches = shell(config), []
+    model.language_model.decoder.norm.register_forward_hook(lambda *_: caches.append(torch.is_autocast_cache_enabled()))
+    measure(model, config, SHAPE)
+    assert caches == [False]
+
+
 def test_the_released_model_needs_no_weights() -> None:
     config = replace(RECIPES["paper_13b"](), model=MMInterleavedConfig.released_13b())
     model = shell(config)

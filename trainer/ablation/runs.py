@@ -22,9 +22,9 @@ from trainer.evaluation.examination import evaluate
 from trainer.evaluation.examinee import describe_weights
 from trainer.evaluation.progress import show_progress
 from trainer.evaluation.settings import Settings
+from trainer.json_files import write_json
 from trainer.run import make_run
 from trainer.run_directory import CHECKPOINTS, MODEL, is_finished
-from trainer.whole_files import write_json
 
 RESULT = "result.json"
 SPENT = "spent.json"

@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from models.whole_files import write_whole
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import (
     MANIFEST,
@@ -47,6 +48,8 @@ from trainer.data.sources.places import PLACE
 from trainer.data.sources.published import FORMS, files_of, read_published
 from trainer.data.sources.records import copy_records
 from trainer.data.sources.tables import TABLE_SUFFIXES, read_table
+from trainer.out_directory import check_directory, make_directory
+from trainer.plurals import counted
 
 PROGRAM = "python -m trainer.data.index"
 PROBLEMS = "problems.txt"
@@ -123,14 +126,18 @@ def make_index(
         max_broken: the share of samples that may be unusable.
 
     Raises:
-        ValueError: `out` is complete already, there is nothing to read, it is not of that form, or too much of it is
-            broken.
+        ValueError: `out` is complete already, holds something else or cannot be made, there is nothing to read, it is
+            not of that form, or too much of it is broken.
     """
     if (out / MANIFEST).exists():
         raise ValueError(f"{out} is complete already. Give another --out, or remove it first.")
     groups = [[file] for file in shard_files(paths)] if form is None else [files_of(form, paths)]
     kind = kind_of([file for file, *_ in groups]) if form is None else "documents"
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    if absent := [path for path in image_paths if not path.exists()]:
+        raise ValueError(f"--images is {absent[0]}, which is not there; expected folders or tar archives of images.")
+    check_directory(out, own=(PARTS, PROBLEMS, SAMPLES))
+    make_directory(out)
+    (out / PARTS).mkdir(exist_ok=True)
     images = ImageFiles(image_paths, relative_to=out.resolve())
     for problem in images.problems:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
@@ -172,7 +179,7 @@ def read_shard(
         return part
     problems: list[str] = []
     num_missing = 0
-    paths = [out / path for path in identity["paths"]]
+    paths = [(out / path).resolve() for path in identity["paths"]]
     if kind == "pairs":
         places = find_pairs(paths[0], problems)
     else:
@@ -185,7 +192,7 @@ def read_shard(
     checksum = _checksum(paths) if identity["checksums"] else None
     shard = Shard(identity["paths"][0], sum(identity["sizes_bytes"]), checksum, len(places), len(problems))
     part = Part(shard, identity, num_missing, problems)
-    _write(description, json.dumps(asdict(part)))
+    write_whole(description, json.dumps(asdict(part)))
     return part
 
 
@@ -201,7 +208,7 @@ def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[Part],
     num_samples = sum(shard.num_samples for shard in shards)
     num_broken = sum(shard.num_broken for shard in shards)
     told = [f"{part.shard.path}: {problem}" for part in parts for problem in part.problems]
-    _write(out / PROBLEMS, "".join(line.replace("\n", " ") + "\n" for line in told))
+    write_whole(out / PROBLEMS, "".join(line.replace("\n", " ") + "\n" for line in told))
     if num_samples == 0 or num_broken > max_broken * (num_samples + num_broken):
         first = "; ".join(told[:MAX_PROBLEMS_TOLD])
         raise ValueError(
@@ -226,7 +233,7 @@ def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[Part],
         num_missing_images=sum(part.num_missing_images for part in parts),
         fingerprint=fingerprint_of(kind, shards, table),
     )
-    _write(out / MANIFEST, to_json(manifest))
+    write_whole(out / MANIFEST, to_json(manifest))
     for number in range(len(shards)):
         (out / PARTS / f"{number:06d}.npy").unlink()
     if kind == "pairs":
@@ -249,13 +256,6 @@ def _checksum(paths: Sequence[Path]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    """The whole text or the old file, nothing in between."""
-    unfinished = file.with_name(f".{file.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.rename(file)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -289,9 +289,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     num_broken = sum(shard.num_broken for shard in manifest.shards)
+    samples, shards = counted(len(manifest), manifest.kind.removesuffix("s")), counted(len(manifest.shards), "shard")
     print(
-        f"{args.out}: {len(manifest):,} {manifest.kind} in {len(manifest.shards):,} shards; {num_broken:,} broken ones "
-        f"are named in {args.out / PROBLEMS}; {manifest.num_missing_images:,} images were named and not found."
+        f"{args.out}: {samples} in {shards}; broken: {num_broken:,}, named in {args.out / PROBLEMS}; images named and "
+        f"not found: {manifest.num_missing_images:,}."
     )
     return 0
 

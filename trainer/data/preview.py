@@ -7,18 +7,23 @@ size that it draws), enlarged, and its text below.
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from trainer.config import UsageError
 from trainer.data.collate import box_resize
 from trainer.data.document import Document, Image
 from trainer.data.emoji.tasks import SPLITS, TASKS, TaskOptions, documents
+from trainer.out_directory import make_room_for
 
+PROGRAM = "python -m trainer.data.preview"
 MARGIN_PX = 8
 LINE_PX = 14
 FONT_PX = 11
@@ -60,23 +65,42 @@ def _enlarged(pixels: np.ndarray, zoom: int, drawn_px: int | None) -> PILImage.I
     return PILImage.fromarray(pixels).resize((side, side), PILImage.Resampling.NEAREST)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=list(TASKS), required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
-    parser.add_argument("--split", choices=SPLITS, default="val")
-    parser.add_argument("--start", type=int, default=0, help="index of the first document")
-    parser.add_argument("--count", type=int, default=12)
-    parser.add_argument("--columns", type=int, default=3)
-    parser.add_argument("--zoom", type=int, default=2)
-    parser.add_argument("--num-concepts", type=int, default=TaskOptions.num_concepts)
-    parser.add_argument("--image-px", type=int, default=TaskOptions.image_px)
-    parser.add_argument("--drawn-px", type=int, help="show the pictures at the size that the model draws")
-    args = parser.parse_args()
-    options = TaskOptions(num_concepts=args.num_concepts, image_px=args.image_px)
-    items = documents(args.task, args.split, args.start, args.count, options=options)
-    contact_sheet(items, zoom=args.zoom, drawn_px=args.drawn_px, columns=args.columns).save(args.out)
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
+    number = partial(parser.add_argument, type=int)
+    parser.add_argument("--task", choices=list(TASKS), required=True, help="the family of documents")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture to write")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="which documents; default: %(default)s")
+    number("--start", default=0, help="index of the first document; default: %(default)s")
+    number("--count", default=12, help="how many documents; default: %(default)s")
+    number("--columns", default=3, help="how many beside each other; default: %(default)s")
+    number("--zoom", default=2, help="how many times enlarged; default: %(default)s")
+    number("--num-concepts", default=TaskOptions.num_concepts, help="kinds of things; default: %(default)s")
+    number("--image-px", default=TaskOptions.image_px, help="side of the pictures read; default: %(default)s")
+    number("--drawn-px", help="show the pictures at the size that the model draws; default: as they are read")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0, or 2 for wrong use."""
+    args = make_parser().parse_args(arguments)
+    try:
+        if args.out.suffix.lower() != ".png":
+            raise UsageError(f"--out is {args.out}; expected a file named *.png.")
+        for name in ("count", "columns", "zoom"):
+            if getattr(args, name) < 1:
+                raise UsageError(f"--{name} is {getattr(args, name)}; expected 1 or more.")
+        make_room_for(args.out)
+        options = TaskOptions(num_concepts=args.num_concepts, image_px=args.image_px)
+        items = documents(args.task, args.split, args.start, args.count, options=options)
+        contact_sheet(items, zoom=args.zoom, drawn_px=args.drawn_px, columns=args.columns).save(args.out)
+    except ValueError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {args.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models import MMInterleaved
+from models.whole_files import write_whole
 from trainer import pretrain
 from trainer.config import UsageError
 from trainer.demo.content import Demo
@@ -32,8 +33,8 @@ from trainer.evaluation.examination import Evaluation, evaluate, table
 from trainer.evaluation.examinee import describe_weights, world_of
 from trainer.evaluation.progress import show_progress
 from trainer.evaluation.settings import Settings
+from trainer.json_files import write_json
 from trainer.run_directory import MODEL
-from trainer.whole_files import write_json, write_whole
 
 PROGRAM = "python -m trainer.demo"
 

@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from models import MMInterleaved
 from trainer.data.emoji.world import CANVAS
 from trainer.environment import environment
@@ -25,6 +27,8 @@ class Evaluation:
     settings: Settings
     weights: dict[str, Any]
     wall_s: float
+    device: str = "cpu"
+    """A GPU by its name."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with all that is needed to do it again; drawn pictures are left out."""
@@ -32,6 +36,7 @@ class Evaluation:
             "settings": asdict(self.settings),
             "weights": self.weights,
             "environment": environment(),
+            "device": self.device,
             "wall_s": round(self.wall_s, 1),
             "tasks": {
                 name: {
@@ -92,7 +97,9 @@ def evaluate(
         )
         for task in asked
     }
-    return Evaluation(results, settings, weights, time.monotonic() - begun)
+    on_gpu = model.device.type == "cuda"
+    device = torch.cuda.get_device_name(model.device) if on_gpu else str(model.device)
+    return Evaluation(results, settings, weights, time.monotonic() - begun, device)
 
 
 def table(evaluation: Evaluation) -> str:

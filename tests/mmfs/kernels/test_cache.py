@@ -14,9 +14,9 @@ BINARY = b"\x7fELF" + bytes(range(256)) * 4096
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MMFS_CACHE_DIR", str(tmp_path / "below" / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "below"))
     cache._warn_once.cache_clear()
-    return tmp_path / "below" / "cache"
+    return tmp_path / "below" / "mmfs"
 
 
 def never() -> bytes:
@@ -55,8 +55,8 @@ def test_without_a_writable_folder_it_compiles_each_time_and_warns_once(
     cache._warn_once.cache_clear()
     occupied = tmp_path / "file"
     occupied.write_text("a file where a folder is wanted: also root cannot write below it")
-    monkeypatch.setenv("MMFS_CACHE_DIR", str(occupied / "cache"))
-    with pytest.warns(UserWarning, match="cannot keep compiled kernels"):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(occupied))
+    with pytest.warns(UserWarning, match=r"cannot keep compiled kernels in .*file/mmfs .* Set XDG_CACHE_HOME"):
         assert cached_binary("key", lambda: BINARY) == BINARY
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -80,8 +80,7 @@ def test_writers_at_once_do_not_disturb_each_other(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [f"key{turn}.cubin" for turn in range(5)]
 
 
-def test_the_default_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MMFS_CACHE_DIR", raising=False)
+def test_the_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache.cache_folder() == Path("/somewhere/mmfs")
     monkeypatch.delenv("XDG_CACHE_HOME")

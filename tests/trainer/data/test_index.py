@@ -129,10 +129,50 @@ def test_broken_samples_are_named_and_too_many_refused(shards, capsys):
     assert "1 of 10 samples cannot be used, more than the share of 0.01" in said
     assert "x has no caption, only png" in said
     assert main([str(path), str(bad), "--out", str(out), "--max-broken", "0.1"]) == 0
-    assert "9 pairs in 2 shards; 1 broken ones" in capsys.readouterr().out
+    assert f"9 pairs in 2 shards; broken: 1, named in {out / 'problems.txt'};" in capsys.readouterr().out
     assert (out / "problems.txt").read_text() == "../b.tar: x has no caption, only png\n"
     assert main([str(path), "--out", str(out)]) == 2
     assert "is complete already" in capsys.readouterr().err
+
+
+def test_one_of_each_is_told_in_the_singular(shards, capsys):
+    assert main([str(shards.pairs("a.tar", ["a snail"])), "--out", str(shards.root / "out")]) == 0
+    assert ": 1 pair in 1 shard; broken: 0, named in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("below", ["", "/below"], ids=["a-file", "below-a-file"])
+def test_a_file_is_no_place_for_a_manifest(shards, capsys, below):
+    path = shards.pairs("a.tar", ["a snail"])
+    assert main([str(path), "--out", f"{path}{below}"]) == 2
+    assert f"{path}{below}, which cannot be made a directory: {path} is a file. Name" in capsys.readouterr().err
+
+
+def test_a_directory_that_holds_something_else_is_left_alone(shards, capsys):
+    path = shards.pairs("a.tar", ["a snail"])
+    run = shards.folder("run", {"config.yaml": b"seed: 0", "log.jsonl": b""})
+    assert main([str(path), "--out", str(run)]) == 2
+    assert f"--out is {run}, which holds something else: config.yaml, log.jsonl. Nothing" in capsys.readouterr().err
+    assert {file.name for file in run.iterdir()} == {"config.yaml", "log.jsonl"}
+    empty = shards.folder("empty", {".keep": b""})
+    assert main([str(path), "--out", str(empty)]) == 0
+
+
+def test_images_that_are_not_there_are_told(shards, capsys):
+    rows, images = shards.jsonl("a.jsonl", [{"image": "a.png", "caption": "a snail"}]), shards.root / "no-images"
+    assert main([str(rows), "--images", str(images), "--out", str(shards.root / "out")]) == 2
+    assert f"--images is {images}, which is not there; expected folders or tar" in capsys.readouterr().err
+    assert not (shards.root / "out").exists()
+
+
+def test_what_is_no_list_of_conversations_is_told_with_its_path(shards, capsys):
+    file = shards.root / "a.json"
+    file.write_text('{"conversations": []}')
+    assert main([str(file), "--form", "llava", "--out", str(shards.root / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f": {file}: this is not what llava looks like. It holds a dict; expected a list of conversations." in said
+    file.write_text('["a", "b"]')
+    assert main([str(file), "--form", "llava", "--out", str(shards.root / "out")]) == 2
+    assert "conversation 0: Something in it is of another type than expected" in capsys.readouterr().err
 
 
 def test_wrong_paths_are_told(shards):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,12 @@ from trainer.evaluation.settings import Settings
 
 
 def test_samples_are_real_documents_in_the_form_that_the_export_reads(model: MMInterleaved, tmp_path: Path) -> None:
-    write_samples(model, Settings(), tmp_path / "samples")
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    (folder / "samples.json").write_text("of an earlier model")
+    os.link(folder / "samples.json", tmp_path / "earlier.json")
+    write_samples(model, Settings(), folder)
+    assert (tmp_path / "earlier.json").read_text() == "of an earlier model", "the list is put in its place whole"
     listed = json.loads((tmp_path / "samples" / "samples.json").read_text())
     assert len(listed) == len(SAMPLE_TASKS)
     assert listed[0][1] == {"text": " a photo of"}

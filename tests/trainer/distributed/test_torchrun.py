@@ -54,7 +54,7 @@ def test_two_processes_begin_and_one_finishes(tmp_path):
             os.killpg(launcher.pid, signal.SIGKILL)
             launcher.wait()
     assert said.count("SIGTERM: stopped after step") == 1, said
-    assert said.count("2 processes, each on 1 CPU threads") == 1  # one process talks
+    assert said.count("2 processes, each on 1 CPU thread;") == 1  # one process talks
     stopped = checkpoint.find_latest(shared / "checkpoints")
     assert 1 <= stopped.step == losses(shared)[-1][1] < 8
     assert (shared / "checkpoints" / "LATEST").read_text().strip() == stopped.path.name

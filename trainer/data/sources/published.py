@@ -84,7 +84,9 @@ def read_published(form: str, files: Sequence[Path], split: str, problems: list[
 
 
 def _told(error: Exception) -> str:
-    """What an error says; those of Python's own lookups say only what was missing."""
+    """What an error says; Python's own lookups say only what was missing, or how they were used."""
+    if isinstance(error, TypeError | AttributeError):
+        return "Something in it is of another type than expected: a list, say, in place of values by name."
     return f"There is no {error}." if isinstance(error, KeyError) else str(error)
 
 
@@ -115,6 +117,8 @@ def _caption_row(one: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[R
 
 def _llava(files: Sequence[Path], _split: str) -> Items:
     for content in map(_json, files):
+        if not isinstance(content, list):
+            raise ValueError(f"It holds a {type(content).__name__}; expected a list of conversations.")
         for number, one in enumerate(content):
             yield f"conversation {number}", partial(_llava_row, one)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.whole_files import write_json
+from trainer.json_files import write_json
 
 
 def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""The command that makes an export, or engines of it, again, as a refusal prints it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def command_of(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
+    """The `python -m export.trt` that makes an export of the same kind and of the same parts, as a shell takes it.
+
+    Args:
+        root: where the export is.
+        manifest: what it says of itself.
+        more: further options, which come first, and go before its own; None: without this one.
+    """
+    parts = {
+        "components": ",".join(manifest["components"]) if manifest["not_exported"] else None,
+        "torch_fallback": ",".join(manifest["left_to_pytorch"]) or None,
+    }
+    words = ["python", "-m", "export.trt", manifest["model_dir"], "--out", str(root)]
+    options = more | {name: value for name, value in (parts | manifest["how"]).items() if name not in more}
+    for name, value in options.items():
+        if value is None or value is False or value == []:
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def way_out(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
+    """A sentence with that command."""
+    model_dir = manifest["model_dir"]
+    instead = "" if Path(model_dir).is_dir() else f", with the model's place instead of {model_dir}, which is not here"
+    return f"Make it again{instead}: {command_of(root, manifest, **more)}"
+
+
+def rebuilding(
+    root: Path, manifest: Mapping[str, Any], builder: str, name: str, before: Mapping[str, Mapping[str, Any] | None]
+) -> str:
+    """The same for engines: those of one kind at once, with the limits that they had.
+
+    Args:
+        root: where the export is.
+        manifest: what it says of itself.
+        builder: whose engines.
+        name: of the component whose engine is refused.
+        before: by component, this one and others that need an engine: what the manifest says of the one that there was;
+            None: there was none.
+    """
+    alike = {one: entry for one, entry in before.items() if _limits(entry) == _limits(before[name])}
+    options: dict[str, Any] = {"stage": "build", "builder": builder}
+    if alike.keys() != manifest["components"].keys():
+        options["components"] = ",".join(alike)
+    built = {one: entry for one, entry in alike.items() if entry is not None}
+    if built:
+        first, *_ = sorted(built.values(), key=lambda entry: entry["carrier"] is None)  # with plugins, if any has some
+        bodies = [one for one, entry in built.items() if entry["mmfs_nodes"] != "plugins"]
+        options["plugin"], options["plugin_library"] = first["carrier"], first["plugin_library"]
+        options["function_fallback"] = ",".join(bodies) or None
+        options |= first["limits"]
+    return way_out(root, manifest, **options)
+
+
+def _limits(entry: Mapping[str, Any] | None) -> Any:
+    return None if entry is None else entry["limits"]
