@@ -56,7 +56,7 @@ def rebuilding(
         options["components"] = ",".join(alike)
     built = {one: entry for one, entry in alike.items() if entry is not None}
     if built:
-        first, *_ = sorted(built.values(), key=lambda entry: entry["carrier"] is None)  # with plugins, if any has some
+        first = min(built.values(), key=lambda entry: entry["carrier"] is None)  # with plugins, if any has some
         bodies = [one for one, entry in built.items() if entry["mmfs_nodes"] != "plugins"]
         options["plugin"], options["plugin_library"] = first["carrier"], first["plugin_library"]
         options["function_fallback"] = ",".join(bodies) or None

@@ -21,9 +21,14 @@ def write_whole(file: Path, text: str) -> None:
 
 def put_in_place(unfinished: Path, file: Path) -> None:
     """Give a file that is written its name."""
-    descriptor = os.open(unfinished, os.O_RDONLY)
+    wait_for_disk(unfinished)  # the name must not survive a power cut that the content does not
+    os.replace(unfinished, file)
+
+
+def wait_for_disk(path: Path) -> None:
+    """Return when what was written to a file, or the names in a directory, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # the name must not survive a power cut that the content does not
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(unfinished, file)

@@ -7,7 +7,6 @@ which any other number of processes can read) and checkpoint.json, which says wh
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from models.whole_files import wait_for_disk, write_whole
 from trainer.config import UsageError
 from trainer.distributed import Processes
 from trainer.training_state import TrainingState
@@ -183,7 +183,7 @@ def complete(final: Path, facts: Mapping[str, Any]) -> None:
     sizes = {name: (unfinished / name).stat().st_size for name in sorted(names)}
     (unfinished / MANIFEST).write_text(json.dumps({**facts, "file_sizes_bytes": sizes}, indent=1))
     for path in (unfinished / MANIFEST, unfinished / STATE, unfinished):
-        _sync(path)
+        wait_for_disk(path)
     if final.exists():  # incomplete, says read()
         shutil.rmtree(final)
     unfinished.rename(final)
@@ -236,18 +236,5 @@ def find(path: Path) -> Checkpoint:
 
 
 def _point_latest_to(checkpoint: Path) -> None:
-    pointer = checkpoint.with_name(LATEST)
-    unfinished = checkpoint.with_name(f".{LATEST}")
-    unfinished.write_text(checkpoint.name + "\n")
-    _sync(unfinished)
-    unfinished.replace(pointer)
-    _sync(checkpoint.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a directory is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_whole(checkpoint.with_name(LATEST), checkpoint.name + "\n")
+    wait_for_disk(checkpoint.parent)

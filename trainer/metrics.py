@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from models.whole_files import write_whole
+
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
 
@@ -246,6 +248,4 @@ def forget_steps_after(directory: Path, phases: list[str], phase: str, step: int
         for record in read_log(directory)
         if "event" in record or (phases.index(record["phase"]), record["step"]) <= position
     ]
-    replacement = directory / f".{LOG}"
-    replacement.write_text("".join(kept), encoding="utf-8")
-    replacement.replace(directory / LOG)
+    write_whole(directory / LOG, "".join(kept))

@@ -9,6 +9,7 @@ from pathlib import Path
 from models import MMInterleavedConfig
 from trainer.ablation.scales import Lesson, Scale
 from trainer.config import TrainConfig
+from trainer.plurals import counted
 
 GATE = 0.5
 """Where the gates of the language model's synchronizers start, unless a study is about them."""
@@ -84,7 +85,7 @@ STUDIES = {
             "visual_tokens",
             "Is the number of visual tokens the bottleneck?",
             tuple(
-                Arm(f"{kind}_{count}_tokens", f"{count} token{'s' * (count > 1)}, {kind} MMFS", gate, count)
+                Arm(f"{kind}_{count}_tokens", f"{counted(count, 'token')}, {kind} MMFS", gate, count)
                 for count in (1, 4, 16, 64)
                 for kind, gate in (("without", None), ("with", GATE))
             ),
