@@ -45,6 +45,15 @@ def file_digest(file: Path, heard: Heard | None = None) -> str:
 
 
 def sources_digest(patterns: Iterable[str]) -> str:
-    """SHA-256 of the project's own files that match, e.g. "plugins_trt/*.py", with their names."""
-    files = sorted({file for pattern in patterns for file in ROOT.glob(pattern) if file.is_file()})
-    return digest_of([(file.relative_to(ROOT).as_posix(), file_digest(file)) for file in files])
+    """SHA-256 of the project's own files that match, e.g. "plugins_trt/*.py", with their names.
+
+    Raises:
+        FileNotFoundError: a pattern matches nothing. A file that was moved must not drop out of a key without a word.
+    """
+    files: set[Path] = set()
+    for pattern in patterns:
+        matches = {file for file in ROOT.glob(pattern) if file.is_file()}
+        if not matches:
+            raise FileNotFoundError(f"No source file matches {pattern!r} below {ROOT}; the key would not depend on it.")
+        files |= matches
+    return digest_of([(file.relative_to(ROOT).as_posix(), file_digest(file)) for file in sorted(files)])

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from export import fingerprint
 from export.fingerprint import LARGE, digest_of, file_digest, sources_digest
 
@@ -21,6 +23,13 @@ def test_sources_are_told_apart_by_name_and_content(tmp_path: Path, monkeypatch)
     changed = sources_digest(["*.py", "sub/*.py"])
     (tmp_path / "sub/b.py").rename(tmp_path / "sub/c.py")
     assert len({first, changed, sources_digest(["*.py", "sub/*.py"])}) == 3
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    (tmp_path / "a.py").write_text("one")
+    with pytest.raises(FileNotFoundError, match=r"No source file matches 'sub/moved\.py'"):
+        sources_digest(["*.py", "sub/moved.py"])
 
 
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
