@@ -21,15 +21,15 @@ from torch import Tensor
 import mmfs
 from bench import measure
 from bench.workloads import WORKLOADS, Arguments, FusedWorkload, Scale
-from export.end_to_end import compare
-from export.fitness import Misfit
+from export.engine.compatibility import Misfit
 from export.runtime import Session
-from export.runtime.engine_part import EngineRefused
+from export.runtime.generation_state import PartsReading
 from export.runtime.memory import Memory
-from export.runtime.reading import PartsReading
 from export.runtime.recorded import Recorded
+from export.runtime.tensorrt_executor import EngineRefused
 from export.runtime.value_pool import ValuePool
 from export.trt import main as export_main
+from export.validate.end_to_end import compare
 from models import MMInterleaved, MMInterleavedConfig
 from models.denoising import Denoising
 from plugins_trt.driver import driver

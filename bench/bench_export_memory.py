@@ -21,16 +21,16 @@ import onnx
 from tokenizers import Tokenizer
 
 from bench.measure import resident_bytes
-from export.components import components_of
-from export.flavours import DEFAULT_FLAVOUR, lower_attention
-from export.onnx_graph import to_onnx
-from export.precision import lower_precision
-from export.skeleton import open_skeleton
-from export.weights import write_weights
+from export.graph.components import components_of
+from export.graph.external_data import write_weights
+from export.graph.kv_cache import DEFAULT_FLAVOUR, lower_attention
+from export.graph.meta_model import open_skeleton
+from export.graph.onnx_graph import to_onnx
+from export.graph.precision import lower_precision
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.mm_interleaved import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
-from models.unwritten import unwritten
+from models.uninitialized import unwritten
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "trainer/data/emoji/tokenizer.json"

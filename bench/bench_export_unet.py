@@ -22,15 +22,15 @@ import onnx
 
 from bench.bench_export_memory import peak_bytes, write_checkpoint
 from bench.workloads import Scale
-from export.child_process import run_child
-from export.components import Component, components_of
-from export.engine_process import BUILT_FILE, Request, main
-from export.manifest import ports_entry
-from export.onnx_graph import to_onnx
-from export.precision import lower_precision, with_precision
-from export.profiles import Limits, profiles_of
-from export.skeleton import open_skeleton
-from export.weights import write_weights
+from export.engine.build_process import BUILT_FILE, Request, main
+from export.engine.profiles import Limits, profiles_of
+from export.graph.components import Component, components_of
+from export.graph.external_data import write_weights
+from export.graph.meta_model import open_skeleton
+from export.graph.onnx_graph import to_onnx
+from export.graph.precision import lower_precision, with_precision
+from export.process.child_process import run_child
+from export.store.manifest import ports_entry
 from models import MMInterleavedConfig
 from plugins_trt.tensorrt_package import library_folders, why_not
 

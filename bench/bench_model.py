@@ -23,8 +23,8 @@ from bench.workloads import LLM_LEVELS, SMOKE_LEVELS, Scale
 from mmfs import MMFS
 from models import MMInterleaved
 from models.folded_mmfs import FoldedMMFS
-from models.generation.reader import Piece
-from models.generation.reading import Reading
+from models.generation.backend import Piece
+from models.generation.state import Reading
 from models.language_model import LanguageSynchronizer
 
 TOY = Path(__file__).parents[1] / "trainer/weights/toy"

@@ -19,15 +19,15 @@ from bench.trainer_as_released import as_released, gradients, train_as_released
 from bench.trainer_large import LargeStep, large_run
 from bench.workloads import Scale
 from models import MMInterleaved
-from trainer.accumulate import Chunks, accumulate
 from trainer.config import EncoderPretrainingConfig, TrainConfig
+from trainer.cost.estimate import figures
+from trainer.cost.gpu_memory import Machine
+from trainer.cost.utilisation import peak_flops
 from trainer.data.stream import Stream
-from trainer.estimate import figures
-from trainer.gpu_memory import Machine
-from trainer.metrics import read_log
+from trainer.logging.metrics import read_log
 from trainer.recipes import RECIPES
 from trainer.run import make_run
-from trainer.utilisation import peak_flops
+from trainer.step.accumulate import Chunks, accumulate
 
 TOLERANCE = 1e-3  # relative, float32: gradients of a whole network, added up in another order
 IMAGES_AT_ONCE = 8

@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bench.model_sides import seconds
 from bench.workloads import LLM_LEVELS, SMOKE_LEVELS, UNET_LEVELS
 from models import MMInterleavedConfig
+from models.component_configs import LanguageModelConfig, SynchronizerConfig
 from models.folded_mmfs import FoldedMMFS
 from models.language_model import LanguageModel, LanguageSynchronizer
-from models.part_configs import LanguageModelConfig, SynchronizerConfig
 from models.synchronized_unet import SynchronizedUNet, UNetSynchronizer
 
 GATE = 0.3

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from models import MMInterleaved
 from models.denoising import Denoising
+from models.generation.backend import Piece
 from models.generation.image_bank import ImageBank
-from models.generation.reader import Piece
-from models.generation.reading import Reading
+from models.generation.state import Reading
 
 
 @dataclass(frozen=True)

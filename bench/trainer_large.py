@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from models import MMInterleaved, MMInterleavedConfig
+from models.activation_checkpointing import recompute
+from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.frozen import PAPER_FROZEN, freeze
-from models.part_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
-from models.recompute import recompute
-from trainer.accumulate import Chunks, accumulate, keep_frozen_in
 from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig
+from trainer.cost.estimate import batch_shape
 from trainer.data.stream import DataConfig, Stream
-from trainer.estimate import batch_shape
-from trainer.optim import make_optimizer
 from trainer.recipes import RECIPES
+from trainer.step.accumulate import Chunks, accumulate, keep_frozen_in
+from trainer.step.optim import make_optimizer
 
 
 def large_run(*, tiny: bool) -> TrainConfig:

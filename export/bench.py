@@ -18,13 +18,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from export.atomic_files import write_whole
 from export.runtime import Session
-from export.runtime.engine_part import EngineRefused
 from export.runtime.opened import exported_model
 from export.runtime.session import Backend
-from export.whole_files import write_whole
+from export.runtime.tensorrt_executor import EngineRefused
 from models.denoising import Denoising
-from models.generation.reader import GenerativeModel, Reader
+from models.generation.backend import GenerativeModel, Reader
 from plugins_trt.tensorrt_package import MissingPackage
 
 PYTORCH = "PyTorch"

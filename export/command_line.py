@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from export.flavours import DEFAULT_FLAVOUR, FLAVOURS
-from export.precision import PRECISIONS
-from export.profiles import Limits
-from export.quantization import WEIGHTS
+from export.engine.profiles import Limits
+from export.graph.kv_cache import DEFAULT_FLAVOUR, FLAVOURS
+from export.graph.precision import PRECISIONS
+from export.graph.quantization import WEIGHTS
 from export.triton import MODEL_FILES, Kind
-from plugins_trt.carriers import CARRIERS
+from plugins_trt.plugin_kinds import CARRIERS
 from plugins_trt.tensorrt_package import PACKAGES
 
 GRAPH_STAGES = ("onnx", "lower", "validate")

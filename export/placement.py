@@ -6,12 +6,12 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-from export.alone import alone_in
-from export.kept_engines import carry_engines
-from export.manifest import ENGINES_DIR, MANIFEST_FILE, ONNX_DIR, manifest_of, read_manifest, write_manifest
-from export.proof import ROUNDED_DIR
+from export.atomic_files import PARTIAL
+from export.engine.reuse import carry_engines
+from export.process.lock import alone_in
 from export.stages import JOB_FILE
-from export.whole_files import PARTIAL
+from export.store.manifest import ENGINES_DIR, MANIFEST_FILE, ONNX_DIR, manifest_of, read_manifest, write_manifest
+from export.validate.validate import ROUNDED_DIR
 
 
 def put_in_place(work: Path, out: Path) -> None:

@@ -15,14 +15,14 @@ from typing import Any, get_args
 import torch
 from PIL import Image
 
-from export.end_to_end import LEAST_PSNR_DB, compare, psnrs
-from export.fitness import BUILDERS
+from export.engine.compatibility import BUILDERS
 from export.runtime import Session
-from export.runtime.engine_part import EnginePart, EngineRefused
 from export.runtime.opened import exported_model
 from export.runtime.session import Backend
-from export.samples import opened
-from export.sensitivity import TWICE_DB, own_psnr_db, step_error_of
+from export.runtime.tensorrt_executor import EnginePart, EngineRefused
+from export.store.samples import opened
+from export.validate.end_to_end import LEAST_PSNR_DB, compare, psnrs
+from export.validate.seed_sensitivity import TWICE_DB, own_psnr_db, step_error_of
 from export.verified import record_run
 from models import MMInterleaved
 from models.denoising import SchedulerName

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from export.child_process import end_with_parent
-from export.onnx_graph import GraphError
-from export.parity import ParityError
-from export.proof import validate
+from export.graph.onnx_graph import GraphError
+from export.process.child_process import end_with_parent
 from export.stages import Job, Say, lower, trace
+from export.validate.parity import ParityError
+from export.validate.validate import validate
 
 ERROR_FILE = "error.json"
 STAGES: dict[str, Callable[[Job, Say], None]] = {"onnx": trace, "lower": lower, "validate": validate}

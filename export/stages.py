@@ -1,4 +1,5 @@
-"""Stages "onnx" and "lower": a model becomes graphs, and graphs take their precision. `export/proof.py` has the third.
+"""Stages "onnx" and "lower": a model becomes graphs, and graphs take their precision. The third is
+`export/validate/validate.py`.
 
     onnx      neutral/NAME.onnx   each component traced, in float32
     lower     onnx/NAME.onnx      in the flavour and precision that were asked for
@@ -19,21 +20,21 @@ from pathlib import Path
 
 import onnx
 
-from export.choice import Choice
-from export.components import components_of
-from export.few_layers import keep_few_layers
-from export.fingerprint import digest_of, file_digest, sources_digest
-from export.flavours import DEFAULT_FLAVOUR, Flavour, lower_attention
-from export.manifest import ONNX_DIR
-from export.manifest import PACKAGES as PACKAGES_OF_GRAPHS
-from export.onnx_graph import to_onnx
-from export.pace import Checking
-from export.precision import Precision, lower_precision, precision_of
-from export.quantization import Weights, weights_of, write_quantized
-from export.samples import SAMPLES_DIR
-from export.skeleton import open_skeleton
-from export.weights import write_weights
-from export.whole_files import write_whole
+from export.atomic_files import write_whole
+from export.graph.components import components_of
+from export.graph.external_data import write_weights
+from export.graph.kv_cache import DEFAULT_FLAVOUR, Flavour, lower_attention
+from export.graph.meta_model import open_skeleton
+from export.graph.onnx_graph import to_onnx
+from export.graph.precision import Precision, lower_precision, precision_of
+from export.graph.quantization import Weights, weights_of, write_quantized
+from export.graph.truncate import keep_few_layers
+from export.process.fingerprint import digest_of, file_digest, sources_digest
+from export.process.progress import Checking
+from export.store.manifest import ONNX_DIR
+from export.store.manifest import PACKAGES as PACKAGES_OF_GRAPHS
+from export.store.samples import SAMPLES_DIR
+from export.store.selection import Choice
 from models import MMInterleaved
 
 NEUTRAL_DIR = "neutral"
@@ -42,20 +43,20 @@ GRAPH_SOURCES = (
     "mmfs/**/*.py",
     "models/**/*.py",
     "plugins_trt/onnx_*.py",
-    "export/components.py",
-    "export/cached_attention.py",
-    "export/onnx_graph.py",
-    "export/skeleton.py",
-    "export/weights.py",
-    "export/few_layers.py",
+    "export/graph/components.py",
+    "export/graph/cached_attention.py",
+    "export/graph/onnx_graph.py",
+    "export/graph/meta_model.py",
+    "export/graph/external_data.py",
+    "export/graph/truncate.py",
 )
 """Of our own files, what the neutral graphs depend on."""
 
-LOWERING_SOURCES = (
-    *("export/flavours.py", "export/precision.py", "export/islands.py", "export/opset.py", "export/weights.py"),
-    "export/quantization.py",
+LOWERING_SOURCES = tuple(
+    f"export/graph/{name}.py"
+    for name in ("kv_cache", "precision", "float32_nodes", "opset", "external_data", "quantization")
 )
-PROOF_SOURCES = ("export/*.py", "export/runtime/*.py")
+PROOF_SOURCES = ("export/**/*.py",)
 
 Say = Callable[[str], None]
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from export.fitness import Misfit, check_file
-from export.manifest import read_manifest
-from export.way_out import command_of, way_out
+from export.engine.compatibility import Misfit, check_file
+from export.store.manifest import read_manifest
+from export.store.rebuild_command import command_of, way_out
 
 Kind = Literal["onnx", "tensorrt"]
 

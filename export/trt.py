@@ -26,31 +26,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from export.alone import alone_in
-from export.child_process import ChildError, run_child
-from export.choice import Choice
 from export.command_line import GRAPH_STAGES, STAGES, USUAL_BUILDER, USUAL_KIND, command_line
-from export.components import components_of
-from export.engine_checks import EngineError
-from export.engines import BuildOptions, build_engines
-from export.few_layers import keep_few_layers
-from export.fitness import check_whole, is_undamaged
-from export.manifest import MANIFEST_FILE, manifest_of, read_manifest
-from export.memory import gpu_bytes, memory_of, report
-from export.onnx_graph import GraphError
-from export.pace import Pace
-from export.parity import ParityError
+from export.engine.build import BuildOptions, build_engines
+from export.engine.checks import EngineError
+from export.engine.compatibility import check_whole, is_undamaged
+from export.engine.memory_estimate import gpu_bytes, memory_of, report
+from export.engine.profiles import Limits
+from export.graph.components import components_of
+from export.graph.meta_model import open_skeleton
+from export.graph.onnx_graph import GraphError
+from export.graph.precision import Precision, precision_of
+from export.graph.quantization import Weights, matrices_of, weights_of
+from export.graph.truncate import keep_few_layers
 from export.placement import put_back, put_in_place
-from export.precision import Precision, precision_of
-from export.profiles import Limits
-from export.quantization import Weights, matrices_of, weights_of
-from export.skeleton import open_skeleton
+from export.process.child_process import ChildError, run_child
+from export.process.lock import alone_in
+from export.process.progress import Pace
 from export.stage_process import ERROR_FILE, raise_error
 from export.stages import NEUTRAL_DIR, Job
+from export.store.manifest import MANIFEST_FILE, manifest_of, read_manifest
+from export.store.selection import Choice
 from export.triton import check_new, write_repository
+from export.validate.parity import ParityError
 from mmfs.kernels.nvrtc import NvrtcError
 from models.mm_interleaved import CONFIG_FILE
-from plugins_trt.carriers import USUAL, check_carrier
+from plugins_trt.plugin_kinds import USUAL, check_carrier
 from plugins_trt.tensorrt_package import MissingPackage, open_package
 
 BENCH_FILE = "bench.json"

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.alone import alone_in
-from export.manifest import read_manifest, write_manifest
+from export.process.lock import alone_in
+from export.store.manifest import read_manifest, write_manifest
 
 
 def main(arguments: Sequence[str]) -> int:

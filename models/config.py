@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.atomic_files import write_whole
+from models.component_configs import (
+    ImageDecoderConfig,
+    LanguageModelConfig,
+    QFormerConfig,
+    SynchronizerConfig,
+    VisionConfig,
+)
 from models.json_files import read_json
-from models.part_configs import ImageDecoderConfig, LanguageModelConfig, QFormerConfig, SynchronizerConfig, VisionConfig
-from models.whole_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from models.component_configs import ImageDecoderConfig
 from models.denoising import Denoising, Step, denoise, guide
 from models.image_codec import LatentCodec, PixelCodec
-from models.part_configs import ImageDecoderConfig
 from models.position import sincos_1d
 from models.qformer import QFormer
 from models.resampler import Resampler

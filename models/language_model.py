@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache
 
 from mmfs import MMFS
+from models.component_configs import LanguageModelConfig
 from models.folded_mmfs import FoldedMMFS
-from models.part_configs import LanguageModelConfig
 from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.atomic_files import write_whole
 from models.json_files import read_json
 from models.lora_config import LoraConfig
 from models.network import Network
 from models.tensor_files import read_tensors, write_tensors
-from models.whole_files import write_whole
 
 ADAPTER_FOLDER = "adapter"
 SETTINGS_FILE = "mm_interleaved_lora.json"

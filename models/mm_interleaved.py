@@ -13,7 +13,7 @@ import torch
 
 from models.config import MMInterleavedConfig
 from models.generation.generative import Generative
-from models.generation.reading import Reading
+from models.generation.state import Reading
 from models.lora import ADAPTER_FOLDER, is_adapter, load_adapter, matrices, save_adapter, tensors_to_save
 from models.network import Network
 from models.pretrained.from_parts import from_parts
@@ -21,7 +21,7 @@ from models.pretrained.snapshots import Parts
 from models.processor import MMInterleavedProcessor
 from models.stored_weights import StoredWeights
 from models.tensor_files import WEIGHTS_FILE, write_tensors
-from models.unwritten import unwritten
+from models.uninitialized import unwritten
 
 CONFIG_FILE = "config.json"
 
@@ -51,7 +51,7 @@ class MMInterleaved(Network, Generative):
         return from_parts(cls, **options)
 
     def begin_reading(self, num_documents: int) -> Reading:
-        """Nothing read yet; see `models.generation.reading`."""
+        """Nothing read yet; see `models.generation.state`."""
         return Reading(self, num_documents)
 
     def save_pretrained(self, directory: str | Path) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
+from models.atomic_files import write_whole
 from models.json_files import read_json
-from models.whole_files import write_whole
 
 Picture = Image.Image | np.ndarray | Tensor
 """A PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1]."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from models.part_configs import SynchronizerConfig
+from models.component_configs import SynchronizerConfig
 from models.position import pixel_centres, resized_sincos_2d, sincos_2d
 from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
 

@@ -14,8 +14,8 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from mmfs import MMFS
+from models.component_configs import SynchronizerConfig
 from models.folded_mmfs import FoldedMMFS
-from models.part_configs import SynchronizerConfig
 
 CELLS = 16
 """Of a picture, each way: the unit of offsets where the host has no grid of its own."""

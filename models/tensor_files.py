@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.atomic_files import UNFINISHED, put_in_place
 from models.json_files import read_json
-from models.whole_files import UNFINISHED, put_in_place
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image as PILImage
 
-from trainer.charts import Curve
 from trainer.data.document import Document
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.demo.content import Demo, Look, Recorded, Run, Story
 from trainer.evaluation.answers import Written
-from trainer.evaluation.examination import Evaluation
-from trainer.evaluation.exams import EXAMS, true_picture
+from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.grading import grade
 from trainer.evaluation.settings import Settings
+from trainer.evaluation.tasks import EXAMS, true_picture
+from trainer.logging.charts import Curve
 
 SIDE_PX = 32
 NUM_CONCEPTS = 27

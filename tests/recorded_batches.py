@@ -13,9 +13,10 @@ from pathlib import Path
 from unittest import mock
 
 from models import Batch
-from trainer import checkpoint, phases
+from trainer import phases
 from trainer.data.corpus_stream import CorpusStream
 from trainer.pretrain import main
+from trainer.step import checkpoint
 
 
 def train(out: str, options: Sequence[str], trouble: tuple[int, int, str] | None = None) -> int:

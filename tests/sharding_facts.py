@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from live_bytes import LiveBytes
-from trainer.distributed import joined
-from trainer.optim import WeightAverage
-from trainer.sharding import DataParallel
+from trainer.process.distributed import joined
+from trainer.step.fsdp import DataParallel
+from trainer.step.optim import WeightAverage
 from two_branches import Branches
 
 WIDTH = 64

@@ -203,20 +203,20 @@ def test_a_circle_inside_a_package_is_found(tmp_path, statement):
 
 
 def test_nothing_may_import_bench(tmp_path):
-    root = write_tree(tmp_path, {"trainer/loop.py": "from bench.workloads import WORKLOADS"})
-    assert wrong_directions(root) == ["trainer/loop.py:1 imports bench"]
+    root = write_tree(tmp_path, {"trainer/step/loop.py": "from bench.workloads import WORKLOADS"})
+    assert wrong_directions(root) == ["trainer/step/loop.py:1 imports bench"]
 
 
 def test_a_misplaced_dependency_is_found(tmp_path):
     files = {
-        "trainer/loop.py": "import transformers",
+        "trainer/step/loop.py": "import transformers",
         "models/language_model.py": "import transformers",
         "mmfs/functional.py": "\nimport cupy.cuda",
         "mmfs/kernels/compile.py": "import cupy",
     }
     assert misplaced_dependencies(write_tree(tmp_path, files)) == [
         "mmfs/functional.py:2 imports cupy, which belongs in mmfs/kernels and bench",
-        "trainer/loop.py:1 imports transformers, which belongs in models and bench",
+        "trainer/step/loop.py:1 imports transformers, which belongs in models and bench",
     ]
 
 

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer import checkpoint
 from trainer.config import OptimConfig
-from trainer.distributed import joined
-from trainer.interrupt import Interrupt
-from trainer.loop import NonFiniteError, train
-from trainer.metrics import RunLog
-from trainer.phase import Phase
+from trainer.logging.metrics import RunLog
+from trainer.process.distributed import joined
+from trainer.process.interrupt import Interrupt
 from trainer.recipes import tiny
+from trainer.step import checkpoint
+from trainer.step.loop import NonFiniteError, train
+from trainer.step.phase import Phase
 
 NUM_ROWS = 4
 NUM_STEPS = 8

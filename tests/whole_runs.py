@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import FileSystemReader, load
 
-from trainer import checkpoint
-from trainer.distributed import joined
-from trainer.metrics import read_log
+from trainer.logging.metrics import read_log
+from trainer.process.distributed import joined
+from trainer.step import checkpoint
 
 TIMES = {"step_s", "data_wait_s", "time_s", "peak_memory_bytes"}
 

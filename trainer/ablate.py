@@ -12,20 +12,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.whole_files import write_whole
+from models.atomic_files import write_whole
 from trainer.ablation.plan import STUDIES, Run, Study, runs_of
 from trainer.ablation.runs import Bench, Result
 from trainer.ablation.scales import SCALES, Scale
 from trainer.ablation.starts import ENCODER, pretrained_encoder
 from trainer.ablation.tables import markdown, rows
 from trainer.config import UsageError
-from trainer.environment import environment
 from trainer.json_files import write_json
-from trainer.loop import NonFiniteError
-from trainer.out_directory import make_directory
-from trainer.out_of_memory import OutOfMemoryError
 from trainer.plurals import counted
+from trainer.process.environment import environment
+from trainer.process.out_directory import make_directory
 from trainer.run_directory import MODEL
+from trainer.step.loop import NonFiniteError
+from trainer.step.out_of_memory import OutOfMemoryError
 
 PROGRAM = "python -m trainer.ablate"
 

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.config import UsageError
+from trainer.cost.estimate import estimate
+from trainer.cost.gpu_memory import Machine
 from trainer.data.quarantine import UnusableDataError
-from trainer.distributed import local_rank
-from trainer.estimate import estimate
-from trainer.gpu_memory import Machine
-from trainer.loop import NonFiniteError
-from trainer.options import Command
-from trainer.out_of_memory import OutOfMemoryError
+from trainer.options.parser import Command
+from trainer.process.distributed import local_rank
 from trainer.run import make_run, rehearse, sentence_of
 from trainer.run_directory import require_room
+from trainer.step.loop import NonFiniteError
+from trainer.step.out_of_memory import OutOfMemoryError
 
 
 def carry_out(program: str, parse_command: Callable[[], Command]) -> int:

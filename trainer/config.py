@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models import MMInterleavedConfig
+from models.activation_checkpointing import RecomputedPart
 from models.frozen import FrozenPart
 from models.lora_config import LoraConfig
-from models.recompute import RecomputedPart
 from trainer.data.corpus import CorpusConfig
 from trainer.data.stream import DataConfig
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer.metrics import Step
+from trainer.logging.metrics import Step
 from trainer.plurals import counted
 
 
@@ -27,7 +27,7 @@ def report(
         num_read: samples and images that were read from files; 0 for the emoji world.
         num_broken: how many of them were broken.
         num_steps_left: steps of the real run.
-        peak_bytes: the most memory that any process has used (`trainer.peak_memory`).
+        peak_bytes: the most memory that any process has used (`trainer.process.peak_memory`).
     """
     timed = steps[1:] or steps
     seconds = sum(step.step_s for step in timed)

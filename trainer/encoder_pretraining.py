@@ -23,7 +23,7 @@ from models.visual_tokenizer import VisualTokenizer
 from trainer.config import TrainConfig
 from trainer.data.emoji.world import num_label_classes
 from trainer.data.labelled_scenes import LabelledPictures, LabelledScenes
-from trainer.phase import Phase
+from trainer.step.phase import Phase
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The documents are those of the validation split: each shows a sprite on a colour, or two sprites together, that training
 pictures never do. Every answer comes from `MMInterleaved.generate`, greedily for text and with guidance for pictures.
-`trainer.evaluation.exams` says what the model is given and how an answer is scored.
+`trainer.evaluation.tasks` says what the model is given and how an answer is scored.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from models import MMInterleaved
 from trainer.config import UsageError
-from trainer.environment import num_cores
-from trainer.evaluation.examination import evaluate, table
-from trainer.evaluation.examinee import describe_weights, world_of
-from trainer.evaluation.exams import EXAMS
+from trainer.evaluation.evaluated_model import describe_weights, world_of
+from trainer.evaluation.evaluator import evaluate, table
 from trainer.evaluation.progress import show_progress
 from trainer.evaluation.settings import Settings
+from trainer.evaluation.tasks import EXAMS
 from trainer.json_files import write_json
-from trainer.out_directory import make_room_for
+from trainer.process.environment import num_cores
+from trainer.process.out_directory import make_room_for
 from trainer.run import choose_device
 
 PROGRAM = "python -m trainer.evaluate"

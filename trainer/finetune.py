@@ -20,7 +20,7 @@ from functools import partial, update_wrapper
 
 from trainer.command_line import carry_out
 from trainer.config import UsageError
-from trainer.options import Command, Recipes, parse
+from trainer.options.parser import Command, Recipes, parse
 from trainer.recipes import FINETUNING
 from trainer.starting_model import settings_of
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.whole_files import write_whole
+from models.atomic_files import write_whole
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -9,19 +9,19 @@ from pathlib import Path
 import torch
 
 from models import MMInterleaved
-from models.recompute import recompute
-from trainer.accumulate import Chunks, keep_frozen_in
-from trainer.checkpoint import Checkpoint
+from models.activation_checkpointing import recompute
 from trainer.config import TrainConfig, UsageError
+from trainer.cost.utilisation import StepFlops
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.row_stream import RowStream
 from trainer.data.stream import Stream
 from trainer.encoder_pretraining import encoder_phase
-from trainer.losses import StepLosses, count_tokens_and_images
-from trainer.phase import Phase
 from trainer.run_directory import QUARANTINE
-from trainer.samples import Sampler
-from trainer.utilisation import StepFlops
+from trainer.sample_sheet import Sampler
+from trainer.step.accumulate import Chunks, keep_frozen_in
+from trainer.step.checkpoint import Checkpoint
+from trainer.step.losses import StepLosses, count_tokens_and_images
+from trainer.step.phase import Phase
 
 
 def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = True) -> Iterator[Phase]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from trainer.command_line import carry_out
-from trainer.options import PROGRAM, parse
+from trainer.options.parser import PROGRAM, parse
 from trainer.recipes import DEFAULT_RECIPE, RECIPES
 
 

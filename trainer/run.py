@@ -14,25 +14,25 @@ from typing import Any
 import torch
 
 from models import MMInterleaved
-from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig, UsageError
+from trainer.cost.utilisation import peak_flops
 from trainer.data.quarantine import UnusableDataError
-from trainer.distributed import Processes, is_launched, joined, local_rank, num_local
 from trainer.dry_run import report
-from trainer.interrupt import Interrupt, Stop
-from trainer.loop import NonFiniteError, Outcome, train
-from trainer.metrics import RunLog
-from trainer.options import AUTO
-from trainer.out_of_memory import OutOfMemoryError
-from trainer.peak_memory import peak_memory_bytes
-from trainer.phase import Phase
+from trainer.logging.metrics import RunLog
+from trainer.logging.weights_and_biases import EVENT, join_project, require_wandb
+from trainer.options.parser import AUTO
 from trainer.phases import make_phases, steps_before
 from trainer.plurals import counted
+from trainer.process.distributed import Processes, is_launched, joined, local_rank, num_local
+from trainer.process.interrupt import Interrupt, Stop
+from trainer.process.peak_memory import peak_memory_bytes
 from trainer.run_directory import MODEL, alone_in, find_start, prepare_directory, save_model
 from trainer.run_page import write_page
 from trainer.starting_model import make_model
-from trainer.utilisation import peak_flops
-from trainer.weights_and_biases import EVENT, join_project, require_wandb
+from trainer.step.checkpoint import Checkpoint
+from trainer.step.loop import NonFiniteError, Outcome, train
+from trainer.step.out_of_memory import OutOfMemoryError
+from trainer.step.phase import Phase
 
 
 def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:

@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from models import MMInterleaved
+from models.atomic_files import write_whole
 from models.tensor_files import WEIGHTS_FILE
-from models.whole_files import write_whole
-from trainer import checkpoint
-from trainer.changed_settings import changed_settings
-from trainer.checkpoint import Checkpoint
 from trainer.config import TrainConfig, UsageError
-from trainer.interrupt import STOP_FILE
-from trainer.metrics import LOG, forget_steps_after, read_log
-from trainer.options import AUTO, NONE, dump, load
-from trainer.out_directory import check_directory, make_directory
-from trainer.phase import Phase
+from trainer.logging.metrics import LOG, forget_steps_after, read_log
+from trainer.options.changed_settings import changed_settings
+from trainer.options.parser import AUTO, NONE, dump, load
+from trainer.process.interrupt import STOP_FILE
+from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
+from trainer.step import checkpoint
+from trainer.step.checkpoint import Checkpoint
+from trainer.step.phase import Phase
 
 SETTINGS = "config.yaml"
-"""The settings as `trainer.options.dump` writes them."""
+"""The settings as `trainer.options.parser.dump` writes them."""
 
 CHECKPOINTS = "checkpoints"
 MODEL = "model"

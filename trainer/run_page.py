@@ -18,12 +18,12 @@ from string import Template
 from types import MappingProxyType
 from typing import Any
 
-from models.whole_files import write_whole
-from trainer.charts import Curve, level_chart, loss_chart, shared_range
+from models.atomic_files import write_whole
 from trainer.config import UsageError
-from trainer.metrics import LOG, read_log
+from trainer.logging.charts import Curve, level_chart, loss_chart, shared_range
+from trainer.logging.metrics import LOG, read_log
 from trainer.run_directory import SETTINGS
-from trainer.samples import SAMPLES
+from trainer.sample_sheet import SAMPLES
 
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("run_page.html")

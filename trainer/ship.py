@@ -18,9 +18,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from models.tensor_files import WEIGHTS_FILE
-from trainer.environment import environment
 from trainer.json_files import write_json
-from trainer.metrics import LOG, read_log
+from trainer.logging.metrics import LOG, read_log
+from trainer.process.environment import environment
 from trainer.run_directory import MODEL
 
 PROGRAM = "python -m trainer.ship"

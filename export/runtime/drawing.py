@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from export.noise_schedule import NoiseSchedule, walk
-from export.runtime.part import Part
+from export.runtime.executor import Part
 from export.runtime.recorded import Recorded
+from export.runtime.sampler_tables import NoiseSchedule, walk
 from export.runtime.value_pool import ValuePool
 from models.denoising import Denoising, Step, guide
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from export.assets import Assets
+from export.runtime.assets import Assets
 from export.runtime.drawing import Drawing
-from export.runtime.part import Part
+from export.runtime.executor import Part
 from export.runtime.token_cache import TokenCache
 from export.runtime.value_pool import ValuePool
 from models.denoising import Denoising

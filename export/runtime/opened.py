@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from export.assets import Assets
-from export.components import Component, Port, components_of
-from export.few_layers import keep_few_layers
-from export.fitness import Machine, check_engine, check_file, check_model, check_whole, engine_of
-from export.manifest import ASSETS_DIR, read_manifest
-from export.profiles import Profile
-from export.runtime.engine_part import EnginePart, Loader
-from export.runtime.ort_part import OrtPart
-from export.runtime.part import Part, TorchPart
-from export.way_out import way_out
+from export.engine.compatibility import Machine, check_engine, check_file, check_model, check_whole, engine_of
+from export.engine.profiles import Profile
+from export.graph.components import Component, Port, components_of
+from export.graph.truncate import keep_few_layers
+from export.runtime.assets import Assets
+from export.runtime.executor import Part, TorchPart
+from export.runtime.onnxruntime_executor import OrtPart
+from export.runtime.tensorrt_executor import EnginePart, Loader
+from export.store.manifest import ASSETS_DIR, read_manifest
+from export.store.rebuild_command import way_out
 from models import MMInterleaved
 
 

@@ -13,13 +13,13 @@ from typing import Literal, get_args
 
 import torch
 
-from export.assets import Assets
-from export.components import components_of
-from export.fitness import BUILDERS, Machine
+from export.engine.compatibility import BUILDERS, Machine
+from export.graph.components import components_of
+from export.runtime.assets import Assets
+from export.runtime.executor import Part, TorchPart
+from export.runtime.generation_state import PartsReading
 from export.runtime.memory import Memory
 from export.runtime.opened import engine_parts, ort_parts
-from export.runtime.part import Part, TorchPart
-from export.runtime.reading import PartsReading
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.generation.generative import Generative
 from plugins_trt.tensorrt_package import open_package

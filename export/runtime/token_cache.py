@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from export.runtime.part import Part
+from export.runtime.executor import Part
 from export.runtime.recorded import Recorded
 from export.runtime.value_pool import ValuePool
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from export.components import Port
-from export.runtime.part import Part, Tensors
+from export.graph.components import Port
+from export.runtime.executor import Part, Tensors
 
 
 class PoolFull(ValueError):

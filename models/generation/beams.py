@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from models.generation.backend import Reader
 from models.generation.generated import Finish
 from models.generation.options import GenerationOptions
-from models.generation.reader import Reader
 from models.generation.writing import TokenChoice
 from models.processor import MMInterleavedProcessor
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.config import MMInterleavedConfig
-from models.generation.reader import Piece, Reader
+from models.generation.backend import Piece, Reader
 from models.processor import MMInterleavedProcessor
 
 Segment = str | Image.Image

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
+from models.generation.backend import GenerativeModel, processor_of
 from models.generation.documents import Document, batch_of, pieces_of
 from models.generation.prompts import prompt_for
-from models.generation.reader import GenerativeModel, processor_of
 
 CANDIDATES_AT_A_TIME = 32
 """More would be faster, and keep as many copies of the document's keys and values."""

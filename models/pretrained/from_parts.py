@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
+from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.config import MMInterleavedConfig
 from models.frozen import PAPER_FROZEN, FrozenPart, freeze, known_parts
 from models.network import Network
-from models.part_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.pretrained.snapshots import (
     SD_2_1,
     Parts,

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.atomic_files import write_whole
 from models.json_files import read_json
 from models.tensor_files import read_tensors, weight_files
-from models.whole_files import write_whole
 
 BASE_FILE = "base.json"
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from models.atomic_files import UNFINISHED, write_whole
 from models.config import MMInterleavedConfig
 from models.json_files import read_json
 from models.mm_interleaved import CONFIG_FILE, MMInterleaved
@@ -21,7 +22,6 @@ from models.released.base_weights import BASE_FILE, Base, Borrowed, Snapshot, bo
 from models.released.checkpoint import ReleasedCheckpoint
 from models.released.names import Place, our_layout
 from models.tensor_files import INDEX_FILE, checksum, fingerprint, read_tensors, write_tensors
-from models.whole_files import UNFINISHED, write_whole
 
 CONVERSION_FILE = "conversion.json"
 

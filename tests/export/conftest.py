@@ -13,14 +13,14 @@ from filelock import FileLock
 from PIL import Image
 from tokenizers import Tokenizer
 
-from export.components import Component, components_of
-from export.manifest import MANIFEST_FILE
-from export.real_inputs import Case, real_cases
-from export.samples import SAMPLES_DIR, SAMPLES_FILE, load_samples
+from export.graph.components import Component, components_of
+from export.store.manifest import MANIFEST_FILE
+from export.store.samples import SAMPLES_DIR, SAMPLES_FILE, load_samples
 from export.trt import main
+from export.validate.inputs import Case, real_cases
 from mmfs.kernels.nvrtc import find_nvrtc
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from models.generation.reading import Reading
+from models.generation.state import Reading
 from plugins_trt.tensorrt_package import why_not
 
 TOKENIZER = Path(__file__).parents[2] / "trainer/data/emoji/tokenizer.json"

@@ -9,23 +9,23 @@ import pytest
 from PIL import Image
 
 import export.trt
-from export.choice import Choice
-from export.components import Component
-from export.end_to_end import compare
-from export.engine_process import graph_for_tensorrt
-from export.engines import BuildOptions, build_engines
-from export.flavours import Flavour, lower_attention, with_flavour
-from export.gates import check_greedy, check_half, check_seeing
-from export.manifest import MANIFEST_FILE, SCHEMA, component_entry, read_manifest
-from export.onnx_graph import Graph
-from export.parity import ParityError
-from export.precision import Precision, lower_precision, with_precision
-from export.profiles import Limits
-from export.proof import runner, validate
-from export.real_inputs import Case
+from export.engine.build import BuildOptions, build_engines
+from export.engine.build_process import graph_for_tensorrt
+from export.engine.profiles import Limits
+from export.graph.components import Component
+from export.graph.kv_cache import Flavour, lower_attention, with_flavour
+from export.graph.onnx_graph import Graph
+from export.graph.precision import Precision, lower_precision, with_precision
 from export.runtime import Session
-from export.samples import opened
 from export.stages import NEUTRAL_DIR, Job, lower
+from export.store.manifest import MANIFEST_FILE, SCHEMA, component_entry, read_manifest
+from export.store.samples import opened
+from export.store.selection import Choice
+from export.validate.end_to_end import compare
+from export.validate.half_precision import check_greedy, check_half, check_seeing
+from export.validate.inputs import Case
+from export.validate.parity import ParityError
+from export.validate.validate import runner, validate
 from models import MMInterleaved
 
 CAPACITY = 512

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from export import kept_engines
-from export.alone import alone_in
-from export.kept_engines import drop_stale, stale_files
-from export.manifest import read_manifest, write_manifest
+from export.engine import reuse
+from export.engine.reuse import drop_stale, stale_files
 from export.placement import put_back, put_in_place
+from export.process.lock import alone_in
+from export.store.manifest import read_manifest, write_manifest
 
 FOLDER = "rtx-1.7"
 
@@ -78,7 +78,7 @@ def test_engines_of_graphs_that_have_changed_go(
         raise PermissionError("no hard links here")
 
     if not has_links:
-        monkeypatch.setattr(kept_engines.os, "link", refuse)
+        monkeypatch.setattr(reuse.os, "link", refuse)
     put_in_place(work, out)
     assert files(out) == NEW
     engines = {name: entry["engines"] for name, entry in read_manifest(out)["components"].items()}

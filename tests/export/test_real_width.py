@@ -8,18 +8,18 @@ import onnx
 import pytest
 import torch
 
-from export.components import Component, components_of
-from export.flavours import lower_attention
-from export.islands import num_products
-from export.onnx_graph import to_onnx
-from export.parity import TOLERANCE, check
-from export.precision import lower_precision
-from export.proof import runner
-from export.quantization import matrices_of, quantized_entry, write_quantized
-from export.quantized_gates import check_quantized
-from export.real_inputs import Case
-from export.skeleton import open_skeleton
-from export.weights import is_external, write_weights
+from export.graph.components import Component, components_of
+from export.graph.external_data import is_external, write_weights
+from export.graph.float32_nodes import num_products
+from export.graph.kv_cache import lower_attention
+from export.graph.meta_model import open_skeleton
+from export.graph.onnx_graph import to_onnx
+from export.graph.precision import lower_precision
+from export.graph.quantization import matrices_of, quantized_entry, write_quantized
+from export.validate.eight_bit import check_quantized
+from export.validate.inputs import Case
+from export.validate.parity import TOLERANCE, check
+from export.validate.validate import runner
 from models import MMInterleaved, MMInterleavedConfig
 
 WIDTH, HEADS, KEY_HEADS, FEED_FORWARD = 5120, 40, 2, 512

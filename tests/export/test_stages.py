@@ -15,16 +15,17 @@ import pytest
 import torch
 
 import export.trt
-from export import child_process, stage_process
-from export.alone import alone_in
-from export.child_process import ROOT, ChildError
+from export import stage_process
 from export.command_line import GRAPH_STAGES
-from export.few_layers import keep_few_layers
-from export.fingerprint import file_digest
-from export.manifest import read_manifest
-from export.onnx_graph import GraphError
+from export.graph.onnx_graph import GraphError
+from export.graph.truncate import keep_few_layers
+from export.process import child_process
+from export.process.child_process import ROOT, ChildError
+from export.process.fingerprint import file_digest
+from export.process.lock import alone_in
 from export.stage_process import ERROR_FILE, raise_error
 from export.stages import NEUTRAL_DIR, Job, lower
+from export.store.manifest import read_manifest
 from export.trt import export_graphs, main
 from models import MMInterleaved
 

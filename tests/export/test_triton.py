@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from export.fitness import Misfit
-from export.manifest import file_entry
+from export.engine.compatibility import Misfit
+from export.store.manifest import file_entry
 from export.triton import write_repository
 
 Field = descriptor_pb2.FieldDescriptorProto

@@ -11,19 +11,19 @@ import pytest
 
 import export.trt
 from export import stage_process, stages
-from export.components import Component
-from export.engines import BuildOptions
-from export.fingerprint import file_digest
-from export.fitness import Misfit
-from export.manifest import SCHEMA, file_entry, read_manifest, write_manifest
-from export.onnx_graph import Graph
-from export.pace import Checking
-from export.profiles import Limits
-from export.quantization import Channels
+from export.engine.build import BuildOptions
+from export.engine.compatibility import Misfit
+from export.engine.profiles import Limits
+from export.graph.components import Component
+from export.graph.onnx_graph import Graph
+from export.graph.quantization import Channels
+from export.process.fingerprint import file_digest
+from export.process.progress import Checking
 from export.run import main as run
 from export.runtime import Session
-from export.samples import opened
 from export.stages import NEUTRAL_DIR
+from export.store.manifest import SCHEMA, file_entry, read_manifest, write_manifest
+from export.store.samples import opened
 from export.triton import write_repository
 from export.trt import main
 from models import MMInterleaved, MMInterleavedConfig

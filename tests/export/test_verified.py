@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from export.manifest import read_manifest, write_manifest
+from export.store.manifest import read_manifest, write_manifest
 from export.verified import main, record_run, verified_where
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from models import MMInterleaved, MMInterleavedConfig
+from models.component_configs import QFormerConfig
 from models.language_model import LanguageModel
-from models.part_configs import QFormerConfig
 from models.position import resized_sincos_2d, sincos_2d
 from models.qformer import QFormer
 from models.resampler import Resampler

@@ -16,8 +16,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from models import Batch, MMInterleaved, MMInterleavedConfig
 from models.batch import IGNORED
+from models.component_configs import LanguageModelConfig, QFormerConfig, SynchronizerConfig
 from models.language_model import LanguageModel
-from models.part_configs import LanguageModelConfig, QFormerConfig, SynchronizerConfig
 from models.qformer import QFormer
 from models.released.names import (
     MMFS,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.part_configs import SynchronizerConfig
+from models.component_configs import SynchronizerConfig
 from models.synchronizer import Synchronizer, all_looking_at, make_mmfs
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from plugins_trt.carriers import open_carrier
+from plugins_trt.plugin_kinds import open_carrier
 from plugins_trt.tensorrt_package import open_package
 
 

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mmfs.kernels.nvrtc import find_nvrtc
-from plugins_trt.carriers import architectures_in
+from plugins_trt.plugin_kinds import architectures_in
 from plugins_trt.tensorrt_package import library_folders, why_not
 
 ROOT = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ import torch
 
 from models import MMInterleaved
 from trainer import pretrain
-from trainer.accumulate import accumulate
 from trainer.data.stream import Stream
 from trainer.dry_run import report
-from trainer.metrics import Step
+from trainer.logging.metrics import Step
 from trainer.recipes import RECIPES
+from trainer.step.accumulate import accumulate
 
 
 def step(number, *, num_tokens, step_s):

@@ -6,7 +6,7 @@ import torch
 
 from models import MMInterleaved
 from trainer.evaluate import main
-from trainer.evaluation.examination import evaluate
+from trainer.evaluation.evaluator import evaluate
 from trainer.evaluation.settings import Settings
 
 SHORT = ("--tasks", "read", "--count", "1", "--num_workers", "0")

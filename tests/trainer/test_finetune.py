@@ -13,7 +13,7 @@ from models import MMInterleaved
 from trainer.config import UsageError
 from trainer.data.index import main as index
 from trainer.finetune import main, parse_task
-from trainer.metrics import read_log
+from trainer.logging.metrics import read_log
 from trainer.recipes import FINETUNING, tiny
 from trainer.starting_model import make_model
 

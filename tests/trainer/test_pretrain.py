@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from models import MMInterleaved
-from trainer import checkpoint
 from trainer.config import UsageError
 from trainer.pretrain import main
 from trainer.run import choose_device
+from trainer.step import checkpoint
 from whole_runs import events, steps
 
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from models import MMInterleaved
-from trainer import checkpoint
 from trainer.data.labelled_scenes import LabelledScenes
 from trainer.data.stream import Stream
 from trainer.pretrain import main
 from trainer.recipes import tiny
+from trainer.step import checkpoint
 from whole_runs import assert_same, copy_of, events, steps, tensors_in
 
 

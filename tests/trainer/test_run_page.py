@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from trainer.charts import HEIGHT
+from trainer.logging.charts import HEIGHT
 from trainer.run_page import main, render_page, write_page
 
 START = {

@@ -6,7 +6,7 @@ from models import MMInterleaved
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.evaluation.answers import to_model
-from trainer.evaluation.exams import EXAMS
+from trainer.evaluation.tasks import EXAMS
 from trainer.recipes import toy
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 from trainer.ablation.measures import MEASURES, PER_CENT, Level, Measure
 from trainer.ablation.plan import Arm, Run, Study
 from trainer.ablation.runs import Result
-from trainer.evaluation.exams import EXAMS
+from trainer.evaluation.tasks import EXAMS
 
 Done = Mapping[Run, Result]
 

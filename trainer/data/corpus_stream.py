@@ -19,10 +19,10 @@ from trainer.data.collate import stable_key
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
 from trainer.data.corpus import CorpusConfig, SourceConfig, literal
 from trainer.data.document import Document, Image, Segment, Text
+from trainer.data.image_decoding import decode, square, visible_part
 from trainer.data.mirror import mirrored
 from trainer.data.mixture import Mixture, endless_order
 from trainer.data.pack import Row, SpecialTokens, Tokens, cut, tokenize
-from trainer.data.pictures import decode, square, visible_part
 from trainer.data.quarantine import Quarantine, UnusableDataError
 from trainer.data.row_stream import RowStream
 from trainer.data.seen_boxes import in_view

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from models.whole_files import write_whole
+from models.atomic_files import write_whole
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import (
     MANIFEST,
@@ -48,8 +48,8 @@ from trainer.data.sources.places import PLACE
 from trainer.data.sources.published import FORMS, files_of, read_published
 from trainer.data.sources.records import copy_records
 from trainer.data.sources.tables import TABLE_SUFFIXES, read_table
-from trainer.out_directory import check_directory, make_directory
 from trainer.plurals import counted
+from trainer.process.out_directory import check_directory, make_directory
 
 PROGRAM = "python -m trainer.data.index"
 PROBLEMS = "problems.txt"

@@ -21,7 +21,7 @@ from trainer.config import UsageError
 from trainer.data.collate import box_resize
 from trainer.data.document import Document, Image
 from trainer.data.emoji.tasks import SPLITS, TASKS, TaskOptions, documents
-from trainer.out_directory import make_room_for
+from trainer.process.out_directory import make_room_for
 
 PROGRAM = "python -m trainer.data.preview"
 MARGIN_PX = 8

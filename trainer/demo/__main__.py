@@ -17,23 +17,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models import MMInterleaved
-from models.whole_files import write_whole
+from models.atomic_files import write_whole
 from trainer import pretrain
 from trainer.config import UsageError
 from trainer.demo.content import Demo
-from trainer.demo.looks import look
+from trainer.demo.export_samples import write_samples
 from trainer.demo.options import Options
 from trainer.demo.page import render_page
-from trainer.demo.samples import write_samples
+from trainer.demo.sampling_locations import look
 from trainer.demo.starting_weights import SHIPPED, recorded_without_mmfs, training_facts
 from trainer.demo.stories import tell
 from trainer.demo.training import training_arguments, training_runs
-from trainer.environment import environment, num_cores
-from trainer.evaluation.examination import Evaluation, evaluate, table
-from trainer.evaluation.examinee import describe_weights, world_of
+from trainer.evaluation.evaluated_model import describe_weights, world_of
+from trainer.evaluation.evaluator import Evaluation, evaluate, table
 from trainer.evaluation.progress import show_progress
 from trainer.evaluation.settings import Settings
 from trainer.json_files import write_json
+from trainer.process.environment import environment, num_cores
 from trainer.run_directory import MODEL
 
 PROGRAM = "python -m trainer.demo"

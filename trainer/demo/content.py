@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer.charts import Curve
 from trainer.data.document import Segment
 from trainer.evaluation.answers import Written
-from trainer.evaluation.examination import Evaluation
+from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.scores import Score
+from trainer.logging.charts import Curve
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from string import Template
 
 from trainer.data.document import Document, Text
 from trainer.demo.content import Demo
-from trainer.demo.pictures import img
-from trainer.demo.sections import export, gallery, looks, losses, origin, scores, stories
+from trainer.demo.images import img
+from trainer.demo.sections import export, gallery, losses, origin, sampling_locations, scores, stories
 
 TEMPLATE = Path(__file__).with_name("page.html")
 NUM_HERO = 8
@@ -23,7 +23,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Demo], str]], ...] = (
     ("losses", "Losses", losses.section),
     ("gallery", "Held-out documents", gallery.section),
     ("stories", "Told by the model alone", stories.section),
-    ("looks", "Where MMFS looks", looks.section),
+    ("looks", "Where MMFS looks", sampling_locations.section),
     ("export", "As ONNX", export.section),
     ("origin", "How this was made", origin.section),
 )

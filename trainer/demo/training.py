@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.charts import Curve
 from trainer.demo.content import Run
 from trainer.demo.options import Options
-from trainer.metrics import LOG, read_log
+from trainer.logging.charts import Curve
+from trainer.logging.metrics import LOG, read_log
 
 RECIPE = "toy"
 SCRATCH_RECIPE = "toy_scratch"

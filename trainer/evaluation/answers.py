@@ -15,10 +15,10 @@ from PIL import Image as PILImage
 
 from models import MMInterleaved
 from trainer.data.document import Document, Segment, Text
-from trainer.evaluation.exams import EXAMS, Exam
-from trainer.evaluation.picture_scores import to_float
+from trainer.evaluation.image_scores import to_float
 from trainer.evaluation.settings import Settings
-from trainer.interrupt import ignore_in_worker
+from trainer.evaluation.tasks import EXAMS, Exam
+from trainer.process.interrupt import ignore_in_worker
 
 Written = str | PILImage.Image
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from trainer.data.document import Document
 from trainer.evaluation.answers import Written
-from trainer.evaluation.exams import Answer, Exam
-from trainer.evaluation.picture_scores import to_float
+from trainer.evaluation.image_scores import to_float
 from trainer.evaluation.scores import Score, chance_levels
+from trainer.evaluation.tasks import Answer, Exam
 
 MAX_SHIFTS = {"text": 48, "picture": 4}
 """How many other documents' answers each document is scored with to measure chance."""

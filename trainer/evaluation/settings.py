@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trainer.config import UsageError
 from trainer.data.emoji.tasks import PRETRAINING_FAMILIES
-from trainer.evaluation.exams import EXAMS
+from trainer.evaluation.tasks import EXAMS
 
 
 @dataclass(frozen=True)

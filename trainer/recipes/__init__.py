@@ -5,7 +5,7 @@ from typing import Protocol
 
 from models import MMInterleavedConfig
 from trainer.config import TrainConfig
-from trainer.options import Recipes
+from trainer.options.parser import Recipes
 from trainer.recipes.finetuning import instruct, rec, seg2img, story, vqa
 from trainer.recipes.paper import ablation_3b, paper_13b
 from trainer.recipes.toy import tiny, toy, toy_refine, toy_scratch

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from models import MMInterleavedConfig
+from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.frozen import PAPER_FROZEN
-from models.part_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from trainer.config import OptimConfig, PartsConfig, TrainConfig
 from trainer.data.corpus import CorpusConfig
 from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from export.end_to_end import compare
 from export.runtime import Session
-from export.runtime.part import Tensors
-from export.samples import opened
+from export.runtime.executor import Tensors
+from export.store.samples import opened
+from export.validate.end_to_end import compare
 from models import MMInterleaved
 from models.generation import scoring
-from models.generation.reader import ContextFull
+from models.generation.backend import ContextFull
 
 INTERLEAVED = {"max_new_tokens": 8, "max_new_images": 2, "num_inference_steps": 3, "seed": 5}
 

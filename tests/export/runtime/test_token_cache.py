@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from export.components import Port
-from export.runtime.part import Part, Tensors
+from export.graph.components import Port
+from export.runtime.executor import Part, Tensors
 from export.runtime.token_cache import LEAST_CAPACITY, capacity_for, room_for
 
 PAST = {"past_key_0": Port(torch.float32, ("batch", 2, "past", 4))}

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from export.components import Port
-from export.runtime.part import Part, Tensors
+from export.graph.components import Port
+from export.runtime.executor import Part, Tensors
 from export.runtime.value_pool import PoolFull, ValuePool
 
 CPU = torch.device("cpu")

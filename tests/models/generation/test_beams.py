@@ -4,7 +4,7 @@ import torch
 from models import MMInterleaved
 from models.generation.beams import beam_search
 from models.generation.options import GenerationOptions
-from models.generation.reading import Reading
+from models.generation.state import Reading
 from models.generation.writing import TokenChoice
 from rows import EOS
 

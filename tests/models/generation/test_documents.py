@@ -5,7 +5,7 @@ from PIL import Image
 
 from models import MMInterleaved
 from models.generation.documents import batch_of, cut_to_fit, pieces_of
-from models.generation.reading import Reading
+from models.generation.state import Reading
 from rows import BOI
 
 PICTURE = Image.new("RGB", (32, 32), "red")

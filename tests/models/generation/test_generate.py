@@ -8,7 +8,7 @@ from PIL import Image
 from models import MMInterleaved
 from models.denoising import Denoising
 from models.generation.generated import Preview
-from models.generation.reading import Reading
+from models.generation.state import Reading
 from rows import BOI, EOS
 
 FAST = {"num_inference_steps": 2, "guidance_scale": 2.0}

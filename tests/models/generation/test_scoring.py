@@ -5,7 +5,7 @@ from PIL import Image
 
 from models import MMInterleaved
 from models.generation import scoring
-from models.generation.reading import Reading
+from models.generation.state import Reading
 
 PICTURE = Image.fromarray(np.full((32, 32, 3), 90, dtype=np.uint8))
 CANDIDATES = ["yes", "no", "a much longer answer", "n", "yes"]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from models.part_configs import CLIP_MEAN
+from models.component_configs import CLIP_MEAN
 from models.pretrained.snapshots import (
     Source,
     clip_settings,

@@ -2,8 +2,8 @@ import pytest
 
 from trainer.ablation.measures import levels, places_of_number
 from trainer.data.emoji.tasks import TaskOptions, documents
-from trainer.evaluation.exams import EXAMS
 from trainer.evaluation.grading import grade
+from trainer.evaluation.tasks import EXAMS
 
 OPTIONS = TaskOptions(num_concepts=12, num_sprites=4)
 ASKED = documents("compare", "val", 0, 24, options=OPTIONS)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.changed_settings import changed_settings
 from trainer.config import TrainConfig, UsageError
 from trainer.data.corpus import CorpusConfig, SourceConfig
-from trainer.options import dump, load, parse
+from trainer.options.changed_settings import changed_settings
+from trainer.options.parser import dump, load, parse
 from trainer.recipes import RECIPES, tiny
 
 

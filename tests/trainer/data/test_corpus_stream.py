@@ -19,8 +19,8 @@ from trainer.data.corpus import CorpusConfig, SourceConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Image, Text
 from trainer.data.emoji.tokenizer import load_tokenizer
+from trainer.data.image_decoding import decode, square
 from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs
-from trainer.data.pictures import decode, square
 from trainer.data.quarantine import UnusableDataError
 
 MODEL = MMInterleavedConfig.tiny()
@@ -106,8 +106,8 @@ def test_any_number_of_processes_makes_the_same_batch(captions, mmc4, num_proces
 
 
 def test_data_workers_make_the_same(captions):
-    from trainer.micro_batches import batches
-    from trainer.phase import Phase
+    from trainer.step.micro_batches import batches
+    from trainer.step.phase import Phase
 
     stream = stream_of(SourceConfig(captions), num_rows=2)
     phase = Phase("main", 1, torch.nn.Identity(), stream.part, 2, len, dict, len, 5, None)

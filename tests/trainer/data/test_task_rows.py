@@ -16,7 +16,7 @@ from models.generation.boxes import read_boxes
 from trainer.data.corpus import CorpusConfig, SourceConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Image, Text
-from trainer.data.pictures import class_colours
+from trainer.data.image_decoding import class_colours
 from trainer.data.sources.rows import read_row
 from trainer.data.sources.sample import BrokenSampleError
 from trainer.data.sources.tasks import task_segments

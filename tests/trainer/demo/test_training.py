@@ -3,7 +3,7 @@ from pathlib import Path
 
 from trainer.demo.options import Options
 from trainer.demo.training import run_of, training_arguments
-from trainer.options import parse
+from trainer.options.parser import parse
 from trainer.recipes import DEFAULT_RECIPE, RECIPES
 
 

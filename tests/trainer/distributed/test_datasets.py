@@ -10,13 +10,13 @@ import torch
 
 import processes
 from models import MMInterleaved
-from trainer.accumulate import Chunks
 from trainer.data.stream import Stream
-from trainer.distributed import joined
-from trainer.loop import to_host
-from trainer.losses import StepLosses
-from trainer.micro_batches import rows_of_micro_batches
+from trainer.process.distributed import joined
 from trainer.recipes import tiny
+from trainer.step.accumulate import Chunks
+from trainer.step.loop import to_host
+from trainer.step.losses import StepLosses
+from trainer.step.micro_batches import rows_of_micro_batches
 
 
 def make_a_step(file: Path, micro_batch_rows: int) -> int:

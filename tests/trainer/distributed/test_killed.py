@@ -7,8 +7,8 @@ import pytest
 
 import processes
 from recorded_batches import batches, train
-from trainer import checkpoint
-from trainer.metrics import read_log
+from trainer.logging.metrics import read_log
+from trainer.step import checkpoint
 
 NUM_STEPS, NUM_ROWS = 8, 4
 

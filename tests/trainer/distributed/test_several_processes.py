@@ -8,9 +8,9 @@ import torch
 
 import processes
 import two_branches
-from trainer import checkpoint
-from trainer.metrics import read_log
-from trainer.watchdog import EXIT_STUCK
+from trainer.logging.metrics import read_log
+from trainer.process.watchdog import EXIT_STUCK
+from trainer.step import checkpoint
 from two_branches import NUM_STEPS, POISONED_STEP
 
 LAYERS = {"shard_layers": True}

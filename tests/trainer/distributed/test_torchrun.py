@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from models import MMInterleaved
-from trainer import checkpoint
-from trainer.metrics import read_log
+from trainer.logging.metrics import read_log
 from trainer.pretrain import main
+from trainer.step import checkpoint
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 600

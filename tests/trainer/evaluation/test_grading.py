@@ -3,8 +3,8 @@ import pytest
 
 from demo_fakes import NUM_CONCEPTS, SIDE_PX, WORLD, fake_evaluation, perfect_answer
 from trainer.data.emoji.tasks import documents
-from trainer.evaluation.exams import EXAMS
 from trainer.evaluation.grading import grade
+from trainer.evaluation.tasks import EXAMS
 
 
 @pytest.mark.parametrize("task", EXAMS)

@@ -9,10 +9,10 @@ import pytest
 from models import MMInterleaved, MMInterleavedConfig
 from models.frozen import freeze
 from trainer.config import UsageError
-from trainer.optim import parameter_groups
 from trainer.recipes import FINETUNING, RECIPES
 from trainer.recipes.paper import ablation_model, paper_optim
 from trainer.run import with_fingerprints
+from trainer.step.optim import parameter_groups
 
 
 def test_table_11():

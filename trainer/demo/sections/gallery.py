@@ -8,10 +8,10 @@ from html import escape
 from models.generation.boxes import Box
 from trainer.data.document import Segment, Text
 from trainer.demo.content import Demo
-from trainer.demo.pictures import img
+from trainer.demo.images import img
 from trainer.evaluation.answers import shrunk_picture
-from trainer.evaluation.exams import EXAMS, Exam, true_picture
 from trainer.evaluation.grading import Answered
+from trainer.evaluation.tasks import EXAMS, Exam, true_picture
 from trainer.evaluation.text_scores import read_box
 
 NUM_EXAMPLES = 6

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from trainer.charts import loss_chart, shared_range
 from trainer.demo.content import Demo
+from trainer.logging.charts import loss_chart, shared_range
 
 
 def section(demo: Demo) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from html import escape
 
 from trainer.demo.content import Demo
-from trainer.evaluation.examination import Evaluation
-from trainer.evaluation.exams import EXAMS
+from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.scores import Score
+from trainer.evaluation.tasks import EXAMS
 
 
 def section(demo: Demo) -> str:

@@ -6,7 +6,7 @@ from html import escape
 
 from trainer.data.document import Text
 from trainer.demo.content import Demo, Story
-from trainer.demo.pictures import img
+from trainer.demo.images import img
 
 
 def section(demo: Demo) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trainer.data.image_decoding import decode
 from trainer.data.index import main
-from trainer.data.pictures import decode
 from trainer.data.sources import published
 from trainer.data.sources.manifest import load_manifest
 from trainer.data.sources.published import FORMS, files_of, read_published

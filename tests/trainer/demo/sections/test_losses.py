@@ -1,8 +1,8 @@
 from dataclasses import replace
 
-from trainer.charts import Curve
 from trainer.demo.content import Demo, Run
 from trainer.demo.sections.losses import section
+from trainer.logging.charts import Curve
 
 
 def test_each_run_has_a_chart_of_each_loss(demo: Demo) -> None:

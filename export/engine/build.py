@@ -1,0 +1,281 @@
+"""Stage "build": the plans of the exported graphs, and in the manifest what is known about each.
+
+A plan needs no GPU to be built with TensorRT-RTX. It needs one to be executed, and nothing here claims that it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export.engine.build_process import BUILT_FILE, INSPECTED_FILE, Request
+from export.engine.checks import EngineError, check_plugins, inspected, memory_in_log
+from export.engine.compatibility import capability_for, here, requirements
+from export.engine.profiles import Limits, Profile, profiles_of
+from export.engine.reuse import drop_stale
+from export.process.child_process import ChildError, run_child
+from export.process.fingerprint import digest_of, file_digest, sources_digest
+from export.process.lock import alone_in
+from export.process.progress import Checking, Clock
+from export.store.manifest import ENGINES_DIR, file_entry, read_manifest, write_manifest
+from mmfs.kernels.nvrtc import nvrtc
+from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
+from plugins_trt.plugin_kinds import USUAL, architectures_of, check_carrier
+from plugins_trt.tensorrt_package import PACKAGES, library_folders, open_package
+
+TIMING_FILE = "timing.cache"
+BUILDER_SOURCES = ("export/engine/build_process.py",)
+"""Of our own files, what every plan depends on besides its graph."""
+
+PLUGIN_SOURCES = ("plugins_trt/*.py", "mmfs/kernels/*")
+"""The same of plans whose plugins are compiled here."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build, and how."""
+
+    builder: str
+    """A key of `PACKAGES`."""
+
+    limits: Limits = field(default_factory=Limits)
+    components: tuple[str, ...] = ()
+    """Empty: all."""
+
+    torch_fallback: tuple[str, ...] = ()
+    """Components that stay without an engine, on purpose."""
+
+    function_fallback: tuple[str, ...] = ()
+    """Components whose mmfs nodes become their bodies of standard operators instead of plugins."""
+
+    architectures: tuple[str, ...] = (*ARCHITECTURES, PTX_ARCHITECTURE)
+    """For which the kernels of the carrier "python" are compiled."""
+
+    plugin: str | None = None
+    """One of `plugins_trt.plugin_kinds.CARRIERS`; None: the builder's usual one."""
+
+    plugin_library: Path | None = None
+    """The file of the carrier "library"."""
+
+    @property
+    def carrier(self) -> str:
+        """How the plugins get into a plan."""
+        return USUAL[self.builder] if self.plugin is None else self.plugin
+
+
+def build_engines(root: Path, options: BuildOptions, say: Say) -> None:
+    """Build the plan of every component of an export, one process each, and enter them into the manifest.
+
+    A plan that is there and depends on nothing that has changed is kept.
+
+    Args:
+        root: what stage "onnx" wrote.
+        options: what to build.
+        say: gets a line of progress now and then.
+
+    Raises:
+        MissingPackage: the builder is not installed.
+        ValueError: a component is named that does not exist, the builder does not take the carrier of the plugins, or
+            another process is building here.
+        EngineError: some could not be built; all others are there.
+    """
+    check_carrier(options.carrier, options.builder, options.plugin_library)
+    trt_version = open_package(options.builder).__version__
+    failed = []
+    with alone_in(root):
+        manifest = read_manifest(root)
+        components = manifest["components"]
+        named = {*options.components, *options.torch_fallback, *options.function_fallback}
+        if unknown := sorted(named - {*components, *manifest["left_to_pytorch"]}):
+            raise ValueError(f"There is no component {', '.join(unknown)}. The export has {', '.join(components)}.")
+        wanted = [name for name in components if not options.components or name in options.components]
+        folder_name = f"{options.builder}-{trt_version}"
+        folder = root / ENGINES_DIR / folder_name
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".build-*"):
+            shutil.rmtree(leftover)
+        clock = Clock.of(components, wanted)
+        for number, name in enumerate(wanted, start=1):
+            head = f"[{number}/{len(wanted)}] {name}"
+            before = components[name]["engines"].get(folder_name)
+            if name in options.torch_fallback:
+                entry: dict[str, Any] = {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
+                say(f"{head}: {entry['reason']}")
+            else:
+                entry = _one_engine(
+                    root, folder, name, components[name], before, options, trt_version, clock, head, say
+                )
+            if entry["status"] == "failed":
+                failed.append(name)
+            components[name]["engines"][folder_name] = entry
+            write_manifest(root, manifest)
+            clock.finish(name)
+        drop_stale(root, manifest)
+    if failed:
+        raise EngineError(f"No engine of {', '.join(failed)}; {root / 'manifest.json'} says why.")
+
+
+def _one_engine(
+    root: Path,
+    folder: Path,
+    name: str,
+    component: Mapping[str, Any],
+    before: Mapping[str, Any] | None,
+    options: BuildOptions,
+    trt_version: str,
+    clock: Clock,
+    head: str,
+    say: Say,
+) -> dict[str, Any]:
+    """The manifest's entry about this engine, which is there if its status is "built"."""
+    onnx = root / component["onnx"]["path"]
+    plan = folder / f"{name}.plan"
+    heard = Checking(name, [*(root / listed["path"] for listed in _files(component)), plan], say)
+    for listed in _files(component):
+        file = root / listed["path"]
+        if not file.is_file() or file_digest(file, heard) != listed["sha256"]:
+            raise EngineError(f"{file} is not the file that was checked. Export again with --stage validate.")
+    profiles = profiles_of(name, component["inputs"], options.limits)
+    uses_plugins = name not in options.function_fallback
+    carrier = options.carrier if uses_plugins else None
+    key = engine_key(component, profiles, options, trt_version, carrier)
+    if before is not None and before.get("key") == key and before["status"] == "built":
+        if plan.is_file() and file_digest(plan, heard) == before["plan"]["sha256"]:
+            say(f"{head}: nothing has changed since it was built")
+            return dict(before)
+        say(f"{head}: {plan.name} is missing or damaged")
+    expected = component["num_mmfs_nodes"] if uses_plugins else {}
+    say(f"{head} ...")
+
+    def alive(seconds: float, phase: str) -> None:
+        say(f"      {seconds:.0f} s, {phase}; {clock.left(name, seconds)}")
+
+    with (
+        tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch_name,
+        library_folders(options.builder) as libraries,
+    ):
+        scratch = Path(scratch_name)
+        log = scratch / "log"
+        Request(
+            builder=options.builder,
+            onnx=str(onnx),
+            plan=str(scratch / "plan"),
+            log=str(log),
+            profiles=tuple(profile.shapes(component["inputs"]) for profile in profiles),
+            architectures=options.architectures,
+            plugins=carrier,
+            plugin_library=str(options.plugin_library) if options.plugin_library is not None else None,
+            # TensorRT-RTX compiles on the GPU that loads a plan, and has nothing to measure before.
+            timing_cache=str(folder / TIMING_FILE) if options.builder == "tensorrt" else None,
+        ).save(scratch / "request.json")
+        try:
+            built, looked = _run(scratch, alive, libraries)
+            check_plugins(built, expected)
+            inspector = inspected(looked, expected)
+        except (EngineError, ChildError) as error:
+            plan.unlink(missing_ok=True)
+            say(f"      failed: {error}")
+            return {"status": "failed", "reason": str(error), "profiles": _profile_entries(profiles)}
+        finally:
+            messages = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+            if log.exists():
+                log.replace(folder / f"{name}.build.log")
+        layers = folder / f"{name}.layers.json"
+        layers.unlink(missing_ok=True)  # of the plan before this one
+        if "layers" in looked:
+            layers.write_text(json.dumps(looked["layers"], indent=1))
+        (scratch / "plan").replace(plan)
+    used = carrier if expected else None
+    architectures = architectures_of(used, options.architectures, options.plugin_library) if used is not None else []
+    cuda = nvrtc().version if used in ("aot", "python") else None
+    library = options.plugin_library if used == "library" else None
+    entry = {
+        "status": "built",
+        "key": key,
+        "plan": file_entry(plan, root),
+        "builder": {"package": PACKAGES[options.builder], "version": trt_version},
+        "built_on": here(),
+        "seconds": built["seconds"],
+        "limits": asdict(options.limits),
+        "profiles": _profile_entries(profiles),
+        "memory_bytes": memory_in_log(messages),
+        "num_layers_parsed": built["num_layers"],
+        "num_plugins": dict(expected),
+        "mmfs_nodes": "plugins" if uses_plugins else "bodies of standard operators, asked for with --function-fallback",
+        "carrier": used,
+        "plugin_library": str(library.absolute()) if library is not None else None,
+        "machine_code": {"architectures": architectures, "sha256": built["machine_code_sha256"]},
+        "requires": requirements(options.builder, used, architectures, cuda),
+        "inspector": inspector,
+        "executed": {"status": "not run", "reason": "export.trt builds engines and does not execute them"},
+        "verified": {"status": "not run", "reason": "it was not executed"},
+    }
+    counted = ", ".join(f"{count} {operator} plugins" for operator, count in expected.items())
+    say(f"      {entry['plan']['bytes'] / 1e6:.1f} MB in {entry['seconds']:.0f} s; {counted or 'no plugins'}")
+    return entry
+
+
+def engine_key(
+    component: Mapping[str, Any],
+    profiles: Sequence[Profile],
+    options: BuildOptions,
+    trt_version: str,
+    carrier: str | None,
+) -> str:
+    """Digest of everything that a plan depends on."""
+    plugins: list[Any] = []
+    if carrier is not None and component["num_mmfs_nodes"]:
+        plugins = [carrier]
+        if options.plugin_library is not None:
+            plugins += [file_digest(options.plugin_library)]
+        else:
+            plugins += [sources_digest(PLUGIN_SOURCES), *options.architectures, *nvrtc().version]
+    return digest_of(
+        {
+            "onnx": [file["sha256"] for file in _files(component)],
+            "profiles": _profile_entries(profiles),
+            "builder": [options.builder, trt_version, sources_digest(BUILDER_SOURCES)],
+            "plugins": plugins if carrier is not None else None,
+            "machine": [here(), capability_for(options.builder)],
+        }
+    )
+
+
+def _files(component: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The graph and its weights, as the manifest lists them."""
+    return [component["onnx"], *component["onnx"]["weights"]]
+
+
+def _run(
+    scratch: Path, alive: Callable[[float, str], None], libraries: Sequence[Path]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the process says about building and about inspecting."""
+    died = None
+    try:
+        run_child(
+            "export.engine.build_process", [str(scratch / "request.json")], alive=alive, library_folders=libraries
+        )
+    except ChildError as error:
+        died = error
+    found = []
+    for name in (BUILT_FILE, INSPECTED_FILE):
+        file = scratch / name
+        found.append(json.loads(file.read_text()) if file.is_file() else {"error": str(died)})
+    built, inspected = found
+    if "error" in built:
+        raise EngineError(built["error"])
+    return built, inspected
+
+
+def _profile_entries(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
+    return [
+        {"name": profile.name, "axes": {axis: list(sizes) for axis, sizes in profile.axes.items()}}
+        for profile in profiles
+    ]

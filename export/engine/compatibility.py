@@ -1,0 +1,246 @@
+"""Whether an export is whole, and fits this machine: asked before any of its files is opened.
+
+Loading a plan that was built by another version or for another GPU ends in a line of the driver's at best. The manifest
+knows all that, so the refusal here says what came, what was expected, and the command that makes it right.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.engine.drivers import DRIVER_FILE, Cuda, driver_branch, least_for_machine_code, least_for_ptx, newest_ptx
+from export.process.fingerprint import Heard, file_digest, sources_digest
+from export.process.progress import Checking
+from export.store.rebuild_command import command_of, rebuilding
+from plugins_trt.tensorrt_package import PACKAGES
+
+BUILDERS = {"trt": "tensorrt", "rtx": "rtx"}
+"""Whose engines a back end runs, as a key of `PACKAGES`."""
+
+KERNEL_SOURCES = ("mmfs/kernels/*.cu", "mmfs/kernels/*.cuh", "mmfs/kernels/*.h", "mmfs/kernels/arguments.py")
+"""What the machine code in a plan and the arguments that we launch it with have to agree on."""
+
+
+class Misfit(ValueError):
+    """An export that is damaged, or made for another machine."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an engine has to fit."""
+
+    platform: str
+    """System and processor, e.g. "Linux x86_64"."""
+
+    builder_version: str
+    """Of the TensorRT that is installed."""
+
+    capability: tuple[int, int] | None
+    """Compute capability of the GPU; None: there is none."""
+
+    driver: int | None
+    """Branch of the GPU's driver, e.g. 580; None: unknown."""
+
+    kernels_sha256: str
+    """Of `KERNEL_SOURCES`."""
+
+    @classmethod
+    def here(cls, builder_version: str, device: torch.device) -> Machine:
+        """This one, with the GPU `device`."""
+        capability = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
+        return cls(here(), builder_version, capability, driver_branch(DRIVER_FILE), sources_digest(KERNEL_SOURCES))
+
+
+def here() -> str:
+    """This system and processor."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def capability_for(builder: str) -> list[int] | None:
+    """Compute capability of the GPUs that a plan built here is for; None: any.
+
+    TensorRT's plans run on GPUs like the one they were built on, TensorRT-RTX compiles its plans for the GPU that loads
+    them.
+    """
+    own_gpu = builder == "tensorrt" and torch.cuda.is_available()
+    return list(torch.cuda.get_device_capability()) if own_gpu else None
+
+
+def requirements(builder: str, carrier: str | None, architectures: list[str], cuda: Cuda | None) -> dict[str, Any]:
+    """An engine's part of the manifest that `check_engine` reads; made where the engine is.
+
+    Args:
+        builder: a key of `PACKAGES`.
+        carrier: of its plugins; None: it has none. With "python" this program launches the kernels in the plan, and has
+            to have the same; the others launch theirs without us.
+        architectures: of the machine code in the plan; empty without plugins.
+        cuda: of the NVRTC that made it; None: it was compiled elsewhere.
+    """
+    least = None if cuda is None else {"machine_code": least_for_machine_code(cuda), "ptx": least_for_ptx(cuda)}
+    return {
+        "platform": here(),
+        "capability": capability_for(builder),
+        "architectures": architectures,
+        "cuda": None if cuda is None else _dotted(cuda),
+        "least_driver": least,
+        "kernels_sha256": sources_digest(KERNEL_SOURCES) if carrier == "python" else None,
+    }
+
+
+def check_file(root: Path, entry: Mapping[str, Any], cure: str, heard: Heard | None = None) -> None:
+    """Raise Misfit unless a file is there as the manifest lists it.
+
+    Args:
+        root: the export.
+        entry: its path, bytes and sha256.
+        cure: from `way_out`.
+        heard: told of what is read.
+    """
+    file = root / entry["path"]
+    if not file.is_file():
+        raise Misfit(f"{file} is missing, and manifest.json lists it. {cure}")
+    size = file.stat().st_size
+    if size != entry["bytes"]:
+        raise Misfit(f"{file} has {size} bytes, and manifest.json says {entry['bytes']}: it was cut. {cure}")
+    if file_digest(file, heard) != entry["sha256"]:
+        raise Misfit(f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {cure}")
+
+
+def is_undamaged(root: Path, manifest: Mapping[str, Any], say: Callable[[str], None]) -> bool:
+    """Whether graphs, weights and assets are there as the manifest lists them. Reads them all; engines not."""
+    graphs = [component["onnx"] for component in manifest["components"].values()]
+    entries = [*graphs, *(file for graph in graphs for file in graph["weights"]), *manifest["assets"]]
+    heard = Checking(str(root), [root / entry["path"] for entry in entries], say)
+    try:
+        for entry in entries:
+            check_file(root, entry, cure="", heard=heard)
+    except Misfit:
+        return False
+    return True
+
+
+def check_whole(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise Misfit unless every component was exported, or left to PyTorch."""
+    if missing := manifest["not_exported"]:
+        with_them = command_of(root, manifest, components=None)
+        left = ",".join([*manifest["left_to_pytorch"], *missing])
+        without = command_of(root, manifest, components=",".join(manifest["components"]), torch_fallback=left)
+        raise Misfit(
+            f"{root} cannot write or draw without {', '.join(missing)}, which were not exported. Export them, too: "
+            f"{with_them}; or leave them to PyTorch: {without}"
+        )
+
+
+def check_model(manifest: Mapping[str, Any], model_dir: Path) -> None:
+    """Raise Misfit unless a model is the one that was exported."""
+    for entry in manifest["model"].values():
+        file = model_dir / entry["path"]
+        if not file.is_file() or file_digest(file) != entry["sha256"]:
+            raise Misfit(
+                f"{model_dir} is not the model that was exported: {entry['path']} is missing or has another content "
+                "than manifest.json lists. Name the one that was, or export this one."
+            )
+
+
+def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, machine: Machine) -> Any:
+    """The manifest's entry about the engine of a component; None if the component was left to PyTorch.
+
+    Raises:
+        Misfit: there is none for the TensorRT that is installed.
+    """
+    package, builder = PACKAGES[BUILDERS[backend]], BUILDERS[backend]
+    folder = f"{builder}-{machine.builder_version}"
+    components = manifest["components"]
+    if (entry := components[name]["engines"].get(folder)) is not None:
+        if entry["status"] == "failed":
+            cure = rebuilding(root, manifest, builder, name, {name: None})
+            raise Misfit(f"There is no engine of {name}: {entry['reason']} {cure}")
+        return None if entry["status"] == "not built" else entry
+    others = {one: _of_other_versions(there["engines"], builder) for one, there in components.items()}
+    newest = {one: list(found.values())[-1] if found else None for one, found in others.items()}
+    lacking = {one: newest[one] for one, there in components.items() if folder not in there["engines"]}
+    cure = rebuilding(root, manifest, builder, name, lacking)
+    if others[name]:
+        raise Misfit(
+            f"The engine of {name} was built by {package} {', '.join(others[name])}, and {machine.builder_version} is "
+            f"installed, which does not load it. {cure}"
+        )
+    raise Misfit(f"There is no engine of {name} for {package} {machine.builder_version}. {cure}")
+
+
+def check_engine(
+    root: Path, manifest: Mapping[str, Any], name: str, entry: Mapping[str, Any], backend: str, machine: Machine
+) -> None:
+    """Raise Misfit unless the machine can run an engine, and its plan is whole. Nothing is opened but to be hashed."""
+    builder, misfits = BUILDERS[backend], {name: entry}
+    if (why := _why_not(entry["requires"], machine)) is not None:
+        for one, there in manifest["components"].items():
+            other = there["engines"].get(f"{builder}-{machine.builder_version}", {"status": "unknown"})
+            if other["status"] == "built" and _why_not(other["requires"], machine) is not None:
+                misfits[one] = other
+        raise Misfit(f"The engine of {name} {why}. {rebuilding(root, manifest, builder, name, misfits)}")
+    check_file(root, entry["plan"], rebuilding(root, manifest, builder, name, misfits))
+
+
+def _why_not(needs: Mapping[str, Any], machine: Machine) -> str | None:
+    if needs["platform"] != machine.platform:
+        return f"was built on {needs['platform']}, and this is {machine.platform}"
+    if needs["kernels_sha256"] not in (None, machine.kernels_sha256):
+        return (
+            f"holds machine code of other kernel sources (SHA-256 {needs['kernels_sha256'][:12]}) than mmfs/kernels "
+            f"has now ({machine.kernels_sha256[:12]})"
+        )
+    if machine.capability is None:
+        return "needs an NVIDIA GPU, and PyTorch sees none"
+    own = _dotted(machine.capability)
+    if needs["capability"] is not None and tuple(needs["capability"]) != machine.capability:
+        built = _dotted(needs["capability"])
+        return f"was built for GPUs of compute capability {built}, and this one has {own}"
+    running = [one for one in needs["architectures"] if _runs(one, machine.capability)]
+    if needs["architectures"] and not running:
+        return f"holds kernels for {', '.join(needs['architectures'])}, and this GPU has compute capability {own}"
+    return _why_not_driver(needs, any(one.startswith("sm_") for one in running), machine.driver)
+
+
+def _why_not_driver(needs: Mapping[str, Any], has_machine_code: bool, driver: int | None) -> str | None:
+    """`has_machine_code` for the GPU; otherwise the driver has to translate PTX."""
+    if needs["least_driver"] is None or driver is None:
+        return None
+    least = needs["least_driver"]["machine_code" if has_machine_code else "ptx"]
+    if driver >= least:
+        return None
+    kind = "machine code" if has_machine_code else "PTX"
+    told = f"needs an NVIDIA driver of at least {least} for {kind} of CUDA {needs['cuda']}, and this is {driver}"
+    newest = newest_ptx(driver)
+    if has_machine_code or newest is None:
+        return f"{told}: install a newer driver"
+    cuda = _dotted(newest)
+    return (
+        f"{told}, which reads that of CUDA {cuda}: install a newer driver, or nvidia-cuda-nvrtc=={cuda}.* before it is "
+        "built again"
+    )
+
+
+def _dotted(version: Iterable[int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _runs(architecture: str, capability: tuple[int, int]) -> bool:
+    """Machine code runs on its own major and later minor capabilities, PTX on all later ones."""
+    kind, _, number = architecture.partition("_")
+    major, minor = divmod(int(number), 10)
+    if kind == "compute":
+        return (major, minor) <= capability
+    return major == capability[0] and minor <= capability[1]
+
+
+def _of_other_versions(engines: Mapping[str, Any], builder: str) -> dict[str, Any]:
+    """What a builder has built, by its version; the newest comes last."""
+    built = {folder.split("-", 1)[1]: entry for folder, entry in engines.items() if folder.startswith(f"{builder}-")}
+    return {version: entry for version, entry in built.items() if entry["status"] == "built"}

@@ -1,0 +1,244 @@
+"""The language model's large weights in eight bits: constants with a scale per output channel, and a DequantizeLinear
+behind each. Activations stay as they are.
+
+Quantized are the matrices of attention and feed-forward, which a decoder reads for every token. All else keeps its
+numbers: norms, MMFS with its places and weights, and the head, which is one in eighty of a LLaMA-13B's weights and
+whose errors nothing behind it evens out.
+
+A weight is read a few rows at a time, so that no float32 copy of it is ever in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from export.graph.external_data import is_external, without_weights, write_weights
+from export.graph.float32_nodes import NARROW, back_to_products, check_islands, island_nodes
+from export.graph.onnx_graph import GraphError
+from export.graph.opset import raise_opset
+from export.graph.precision import Precision
+from models import MMInterleaved
+from plugins_trt.onnx_function import DOMAIN
+
+Weights = Literal["same", "int8", "fp8"]
+"""How the language model keeps its large weights; "same": in the export's precision."""
+
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+QUANTIZED = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
+LARGEST = {TensorProto.INT8: 127.0, TensorProto.FLOAT8E4M3FN: 448.0}
+"""What the largest weight of a channel becomes."""
+
+DEQUANTIZE_OPSET = 19
+"""The first version whose DequantizeLinear takes eight-bit floats, and scales of half precision."""
+
+MOVING = frozenset({"Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+"""Operators that leave numbers as they are."""
+
+
+def weights_of(component: str, asked: Weights) -> Weights:
+    """How a component keeps its weights."""
+    return asked if component == "llm" else "same"
+
+
+def matrices_of(model: MMInterleaved) -> list[Tensor]:
+    """The matrices that are quantized, each [outputs, inputs]; what `large_weights` finds in the graph."""
+    layers = model.language_model.decoder.modules()
+    return [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
+
+
+def write_quantized(proto: ModelProto, weights: Weights, precision: Precision, checkpoint: Path, file: Path) -> None:
+    """As `write_weights`, with the large weights in eight bits; the graph is changed in place.
+
+    Args:
+        proto: the language model, in its precision.
+        weights: "int8" or "fp8".
+        precision: of the graph.
+        checkpoint: the directory with the files that it points to now.
+        file: where the weights go.
+
+    Raises:
+        GraphError: there is nothing to quantize, or an island would lose precision.
+        ValueError: a file of the checkpoint is too short.
+    """
+    raise_opset(proto, DEQUANTIZE_OPSET)
+    channels = _quantize(proto.graph, QUANTIZED[weights])
+    write_weights(proto, checkpoint, file, channels)
+    for one in channels.values():
+        one.finish()
+    check_quantized_weights(proto.graph)
+    onnx.checker.check_model(without_weights(proto), full_check=True)
+    if precision in NARROW:
+        check_islands(proto, precision)
+
+
+class Channels:
+    """A matrix on its way into eight bits, as many whole rows at a time as its reader likes.
+
+    Args:
+        matrix: [rows, columns] of the type that it takes.
+        scales: [rows] or [columns], in the type of the product; their numbers come with `finish`.
+        axis: of the output channels, 0 or 1; 1 needs all rows at once.
+    """
+
+    def __init__(self, matrix: TensorProto, scales: TensorProto, axis: int) -> None:
+        self.scales, self._axis = scales, axis
+        self._num_columns = matrix.dims[1]
+        self._type, self._largest = helper.tensor_dtype_to_np_dtype(matrix.data_type), LARGEST[matrix.data_type]
+        self._scale_type = helper.tensor_dtype_to_np_dtype(scales.data_type)
+        self._found: list[np.ndarray] = []
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        """The next rows, flat, in eight bits."""
+        rows = numbers.astype(np.float32).reshape(-1, self._num_columns)
+        # The scale is rounded first, so that its own rounding costs nothing; a channel of zeros may have any.
+        scales = (np.abs(rows).max(axis=1 - self._axis) / self._largest).astype(self._scale_type)
+        scales = np.where(scales == 0, np.ones_like(scales), scales)
+        self._found.append(scales)
+        steps = rows / np.expand_dims(scales.astype(np.float32), 1 - self._axis)
+        if self._type == np.int8:
+            steps = np.rint(steps)
+        return np.clip(steps, -self._largest, self._largest).astype(self._type)
+
+    def finish(self) -> None:
+        """All rows were there: give the graph their scales."""
+        self.scales.raw_data = np.concatenate(self._found).tobytes()
+
+
+def _quantize(graph: GraphProto, type_: int) -> dict[str, Channels]:
+    """Put DequantizeLinear in the places of large weights; those in the graph are encoded, of the others the encoders
+    come back, by name."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    elsewhere: dict[str, Channels] = {}
+    nodes: list[NodeProto] = []
+    for name, axis in large_weights(graph).items():
+        weight = tensors[name]
+        if axis == 1 and is_external(weight):
+            raise GraphError(f"{name} is multiplied as it is stored; expected [outputs, inputs], as of a linear layer.")
+        scales = TensorProto(name=f"{name}_scale", data_type=weight.data_type, dims=[weight.dims[axis]])
+        nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [f"{name}_quantized", scales.name], [name], name=f"dequantize_{name}", axis=axis
+            )
+        )
+        numbers = None if is_external(weight) else numpy_helper.to_array(weight)
+        weight.name, weight.data_type = f"{name}_quantized", type_
+        graph.initializer.append(scales)
+        encoder = Channels(weight, graph.initializer[-1], axis)
+        if numbers is None:
+            elsewhere[weight.name] = encoder
+        else:
+            for field in ("float_data", "int32_data"):
+                weight.ClearField(field)
+            weight.raw_data = encoder.encode(numbers).tobytes()
+            encoder.finish()
+    if not nodes:
+        raise GraphError("The language model has no products of attention or feed-forward whose weights are constant.")
+    nodes.extend(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return elsewhere
+
+
+def large_weights(graph: GraphProto) -> dict[str, int]:
+    """Matrices of attention and feed-forward by name, with the axis of their output channels."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    kept = _kept_products(graph)
+    found: dict[str, int] = {}
+    others: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "MatMul":
+            continue
+        name, axis = node.input[1], 1
+        before = made_by.get(name)
+        if before is not None and before.op_type == "Transpose":
+            name, axis = before.input[0], 0
+        if name not in matrices:
+            continue
+        if node.output[0] in kept:
+            others.add(name)
+        else:
+            found[name] = axis
+    return {name: axis for name, axis in found.items() if name not in others}
+
+
+def check_quantized_weights(graph: GraphProto) -> None:
+    """Refuse a graph in which a weight of eight bits goes anywhere but into products of attention and feed-forward.
+
+    Raises:
+        GraphError: naming the node.
+    """
+    made_by = {name: node for node in graph.node for name in node.output}
+    kept = _kept_products(graph)
+    for node in graph.node:
+        if node.op_type in MOVING:
+            continue
+        for name in node.input:
+            source = _source(name, made_by)
+            is_quantized = source is not None and source.op_type == "DequantizeLinear"
+            if is_quantized and (node.op_type != "MatMul" or node.output[0] in kept):
+                raise GraphError(
+                    f"{name} of {node.op_type} {node.name!r} comes from a weight of eight bits. Expected that only in "
+                    "products of attention and feed-forward."
+                )
+
+
+def _kept_products(graph: GraphProto) -> set[str]:
+    """Outputs of nodes whose weights are not for eight bits: the head, the islands, and all that belongs to MMFS."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    kept = {node.output[0] for node in back_to_products("logits", made_by, inclusive=True)} | island_nodes(graph)
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "MatMul":
+            continue
+        source = _source(node.input[0], made_by, constants)
+        if source is None:
+            continue
+        if source.domain == DOMAIN:  # from what was sampled
+            kept.add(node.output[0])
+        elif node.output[0] in kept:  # to the places and weights of samples
+            kept.add(source.output[0])
+    return kept
+
+
+def quantized_entry(proto: ModelProto) -> dict[str, Any]:
+    """What the manifest says of a graph: which weights have eight bits, and what they would take without."""
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    before = after = 0
+    types = set()
+    nodes = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
+    for node in nodes:
+        matrix, scales = (tensors[name] for name in node.input)
+        num_weights, scale_bytes = math.prod(matrix.dims), helper.tensor_dtype_to_np_dtype(scales.data_type).itemsize
+        before += num_weights * scale_bytes
+        after += num_weights + math.prod(scales.dims) * scale_bytes
+        types.add(TensorProto.DataType.Name(matrix.data_type).lower())
+    return {
+        "what": "matrices of attention and feed-forward",
+        "scheme": f"{', '.join(types)}, symmetric, a scale per output channel",
+        "num_matrices": len(nodes),
+        "bytes_before": before,
+        "bytes_after": after,
+    }
+
+
+def _source(name: str, made_by: Mapping[str, NodeProto], constants: Collection[str] = ()) -> NodeProto | None:
+    """The node that computed a value; what only moves it, or adds one of `constants`, does not count. None: no node."""
+    node = made_by.get(name)
+    while node is not None:
+        if node.op_type in MOVING:
+            node = made_by.get(node.input[0])
+        elif node.op_type == "Add" and any(other in constants for other in node.input):
+            node = made_by.get(next((other for other in node.input if other not in constants), ""))
+        else:
+            break
+    return node

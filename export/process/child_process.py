@@ -1,0 +1,107 @@
+"""A program of this project in a process of its own, with a sign of life every few seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+INTERVAL_S = 10.0
+NUM_LAST_LINES = 8
+
+
+class ChildError(RuntimeError):
+    """The process did not come to its end."""
+
+
+def run_child(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    alive: Callable[[float, str], None],
+    said: Callable[[str], None] | None = None,
+    library_folders: Sequence[Path] = (),
+    interval_s: float = INTERVAL_S,
+) -> None:
+    """Run `python -m module` to its end; it gets a standard input that ends with this process.
+
+    Args:
+        module: which.
+        arguments: for it.
+        alive: called every `interval_s` with the seconds so far and the last line that the process printed.
+        said: called with every line that the process prints.
+        library_folders: for LD_LIBRARY_PATH, which the loader reads once, when a process starts.
+        interval_s: seconds.
+
+    Raises:
+        ChildError: a signal ended it, or its status is not 0; with what it wrote last.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    if library_folders:
+        paths = [*map(str, library_folders), os.environ.get("LD_LIBRARY_PATH", "")]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+    start = time.monotonic()
+    child = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+    reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
+    reader.start()
+    last: list[str] = []
+    told = start
+    try:
+        while True:
+            try:
+                line = lines.get(timeout=max(0.0, told + interval_s - time.monotonic()))
+            except queue.Empty:
+                told = time.monotonic()
+                alive(told - start, last[-1] if last else "starting")
+                continue
+            if line is None:
+                break
+            last = [*last, line][-NUM_LAST_LINES:]
+            if said is not None:
+                said(line)
+        status = child.wait()
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        reader.join()
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+    if status:
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        raise ChildError(f"The process {how}. It wrote last: {' | '.join(last) or 'nothing'}")
+
+
+def end_with_parent() -> None:
+    """In such a process: end it as soon as the one that started it is gone, however that ended."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    sys.stdin.read()  # ends when nobody is left who could write
+    os._exit(1)
+
+
+def _read(child: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert child.stdout is not None
+    with child.stdout:
+        for line in child.stdout:
+            lines.put(line.rstrip("\n"))
+    lines.put(None)

@@ -1,0 +1,76 @@
+"""What a runtime needs beside the graphs: embeddings, tokenizer, negative context, noise schedule, configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from export.runtime.sampler_tables import NoiseSchedule
+from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.generation.backend import processor_of
+from models.mm_interleaved import CONFIG_FILE
+
+EMBEDDING_FILE = "embedding.safetensors"
+NEGATIVE_CONTEXT_FILE = "negative_context.safetensors"
+SCHEDULE_FILE = "noise_schedule.json"
+
+
+@dataclass(frozen=True)
+class Assets:
+    """All of it but the negative context, which is also a constant of a graph."""
+
+    config: MMInterleavedConfig
+    processor: MMInterleavedProcessor | None
+    schedule: NoiseSchedule
+    embedding: Tensor
+    """[vocabulary, C], the table of `inputs_embeds`, the learned begin-of-image vector already added to its row; rows
+    of image placeholders are replaced by visual tokens."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: MMInterleaved) -> Assets:
+        """Those of a model."""
+        ids = torch.arange(model.language_model.vocabulary_size, device=model.device)
+        embedding = model.language_model.embed(ids).clone()
+        embedding[model.config.begin_of_image_id] += model.begin_of_image
+        return cls(model.config, model.processor, NoiseSchedule.of(model), embedding)
+
+    @classmethod
+    def load(cls, directory: Path) -> Assets:
+        """What `write_assets` wrote.
+
+        Raises:
+            FileNotFoundError: something is missing.
+        """
+        processor = MMInterleavedProcessor.from_directory(directory)
+        if processor is None:
+            raise FileNotFoundError(f"{directory} holds no processor. Expected a directory written by export.trt.")
+        return cls(
+            MMInterleavedConfig.load(directory / CONFIG_FILE),
+            processor,
+            NoiseSchedule.load(directory / SCHEDULE_FILE),
+            load_file(directory / EMBEDDING_FILE)["embedding"],
+        )
+
+    def to(self, device: torch.device) -> Assets:
+        """The same with its tensor on another device."""
+        return replace(self, embedding=self.embedding.to(device))
+
+
+@torch.no_grad()
+def write_assets(model: MMInterleaved, directory: Path) -> list[Path]:
+    """Write all of them; the model has a processor. `negative_context` [n, cross_attention_dim] is also a constant of
+    `context_resampler`."""
+    directory.mkdir()
+    assets = Assets.of(model)
+    assets.config.save(directory / CONFIG_FILE)
+    processor_of(model).save_pretrained(directory)
+    assets.schedule.save(directory / SCHEDULE_FILE)
+    save_file({"embedding": assets.embedding}, directory / EMBEDDING_FILE)
+    negative_context = model.image_decoder.negative_context.detach().clone()
+    save_file({"negative_context": negative_context}, directory / NEGATIVE_CONTEXT_FILE)
+    return sorted(directory.iterdir())

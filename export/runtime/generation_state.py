@@ -1,0 +1,132 @@
+"""What a batch of documents has read, by the exported parts; the opposite number of `models.generation.state`.
+
+Letters: B documents, S new tokens, n new pictures, M pictures to draw, C language-model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from export.runtime.memory import Memory
+from export.runtime.token_cache import capacity_for, room_for
+from models.denoising import Denoising, Step
+from models.generation.backend import Piece, Reader
+
+
+class PartsReading(Reader):
+    """Reads with the components, into memory that it has for itself.
+
+    Args:
+        memory: where.
+        num_documents: B at the beginning.
+    """
+
+    def __init__(self, memory: Memory, num_documents: int) -> None:
+        super().__init__(memory.assets.config, num_documents)
+        self.memory = memory
+        self.parts = memory.parts
+        for pool in (memory.seen, memory.drawn_from):
+            pool.clear()
+        self._cache = memory.cache(num_documents, capacity_for(self.parts["llm"], 1))
+        self._cache.lengths.zero_()
+
+    @torch.no_grad()
+    def read(self, rows: Sequence[Sequence[Piece]]) -> None:
+        self.check_room(rows)
+        visual_tokens = self._encode(rows)
+        ids, first_visual, visible = self.lay_out(rows, self.memory.seen.range_of)
+        counts = [len(row) for row in ids]
+        self._make_room(room_for(self.parts["llm"], self.lengths, counts))
+        if max(counts) == 1 and not len(first_visual):
+            self._cache.add_one([int(row[0]) if len(row) else None for row in ids], visible)
+        else:
+            self._read_chunks(self._embed(ids, visual_tokens, first_visual), counts, visible)
+        self.lengths = [before + count for before, count in zip(self.lengths, counts, strict=True)]
+        self.logits = self._cache.logits.clone()
+
+    def _encode(self, rows: Sequence[Sequence[Piece]]) -> Tensor | None:
+        """Visual tokens [n, num_visual_tokens, C] of all new pictures; their features go into the pools."""
+        pictures = [(row, piece) for row, pieces in enumerate(rows) for piece in pieces if isinstance(piece, Tensor)]
+        if not pictures:
+            return None
+        found = self.parts["image_tokenizer"](pixel_values=torch.stack([picture for _, picture in pictures]))
+        owners = [self.documents[row] for row, _ in pictures]
+        self.memory.seen.add(found["ms_features"], owners)
+        self.memory.drawn_from.add(found["ms_features"], owners)
+        return found["visual_tokens"]
+
+    def _embed(self, ids: Sequence[Tensor], visual_tokens: Tensor | None, first_visual: Tensor) -> Tensor:
+        """[B, S, C] of text and pictures."""
+        table = self.memory.assets.embedding
+        embeddings = table[pad_sequence(list(ids), True, self.config.pad_token_id).to(table.device)]
+        if visual_tokens is not None:
+            num = visual_tokens.shape[1]
+            for (row, column), tokens in zip(first_visual.tolist(), visual_tokens, strict=True):
+                embeddings[row, column : column + num] = tokens
+        return embeddings
+
+    def _read_chunks(self, embeddings: Tensor, counts: Sequence[int], visible: Tensor) -> None:
+        """As many tokens at a time as the language model takes."""
+        longest = embeddings.shape[1]
+        size = self.parts["llm"].most("tokens") or longest
+        for start in range(0, longest, size):
+            read = [min(count, start) for count in counts]
+            here = [min(count - done, size) for count, done in zip(counts, read, strict=True)]
+            before = [length + done for length, done in zip(self.lengths, read, strict=True)]
+            chunk = slice(start, start + size)
+            self._cache.add(embeddings[:, chunk], before, here, visible[:, chunk])
+
+    def _make_room(self, num_tokens: int) -> None:
+        """A larger cache where this one is too small."""
+        if num_tokens > self._cache.capacity:
+            num_rows = len(self.documents)
+            larger = self.memory.cache(num_rows, capacity_for(self.parts["llm"], num_tokens))
+            larger.take(self._cache, range(num_rows))
+            self._cache = larger
+
+    @torch.no_grad()
+    def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
+        contexts = []
+        for row in rows:
+            length = self.lengths[row]
+            hidden = self._cache.hidden[row : row + 1, :length]
+            context = self.parts["context_resampler"](context_hidden=hidden, context_length=torch.tensor([length]))
+            contexts.append(context["encoder_hidden_states"])  # [2, n, cross_attention_dim]
+        negative, conditional = torch.stack(contexts, dim=1)
+        visible = torch.tensor(self.image_ranges(rows, self.memory.drawn_from.range_of))
+        drawing = self.memory.drawing(len(rows), denoising)
+        return drawing.steps(conditional, negative, visible, seeds, denoising)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.parts["vae_decoder"](latents=latents)["image"].float()
+
+    @torch.no_grad()
+    def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
+        # The language model's graph gives the logits behind one token of a call, so answers are read token by token,
+        # beside a row that stays as it is.
+        self.select([0] * (1 + len(answers)))
+        self.check_room([[], *([ids] for ids in answers)])
+        sums = [0.0] * len(answers)
+        for place in range(max(map(len, answers))):
+            assert self.logits is not None, "a document starts with <s>"
+            likely = self.logits[1:].log_softmax(-1).cpu()
+            for row, ids in enumerate(answers):
+                if place < len(ids):
+                    sums[row] += float(likely[row, ids[place]])
+            if any(rest := [ids[place:-1][:1] for ids in answers]):
+                self.read([[], *([token] for token in rest)])
+        self.select([0])
+        return sums
+
+    def select(self, rows: Sequence[int]) -> None:
+        chosen = self.memory.cache(len(rows), self._cache.capacity)
+        chosen.take(self._cache, rows)
+        self._cache = chosen
+        self.documents = [self.documents[row] for row in rows]
+        self.lengths = [self.lengths[row] for row in rows]
+        self.logits = chosen.logits.clone()

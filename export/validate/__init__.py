@@ -1,0 +1,1 @@
+"""The checks of an export: every file and whole documents against PyTorch."""

@@ -1,0 +1,111 @@
+"""A component in onnxruntime against the same component in PyTorch, on real inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from export.graph.components import Component
+from export.runtime.onnxruntime_executor import session_options
+from export.validate.inputs import Case
+
+TOLERANCE = 1e-4
+"""Largest relative error of any element in float32."""
+
+
+Run = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""A component at work: float32 inputs by name to float32 outputs by name."""
+
+
+class ParityError(RuntimeError):
+    """An exported file does not compute what PyTorch computes."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """How far one case is off, per output."""
+
+    case: str
+    shapes: dict[str, list[int]]
+    relative_errors: dict[str, float]
+
+    @property
+    def worst(self) -> float:
+        """The largest of them."""
+        return max(self.relative_errors.values())
+
+
+def open_session(file: Path) -> onnxruntime.InferenceSession:
+    """An ONNX file on the CPU, with as many threads as PyTorch uses."""
+    return onnxruntime.InferenceSession(str(file), session_options(), providers=["CPUExecutionProvider"])
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest error of an element relative to its own size, or to the root mean square of all where that is larger.
+
+    The floor keeps an element that happens to be near zero from deciding; infinite if anything but the exact value is
+    there where all is zero, or if a value is not finite.
+    """
+    if actual.shape != expected.shape:
+        raise ParityError(f"the shape is {list(actual.shape)} where PyTorch has {list(expected.shape)}")
+    if expected.size == 0:
+        return 0.0
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
+        return float("inf")
+    difference = np.abs(actual - expected)
+    if not difference.any():
+        return 0.0
+    size = np.maximum(np.abs(expected), np.sqrt(np.mean(expected**2)))
+    return float("inf") if not size.all() else float((difference / size).max())
+
+
+def check(component: Component, file: Path, cases: Sequence[Case]) -> list[CaseResult]:
+    """Run every case in both.
+
+    Raises:
+        ParityError: naming component, case, output and error.
+    """
+    session = open_session(file)
+
+    def run(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
+        found = session.run(list(component.outputs), feeds)
+        return {name: torch.from_numpy(array) for name, array in zip(component.outputs, found, strict=True)}
+
+    return check_run(component, run, cases)
+
+
+def check_run(component: Component, run: Run, cases: Sequence[Case]) -> list[CaseResult]:
+    """Run every case in PyTorch and with `run`.
+
+    Raises:
+        ParityError: naming component, case, output and error.
+    """
+    results = []
+    for case in cases:
+        where = f"{component.name}, case {case.name!r}"
+        expected = component.run(case.inputs)
+        try:
+            found = run(case.inputs)
+        except onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException as error:
+            raise ParityError(f"{where}: onnxruntime cannot run it: {error}") from error
+        errors = {}
+        for name, tensor in expected.items():
+            try:
+                errors[name] = relative_error(found[name].numpy(), tensor.numpy())
+            except ParityError as error:
+                raise ParityError(f"{where}: output {name}: {error}.") from None
+            if not errors[name] <= TOLERANCE:
+                raise ParityError(
+                    f"{where}: output {name} is off by {errors[name]:.2e} relative to PyTorch; "
+                    f"{TOLERANCE:.0e} is allowed."
+                )
+        results.append(CaseResult(case.name, {n: list(t.shape) for n, t in case.inputs.items()}, errors))
+    return results

@@ -1,0 +1,284 @@
+"""Stage "validate": every file against PyTorch, on real inputs; then assets and manifest.
+
+Float32 files have to compute the same. Those of half precision are judged by `export/validate/half_precision.py`, and a
+language model with weights of eight bits by `export/validate/eight_bit.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from export.graph.components import Component, components_of
+from export.graph.kv_cache import aliases_of, with_flavour
+from export.graph.onnx_graph import Graph
+from export.graph.precision import Precision, precision_of, with_precision
+from export.graph.quantization import Weights, quantized_entry, weights_of
+from export.runtime import Session
+from export.runtime.assets import Assets, write_assets
+from export.runtime.executor import Part, TorchPart
+from export.runtime.onnxruntime_executor import OrtPart
+from export.runtime.opened import ort_parts_of
+from export.stages import Job, Say, open_model
+from export.store.manifest import ASSETS_DIR, ONNX_DIR, GenerationResult, component_entry, write_onnx_manifest
+from export.store.samples import Samples, load_samples
+from export.store.selection import absent
+from export.validate import eight_bit
+from export.validate.bfloat16_emulation import rounded_float32
+from export.validate.cached_llm import as_reading
+from export.validate.end_to_end import check_generation, check_pictures
+from export.validate.half_precision import (
+    LEAST_COSINE,
+    MOST_NORM_CHANGE,
+    NUM_TOKENS,
+    TIMES_EAGER,
+    check_greedy,
+    check_half,
+    check_seeing,
+    half_inputs,
+)
+from export.validate.inputs import Case, pack, real_cases
+from export.validate.parity import TOLERANCE, CaseResult, ParityError, Run, check, check_run, open_session
+from models import MMInterleaved
+
+ROUNDED_DIR = "rounded"
+
+
+def validate(job: Job, say: Say) -> None:
+    """Stage "validate": compare everything with PyTorch, and write assets and manifest.
+
+    Raises:
+        ParityError: something differs.
+    """
+    work = Path(job.work)
+    model = open_model(job)
+    components = components_of(model)
+    samples = load_samples(Path(job.model_dir), [Path(picture) for picture in job.pictures])
+    say(f"checking with {samples.source}")
+    cases = real_cases(model, components, samples.documents)
+    entries = {}
+    chosen = job.choice.among(components)
+    num_steps = len(chosen) + 1  # the last one is all of them at work
+    for number, name in enumerate(chosen, start=1):
+        component, precision = components[name], precision_of(name, job.precision)
+        file = work / ONNX_DIR / f"{name}.onnx"
+        say(f"[{number}/{num_steps}] {name} ...")
+        flavoured = with_flavour(component, job.flavour, job.capacity)
+        graph = Graph.of(onnx.load(file, load_external_data=False))
+        if weights_of(name, job.llm_weights) == "same":
+            proof = _prove(model, component, flavoured, file, cases[name], precision)
+        else:
+            with _naming_other_weights(job.llm_weights):
+                proof = _prove_quantized(model, component, flavoured, file, cases[name], precision, samples, say)
+        entries[name] = component_entry(with_precision(flavoured, precision), graph, file, proof, root=work)
+        if weights_of(name, job.llm_weights) != "same":
+            entries[name]["quantized"] = quantized_entry(graph.proto)
+        say(f"      {len(cases[name])} cases, largest relative error {proof['max_relative_error']:.1e}")
+    shutil.rmtree(work / ASSETS_DIR, ignore_errors=True)
+    assets = write_assets(model, work / ASSETS_DIR)
+    others = absent(chosen, job.choice, components)
+    with _naming_other_weights(job.llm_weights):
+        generation = _generation(job, model, components, samples, others, f"[{num_steps}/{num_steps}]", say)
+    write_onnx_manifest(
+        work,
+        key=job.key,
+        how={
+            "precision": job.precision,
+            "llm_weights": job.llm_weights,
+            "flavour": job.flavour,
+            "max_past": job.capacity,
+            "few_layers": job.few_layers,
+            "images": [str(Path(picture).absolute()) for picture in job.pictures],
+        },
+        model_dir=Path(job.model_dir),
+        components=entries,
+        assets=assets,
+        samples=samples.source,
+        absent=others,
+        generation=generation,
+    )
+
+
+@contextmanager
+def _naming_other_weights(weights: Weights) -> Iterator[None]:
+    """Where weights of eight bits may be why something differs, say what else there is."""
+    try:
+        yield
+    except ParityError as error:
+        if weights == "same":
+            raise
+        others = "same" if weights == "int8" else "int8 or same"
+        raise ParityError(f"{error} With --llm-weights {others} it may pass.") from error
+
+
+def _prove(
+    model: MMInterleaved,
+    component: Component,
+    flavoured: Component,
+    file: Path,
+    cases: Sequence[Case],
+    precision: Precision,
+) -> dict[str, Any]:
+    """The manifest's entry about what was compared."""
+    if precision == "float32":
+        how = "onnxruntime CPU against PyTorch, float32, real inputs"
+        if flavoured is component:
+            return _proof(how, TOLERANCE, check(component, file, cases))
+        return _proof(how, TOLERANCE, check_run(component, runner(flavoured, file, precision), cases))
+    run = runner(flavoured, file, precision)
+    results = check_half(component, run, cases, precision)
+    how = "onnxruntime CPU" if precision == "float16" else "float32 rounded to bfloat16 after every operator"
+    gates = {"times_eager": TIMES_EAGER, "cosine": LEAST_COSINE, "norm": MOST_NORM_CHANGE}
+    proof = _proof(f"{how}, against PyTorch in float32 and in {precision}, real inputs", gates, results)
+    _check_seeing(component, run, cases)
+    if component.name == "llm":
+        room = _room(model, flavoured, cases)
+        proof["num_greedy_tokens"] = check_greedy(component, run, model.language_model.embed, cases[0], room)
+    return proof
+
+
+def _prove_quantized(
+    model: MMInterleaved,
+    llm: Component,
+    flavoured: Component,
+    file: Path,
+    cases: Sequence[Case],
+    precision: Precision,
+    samples: Samples,
+    say: Say,
+) -> dict[str, Any]:
+    """The manifest's entry about a language model with weights of eight bits."""
+    assert model.processor is not None, "the command asks for one first"
+    run = runner(flavoured, file, precision)
+    input_ids = pack(model, samples.documents).input_ids
+    num_tokens = min(NUM_TOKENS, _room(model, flavoured, cases))
+    gates = {"cosine": eight_bit.LEAST_COSINE, "norm": eight_bit.MOST_NORM_CHANGE}
+    gates["perplexity"] = eight_bit.MOST_PERPLEXITY_CHANGE
+    results = eight_bit.check_quantized(llm, run, cases)
+    proof = _proof("onnxruntime CPU against PyTorch in float32, real inputs", gates, results)
+    _check_seeing(llm, run, cases)
+    likelihood = eight_bit.check_perplexity(llm, run, cases[0], input_ids, model.config.image_token_id)
+    greedy = eight_bit.compare_greedy(
+        llm, run, model.language_model.embed, model.processor.decode_text, cases[0], num_tokens
+    )
+    num_same = sum(one.num_equal == one.num_tokens for one in greedy)
+    say(
+        f"      perplexity {likelihood.perplexity:.3f}, PyTorch's {likelihood.pytorch_perplexity:.3f}; {num_same} of "
+        f"{len(greedy)} documents written on with the same {num_tokens} tokens"
+    )
+    return {**proof, "likelihood": asdict(likelihood), "greedy": [asdict(one) for one in greedy]}
+
+
+def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
+    """How many tokens may be written after the documents of the first case."""
+    most = model.config.language_model.transformer.get("max_position_embeddings", 2**31)
+    rows = llm.inputs["past_key_0"].shape[2]
+    most = min(most, rows) if isinstance(rows, int) else most
+    return most - cases[0].inputs["inputs_embeds"].shape[1]
+
+
+def _check_seeing(component: Component, run: Run, cases: Sequence[Case]) -> None:
+    """Where there are pictures to see, and not to see."""
+    looking = [case for case in cases if component.num_synchronizers and _num_images(case) > 2]
+    if looking:
+        check_seeing(component, run, looking[0])
+
+
+def _proof(how: str, tolerance: float | dict[str, float], results: Sequence[CaseResult]) -> dict[str, Any]:
+    return {
+        "status": "pass",
+        "runtime": how,
+        "tolerance": tolerance,
+        "max_relative_error": max(result.worst for result in results),
+        "cases": [asdict(result) for result in results],
+    }
+
+
+def runnable(file: Path, precision: Precision) -> Path:
+    """The file itself, or what stands for it where onnxruntime has no kernels."""
+    if precision != "bfloat16":
+        return file
+    rounded = file.parents[1] / ROUNDED_DIR / file.name
+    rounded.parent.mkdir(exist_ok=True)
+    onnx.save(rounded_float32(onnx.load(file)), rounded)
+    return rounded
+
+
+def runner(component: Component, file: Path, precision: Precision) -> Run:
+    """A file of a flavour at work, with the ports of `trt_split` whatever its own are.
+
+    Args:
+        component: in the file's flavour and in float32.
+        file: the graph.
+        precision: of the graph.
+    """
+    file, in_precision = runnable(file, precision), with_precision(component, precision)
+    if aliases_of(component.outputs):
+        ports = component if precision == "bfloat16" else in_precision  # its stand-in has float32 ports
+        part = OrtPart(component.name, ports.inputs, ports.outputs, file, torch.device("cpu"))
+        return as_reading(part, getattr(torch, precision))
+    session, component = open_session(file), in_precision
+
+    def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found = session.run(list(component.outputs), half_inputs(component, inputs))
+        return {name: torch.from_numpy(array).float() for name, array in zip(component.outputs, found, strict=True)}
+
+    return run
+
+
+def _num_images(case: Case) -> int:
+    return min((len(tensor) for name, tensor in case.inputs.items() if "mmfs_value_" in name), default=0)
+
+
+def _generation(
+    job: Job,
+    model: MMInterleaved,
+    components: dict[str, Component],
+    samples: Samples,
+    others: dict[str, list[str]],
+    head: str,
+    say: Say,
+) -> GenerationResult | str:
+    """What the files write and draw together with what is left to PyTorch, or why they cannot."""
+    if missing := others["not_exported"]:
+        reason = f"{', '.join(missing)} were not exported, and not left to PyTorch with --torch-fallback"
+        say(f"{head} no writing and drawing: {reason}")
+        return reason
+    left = others["left_to_pytorch"]
+    say(f"{head} writing and drawing with the files {'and PyTorch for ' + ', '.join(left) if left else 'alone'} ...")
+    of_pytorch: dict[str, Part] = {name: TorchPart(components[name], model.device) for name in left}
+    of_files = {name: component for name, component in components.items() if name not in left}
+    found = _check_generation(job, model, of_files, of_pytorch, samples)
+    texts = f"{len(found.texts)} texts equal; " if found.texts else ""
+    say(f"      {texts}{found.num_pictures} pictures, the worst with a PSNR of {found.worst_psnr_db:.0f} dB")
+    return found
+
+
+def _check_generation(
+    job: Job, model: MMInterleaved, components: dict[str, Component], of_pytorch: dict[str, Part], samples: Samples
+) -> GenerationResult:
+    """The files at their job. In half precision, and with weights of eight bits, another token may be chance, so words
+    are judged in `check_greedy` and `check_perplexity`, and here only the pictures; with weights of eight bits, by what
+    the model sees in them."""
+    work = Path(job.work)
+    assets = Assets.load(work / ASSETS_DIR)
+    components = {name: with_flavour(one, job.flavour, job.capacity) for name, one in components.items()}
+    if job.precision == "float32" and job.llm_weights == "same":
+        parts = {**ort_parts_of(components, work / ONNX_DIR), **of_pytorch}
+        return check_generation(model, Session(parts, assets), samples.documents)
+    parts = dict(of_pytorch)
+    for name, component in components.items():
+        precision = precision_of(name, job.precision)
+        in_float32 = precision == "bfloat16"  # its stand-in has float32 ports
+        folder = work / (ROUNDED_DIR if in_float32 else ONNX_DIR)
+        parts |= ort_parts_of({name: component if in_float32 else with_precision(component, precision)}, folder)
+    eyes = None if job.llm_weights == "same" else partial(eight_bit.compare_seen, model)
+    return check_pictures(model, Session(parts, assets), samples.documents, eyes)

@@ -1,0 +1,62 @@
+import pytest
+
+from export.engine.profiles import Limits, profiles_of
+from export.graph.components import Component
+from export.graph.kv_cache import with_flavour
+from export.store.manifest import ports_entry
+
+LIMITS = Limits(max_batch=2, max_tokens=128, max_past=300, max_images=6)
+
+
+def inputs_of(component: Component) -> list[dict]:
+    return ports_entry(component.inputs)
+
+
+def test_the_language_model_has_a_profile_for_single_tokens_and_one_for_prompts(
+    components: dict[str, Component],
+) -> None:
+    inputs = inputs_of(components["llm"])
+    decode, prefill = profiles_of("llm", inputs, LIMITS)
+    assert (decode.name, prefill.name) == ("decode", "prefill")
+    assert decode.axes == {"batch": (1, 1, 2), "images": (1, 2, 6), "past": (1, 150, 300), "tokens": (1, 1, 1)}
+    assert prefill.axes == {**decode.axes, "tokens": (1, 64, 128)}
+    shapes = prefill.shapes(inputs)
+    assert list(shapes) == list(components["llm"].inputs)
+    width = components["llm"].inputs["inputs_embeds"].shape[2]
+    assert shapes["inputs_embeds"] == ((1, 1, width), (1, 64, width), (2, 128, width))
+    assert shapes["last_token_ids"] == ((1, 1), (1, 1), (2, 1))
+
+
+def test_a_cache_of_fixed_size_is_no_axis_and_single_tokens_come_in_pairs(components: dict[str, Component]) -> None:
+    inputs = inputs_of(with_flavour(components["llm"], "trt_native", 40))
+    decode, prefill = profiles_of("llm", inputs, LIMITS)
+    assert decode.axes == {"batch": (1, 1, 2), "images": (1, 2, 6), "tokens": (1, 1, 2)}
+    assert {shape[2] for shape in prefill.shapes(inputs)["past_key_0"]} == {40}
+
+
+def test_the_unet_is_static_unless_asked(components: dict[str, Component]) -> None:
+    inputs = inputs_of(components["unet_mmfs"])
+    (static,) = profiles_of("unet_mmfs", inputs, LIMITS)
+    assert static.axes == {"batch": (4, 4, 4), "images": (6, 6, 6)}
+    (dynamic,) = profiles_of("unet_mmfs", inputs, Limits(max_batch=2, max_images=6, dynamic_unet=True))
+    assert dynamic.axes == {"batch": (1, 4, 4), "images": (1, 2, 6)}
+
+
+def test_every_input_of_every_component_has_its_shapes_in_order(components: dict[str, Component]) -> None:
+    for limits in (LIMITS, Limits(1, 1, 1, 1)):
+        for name, component in components.items():
+            for profile in profiles_of(name, inputs_of(component), limits):
+                for port_name, (least, usual, largest) in profile.shapes(inputs_of(component)).items():
+                    assert len(least) == len(component.inputs[port_name].shape)
+                    assert all(1 <= a <= b <= c for a, b, c in zip(least, usual, largest, strict=True)), (name, limits)
+
+
+def test_an_axis_without_limits_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"vae has the axes \['width'\], for which there are no limits"):
+        profiles_of("vae", [{"name": "x", "shape": ["batch", 3, "width"]}], LIMITS)
+
+
+@pytest.mark.parametrize("name", ["max_batch", "max_tokens", "max_past", "max_images"])
+def test_limits_are_positive(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is 0\. Expected at least 1"):
+        Limits(**{name: 0})

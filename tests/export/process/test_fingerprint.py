@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from export.process import fingerprint
+from export.process.fingerprint import LARGE, digest_of, file_digest, sources_digest
+
+
+def test_order_of_names_does_not_matter_and_everything_else_does() -> None:
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    assert len({digest_of(parts) for parts in ({"a": 1}, {"a": 2}, {"b": 1}, [1, 2], [2, 1], ["1"], "1")}) == 7
+
+
+def test_sources_are_told_apart_by_name_and_content(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    (tmp_path / "a.py").write_text("one")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/b.py").write_text("two")
+    first = sources_digest(["*.py", "sub/*.py"])
+    assert sources_digest(["sub/*", "*.py"]) == first
+    assert sources_digest(["*.py"]) != first
+    (tmp_path / "sub/b.py").write_text("2")
+    changed = sources_digest(["*.py", "sub/*.py"])
+    (tmp_path / "sub/b.py").rename(tmp_path / "sub/c.py")
+    assert len({first, changed, sources_digest(["*.py", "sub/*.py"])}) == 3
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    (tmp_path / "a.py").write_text("one")
+    with pytest.raises(FileNotFoundError, match=r"No source file matches 'sub/moved\.py'"):
+        sources_digest(["*.py", "sub/moved.py"])
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    assert file_digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_large_file_is_read_again_only_where_it_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    heard: list[int] = []
+    with (tmp_path / "work/large").open("wb") as stream:
+        stream.truncate(LARGE)
+    first = file_digest(tmp_path / "work/large", heard.append)
+    assert (sum(heard), len(heard) > 1) == (LARGE, True)
+    heard.clear()
+    file = (tmp_path / "work").rename(tmp_path / "out") / "large"
+    assert file_digest(file, heard.append) == first
+    assert heard == [LARGE], "as it was known"
+    with file.open("r+b") as stream:
+        stream.write(b"1")
+    heard.clear()
+    assert file_digest(file, heard.append) != first
+    assert (sum(heard), len(heard) > 1) == (LARGE, True)

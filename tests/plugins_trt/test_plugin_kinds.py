@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from plugins_trt.plugin import Plugins
+from plugins_trt.plugin_kinds import CARRIERS, USUAL, architectures_of, check_carrier, open_carrier
+from plugins_trt.tensorrt_package import PACKAGES
+
+KERNELS = b"\x7fELF\0mmfs_fused_forward_float16_8_8_1@sm_90\0mmfs_fused_forward_float16_8_8_1@compute_80\0"
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    file = tmp_path / "libmmfs_plugin.so"
+    file.write_bytes(KERNELS)
+    return file
+
+
+def tensorrt(*, takes_library: bool = True) -> Any:
+    loaded: list[str] = []
+
+    def load_library(file: str) -> object | None:
+        loaded.append(file)
+        return object() if takes_library else None
+
+    registry = SimpleNamespace(load_library=load_library, register_creator=lambda creator, namespace: True)
+    return SimpleNamespace(
+        __name__="tensorrt",
+        __version__="11.4",
+        loaded=loaded,
+        get_plugin_registry=lambda: registry,
+        IPluginCreatorV3One=object,
+        PluginField=lambda name: name,
+        PluginFieldCollection=list,
+    )
+
+
+def test_every_builder_takes_its_usual_carrier() -> None:
+    assert USUAL.keys() == PACKAGES.keys()
+    for builder, carrier in USUAL.items():
+        check_carrier(carrier, builder, None)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "builder", "sentence"),
+    [
+        ("aot", "rtx", r"TensorRT-RTX has no ahead-of-time plugins\. Take --plugin python, or --builder tensorrt"),
+        ("library", "rtx", "--plugin library and --plugin-library FILE belong together"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(carrier: str, builder: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        check_carrier(carrier, builder, None)
+
+
+def test_a_library_without_its_carrier_and_a_file_that_is_none_are_refused(library: Path) -> None:
+    check_carrier("library", "tensorrt", library)
+    with pytest.raises(ValueError, match="belong together: name both, or neither"):
+        check_carrier("python", "rtx", library)
+    library.write_bytes(b"\x7fELF of something else")
+    with pytest.raises(ValueError, match=r"libmmfs_plugin\.so holds no kernels of mmfs"):
+        check_carrier("library", "tensorrt", library)
+
+
+def test_a_library_is_loaded_and_goes_into_the_plan(library: Path) -> None:
+    trt, config = tensorrt(), SimpleNamespace()
+    carrier = open_carrier("library", trt, (), library)
+    carrier.configure(config)
+    assert trt.loaded == config.plugins_to_serialize == [str(library)]
+    assert carrier.num_in_plan() is None
+    (digest,) = carrier.sha256()
+    library.write_bytes(KERNELS + b"more")
+    assert carrier.sha256() != [digest]
+    with pytest.raises(RuntimeError, match=r"TensorRT 11\.4 does not load .*libmmfs_plugin\.so\. Expected a library"):
+        open_carrier("library", tensorrt(takes_library=False), (), library)
+
+
+def test_the_plugins_in_python_count_what_they_wrote() -> None:
+    carrier = open_carrier("python", tensorrt(), ("sm_90",))
+    assert isinstance(carrier, Plugins)
+    assert carrier.architectures == ("sm_90",)
+    assert (carrier.num_in_plan(), carrier.sha256(), carrier.network_flags) == ({}, [], 0)
+
+
+def test_the_architectures_of_a_plan_are_those_of_its_carrier(library: Path) -> None:
+    asked = ("sm_86", "sm_89")
+    found = {name: architectures_of(name, asked, library if name == "library" else None) for name in CARRIERS}
+    assert found == {"aot": ["compute_80"], "python": ["sm_86", "sm_89"], "library": ["compute_80", "sm_90"]}

@@ -1,0 +1,58 @@
+import os
+import signal
+import time
+
+import pytest
+
+from trainer.process.interrupt import SIGNALS, Interrupt, Stop
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3), (signal.SIGUSR1, 3)])
+def test_the_first_signal_is_a_request_and_the_second_one_acts(number, exit_code):
+    acted = []
+    before = signal.signal(number, lambda *_: acted.append(number))
+    try:
+        with Interrupt() as interrupt:
+            assert interrupt.reason is None
+            os.kill(os.getpid(), number)
+            assert (interrupt.reason.name, interrupt.reason.exit_code, acted) == (number.name, exit_code, [])
+            os.kill(os.getpid(), number)
+            assert acted == [number]
+        os.kill(os.getpid(), number)
+        assert acted == [number, number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_what_torchrun_repeats_is_not_a_second_wish():
+    acted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: acted.append("now"))
+    try:
+        with Interrupt(echoes=True) as interrupt:
+            for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+            assert (interrupt.reason, acted) == (Stop.SIGUSR1, [])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert acted == ["now"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_handlers_come_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(OSError, match="disk"), Interrupt():
+        raise OSError("disk")
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_stop_file_and_the_clock_are_reasons_too(tmp_path):
+    late = Interrupt(tmp_path, deadline=time.monotonic())
+    assert (late.reason, late.reason.exit_code) == (Stop.DEADLINE, 0)
+    (tmp_path / "STOP").touch()
+    assert (late.reason, late.reason.exit_code) == (Stop.STOP_FILE, 3)
+    late.obeyed()
+    assert not (tmp_path / "STOP").exists()
+    assert Interrupt(tmp_path, deadline=time.monotonic() + 60).reason is None
+    with Interrupt(tmp_path, deadline=time.monotonic()) as interrupt:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert interrupt.reason is Stop.SIGUSR1  # somebody's wish counts more than the clock

@@ -1,0 +1,218 @@
+"""How each task family of the emoji world is examined: what the model is given, and how its answer is scored.
+
+The first score of a family is its headline. Every score is a share between 0 and 1 of one document; a score that makes
+no sense for a document is absent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from trainer.data.document import Document, Image, Segment, prompt_of
+from trainer.data.emoji.atlas import sprites
+from trainer.evaluation.image_scores import background_right, foreground_iou, sprites_right, to_float
+from trainer.evaluation.text_scores import box_iou, exact_match, number_match, read_box
+
+Answer = str | np.ndarray
+"""Text, or a picture: float32 [h, h, 3] in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One family's examination."""
+
+    title: str
+    kind: Literal["text", "picture"]
+    given: str
+    """What the model gets and has to do, in words."""
+
+    labels: Mapping[str, str]
+    """Each score's name and what it is, in words; the headline first."""
+
+    score: Callable[[Answer, Document, int], dict[str, float]]
+    """(answer, document, num_concepts) to its scores."""
+
+    max_new_tokens: int = 0
+    prompt: Callable[[Document], Sequence[Segment]] = prompt_of
+
+    def true_answer(self, document: Document, side_px: int) -> Answer:
+        """The answer that the document itself gives; a picture at the side that the model draws at."""
+        return document.truth["answer"] if self.kind == "text" else to_float(true_picture(document).pixels, side_px)
+
+
+def true_picture(document: Document) -> Image:
+    """The picture that is to be drawn: the last segment of a document of a picture task."""
+    picture = document.segments[-1]
+    if not isinstance(picture, Image):
+        raise ValueError(f"The last segment of {document.key} is text; expected the picture to draw.")
+    return picture
+
+
+@dataclass(frozen=True)
+class CaptionSlots:
+    """What a caption says."""
+
+    names: tuple[str, ...]
+    """Sprites in the order of the text."""
+
+    relation: str
+    """The words with every name replaced by *, without articles and background: "* left of *"."""
+
+    colour: str | None
+
+
+@lru_cache(maxsize=1)
+def _name_pattern() -> re.Pattern[str]:
+    names = sorted((sprite.name for sprite in sprites()), key=len, reverse=True)  # the longest name that fits
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})\b")
+
+
+def read_caption(text: str) -> CaptionSlots:
+    """Take a caption of the world's grammar apart; words outside of it end up in `relation`."""
+    words = " ".join(text.lower().split())
+    background = re.search(r" on an? (\w+) background", words)
+    scene = words[: background.start()] if background else words
+    relation = re.sub(r"\b(?:a|an) \*", "*", _name_pattern().sub("*", scene))
+    return CaptionSlots(tuple(_name_pattern().findall(scene)), relation, background.group(1) if background else None)
+
+
+def score_caption(answer: Answer, document: Document, _num_concepts: int) -> dict[str, float]:
+    """Exact wording, and its slots one by one."""
+    said, true = read_caption(str(answer)), read_caption(document.truth["answer"])
+    shared = len(set(said.names) & set(true.names))
+    scores = {
+        "exact": exact_match(str(answer), document.truth["answer"]),
+        "sprites": shared / max(len(said.names), len(true.names)),
+        "colour": float(said.colour == true.colour),
+    }
+    if len(true.names) > 1:
+        order = [[name for name in one.names if name in other.names] for one, other in ((said, true), (true, said))]
+        scores["relation"] = float(said.relation == true.relation and order[0] == order[1])
+    return scores
+
+
+def score_reading(answer: Answer, document: Document, _num_concepts: int) -> dict[str, float]:
+    """The number asked for, and whether it is at least one that stands in the picture."""
+    numbers = [str(item["number"]) for item in document.truth["images"][0]["objects"]]
+    return {
+        "number": number_match(str(answer), document.truth["answer"]),
+        "some_number": max(number_match(str(answer), number) for number in numbers),
+    }
+
+
+def score_grounding(answer: Answer, document: Document, _num_concepts: int) -> dict[str, float]:
+    """Overlap of the written box with the true one; text without a box overlaps nothing."""
+    said, true = read_box(str(answer)), read_box(document.truth["answer"])
+    assert true is not None, f"{document.key} has no box"
+    iou = box_iou(said, true) if said is not None else 0.0
+    return {"iou_50": float(iou >= 0.5), "iou": iou}
+
+
+def score_comparison(answer: Answer, document: Document, _num_concepts: int) -> dict[str, float]:
+    """The number asked for; also on its own for each of the two kinds of question."""
+    right = number_match(str(answer), document.truth["answer"])
+    asks_which = document.truth["questions"][0]["text"].startswith(" which image")
+    return {"answer": right, "which_image" if asks_which else "number_in_image": right}
+
+
+def score_drawing(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
+    """Sprites and background of the last picture."""
+    assert isinstance(answer, np.ndarray)
+    facts = document.truth["images"][-1]
+    return {
+        "sprites": sprites_right(answer, facts, num_concepts),
+        "background": background_right(answer, facts),
+    }
+
+
+def score_layout(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
+    """The same, and whether the sprites' shapes lie where the label map says."""
+    assert isinstance(answer, np.ndarray)
+    true = to_float(true_picture(document).pixels, len(answer))
+    overlap = foreground_iou(answer, true, document.truth["images"][-1])
+    return {**score_drawing(answer, document, num_concepts), "foreground": overlap}
+
+
+DRAWING_LABELS = {
+    "sprites": "the right sprites in their places",
+    "background": "the right background colour",
+}
+EXAMS: dict[str, Exam] = {
+    "caption": Exam(
+        title="Caption",
+        kind="text",
+        given="A picture and “a photo of”; the model writes the caption.",
+        labels={
+            "exact": "every word right",
+            "sprites": "sprites named (shared over the longer list)",
+            "relation": "how two or three sprites stand, in order",
+            "colour": "background colour",
+        },
+        score=score_caption,
+        max_new_tokens=40,
+    ),
+    "read": Exam(
+        title="Detail reading",
+        kind="text",
+        given="A picture of several sprites with small printed numbers, and a question for one of them.",
+        labels={"number": "exact number", "some_number": "any number that stands in the picture"},
+        score=score_reading,
+        max_new_tokens=10,
+    ),
+    "ground": Exam(
+        title="Grounding",
+        kind="text",
+        given="A picture and a sprite's name; the model writes the corners of its box in thousandths.",
+        labels={"iou_50": "overlap (IoU) of at least one half", "iou": "mean overlap (IoU)"},
+        score=score_grounding,
+        max_new_tokens=24,
+    ),
+    "compare": Exam(
+        title="Several pictures",
+        kind="text",
+        given="Two to four pictures and a question about one of them.",
+        labels={
+            "answer": "right answer",
+            "number_in_image": "“which number is under … in image i?”",
+            "which_image": "“which image has …?”",
+        },
+        score=score_comparison,
+        max_new_tokens=10,
+    ),
+    "draw": Exam(
+        title="Text to picture",
+        kind="picture",
+        given="A sentence; the model draws it.",
+        labels=DRAWING_LABELS,
+        score=score_drawing,
+    ),
+    "label_map": Exam(
+        title="Label map to picture",
+        kind="picture",
+        given="Coloured silhouettes and a caption; the model draws the scene.",
+        labels={**DRAWING_LABELS, "foreground": "foreground overlap (IoU) with the truth"},
+        score=score_layout,
+    ),
+    "story": Exam(
+        title="Story",
+        kind="picture",
+        given="Three sentences with their pictures and a fourth sentence; the model draws the fourth picture.",
+        labels=DRAWING_LABELS,
+        score=score_drawing,
+        prompt=lambda document: document.segments[:-1],
+    ),
+    "chat": Exam(
+        title="Chat",
+        kind="text",
+        given="A user's turn: a picture of one to four sprites with numbers, and a question for one of them.",
+        labels={"number": "exact number", "some_number": "any number that stands in the picture"},
+        score=score_reading,
+        max_new_tokens=10,
+    ),
+}

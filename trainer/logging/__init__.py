@@ -1,0 +1,1 @@
+"""The log of a run: metrics, charts, Weights & Biases."""

@@ -1,0 +1,1 @@
+"""The command line and YAML files of a run."""

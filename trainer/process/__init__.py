@@ -1,0 +1,1 @@
+"""The processes of a run: distributed set-up, interrupts, watchdog, environment."""

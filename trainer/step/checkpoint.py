@@ -1,0 +1,240 @@
+"""Checkpoints that are complete or not there: written aside by a thread, synced, renamed; only complete ones are found.
+
+A checkpoint is a directory `<phase>-<step>` with the training state of all processes (torch.distributed.checkpoint,
+which any other number of processes can read) and checkpoint.json, which says what it is and how large its files are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from models.atomic_files import wait_for_disk, write_whole
+from trainer.config import UsageError
+from trainer.process.distributed import Processes
+from trainer.step.training_state import TrainingState
+
+STATE = "state"
+MANIFEST = "checkpoint.json"
+LATEST = "LATEST"
+UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    path: Path
+    phase: str
+    step: int
+    """Steps of the phase that are done; the data position, since step s trains on batch s."""
+
+    phase_index: int
+    config: dict[str, Any]
+    base: dict[str, str]
+    """Fingerprints of the parameters that do not learn and are not in it."""
+
+    def load(self, state: TrainingState, base: Mapping[str, str], processes: Processes) -> None:
+        """Put it into a module, its optimizer and its average; all processes together, however many saved it.
+
+        Raises:
+            UsageError: it is of another module, or was trained on top of other frozen parameters than `base`.
+        """
+        different = sorted(part for part in self.base.keys() | base.keys() if self.base.get(part) != base.get(part))
+        if different:
+            raise UsageError(
+                f"{self.path} was trained on top of other frozen weights than this run has in {', '.join(different)}. "
+                "Give the run the very weights that it began with (the directory that init names may have changed)."
+            )
+        reader = FileSystemReader(self.path / STATE)
+        places = state.places(_shapes(reader))
+        dcp.load(places, storage_reader=reader, process_group=processes.saving)
+        state.put_back(places, self.step)
+
+
+def _shapes(reader: FileSystemReader) -> dict[str, Any]:
+    stored = reader.read_metadata().state_dict_metadata
+    return {name: about.size for name, about in stored.items() if isinstance(about, TensorStorageMetadata)}
+
+
+class Saver:
+    """Writes the checkpoints of a run while the training goes on, one at a time. All processes do everything together.
+
+    The training waits as long as a copy of the state in memory takes, and for an earlier save that is not done.
+    Leaving the context finishes the last one.
+
+    Args:
+        directory: of all checkpoints of a run; on several machines, one that all of them see.
+        processes: who saves.
+        keep: how many of the newest checkpoints stay.
+    """
+
+    def __init__(self, directory: Path, processes: Processes, *, keep: int) -> None:
+        self.latest: Path | None = None
+        """The newest one that this object has completed, or is writing."""
+
+        self._directory = directory
+        self._processes = processes
+        self._keep = keep
+        self._completer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[Any] | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, Exception):  # a second Ctrl-C does not wait
+            self.finish()
+        self._completer.shutdown(wait=False)
+
+    def save(
+        self,
+        state: TrainingState,
+        *,
+        phase: str,
+        phase_index: int,
+        step: int,
+        config: Mapping[str, Any],
+        base: Mapping[str, str],
+    ) -> None:
+        """Begin to write a checkpoint; once written, it becomes the latest, and old ones are removed.
+
+        A kill at any moment leaves the previous latest one in place. A complete checkpoint of the same phase and step
+        is left as it is, since the same run made it.
+        """
+        self.finish()
+        final = self._directory / f"{phase}-{step:07d}"
+        self.latest = final
+        if self._processes.largest(int(self._processes.is_first and read(final) is not None)):
+            if self._processes.is_first:
+                self._make_latest(final)
+            return
+        unfinished = aside(final)
+        if self._processes.is_first:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for left_over in self._directory.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(left_over)
+            unfinished.mkdir()
+        self._processes.wait_for_all()
+        written = dcp.async_save(
+            state.tensors(),
+            storage_writer=FileSystemWriter(unfinished / STATE, sync_files=True),
+            process_group=self._processes.saving,
+        )
+        assert isinstance(written, Future)  # the other kind comes with stagers of one's own
+        facts = {"phase": phase, "phase_index": phase_index, "step": step, "base": dict(base), "config": dict(config)}
+        first = self._processes.is_first
+        self._pending = self._completer.submit(self._complete, final, facts, written) if first else written
+
+    def finish_if_written(self) -> None:
+        """Fail if the checkpoint that is being written has failed by now; never waits."""
+        if self._pending is not None and self._pending.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that is being written is complete. Raises what its thread raised."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _complete(self, final: Path, facts: Mapping[str, Any], written: Future[Any]) -> None:
+        written.result()
+        complete(final, facts)
+        self._make_latest(final)
+
+    def _make_latest(self, final: Path) -> None:
+        _point_latest_to(final)
+        for old in find_all(self._directory)[: -self._keep]:
+            shutil.rmtree(old.path)
+
+
+def aside(final: Path) -> Path:
+    """Where a checkpoint is written before it is complete."""
+    return final.with_name(f"{UNFINISHED}{final.name}")
+
+
+def complete(final: Path, facts: Mapping[str, Any]) -> None:
+    """Add checkpoint.json with `facts` to the files that all processes have written aside, and give them their name.
+
+    Raises:
+        UsageError: a file is not there.
+    """
+    unfinished = aside(final)
+    metadata = FileSystemReader(unfinished / STATE).read_metadata()
+    names = {f"{STATE}/.metadata"} | {f"{STATE}/{info.relative_path}" for info in metadata.storage_data.values()}
+    missing = sorted(name for name in names if not (unfinished / name).exists())
+    if missing:
+        raise UsageError(
+            f"{unfinished} lacks {', '.join(missing[:3])}, which other processes wrote. Processes on several "
+            "machines need an out directory that all of them share."
+        )
+    sizes = {name: (unfinished / name).stat().st_size for name in sorted(names)}
+    (unfinished / MANIFEST).write_text(json.dumps({**facts, "file_sizes_bytes": sizes}, indent=1))
+    for path in (unfinished / MANIFEST, unfinished / STATE, unfinished):
+        wait_for_disk(path)
+    if final.exists():  # incomplete, says read()
+        shutil.rmtree(final)
+    unfinished.rename(final)
+
+
+def read(path: Path) -> Checkpoint | None:
+    """The checkpoint in a directory; None if it is not there, or not complete."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        expected = manifest["file_sizes_bytes"]
+        sizes = {name: (path / name).stat().st_size for name in expected}
+        found = Checkpoint(
+            path,
+            manifest["phase"],
+            manifest["step"],
+            manifest["phase_index"],
+            manifest["config"],
+            manifest["base"],
+        )
+    except (OSError, ValueError, KeyError):  # the last: what was written before there was a `base`
+        return None
+    return None if path.name.startswith(UNFINISHED) or sizes != expected else found
+
+
+def find_all(directory: Path) -> list[Checkpoint]:
+    """The complete checkpoints in a directory, in the order in which the run passes them."""
+    found = [checkpoint for path in directory.glob("*-*") if (checkpoint := read(path)) is not None]
+    return sorted(found, key=lambda checkpoint: (checkpoint.phase_index, checkpoint.step))
+
+
+def find_latest(directory: Path) -> Checkpoint | None:
+    """The newest complete checkpoint in a directory, None without one."""
+    found = find_all(directory)
+    return found[-1] if found else None
+
+
+def find(path: Path) -> Checkpoint:
+    """The checkpoint that a path means: itself, or the newest one of a run directory.
+
+    Raises:
+        UsageError: there is no complete checkpoint.
+    """
+    checkpoint = read(path) or find_latest(path / "checkpoints")
+    if checkpoint is None:
+        raise UsageError(
+            f"{path} is neither a complete checkpoint nor a run directory that holds one. Expected a directory with "
+            f"{MANIFEST} and the files that it lists, of the sizes that it tells, or one with checkpoints/ in it."
+        )
+    return checkpoint
+
+
+def _point_latest_to(checkpoint: Path) -> None:
+    write_whole(checkpoint.with_name(LATEST), checkpoint.name + "\n")
+    wait_for_disk(checkpoint.parent)

@@ -1,0 +1,237 @@
+"""The training loop: one phase of a run, its whole state in sight."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config import TrainConfig
+from trainer.logging.metrics import RunLog, Step
+from trainer.process.distributed import Processes
+from trainer.process.interrupt import Interrupt, Stop
+from trainer.process.peak_memory import peak_memory_bytes
+from trainer.process.watchdog import Watchdog
+from trainer.step.checkpoint import Checkpoint, Saver
+from trainer.step.fsdp import DataParallel, whole_tensor
+from trainer.step.micro_batches import batches, rows_of_micro_batches, run_micro_batches
+from trainer.step.optim import WeightAverage, describe_groups, learning_rate_factor, make_optimizer, set_learning_rate
+from trainer.step.out_of_memory import FEWER_STATES, cheapest_knobs, out_of_memory_explained
+from trainer.step.phase import Phase
+from trainer.step.training_state import (
+    TrainingState,
+    fingerprint,
+    learned_names,
+    random_states,
+    seed_randomly,
+    set_random_states,
+)
+
+
+class NonFiniteError(FloatingPointError):
+    """Gradients of several steps in a row were infinite or not a number; nothing was updated with them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a phase ended."""
+
+    finished: bool
+    step: int
+    average: WeightAverage | None
+    parallel: DataParallel
+    """Holds the module's parameters; `release` gives them back to it."""
+
+    stop: Stop | None = None
+    """Why it did not finish."""
+
+
+def train(
+    phase: Phase,
+    config: TrainConfig,
+    *,
+    processes: Processes,
+    device: torch.device,
+    log: RunLog,
+    interrupt: Interrupt,
+    start: Checkpoint | None = None,
+    writes: bool = True,
+) -> Outcome:
+    """Train until the phase's last step, or until `interrupt` in any process says stop, with a checkpoint.
+
+    Interrupted and resumed from that checkpoint, it computes what it would have computed uninterrupted: bit for bit on
+    the CPU with the same numbers of processes and threads, and from the same batches with others. Without `writes`
+    there are no checkpoints.
+
+    Raises:
+        NonFiniteError: more gradients in a row are not finite than `config.max_skipped_in_a_row`.
+        OutOfMemoryError: the device's memory is used up.
+        UsageError: the processes cannot share the rows of a batch, or `start` is of another model.
+    """
+    module = phase.module.to(device).train()
+    learned, base = learned_names(module), fingerprint(module)
+    for name in phase.frozen:
+        module.get_submodule(name).requires_grad_(False)
+    rows = rows_of_micro_batches(phase.num_rows, config.micro_batch_rows, processes)
+    parallel = DataParallel(module, processes, config.shard_size, phase.stack if config.shard_layers else None)
+    optimizer = make_optimizer(module, phase.optim)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    average = WeightAverage(module, phase.ema_decay) if phase.ema_decay else None
+    state = TrainingState(module, learned, optimizer, average, processes, seed=config.seed)
+    saver = Saver(Path(config.out) / "checkpoints", processes, keep=config.keep)
+    if processes.num > 1:  # what is random in a layer must not be the same for all rows of a batch
+        seed_randomly(config.seed, phase.index, processes.rank)
+    first = 0
+    if start is not None:
+        first, saver.latest = start.step, start.path
+        start.load(state, base, processes)
+    for line in describe_groups(optimizer):
+        log.say(f"  {line}")
+    flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
+    loader = batches(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
+    with saver, Watchdog(processes, 60 * config.watchdog_minutes) as watchdog:
+
+        def save(step: int) -> None:
+            watchdog.enters("the checkpoint")
+            saver.save(state, phase=phase.name, phase_index=phase.index, step=step, config=config.to_dict(), base=base)
+
+        begun = time.monotonic()
+        for step in range(first, phase.num_steps):
+            watchdog.enters("the wait for data")
+            micro_batches = next(loader)
+            data_wait_s = time.monotonic() - begun
+            watchdog.enters("the agreement on counts")
+            numbers = [(*phase.counts(batch), *phase.size(batch)) for batch in micro_batches]
+            *counts, num_tokens, num_images = processes.total([sum(column) for column in zip(*numbers, strict=True)])
+            factor = learning_rate_factor(step, phase.num_steps, phase.optim)
+            set_learning_rate(optimizer, factor)
+
+            watchdog.enters("forward and backward")
+            with out_of_memory_explained(cheapest_knobs(config)):
+                contributions = run_micro_batches(
+                    phase, parallel, micro_batches, counts, device, lambda: agreed_stop(interrupt, processes)
+                )
+            done = step
+            if not isinstance(contributions, Stop):
+                watchdog.enters("the update")
+                grad_norm = whole_tensor(nn.utils.clip_grad_norm_(parameters, phase.optim.max_grad_norm))
+                values = to_host(contributions, grad_norm, processes)
+                if math.isfinite(values["grad_norm"]):
+                    with out_of_memory_explained(FEWER_STATES):
+                        optimizer.step()
+                    if average is not None:
+                        average.update()
+                    state.num_skipped = 0
+                    values["lr"] = phase.optim.lr * factor
+                    step_s = time.monotonic() - begun
+                    is_due = log.is_due(step + 1, phase.num_steps)
+                    log.step(
+                        Step(
+                            phase.name,
+                            step + 1,
+                            phase.num_steps,
+                            values,
+                            num_tokens,
+                            num_images,
+                            step_s,
+                            data_wait_s,
+                            flops=None if flops_of is None else flops_of(counts, num_images),
+                            peak_memory_bytes=processes.largest(peak_memory_bytes(device)) if is_due else None,
+                        )
+                    )
+                else:
+                    state.num_skipped += 1
+                    skipped(phase, step, values, state.num_skipped, log)
+                    if state.num_skipped > config.max_skipped_in_a_row:
+                        raise NonFiniteError(non_finite_sentence(phase, step, values, state.num_skipped, saver.latest))
+                optimizer.zero_grad()
+                done = step + 1
+
+            stop = contributions if isinstance(contributions, Stop) else agreed_stop(interrupt, processes)
+            if writes and (stop or done % config.checkpoint_every == 0 or done == phase.num_steps):
+                save(done)
+            saver.finish_if_written()
+            is_shown = phase.sample is not None and (done % config.sample_every == 0 or done == phase.num_steps)
+            if is_shown and stop is None:
+                watchdog.enters("the samples")
+                make_samples(phase, done, parallel, average, processes, interrupt)
+                stop = agreed_stop(interrupt, processes)
+                if stop and writes:
+                    save(done)
+            if stop and done < phase.num_steps:
+                return Outcome(finished=False, step=done, average=average, parallel=parallel, stop=stop)
+            begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
+    return Outcome(finished=True, step=phase.num_steps, average=average, parallel=parallel)
+
+
+def agreed_stop(interrupt: Interrupt, processes: Processes) -> Stop | None:
+    """Why all processes stop now: the strongest reason that any of them has."""
+    number = processes.largest(interrupt.reason or 0)
+    return Stop(number) if number else None
+
+
+def to_host(contributions: Mapping[str, Tensor | None], grad_norm: Tensor, processes: Processes) -> dict[str, Any]:
+    """Everybody's contributions added up, and the gradient's norm, as numbers in one transfer: the only place where a
+    step waits for the GPU.
+
+    It has to, because an update with a bad gradient cannot be taken back.
+    """
+    present = {name: value.detach().float() for name, value in contributions.items() if value is not None}
+    sums = processes.total_of_tensor(torch.stack(list(present.values())))
+    *numbers, norm = torch.cat([sums, grad_norm.detach().float().reshape(1)]).tolist()
+    values = dict(zip(present, numbers, strict=True))
+    return {name: values.get(name) for name in contributions} | {"grad_norm": norm}
+
+
+def make_samples(
+    phase: Phase,
+    step: int,
+    parallel: DataParallel,
+    average: WeightAverage | None,
+    processes: Processes,
+    interrupt: Interrupt,
+) -> None:
+    """`phase.sample` with the averaged weights if there are any; all that training uses is afterwards what it was."""
+    assert phase.sample is not None
+    random_before = random_states()
+    with average.applied() if average is not None else nullcontext(), parallel.whole():
+        if processes.is_first:
+            phase.module.eval()
+            phase.sample(step, lambda: interrupt.reason is not None)
+            phase.module.train()
+    set_random_states(random_before)
+
+
+def skipped(phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, log: RunLog) -> None:
+    """Tell of a step that was left out, which all processes do together, for they all see the same norm."""
+    as_text = {name: str(value) for name, value in values.items()}  # JSON has no NaN
+    log.event("skipped", phase=phase.name, step=step, values=as_text, documents=phase.documents(step))
+    log.say(
+        f"{phase.name} {step + 1}: skipped, for its gradient norm is {values['grad_norm']} ({num_in_a_row} in a row)"
+    )
+
+
+def non_finite_sentence(
+    phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, last_saved: Path | None
+) -> str:
+    """What happened, where, and the way out."""
+    whole = {name: value for name, value in values.items() if name.startswith("loss") and "/" not in name}
+    losses = ", ".join(f"{name} {value}" for name, value in whole.items())
+    sources = Counter(key.partition("/")[0] for key in phase.documents(step))
+    counted = ", ".join(f"{count} of {source}" for source, count in sources.most_common())
+    documents = f" Its batch has documents from these sources: {counted}; log.jsonl has their keys." if sources else ""
+    saved = f"The last complete checkpoint is {last_saved}" if last_saved else "There is no checkpoint yet"
+    times = "" if num_in_a_row == 1 else f", after {num_in_a_row - 1} skipped before it"
+    return (
+        f"The gradient norm is {values['grad_norm']} at step {step} of phase '{phase.name}' ({losses}){times}; the "
+        f"weights were not updated with it.{documents} {saved}. Try a new run with a lower optim.lr (now "
+        f"{phase.optim.lr:g}) or a longer optim.warmup_steps (now {phase.optim.warmup_steps})."
+    )

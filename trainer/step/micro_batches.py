@@ -1,0 +1,98 @@
+"""A process's share of a batch: cut into micro-batches, made ahead of their step, and run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from trainer.config import UsageError
+from trainer.process.distributed import Processes
+from trainer.process.interrupt import Stop, ignore_in_worker
+from trainer.step.fsdp import DataParallel
+from trainer.step.phase import Phase
+from trainer.step.training_state import random_states, set_random_states
+
+
+def rows_of_micro_batches(num_rows: int, micro_batch_rows: int, processes: Processes) -> list[range]:
+    """This process's share of the rows of every batch, cut into micro-batches of at most `micro_batch_rows` (0: one).
+
+    Raises:
+        UsageError: the processes cannot have equal shares.
+    """
+    if num_rows % processes.num:
+        possible = [num for num in range(1, num_rows + 1) if num_rows % num == 0]
+        raise UsageError(
+            f"{processes.num} processes cannot share a batch of {num_rows} rows equally. Possible numbers of "
+            f"processes: {', '.join(map(str, possible))}; or change the number of rows (data.num_rows or "
+            "corpus.num_rows; encoder_pretraining.images_per_step in that phase), which changes what is learned."
+        )
+    each = num_rows // processes.num
+    size = micro_batch_rows or each
+    return [
+        range(num_rows)[start : start + size]
+        for start in range(processes.rank * each, (processes.rank + 1) * each, size)
+    ]
+
+
+def batches(
+    phase: Phase, rows: Sequence[range], first: int, num_workers: int, *, pin_memory: bool
+) -> Iterator[list[Any]]:
+    """The micro-batches, one for each of `rows`, of the steps first, first + 1, ... of the phase; `num_workers`
+    processes make them ahead, in the same order."""
+    return iter(
+        DataLoader(
+            _Steps(phase.batch, rows),
+            sampler=range(first, phase.num_steps),
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            worker_init_fn=ignore_in_worker,
+            generator=torch.Generator(),  # else it draws from the global one, and a resumed run would be one draw ahead
+        )
+    )
+
+
+def run_micro_batches(
+    phase: Phase,
+    parallel: DataParallel,
+    micro_batches: Sequence[Any],
+    counts: Sequence[int],
+    device: torch.device,
+    stop: Callable[[], Stop | None],
+) -> dict[str, Tensor | None] | Stop:
+    """Forward and backward of this process's share; returns its contributions to the logged values.
+
+    Or what `stop` said between two micro-batches. Then it is as if the step had not begun, since a step of many
+    micro-batches may last longer than the time that a batch system leaves after its signal.
+    """
+    random_before = random_states() if len(micro_batches) > 1 else {}
+    sums: dict[str, Tensor | None] = {}
+    parallel.gather()
+    for number, batch in enumerate(micro_batches):
+        if number > 0 and (reason := stop()) is not None:
+            parallel.abandon()
+            set_random_states(random_before)
+            return reason
+        for name, value in phase.accumulate(parallel.module, batch.to(device, non_blocking=True), counts).items():
+            before = sums.get(name)
+            sums[name] = value if before is None or value is None else before + value
+    parallel.reduce()
+    return sums
+
+
+class _Steps(Dataset[Any]):
+    def __init__(self, batch: Callable[[int, range], Any], rows: Sequence[range]) -> None:
+        self._batch = batch
+        self._rows = rows
+
+    def __getitem__(self, step: int) -> Any:
+        return [self._batch(step, rows) for rows in self._rows]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
