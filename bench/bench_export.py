@@ -21,12 +21,12 @@ from torch import Tensor
 import mmfs
 from bench import measure
 from bench.workloads import WORKLOADS, Arguments, FusedWorkload, Scale
-from export.engine.compatibility import Misfit
+from export.engine.compatibility import IncompatibleExport
 from export.runtime import Session
-from export.runtime.generation_state import PartsReading
+from export.runtime.generation_state import ExportedGenerationState
 from export.runtime.memory import Memory
 from export.runtime.recorded import Recorded
-from export.runtime.tensorrt_executor import EngineRefused
+from export.runtime.tensorrt_runner import TensorRTError
 from export.runtime.value_pool import ValuePool
 from export.trt import main as export_main
 from export.validate.end_to_end import compare
@@ -50,7 +50,7 @@ TOY = Path(__file__).parents[1] / "trainer" / "weights" / "toy"
 
 @functools.lru_cache(maxsize=1)
 @torch.no_grad()
-def reading_of(scale: Scale, device: str) -> PartsReading:
+def reading_of(scale: Scale, device: str) -> ExportedGenerationState:
     """A reading with random weights: 7B of LLaMA, CLIP-L and the U-Net of SD 2.1 in bfloat16; elsewhere tiny."""
     config = MMInterleavedConfig.tiny()
     if scale == "full":
@@ -64,7 +64,7 @@ def reading_of(scale: Scale, device: str) -> PartsReading:
         model = MMInterleaved(config).eval().requires_grad_(False)
     if scale == "full":
         model = model.to(torch.bfloat16)
-    return Session.of(model, device=device).begin_reading(1)
+    return Session.of(model, device=device).begin_generation(1)
 
 
 def decoding(scale: Scale, device: str) -> tuple[Recorded, Callable[[], None], Callable[[], Tensor]]:
@@ -187,7 +187,7 @@ def plugin_launch(workload: str, dtype: torch.dtype, scale: Scale, device: str) 
         [Address(tensor.data_ptr(), tensor.dtype) for tensor in inputs],
         Address(output.data_ptr(), dtype),
         workspace.data_ptr(),
-        gpu.num_processors,
+        gpu.num_sms,
     )
 
     def run() -> None:
@@ -230,7 +230,7 @@ def rtx_session(device: str, tmp_path: Path) -> Session:
     assert export_main([str(TOY), "--out", str(root), "--stage", "build", "--builder", "rtx"]) == 0
     try:
         return Session.open(root, "rtx")
-    except (Misfit, EngineRefused) as error:
+    except (IncompatibleExport, TensorRTError) as error:
         pytest.skip(f"TensorRT-RTX on {torch.cuda.get_device_name()}: {error}")
 
 

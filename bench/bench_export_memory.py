@@ -23,14 +23,14 @@ from tokenizers import Tokenizer
 from bench.measure import resident_bytes
 from export.graph.components import components_of
 from export.graph.external_data import write_weights
-from export.graph.kv_cache import DEFAULT_FLAVOUR, lower_attention
-from export.graph.meta_model import open_skeleton
+from export.graph.kv_cache import DEFAULT_KV_CACHE, lower_attention
+from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.mm_interleaved import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
-from models.uninitialized import unwritten
+from models.uninitialized import uninitialized
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "trainer/data/emoji/tokenizer.json"
@@ -57,7 +57,7 @@ def wide_config(width: int, feed_forward: int, num_layers: int) -> MMInterleaved
 def write_checkpoint(config: MMInterleavedConfig, directory: Path) -> int:
     """A model directory whose numbers are all zero and take no disk; returns their size in bytes."""
     processor = MMInterleavedProcessor(Tokenizer.from_file(str(TOKENIZER)), image_size=32)
-    model = unwritten(lambda: MMInterleaved(config, processor))
+    model = uninitialized(lambda: MMInterleaved(config, processor))
     directory.mkdir(parents=True)
     config.save(directory / CONFIG_FILE)
     processor.save_pretrained(directory)
@@ -76,14 +76,14 @@ def write_checkpoint(config: MMInterleavedConfig, directory: Path) -> int:
 
 def trace(model_dir: Path, folder: Path) -> None:
     """The language model as a graph that points into the checkpoint."""
-    model, stored = open_skeleton(model_dir)
+    model, stored = open_meta_model(model_dir)
     (folder / "neutral.onnx").write_bytes(to_onnx(components_of(model)["llm"], stored).proto.SerializeToString())
 
 
 def lower(model_dir: Path, folder: Path) -> None:
     """The graph in bfloat16, with its weights beside it."""
     neutral = onnx.load(folder / "neutral.onnx", load_external_data=False)
-    proto = lower_precision(lower_attention(neutral, DEFAULT_FLAVOUR), "bfloat16")
+    proto = lower_precision(lower_attention(neutral, DEFAULT_KV_CACHE), "bfloat16")
     write_weights(proto, model_dir, folder / "llm.data")
     (folder / "llm.onnx").write_bytes(proto.SerializeToString())
 

@@ -26,7 +26,7 @@ from export.engine.build_process import BUILT_FILE, Request, main
 from export.engine.profiles import Limits, profiles_of
 from export.graph.components import Component, components_of
 from export.graph.external_data import write_weights
-from export.graph.meta_model import open_skeleton
+from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision, with_precision
 from export.process.child_process import run_child
@@ -45,7 +45,7 @@ def wide_config() -> MMInterleavedConfig:
 
 def trace(folder: Path) -> dict[str, float]:
     """Write the graph, which points into the checkpoint, and read it back."""
-    model, stored = open_skeleton(folder / "model")
+    model, stored = open_meta_model(folder / "model")
     component = components_of(model)[NAME]
     start = time.perf_counter()
     graph = to_onnx(component, stored)  # ONNX's checker has seen it
@@ -73,7 +73,7 @@ def lower(folder: Path) -> dict[str, float]:
 
 def build(folder: Path) -> dict[str, float]:
     """Its engine: plugins, one architecture."""
-    model, _ = open_skeleton(folder / "model")
+    model, _ = open_meta_model(folder / "model")
     component: Component = with_precision(components_of(model)[NAME], "float16")
     del model
     inputs = ports_entry(component.inputs)

@@ -23,8 +23,8 @@ from bench.workloads import LLM_LEVELS, SMOKE_LEVELS, Scale
 from mmfs import MMFS
 from models import MMInterleaved
 from models.folded_mmfs import FoldedMMFS
-from models.generation.backend import Piece
-from models.generation.state import Reading
+from models.generation.state import Piece
+from models.generation.torch_state import TorchGenerationState
 from models.language_model import LanguageSynchronizer
 
 TOY = Path(__file__).parents[1] / "trainer/weights/toy"
@@ -54,7 +54,7 @@ def bench_decoding_with_four_images(
     without.load_state_dict({name: toy.state_dict()[name] for name in without.state_dict()})
     document = pictures(toy, 4)
     with torch.inference_mode():
-        closed, plain, reading = (Reading(model) for model in (toy, without, toy))
+        closed, plain, reading = (TorchGenerationState(model) for model in (toy, without, toy))
         closed.folded = [fold_closed(synchronizer) for synchronizer in toy.language_model.synchronizers]
         error = measure.relative_error(closed.read([document]), plain.read([document]))
         assert error < TOLERANCE, f"with closed gates it is another language model, by {error:.1e}"

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from models import MMInterleaved
 from models.denoising import Denoising
-from models.generation.backend import Piece
 from models.generation.image_bank import ImageBank
-from models.generation.state import Reading
+from models.generation.state import Piece
+from models.generation.torch_state import TorchGenerationState
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Written:
 @torch.inference_mode()
 def write_reading_once(model: MMInterleaved, prompt: Sequence[Piece], turns: Turns) -> Written:
     """As `generate` does."""
-    written, reading = Written(), Reading(model)
+    written, reading = Written(), TorchGenerationState(model)
     reading.read([list(prompt)])
     for turn in range(turns.num_turns):
         text = _write_text(reading, turns, written)
@@ -68,17 +68,17 @@ def write_reading_again(model: MMInterleaved, prompt: Sequence[Piece], turns: Tu
     written, document = Written(), list(prompt)
     grey = torch.full((3, *model.config.vision.picture_shape), 0.5)
     for turn in range(turns.num_turns):
-        reading = ForgetfulReading(model)
+        reading = ForgetfulGenerationState(model)
         reading.read([document])
         document.append([*_write_text(reading, turns, written), model.config.begin_of_image_id])
-        reading = ForgetfulReading(model)
+        reading = ForgetfulGenerationState(model)
         reading.read([[*document, grey]])
         reading.forget_last_picture()
         document.append(_draw(reading, turn, turns, written))
     return written
 
 
-def _write_text(reading: Reading, turns: Turns, written: Written) -> list[int]:
+def _write_text(reading: TorchGenerationState, turns: Turns, written: Written) -> list[int]:
     """The tokens of a turn; the last one has not been read yet."""
     text: list[int] = []
     for _ in range(turns.num_tokens):
@@ -90,7 +90,7 @@ def _write_text(reading: Reading, turns: Turns, written: Written) -> list[int]:
     return text
 
 
-def _draw(reading: Reading, turn: int, turns: Turns, written: Written) -> Tensor:
+def _draw(reading: TorchGenerationState, turn: int, turns: Turns, written: Written) -> Tensor:
     """A picture, and the same as the model reads it."""
     for step in reading.draw([0], [turn], turns.denoising):
         latents = step.latents
@@ -100,7 +100,7 @@ def _draw(reading: Reading, turn: int, turns: Turns, written: Written) -> Tensor
     return torch.nn.functional.interpolate(picture[None], (height, width), mode="bilinear")[0]
 
 
-class ForgetfulReading(Reading):
+class ForgetfulGenerationState(TorchGenerationState):
     """Reads by the layers themselves, and projects the images for every call."""
 
     def __init__(self, model: MMInterleaved) -> None:

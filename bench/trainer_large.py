@@ -32,8 +32,8 @@ def large_run(*, tiny: bool) -> TrainConfig:
         frozen=list(PAPER_FROZEN),
         precision="bfloat16",
         recompute=["vision", "language_model"],
-        images_at_once=2,
-        tokens_at_once=16,
+        image_chunk=2,
+        token_chunk=16,
         ema_decay=0.0,
     )
     if tiny:
@@ -43,8 +43,8 @@ def large_run(*, tiny: bool) -> TrainConfig:
         model=large_model(),
         data=DataConfig(num_rows=2, row_tokens=2048),
         optim=OptimConfig(unet_lr_factor=0.1),
-        images_at_once=16,
-        tokens_at_once=1024,
+        image_chunk=16,
+        token_chunk=1024,
     )
 
 
@@ -105,7 +105,7 @@ class LargeStep:
             self._batch,
             num_targets=self.shape.num_targets,
             num_drawn=self.shape.num_drawn,
-            chunks=Chunks(images=self._config.images_at_once, tokens=self._config.tokens_at_once),
+            chunks=Chunks(images=self._config.image_chunk, tokens=self._config.token_chunk),
             dtype=self._dtype,
         )
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.max_grad_norm)

@@ -9,7 +9,7 @@ PARTIAL = ".part"
 """Ends the name of a file that is being written, beside the one that it will be."""
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
+def write_atomically(file: Path, content: str | bytes) -> None:
     """Write a file aside, and let it take the place of an earlier one when it is on the disk; text as UTF-8."""
     partial = file.with_name(file.name + PARTIAL)
     try:

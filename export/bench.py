@@ -18,13 +18,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from export.atomic_files import write_whole
+from export.atomic_files import write_atomically
 from export.runtime import Session
-from export.runtime.opened import exported_model
+from export.runtime.runners import exported_model
 from export.runtime.session import Backend
-from export.runtime.tensorrt_executor import EngineRefused
+from export.runtime.tensorrt_runner import TensorRTError
 from models.denoising import Denoising
-from models.generation.backend import GenerativeModel, Reader
+from models.generation.state import GenerationState, GenerativeModel
 from plugins_trt.tensorrt_package import MissingPackage
 
 PYTORCH = "PyTorch"
@@ -79,12 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session = Session.open(options.directory, options.backend, model=in_parts, device=options.device)
         device = session.assets.embedding.device
         measured = measure({PYTORCH: model.to(device), options.backend: session}, device, work, _say)
-    except (OSError, ValueError, MissingPackage, EngineRefused) as error:
+    except (OSError, ValueError, MissingPackage, TensorRTError) as error:
         print(error, file=sys.stderr)
         return 2
     print(table(measured, device))
     if options.json is not None:
-        write_whole(options.json, json.dumps([asdict(one) for one in measured], indent=2) + "\n")
+        write_atomically(options.json, json.dumps([asdict(one) for one in measured], indent=2) + "\n")
     return 0
 
 
@@ -150,16 +150,16 @@ def table(measured: Sequence[Measured], device: torch.device) -> str:
     return "\n".join(lines)
 
 
-def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[Reader], Tensor]]]:
+def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[GenerationState], Tensor]]]:
     """By name: how many tokens or pictures it makes, and how, from a reading that is prepared."""
     denoising = Denoising(num_inference_steps=work.num_inference_steps, guidance_scale=work.guidance_scale)
 
-    def prefill(reading: Reader) -> Tensor:
+    def prefill(reading: GenerationState) -> Tensor:
         reading.read([[_prompt(model, work)]])
         assert reading.logits is not None
         return reading.logits
 
-    def decode(reading: Reader) -> Tensor:
+    def decode(reading: GenerationState) -> Tensor:
         for _ in range(work.num_new_tokens):
             assert reading.logits is not None
             reading.read([[[_prompt(model, work)[0]]]])
@@ -167,7 +167,7 @@ def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[
         assert reading.logits is not None
         return reading.logits
 
-    def draw(reading: Reader) -> Tensor:
+    def draw(reading: GenerationState) -> Tensor:
         *_, last = reading.draw([0], [0], denoising)
         return reading.decode(last.latents)
 
@@ -178,9 +178,9 @@ def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[
     }
 
 
-def _prepare(model: GenerativeModel, what: str, work: Work) -> Reader:
+def _prepare(model: GenerativeModel, what: str, work: Work) -> GenerationState:
     """A reading that has read what comes before the job."""
-    reading = model.begin_reading(1)
+    reading = model.begin_generation(1)
     if what != "tokens read":
         reading.read([[_prompt(model, work)]])
     if what == "pictures drawn":

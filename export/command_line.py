@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from export.engine.profiles import Limits
-from export.graph.kv_cache import DEFAULT_FLAVOUR, FLAVOURS
+from export.graph.kv_cache import DEFAULT_KV_CACHE, FLAVOURS
 from export.graph.precision import PRECISIONS
 from export.graph.quantization import WEIGHTS
 from export.triton import MODEL_FILES, Kind
@@ -49,7 +49,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--flavour",
         choices=FLAVOURS,
-        default=DEFAULT_FLAVOUR,
+        default=DEFAULT_KV_CACHE,
         help="how the language model keeps its cache. trt_split: it reads the cache, and the new rows come out; any "
         "TensorRT and any onnxruntime. trt_native: TensorScatter writes in place, Attention reads, --max-past rows; "
         "ort: the same for any number of rows, without engines (default: %(default)s)",

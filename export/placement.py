@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.atomic_files import PARTIAL
 from export.engine.reuse import carry_engines
-from export.process.lock import alone_in
+from export.process.lock import directory_lock
 from export.stages import JOB_FILE
 from export.store.manifest import ENGINES_DIR, MANIFEST_FILE, ONNX_DIR, manifest_of, read_manifest, write_manifest
 from export.validate.validate import ROUNDED_DIR
@@ -28,7 +28,7 @@ def put_in_place(work: Path, out: Path) -> None:
     for leftover in (work / ROUNDED_DIR, work / ENGINES_DIR, _aside(out)):
         shutil.rmtree(leftover, ignore_errors=True)
     (work / JOB_FILE).unlink()
-    with alone_in(out) if out.exists() else nullcontext():
+    with directory_lock(out) if out.exists() else nullcontext():
         if (earlier := manifest_of(out)) is not None:
             manifest = read_manifest(work)
             carry_engines(out, earlier, work, manifest)
@@ -50,7 +50,7 @@ def put_back(out: Path) -> None:
     if out.exists():
         shutil.rmtree(_aside(out), ignore_errors=True)
     elif (_aside(out) / MANIFEST_FILE).is_file():
-        with alone_in(_aside(out)):
+        with directory_lock(_aside(out)):
             _aside(out).rename(out)
 
 

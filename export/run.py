@@ -17,9 +17,9 @@ from PIL import Image
 
 from export.engine.compatibility import BUILDERS
 from export.runtime import Session
-from export.runtime.opened import exported_model
+from export.runtime.runners import exported_model
 from export.runtime.session import Backend
-from export.runtime.tensorrt_executor import EnginePart, EngineRefused
+from export.runtime.tensorrt_runner import TensorRTError, TensorRTRunner
 from export.store.samples import opened
 from export.validate.end_to_end import LEAST_PSNR_DB, compare, psnrs
 from export.validate.seed_sensitivity import TWICE_DB, own_psnr_db, step_error_of
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
-    except (OSError, ValueError, MissingPackage, EngineRefused) as error:
+    except (OSError, ValueError, MissingPackage, TensorRTError) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -108,7 +108,7 @@ def _compare(
         if own_db is not None:
             difference = compare(expected, written, least_psnr_db=min(LEAST_PSNR_DB, own_db - TWICE_DB))
             own = f"; PyTorch's own, with each step off by {step_error:.1e} as the file's is, have {own_db:.0f} dB"
-    ran = [name for name, part in session.parts.items() if isinstance(part, EnginePart)]
+    ran = [name for name, part in session.parts.items() if isinstance(part, TensorRTRunner)]
     if ran:
         version = open_package(BUILDERS[options.backend]).__version__
         on = torch.cuda.get_device_name()

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from export.graph.onnx_graph import GraphError
 from export.process.child_process import end_with_parent
-from export.stages import Job, Say, lower, trace
+from export.stages import Job, Log, lower, trace
 from export.validate.parity import ParityError
 from export.validate.validate import validate
 
 ERROR_FILE = "error.json"
-STAGES: dict[str, Callable[[Job, Say], None]] = {"onnx": trace, "lower": lower, "validate": validate}
+STAGES: dict[str, Callable[[Job, Log], None]] = {"onnx": trace, "lower": lower, "validate": validate}
 ERRORS: tuple[type[Exception], ...] = (GraphError, ParityError, FileNotFoundError, ValueError, OSError)
 """What a stage refuses with; the first that fits is raised again by the process that waits."""
 

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import onnx
 
-from export.atomic_files import write_whole
+from export.atomic_files import write_atomically
 from export.graph.components import components_of
 from export.graph.external_data import write_weights
-from export.graph.kv_cache import DEFAULT_FLAVOUR, Flavour, lower_attention
-from export.graph.meta_model import open_skeleton
+from export.graph.kv_cache import DEFAULT_KV_CACHE, KVCacheLayout, lower_attention
+from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import Precision, lower_precision, precision_of
 from export.graph.quantization import Weights, weights_of, write_quantized
@@ -34,7 +34,7 @@ from export.process.progress import Checking
 from export.store.manifest import ONNX_DIR
 from export.store.manifest import PACKAGES as PACKAGES_OF_GRAPHS
 from export.store.samples import SAMPLES_DIR
-from export.store.selection import Choice
+from export.store.selection import ComponentSelection
 from models import MMInterleaved
 
 NEUTRAL_DIR = "neutral"
@@ -58,7 +58,7 @@ LOWERING_SOURCES = tuple(
 )
 PROOF_SOURCES = ("export/**/*.py",)
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class Job:
     pictures: tuple[str, ...] = ()
     precision: Precision = "float32"
     few_layers: int | None = None
-    flavour: Flavour = DEFAULT_FLAVOUR
+    flavour: KVCacheLayout = DEFAULT_KV_CACHE
     capacity: int | None = None
     """Rows of a cache of fixed size; None: the flavour takes any number."""
 
-    choice: Choice = field(default_factory=Choice)
+    choice: ComponentSelection = field(default_factory=ComponentSelection)
     """Which components; no part of the keys, so that an export can grow."""
 
     llm_weights: Weights = "same"
@@ -100,11 +100,11 @@ class Job:
         pictures: Sequence[Path] = (),
         precision: Precision = "float32",
         few_layers: int | None = None,
-        flavour: Flavour = DEFAULT_FLAVOUR,
+        flavour: KVCacheLayout = DEFAULT_KV_CACHE,
         capacity: int | None = None,
-        choice: Choice | None = None,
+        choice: ComponentSelection | None = None,
         llm_weights: Weights = "same",
-        say: Say = lambda line: None,
+        say: Log = lambda line: None,
     ) -> Job:
         """With its digests; reads every file of the model once, and says how far it is."""
         files = sorted([*model_dir.glob("*.json"), *model_dir.glob("*.safetensors")])
@@ -140,7 +140,7 @@ class Job:
             few_layers,
             flavour,
             capacity,
-            choice or Choice(),
+            choice or ComponentSelection(),
             llm_weights,
         )
 
@@ -154,7 +154,7 @@ class Job:
     def load(cls, file: Path) -> Job:
         """What `save` wrote."""
         values = json.loads(file.read_text())
-        choice = Choice(**{name: tuple(names) for name, names in values["choice"].items()})
+        choice = ComponentSelection(**{name: tuple(names) for name, names in values["choice"].items()})
         return cls(**{**values, "pictures": tuple(values["pictures"]), "choice": choice})
 
 
@@ -175,7 +175,7 @@ def _complete(job: Job, model: MMInterleaved) -> MMInterleaved:
     return model
 
 
-def trace(job: Job, say: Say) -> None:
+def trace(job: Job, say: Log) -> None:
     """Stage "onnx": every component that is asked for as a float32 graph.
 
     Raises:
@@ -184,7 +184,7 @@ def trace(job: Job, say: Say) -> None:
     """
     folder = Path(job.work) / NEUTRAL_DIR
     folder.mkdir(exist_ok=True)
-    model, stored = open_skeleton(Path(job.model_dir))
+    model, stored = open_meta_model(Path(job.model_dir))
     all_components = components_of(_complete(job, model))
     components = {name: all_components[name] for name in job.choice.among(all_components)}
     _leave_only(components, folder)
@@ -207,7 +207,7 @@ def trace(job: Job, say: Say) -> None:
         say(f"      {graph.num_nodes} nodes{ops}; {file.stat().st_size / 1e6:.1f} MB in {graph.seconds:.0f} s")
 
 
-def lower(job: Job, say: Say) -> None:
+def lower(job: Job, say: Log) -> None:
     """Stage "lower": each graph in its flavour and precision.
 
     Raises:
@@ -246,13 +246,13 @@ def _leave_only(names: Collection[str], folder: Path) -> None:
 
 
 def _write(file: Path, proto: onnx.ModelProto, key: str) -> None:
-    write_whole(file, proto.SerializeToString())
+    write_atomically(file, proto.SerializeToString())
     _set_key(file, key)
 
 
 def _set_key(file: Path, key: str) -> None:
     """Say what a finished file depends on, and what it is: a file that was damaged since has no key."""
-    write_whole(file.with_suffix(".key"), json.dumps({"key": key, "sha256": _digests(file)}))
+    write_atomically(file.with_suffix(".key"), json.dumps({"key": key, "sha256": _digests(file)}))
 
 
 def _has_key(file: Path, key: str) -> bool:

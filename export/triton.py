@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from export.engine.compatibility import Misfit, check_file
+from export.engine.compatibility import IncompatibleExport, check_file
 from export.store.manifest import read_manifest
 from export.store.rebuild_command import command_of, way_out
 
@@ -46,7 +46,7 @@ def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
 
     Raises:
         FileExistsError: the repository exists.
-        Misfit: a file is not as the manifest says, or there is no engine.
+        IncompatibleExport: a file is not as the manifest says, or there is no engine.
     """
     check_new(repository)
     manifest = read_manifest(root)
@@ -116,7 +116,7 @@ def _engine(root: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, 
     ]
     if not built:
         build = command_of(root, manifest, stage="build", builder="tensorrt")
-        raise Misfit(
+        raise IncompatibleExport(
             f"There is no TensorRT engine of {name}, which the server could load. Write the ONNX graphs with "
             f"--triton-kind onnx, or build one where TensorRT is: {build}"
         )

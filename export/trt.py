@@ -33,24 +33,24 @@ from export.engine.compatibility import check_whole, is_undamaged
 from export.engine.memory_estimate import gpu_bytes, memory_of, report
 from export.engine.profiles import Limits
 from export.graph.components import components_of
-from export.graph.meta_model import open_skeleton
+from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import Precision, precision_of
 from export.graph.quantization import Weights, matrices_of, weights_of
 from export.graph.truncate import keep_few_layers
 from export.placement import put_back, put_in_place
 from export.process.child_process import ChildError, run_child
-from export.process.lock import alone_in
-from export.process.progress import Pace
+from export.process.lock import directory_lock
+from export.process.progress import Progress
 from export.stage_process import ERROR_FILE, raise_error
 from export.stages import NEUTRAL_DIR, Job
 from export.store.manifest import MANIFEST_FILE, manifest_of, read_manifest
-from export.store.selection import Choice
+from export.store.selection import ComponentSelection
 from export.triton import check_new, write_repository
 from export.validate.parity import ParityError
 from mmfs.kernels.nvrtc import NvrtcError
 from models.mm_interleaved import CONFIG_FILE
-from plugins_trt.plugin_kinds import USUAL, check_carrier
+from plugins_trt.plugin_kinds import USUAL, check_plugin_kind
 from plugins_trt.tensorrt_package import MissingPackage, open_package
 
 BENCH_FILE = "bench.json"
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limits = Limits(
             options.max_batch, options.max_tokens, options.max_past, options.max_images, options.dynamic_unet
         )
-        choice = Choice(options.components, options.torch_fallback)
+        choice = ComponentSelection(options.components, options.torch_fallback)
         if options.dry_run:
             return plan_memory(
                 options.model,
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_belonging(options, stage, limits)
         if stage == "build":
             # Before minutes are spent on graphs.
-            check_carrier(options.plugin or USUAL[builder], builder, options.plugin_library)
+            check_plugin_kind(options.plugin or USUAL[builder], builder, options.plugin_library)
             open_package(builder)
         if options.out.is_symlink():
             options.out = options.out.resolve()  # what it points to is replaced, and the link stays
@@ -155,7 +155,7 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str
     start = time.perf_counter()
     work = Path(job.work)
     work.mkdir(parents=True, exist_ok=True)
-    with alone_in(work):
+    with directory_lock(work):
         try:
             job_file = job.save()
             for stage in stages:
@@ -181,7 +181,7 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str
 def _run_stage(stage: str, job: Job, job_file: Path, say: Callable[[str], None]) -> None:
     work = Path(job.work)
     (work / ERROR_FILE).unlink(missing_ok=True)  # of an earlier command, that did not come to read it
-    pace = Pace.of(stage, [work / NEUTRAL_DIR, Path(job.earlier) / NEUTRAL_DIR])
+    pace = Progress.of(stage, [work / NEUTRAL_DIR, Path(job.earlier) / NEUTRAL_DIR])
 
     def said(line: str) -> None:
         pace.hear(line)
@@ -200,7 +200,7 @@ def _run_stage(stage: str, job: Job, job_file: Path, say: Callable[[str], None])
 def _bench(model_dir: Path, out: Path, say: Callable[[str], None]) -> None:
     """Time the graphs in onnxruntime beside PyTorch; the figures are printed and kept."""
     check_whole(out, read_manifest(out))
-    pace = Pace("bench", {})
+    pace = Progress("bench", {})
 
     def said(line: str) -> None:
         pace.hear(line)
@@ -230,7 +230,7 @@ def plan_memory(
     model_dir: Path,
     limits: Limits,
     precision: Precision,
-    choice: Choice,
+    choice: ComponentSelection,
     llm_weights: Weights,
     *,
     few_layers: int | None,
@@ -238,7 +238,7 @@ def plan_memory(
     say: Callable[[str], None],
 ) -> int:
     """Say how much memory the chosen components take; 2 if that is more than `gpu_gb` (10**9 bytes each), else 0."""
-    model, _ = open_skeleton(model_dir)
+    model, _ = open_meta_model(model_dir)
     if few_layers is not None:
         keep_few_layers(model, few_layers)
     components = components_of(model)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.process.lock import alone_in
+from export.process.lock import directory_lock
 from export.store.manifest import read_manifest, write_manifest
 
 
@@ -73,7 +73,7 @@ def record_run(root: Path, folder: str, names: Sequence[str], on: str, differenc
         on: what GPU.
         difference: from `end_to_end.compare`.
     """
-    with alone_in(root):
+    with directory_lock(root):
         manifest = read_manifest(root)
         for name in names:
             facts = manifest["components"][name]["engines"][folder]

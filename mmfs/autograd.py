@@ -4,7 +4,7 @@
 of the levels are a flat list of ints, h, w, h, w, ...: constants of the graph, which exporters need. The gradients are
 operators too; they have no gradient of their own, and the reference has.
 
-`mmfs_attention_and_log_sums` is mmfs_attention for a call that will be differentiated: where the CUDA kernels compute,
+`mmfs_attention_with_lse` is mmfs_attention for a call that will be differentiated: where the CUDA kernels compute,
 it also keeps the log-sum-exp for the backward. The backward of mmfs_attention itself computes it again.
 """
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmfs import compiled, cuda, embedding_bag
-from mmfs.reference import working_dtype
+from mmfs.reference import accumulation_dtype
 
 NO_DOUBLE_BACKWARD = (
     "mmfs cannot differentiate its gradient again: backward was called with create_graph=True, or through a gradient. "
@@ -49,13 +49,13 @@ torch.library.define(
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.define(
-    "mmfs::mmfs_attention_and_log_sums",
+    "mmfs::mmfs_attention_with_lse",
     f"({MMFS_ARGUMENTS}) -> (Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.define(
     "mmfs::mmfs_attention_backward",
-    f"(Tensor grad_out, {MMFS_ARGUMENTS}, bool needs_value, Tensor? log_sums=None) "
+    f"(Tensor grad_out, {MMFS_ARGUMENTS}, bool needs_value, Tensor? lse=None) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
@@ -157,25 +157,25 @@ def _mmfs_fake(
     return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
 
 
-def _mmfs_and_log_sums(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
+def _mmfs_attention_with_lse(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
     computes = implementation(value)
     if computes is not cuda:
-        return _mmfs(value, spatial_shapes, *rest), _no_log_sums(value)
+        return _mmfs(value, spatial_shapes, *rest), _no_lse(value)
     *given, image_shapes = rest
     sizes = spatial_shapes if image_shapes is None else image_shapes
-    return cuda.mmfs_attention_and_log_sums(value, sizes, *given)
+    return cuda.mmfs_attention_with_lse(value, sizes, *given)
 
 
-def _mmfs_and_log_sums_fake(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
+def _mmfs_attention_with_lse_fake(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
     out = _mmfs_fake(value, spatial_shapes, *rest)
     if implementation(value) is not cuda:
-        return out, _no_log_sums(value)
+        return out, _no_lse(value)
     attention_logits: Tensor = rest[2]
-    return out, value.new_empty(attention_logits.shape[:3], dtype=working_dtype(value.dtype))
+    return out, value.new_empty(attention_logits.shape[:3], dtype=accumulation_dtype(value.dtype))
 
 
-def _no_log_sums(value: Tensor) -> Tensor:
-    return value.new_empty(0, dtype=working_dtype(value.dtype))
+def _no_lse(value: Tensor) -> Tensor:
+    return value.new_empty(0, dtype=accumulation_dtype(value.dtype))
 
 
 def _mmfs_backward(
@@ -192,10 +192,10 @@ def _mmfs_backward(
     null_value: Tensor | None,
     image_shapes: Tensor | None,
     needs_value: bool,
-    log_sums: Tensor | None = None,
+    lse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     computes = implementation(value)
-    kept = {"log_sums": log_sums} if computes is cuda else {}
+    kept = {"lse": lse} if computes is cuda else {}
     result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = computes.mmfs_attention_backward(
         grad_out,
         value,
@@ -228,12 +228,12 @@ def _mmfs_backward_fake(
     null_value: Tensor | None,
     image_shapes: Tensor | None,
     needs_value: bool,
-    log_sums: Tensor | None = None,
+    lse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     def like(tensor: Tensor | None) -> Tensor:
         return value.new_empty(0, dtype=working) if tensor is None else _empty_like(tensor)
 
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     return (
         _empty_like(value) if needs_value else value.new_empty(0),
         _empty_like(reference_points),
@@ -266,23 +266,23 @@ def _differentiate_classic(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, .
     return grad_value if needs_value else None, None, grad_locations, grad_weights
 
 
-def _save_mmfs(ctx: Any, inputs: tuple[Any, ...], output: Tensor, log_sums: Tensor | None = None) -> None:
+def _save_mmfs(ctx: Any, inputs: tuple[Any, ...], output: Tensor, lse: Tensor | None = None) -> None:
     value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes = inputs
-    ctx.save_for_backward(value, *tensors, null_value, image_shapes, log_sums)
+    ctx.save_for_backward(value, *tensors, null_value, image_shapes, lse)
 
 
-def _save_mmfs_and_log_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_mmfs_attention_with_lse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _save_mmfs(ctx, inputs, *output)
     ctx.mark_non_differentiable(output[1])
 
 
 def _differentiate_mmfs(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
-    value, *tensors, null_value, image_shapes, log_sums = ctx.saved_tensors
+    value, *tensors, null_value, image_shapes, lse = ctx.saved_tensors
     offset_table, logit_table = tensors[-2:]
     needs_value = ctx.needs_input_grad[0]
     arguments = (value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes)
     grad_value, grad_points, grad_offsets, grad_logits, grad_offset_table, grad_logit_table, grad_null_value = (
-        torch.ops.mmfs.mmfs_attention_backward(grad_out, *arguments, needs_value, log_sums)
+        torch.ops.mmfs.mmfs_attention_backward(grad_out, *arguments, needs_value, lse)
     )
     return (
         grad_value if needs_value else None,
@@ -307,7 +307,7 @@ for _op, _forward, _fake in (
     ("mmfs::ms_deform_attn", _classic, _classic_fake),
     ("mmfs::ms_deform_attn_backward", _classic_backward, _classic_backward_fake),
     ("mmfs::mmfs_attention", _mmfs, _mmfs_fake),
-    ("mmfs::mmfs_attention_and_log_sums", _mmfs_and_log_sums, _mmfs_and_log_sums_fake),
+    ("mmfs::mmfs_attention_with_lse", _mmfs_attention_with_lse, _mmfs_attention_with_lse_fake),
     ("mmfs::mmfs_attention_backward", _mmfs_backward, _mmfs_backward_fake),
 ):
     torch.library.impl(_op, PORTABLE, _forward)
@@ -315,7 +315,7 @@ for _op, _forward, _fake in (
 torch.library.register_autograd("mmfs::ms_deform_attn", _differentiate_classic, setup_context=_save_classic)
 torch.library.register_autograd("mmfs::mmfs_attention", _differentiate_mmfs, setup_context=_save_mmfs)
 torch.library.register_autograd(
-    "mmfs::mmfs_attention_and_log_sums", _differentiate_mmfs, setup_context=_save_mmfs_and_log_sums
+    "mmfs::mmfs_attention_with_lse", _differentiate_mmfs, setup_context=_save_mmfs_attention_with_lse
 )
 torch.library.register_autograd("mmfs::ms_deform_attn_backward", _refuse)
 torch.library.register_autograd("mmfs::mmfs_attention_backward", _refuse)

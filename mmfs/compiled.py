@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mmfs.embedding_bag import MMFSGradients
-from mmfs.reference import count_visible, image_planes, working_dtype
+from mmfs.reference import accumulation_dtype, count_visible, image_planes
 
 InstructionSet = Literal["avx2", "portable"]
 
@@ -240,7 +240,7 @@ def ms_deform_attn_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights."""
     call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
     grad_locations = empty_like(sampling_locations, working)
@@ -295,7 +295,7 @@ def mmfs_attention_backward(
     """Gradients of `mmfs_attention_forward`; of value only if needs_value."""
     parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
     call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
     grads = [value.new_empty(0) if part is None else empty_like(part, working) for part in parameters]
@@ -358,7 +358,7 @@ def classic_call(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Classic:
     """The call without its results."""
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     value = value.contiguous()
     locations = as_array(sampling_locations, working)
     weights = as_array(attention_weights, working)
@@ -381,7 +381,7 @@ def fused_call(
     parameters: Sequence[Tensor | None],
 ) -> Fused:
     """The call without its results; parameters in the order of PARAMETERS."""
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     value = value.contiguous()
     visible = as_array(visible, torch.int64)
     given = [part if part is None else as_array(part, working) for part in parameters]

@@ -111,7 +111,7 @@ def mmfs_attention_forward(
     null_logit: float | None,
     null_value: Tensor | None,
 ) -> Tensor:
-    out, _ = mmfs_attention_and_log_sums(
+    out, _ = mmfs_attention_with_lse(
         value,
         spatial_shapes,
         reference_points,
@@ -126,7 +126,7 @@ def mmfs_attention_forward(
     return out
 
 
-def mmfs_attention_and_log_sums(
+def mmfs_attention_with_lse(
     value: Tensor,
     spatial_shapes: Sequence[int] | Tensor,
     reference_points: Tensor,
@@ -167,11 +167,11 @@ def mmfs_attention_backward(
     null_logit: float | None,
     null_value: Tensor | None,
     needs_value: bool,
-    log_sums: Tensor | None = None,
+    lse: Tensor | None = None,
 ) -> MMFSGradients:
     """Two calls give the same bits under `torch.use_deterministic_algorithms(True)`.
 
-    log_sums: of `mmfs_attention_and_log_sums`; None: computed again.
+    lse: of `mmfs_attention_with_lse`; None: computed again.
     """
     return calls.mmfs_attention_backward(
         _device(value),
@@ -187,7 +187,7 @@ def mmfs_attention_backward(
         null_logit,
         null_value,
         needs_value,
-        log_sums=log_sums,
+        lse=lse,
         ordered=torch.are_deterministic_algorithms_enabled(),
     )
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmfs.reference import count_visible, image_planes, of_age, softmax_with_null, working_dtype
+from mmfs.reference import accumulation_dtype, count_visible, image_planes, of_age, softmax_with_null
 
 CHUNK_CORNERS = 1 << 18
 """Corners computed at a time: their indices and weights stay in the cache, and memory does not grow with queries."""
@@ -117,7 +117,7 @@ def classic_chunks(
 ) -> Iterator[Chunk]:
     """Row b of the batch samples image b: a triple is a bag."""
     batch, num_queries, num_heads, num_levels, num_points = attention_weights.shape
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     planes = image_planes(value, spatial_shapes)  # [B, L, 3]
     all_locations, all_weights = sampling_locations.flatten(0, 1), attention_weights.flatten(0, 1)  # [T, H, L, P, ...]
     for queries in chunks_of(batch * num_queries, num_heads * num_levels * num_points * 4):
@@ -276,7 +276,7 @@ def visible_chunks(
 ) -> Iterator[tuple[Chunk, Attention]]:
     """Chunks of queries in order, each with the samples of the images it sees and with its softmax."""
     num_heads, num_levels, num_points = attention_logits.shape[2:]
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     planes = image_planes(value, spatial_shapes)  # [N, L, 3]
     num_visible = count_visible(visible, planes.shape[0]).flatten()  # [T]
     last = visible[..., 1].flatten().long()
@@ -337,7 +337,7 @@ def all_triples(of_seen: Tensor, attention: Attention) -> Tensor:
 
 def pixel_table(value: Tensor) -> Tensor:
     """[..., H, D] -> [R*H, D], without a copy if value is contiguous and not of a half type."""
-    return value.reshape(-1, value.shape[-1]).to(working_dtype(value.dtype))
+    return value.reshape(-1, value.shape[-1]).to(accumulation_dtype(value.dtype))
 
 
 def chunks_of(num_queries: int, corners_of_query: int) -> Iterator[slice]:

@@ -20,7 +20,7 @@ from mmfs.kernels.arguments import Arguments
 from mmfs.kernels.launch import cuda_device
 from mmfs.kernels.plan import VECTOR_BYTES, Launch
 from mmfs.kernels.value_gradient import plan_value_gradient
-from mmfs.reference import working_dtype
+from mmfs.reference import accumulation_dtype
 
 
 def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
@@ -60,7 +60,7 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
             ordered = torch.are_deterministic_algorithms_enabled()
             device = cuda_device(cuda.device_index(value.device))
             who = "the CUDA kernels"
-            lines = of_cuda(op.__name__, given, device.num_processors, device.shared_bytes, ordered)
+            lines = of_cuda(op.__name__, given, device.num_sms, device.shared_bytes, ordered)
         elif computes is compiled:
             who, lines = f"the compiled CPU kernel, {compiled.best_instruction_set()}", of_compiled(op.__name__, given)
         else:
@@ -91,7 +91,7 @@ def of_compiled(name: str, given: dict[str, Any]) -> list[str]:
     if backward.gradient_in_place:
         gradient = "gradient of value summed where it belongs, because few rows have one"
     else:
-        gradient = f"gradient of value summed in padded {working_dtype(value.dtype)} rows, then written"
+        gradient = f"gradient of value summed in padded {accumulation_dtype(value.dtype)} rows, then written"
     order = "the same bits in every call"
     if not torch.are_deterministic_algorithms_enabled():
         order += " on as many threads"
@@ -122,8 +122,8 @@ def reading(strategy: compiled.Strategy) -> str:
 
 def of_embedding_bag(value: Tensor) -> list[str]:
     lines = ["sums of rows, in chunks of queries that fit the cache; the gradient of value by sorting"]
-    if working_dtype(value.dtype) != value.dtype:
-        lines.append(f"value is copied to {working_dtype(value.dtype)} first, to sum in it")
+    if accumulation_dtype(value.dtype) != value.dtype:
+        lines.append(f"value is copied to {accumulation_dtype(value.dtype)} first, to sum in it")
     return lines
 
 
@@ -141,8 +141,8 @@ WAYS = {
 class Notebook:
     """A device that launches nothing and remembers the launches, and what the last one was given."""
 
-    def __init__(self, num_processors: int, shared_bytes: int) -> None:
-        self.num_processors = num_processors
+    def __init__(self, num_sms: int, shared_bytes: int) -> None:
+        self.num_sms = num_sms
         self.shared_bytes = shared_bytes
         self.launches: list[Launch] = []
         self.arguments: Arguments | None = None
@@ -152,12 +152,12 @@ class Notebook:
         self.arguments = arguments
 
 
-def of_cuda(name: str, given: dict[str, Any], num_processors: int, shared_bytes: int, ordered: bool) -> list[str]:
+def of_cuda(name: str, given: dict[str, Any], num_sms: int, shared_bytes: int, ordered: bool) -> list[str]:
     """What launches on a GPU with so many multiprocessors, and so much shared memory for a block."""
     call: dict[str, Any] = {
         key: without_memory(part) if isinstance(part, Tensor) else part for key, part in given.items()
     }
-    forward, backward = Notebook(num_processors, shared_bytes), Notebook(num_processors, shared_bytes)
+    forward, backward = Notebook(num_sms, shared_bytes), Notebook(num_sms, shared_bytes)
     value: Tensor = call["value"]
     query_shape = given["attention_weights" if name == "ms_deform_attn" else "attention_logits"].shape[:2]
     grad_out = value.new_empty(*query_shape, value.shape[-2] * value.shape[-1])
@@ -172,7 +172,7 @@ def of_cuda(name: str, given: dict[str, Any], num_processors: int, shared_bytes:
     if len(forward.launches) > 1:
         lines.append(
             f"the samples of a query are split over {forward.launches[0].grid[2]} blocks, because queries and heads "
-            f"alone would leave some of the {num_processors} multiprocessors idle; the last launch merges them"
+            f"alone would leave some of the {num_sms} multiprocessors idle; the last launch merges them"
         )
     lines += [f"backward: {launched(launch)}" for launch in backward.launches]
     if backward.arguments is not None:
@@ -181,10 +181,10 @@ def of_cuda(name: str, given: dict[str, Any], num_processors: int, shared_bytes:
             value.dtype,
             fused=name == "mmfs_attention",
             ordered=ordered,
-            num_processors=num_processors,
+            num_sms=num_sms,
             shared_bytes=shared_bytes,
         )
-        lines.append(f"gradient of value {WAYS[plan.way]} in {working_dtype(value.dtype)}, because {plan.reason}")
+        lines.append(f"gradient of value {WAYS[plan.way]} in {accumulation_dtype(value.dtype)}, because {plan.reason}")
     if forward.launches:
         vector, lanes, chunks = forward.launches[0].instance.arguments
         lines.append(

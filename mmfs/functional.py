@@ -155,7 +155,7 @@ def mmfs_attention(
     )
     out: Tensor
     if will_be_differentiated(arguments):
-        out, _ = torch.ops.mmfs.mmfs_attention_and_log_sums(*arguments)
+        out, _ = torch.ops.mmfs.mmfs_attention_with_lse(*arguments)
     else:
         out = torch.ops.mmfs.mmfs_attention(*arguments)
     return out

@@ -22,7 +22,7 @@ def ms_deform_attn_reference(
     spatial_shapes is flat here: h, w of level 0, h, w of level 1, ...
     """
     batch = value.shape[0]
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     planes = image_planes(value, spatial_shapes)[:, None]  # [B, 1, L, 3]: row b of the batch samples image b
     out = weighted_samples(
         value.flatten(0, 1).to(working), planes, sampling_locations.to(working), attention_weights.to(working)
@@ -48,7 +48,7 @@ def mmfs_attention_reference(
     spatial_shapes is flat here (h, w, h, w, ...), or a tensor [N, L, 2] when images differ.
     """
     num_heads = attention_logits.shape[2]
-    working = working_dtype(value.dtype)
+    working = accumulation_dtype(value.dtype)
     pixels = value.flatten(0, -3).to(working)  # [R, H, D]
     planes = image_planes(value, spatial_shapes)  # [N, L, 3]
     num_visible = count_visible(visible, num_images=planes.shape[0])  # [B, Q]
@@ -75,7 +75,7 @@ def mmfs_attention_reference(
     return out.flatten(2).to(value.dtype)
 
 
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Half types are accumulated in float32: thousands of gradients can meet in one pixel."""
     return torch.promote_types(dtype, torch.float32)
 

@@ -13,11 +13,11 @@ from torch.utils.checkpoint import checkpoint
 from models.mm_interleaved import MMInterleaved
 from models.synchronizer import View, each
 
-RecomputedPart = Literal["vision", "language_model", "unet"]
+CheckpointedComponent = Literal["vision", "language_model", "unet"]
 """Whose layers: CLIP's, the language model's with their synchronizers, the U-Net's without them."""
 
 
-def recompute(model: MMInterleaved, parts: Iterable[RecomputedPart]) -> None:
+def recompute(model: MMInterleaved, parts: Iterable[CheckpointedComponent]) -> None:
     """From now on, in training, keep the inputs of these parts' layers alone. Gradients are the same.
 
     The switches are the libraries' own. What they do not know is that a layer of the language model looks at images
@@ -27,20 +27,21 @@ def recompute(model: MMInterleaved, parts: Iterable[RecomputedPart]) -> None:
         ValueError: a part of another name.
     """
     parts = set(parts)
-    if unknown := sorted(parts - set(get_args(RecomputedPart))):
+    if unknown := sorted(parts - set(get_args(CheckpointedComponent))):
         raise ValueError(
-            f"There is no part {unknown[0]!r} to recompute; expected some of {', '.join(get_args(RecomputedPart))}."
+            f"There is no component {unknown[0]!r} for activation checkpointing; expected some of "
+            f"{', '.join(get_args(CheckpointedComponent))}."
         )
     if "vision" in parts:
-        _recompute_layers(model.visual_tokenizer.adapter.vision_model, use_reentrant=False)
+        _checkpoint_layers(model.visual_tokenizer.adapter.vision_model, use_reentrant=False)
     if "language_model" in parts:
         contexts = partial(_now_and_again, model.language_model.synchronizers)
-        _recompute_layers(model.language_model.host, use_reentrant=False, context_fn=contexts)
+        _checkpoint_layers(model.language_model.host, use_reentrant=False, context_fn=contexts)
     if "unet" in parts:
         model.image_decoder.unet.host.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False))
 
 
-def _recompute_layers(host: Any, **options: Any) -> None:
+def _checkpoint_layers(host: Any, **options: Any) -> None:
     """The switch of a model of transformers, whose name changed after 5.17."""
     is_new = hasattr(host, "activation_checkpointing_enable")
     enable = host.activation_checkpointing_enable if is_new else host.gradient_checkpointing_enable

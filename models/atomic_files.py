@@ -9,7 +9,7 @@ UNFINISHED = ".part"
 """Ends the name of a file that is being written."""
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_atomically(file: Path, text: str) -> None:
     """Write a text file, in UTF-8."""
     unfinished = file.with_name(file.name + UNFINISHED)
     try:

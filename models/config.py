@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from models.component_configs import (
     ImageDecoderConfig,
     LanguageModelConfig,
@@ -266,7 +266,7 @@ class MMInterleavedConfig:
 
     def save(self, path: str | Path) -> None:
         """Write `path` as JSON."""
-        write_whole(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
+        write_atomically(Path(path), json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> MMInterleavedConfig:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-FrozenPart = Literal["vision", "language_model", "vae", "drawing_null", "image_decoder"]
+FrozenComponent = Literal["vision", "language_model", "vae", "drawing_null", "image_decoder"]
 """What can be kept.
 
 "vision": CLIP, without the ViT-Adapter around it. "language_model": the host with its embeddings and its head, without
@@ -16,13 +16,13 @@ the synchronizers, the embedding of `<BoI>` and the head of the new tokens. "vae
 nothing.
 """
 
-PAPER_FROZEN: tuple[FrozenPart, ...] = ("vision", "language_model", "vae")
+PAPER_FROZEN: tuple[FrozenComponent, ...] = ("vision", "language_model", "vae")
 """The paper trains everything else, the U-Net included."""
 
-RELEASE_FROZEN: tuple[FrozenPart, ...] = (*PAPER_FROZEN, "drawing_null")
+RELEASE_FROZEN: tuple[FrozenComponent, ...] = (*PAPER_FROZEN, "drawing_null")
 """The release trains the language model's null slots and not the U-Net's."""
 
-PLACES: dict[FrozenPart, str] = {
+PLACES: dict[FrozenComponent, str] = {
     "vision": "visual_tokenizer.adapter.vision_model",
     "language_model": "language_model.host",
     "vae": "image_decoder.codec.vae",
@@ -30,17 +30,17 @@ PLACES: dict[FrozenPart, str] = {
 }
 
 
-def known_parts(parts: Iterable[FrozenPart]) -> set[FrozenPart]:
+def known_components(parts: Iterable[FrozenComponent]) -> set[FrozenComponent]:
     """The parts as a set. Raises ValueError for a name that no part has."""
     parts = set(parts)
-    if unknown := sorted(parts - set(get_args(FrozenPart))):
+    if unknown := sorted(parts - set(get_args(FrozenComponent))):
         raise ValueError(
-            f"There is no part {unknown[0]!r} to freeze; expected some of {', '.join(get_args(FrozenPart))}."
+            f"There is no part {unknown[0]!r} to freeze; expected some of {', '.join(get_args(FrozenComponent))}."
         )
     return parts
 
 
-def freeze(model: nn.Module, parts: Iterable[FrozenPart] = PAPER_FROZEN) -> None:
+def freeze(model: nn.Module, parts: Iterable[FrozenComponent] = PAPER_FROZEN) -> None:
     """Take gradients away from these parts of an `MMInterleaved`, and leave all others as they are.
 
     A model that draws pixels has no VAE and a model without null slots no null: there, nothing is left to freeze.
@@ -48,7 +48,7 @@ def freeze(model: nn.Module, parts: Iterable[FrozenPart] = PAPER_FROZEN) -> None
     Raises:
         ValueError: a part of another name.
     """
-    parts = known_parts(parts)
+    parts = known_components(parts)
     for name, parameter in model.named_parameters():
         if any(name.startswith(f"{PLACES[part]}.") for part in parts & PLACES.keys()) or (
             "drawing_null" in parts and name.startswith("image_decoder.") and name.endswith(".mmfs.null_value")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from models.json_files import read_json
 from models.lora_config import LoraConfig
 from models.network import Network
@@ -88,7 +88,7 @@ def save_adapter(model: Network, directory: Path) -> None:
     """Write the adapters of a model that keeps them apart."""
     assert model.lora is not None, "asked for only with adapters"
     directory.mkdir(exist_ok=True)
-    write_whole(directory / SETTINGS_FILE, json.dumps(asdict(model.lora), indent=2) + "\n")
+    write_atomically(directory / SETTINGS_FILE, json.dumps(asdict(model.lora), indent=2) + "\n")
     write_tensors(directory / ADAPTER_FILE, _adapter_tensors(model))
 
 

@@ -13,7 +13,7 @@ import torch
 
 from models.config import MMInterleavedConfig
 from models.generation.generative import Generative
-from models.generation.state import Reading
+from models.generation.torch_state import TorchGenerationState
 from models.lora import ADAPTER_FOLDER, is_adapter, load_adapter, matrices, save_adapter, tensors_to_save
 from models.network import Network
 from models.pretrained.from_parts import from_parts
@@ -21,7 +21,7 @@ from models.pretrained.snapshots import Parts
 from models.processor import MMInterleavedProcessor
 from models.stored_weights import StoredWeights
 from models.tensor_files import WEIGHTS_FILE, write_tensors
-from models.uninitialized import unwritten
+from models.uninitialized import uninitialized
 
 CONFIG_FILE = "config.json"
 
@@ -50,9 +50,9 @@ class MMInterleaved(Network, Generative):
         `models.pretrained.from_parts` for the options."""
         return from_parts(cls, **options)
 
-    def begin_reading(self, num_documents: int) -> Reading:
-        """Nothing read yet; see `models.generation.state`."""
-        return Reading(self, num_documents)
+    def begin_generation(self, num_documents: int) -> TorchGenerationState:
+        """Nothing read yet; see `models.generation.torch_state`."""
+        return TorchGenerationState(self, num_documents)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `config.json`, `model.safetensors`, the processor's files, and `adapter/` where adapters stay apart.
@@ -119,7 +119,7 @@ class MMInterleaved(Network, Generative):
             size = config.vision.picture_shape
             processor = MMInterleavedProcessor(processor.tokenizer, image_size=size, fit=processor.fit)
         settings = config or MMInterleavedConfig.load(directory / CONFIG_FILE)
-        model = unwritten(lambda: cls(settings, processor))
+        model = uninitialized(lambda: cls(settings, processor))
         model.load_weights(weights, dtype=dtype, device=device)
         if (directory / ADAPTER_FOLDER).is_dir():
             load_adapter(model, directory / ADAPTER_FOLDER)

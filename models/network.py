@@ -78,12 +78,12 @@ class Network(nn.Module):
         text_losses, hidden, features = self.read(batch)
         return self._output(text_losses.sum(), self.image_losses(hidden, features, batch).sum(), batch)
 
-    def read(self, batch: Batch, *, tokens_at_once: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, batch: Batch, *, token_chunk: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Everything but the image decoder.
 
         Args:
             batch: packed documents.
-            tokens_at_once: see `text_losses`.
+            token_chunk: see `text_losses`.
 
         Returns:
             [K] text losses of the supervised tokens, [R, T, C] hidden states, and [N, S, F] image features.
@@ -97,7 +97,7 @@ class Network(nn.Module):
             values=self.language_model.project_values(features),
             visible=token_visible(batch),
         )  # [R, T, C]
-        return self.text_losses(hidden, batch, tokens_at_once), hidden, features
+        return self.text_losses(hidden, batch, token_chunk), hidden, features
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor, image_positions: Tensor) -> Tensor:
         """Word embeddings with the visual tokens in their places, [R, T, C].
@@ -114,20 +114,20 @@ class Network(nn.Module):
         column = column + torch.arange(visual_tokens.shape[1], device=column.device)
         return embeddings.index_put((row.expand_as(column), column), visual_tokens.to(embeddings.dtype))
 
-    def text_losses(self, hidden: Tensor, batch: Batch, tokens_at_once: int | None = None) -> Tensor:
+    def text_losses(self, hidden: Tensor, batch: Batch, token_chunk: int | None = None) -> Tensor:
         """Next-text-token prediction (paper Eq. 2): cross-entropy of each supervised token, row by row, [K] float32.
 
         Args:
             hidden: [R, T, C].
             batch: the rows it was computed from.
-            tokens_at_once: hold the logits of so many tokens at a time, and compute them again for the gradient. None:
+            token_chunk: hold the logits of so many tokens at a time, and compute them again for the gradient. None:
                 of all tokens, once.
         """
         supervised = batch.targets != IGNORED
         states, targets = hidden[supervised], batch.targets[supervised]
-        if tokens_at_once is None or len(targets) <= tokens_at_once:
+        if token_chunk is None or len(targets) <= token_chunk:
             return self._cross_entropy(states, targets)
-        pieces = zip(states.split(tokens_at_once), targets.split(tokens_at_once), strict=True)
+        pieces = zip(states.split(token_chunk), targets.split(token_chunk), strict=True)
         return torch.cat([checkpoint(self._cross_entropy, *piece, use_reentrant=False) for piece in pieces])
 
     def _cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:

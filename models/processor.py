@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from models.json_files import read_json
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -131,10 +131,10 @@ class MMInterleavedProcessor:
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `processor.json`."""
-        write_whole(Path(directory) / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True))
+        write_atomically(Path(directory) / TOKENIZER_FILE, self.tokenizer.to_str(pretty=True))
         square = self.height == self.width
         settings = {"image_size": self.height if square else (self.height, self.width), "fit": self.fit}
-        write_whole(Path(directory) / PROCESSOR_FILE, json.dumps(settings) + "\n")
+        write_atomically(Path(directory) / PROCESSOR_FILE, json.dumps(settings) + "\n")
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> MMInterleavedProcessor | None:

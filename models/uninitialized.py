@@ -36,7 +36,7 @@ def is_large(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() >= LARGE_BYTES
 
 
-def unwritten(make: Callable[[], Model]) -> Model:
+def uninitialized(make: Callable[[], Model]) -> Model:
     """The model that `make` returns, the numbers of large weights missing.
 
     Buffers that are not among the weights (rotary frequencies, pixel statistics) are as they should be.

@@ -79,7 +79,7 @@ class Gpu:
         self._driver = driver
         device = ctypes.c_int()
         driver.call("cuCtxGetDevice", ctypes.byref(device))
-        self.num_processors = self._attribute(NUM_PROCESSORS, device)
+        self.num_sms = self._attribute(NUM_PROCESSORS, device)
         self.capability = self._attribute(CAPABILITY_MAJOR, device), self._attribute(CAPABILITY_MINOR, device)
         self._kernels: dict[bytes, ctypes.c_void_p] = {}
 

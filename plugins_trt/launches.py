@@ -83,7 +83,7 @@ def launches(
     inputs: Sequence[Address],
     output: Address,
     workspace: int,
-    num_processors: int,
+    num_sms: int,
 ) -> list[PackedLaunch]:
     """The launches of one call, in order; none if there is nothing to write.
 
@@ -93,7 +93,7 @@ def launches(
         inputs: the same tensors, contiguous.
         output: [B, Q, H*D], contiguous.
         workspace: address of `workspace_bytes`.
-        num_processors: of the GPU.
+        num_sms: of the GPU.
 
     Raises:
         ValueError: the shapes do not fit the node, or value or output is not aligned to 16 bytes.
@@ -109,7 +109,7 @@ def launches(
         return []
     channels = channels_of(sizes.num_channels, output.dtype)
     launch = plan(node, sizes, channels)
-    launch = _split(node, sizes, channels, launch, min(num_processors, MOST_PROCESSORS))
+    launch = _split(node, sizes, channels, launch, min(num_sms, MOST_PROCESSORS))
     arguments = arguments_of(node, sizes, given, output)
     arguments.num_splits = launch.grid[2]
     planned = [launch]
@@ -135,11 +135,11 @@ def plan(node: Node, sizes: Sizes, channels: Channels) -> Launch:
     return plan_rows(KERNELS[node.operator][0], channels, sizes.num_rows, sizes.num_heads)
 
 
-def _split(node: Node, sizes: Sizes, channels: Channels, launch: Launch, num_processors: int) -> Launch:
+def _split(node: Node, sizes: Sizes, channels: Channels, launch: Launch, num_sms: int) -> Launch:
     num_samples = sizes.num_levels * sizes.num_points
     if node.operator == "MMFS":
-        return plan_splits(launch, channels, num_samples, sizes.num_images, num_processors)
-    return plan_splits(launch, channels, num_samples, 1, num_processors, FEWEST_CLASSIC_BATCHES)
+        return plan_splits(launch, channels, num_samples, sizes.num_images, num_sms)
+    return plan_splits(launch, channels, num_samples, 1, num_sms, FEWEST_CLASSIC_BATCHES)
 
 
 def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any) -> Arguments:

@@ -267,7 +267,7 @@ def _plugin(plugins: Plugins, state: State) -> Any:
             ]
             output = Address(outputs[0], addresses[0].dtype)
             shapes = [tuple(tensor.dims) for tensor in input_desc]
-            for launch in launches(state.node, shapes, addresses, output, workspace, gpu.num_processors):
+            for launch in launches(state.node, shapes, addresses, output, workspace, gpu.num_sms):
                 gpu.launch(code, launch, stream)
 
     return Plugin()

@@ -22,7 +22,7 @@ USUAL: Final = {"tensorrt": "aot", "rtx": "python"}
 """By builder: the one that needs least beside it."""
 
 
-class Carrier(Protocol):
+class PluginKind(Protocol):
     """Plugins that a builder knows from now on."""
 
     network_flags: int
@@ -38,7 +38,7 @@ class Carrier(Protocol):
         """Of each set of kernels in the plan."""
 
 
-def check_carrier(name: str, builder: str, library: Path | None) -> None:
+def check_plugin_kind(name: str, builder: str, library: Path | None) -> None:
     """Raise ValueError unless a builder takes a carrier.
 
     Args:
@@ -54,7 +54,9 @@ def check_carrier(name: str, builder: str, library: Path | None) -> None:
         architectures_in(library)
 
 
-def open_carrier(name: str, trt: ModuleType, architectures: Sequence[str], library: Path | None = None) -> Carrier:
+def open_plugin_kind(
+    name: str, trt: ModuleType, architectures: Sequence[str], library: Path | None = None
+) -> PluginKind:
     """Make a TensorRT know the mmfs plugins.
 
     Args:
@@ -70,7 +72,7 @@ def open_carrier(name: str, trt: ModuleType, architectures: Sequence[str], libra
         return AotPlugins(trt)
     if name == "python":
         return Plugins(trt, architectures)
-    assert library is not None, "check_carrier was asked before"
+    assert library is not None, "check_plugin_kind was asked before"
     return LibraryPlugins(trt, library)
 
 

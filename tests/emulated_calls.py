@@ -57,13 +57,13 @@ def run_mmfs(
         case.rest["null_logit"],
         tensors.get("null_value"),
     ]
-    out, log_sums = calls.mmfs_attention_forward(device, *arguments)
+    out, lse = calls.mmfs_attention_forward(device, *arguments)
     gradients = calls.mmfs_attention_backward(
         device,
         weighting_of(out),
         *arguments,
         needs_value=True,
-        log_sums=log_sums if keep_log_sums else None,
+        lse=lse if keep_log_sums else None,
         ordered=ordered,
     )
     named = dict(zip(MMFS, (out, *gradients), strict=True))

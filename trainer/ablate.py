@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from trainer.ablation.plan import STUDIES, Run, Study, runs_of
 from trainer.ablation.runs import Bench, Result
 from trainer.ablation.scales import SCALES, Scale
@@ -99,7 +99,7 @@ def carry_out(
     status = pretrained_encoder(bench.scale, bench.out, minutes_left(deadline))
     if status != 0:
         return paused(study) if status is None else status
-    pace = Pace(bench.scale)
+    pace = Progress(bench.scale)
     for run in wanted:
         if run in done:
             continue
@@ -134,7 +134,7 @@ def paused(study: Study) -> int:
     return 0
 
 
-class Pace:
+class Progress:
     """How much longer runs take here than planned."""
 
     def __init__(self, scale: Scale) -> None:
@@ -192,7 +192,7 @@ def write_tables(study: Study, runs: Sequence[Run], done: dict[Run, Result], ben
         "runs": {str(run.place): result.weights for run, result in done.items()},
     }
     write_json(bench.out / f"{study.name}.json", content)
-    write_whole(bench.out / f"{study.name}.md", text)
+    write_atomically(bench.out / f"{study.name}.md", text)
     return text
 
 

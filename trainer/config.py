@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models import MMInterleavedConfig
-from models.activation_checkpointing import RecomputedPart
-from models.frozen import FrozenPart
+from models.activation_checkpointing import CheckpointedComponent
+from models.frozen import FrozenComponent
 from models.lora_config import LoraConfig
 from trainer.data.corpus import CorpusConfig
 from trainer.data.stream import DataConfig
@@ -142,7 +142,7 @@ class TrainConfig:
     """In the main training, keep the vision transformer and its adapter as they are (the paper freezes its CLIP); the
     resampler that makes visual tokens of their features still learns."""
 
-    frozen: list[FrozenPart] = field(default_factory=list)
+    frozen: list[FrozenComponent] = field(default_factory=list)
     """The pre-trained networks, or a whole part, that stay as they are from the start (`models.frozen`)."""
 
     lora: LoraConfig | None = None
@@ -195,15 +195,15 @@ class TrainConfig:
     """Rows, or pictures of the encoder's pre-training, that a process computes at a time; it adds the gradients of its
     share of the batch up before each update. The result is the same, the memory smaller. 0: its whole share at once."""
 
-    images_at_once: int = 0
+    image_chunk: int = 0
     """Drawn images of a micro-batch whose U-Net graph is in memory at a time; 0: all. The result and the time are the
     same."""
 
-    tokens_at_once: int = 0
+    token_chunk: int = 0
     """Supervised tokens of a micro-batch whose logits are in memory at a time; 0: all. The result is the same, the
     language model's head is computed twice."""
 
-    recompute: list[RecomputedPart] = field(default_factory=list)
+    recompute: list[CheckpointedComponent] = field(default_factory=list)
     """Parts whose layers keep their inputs alone and are computed again for the gradient, which is the same."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -267,8 +267,8 @@ class TrainConfig:
         counts = (
             "sample_every",
             "micro_batch_rows",
-            "images_at_once",
-            "tokens_at_once",
+            "image_chunk",
+            "token_chunk",
             "shard_size",
             "max_skipped_in_a_row",
         )

@@ -53,7 +53,7 @@ def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = Tru
     dtype = getattr(torch, config.precision)
     if not config.encoder_pretraining.num_steps:  # which is in float32
         keep_frozen_in(model, dtype)
-    losses = StepLosses(Chunks(config.images_at_once or None, config.tokens_at_once or None), dtype, stream.datasets)
+    losses = StepLosses(Chunks(config.image_chunk or None, config.token_chunk or None), dtype, stream.datasets)
     yield Phase(
         name="main",
         index=1,

@@ -26,7 +26,7 @@ from trainer.plurals import counted
 from trainer.process.distributed import Processes, is_launched, joined, local_rank, num_local
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
-from trainer.run_directory import MODEL, alone_in, find_start, prepare_directory, save_model
+from trainer.run_directory import MODEL, directory_lock, find_start, prepare_directory, save_model
 from trainer.run_page import write_page
 from trainer.starting_model import make_model
 from trainer.step.checkpoint import Checkpoint
@@ -71,8 +71,8 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         torch.manual_seed(config.seed)
         model = make_model(config)
         phases = list(make_phases(model, config))
-        with alone_in(Path(config.out)) if processes.is_first else nullcontext():
-            processes.wait_for_all()  # until nobody looks any more whether the directory holds a run
+        with directory_lock(Path(config.out)) if processes.is_first else nullcontext():
+            processes.barrier()  # until nobody looks any more whether the directory holds a run
             if processes.is_first:
                 prepare_directory(config, phases, start)
             with closing(make_log(config, processes, device, steps_before(phases, start))) as log:
@@ -87,7 +87,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
                 finally:
                     if processes.is_first:
                         write_page(Path(config.out))
-        processes.wait_for_all()  # where one process ends with another code than 0, `torchrun` ends the others
+        processes.barrier()  # where one process ends with another code than 0, `torchrun` ends the others
         return status
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models import MMInterleaved
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from models.tensor_files import WEIGHTS_FILE
 from trainer.config import TrainConfig, UsageError
 from trainer.logging.metrics import LOG, forget_steps_after, read_log
@@ -117,7 +117,7 @@ def is_finished(out: Path) -> bool:
 
 
 @contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def directory_lock(out: Path) -> Iterator[None]:
     """Hold a run directory against other runs; the system lets go of it when this process ends, however it ends.
 
     Raises:
@@ -164,7 +164,7 @@ def _written_settings(out: Path) -> Mapping[str, Any]:
 def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:
     """Write config.yaml into a run directory that is there, and take back what its log says about steps not kept."""
     out = Path(config.out)
-    write_whole(out / SETTINGS, dump(config, ALL_RECIPES))
+    write_atomically(out / SETTINGS, dump(config, ALL_RECIPES))
     if start is None:
         forget_steps_after(out, [phase.name for phase in phases], phases[0].name, 0)
     else:

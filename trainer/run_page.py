@@ -18,7 +18,7 @@ from string import Template
 from types import MappingProxyType
 from typing import Any
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from trainer.config import UsageError
 from trainer.logging.charts import Curve, level_chart, loss_chart, shared_range
 from trainer.logging.metrics import LOG, read_log
@@ -56,7 +56,7 @@ def write_page(run: Path) -> Path:
         raise UsageError(f"{run} has no {LOG}; expected the directory of a training run.")
     samples = {int(file.stem): file.read_bytes() for file in sorted((run / SAMPLES).glob("[0-9]*.png"))}
     page = render_page(run.resolve().name, list(read_log(run)), _text_of(run / SETTINGS), samples)
-    write_whole(run / PAGE, page)
+    write_atomically(run / PAGE, page)
     return run / PAGE
 
 

@@ -20,12 +20,12 @@ from export.engine.profiles import Limits, Profile, profiles_of
 from export.engine.reuse import drop_stale
 from export.process.child_process import ChildError, run_child
 from export.process.fingerprint import digest_of, file_digest, sources_digest
-from export.process.lock import alone_in
+from export.process.lock import directory_lock
 from export.process.progress import Checking, Clock
 from export.store.manifest import ENGINES_DIR, file_entry, read_manifest, write_manifest
 from mmfs.kernels.nvrtc import nvrtc
 from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
-from plugins_trt.plugin_kinds import USUAL, architectures_of, check_carrier
+from plugins_trt.plugin_kinds import USUAL, architectures_of, check_plugin_kind
 from plugins_trt.tensorrt_package import PACKAGES, library_folders, open_package
 
 TIMING_FILE = "timing.cache"
@@ -35,7 +35,7 @@ BUILDER_SOURCES = ("export/engine/build_process.py",)
 PLUGIN_SOURCES = ("plugins_trt/*.py", "mmfs/kernels/*")
 """The same of plans whose plugins are compiled here."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BuildOptions:
         return USUAL[self.builder] if self.plugin is None else self.plugin
 
 
-def build_engines(root: Path, options: BuildOptions, say: Say) -> None:
+def build_engines(root: Path, options: BuildOptions, say: Log) -> None:
     """Build the plan of every component of an export, one process each, and enter them into the manifest.
 
     A plan that is there and depends on nothing that has changed is kept.
@@ -86,10 +86,10 @@ def build_engines(root: Path, options: BuildOptions, say: Say) -> None:
             another process is building here.
         EngineError: some could not be built; all others are there.
     """
-    check_carrier(options.carrier, options.builder, options.plugin_library)
+    check_plugin_kind(options.carrier, options.builder, options.plugin_library)
     trt_version = open_package(options.builder).__version__
     failed = []
-    with alone_in(root):
+    with directory_lock(root):
         manifest = read_manifest(root)
         components = manifest["components"]
         named = {*options.components, *options.torch_fallback, *options.function_fallback}
@@ -132,7 +132,7 @@ def _one_engine(
     trt_version: str,
     clock: Clock,
     head: str,
-    say: Say,
+    say: Log,
 ) -> dict[str, Any]:
     """The manifest's entry about this engine, which is there if its status is "built"."""
     onnx = root / component["onnx"]["path"]

@@ -18,9 +18,9 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from export.atomic_files import write_whole
+from export.atomic_files import write_atomically
 from export.process.child_process import end_with_parent
-from plugins_trt.plugin_kinds import Carrier, open_carrier
+from plugins_trt.plugin_kinds import PluginKind, open_plugin_kind
 from plugins_trt.tensorrt_package import open_package
 
 BUILT_FILE = "built.json"
@@ -89,18 +89,18 @@ def main(arguments: Sequence[str]) -> None:
         _write(file.with_name(INSPECTED_FILE), inspect(request, trt, log))
 
 
-def _plugins(request: Request, trt: ModuleType) -> Carrier | None:
+def _plugins(request: Request, trt: ModuleType) -> PluginKind | None:
     if request.plugins is None:
         return None
     library = Path(request.plugin_library) if request.plugin_library is not None else None
-    return open_carrier(request.plugins, trt, request.architectures, library)
+    return open_plugin_kind(request.plugins, trt, request.architectures, library)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    write_whole(file, json.dumps(content))
+    write_atomically(file, json.dumps(content))
 
 
-def build(request: Request, trt: ModuleType, log: Any, plugins: Carrier | None) -> dict[str, Any]:
+def build(request: Request, trt: ModuleType, log: Any, plugins: PluginKind | None) -> dict[str, Any]:
     """Parse a graph and write its plan.
 
     Returns:
@@ -184,7 +184,7 @@ def load_timing_cache(config: Any, file: Path) -> None:
 
 def save_timing_cache(config: Any, file: Path) -> None:
     """Keep what this build knows for the next one."""
-    write_whole(file, bytes(config.get_timing_cache().serialize()))
+    write_atomically(file, bytes(config.get_timing_cache().serialize()))
 
 
 def inspect(request: Request, trt: ModuleType, log: Any) -> dict[str, Any]:

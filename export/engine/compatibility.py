@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from export.engine.drivers import DRIVER_FILE, Cuda, driver_branch, least_for_machine_code, least_for_ptx, newest_ptx
-from export.process.fingerprint import Heard, file_digest, sources_digest
+from export.process.fingerprint import OnBytesRead, file_digest, sources_digest
 from export.process.progress import Checking
 from export.store.rebuild_command import command_of, rebuilding
 from plugins_trt.tensorrt_package import PACKAGES
@@ -27,7 +27,7 @@ KERNEL_SOURCES = ("mmfs/kernels/*.cu", "mmfs/kernels/*.cuh", "mmfs/kernels/*.h",
 """What the machine code in a plan and the arguments that we launch it with have to agree on."""
 
 
-class Misfit(ValueError):
+class IncompatibleExport(ValueError):
     """An export that is damaged, or made for another machine."""
 
 
@@ -93,8 +93,8 @@ def requirements(builder: str, carrier: str | None, architectures: list[str], cu
     }
 
 
-def check_file(root: Path, entry: Mapping[str, Any], cure: str, heard: Heard | None = None) -> None:
-    """Raise Misfit unless a file is there as the manifest lists it.
+def check_file(root: Path, entry: Mapping[str, Any], cure: str, heard: OnBytesRead | None = None) -> None:
+    """Raise IncompatibleExport unless a file is there as the manifest lists it.
 
     Args:
         root: the export.
@@ -104,12 +104,16 @@ def check_file(root: Path, entry: Mapping[str, Any], cure: str, heard: Heard | N
     """
     file = root / entry["path"]
     if not file.is_file():
-        raise Misfit(f"{file} is missing, and manifest.json lists it. {cure}")
+        raise IncompatibleExport(f"{file} is missing, and manifest.json lists it. {cure}")
     size = file.stat().st_size
     if size != entry["bytes"]:
-        raise Misfit(f"{file} has {size} bytes, and manifest.json says {entry['bytes']}: it was cut. {cure}")
+        raise IncompatibleExport(
+            f"{file} has {size} bytes, and manifest.json says {entry['bytes']}: it was cut. {cure}"
+        )
     if file_digest(file, heard) != entry["sha256"]:
-        raise Misfit(f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {cure}")
+        raise IncompatibleExport(
+            f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {cure}"
+        )
 
 
 def is_undamaged(root: Path, manifest: Mapping[str, Any], say: Callable[[str], None]) -> bool:
@@ -120,29 +124,29 @@ def is_undamaged(root: Path, manifest: Mapping[str, Any], say: Callable[[str], N
     try:
         for entry in entries:
             check_file(root, entry, cure="", heard=heard)
-    except Misfit:
+    except IncompatibleExport:
         return False
     return True
 
 
 def check_whole(root: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise Misfit unless every component was exported, or left to PyTorch."""
+    """Raise IncompatibleExport unless every component was exported, or left to PyTorch."""
     if missing := manifest["not_exported"]:
         with_them = command_of(root, manifest, components=None)
         left = ",".join([*manifest["left_to_pytorch"], *missing])
         without = command_of(root, manifest, components=",".join(manifest["components"]), torch_fallback=left)
-        raise Misfit(
+        raise IncompatibleExport(
             f"{root} cannot write or draw without {', '.join(missing)}, which were not exported. Export them, too: "
             f"{with_them}; or leave them to PyTorch: {without}"
         )
 
 
 def check_model(manifest: Mapping[str, Any], model_dir: Path) -> None:
-    """Raise Misfit unless a model is the one that was exported."""
+    """Raise IncompatibleExport unless a model is the one that was exported."""
     for entry in manifest["model"].values():
         file = model_dir / entry["path"]
         if not file.is_file() or file_digest(file) != entry["sha256"]:
-            raise Misfit(
+            raise IncompatibleExport(
                 f"{model_dir} is not the model that was exported: {entry['path']} is missing or has another content "
                 "than manifest.json lists. Name the one that was, or export this one."
             )
@@ -152,7 +156,7 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
     """The manifest's entry about the engine of a component; None if the component was left to PyTorch.
 
     Raises:
-        Misfit: there is none for the TensorRT that is installed.
+        IncompatibleExport: there is none for the TensorRT that is installed.
     """
     package, builder = PACKAGES[BUILDERS[backend]], BUILDERS[backend]
     folder = f"{builder}-{machine.builder_version}"
@@ -160,31 +164,31 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
     if (entry := components[name]["engines"].get(folder)) is not None:
         if entry["status"] == "failed":
             cure = rebuilding(root, manifest, builder, name, {name: None})
-            raise Misfit(f"There is no engine of {name}: {entry['reason']} {cure}")
+            raise IncompatibleExport(f"There is no engine of {name}: {entry['reason']} {cure}")
         return None if entry["status"] == "not built" else entry
     others = {one: _of_other_versions(there["engines"], builder) for one, there in components.items()}
     newest = {one: list(found.values())[-1] if found else None for one, found in others.items()}
     lacking = {one: newest[one] for one, there in components.items() if folder not in there["engines"]}
     cure = rebuilding(root, manifest, builder, name, lacking)
     if others[name]:
-        raise Misfit(
+        raise IncompatibleExport(
             f"The engine of {name} was built by {package} {', '.join(others[name])}, and {machine.builder_version} is "
             f"installed, which does not load it. {cure}"
         )
-    raise Misfit(f"There is no engine of {name} for {package} {machine.builder_version}. {cure}")
+    raise IncompatibleExport(f"There is no engine of {name} for {package} {machine.builder_version}. {cure}")
 
 
 def check_engine(
     root: Path, manifest: Mapping[str, Any], name: str, entry: Mapping[str, Any], backend: str, machine: Machine
 ) -> None:
-    """Raise Misfit unless the machine can run an engine, and its plan is whole. Nothing is opened but to be hashed."""
+    """Raise IncompatibleExport unless the machine can run an engine and its plan is whole; files are only hashed."""
     builder, misfits = BUILDERS[backend], {name: entry}
     if (why := _why_not(entry["requires"], machine)) is not None:
         for one, there in manifest["components"].items():
             other = there["engines"].get(f"{builder}-{machine.builder_version}", {"status": "unknown"})
             if other["status"] == "built" and _why_not(other["requires"], machine) is not None:
                 misfits[one] = other
-        raise Misfit(f"The engine of {name} {why}. {rebuilding(root, manifest, builder, name, misfits)}")
+        raise IncompatibleExport(f"The engine of {name} {why}. {rebuilding(root, manifest, builder, name, misfits)}")
     check_file(root, entry["plan"], rebuilding(root, manifest, builder, name, misfits))
 
 

@@ -35,7 +35,7 @@ MMFS_NARROW = {"MMFS": (0, INPUTS["MMFS"].index("null_value")), "MSDeformAttn": 
 """Inputs of the mmfs nodes that are projected features; the others say where and how much to sample."""
 
 
-def check_islands(proto: ModelProto, precision: str) -> None:
+def check_float32_nodes(proto: ModelProto, precision: str) -> None:
     """Refuse a graph of half precision in which an island has been lost, or in which hardly anything is narrow.
 
     Raises:
@@ -70,7 +70,7 @@ def check_islands(proto: ModelProto, precision: str) -> None:
                 f"The {precision} graph has lost an island: the softmax inside Attention {node.name!r} needs float32, "
                 "which softmax_precision has to say."
             )
-        for root, what in island_inputs(node):
+        for root, what in float32_node_inputs(node):
             for ancestor in back_to_products(root, made_by, inclusive=what != "softmax"):
                 for name in (*ancestor.input, *ancestor.output):
                     is_widened = ancestor.op_type == "Cast" and name in ancestor.input
@@ -98,7 +98,7 @@ def num_products(proto: ModelProto) -> Counter[str]:
     )
 
 
-def island_nodes(graph: onnx.GraphProto) -> set[str]:
+def float32_nodes(graph: onnx.GraphProto) -> set[str]:
     """First outputs of the nodes that are float32 for the sake of what they lead to."""
     for node in graph.node:
         if any(attribute.HasField("g") for attribute in node.attribute):
@@ -107,12 +107,12 @@ def island_nodes(graph: onnx.GraphProto) -> set[str]:
     return {
         ancestor.output[0]
         for node in graph.node
-        for root, what in island_inputs(node)
+        for root, what in float32_node_inputs(node)
         for ancestor in back_to_products(root, made_by, inclusive=what != "softmax")
     }
 
 
-def island_inputs(node: NodeProto) -> Iterable[tuple[str, str]]:
+def float32_node_inputs(node: NodeProto) -> Iterable[tuple[str, str]]:
     """Inputs of a node that are computed in float32, from the last product on, and what they are."""
     if node.domain == DOMAIN:
         narrow = MMFS_NARROW[node.op_type]

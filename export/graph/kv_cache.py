@@ -30,9 +30,9 @@ from export.graph.external_data import without_weights
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
 
-Flavour = Literal["trt_split", "trt_native", "ort"]
-FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
-DEFAULT_FLAVOUR: Flavour = "trt_split"
+KVCacheLayout = Literal["trt_split", "trt_native", "ort"]
+FLAVOURS: tuple[KVCacheLayout, ...] = get_args(KVCacheLayout)
+DEFAULT_KV_CACHE: KVCacheLayout = "trt_split"
 
 IN_PLACE_OPSET = 24
 """The first version with TensorScatter."""
@@ -41,12 +41,12 @@ CACHE_AXIS = 2
 END = np.iinfo(np.int64).max
 
 
-def is_in_place(flavour: Flavour) -> bool:
+def is_in_place(flavour: KVCacheLayout) -> bool:
     """Whether the graph writes into its cache."""
     return flavour != "trt_split"
 
 
-def with_flavour(component: Component, flavour: Flavour, capacity: int | None = None) -> Component:
+def with_kv_cache_layout(component: Component, flavour: KVCacheLayout, capacity: int | None = None) -> Component:
     """The component with the ports that it has in a flavour; its module stays as it is.
 
     Args:
@@ -76,7 +76,7 @@ def aliases_of(outputs: Iterable[str]) -> dict[str, str]:
     return {name: name.replace("present_", "past_") for name in outputs if name.startswith("present_")}
 
 
-def lower_attention(proto: ModelProto, flavour: Flavour, capacity: int | None = None) -> ModelProto:
+def lower_attention(proto: ModelProto, flavour: KVCacheLayout, capacity: int | None = None) -> ModelProto:
     """A neutral graph in a flavour; the given graph is left as it is, and one without a cache is only copied.
 
     Args:
@@ -107,7 +107,7 @@ def lower_attention(proto: ModelProto, flavour: Flavour, capacity: int | None = 
 class _Lowering:
     """One pass over a graph in place."""
 
-    def __init__(self, proto: ModelProto, flavour: Flavour, capacity: int | None) -> None:
+    def __init__(self, proto: ModelProto, flavour: KVCacheLayout, capacity: int | None) -> None:
         self.graph = proto.graph
         self.flavour = flavour
         self.capacity = capacity
@@ -279,7 +279,7 @@ def _scale(node: NodeProto) -> np.float32:
     return np.float32(helper.get_attribute_value(attribute))
 
 
-def _check_capacity(flavour: Flavour, capacity: int | None) -> None:
+def _check_capacity(flavour: KVCacheLayout, capacity: int | None) -> None:
     if (capacity is not None) != (flavour == "trt_native"):
         raise ValueError(
             f"{flavour} with a capacity of {capacity}. Expected a number for trt_native, and None for others."

@@ -16,7 +16,7 @@ import torch
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.mm_interleaved import CONFIG_FILE
 from models.stored_weights import StoredWeights
-from models.uninitialized import is_large, unwritten
+from models.uninitialized import is_large, uninitialized
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Stored:
 
 
 @torch.no_grad()
-def open_skeleton(directory: Path) -> tuple[MMInterleaved, dict[int, Stored]]:
+def open_meta_model(directory: Path) -> tuple[MMInterleaved, dict[int, Stored]]:
     """The model of a directory in float32, in evaluation mode, and where its large tensors are, by address.
 
     Numbers that are not in a safetensors file as they are (of a snapshot, in another order, or pickled) are read.
@@ -46,7 +46,7 @@ def open_skeleton(directory: Path) -> tuple[MMInterleaved, dict[int, Stored]]:
         MMInterleavedConfig.load(directory / CONFIG_FILE),
         MMInterleavedProcessor.from_directory(directory),
     )
-    model = unwritten(lambda: MMInterleaved(settings, processor))
+    model = uninitialized(lambda: MMInterleaved(settings, processor))
     expected = model.state_dict()
     if {name: list(tensor.shape) for name, tensor in expected.items()} != weights.shapes():
         model.load_weights(weights)  # says what does not fit

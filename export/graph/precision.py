@@ -5,7 +5,7 @@ islands: norms with their sums, softmax with its scores, activations, gates, the
 and everything between the last product and the coordinates and logits that MMFS samples with. An operator whose inputs
 differ is float32, except for sums along a residual stream and joined tensors, which would otherwise spread.
 
-`check_islands` (`export/graph/float32_nodes.py`) looks at the finished graph.
+`check_float32_nodes` (`export/graph/float32_nodes.py`) looks at the finished graph.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from export.graph.float32_nodes import (
     NARROW,
     PRODUCTS,
     WIDE_PORTS,
-    check_islands,
+    check_float32_nodes,
     element_type,
-    island_nodes,
+    float32_nodes,
 )
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
@@ -85,7 +85,7 @@ def lower_precision(proto: ModelProto, precision: Precision) -> ModelProto:
     drop_nan_guards(lowered)
     _Lowering(lowered, NARROW[precision]).run()
     onnx.checker.check_model(without_weights(lowered), full_check=True)
-    check_islands(lowered, precision)
+    check_float32_nodes(lowered, precision)
     return lowered
 
 
@@ -126,7 +126,7 @@ class _Lowering:
         """Of every float value that is no constant: FLOAT or `narrow`."""
 
         self.other = _not_float(proto)
-        self.wide_nodes = island_nodes(proto.graph)
+        self.wide_nodes = float32_nodes(proto.graph)
         self.users: dict[str, list[NodeProto]] = defaultdict(list)
         for node in proto.graph.node:
             for name in node.input:

@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from torch import Tensor, nn
 
 from export.graph.external_data import is_external, without_weights, write_weights
-from export.graph.float32_nodes import NARROW, back_to_products, check_islands, island_nodes
+from export.graph.float32_nodes import NARROW, back_to_products, check_float32_nodes, float32_nodes
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
 from export.graph.precision import Precision
@@ -77,7 +77,7 @@ def write_quantized(proto: ModelProto, weights: Weights, precision: Precision, c
     check_quantized_weights(proto.graph)
     onnx.checker.check_model(without_weights(proto), full_check=True)
     if precision in NARROW:
-        check_islands(proto, precision)
+        check_float32_nodes(proto, precision)
 
 
 class Channels:
@@ -195,7 +195,7 @@ def check_quantized_weights(graph: GraphProto) -> None:
 def _kept_products(graph: GraphProto) -> set[str]:
     """Outputs of nodes whose weights are not for eight bits: the head, the islands, and all that belongs to MMFS."""
     made_by = {name: node for node in graph.node for name in node.output}
-    kept = {node.output[0] for node in back_to_products("logits", made_by, inclusive=True)} | island_nodes(graph)
+    kept = {node.output[0] for node in back_to_products("logits", made_by, inclusive=True)} | float32_nodes(graph)
     constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type != "MatMul":

@@ -14,7 +14,7 @@ BLOCK: Final = 2**22
 LARGE: Final = 2**26
 """In bytes. Reading so many takes longer than a tick of the clock that files are dated by, so a later change shows."""
 
-Heard = Callable[[int], None]
+OnBytesRead = Callable[[int], None]
 """Told of bytes as they are read."""
 
 _digests: dict[tuple[int, ...], str] = {}
@@ -26,7 +26,7 @@ def digest_of(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def file_digest(file: Path, heard: Heard | None = None) -> str:
+def file_digest(file: Path, heard: OnBytesRead | None = None) -> str:
     """SHA-256 of a file's content; a process reads a large file once, as long as it stays as it is."""
     heard = heard or (lambda num_bytes: None)
     status = file.stat()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def directory_lock(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes; the system lets go of it when this one ends, however it ends.
 
     Raises:

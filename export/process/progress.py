@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.atomic_files import write_whole
+from export.atomic_files import write_atomically
 from export.process.child_process import INTERVAL_S
 
 SECONDS_FILE = "seconds.json"
@@ -19,7 +19,7 @@ SECONDS_FILE = "seconds.json"
 LINE = re.compile(r"\[(\d+)/(\d+)\] (.+?)(?: \.\.\.|:|$)")
 
 
-class Pace:
+class Progress:
     """Listens to the lines that a stage prints.
 
     Args:
@@ -36,7 +36,7 @@ class Pace:
         self._since = time.monotonic()
 
     @classmethod
-    def of(cls, stage: str, folders: Sequence[Path]) -> Pace:
+    def of(cls, stage: str, folders: Sequence[Path]) -> Progress:
         """With the times of the first folder that has some for this stage."""
         for folder in folders:
             if seconds := _times(folder).get(stage):
@@ -67,7 +67,7 @@ class Pace:
         self._finish()
         longest = {name: max(seconds, self.before.get(name, 0.0)) for name, seconds in self.taken.items()}
         times = {**_times(folder), self.stage: longest}
-        write_whole(folder / SECONDS_FILE, json.dumps(times, indent=1) + "\n")
+        write_atomically(folder / SECONDS_FILE, json.dumps(times, indent=1) + "\n")
 
     def _finish(self) -> None:
         now = time.monotonic()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from export.runtime.sampler_tables import NoiseSchedule
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from models.generation.backend import processor_of
+from models.generation.state import processor_of
 from models.mm_interleaved import CONFIG_FILE
 
 EMBEDDING_FILE = "embedding.safetensors"

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from export.runtime.executor import Part
 from export.runtime.recorded import Recorded
+from export.runtime.runner import ComponentRunner
 from export.runtime.sampler_tables import NoiseSchedule, walk
 from export.runtime.value_pool import ValuePool
 from models.denoising import Denoising, Step, guide
@@ -29,7 +29,7 @@ class Drawing:
     """
 
     def __init__(
-        self, unet: Part, pool: ValuePool, schedule: NoiseSchedule, num_pictures: int, denoising: Denoising
+        self, unet: ComponentRunner, pool: ValuePool, schedule: NoiseSchedule, num_pictures: int, denoising: Denoising
     ) -> None:
         self.unet, self.pool, self.schedule, self.denoising = unet.for_recording(), pool, schedule, denoising
         self.num_predictions = 3 if denoising.looks_away else 2 if denoising.is_guided else 1

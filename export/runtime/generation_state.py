@@ -1,4 +1,4 @@
-"""What a batch of documents has read, by the exported parts; the opposite number of `models.generation.state`.
+"""What a batch of documents has read, by the exported parts; the opposite number of `models.generation.torch_state`.
 
 Letters: B documents, S new tokens, n new pictures, M pictures to draw, C language-model width.
 """
@@ -14,10 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 from export.runtime.memory import Memory
 from export.runtime.token_cache import capacity_for, room_for
 from models.denoising import Denoising, Step
-from models.generation.backend import Piece, Reader
+from models.generation.state import GenerationState, Piece
 
 
-class PartsReading(Reader):
+class ExportedGenerationState(GenerationState):
     """Reads with the components, into memory that it has for itself.
 
     Args:

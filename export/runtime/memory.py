@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from export.runtime.assets import Assets
 from export.runtime.drawing import Drawing
-from export.runtime.executor import Part
+from export.runtime.runner import ComponentRunner
 from export.runtime.token_cache import TokenCache
 from export.runtime.value_pool import ValuePool
 from models.denoising import Denoising
@@ -20,7 +20,7 @@ class Memory:
         assets: what they need beside them.
     """
 
-    def __init__(self, parts: Mapping[str, Part], assets: Assets) -> None:
+    def __init__(self, parts: Mapping[str, ComponentRunner], assets: Assets) -> None:
         self.parts, self.assets = parts, assets
         self.seen = _pool(parts, "mmfs_values_llm", "llm")
         self.drawn_from = _pool(parts, "mmfs_values_unet", "unet_mmfs")
@@ -44,7 +44,7 @@ class Memory:
         return kept
 
 
-def _pool(parts: Mapping[str, Part], project: str, network: str) -> ValuePool:
+def _pool(parts: Mapping[str, ComponentRunner], project: str, network: str) -> ValuePool:
     part = parts[network]
     ports = {name: port for name, port in part.inputs.items() if "mmfs_value_" in name}
     return ValuePool(parts.get(project), ports, part.device, part.most("images") if ports else None)

@@ -16,10 +16,10 @@ import torch
 from export.engine.compatibility import BUILDERS, Machine
 from export.graph.components import components_of
 from export.runtime.assets import Assets
-from export.runtime.executor import Part, TorchPart
-from export.runtime.generation_state import PartsReading
+from export.runtime.generation_state import ExportedGenerationState
 from export.runtime.memory import Memory
-from export.runtime.opened import engine_parts, ort_parts
+from export.runtime.runner import ComponentRunner, TorchRunner
+from export.runtime.runners import onnxruntime_runners, tensorrt_runners
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.generation.generative import Generative
 from plugins_trt.tensorrt_package import open_package
@@ -38,7 +38,7 @@ class Session(Generative):
         assets: what they need beside them.
     """
 
-    def __init__(self, parts: Mapping[str, Part], assets: Assets) -> None:
+    def __init__(self, parts: Mapping[str, ComponentRunner], assets: Assets) -> None:
         self.parts = dict(parts)
         self.assets = assets.to(self.parts["llm"].device)
         self._free: list[Memory] = []
@@ -62,7 +62,7 @@ class Session(Generative):
 
         Raises:
             FileNotFoundError: something is missing.
-            Misfit: the files or engines are not what the manifest says, or not for this machine.
+            IncompatibleExport: the files or engines are not what the manifest says, or not for this machine.
             MissingPackage: the back end is not installed.
             ValueError: no such back end, or no model where one is needed.
         """
@@ -78,8 +78,8 @@ class Session(Generative):
         if on_gpu:
             package = open_package(BUILDERS[backend])
             machine = Machine.here(package.__version__, where)
-            return cls(*engine_parts(directory, backend, package, machine, where, model))
-        return cls(*ort_parts(directory, where, model))
+            return cls(*tensorrt_runners(directory, backend, package, machine, where, model))
+        return cls(*onnxruntime_runners(directory, where, model))
 
     @classmethod
     def of(cls, model: MMInterleaved, *, device: torch.device | str | None = None) -> Session:
@@ -94,7 +94,7 @@ class Session(Generative):
             raise ValueError("device is cuda, and PyTorch sees no NVIDIA GPU here. Use cpu.")
         assets, components = Assets.of(model), components_of(model)
         dtype = model.begin_of_image.dtype
-        return cls({name: TorchPart(component, where, dtype) for name, component in components.items()}, assets)
+        return cls({name: TorchRunner(component, where, dtype) for name, component in components.items()}, assets)
 
     @property
     def config(self) -> MMInterleavedConfig:
@@ -106,10 +106,10 @@ class Session(Generative):
         """Of the model that was exported."""
         return self.assets.processor
 
-    def begin_reading(self, num_documents: int) -> PartsReading:
+    def begin_generation(self, num_documents: int) -> ExportedGenerationState:
         """Nothing read yet; what was recorded for earlier readings serves again when nobody holds them any more."""
         memory = self._free.pop() if self._free else Memory(self.parts, self.assets)
-        reading = PartsReading(memory, num_documents)
+        reading = ExportedGenerationState(memory, num_documents)
         weakref.finalize(reading, self._free.append, memory)
         return reading
 

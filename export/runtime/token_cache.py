@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from export.runtime.executor import Part
 from export.runtime.recorded import Recorded
+from export.runtime.runner import ComponentRunner
 from export.runtime.value_pool import ValuePool
 
 LEAST_CAPACITY = 64
@@ -31,7 +31,7 @@ class TokenCache:
         capacity: K.
     """
 
-    def __init__(self, llm: Part, embedding: Tensor, pool: ValuePool, num_rows: int, capacity: int) -> None:
+    def __init__(self, llm: ComponentRunner, embedding: Tensor, pool: ValuePool, num_rows: int, capacity: int) -> None:
         self.llm, self.embedding, self.pool = llm, embedding, pool
         self.in_place = bool(llm.aliases)
         self.capacity = capacity
@@ -114,7 +114,7 @@ class TokenCache:
         self.logits.copy_(torch.where(reads[:, None], found["logits"][:, 0].float(), self.logits))
         self.lengths += self.counts
 
-    def _run(self, llm: Part, embeddings: Tensor, last: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    def _run(self, llm: ComponentRunner, embeddings: Tensor, last: Tensor, visible: Tensor) -> dict[str, Tensor]:
         num_new = embeddings.shape[1]
         new = torch.arange(num_new, device=self.lengths.device)
         # The runs before a recording count on; what is written in place must not go beyond the cache meanwhile.
@@ -130,7 +130,7 @@ class TokenCache:
         )
 
 
-def room_for(llm: Part, before: Sequence[int], counts: Sequence[int]) -> int:
+def room_for(llm: ComponentRunner, before: Sequence[int], counts: Sequence[int]) -> int:
     """How many rows a cache needs to read some tokens in each of its rows.
 
     What is written in place is as many rows everywhere, whoever has so many tokens.
@@ -139,7 +139,7 @@ def room_for(llm: Part, before: Sequence[int], counts: Sequence[int]) -> int:
     return max(length + count for length, count in zip(before, added, strict=True))
 
 
-def capacity_for(llm: Part, num_rows: int) -> int:
+def capacity_for(llm: ComponentRunner, num_rows: int) -> int:
     """A capacity that suffices and is seldom outgrown: powers of two, up to the most that the language model takes.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from export.graph.components import Port
-from export.runtime.executor import Part, Tensors
+from export.runtime.runner import ComponentRunner, Tensors
 
 
 class PoolFull(ValueError):
@@ -33,7 +33,7 @@ class ValuePool:
     """
 
     def __init__(
-        self, project: Part | None, ports: Mapping[str, Port], device: torch.device, num_slots: int | None
+        self, project: ComponentRunner | None, ports: Mapping[str, Port], device: torch.device, num_slots: int | None
     ) -> None:
         self._project = project
         self.can_grow = num_slots is None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mmfs
-from export.atomic_files import write_whole
+from export.atomic_files import write_atomically
 from export.graph.components import Component, Port
 from export.graph.kv_cache import aliases_of
 from export.graph.onnx_graph import Graph
@@ -96,7 +96,7 @@ def write_onnx_manifest(
 def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
     """Put `manifest.json` in the place of an earlier one, whole or not at all."""
     manifest["not_done"] = _not_done(manifest)
-    write_whole(root / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(root / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Choice:
+class ComponentSelection:
     """What is asked for.
 
     Raises:
@@ -50,14 +50,14 @@ class Choice:
             raise ValueError("--torch-fallback names all components, and nothing is left to export.")
         return chosen
 
-    def joined(self, manifest: Mapping[str, Any]) -> Choice:
+    def joined(self, manifest: Mapping[str, Any]) -> ComponentSelection:
         """The same in the place of an earlier export, whose components stay."""
         there, left = manifest["components"], manifest["left_to_pytorch"]
         components = {*there, *self.components} if self.components else set()
         left = {*left, *self.torch_fallback} if components else {*self.torch_fallback}
         nobody_named = {*components, *left} - {*self.components, *self.torch_fallback}
         parts = (components, left - {*there, *components}, nobody_named)
-        return Choice(*(tuple(sorted(part)) for part in parts))
+        return ComponentSelection(*(tuple(sorted(part)) for part in parts))
 
     def is_held_by(self, manifest: Mapping[str, Any]) -> bool:
         """Whether an export of the same model has all of it.
@@ -70,7 +70,7 @@ class Choice:
         return {*chosen} <= {*there} and {*self.torch_fallback} <= {*there, *left}
 
 
-def absent(chosen: Collection[str], choice: Choice, known: Collection[str]) -> dict[str, list[str]]:
+def absent(chosen: Collection[str], choice: ComponentSelection, known: Collection[str]) -> dict[str, list[str]]:
     """The manifest's part about components that an export does not hold."""
     others = [name for name in known if name not in chosen]
     return {

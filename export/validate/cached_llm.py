@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from export.runtime.executor import Part, Tensors
+from export.runtime.runner import ComponentRunner, Tensors
 from export.validate.inputs import GARBAGE
 from export.validate.parity import ParityError, Run
 
 
-def as_reading(part: Part, dtype: torch.dtype) -> Run:
+def as_reading(part: ComponentRunner, dtype: torch.dtype) -> Run:
     """What takes any number of past rows and returns the new ones, by means of a part that returns `present_...`.
 
     Rows beyond those that a case has are garbage, which must not count; and what `part` writes beside the new rows is
@@ -55,7 +55,7 @@ def with_rows(past: Tensor, num_rows: int) -> Tensor:
     return torch.cat([kept, (noise * GARBAGE).to(past.dtype)], dim=2)
 
 
-def _num_rows(part: Part, inputs: Tensors) -> int:
+def _num_rows(part: ComponentRunner, inputs: Tensors) -> int:
     """Of the cache: as many as the part has, or as are needed.
 
     Raises:

@@ -20,8 +20,8 @@ from export.validate.half_precision import Tensors, check_direction, greedy, rel
 from export.validate.inputs import Case
 from export.validate.parity import CaseResult, ParityError, Run
 from models import MMInterleaved
-from models.generation.backend import processor_of
 from models.generation.documents import Segment
+from models.generation.state import processor_of
 
 LEAST_COSINE = 0.99
 MOST_NORM_CHANGE = 0.05

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from export.graph.components import Component
-from export.runtime.onnxruntime_executor import session_options
+from export.runtime.onnxruntime_runner import session_options
 from export.validate.inputs import Case
 
 TOLERANCE = 1e-4

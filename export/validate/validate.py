@@ -18,16 +18,16 @@ import onnx
 import torch
 
 from export.graph.components import Component, components_of
-from export.graph.kv_cache import aliases_of, with_flavour
+from export.graph.kv_cache import aliases_of, with_kv_cache_layout
 from export.graph.onnx_graph import Graph
 from export.graph.precision import Precision, precision_of, with_precision
 from export.graph.quantization import Weights, quantized_entry, weights_of
 from export.runtime import Session
 from export.runtime.assets import Assets, write_assets
-from export.runtime.executor import Part, TorchPart
-from export.runtime.onnxruntime_executor import OrtPart
-from export.runtime.opened import ort_parts_of
-from export.stages import Job, Say, open_model
+from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from export.runtime.runner import ComponentRunner, TorchRunner
+from export.runtime.runners import onnxruntime_runners_of
+from export.stages import Job, Log, open_model
 from export.store.manifest import ASSETS_DIR, ONNX_DIR, GenerationResult, component_entry, write_onnx_manifest
 from export.store.samples import Samples, load_samples
 from export.store.selection import absent
@@ -52,7 +52,7 @@ from models import MMInterleaved
 ROUNDED_DIR = "rounded"
 
 
-def validate(job: Job, say: Say) -> None:
+def validate(job: Job, say: Log) -> None:
     """Stage "validate": compare everything with PyTorch, and write assets and manifest.
 
     Raises:
@@ -71,7 +71,7 @@ def validate(job: Job, say: Say) -> None:
         component, precision = components[name], precision_of(name, job.precision)
         file = work / ONNX_DIR / f"{name}.onnx"
         say(f"[{number}/{num_steps}] {name} ...")
-        flavoured = with_flavour(component, job.flavour, job.capacity)
+        flavoured = with_kv_cache_layout(component, job.flavour, job.capacity)
         graph = Graph.of(onnx.load(file, load_external_data=False))
         if weights_of(name, job.llm_weights) == "same":
             proof = _prove(model, component, flavoured, file, cases[name], precision)
@@ -153,7 +153,7 @@ def _prove_quantized(
     cases: Sequence[Case],
     precision: Precision,
     samples: Samples,
-    say: Say,
+    say: Log,
 ) -> dict[str, Any]:
     """The manifest's entry about a language model with weights of eight bits."""
     assert model.processor is not None, "the command asks for one first"
@@ -223,7 +223,7 @@ def runner(component: Component, file: Path, precision: Precision) -> Run:
     file, in_precision = runnable(file, precision), with_precision(component, precision)
     if aliases_of(component.outputs):
         ports = component if precision == "bfloat16" else in_precision  # its stand-in has float32 ports
-        part = OrtPart(component.name, ports.inputs, ports.outputs, file, torch.device("cpu"))
+        part = OnnxRuntimeRunner(component.name, ports.inputs, ports.outputs, file, torch.device("cpu"))
         return as_reading(part, getattr(torch, precision))
     session, component = open_session(file), in_precision
 
@@ -245,7 +245,7 @@ def _generation(
     samples: Samples,
     others: dict[str, list[str]],
     head: str,
-    say: Say,
+    say: Log,
 ) -> GenerationResult | str:
     """What the files write and draw together with what is left to PyTorch, or why they cannot."""
     if missing := others["not_exported"]:
@@ -254,7 +254,7 @@ def _generation(
         return reason
     left = others["left_to_pytorch"]
     say(f"{head} writing and drawing with the files {'and PyTorch for ' + ', '.join(left) if left else 'alone'} ...")
-    of_pytorch: dict[str, Part] = {name: TorchPart(components[name], model.device) for name in left}
+    of_pytorch: dict[str, ComponentRunner] = {name: TorchRunner(components[name], model.device) for name in left}
     of_files = {name: component for name, component in components.items() if name not in left}
     found = _check_generation(job, model, of_files, of_pytorch, samples)
     texts = f"{len(found.texts)} texts equal; " if found.texts else ""
@@ -263,22 +263,28 @@ def _generation(
 
 
 def _check_generation(
-    job: Job, model: MMInterleaved, components: dict[str, Component], of_pytorch: dict[str, Part], samples: Samples
+    job: Job,
+    model: MMInterleaved,
+    components: dict[str, Component],
+    of_pytorch: dict[str, ComponentRunner],
+    samples: Samples,
 ) -> GenerationResult:
     """The files at their job. In half precision, and with weights of eight bits, another token may be chance, so words
     are judged in `check_greedy` and `check_perplexity`, and here only the pictures; with weights of eight bits, by what
     the model sees in them."""
     work = Path(job.work)
     assets = Assets.load(work / ASSETS_DIR)
-    components = {name: with_flavour(one, job.flavour, job.capacity) for name, one in components.items()}
+    components = {name: with_kv_cache_layout(one, job.flavour, job.capacity) for name, one in components.items()}
     if job.precision == "float32" and job.llm_weights == "same":
-        parts = {**ort_parts_of(components, work / ONNX_DIR), **of_pytorch}
+        parts = {**onnxruntime_runners_of(components, work / ONNX_DIR), **of_pytorch}
         return check_generation(model, Session(parts, assets), samples.documents)
     parts = dict(of_pytorch)
     for name, component in components.items():
         precision = precision_of(name, job.precision)
         in_float32 = precision == "bfloat16"  # its stand-in has float32 ports
         folder = work / (ROUNDED_DIR if in_float32 else ONNX_DIR)
-        parts |= ort_parts_of({name: component if in_float32 else with_precision(component, precision)}, folder)
+        parts |= onnxruntime_runners_of(
+            {name: component if in_float32 else with_precision(component, precision)}, folder
+        )
     eyes = None if job.llm_weights == "same" else partial(eight_bit.compare_seen, model)
     return check_pictures(model, Session(parts, assets), samples.documents, eyes)

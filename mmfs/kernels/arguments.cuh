@@ -34,7 +34,7 @@ struct Arguments {
     int64 num_splits;        // parts into which the samples of a row and head are split
     int64 num_tiles;         // parts of the gradients of tables and null_value that a caller adds up; 1: added here
     int64 tile_pixels;       // pixels of a block that owns a part of the gradient of value
-    int64 has_log_sums;      // 0: fused_backward computes log_sums first
+    int64 has_log_sums;      // 0: fused_backward computes lse first
     int64 has_null;
     double null_logit;
     int64 heights[MAX_LEVELS];  // not read with image_planes
@@ -52,7 +52,7 @@ struct Arguments {
 
     // Types of accumulation, below called "wide": float, or double for double values.
     void* out;             // [T, H, D], dtype of value
-    void* log_sums;        // wide [T, H]
+    void* lse;        // wide [T, H]
     void* split_sums;      // wide [splits, T, H, D]
     void* split_softmaxes;  // wide [splits, T, H, 2]: peak, total
 

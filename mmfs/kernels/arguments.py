@@ -47,7 +47,7 @@ class Arguments:
     logit_table: Tensor | None = None
     null_value: Tensor | None = None
     out: Tensor | None = None
-    log_sums: Tensor | None = None
+    lse: Tensor | None = None
     split_sums: Tensor | None = None
     split_softmaxes: Tensor | None = None
     grad_out: Tensor | None = None

@@ -286,7 +286,7 @@ MMFS_DEVICE void fused_backward(const Arguments& arguments) {
 
     const Visible visible = place.active ? visible_of(arguments, place.row) : Visible{0, 0, true};
     const int64 row_and_head = place.row_and_head(arguments);
-    W* kept_log_sum = static_cast<W*>(arguments.log_sums) + row_and_head;
+    W* kept_log_sum = static_cast<W*>(arguments.lse) + row_and_head;
     W log_sum = 0;
     if (!arguments.has_log_sums) {
         log_sum = log_sum_of<W, LANES>(arguments, place, visible);

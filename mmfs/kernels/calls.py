@@ -15,7 +15,7 @@ from mmfs.embedding_bag import MMFSGradients
 from mmfs.kernels.arguments import MAX_LEVELS, Arguments
 from mmfs.kernels.plan import Launch, plan_rows, plan_splits, share_channels
 from mmfs.kernels.value_gradient import plan_value_gradient
-from mmfs.reference import working_dtype
+from mmfs.reference import accumulation_dtype
 
 FEWEST_CLASSIC_BATCHES = 4
 """Of a part: the classic op's rows have few samples, and a merge is a launch more."""
@@ -23,7 +23,7 @@ FEWEST_CLASSIC_BATCHES = 4
 
 class Device(Protocol):
     @property
-    def num_processors(self) -> int:
+    def num_sms(self) -> int:
         """Multiprocessors of the GPU."""
 
     @property
@@ -53,13 +53,13 @@ def ms_deform_attn_forward(
         channels = share_channels(value.shape[-1], arguments.value, out)
         launch = plan_rows("classic_forward", channels, arguments.num_rows, num_heads)
         num_samples = arguments.num_levels * arguments.num_points
-        launch = plan_splits(launch, channels, num_samples, 1, device.num_processors, FEWEST_CLASSIC_BATCHES)
+        launch = plan_splits(launch, channels, num_samples, 1, device.num_sms, FEWEST_CLASSIC_BATCHES)
         arguments.num_splits = launch.grid[2]
         if arguments.num_splits == 1:
             device.launch(launch, arguments)
         else:
             parts = (arguments.num_splits, arguments.num_rows, num_heads, value.shape[-1])
-            arguments.split_sums = value.new_empty(parts, dtype=working_dtype(value.dtype))
+            arguments.split_sums = value.new_empty(parts, dtype=accumulation_dtype(value.dtype))
             device.launch(launch, arguments)
             device.launch(plan_rows("add_splits", channels, arguments.num_rows, num_heads), arguments)
     return out
@@ -144,24 +144,24 @@ def mmfs_attention_forward(
         null_value,
     )
     out = value.new_empty(batch, num_queries, num_heads * value.shape[-1])
-    log_sums = _wide_zeros(value, batch, num_queries, num_heads)
+    lse = _wide_zeros(value, batch, num_queries, num_heads)
     if not out.numel():
-        return out, log_sums
-    arguments.out, arguments.log_sums = out, log_sums
+        return out, lse
+    arguments.out, arguments.lse = out, lse
     channels = share_channels(value.shape[-1], arguments.value, out)
     launch = plan_rows("fused_forward", channels, arguments.num_rows, num_heads)
     num_samples = arguments.num_levels * arguments.num_points
-    launch = plan_splits(launch, channels, num_samples, arguments.num_images, device.num_processors)
+    launch = plan_splits(launch, channels, num_samples, arguments.num_images, device.num_sms)
     arguments.num_splits = launch.grid[2]
     if arguments.num_splits == 1:
         device.launch(launch, arguments)
     else:
         parts = (arguments.num_splits, arguments.num_rows, num_heads)
-        arguments.split_sums = value.new_empty(*parts, value.shape[-1], dtype=log_sums.dtype)
-        arguments.split_softmaxes = value.new_empty(*parts, 2, dtype=log_sums.dtype)
+        arguments.split_sums = value.new_empty(*parts, value.shape[-1], dtype=lse.dtype)
+        arguments.split_softmaxes = value.new_empty(*parts, 2, dtype=lse.dtype)
         device.launch(launch, arguments)
         device.launch(plan_rows("merge_splits", channels, arguments.num_rows, num_heads), arguments)
-    return out, log_sums
+    return out, lse
 
 
 def mmfs_attention_backward(
@@ -178,12 +178,12 @@ def mmfs_attention_backward(
     null_logit: float | None,
     null_value: Tensor | None,
     needs_value: bool,
-    log_sums: Tensor | None = None,
+    lse: Tensor | None = None,
     ordered: bool = False,
 ) -> MMFSGradients:
     """Gradients of `mmfs_attention_forward`; of value only if needs_value.
 
-    log_sums: what the forward returned; None: computed again, from the logits.
+    lse: what the forward returned; None: computed again, from the logits.
     ordered: all sums are in a fixed order, so that two calls give the same bits.
     """
     arguments = _mmfs_arguments(
@@ -212,8 +212,8 @@ def mmfs_attention_backward(
     for name, table in (("offset_table", offset_table), ("logit_table", logit_table), ("null_value", null_value)):
         if table is not None:
             setattr(arguments, f"grad_{name}", _wide_zeros(value, arguments.num_tiles, *table.shape))
-    arguments.has_log_sums = log_sums is not None
-    arguments.log_sums = _wide_zeros(value, num_rows, num_heads) if log_sums is None else log_sums
+    arguments.has_log_sums = lse is not None
+    arguments.lse = _wide_zeros(value, num_rows, num_heads) if lse is None else lse
     grad_value = _launch_backward(device, launch, arguments, value, needs_value, fused=True, ordered=ordered)
 
     def finished(sums: Tensor | None, tensor: Tensor | None) -> Tensor:
@@ -345,7 +345,7 @@ def _launch_backward(
         value.dtype,
         fused=fused,
         ordered=ordered,
-        num_processors=device.num_processors,
+        num_sms=device.num_sms,
         shared_bytes=device.shared_bytes,
     )
     if plan.launch is None:
@@ -360,7 +360,7 @@ def _launch_backward(
 
 
 def _wide_zeros(value: Tensor, *shape: int) -> Tensor:
-    return value.new_zeros(shape, dtype=working_dtype(value.dtype))
+    return value.new_zeros(shape, dtype=accumulation_dtype(value.dtype))
 
 
 def _written(tensor: Tensor, works: bool) -> Tensor:

@@ -141,8 +141,8 @@ MMFS_DEVICE void finish(const Arguments& arguments, const Place<LANES>& place, b
         });
     }
     store_out<T, VECTOR, LANES, CHUNKS>(arguments, place, sums);
-    if (arguments.log_sums != nullptr && place.lane == 0) {
-        store(static_cast<W*>(arguments.log_sums) + place.row_and_head(arguments), log_sum);
+    if (arguments.lse != nullptr && place.lane == 0) {
+        store(static_cast<W*>(arguments.lse) + place.row_and_head(arguments), log_sum);
     }
 }
 

@@ -62,7 +62,7 @@ MMFS_DEVICE Wide<T> place_in_image(const Arguments& arguments, int64 row, int he
     level = level_of(arguments, image, index / num_points);
     if constexpr (FUSED) {
         const int age = age_of<FUSED>(arguments, row, image);
-        const W log_sum = load(static_cast<const W*>(arguments.log_sums) + row * arguments.num_heads + head);
+        const W log_sum = load(static_cast<const W*>(arguments.lse) + row * arguments.num_heads + head);
         const Location<W> location = fused_location<W>(arguments, row, head, age, index % num_points);
         place_sample(location.x, location.y, level.height, level.width, sample);
         return weight_of(fused_logit<W>(arguments, row, head, age, index), log_sum);

@@ -43,7 +43,7 @@ class CudaDevice:
     def __init__(self, index: int) -> None:
         self.index = index
         properties = torch.cuda.get_device_properties(index)
-        self.num_processors: int = properties.multi_processor_count
+        self.num_sms: int = properties.multi_processor_count
         self._architecture = f"sm_{properties.major}{properties.minor}"
         self._functions: dict[Instance, Any] = {}
         self._granted_bytes: dict[Instance, int] = {}  # of shared memory, where more than SHARED_BYTES was asked for

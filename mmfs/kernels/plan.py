@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmfs.kernels.source import ROW_THREADS, Instance
-from mmfs.reference import working_dtype
+from mmfs.reference import accumulation_dtype
 
 WARP: Final = 32
 VECTOR_BYTES: Final = 16
@@ -45,7 +45,7 @@ class Channels:
 
     @property
     def wide_bytes(self) -> int:
-        return working_dtype(self.dtype).itemsize
+        return accumulation_dtype(self.dtype).itemsize
 
 
 def share_channels(num_channels: int, *tensors: Tensor) -> Channels:
@@ -112,7 +112,7 @@ def _shared_bytes(kernel: str, channels: Channels, threads: int, num_samples: in
 
 
 def plan_splits(
-    launch: Launch, channels: Channels, num_samples: int, num_images: int, num_processors: int, fewest_batches: int = 1
+    launch: Launch, channels: Channels, num_samples: int, num_images: int, num_sms: int, fewest_batches: int = 1
 ) -> Launch:
     """Splits the samples of a row so that there are two blocks for each processor, if there are as many samples.
 
@@ -120,5 +120,5 @@ def plan_splits(
     """
     batches = num_images * -(-num_samples // channels.lanes)  # of a row that sees the whole bank
     blocks = launch.grid[0] * launch.grid[1]
-    splits = max(1, min(MOST_SPLITS, batches // fewest_batches, 2 * num_processors // max(blocks, 1)))
+    splits = max(1, min(MOST_SPLITS, batches // fewest_batches, 2 * num_sms // max(blocks, 1)))
     return Launch(launch.instance, (*launch.grid[:2], splits), launch.threads, launch.shared_bytes)

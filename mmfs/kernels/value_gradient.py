@@ -22,7 +22,7 @@ import torch
 from mmfs.kernels.arguments import Arguments
 from mmfs.kernels.plan import WARP, Launch
 from mmfs.kernels.source import MOST_THREADS, Instance
-from mmfs.reference import working_dtype
+from mmfs.reference import accumulation_dtype
 
 MANY_ADDITIONS: Final = 16
 """To each pixel, on average: so many additions in global memory cost more than one block's sums in shared memory."""
@@ -47,7 +47,7 @@ class ValueGradient:
 
 
 def plan_value_gradient(
-    arguments: Arguments, dtype: torch.dtype, *, fused: bool, ordered: bool, num_processors: int, shared_bytes: int
+    arguments: Arguments, dtype: torch.dtype, *, fused: bool, ordered: bool, num_sms: int, shared_bytes: int
 ) -> ValueGradient:
     """The way for a call whose value has elements.
 
@@ -56,7 +56,7 @@ def plan_value_gradient(
         dtype: of value.
         fused: the multi-image op, not the classic one.
         ordered: two calls must give the same bits.
-        num_processors: multiprocessors of the GPU.
+        num_sms: multiprocessors of the GPU.
         shared_bytes: of shared memory that a block can ask for.
     """
     num_pixels = -(-arguments.num_pixels // max(1, arguments.num_images))  # of an image; the mean if they differ
@@ -69,7 +69,7 @@ def plan_value_gradient(
         and num_pixels <= MOST_ZEROS * touched
         and arguments.num_queries >= FEWEST_DENSE_ROWS
         and launch.shared_bytes <= shared_bytes
-        and _blocks(launch) >= num_processors
+        and _blocks(launch) >= num_sms
     ):
         return ValueGradient(
             "dense",
@@ -87,8 +87,8 @@ def plan_value_gradient(
         reason = (
             f"a map would be {num_tiles} tiles of shared memory, and each of more than {MOST_TILES} places all samples"
         )
-    elif _blocks(launch) < num_processors:
-        reason = f"blocks that own a tile would be {_blocks(launch)}, fewer than the {num_processors} multiprocessors"
+    elif _blocks(launch) < num_sms:
+        reason = f"blocks that own a tile would be {_blocks(launch)}, fewer than the {num_sms} multiprocessors"
     else:
         return ValueGradient(
             "map", launch, f"a pixel gets about {additions} additions, and {num_tiles} tiles are a map"
@@ -110,7 +110,7 @@ def _grid(arguments: Arguments, num_pixels: int, tile_pixels: int, slice_channel
 
 
 def _map(arguments: Arguments, dtype: torch.dtype, fused: bool, num_pixels: int, shared_bytes: int) -> Launch:
-    wide = working_dtype(dtype).itemsize
+    wide = accumulation_dtype(dtype).itemsize
     lane_channels = channels_of_lane(arguments.num_channels)
     threads = MOST_THREADS["map_gradient"]
     batch = threads * (16 + 4 * wide + 4)  # pixels, shares and rows

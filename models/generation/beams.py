@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.generation.backend import Reader
 from models.generation.generated import Finish
 from models.generation.options import GenerationOptions
+from models.generation.state import GenerationState
 from models.generation.writing import TokenChoice
 from models.processor import MMInterleavedProcessor
 
@@ -38,7 +38,10 @@ class _Search:
 
 
 def beam_search(
-    reading: Reader, options: GenerationOptions, choices: Sequence[TokenChoice], processor: MMInterleavedProcessor
+    reading: GenerationState,
+    options: GenerationOptions,
+    choices: Sequence[TokenChoice],
+    processor: MMInterleavedProcessor,
 ) -> list[Hypothesis]:
     """Search on from what each document has read; text only.
 

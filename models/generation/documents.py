@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.config import MMInterleavedConfig
-from models.generation.backend import Piece, Reader
+from models.generation.state import GenerationState, Piece
 from models.processor import MMInterleavedProcessor
 
 Segment = str | Image.Image
@@ -62,7 +62,7 @@ def pieces_of(segment: PromptSegment, processor: MMInterleavedProcessor, config:
     return [[config.begin_of_image_id], processor.encode_image(segment)]
 
 
-def cut_to_fit(segments: list[list[Piece]], reading: Reader, num_new: int, document: int) -> list[list[Piece]]:
+def cut_to_fit(segments: list[list[Piece]], reading: GenerationState, num_new: int, document: int) -> list[list[Piece]]:
     """The last of a document's segments, as many as the language model has room for, but at least one.
 
     Args:

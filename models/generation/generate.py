@@ -13,12 +13,12 @@ from typing import Any, overload
 
 import torch
 
-from models.generation.backend import GenerativeModel, Piece, processor_of
 from models.generation.beams import beam_search
 from models.generation.documents import Document, Segment, batch_of, cut_to_fit, pieces_of
 from models.generation.generated import Finish, Generated, Preview
 from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
+from models.generation.state import GenerativeModel, Piece, processor_of
 from models.generation.writing import TextWriter, TokenChoice
 
 
@@ -123,7 +123,7 @@ class _Generation:
         self.model = model
         self.options = options = GenerationOptions(**given)
         self.processor = processor = processor_of(model)
-        self.reading = model.begin_reading(len(documents))
+        self.reading = model.begin_generation(len(documents))
         self.authors = [
             _Author(TokenChoice(options, model.config, seed), TextWriter(processor, options.stops), seed)
             for seed in options.seeds(len(documents))

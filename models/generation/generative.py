@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from models.generation.backend import GenerativeModel
 from models.generation.documents import Document, Segment
 from models.generation.generate import generate, generate_stream
 from models.generation.generated import Generated, Preview
 from models.generation.scoring import Score, score
+from models.generation.state import GenerativeModel
 
 
 class Generative:

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
-from models.generation.backend import GenerativeModel, processor_of
 from models.generation.documents import Document, batch_of, pieces_of
 from models.generation.prompts import prompt_for
+from models.generation.state import GenerativeModel, processor_of
 
 CANDIDATES_AT_A_TIME = 32
 """More would be faster, and keep as many copies of the document's keys and values."""
@@ -64,7 +64,7 @@ def score(
     answers = [processor.encode_text(candidate) for candidate in candidates]
     if [] in answers:
         raise ValueError(f"candidates[{answers.index([])}] is {candidates[answers.index([])]!r}, which has no token.")
-    prefix = model.begin_reading(1)
+    prefix = model.begin_generation(1)
     pieces = [piece for segment in segments for piece in pieces_of(segment, processor, model.config)]
     prefix.read([[[model.config.bos_token_id], *pieces]])
     sums: list[float] = []

@@ -1,135 +1,174 @@
-"""What a batch of documents has read so far, kept so that nothing is computed twice.
+"""What writing asks of a model, whoever computes it: the model itself, or its exported parts.
 
-Letters: B documents, T new tokens, K tokens so far (a document that had nothing to read has gaps), C language-model
-width, N images of the bank, S pyramid pixels, F feature width, M pictures to draw.
+Letters: B documents, T new tokens, n new pictures, M pictures to draw, c x h x w their latents.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
+from models.config import MMInterleavedConfig
 from models.denoising import Denoising, Step
-from models.folded_mmfs import FoldedMMFS
-from models.generation.backend import Piece, Reader
-from models.generation.image_bank import ImageBank
-from models.network import Network
+from models.processor import MMInterleavedProcessor
+
+Piece = list[int] | Tensor
+"""Token ids, or a picture [3, H, W] in [0, 1] whose `<BoI>` stands right before it."""
 
 
-class Reading(Reader):
-    """Keys and values of the language model, values of MMFS and hidden states of some documents.
+class ContextFull(ValueError):
+    """A document would run past the language model's length."""
+
+
+class GenerativeModel(Protocol):
+    """What `generate` can write with."""
+
+    @property
+    def config(self) -> MMInterleavedConfig: ...
+
+    @property
+    def processor(self) -> MMInterleavedProcessor | None: ...
+
+    def begin_generation(self, num_documents: int) -> GenerationState:
+        """Nothing read yet."""
+        ...
+
+
+def processor_of(model: GenerativeModel) -> MMInterleavedProcessor:
+    """The model's processor.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if model.processor is None:
+        raise ValueError(
+            "This model has no processor, so it can't read text. Load it with MMInterleaved.from_pretrained from a "
+            "directory with tokenizer.json, or set model.processor."
+        )
+    return model.processor
+
+
+class GenerationState(ABC):
+    """What a batch of documents has read so far, and what comes next.
 
     Args:
-        model: computes; its MMFS layers are folded as they are now.
+        config: of the model.
         num_documents: B at the beginning.
     """
 
-    def __init__(self, model: Network, num_documents: int = 1) -> None:
-        super().__init__(model.config, num_documents)
-        self.model = model
-        self.cache = DynamicCache()
-        self.folded: list[FoldedMMFS] | None = model.language_model.fold()
-        self.hidden: list[Tensor] = []  # [B, T, C] each, K together
-        self.exists = torch.zeros(num_documents, 0, dtype=torch.bool, device=model.device)  # [B, K], False in gaps
-        num_pixels = sum(h * w for h, w in model.visual_tokenizer.spatial_shapes)
-        nothing = model.begin_of_image.new_zeros(0, num_pixels, model.config.vision.clip["hidden_size"])
-        self.seen = ImageBank(model.language_model.project_values, nothing)
-        self.drawn_from = ImageBank(model.image_decoder.unet.project_values, nothing)
+    logits: Tensor | None
+    """[B, vocabulary] float32, for the next token; None before anything was read."""
 
-    def read(self, rows: Sequence[Sequence[Piece]]) -> Tensor:
-        """As `Reader.read`.
+    def __init__(self, config: MMInterleavedConfig, num_documents: int) -> None:
+        self.config = config
+        self.documents = list(range(num_documents))  # the document that each row holds
+        self.lengths = [0] * num_documents  # tokens read
+        self.logits = None
+
+    @abstractmethod
+    def read(self, rows: Sequence[Sequence[Piece]]) -> object:
+        """Append to each document what it reads next, perhaps nothing.
+
+        Args:
+            rows: pieces for each of the B rows.
+
+        Raises:
+            ContextFull: a document would become longer than the language model reads; nothing has been read.
+        """
+
+    @abstractmethod
+    def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
+        """Draw the image that each of these rows asks for; its `<BoI>` has been read, itself it has not.
+
+        Args:
+            rows: M of the B rows.
+            seeds: one for each picture.
+            denoising: how.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """What was drawn, [M, c, h, w], to pictures [M, 3, h', w'] float32 in [0, 1]."""
+
+    @abstractmethod
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows in this order: to leave out documents that are done, or to reorder beams.
+
+        A row may be taken more than once; copies share their document's images and read no further ones.
+        """
+
+    @abstractmethod
+    def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
+        """How likely each answer is behind the one document that has been read, which stays as it is.
+
+        Args:
+            answers: token ids, at least one each.
 
         Returns:
-            The new hidden states [B, T, C]; a row that read less than T tokens ends in meaningless ones.
+            For each, the natural logarithm of its tokens' probabilities, summed.
+
+        Raises:
+            ContextFull: document and answer are longer than the language model reads.
         """
-        self.check_room(rows)
-        device = self.model.device
-        visual_tokens = self._encode(rows)
-        ids, first_visual, visible = self.lay_out(rows, self.seen.range_of)
-        lengths = torch.tensor([len(row) for row in ids], device=device)
-        input_ids = pad_sequence(ids, True, self.model.config.pad_token_id).to(device)
-        new = torch.arange(input_ids.shape[1], device=device)
-        here = self.exists.shape[1] + new.unsqueeze(1)  # [T, 1]
-        self.exists = torch.cat([self.exists, new < lengths.unsqueeze(1)], dim=1)
-        column = torch.arange(self.exists.shape[1], device=device)
-        hidden = self.model.language_model(
-            self.model.embed(input_ids, visual_tokens, first_visual.to(device)),
-            position_ids=torch.tensor(self.lengths, device=device).unsqueeze(1) + new,
-            # A gap attends to itself: its states, which nobody reads, would be NaN otherwise, and 0 * NaN is NaN.
-            mask=(((column < here) & self.exists.unsqueeze(1)) | (column == here)).unsqueeze(1),
-            values=self.seen.values(),
-            visible=visible.to(device),
-            cache=self.cache,
-            folded=self.folded,
-        )
-        self.hidden.append(hidden)
-        self.lengths = [before + len(row) for before, row in zip(self.lengths, ids, strict=True)]
-        last = hidden[torch.arange(len(rows), device=device), (lengths - 1).clamp(min=0)]  # [B, C]
-        logits = self.model.language_model.logits(last).float()
-        self.logits = logits if self.logits is None else torch.where((lengths > 0)[:, None], logits, self.logits)
-        return hidden
 
-    def _encode(self, rows: Sequence[Sequence[Piece]]) -> Tensor:
-        """Visual tokens [n, num_visual_tokens, C] of all new pictures; their features go into the banks."""
-        pictures = [(row, piece) for row, pieces in enumerate(rows) for piece in pieces if isinstance(piece, Tensor)]
-        if not pictures:
-            return self.model.begin_of_image.new_zeros(0, 0, len(self.model.begin_of_image))
-        pixels = torch.stack([picture for _, picture in pictures]).to(self.model.device)
-        visual_tokens, features = self.model.visual_tokenizer(pixels)
-        owners = [self.documents[row] for row, _ in pictures]
-        self.seen.add(features, owners)
-        self.drawn_from.add(features, owners)
-        return visual_tokens
+    def num_tokens(self, pieces: Sequence[Piece]) -> int:
+        """Places that pieces take in the language model."""
+        num_visual = self.config.vision.num_visual_tokens
+        return sum(num_visual if isinstance(piece, Tensor) else len(piece) for piece in pieces)
 
-    def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
-        decoder = self.model.image_decoder
-        hidden = torch.cat(self.hidden, dim=1)
-        contexts = [hidden[row, self.exists[row]].flip(0) for row in rows]  # nearest first
-        lengths = torch.tensor([len(context) for context in contexts], device=hidden.device)
-        context = pad_sequence(contexts, batch_first=True)  # [M, K, C]
-        exists = torch.arange(context.shape[1], device=hidden.device) < lengths.unsqueeze(1)
-        values = self.drawn_from.values()
-        ranges = self.image_ranges(rows, self.drawn_from.range_of)
-        return decoder.sample_steps(
-            decoder.condition(context, exists),
-            values=values,
-            visible=torch.tensor(ranges, device=hidden.device),
-            seeds=seeds,
-            denoising=denoising,
-        )
+    def excess(self, row: int, num_new: int) -> int:
+        """Tokens that a row would be too long by with `num_new` more of them; 0 or less if they fit."""
+        limit: int | None = self.config.language_model.transformer.get("max_position_embeddings")
+        return 0 if limit is None else self.lengths[row] + num_new - limit
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.model.image_decoder.decode(latents)
+    def check_room(self, rows: Sequence[Sequence[Piece]]) -> None:
+        """Raise ContextFull if a document would become longer than the language model reads."""
+        for row, pieces in enumerate(rows):
+            if (excess := self.excess(row, self.num_tokens(pieces))) > 0:
+                limit = self.lengths[row] + self.num_tokens(pieces) - excess
+                raise ContextFull(
+                    f"Document {self.documents[row]} has {limit + excess} tokens; the language model reads {limit}, "
+                    f"{excess} less. Give it fewer segments, lower max_new_tokens and max_new_images, or cut it with "
+                    "overflow='cut'."
+                )
 
-    def select(self, rows: Sequence[int]) -> None:
-        place = torch.tensor(rows, device=self.model.device)
-        self.cache.batch_select_indices(place)
-        self.documents = [self.documents[row] for row in rows]
-        self.lengths = [self.lengths[row] for row in rows]
-        self.hidden = [hidden[place] for hidden in self.hidden]
-        self.exists = self.exists[place]
-        self.logits = None if self.logits is None else self.logits[place]
+    def lay_out(
+        self, rows: Sequence[Sequence[Piece]], range_of: Callable[[int], tuple[int, int]]
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What each row reads next, as tokens.
 
-    def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
-        assert self.logits is not None, "a document starts with <s>"
-        hidden = self.copied([0] * len(answers)).read([[ids] for ids in answers])
-        after = self.model.language_model.logits(hidden[:, :-1]).float()  # the last token predicts nothing asked for
-        logits = torch.cat([self.logits.expand(len(answers), 1, -1), after], dim=1)  # [B, T, vocabulary]
-        each = [
-            row[: len(ids)].log_softmax(-1).gather(1, torch.tensor(ids, device=row.device)[:, None]).sum()
-            for row, ids in zip(logits, answers, strict=True)
-        ]
-        return torch.stack(each).tolist()
+        Args:
+            rows: pieces for each of the B rows; their pictures are in the bank already.
+            range_of: document to its images in the bank, first and one past last.
 
-    def copied(self, rows: Sequence[int]) -> Reading:
-        """A reading of these rows that goes on independently; see `select`."""
-        other = copy.copy(self)
-        other.cache = copy.deepcopy(self.cache)
-        other.hidden = list(self.hidden)
-        other.select(rows)
-        return other
+        Returns:
+            Token ids [T] of each row, where visual tokens begin [n, 2], and what each token sees [B, T, 2].
+        """
+        all_ids, first_visual, all_visible = [], [], []
+        for row, pieces in enumerate(rows):
+            first, last = range_of(self.documents[row])
+            last -= sum(isinstance(piece, Tensor) for piece in pieces)
+            ids: list[int] = []
+            visible: list[tuple[int, int]] = []
+            for piece in pieces:
+                if isinstance(piece, Tensor):
+                    last += 1
+                    first_visual.append((row, len(ids)))
+                    piece = [self.config.image_token_id] * self.config.vision.num_visual_tokens
+                ids += piece
+                visible += [(first, last)] * len(piece)
+            all_ids.append(torch.tensor(ids, dtype=torch.int64))
+            all_visible.append(torch.tensor(visible, dtype=torch.int64).view(-1, 2))
+        return all_ids, torch.tensor(first_visual, dtype=torch.int64).view(-1, 2), pad_sequence(all_visible, True)
+
+    def image_ranges(self, rows: Sequence[int], range_of: Callable[[int], tuple[int, int]]) -> list[tuple[int, int]]:
+        """The images of the bank that a picture drawn for each of these rows looks at."""
+        ranges = [range_of(self.documents[row]) for row in rows]
+        if self.config.image_decoder.context_images == "previous":
+            return [(max(last - 1, first), last) for first, last in ranges]
+        return ranges

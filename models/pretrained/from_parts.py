@@ -15,7 +15,7 @@ from torch import nn
 
 from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.config import MMInterleavedConfig
-from models.frozen import PAPER_FROZEN, FrozenPart, freeze, known_parts
+from models.frozen import PAPER_FROZEN, FrozenComponent, freeze, known_components
 from models.network import Network
 from models.pretrained.snapshots import (
     SD_2_1,
@@ -57,7 +57,7 @@ def from_parts(
     language_model_dtype: torch.dtype | None = None,
     language_model_bits: Literal[4, 8] | None = None,
     device: torch.device | str = "cpu",
-    frozen: Iterable[FrozenPart] = PAPER_FROZEN,
+    frozen: Iterable[FrozenComponent] = PAPER_FROZEN,
     negative_context: Literal["new", "empty_prompt"] = "new",
     local_files_only: bool = False,
 ) -> Model:
@@ -100,7 +100,7 @@ def from_parts(
     diffusion_source = Source(os.fspath(diffusion), "diffusion model", local_files_only)
     if language_model_bits not in (None, 4, 8):
         raise ValueError(f"language_model_bits is {language_model_bits}; expected 8, 4, or None for all bits.")
-    frozen = known_parts(frozen)
+    frozen = known_components(frozen)
     if language_model_bits is not None and "language_model" not in frozen:
         raise ValueError(
             "A quantised language model can't be trained; name it in frozen, or leave language_model_bits."

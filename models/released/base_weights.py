@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from models.json_files import read_json
 from models.tensor_files import read_tensors, weight_files
 
@@ -124,7 +124,7 @@ def save_base(file: Path, base: Mapping[str, Base]) -> None:
         }
         for part, one in base.items()
     }
-    write_whole(file, json.dumps(plain, indent=1) + "\n")
+    write_atomically(file, json.dumps(plain, indent=1) + "\n")
 
 
 def load_base(file: Path) -> dict[str, Base]:

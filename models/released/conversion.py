@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from models.atomic_files import UNFINISHED, write_whole
+from models.atomic_files import UNFINISHED, write_atomically
 from models.config import MMInterleavedConfig
 from models.json_files import read_json
 from models.mm_interleaved import CONFIG_FILE, MMInterleaved
@@ -59,7 +59,7 @@ class Conversion:
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
-        write_whole(file, json.dumps(asdict(self), indent=1) + "\n")
+        write_atomically(file, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> Conversion:
@@ -260,7 +260,7 @@ class Converter:
             self.processor.save_pretrained(self.out)
         names = {self.places[name].name: shard.file for shard in shards for name in shard.tensors}
         index = {"metadata": {"total_size": sum(shard.num_bytes for shard in shards)}, "weight_map": names}
-        write_whole(self.out / INDEX_FILE, json.dumps(index, indent=1) + "\n")
+        write_atomically(self.out / INDEX_FILE, json.dumps(index, indent=1) + "\n")
 
     def verify(self) -> int:
         """Compare checksums: of the source files with those written in them, of each converted tensor with the source

@@ -72,7 +72,7 @@ void Driver::run(const Node& node, const MachineCode& code, const std::vector<Sh
     const std::lock_guard<std::mutex> lock(mutex_);
     Gpu& gpu = current_gpu();
     const auto scratch = reinterpret_cast<std::uintptr_t>(workspace);
-    for (Launch& launch : launches(node, shapes, inputs, output, scratch, gpu.num_processors)) {
+    for (Launch& launch : launches(node, shapes, inputs, output, scratch, gpu.num_sms)) {
         void* function = kernel(gpu, code.for_gpu(launch.kernel, gpu.major, gpu.minor));
         void* parameters[] = {&launch.arguments};  // the driver copies what they point to before it returns
         const auto& [x, y, z] = launch.grid;

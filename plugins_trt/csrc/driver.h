@@ -26,7 +26,7 @@ public:
 
 private:
     struct Gpu {
-        int num_processors, major, minor;
+        int num_sms, major, minor;
         std::map<std::string, void*> kernels;  // CUfunction, by packed image; they stay loaded
     };
 

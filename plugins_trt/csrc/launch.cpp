@@ -67,11 +67,11 @@ Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& size
 
 // Two blocks for each processor, if there are as many samples.
 int64 plan_splits(const Node& node, const Launch& launch, const Channels& channels, const Sizes& sizes,
-                  int64 num_processors) {
+                  int64 num_sms) {
     const int64 batches = divide_up(sizes.num_levels * sizes.num_points, channels.lanes);
     const int64 parts = node.op == &MMFS ? sizes.num_images * batches : batches / FEWEST_CLASSIC_BATCHES;
     const int64 blocks = std::max<int64>(1, static_cast<int64>(launch.grid[0]) * launch.grid[1]);
-    return std::max<int64>(1, std::min({MOST_SPLITS, parts, 2 * num_processors / blocks}));
+    return std::max<int64>(1, std::min({MOST_SPLITS, parts, 2 * num_sms / blocks}));
 }
 
 Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<Address>& inputs, Address output) {
@@ -136,7 +136,7 @@ int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type t
 }
 
 std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes, const std::vector<Address>& inputs,
-                             Address output, std::uintptr_t workspace, int64 num_processors) {
+                             Address output, std::uintptr_t workspace, int64 num_sms) {
     const Sizes sizes = sizes_of(node, shapes);
     for (const auto& [name, address] : {std::pair{"value", inputs.at(0)}, std::pair{"output", output}}) {
         if (address.pointer % VECTOR_BYTES) {
@@ -149,7 +149,7 @@ std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes,
     const Channels channels(sizes.num_channels, output.type);
     Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
     launch.arguments = arguments_of(node, sizes, inputs, output);
-    const int64 splits = plan_splits(node, launch, channels, sizes, std::min(num_processors, MOST_PROCESSORS));
+    const int64 splits = plan_splits(node, launch, channels, sizes, std::min(num_sms, MOST_PROCESSORS));
     launch.grid[2] = static_cast<unsigned>(splits);
     launch.arguments.num_splits = splits;
     if (splits == 1) return {launch};

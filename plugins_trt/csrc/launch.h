@@ -31,8 +31,8 @@ std::vector<std::string> kernels_of(const Node& node, int64 num_channels, Type t
 // Scratch memory that suffices for inputs of these shapes or smaller ones, on any GPU. type: of value.
 int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type type);
 
-// The launches of one call, in order; none if there is nothing to write. num_processors: of the GPU.
+// The launches of one call, in order; none if there is nothing to write. num_sms: of the GPU.
 std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes, const std::vector<Address>& inputs,
-                             Address output, std::uintptr_t workspace, int64 num_processors);
+                             Address output, std::uintptr_t workspace, int64 num_sms);
 
 }  // namespace mmfs

@@ -20,7 +20,7 @@ from export.trt import main
 from export.validate.inputs import Case, real_cases
 from mmfs.kernels.nvrtc import find_nvrtc
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from models.generation.state import Reading
+from models.generation.torch_state import TorchGenerationState
 from plugins_trt.tensorrt_package import why_not
 
 TOKENIZER = Path(__file__).parents[2] / "trainer/data/emoji/tokenizer.json"
@@ -35,7 +35,7 @@ def lively_model(config: MMInterleavedConfig) -> MMInterleaved:
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
-    reading = Reading(model)
+    reading = TorchGenerationState(model)
     with torch.no_grad():
         wish = reading.read([[[config.bos_token_id, *model.processor.encode_text(CUE)]]])[0, -1]
         head = model.language_model.host.get_output_embeddings()

@@ -13,14 +13,14 @@ from export.engine.build import BuildOptions, build_engines
 from export.engine.build_process import graph_for_tensorrt
 from export.engine.profiles import Limits
 from export.graph.components import Component
-from export.graph.kv_cache import Flavour, lower_attention, with_flavour
+from export.graph.kv_cache import KVCacheLayout, lower_attention, with_kv_cache_layout
 from export.graph.onnx_graph import Graph
 from export.graph.precision import Precision, lower_precision, with_precision
 from export.runtime import Session
 from export.stages import NEUTRAL_DIR, Job, lower
 from export.store.manifest import MANIFEST_FILE, SCHEMA, component_entry, read_manifest
 from export.store.samples import opened
-from export.store.selection import Choice
+from export.store.selection import ComponentSelection
 from export.validate.end_to_end import compare
 from export.validate.half_precision import check_greedy, check_half, check_seeing
 from export.validate.inputs import Case
@@ -29,7 +29,7 @@ from export.validate.validate import runner, validate
 from models import MMInterleaved
 
 CAPACITY = 512
-CAPACITIES: dict[Flavour, int | None] = {"trt_native": CAPACITY, "ort": None}
+CAPACITIES: dict[KVCacheLayout, int | None] = {"trt_native": CAPACITY, "ort": None}
 
 
 @pytest.fixture(scope="module", params=CAPACITIES)
@@ -44,7 +44,7 @@ def flavoured(
     root = tmp_path_factory.mktemp(request.param)
     (root / NEUTRAL_DIR).mkdir()
     shutil.copy(exported / NEUTRAL_DIR / "llm.onnx", root / NEUTRAL_DIR)
-    alone = Choice(("llm",), tuple(name for name in components if name != "llm"))
+    alone = ComponentSelection(("llm",), tuple(name for name in components if name != "llm"))
     job = Job.of(model_dir, root, exported, flavour=request.param, capacity=CAPACITIES[request.param], choice=alone)
     for stage in (lower, validate):
         stage(job, lambda _line: None)
@@ -102,7 +102,7 @@ def test_a_flavour_without_engines_is_said_before_anything_is_traced(
     assert list(tmp_path.iterdir()) == []
 
 
-def save_llm(exported: Path, file: Path, flavour: Flavour, capacity: int | None, precision: Precision) -> None:
+def save_llm(exported: Path, file: Path, flavour: KVCacheLayout, capacity: int | None, precision: Precision) -> None:
     neutral = onnx.load(exported / NEUTRAL_DIR / "llm.onnx")
     file.parent.mkdir()
     onnx.save(lower_precision(lower_attention(neutral, flavour, capacity), precision), file)
@@ -116,13 +116,13 @@ def test_half_precision_passes_the_gates(
     cases: dict[str, list[Case]],
     exported: Path,
     tmp_path: Path,
-    flavour: Flavour,
+    flavour: KVCacheLayout,
     precision: Precision,
 ) -> None:
     llm, capacity = components["llm"], CAPACITIES[flavour]
     file = tmp_path / "onnx/llm.onnx"
     save_llm(exported, file, flavour, capacity, precision)
-    run = runner(with_flavour(llm, flavour, capacity), file, precision)
+    run = runner(with_kv_cache_layout(llm, flavour, capacity), file, precision)
     results = check_half(llm, run, cases["llm"], precision)
     assert all(0 < error < 0.02 for result in results for error in result.relative_errors.values())
     check_seeing(llm, run, cases["llm"][0])
@@ -134,7 +134,7 @@ def test_documents_to_check_with_have_to_fit(
 ) -> None:
     file = tmp_path / "onnx/llm.onnx"
     save_llm(exported, file, "trt_native", 8, "float32")
-    run = runner(with_flavour(components["llm"], "trt_native", 8), file, "float32")
+    run = runner(with_kv_cache_layout(components["llm"], "trt_native", 8), file, "float32")
     with pytest.raises(
         ParityError, match=r"needs \d+ rows of the cache, and it has 8\. Export with a larger --max-past"
     ):
@@ -160,7 +160,7 @@ def test_tensorrt_rtx_builds_it_with_its_plugins(
 ) -> None:
     file = tmp_path / "onnx/llm.onnx"
     save_llm(exported, file, "trt_native", 64, precision)
-    llm = with_precision(with_flavour(components["llm"], "trt_native", 64), precision)
+    llm = with_precision(with_kv_cache_layout(components["llm"], "trt_native", 64), precision)
     entry = component_entry(llm, Graph.of(onnx.load(file)), file, {}, root=tmp_path)
     others = {"left_to_pytorch": [], "not_exported": []}
     (tmp_path / MANIFEST_FILE).write_text(json.dumps({"schema": SCHEMA, "components": {"llm": entry}, **others}))

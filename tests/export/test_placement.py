@@ -8,7 +8,7 @@ import pytest
 from export.engine import reuse
 from export.engine.reuse import drop_stale, stale_files
 from export.placement import put_back, put_in_place
-from export.process.lock import alone_in
+from export.process.lock import directory_lock
 from export.store.manifest import read_manifest, write_manifest
 
 FOLDER = "rtx-1.7"
@@ -125,7 +125,7 @@ def test_what_a_killed_command_had_yet_to_remove_goes(out: Path) -> None:
 
 def test_a_command_that_is_at_it_is_left_alone(out: Path) -> None:
     aside = out.rename(out.with_name(".out.replaced"))
-    with alone_in(aside), pytest.raises(ValueError, match="Another process is writing into"):
+    with directory_lock(aside), pytest.raises(ValueError, match="Another process is writing into"):
         put_back(out)
     assert not out.exists()
     put_back(out)

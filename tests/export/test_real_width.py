@@ -12,7 +12,7 @@ from export.graph.components import Component, components_of
 from export.graph.external_data import is_external, write_weights
 from export.graph.float32_nodes import num_products
 from export.graph.kv_cache import lower_attention
-from export.graph.meta_model import open_skeleton
+from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
 from export.graph.quantization import matrices_of, quantized_entry, write_quantized
@@ -92,7 +92,7 @@ LLM_SIZES = [
 def test_a_wide_component_is_the_model(
     wide_dir: Path, tmp_path: Path, name: str, all_sizes: list[dict[str, int]]
 ) -> None:
-    skeleton, stored = open_skeleton(wide_dir)
+    skeleton, stored = open_meta_model(wide_dir)
     proto = lower_attention(to_onnx(components_of(skeleton)[name], stored).proto, "trt_split")
     in_checkpoint = sum(math.prod(tensor.dims) * 4 for tensor in proto.graph.initializer if is_external(tensor))
     assert len(proto.SerializeToString()) < 0.1 * in_checkpoint
@@ -108,7 +108,7 @@ def test_a_wide_component_is_the_model(
 
 @pytest.mark.slow
 def test_a_wide_language_model_of_eight_bits_is_half_as_large(wide_dir: Path, tmp_path: Path) -> None:
-    skeleton, stored = open_skeleton(wide_dir)
+    skeleton, stored = open_meta_model(wide_dir)
     neutral = lower_attention(to_onnx(components_of(skeleton)["llm"], stored).proto, "trt_split")
     half, small = lower_precision(neutral, "float16"), lower_precision(neutral, "float16")
     (tmp_path / "onnx").mkdir()

@@ -22,7 +22,7 @@ from export.graph.truncate import keep_few_layers
 from export.process import child_process
 from export.process.child_process import ROOT, ChildError
 from export.process.fingerprint import file_digest
-from export.process.lock import alone_in
+from export.process.lock import directory_lock
 from export.stage_process import ERROR_FILE, raise_error
 from export.stages import NEUTRAL_DIR, Job, lower
 from export.store.manifest import read_manifest
@@ -237,7 +237,7 @@ def test_two_at_once_do_not_meet(model_dir: Path, tmp_path: Path, capsys: pytest
     work = tmp_path / ".out.unfinished"
     work.mkdir()
     (work / "of-the-other.onnx").write_text("half a graph")
-    with alone_in(work):
+    with directory_lock(work):
         assert main([str(model_dir), "--out", str(tmp_path / "out")]) == 2
     assert f"Another process is writing into {work}. Wait for it, or name another --out." in capsys.readouterr().err
     assert (work / "of-the-other.onnx").read_text() == "half a graph"
@@ -301,7 +301,7 @@ def test_stages_before_the_last_leave_their_work(
 ) -> None:
     run: list[str] = []
     monkeypatch.setattr(export.trt, "run_child", lambda module, arguments, **_: run.append(arguments[0]))
-    monkeypatch.setattr(export.trt.Pace, "save", lambda self, folder: None)
+    monkeypatch.setattr(export.trt.Progress, "save", lambda self, folder: None)
     work = tmp_path / ".out.unfinished"
     work.mkdir()
     (work / ERROR_FILE).write_text('[3, "what an earlier command would have said')

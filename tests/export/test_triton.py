@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from export.engine.compatibility import Misfit
+from export.engine.compatibility import IncompatibleExport
 from export.store.manifest import file_entry
 from export.triton import write_repository
 
@@ -71,7 +71,7 @@ def test_the_server_finds_every_graph_with_its_tensors(exported: Path, tmp_path:
 def test_engines_offer_their_profiles(exported: Path, tmp_path: Path, model_config: Any) -> None:
     root = tmp_path / "exported"
     shutil.copytree(exported, root)
-    with pytest.raises(Misfit, match="no TensorRT engine of image_tokenizer"):
+    with pytest.raises(IncompatibleExport, match="no TensorRT engine of image_tokenizer"):
         write_repository(root, tmp_path / "repository", "tensorrt")
     manifest = json.loads((root / "manifest.json").read_text())
     for name, entry in manifest["components"].items():
@@ -92,7 +92,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(exported: Path, tmp_pat
     root = tmp_path / "exported"
     shutil.copytree(exported, root)
     (root / "onnx/vae_decoder.onnx").write_bytes(b"")
-    with pytest.raises(Misfit, match="it was cut"):
+    with pytest.raises(IncompatibleExport, match="it was cut"):
         write_repository(root, tmp_path / "new" / "repository", "onnx")
     assert list((tmp_path / "new").iterdir()) == []
     with pytest.raises(FileExistsError, match="Name a new directory"):

@@ -12,7 +12,7 @@ import pytest
 import export.trt
 from export import stage_process, stages
 from export.engine.build import BuildOptions
-from export.engine.compatibility import Misfit
+from export.engine.compatibility import IncompatibleExport
 from export.engine.profiles import Limits
 from export.graph.components import Component
 from export.graph.onnx_graph import Graph
@@ -353,7 +353,7 @@ def test_the_command_that_a_refusal_prints_is_whole_and_makes_the_export_again(
     capsys.readouterr()
 
     monkeypatch.chdir(elsewhere)
-    with pytest.raises(Misfit, match="it was cut") as refused:
+    with pytest.raises(IncompatibleExport, match="it was cut") as refused:
         write_repository(out, tmp_path / "served", "onnx")
     command = str(refused.value).partition("Make it again: python -m export.trt ")[2]
     assert main(shlex.split(command)) == 0
@@ -363,7 +363,9 @@ def test_the_command_that_a_refusal_prints_is_whole_and_makes_the_export_again(
 
     shutil.rmtree(tmp_path / "my model")
     graph.unlink()
-    with pytest.raises(Misfit, match=r"again, with the model's place instead of .*/my model, which is not here: "):
+    with pytest.raises(
+        IncompatibleExport, match=r"again, with the model's place instead of .*/my model, which is not here: "
+    ):
         write_repository(out, tmp_path / "served again", "onnx")
 
 

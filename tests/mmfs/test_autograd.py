@@ -57,7 +57,7 @@ def sizes_per_image() -> tuple[Any, ...]:
         pytest.param(torch.ops.mmfs.mmfs_attention.default, mmfs_arguments(), id="everything"),
         pytest.param(torch.ops.mmfs.mmfs_attention.default, mmfs_arguments(tables=False, null_value=False), id="bare"),
         pytest.param(torch.ops.mmfs.mmfs_attention.default, sizes_per_image(), id="sizes-per-image"),
-        pytest.param(torch.ops.mmfs.mmfs_attention_and_log_sums.default, mmfs_arguments(), id="and-log-sums"),
+        pytest.param(torch.ops.mmfs.mmfs_attention_with_lse.default, mmfs_arguments(), id="and-log-sums"),
     ],
 )
 def test_opcheck(op: Any, arguments: tuple[Any, ...]) -> None:

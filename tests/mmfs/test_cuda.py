@@ -69,9 +69,9 @@ def test_vectors_are_as_narrow_as_the_worst_aligned_tensor() -> None:
 
 def test_a_decode_sized_call_is_split_and_a_large_one_is_not() -> None:
     channels = Channels(torch.bfloat16, 8, 8, 1)
-    decode = plan_splits(plan_rows("fused_forward", channels, 1, 16), channels, 24, 6, num_processors=132)
+    decode = plan_splits(plan_rows("fused_forward", channels, 1, 16), channels, 24, 6, num_sms=132)
     assert decode.grid == (1, 16, 16)
-    prefill = plan_splits(plan_rows("fused_forward", channels, 8192, 16), channels, 24, 24, num_processors=132)
+    prefill = plan_splits(plan_rows("fused_forward", channels, 8192, 16), channels, 24, 24, num_sms=132)
     assert prefill.grid == (512, 16, 1)
 
 
@@ -102,14 +102,14 @@ def test_every_way_on_poisoned_memory(way: str, dim: int, dtype: torch.dtype, mo
     monkeypatch.setattr(value_gradient, "MANY_ADDITIONS", 1 << 30 if way == "atomic" else 0)
     monkeypatch.setattr(value_gradient, "FEWEST_DENSE_ROWS", 1 if way == "dense" else 1 << 30)
     device = CudaDevice(torch.cuda.current_device())
-    device.num_processors = 1
+    device.num_sms = 1
     fused = moved_to_gpu(mmfs_case(dim=dim, num_queries=37))
     poison()
     assert_agrees(run_mmfs(device, fused, dtype), fused, dtype)
     classic = moved_to_gpu(classic_case(dim=dim, num_queries=37, num_points=45))
     poison()
     assert_agrees(run_classic(device, classic, dtype), classic, dtype)
-    device.num_processors = 1000  # forward in splits
+    device.num_sms = 1000  # forward in splits
     poison()
     assert_agrees(run_classic(device, classic, dtype), classic, dtype)
     assert_agrees(run_mmfs(device, fused, dtype), fused, dtype)

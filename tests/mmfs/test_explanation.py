@@ -62,7 +62,7 @@ def test_a_named_reference_and_a_missing_kernel(monkeypatch: pytest.MonkeyPatch)
 class Launches(list[Launch]):
     """A device with one multiprocessor that launches nothing."""
 
-    num_processors = 1
+    num_sms = 1
     shared_bytes = 99 * 1024
 
     def launch(self, launch: Launch, arguments: object) -> None:
@@ -79,7 +79,7 @@ def test_launches_are_those_of_the_call() -> None:
     launches = Launches()
     calls.ms_deform_attn_forward(launches, *given.values())
     assert launches[0].instance.arguments == (1, 8, 1)
-    lines = explanation.of_cuda("ms_deform_attn", given, num_processors=1, shared_bytes=99 * 1024, ordered=False)
+    lines = explanation.of_cuda("ms_deform_attn", given, num_sms=1, shared_bytes=99 * 1024, ordered=False)
     assert lines[0] == f"forward: {explanation.launched(launches[0])}"
     assert "the widest load has 4 bytes of 16" in lines[-1]
 
@@ -91,7 +91,7 @@ def test_a_decode_step_on_a_gpu(ordered: bool) -> None:
     given.pop("backend")
     given["spatial_shapes"] = [4, 7, 3, 2]
     lines = "\n".join(
-        explanation.of_cuda("mmfs_attention", given, num_processors=132, shared_bytes=227 * 1024, ordered=ordered)
+        explanation.of_cuda("mmfs_attention", given, num_sms=132, shared_bytes=227 * 1024, ordered=ordered)
     )
     assert "forward: mmfs_fused_forward_bfloat16_8_8_1, 1 x 2 x 6 blocks of 128 threads" in lines
     assert "forward: mmfs_merge_splits_bfloat16" in lines
@@ -109,7 +109,7 @@ def test_the_gradient_of_a_small_map_is_a_product_of_matrices() -> None:
     given = explanation.bound(mmfs.mmfs_attention, (), arguments)
     given.pop("backend")
     given["spatial_shapes"] = [4, 7, 3, 2]
-    lines = explanation.of_cuda("mmfs_attention", given, num_processors=12, shared_bytes=227 * 1024, ordered=False)
+    lines = explanation.of_cuda("mmfs_attention", given, num_sms=12, shared_bytes=227 * 1024, ordered=False)
     assert "backward: mmfs_dense_gradient_bfloat16_8, 6 x 2 x 1 blocks of 256 threads" in "\n".join(lines)
     assert any(line.startswith("gradient of value as a product of matrices on tensor cores") for line in lines)
 

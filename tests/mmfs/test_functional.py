@@ -21,7 +21,7 @@ def nothing_computes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(functional.torch.ops.mmfs, "ms_deform_attn", refuse)
     monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention", refuse)
-    monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention_and_log_sums", refuse)
+    monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention_with_lse", refuse)
 
 
 WRONG_CLASSIC = [

@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from models import atomic_files
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "one.json"
-    write_whole(file, "µ")
+    write_atomically(file, "µ")
     assert file.read_bytes() == "µ".encode()
 
     def power_cut(_descriptor: int) -> None:
@@ -16,6 +16,6 @@ def test_a_file_is_replaced_as_a_whole_or_stays(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(atomic_files.os, "fsync", power_cut)
     with pytest.raises(OSError, match="no power"):
-        write_whole(file, "another")
+        write_atomically(file, "another")
     assert file.read_bytes() == "µ".encode()
     assert list(tmp_path.iterdir()) == [file]

@@ -4,7 +4,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.uninitialized import unwritten
+from models.uninitialized import uninitialized
 
 
 def test_a_model_to_be_read_is_not_filled_first() -> None:
@@ -17,7 +17,7 @@ def test_a_model_to_be_read_is_not_filled_first() -> None:
             self.register_buffer("table", torch.arange(4).float(), persistent=False)
 
     before = resident_bytes()
-    found = unwritten(Wide)  # one large weight: the system may back what stands before its numbers with two MiB
+    found = uninitialized(Wide)  # one large weight: the system may back what stands before its numbers with two MiB
     assert resident_bytes() - before < 32 * 2**20  # of 128 MiB
     assert found.wide.weight.shape == (4096, 8192)
     assert found.narrow.weight.abs().sum() > 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from plugins_trt.plugin_kinds import open_carrier
+from plugins_trt.plugin_kinds import open_plugin_kind
 from plugins_trt.tensorrt_package import open_package
 
 
@@ -21,7 +21,9 @@ def main(graph: str, out: str, library: str, inside: str = "") -> None:
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     architectures = ("sm_80", "sm_90")
-    carrier = open_carrier("library" if library else "python", trt, architectures, Path(library) if library else None)
+    carrier = open_plugin_kind(
+        "library" if library else "python", trt, architectures, Path(library) if library else None
+    )
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
     assert parser.parse(Path(graph).read_bytes()), [str(parser.get_error(i)) for i in range(parser.num_errors)]

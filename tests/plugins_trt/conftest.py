@@ -34,9 +34,9 @@ std::string message;
 }  // namespace
 
 extern "C" {
-void stage(const emulation::Range* ranges, int count, int num_processors, int has_context) {
+void stage(const emulation::Range* ranges, int count, int num_sms, int has_context) {
     emulation::ranges.assign(ranges, ranges + count);
-    processors = num_processors;
+    processors = num_sms;
     context = has_context;
     log_text.clear();
 }
@@ -98,13 +98,13 @@ class EmulatedGpu:
         inputs: Iterable[torch.Tensor] = (),
         outputs: Iterable[torch.Tensor] = (),
         *,
-        num_processors: int = 1,
+        num_sms: int = 1,
         has_context: bool = True,
     ) -> None:
         """Allow inputs to be read, and outputs to be written too."""
         ranges = [number for tensor in inputs for number in (tensor.data_ptr(), tensor.nbytes, 0)]
         ranges += [number for tensor in outputs for number in (tensor.data_ptr(), tensor.nbytes, 1)]
-        self._library.stage((ctypes.c_uint64 * len(ranges))(*ranges), len(ranges) // 3, num_processors, has_context)
+        self._library.stage((ctypes.c_uint64 * len(ranges))(*ranges), len(ranges) // 3, num_sms, has_context)
 
     def events(self) -> list[str]:
         """What the driver was asked for since `stage`."""

@@ -32,7 +32,7 @@ struct Call {
     const int64_t* types;
     const uint64_t* pointers;
     uint64_t output, workspace;
-    int64_t num_processors;
+    int64_t num_sms;
 };
 
 struct Given {
@@ -64,7 +64,7 @@ const char* mmfs_launches(const Call* call) {
         std::string text;
         const Address output = {call->output, given.inputs.at(0).type};
         for (const Launch& launch :
-             launches(given.node, given.shapes, given.inputs, output, call->workspace, call->num_processors)) {
+             launches(given.node, given.shapes, given.inputs, output, call->workspace, call->num_sms)) {
             text += launch.kernel;
             const auto& [x, y, z] = launch.grid;
             for (unsigned number : {x, y, z, launch.threads, launch.shared_bytes}) {

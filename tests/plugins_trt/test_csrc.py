@@ -35,7 +35,7 @@ class Call(ctypes.Structure):
         *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("ranks", "axes", "types")),
         ("pointers", ctypes.POINTER(ctypes.c_uint64)),
         *((name, ctypes.c_uint64) for name in ("output", "workspace")),
-        ("num_processors", ctypes.c_int64),
+        ("num_sms", ctypes.c_int64),
     ]
 
 
@@ -45,7 +45,7 @@ def call_of(
     inputs: Sequence[Address],
     output: int = 0,
     workspace: int = 0,
-    num_processors: int = 1,
+    num_sms: int = 1,
 ) -> Call:
     axes = [size for shape in shapes for size in shape]
 
@@ -65,7 +65,7 @@ def call_of(
         array([address.pointer for address in inputs], ctypes.c_uint64),
         output,
         workspace,
-        num_processors,
+        num_sms,
     )
 
 
@@ -132,10 +132,10 @@ def test_launches_and_workspaces_are_those_of_python(library: Callable[..., str]
     num_split = num_empty = 0
     for _ in range(400):
         node, shapes, inputs = random_call(rng)
-        num_processors, workspace = rng.choice([1, 24, 132, 256, 400]), rng.randrange(1, 2**44)
+        num_sms, workspace = rng.choice([1, 24, 132, 256, 400]), rng.randrange(1, 2**44)
         output = Address(rng.randrange(1, 2**44) * 16, inputs[0].dtype)
-        planned = launches(node, shapes, inputs, output, workspace, num_processors)
-        call = call_of(node, shapes, inputs, output.pointer, workspace, num_processors)
+        planned = launches(node, shapes, inputs, output, workspace, num_sms)
+        call = call_of(node, shapes, inputs, output.pointer, workspace, num_sms)
         lines = [
             " ".join(
                 (
@@ -146,7 +146,7 @@ def test_launches_and_workspaces_are_those_of_python(library: Callable[..., str]
             )
             for packed in planned
         ]
-        assert library("mmfs_launches", ctypes.byref(call)).splitlines() == lines, (node, shapes, num_processors)
+        assert library("mmfs_launches", ctypes.byref(call)).splitlines() == lines, (node, shapes, num_sms)
         names = [instance.name for instance in instances_of(node, shapes[0][3], inputs[0].dtype)]
         needs = " ".join((str(workspace_bytes(node, shapes, inputs[0].dtype)), *names))
         assert library("mmfs_needs", ctypes.byref(call)) == needs
@@ -262,7 +262,7 @@ def test_it_launches_what_computes_the_op(
     )
     for _ in range(2):
         out.fill_(torch.nan)
-        gpu.stage(inputs, [out, workspace], num_processors=24)
+        gpu.stage(inputs, [out, workspace], num_sms=24)
         assert library("mmfs_run", ctypes.byref(call), ctypes.c_uint64(77)) == ""
         torch.testing.assert_close(out, expected)
     num_launches = 2 if operator == "MMFS" else 1

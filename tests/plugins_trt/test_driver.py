@@ -32,9 +32,9 @@ def test_the_driver_says_which_cuda_it_runs(make_gpu: Callable[[tuple[Instance, 
 
 def test_the_gpu_is_that_of_the_current_context(make_gpu: Callable[[tuple[Instance, ...]], Any]) -> None:
     gpu = make_gpu(INSTANCES)
-    gpu.stage(num_processors=7)
+    gpu.stage(num_sms=7)
     found = gpu.driver.current_gpu()
-    assert (found.num_processors, found.capability) == (7, (9, 0))
+    assert (found.num_sms, found.capability) == (7, (9, 0))
     assert gpu.driver.current_gpu() is found
     gpu.stage(has_context=False)
     with pytest.raises(DriverError, match="No CUDA context is current"):

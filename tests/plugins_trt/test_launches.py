@@ -21,7 +21,7 @@ def run(
     node: Node,
     inputs: Sequence[Tensor],
     *,
-    num_processors: int,
+    num_sms: int,
     more_workspace: int = 0,
     aligned: bool = True,
 ) -> tuple[Tensor, int]:
@@ -31,7 +31,7 @@ def run(
     shapes = [tuple(tensor.shape) for tensor in inputs]
     out = torch.full((batch, num_queries, value.shape[2] * value.shape[3]), torch.nan, dtype=value.dtype)
     workspace = torch.full((workspace_bytes(node, shapes, value.dtype) + more_workspace,), 0xFF, dtype=torch.uint8)
-    gpu.stage(inputs, [out, workspace], num_processors=num_processors)
+    gpu.stage(inputs, [out, workspace], num_sms=num_sms)
     code = MachineCode(
         {(i.name, "sm_90"): b"image of " + i.name.encode() for i in instances_of(node, value.shape[3], value.dtype)}
     )
@@ -41,7 +41,7 @@ def run(
         [Address(tensor.data_ptr(), tensor.dtype) for tensor in inputs],
         Address(out.data_ptr() + (not aligned) * 2, out.dtype),
         workspace.data_ptr(),
-        num_processors,
+        num_sms,
     )
     for packed in planned:
         gpu.driver.current_gpu().launch(code, packed, stream=77)
@@ -53,10 +53,10 @@ def test_mmfs_whole_and_in_parts(make_gpu: Callable[..., Any], dtype: torch.dtyp
     node, inputs = node_and_inputs("MMFS", dtype, dim=8)
     baseline, exact = reference(node, inputs, dtype), reference(node, inputs, torch.float64)
     gpu = make_gpu(instances_of(node, 8, dtype))
-    whole, num_launches = run(gpu, node, inputs, num_processors=1)
+    whole, num_launches = run(gpu, node, inputs, num_sms=1)
     assert num_launches == 1
     assert_within_error_budget(whole, baseline=baseline, exact=exact)
-    in_parts, num_launches = run(gpu, node, inputs, num_processors=24)
+    in_parts, num_launches = run(gpu, node, inputs, num_sms=24)
     assert num_launches == 2
     assert gpu.events()[-1] == "launch 1 2 1 on stream 77"
     assert_within_error_budget(in_parts, baseline=baseline, exact=exact)
@@ -67,7 +67,7 @@ def test_mmfs_without_null_and_without_pictures(make_gpu: Callable[..., Any], nu
     for num_images in (0, 6):
         node, inputs = node_and_inputs("MMFS", torch.float32, dim=8, null_logit=null_logit, num_images=num_images)
         gpu = make_gpu(instances_of(node, 8, torch.float32))
-        out, _ = run(gpu, node, inputs, num_processors=8)
+        out, _ = run(gpu, node, inputs, num_sms=8)
         torch.testing.assert_close(out, reference(node, inputs, torch.float32))
 
 
@@ -75,7 +75,7 @@ def test_classic_whole_and_in_parts(make_gpu: Callable[..., Any]) -> None:
     for num_points, num_launches in ((3, 1), (36, 2)):  # 72 samples: nine batches of eight lanes, four for a part
         node, inputs = node_and_inputs("MSDeformAttn", torch.float16, dim=8, num_points=num_points)
         gpu = make_gpu(instances_of(node, 8, torch.float16))
-        out, launched = run(gpu, node, inputs, num_processors=132)
+        out, launched = run(gpu, node, inputs, num_sms=132)
         assert launched == num_launches
         exact = reference(node, inputs, torch.float64)
         assert_within_error_budget(out, baseline=reference(node, inputs, torch.float16), exact=exact)
@@ -84,7 +84,7 @@ def test_classic_whole_and_in_parts(make_gpu: Callable[..., Any]) -> None:
 def test_nothing_is_launched_for_nothing(make_gpu: Callable[..., Any]) -> None:
     node, inputs = node_and_inputs("MMFS", torch.float32, dim=8, num_queries=0)
     gpu = make_gpu(instances_of(node, 8, torch.float32))
-    assert run(gpu, node, inputs, num_processors=8)[1] == 0
+    assert run(gpu, node, inputs, num_sms=8)[1] == 0
     assert gpu.events() == []
 
 
@@ -121,14 +121,14 @@ def test_the_workspace_suffices_for_every_smaller_call_on_every_gpu(operator: st
         scratch = workspace_bytes(node, shapes(2, most_queries, 8), torch.float16)
         largest = 0
         for num_queries in sorted({1, min(2, most_queries), min(17, most_queries), most_queries}):
-            for num_processors in (1, 16, 132, 255, 256, 1000):
+            for num_sms in (1, 16, 132, 255, 256, 1000):
                 given = shapes(2, num_queries, 8)
                 inputs = [Address(256, torch.int64 if i == 4 else torch.float16) for i in range(len(given))]
-                planned = launches(node, given, inputs, Address(256, torch.float16), 0, num_processors)
+                planned = launches(node, given, inputs, Address(256, torch.float16), 0, num_sms)
                 splits = planned[0].launch.grid[2]
                 softmaxes = 2 if operator == "MMFS" else 0
                 used = splits * 2 * num_queries * 4 * (64 + softmaxes) * 4 if splits > 1 else 0
-                assert used <= scratch, (most_queries, num_queries, num_processors)
+                assert used <= scratch, (most_queries, num_queries, num_sms)
                 largest = max(largest, used)
         assert largest > 0, "some of these calls are split"
     assert MOST_PROCESSORS == 256

@@ -43,12 +43,12 @@ def assert_computed(out: Tensor, node: Node, inputs: list[Tensor]) -> None:
     assert_within_error_budget(out.cpu(), baseline=baseline, exact=exact)
 
 
-@pytest.mark.parametrize("num_processors", [1, MOST_PROCESSORS], ids=["whole", "in-parts"])
+@pytest.mark.parametrize("num_sms", [1, MOST_PROCESSORS], ids=["whole", "in-parts"])
 @pytest.mark.parametrize("architecture", ["own", PTX_ARCHITECTURE])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("operator", INPUTS)
 def test_machine_code_with_the_bytes_that_a_plugin_packs(
-    operator: str, dtype: torch.dtype, architecture: str, num_processors: int
+    operator: str, dtype: torch.dtype, architecture: str, num_sms: int
 ) -> None:
     node, inputs, out = on_gpu(operator, dtype)
     gpu, stream = driver().current_gpu(), torch.cuda.current_stream().cuda_stream
@@ -60,7 +60,7 @@ def test_machine_code_with_the_bytes_that_a_plugin_packs(
     workspace = torch.full((workspace_bytes(node, shapes, dtype),), 0xFF, dtype=torch.uint8, device="cuda")
     addresses = [Address(tensor.data_ptr(), tensor.dtype) for tensor in inputs]
     output = Address(out.data_ptr(), dtype)
-    for launch in launches(node, shapes, addresses, output, workspace.data_ptr(), num_processors):
+    for launch in launches(node, shapes, addresses, output, workspace.data_ptr(), num_sms):
         gpu.launch(code, launch, stream)
     assert_computed(out, node, inputs)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from plugins_trt.plugin import Plugins
-from plugins_trt.plugin_kinds import CARRIERS, USUAL, architectures_of, check_carrier, open_carrier
+from plugins_trt.plugin_kinds import CARRIERS, USUAL, architectures_of, check_plugin_kind, open_plugin_kind
 from plugins_trt.tensorrt_package import PACKAGES
 
 KERNELS = b"\x7fELF\0mmfs_fused_forward_float16_8_8_1@sm_90\0mmfs_fused_forward_float16_8_8_1@compute_80\0"
@@ -42,7 +42,7 @@ def tensorrt(*, takes_library: bool = True) -> Any:
 def test_every_builder_takes_its_usual_carrier() -> None:
     assert USUAL.keys() == PACKAGES.keys()
     for builder, carrier in USUAL.items():
-        check_carrier(carrier, builder, None)
+        check_plugin_kind(carrier, builder, None)
 
 
 @pytest.mark.parametrize(
@@ -54,21 +54,21 @@ def test_every_builder_takes_its_usual_carrier() -> None:
 )
 def test_what_does_not_go_together_is_refused(carrier: str, builder: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        check_carrier(carrier, builder, None)
+        check_plugin_kind(carrier, builder, None)
 
 
 def test_a_library_without_its_carrier_and_a_file_that_is_none_are_refused(library: Path) -> None:
-    check_carrier("library", "tensorrt", library)
+    check_plugin_kind("library", "tensorrt", library)
     with pytest.raises(ValueError, match="belong together: name both, or neither"):
-        check_carrier("python", "rtx", library)
+        check_plugin_kind("python", "rtx", library)
     library.write_bytes(b"\x7fELF of something else")
     with pytest.raises(ValueError, match=r"libmmfs_plugin\.so holds no kernels of mmfs"):
-        check_carrier("library", "tensorrt", library)
+        check_plugin_kind("library", "tensorrt", library)
 
 
 def test_a_library_is_loaded_and_goes_into_the_plan(library: Path) -> None:
     trt, config = tensorrt(), SimpleNamespace()
-    carrier = open_carrier("library", trt, (), library)
+    carrier = open_plugin_kind("library", trt, (), library)
     carrier.configure(config)
     assert trt.loaded == config.plugins_to_serialize == [str(library)]
     assert carrier.num_in_plan() is None
@@ -76,11 +76,11 @@ def test_a_library_is_loaded_and_goes_into_the_plan(library: Path) -> None:
     library.write_bytes(KERNELS + b"more")
     assert carrier.sha256() != [digest]
     with pytest.raises(RuntimeError, match=r"TensorRT 11\.4 does not load .*libmmfs_plugin\.so\. Expected a library"):
-        open_carrier("library", tensorrt(takes_library=False), (), library)
+        open_plugin_kind("library", tensorrt(takes_library=False), (), library)
 
 
 def test_the_plugins_in_python_count_what_they_wrote() -> None:
-    carrier = open_carrier("python", tensorrt(), ("sm_90",))
+    carrier = open_plugin_kind("python", tensorrt(), ("sm_90",))
     assert isinstance(carrier, Plugins)
     assert carrier.architectures == ("sm_90",)
     assert (carrier.num_in_plan(), carrier.sha256(), carrier.network_flags) == ({}, [], 0)

@@ -82,7 +82,7 @@ def test_a_full_memory_ends_the_command_with_three_ways_out(tmp_path, monkeypatc
     assert main(["tiny", "--out", str(tmp_path / "full"), *options]) == 1
     sentence = capsys.readouterr().err
     assert "The memory is used up: CUDA out of memory. Tried to allocate 2.00 GiB. Try" in sentence
-    knobs = ["--images_at_once 1", "--micro_batch_rows 1", "--recompute '[language_model"]
+    knobs = ["--image_chunk 1", "--micro_batch_rows 1", "--recompute '[language_model"]
     assert sorted(knobs, key=sentence.index) == knobs
     assert events(tmp_path / "full") == ["start", "stopped"]
 
@@ -96,7 +96,7 @@ def test_a_memory_that_the_update_fills_has_other_ways_out(tmp_path, monkeypatch
     assert main(["tiny", "--out", str(tmp_path / "full"), *options]) == 1
     sentence = capsys.readouterr().err
     assert "It was the optimizer's update" in sentence
-    assert "--images_at_once" not in sentence
+    assert "--image_chunk" not in sentence
 
 
 @pytest.mark.parametrize(

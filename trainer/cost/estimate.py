@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from models.activation_checkpointing import RecomputedPart, recompute
+from models.activation_checkpointing import CheckpointedComponent, recompute
 from models.batch import IGNORED
 from trainer.config import TrainConfig
 from trainer.cost.gpu_memory import (
@@ -78,7 +78,7 @@ def figures(config: TrainConfig, machine: Machine) -> Figures:
     model = shell(config)
     parameters = count_parameters(model)
     plain = measure(model, config, shape)
-    recompute(model, get_args(RecomputedPart))
+    recompute(model, get_args(CheckpointedComponent))
     recomputed = measure(model, config, shape)
     is_alone = shape.num_rows == each
     return Figures(
@@ -218,7 +218,7 @@ def _verdict(total: float, machine: Machine) -> str:
     verdict = _share(total, machine)
     if total > 0.9 * machine.gpu_bytes:
         verdict += (
-            "; too little is left. Try --recompute,\n--images_at_once, --tokens_at_once, --micro_batch_rows, "
+            "; too little is left. Try --recompute,\n--image_chunk, --token_chunk, --micro_batch_rows, "
             "--shard_layers true,\n--lora.rank 16 where the language model learns."
         )
     return verdict

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from models import MMInterleaved
-from models.activation_checkpointing import RecomputedPart
+from models.activation_checkpointing import CheckpointedComponent
 from models.frozen import PLACES
 from trainer.config import TrainConfig, UsageError
 from trainer.cost.step_cost import StepCost
@@ -122,7 +122,7 @@ def memory_bytes(
     chosen = {RECOMPUTED_IN[part] for part in config.recompute}
     kept = {name: (recomputed if name in chosen else plain).kept_bytes[name] for name in plain.kept_bytes}
     everything = float(sum(kept.values()))
-    before_images = of_drawing if config.images_at_once else 0.0
+    before_images = of_drawing if config.image_chunk else 0.0
     moments = [
         (before_images if is_alone else learned, everything),
         ((of_drawing if is_alone else learned) + sending, everything - kept.get("image_decoder", 0)),
@@ -167,7 +167,7 @@ LAYERS_AT_ONCE = 3.0
 DRAWING = ("U-Net", "MMFS in the U-Net", "context resampler", "VAE")
 """The parts whose gradients come before the others'."""
 
-RECOMPUTED_IN: dict[RecomputedPart, str] = {
+RECOMPUTED_IN: dict[CheckpointedComponent, str] = {
     "vision": "encoder",
     "language_model": "language_model",
     "unet": "image_decoder",

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import (
     MANIFEST,
@@ -192,7 +192,7 @@ def read_shard(
     checksum = _checksum(paths) if identity["checksums"] else None
     shard = Shard(identity["paths"][0], sum(identity["sizes_bytes"]), checksum, len(places), len(problems))
     part = Part(shard, identity, num_missing, problems)
-    write_whole(description, json.dumps(asdict(part)))
+    write_atomically(description, json.dumps(asdict(part)))
     return part
 
 
@@ -208,7 +208,7 @@ def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[Part],
     num_samples = sum(shard.num_samples for shard in shards)
     num_broken = sum(shard.num_broken for shard in shards)
     told = [f"{part.shard.path}: {problem}" for part in parts for problem in part.problems]
-    write_whole(out / PROBLEMS, "".join(line.replace("\n", " ") + "\n" for line in told))
+    write_atomically(out / PROBLEMS, "".join(line.replace("\n", " ") + "\n" for line in told))
     if num_samples == 0 or num_broken > max_broken * (num_samples + num_broken):
         first = "; ".join(told[:MAX_PROBLEMS_TOLD])
         raise ValueError(
@@ -233,7 +233,7 @@ def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[Part],
         num_missing_images=sum(part.num_missing_images for part in parts),
         fingerprint=fingerprint_of(kind, shards, table),
     )
-    write_whole(out / MANIFEST, to_json(manifest))
+    write_atomically(out / MANIFEST, to_json(manifest))
     for number in range(len(shards)):
         (out / PARTS / f"{number:06d}.npy").unlink()
     if kind == "pairs":

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from models import MMInterleaved
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from trainer import pretrain
 from trainer.config import UsageError
 from trainer.demo.content import Demo
@@ -110,7 +110,7 @@ def run(options: Options) -> int:
         wall_times_s=stopwatch.seconds,
     )
     page = options.out / "index.html"
-    write_whole(page, render_page(demo))
+    write_atomically(page, render_page(demo))
     print(table(live))
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in stopwatch.seconds.items()))
     print(f"wrote {page}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image as PILImage
 
 from models import MMInterleaved
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 from trainer.data.document import Text
 from trainer.evaluation.held_out import held_out
 from trainer.evaluation.settings import Settings
@@ -32,4 +32,4 @@ def write_samples(model: MMInterleaved, settings: Settings, folder: Path) -> Non
                 PILImage.fromarray(segment.pixels).save(file)
                 segments.append({"image": file.name})
         listed.append(segments)
-    write_whole(folder / "samples.json", json.dumps(listed, indent=1) + "\n")
+    write_atomically(folder / "samples.json", json.dumps(listed, indent=1) + "\n")

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmfs import MMFS
 from models import MMInterleaved
 from models.generation.documents import pieces_of
-from models.generation.state import Reading
+from models.generation.torch_state import TorchGenerationState
 from models.language_model import LanguageSynchronizer
 from trainer.data.document import Document, Image
 from trainer.demo.content import Look
@@ -58,7 +58,7 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
 
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     try:
-        reading = Reading(model)
+        reading = TorchGenerationState(model)
         reading.folded = None  # so that it is the layers that look, with the hooks on them
         segments = to_model(prompt, model.config.vision.picture_shape[0])
         reading.read([[piece for segment in segments for piece in pieces_of(segment, processor, model.config)]])

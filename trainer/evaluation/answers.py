@@ -17,7 +17,7 @@ from models import MMInterleaved
 from trainer.data.document import Document, Segment, Text
 from trainer.evaluation.image_scores import to_float
 from trainer.evaluation.settings import Settings
-from trainer.evaluation.tasks import EXAMS, Exam
+from trainer.evaluation.tasks import EXAMS, Task
 from trainer.process.interrupt import ignore_in_worker
 
 Written = str | PILImage.Image
@@ -68,7 +68,7 @@ def timed_answer(model: MMInterleaved, job: Job, settings: Settings) -> tuple[Wr
     return answer(model, job.document, exam, settings, seed=job.index), time.monotonic() - start
 
 
-def answer(model: MMInterleaved, document: Document, exam: Exam, settings: Settings, *, seed: int) -> Written:
+def answer(model: MMInterleaved, document: Document, exam: Task, settings: Settings, *, seed: int) -> Written:
     """What the model says to a document: text (perhaps empty), or a picture."""
     return go_on(model, exam.prompt(document), settings, max_new_tokens=exam.max_new_tokens, seed=seed)
 

@@ -11,7 +11,7 @@ from trainer.data.document import Document
 from trainer.evaluation.answers import Written
 from trainer.evaluation.image_scores import to_float
 from trainer.evaluation.scores import Score, chance_levels
-from trainer.evaluation.tasks import Answer, Exam
+from trainer.evaluation.tasks import Answer, Task
 
 MAX_SHIFTS = {"text": 48, "picture": 4}
 """How many other documents' answers each document is scored with to measure chance."""
@@ -42,7 +42,7 @@ class TaskResult:
 
 
 def grade(
-    exam: Exam,
+    exam: Task,
     asked: Sequence[Document],
     written: Sequence[Written],
     *,

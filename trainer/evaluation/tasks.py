@@ -24,7 +24,7 @@ Answer = str | np.ndarray
 
 
 @dataclass(frozen=True)
-class Exam:
+class Task:
     """One family's examination."""
 
     title: str
@@ -143,8 +143,8 @@ DRAWING_LABELS = {
     "sprites": "the right sprites in their places",
     "background": "the right background colour",
 }
-EXAMS: dict[str, Exam] = {
-    "caption": Exam(
+EXAMS: dict[str, Task] = {
+    "caption": Task(
         title="Caption",
         kind="text",
         given="A picture and “a photo of”; the model writes the caption.",
@@ -157,7 +157,7 @@ EXAMS: dict[str, Exam] = {
         score=score_caption,
         max_new_tokens=40,
     ),
-    "read": Exam(
+    "read": Task(
         title="Detail reading",
         kind="text",
         given="A picture of several sprites with small printed numbers, and a question for one of them.",
@@ -165,7 +165,7 @@ EXAMS: dict[str, Exam] = {
         score=score_reading,
         max_new_tokens=10,
     ),
-    "ground": Exam(
+    "ground": Task(
         title="Grounding",
         kind="text",
         given="A picture and a sprite's name; the model writes the corners of its box in thousandths.",
@@ -173,7 +173,7 @@ EXAMS: dict[str, Exam] = {
         score=score_grounding,
         max_new_tokens=24,
     ),
-    "compare": Exam(
+    "compare": Task(
         title="Several pictures",
         kind="text",
         given="Two to four pictures and a question about one of them.",
@@ -185,21 +185,21 @@ EXAMS: dict[str, Exam] = {
         score=score_comparison,
         max_new_tokens=10,
     ),
-    "draw": Exam(
+    "draw": Task(
         title="Text to picture",
         kind="picture",
         given="A sentence; the model draws it.",
         labels=DRAWING_LABELS,
         score=score_drawing,
     ),
-    "label_map": Exam(
+    "label_map": Task(
         title="Label map to picture",
         kind="picture",
         given="Coloured silhouettes and a caption; the model draws the scene.",
         labels={**DRAWING_LABELS, "foreground": "foreground overlap (IoU) with the truth"},
         score=score_layout,
     ),
-    "story": Exam(
+    "story": Task(
         title="Story",
         kind="picture",
         given="Three sentences with their pictures and a fourth sentence; the model draws the fourth picture.",
@@ -207,7 +207,7 @@ EXAMS: dict[str, Exam] = {
         score=score_drawing,
         prompt=lambda document: document.segments[:-1],
     ),
-    "chat": Exam(
+    "chat": Task(
         title="Chat",
         kind="text",
         given="A user's turn: a picture of one to four sprites with numbers, and a question for one of them.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from models.atomic_files import write_whole
+from models.atomic_files import write_atomically
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
@@ -248,4 +248,4 @@ def forget_steps_after(directory: Path, phases: list[str], phase: str, step: int
         for record in read_log(directory)
         if "event" in record or (phases.index(record["phase"]), record["step"]) <= position
     ]
-    write_whole(directory / LOG, "".join(kept))
+    write_atomically(directory / LOG, "".join(kept))

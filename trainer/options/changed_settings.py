@@ -11,7 +11,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
     {
         *("out", "max_minutes", "log_every", "wandb", "peak_tflops", "sample_every", "checkpoint_every", "keep"),
         *("device", "num_threads", "num_workers"),
-        *("images_at_once", "tokens_at_once", "recompute"),
+        *("image_chunk", "token_chunk", "recompute"),
         *("micro_batch_rows", "shard_size", "shard_layers", "max_skipped_in_a_row", "watchdog_minutes"),
     }
 )

@@ -58,7 +58,7 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
-    def wait_for_all(self) -> None:
+    def barrier(self) -> None:
         """Go on when all have come here."""
         self.total([0])
 

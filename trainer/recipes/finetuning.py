@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models import MMInterleavedConfig
-from models.frozen import FrozenPart
+from models.frozen import FrozenComponent
 from trainer.config import OptimConfig, TrainConfig
 from trainer.data.corpus import CorpusConfig, SourceConfig
 from trainer.data.stream import DataConfig
@@ -95,7 +95,7 @@ def instruct(model: MMInterleavedConfig | None = None) -> TrainConfig:
         num_steps=10_000,
         optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
         frozen=["vision", "vae"],
-        images_at_once=4,  # beside a language model that learns
+        image_chunk=4,  # beside a language model that learns
         shard_layers=True,
     )
 
@@ -130,10 +130,10 @@ def _finetuning(
     num_rows: int,
     num_steps: int,
     optim: OptimConfig,
-    frozen: list[FrozenPart],
+    frozen: list[FrozenComponent],
     row_tokens: int = 2048,
     micro_batch_rows: int = 2,
-    images_at_once: int = 8,
+    image_chunk: int = 8,
     shard_layers: bool = False,
 ) -> TrainConfig:
     return TrainConfig(
@@ -146,5 +146,5 @@ def _finetuning(
         num_steps=num_steps,
         optim=optim,
         shard_layers=shard_layers,
-        **fitting(micro_batch_rows, images_at_once),
+        **fitting(micro_batch_rows, image_chunk),
     )

@@ -75,13 +75,13 @@ def ablation_3b() -> TrainConfig:
     )
 
 
-def fitting(micro_batch_rows: int = 2, images_at_once: int = 8) -> dict[str, Any]:
+def fitting(micro_batch_rows: int = 2, image_chunk: int = 8) -> dict[str, Any]:
     """What makes a step fit 80 GB (`--estimate 8x80`) and changes no result but by the rounding of bfloat16."""
     return {
         "precision": "bfloat16",
         "micro_batch_rows": micro_batch_rows,
-        "images_at_once": images_at_once,
-        "tokens_at_once": 1024,
+        "image_chunk": image_chunk,
+        "token_chunk": 1024,
         "recompute": ["vision", "language_model"],
     }
 

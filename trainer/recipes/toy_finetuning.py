@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models import MMInterleavedConfig
-from models.frozen import FrozenPart
+from models.frozen import FrozenComponent
 from trainer.config import TrainConfig
 from trainer.recipes.toy import toy
 
@@ -40,7 +40,7 @@ def toy_instruct(model: MMInterleavedConfig | None = None) -> TrainConfig:
 
 
 def _twin(
-    task: str, families: dict[str, float], frozen: list[FrozenPart], model: MMInterleavedConfig | None
+    task: str, families: dict[str, float], frozen: list[FrozenComponent], model: MMInterleavedConfig | None
 ) -> TrainConfig:
     base = toy()
     return replace(

@@ -72,7 +72,7 @@ def accumulate(
         torch.autocast, model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False
     )
     with precision():
-        text_losses, hidden, features = model.read(batch, tokens_at_once=chunks.tokens)
+        text_losses, hidden, features = model.read(batch, token_chunk=chunks.tokens)
     hidden_leaf, features_leaf = _leaf(hidden), _leaf(features)  # [R, T, C], [N, S, F]
     image_losses = torch.zeros(len(batch.drawn), device=hidden.device)
     weight = model.config.image_loss_weight / max(num_drawn, 1)

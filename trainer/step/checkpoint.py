@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from models.atomic_files import wait_for_disk, write_whole
+from models.atomic_files import wait_for_disk, write_atomically
 from trainer.config import UsageError
 from trainer.process.distributed import Processes
 from trainer.step.training_state import TrainingState
@@ -127,7 +127,7 @@ class Saver:
             for left_over in self._directory.glob(f"{UNFINISHED}*"):
                 shutil.rmtree(left_over)
             unfinished.mkdir()
-        self._processes.wait_for_all()
+        self._processes.barrier()
         written = dcp.async_save(
             state.tensors(),
             storage_writer=FileSystemWriter(unfinished / STATE, sync_files=True),
@@ -236,5 +236,5 @@ def find(path: Path) -> Checkpoint:
 
 
 def _point_latest_to(checkpoint: Path) -> None:
-    write_whole(checkpoint.with_name(LATEST), checkpoint.name + "\n")
+    write_atomically(checkpoint.with_name(LATEST), checkpoint.name + "\n")
     wait_for_disk(checkpoint.parent)

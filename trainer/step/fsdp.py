@@ -157,7 +157,7 @@ class DataParallel:
             for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
                 if isinstance(parameter, DTensor):
                     if parameter not in whole:
-                        values = whole_tensor(parameter.detach()).cpu()
+                        values = full_tensor(parameter.detach()).cpu()
                         whole[parameter] = nn.Parameter(values, requires_grad=parameter.requires_grad)
                     setattr(module, name, whole[parameter])
         self._whole = self._shards = None
@@ -175,6 +175,6 @@ def _add_up(unit: FSDPModule) -> None:
     unit.set_force_sum_reduction_for_comms(True)  # gloo cannot multiply while it adds
 
 
-def whole_tensor(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that may be sharded, as a plain one; all processes have to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

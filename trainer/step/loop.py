@@ -21,7 +21,7 @@ from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
 from trainer.process.watchdog import Watchdog
 from trainer.step.checkpoint import Checkpoint, Saver
-from trainer.step.fsdp import DataParallel, whole_tensor
+from trainer.step.fsdp import DataParallel, full_tensor
 from trainer.step.micro_batches import batches, rows_of_micro_batches, run_micro_batches
 from trainer.step.optim import WeightAverage, describe_groups, learning_rate_factor, make_optimizer, set_learning_rate
 from trainer.step.out_of_memory import FEWER_STATES, cheapest_knobs, out_of_memory_explained
@@ -122,7 +122,7 @@ def train(
             done = step
             if not isinstance(contributions, Stop):
                 watchdog.enters("the update")
-                grad_norm = whole_tensor(nn.utils.clip_grad_norm_(parameters, phase.optim.max_grad_norm))
+                grad_norm = full_tensor(nn.utils.clip_grad_norm_(parameters, phase.optim.max_grad_norm))
                 values = to_host(contributions, grad_norm, processes)
                 if math.isfinite(values["grad_norm"]):
                     with out_of_memory_explained(FEWER_STATES):

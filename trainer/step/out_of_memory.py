@@ -28,10 +28,10 @@ def out_of_memory_explained(way_out: str) -> Iterator[None]:
 
 def cheapest_knobs(config: TrainConfig) -> str:
     """Settings that need less memory and teach the same, the cheapest in time first."""
-    images = f"{config.images_at_once // 2}" if config.images_at_once > 1 else "1"
+    images = f"{config.image_chunk // 2}" if config.image_chunk > 1 else "1"
     rows = f"{config.micro_batch_rows // 2}" if config.micro_batch_rows > 1 else "1"
     return (
-        f"Try, the cheapest in time first: --images_at_once {images} (drawn images whose U-Net graph is kept; costs "
+        f"Try, the cheapest in time first: --image_chunk {images} (drawn images whose U-Net graph is kept; costs "
         f"nothing), --micro_batch_rows {rows} (rows computed at a time; a little slower), --recompute "
         "'[language_model, vision, unet]' (keeps the inputs of layers alone; a third more computation). "
         "The result of all three is the same."

@@ -17,7 +17,7 @@ from export.engine.checks import EngineError, check_plugins, num_plugin_layers
 from export.engine.profiles import Limits
 from export.process.child_process import ChildError
 from export.process.fingerprint import file_digest
-from export.process.lock import alone_in
+from export.process.lock import directory_lock
 from export.store.manifest import MANIFEST_FILE, SCHEMA, read_manifest
 from plugins_trt.onnx_function import attach_functions
 from plugins_trt.tensorrt_package import MissingPackage, why_not
@@ -305,7 +305,7 @@ def test_a_compiled_plugin_is_named_to_the_process_and_counts_for_the_key(
 def test_an_unknown_component_and_a_second_process_are_refused(root: Path, builder: Builder) -> None:
     with pytest.raises(ValueError, match=r"no component lmm\. The export has plain, sampling"):
         build(root, components=("plain",), torch_fallback=("left", "lmm"))
-    with alone_in(root), pytest.raises(ValueError, match="Another process is writing into"):
+    with directory_lock(root), pytest.raises(ValueError, match="Another process is writing into"):
         build(root)
     assert builder.names() == []
     build(root)

@@ -10,8 +10,8 @@ import pytest
 from export.command_line import command_line
 from export.engine import compatibility
 from export.engine.compatibility import (
+    IncompatibleExport,
     Machine,
-    Misfit,
     check_engine,
     check_file,
     check_whole,
@@ -90,7 +90,7 @@ def test_another_machine_is_refused_with_the_command(
 ) -> None:
     entry["requires"] |= needs
     command = f"{COMMAND} {tmp_path} --stage build --builder rtx --components llm"
-    with pytest.raises(Misfit, match=rf"The engine of llm .*{message}.*{command}"):
+    with pytest.raises(IncompatibleExport, match=rf"The engine of llm .*{message}.*{command}"):
         check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, **machine))
 
 
@@ -107,7 +107,7 @@ def test_another_machine_is_refused_with_the_command(
 def test_the_command_builds_an_engine_of_the_same_kind(
     tmp_path: Path, entry: dict[str, Any], built: dict[str, Any], options: str
 ) -> None:
-    with pytest.raises(Misfit) as refused:
+    with pytest.raises(IncompatibleExport) as refused:
         check_engine(tmp_path, MANIFEST, "llm", {**entry, **built}, "rtx", replace(THIS, capability=None))
     words = ["--components llm", options, "--max-batch 2 --max-past 64 --dynamic-unet"]
     words += ["--precision float16 --llm-weights int8 --flavour trt_native --images '/my pictures/a.png' /b.png"]
@@ -124,7 +124,7 @@ def test_the_command_makes_the_same_parts(tmp_path: Path) -> None:
     assert " --stage validate --components llm,eye --torch-fallback vae --precision" in way_out(
         tmp_path, part, stage="validate"
     )
-    with pytest.raises(Misfit) as refused:
+    with pytest.raises(IncompatibleExport) as refused:
         check_whole(tmp_path, part)
     whole, _, left = str(refused.value).partition("; or leave them to PyTorch: ")
     assert f"Export them, too: {COMMAND} {tmp_path} --torch-fallback vae --precision" in whole
@@ -170,9 +170,9 @@ def test_a_damaged_file_is_refused(
     tmp_path: Path, entry: dict[str, Any], damage: Callable[[Path], None], message: str
 ) -> None:
     damage(tmp_path / "llm.plan")
-    with pytest.raises(Misfit, match=rf"llm\.plan {message}.* The way out\."):
+    with pytest.raises(IncompatibleExport, match=rf"llm\.plan {message}.* The way out\."):
         check_file(tmp_path, entry["plan"], "The way out.")
-    with pytest.raises(Misfit, match=message):
+    with pytest.raises(IncompatibleExport, match=message):
         check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", THIS)
 
 
@@ -187,11 +187,11 @@ def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: di
 
     assert of("1.7") is entry
     assert of("1.8") is None
-    with pytest.raises(Misfit, match="no engine of llm: No memory"):
+    with pytest.raises(IncompatibleExport, match="no engine of llm: No memory"):
         of("1.9")
-    with pytest.raises(Misfit, match=r"built by tensorrt_rtx 1.6, 1.7, and 1.5 is installed"):
+    with pytest.raises(IncompatibleExport, match=r"built by tensorrt_rtx 1.6, 1.7, and 1.5 is installed"):
         of("1.5")
-    with pytest.raises(Misfit, match=r"no engine of llm for tensorrt_rtx 1\.7\. Make it again"):
+    with pytest.raises(IncompatibleExport, match=r"no engine of llm for tensorrt_rtx 1\.7\. Make it again"):
         engine_of(tmp_path, {**MANIFEST, "components": {"llm": {"engines": {}}}}, "llm", "rtx", THIS)
 
 
@@ -201,7 +201,7 @@ def test_one_command_builds_all_that_lack_an_engine(tmp_path: Path, entry: dict[
 
     def command(machine: Machine, **engines: dict[str, Any]) -> str:
         manifest = {**MANIFEST, "components": {name: {"engines": found} for name, found in engines.items()}}
-        with pytest.raises(Misfit) as refused:
+        with pytest.raises(IncompatibleExport) as refused:
             check_engine(
                 tmp_path, manifest, "eye", engine_of(tmp_path, manifest, "eye", "rtx", machine), "rtx", machine
             )

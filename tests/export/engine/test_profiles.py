@@ -2,7 +2,7 @@ import pytest
 
 from export.engine.profiles import Limits, profiles_of
 from export.graph.components import Component
-from export.graph.kv_cache import with_flavour
+from export.graph.kv_cache import with_kv_cache_layout
 from export.store.manifest import ports_entry
 
 LIMITS = Limits(max_batch=2, max_tokens=128, max_past=300, max_images=6)
@@ -28,7 +28,7 @@ def test_the_language_model_has_a_profile_for_single_tokens_and_one_for_prompts(
 
 
 def test_a_cache_of_fixed_size_is_no_axis_and_single_tokens_come_in_pairs(components: dict[str, Component]) -> None:
-    inputs = inputs_of(with_flavour(components["llm"], "trt_native", 40))
+    inputs = inputs_of(with_kv_cache_layout(components["llm"], "trt_native", 40))
     decode, prefill = profiles_of("llm", inputs, LIMITS)
     assert decode.axes == {"batch": (1, 1, 2), "images": (1, 2, 6), "tokens": (1, 1, 2)}
     assert {shape[2] for shape in prefill.shapes(inputs)["past_key_0"]} == {40}

@@ -9,11 +9,11 @@ from onnx import TensorProto, helper
 
 from export.graph.cached_attention import DOMAIN, DOMAIN_VERSION, OPERATOR, cached_attention
 from export.graph.components import Component, Port, cached_causal_mask
-from export.graph.float32_nodes import check_islands
-from export.graph.kv_cache import FLAVOURS, Flavour, aliases_of, lower_attention, with_flavour
+from export.graph.float32_nodes import check_float32_nodes
+from export.graph.kv_cache import FLAVOURS, KVCacheLayout, aliases_of, lower_attention, with_kv_cache_layout
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import lower_precision
-from export.runtime.onnxruntime_executor import OrtPart
+from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
 CPU = torch.device("cpu")
 CAPACITY = 12
@@ -62,15 +62,15 @@ def neutral(component: Component) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
-def capacity_of(flavour: Flavour) -> int | None:
+def capacity_of(flavour: KVCacheLayout) -> int | None:
     return CAPACITY if flavour == "trt_native" else None
 
 
-def part_of(heads: tuple[int, int], flavour: Flavour, folder: Path) -> OrtPart:
+def part_of(heads: tuple[int, int], flavour: KVCacheLayout, folder: Path) -> OnnxRuntimeRunner:
     component, file = layer(heads), folder / f"{flavour}.onnx"
     onnx.save(lower_attention(neutral(component), flavour, capacity_of(flavour)), file)
-    component = with_flavour(component, flavour, capacity_of(flavour))
-    return OrtPart(component.name, component.inputs, component.outputs, file, CPU)
+    component = with_kv_cache_layout(component, flavour, capacity_of(flavour))
+    return OnnxRuntimeRunner(component.name, component.inputs, component.outputs, file, CPU)
 
 
 def inputs_of(heads: tuple[int, int], lengths: list[int], num_new: int, num_rows: int = CAPACITY) -> Tensors:
@@ -104,7 +104,9 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("heads", HEADS, ids=["own-rows", "shared-rows"])
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_every_flavour_attends_and_keeps_the_new_rows(tmp_path: Path, flavour: Flavour, heads: tuple[int, int]) -> None:
+def test_every_flavour_attends_and_keeps_the_new_rows(
+    tmp_path: Path, flavour: KVCacheLayout, heads: tuple[int, int]
+) -> None:
     part = part_of(heads, flavour, tmp_path)
     for lengths, num_new in CALLS.values():
         inputs = inputs_of(heads, lengths, num_new)
@@ -127,7 +129,7 @@ def test_a_cache_without_rows_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_what_stands_behind_the_valid_rows(tmp_path: Path, flavour: Flavour) -> None:
+def test_what_stands_behind_the_valid_rows(tmp_path: Path, flavour: KVCacheLayout) -> None:
     """Finite numbers never count; what is not finite does not where the module's notes say so, and only there."""
     part = part_of((2, 2), flavour, tmp_path)
     inputs = inputs_of((2, 2), [5, 8], 3)
@@ -142,7 +144,7 @@ def test_what_stands_behind_the_valid_rows(tmp_path: Path, flavour: Flavour) -> 
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_operators_and_ports(flavour: Flavour) -> None:
+def test_operators_and_ports(flavour: KVCacheLayout) -> None:
     component = layer((6, 2))
     proto = lower_attention(neutral(component), flavour, capacity_of(flavour))
     operators = [node.op_type for node in proto.graph.node]
@@ -155,7 +157,7 @@ def test_operators_and_ports(flavour: Flavour) -> None:
             attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
             assert attributes == {"scale": pytest.approx(SCALE), "softmax_precision": TensorProto.FLOAT}
             assert len(node.input) == 4, "query, key, value and the mask: importers misread the rest"
-    declared = with_flavour(component, flavour, capacity_of(flavour))
+    declared = with_kv_cache_layout(component, flavour, capacity_of(flavour))
     for values, ports in ((proto.graph.input, declared.inputs), (proto.graph.output, declared.outputs)):
         found = {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
         assert found == {name: port.shape for name, port in ports.items()}
@@ -198,11 +200,11 @@ def test_a_second_reader_of_what_changes_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("flavour", "capacity"), [("trt_native", None), ("ort", 8)])
-def test_a_capacity_belongs_to_one_flavour(flavour: Flavour, capacity: int | None) -> None:
+def test_a_capacity_belongs_to_one_flavour(flavour: KVCacheLayout, capacity: int | None) -> None:
     with pytest.raises(ValueError, match=f"{flavour} with a capacity of {capacity}. Expected a number for trt_native"):
         lower_attention(neutral(layer((2, 2))), flavour, capacity)
     with pytest.raises(ValueError, match=f"{flavour} with a capacity of {capacity}"):
-        with_flavour(layer((2, 2)), flavour, capacity)
+        with_kv_cache_layout(layer((2, 2)), flavour, capacity)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
@@ -211,4 +213,4 @@ def test_the_softmax_inside_attention_is_an_island(precision: str) -> None:
     (node,) = (node for node in proto.graph.node if node.op_type == "Attention")
     node.attribute.remove(next(one for one in node.attribute if one.name == "softmax_precision"))
     with pytest.raises(GraphError, match=f"The {precision} graph has lost an island: the softmax inside Attention"):
-        check_islands(proto, precision)
+        check_float32_nodes(proto, precision)

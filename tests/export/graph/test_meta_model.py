@@ -14,7 +14,7 @@ from export.graph import onnx_graph
 from export.graph.components import components_of
 from export.graph.external_data import is_external, point_to, without_weights, write_weights
 from export.graph.kv_cache import lower_attention
-from export.graph.meta_model import Stored, open_skeleton
+from export.graph.meta_model import Stored, open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
 from export.validate.inputs import Case
@@ -39,7 +39,7 @@ def unwritten_is_nan() -> Iterator[None]:
 
 @pytest.mark.usefixtures("small_is_large", "unwritten_is_nan")
 def test_large_weights_are_not_read_and_known(model_dir: Path, unchanged_model: MMInterleaved) -> None:
-    model, stored = open_skeleton(model_dir)
+    model, stored = open_meta_model(model_dir)
     expected = unchanged_model.state_dict()
     num_large = 0
     for name, tensor in model.state_dict().items():
@@ -62,7 +62,7 @@ def test_large_weights_are_not_read_and_known(model_dir: Path, unchanged_model: 
 def test_a_graph_made_without_its_weights_is_the_model(
     model_dir: Path, cases: dict[str, list[Case]], unchanged_model: MMInterleaved, tmp_path: Path
 ) -> None:
-    model, stored = open_skeleton(model_dir)
+    model, stored = open_meta_model(model_dir)
     for tensor in model.state_dict().values():
         if tensor.data_ptr() in stored:
             tensor.fill_(torch.nan)  # all alike, and whatever is computed from one of them shows
@@ -135,4 +135,4 @@ def test_a_model_that_does_not_fit_is_refused(model_dir: Path, tmp_path: Path) -
     )
     smaller.save(tmp_path / "config.json")
     with pytest.raises(ValueError, match="does not fit the configuration beside it"):
-        open_skeleton(tmp_path)
+        open_meta_model(tmp_path)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.engine.build import BuildOptions, build_engines
 from export.engine.profiles import Limits
 from export.graph.components import Component
-from export.graph.float32_nodes import NARROW, WIDE_PORTS, check_islands, num_products
+from export.graph.float32_nodes import NARROW, WIDE_PORTS, check_float32_nodes, num_products
 from export.graph.kv_cache import lower_attention
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import drop_nan_guards, lower_precision, precision_of, with_precision
@@ -107,7 +107,7 @@ def test_a_lost_island_is_found(
     del proto.graph.node[:], proto.graph.value_info[:]
     proto.graph.node.extend([*nodes[:at], *before, node, *after, *nodes[at + 1 :]])
     with pytest.raises(GraphError, match=rf"has lost an island: .*{what}"):
-        check_islands(proto, "float16")
+        check_float32_nodes(proto, "float16")
 
 
 def graph_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], output: str = "logits") -> onnx.ModelProto:
@@ -140,7 +140,7 @@ def test_a_graph_without_anything_narrow_is_refused() -> None:
         [helper.make_node("MatMul", ["hidden_states", "weight"], ["logits"])], {"weight": np.eye(4, dtype=np.float32)}
     )
     with pytest.raises(GraphError, match="No product of the float16 graph is float16"):
-        check_islands(proto, "float16")
+        check_float32_nodes(proto, "float16")
 
 
 def test_what_has_no_precision_is_refused() -> None:

@@ -2,13 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from export.process.lock import alone_in
+from export.process.lock import directory_lock
 
 
 def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
-    with alone_in(tmp_path), pytest.raises(ValueError, match="Another process is writing into"), alone_in(tmp_path):
+    with (
+        directory_lock(tmp_path),
+        pytest.raises(ValueError, match="Another process is writing into"),
+        directory_lock(tmp_path),
+    ):
         raise AssertionError("two owners")
-    with alone_in(tmp_path):
+    with directory_lock(tmp_path):
         pass
-    with pytest.raises(FileNotFoundError, match="There is no directory"), alone_in(tmp_path / "missing"):
+    with pytest.raises(FileNotFoundError, match="There is no directory"), directory_lock(tmp_path / "missing"):
         raise AssertionError("no folder")

@@ -2,17 +2,17 @@ import json
 import time
 from pathlib import Path
 
-from export.process.progress import SECONDS_FILE, Checking, Clock, Pace
+from export.process.progress import SECONDS_FILE, Checking, Clock, Progress
 
 
-def seconds_left(pace: Pace) -> float:
+def seconds_left(pace: Progress) -> float:
     return float(pace.left().removeprefix("; about ").removesuffix(" s left"))
 
 
 def test_without_earlier_times_the_mean_counts(monkeypatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    pace = Pace("onnx", {})
+    pace = Progress("onnx", {})
     pace.hear("[1/4] one ...")
     assert pace.left() == ""
     now[0] = 10
@@ -27,7 +27,7 @@ def test_earlier_times_count_where_there_are_some(monkeypatch, tmp_path: Path) -
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     (tmp_path / SECONDS_FILE).write_text(json.dumps({"onnx": {"one": 5.0, "two": 60.0}}))
-    pace = Pace.of("onnx", [tmp_path / "missing", tmp_path])
+    pace = Progress.of("onnx", [tmp_path / "missing", tmp_path])
     assert seconds_left(pace) == 65
     pace.hear("[1/2] one")
     now[0] = 1
@@ -38,7 +38,7 @@ def test_earlier_times_count_where_there_are_some(monkeypatch, tmp_path: Path) -
     assert pace.left() == "", "the last one takes longer than it took"
     pace.save(tmp_path)
     assert json.loads((tmp_path / SECONDS_FILE).read_text()) == {"onnx": {"one": 5.0, "two": 69.0}}
-    assert Pace.of("lower", [tmp_path]).left() == ""
+    assert Progress.of("lower", [tmp_path]).left() == ""
 
 
 def test_time_left_is_known_from_earlier_builds() -> None:

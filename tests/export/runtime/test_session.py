@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from export.runtime import Session
-from export.runtime.executor import Tensors
+from export.runtime.runner import Tensors
 from export.store.samples import opened
 from export.validate.end_to_end import compare
 from models import MMInterleaved
 from models.generation import scoring
-from models.generation.backend import ContextFull
+from models.generation.state import ContextFull
 
 INTERLEAVED = {"max_new_tokens": 8, "max_new_images": 2, "num_inference_steps": 3, "seed": 5}
 

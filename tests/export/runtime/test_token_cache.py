@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from export.graph.components import Port
-from export.runtime.executor import Part, Tensors
+from export.runtime.runner import ComponentRunner, Tensors
 from export.runtime.token_cache import LEAST_CAPACITY, capacity_for, room_for
 
 PAST = {"past_key_0": Port(torch.float32, ("batch", 2, "past", 4))}
 FIXED = {"past_key_0": Port(torch.float32, ("batch", 2, 100, 4))}
 
 
-class LanguageModel(Part):
+class LanguageModel(ComponentRunner):
     """Of which only the ports count."""
 
     def __init__(self, inputs: dict[str, Port], *, in_place: bool, most_rows: int | None = None) -> None:

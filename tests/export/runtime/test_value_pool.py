@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from export.graph.components import Port
-from export.runtime.executor import Part, Tensors
+from export.runtime.runner import ComponentRunner, Tensors
 from export.runtime.value_pool import PoolFull, ValuePool
 
 CPU = torch.device("cpu")
 PORTS = {"mmfs_value_0": Port(torch.float32, ("images", 3, 2, 2))}
 
 
-class Project(Part):
+class Project(ComponentRunner):
     """Repeats a picture's number."""
 
     def __init__(self) -> None:

@@ -2,22 +2,22 @@ from typing import Any
 
 import pytest
 
-from export.store.selection import Choice, absent
+from export.store.selection import ComponentSelection, absent
 
 MODEL = ("eye", "llm", "unet", "vae")
 
 
 def manifest(there: str, left: str = "") -> dict[str, Any]:
     """Of an export that holds these components."""
-    choice = Choice(tuple(there.split()), tuple(left.split()))
+    choice = ComponentSelection(tuple(there.split()), tuple(left.split()))
     return {"components": dict.fromkeys(there.split()), **absent(choice.components, choice, MODEL)}
 
 
 def test_all_is_exported_but_what_is_left_to_pytorch() -> None:
-    assert Choice().among(MODEL) == list(MODEL)
-    assert Choice(torch_fallback=("vae",)).among(MODEL) == ["eye", "llm", "unet"]
-    assert Choice(("vae", "eye")).among(MODEL) == ["eye", "vae"], "in the model's order"
-    assert absent(["llm"], Choice(("llm",), ("vae",)), MODEL) == {
+    assert ComponentSelection().among(MODEL) == list(MODEL)
+    assert ComponentSelection(torch_fallback=("vae",)).among(MODEL) == ["eye", "llm", "unet"]
+    assert ComponentSelection(("vae", "eye")).among(MODEL) == ["eye", "vae"], "in the model's order"
+    assert absent(["llm"], ComponentSelection(("llm",), ("vae",)), MODEL) == {
         "left_to_pytorch": ["vae"],
         "not_exported": ["eye", "unet"],
     }
@@ -34,32 +34,49 @@ def test_all_is_exported_but_what_is_left_to_pytorch() -> None:
 )
 def test_what_cannot_be_chosen(components: tuple[str, ...], torch_fallback: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Choice(components, torch_fallback).among(MODEL)
+        ComponentSelection(components, torch_fallback).among(MODEL)
 
 
 def test_what_only_the_earlier_export_has_is_not_said_to_be_asked_for() -> None:
     earlier = {"components": {"ear": {}, "llm": {}}, "left_to_pytorch": ["nose"], "not_exported": []}
     message = r"The export that is in --out already is of another model: it has ear, nose, and this model has eye, llm"
     with pytest.raises(ValueError, match=message):
-        Choice(("llm", "unet")).joined(earlier).among(MODEL)
+        ComponentSelection(("llm", "unet")).joined(earlier).among(MODEL)
     with pytest.raises(ValueError, match=r"There is no component lmm\. The model has eye"):
-        Choice(("lmm",)).joined(earlier).among(MODEL)
+        ComponentSelection(("lmm",)).joined(earlier).among(MODEL)
 
 
 @pytest.mark.parametrize(
     ("earlier", "choice", "joined", "is_held"),
     [
-        (manifest("eye llm unet vae"), Choice(("llm",)), Choice(("eye", "llm", "unet", "vae")), True),
-        (manifest("eye llm unet vae"), Choice((), ("vae",)), Choice(), True),
-        (manifest("llm"), Choice(("llm",)), Choice(("llm",)), True),
-        (manifest("llm"), Choice(("unet",)), Choice(("llm", "unet")), False),
-        (manifest("llm", "vae"), Choice(("unet",), ("eye",)), Choice(("llm", "unet"), ("eye", "vae")), False),
-        (manifest("llm", "vae"), Choice(("vae",)), Choice(("llm", "vae")), False),
-        (manifest("llm"), Choice(("llm",), ("vae",)), Choice(("llm",), ("vae",)), False),
-        (manifest("llm"), Choice(), Choice(), False),
-        (manifest("llm unet", "eye vae"), Choice((), ("eye", "vae")), Choice((), ("eye", "vae")), True),
+        (
+            manifest("eye llm unet vae"),
+            ComponentSelection(("llm",)),
+            ComponentSelection(("eye", "llm", "unet", "vae")),
+            True,
+        ),
+        (manifest("eye llm unet vae"), ComponentSelection((), ("vae",)), ComponentSelection(), True),
+        (manifest("llm"), ComponentSelection(("llm",)), ComponentSelection(("llm",)), True),
+        (manifest("llm"), ComponentSelection(("unet",)), ComponentSelection(("llm", "unet")), False),
+        (
+            manifest("llm", "vae"),
+            ComponentSelection(("unet",), ("eye",)),
+            ComponentSelection(("llm", "unet"), ("eye", "vae")),
+            False,
+        ),
+        (manifest("llm", "vae"), ComponentSelection(("vae",)), ComponentSelection(("llm", "vae")), False),
+        (manifest("llm"), ComponentSelection(("llm",), ("vae",)), ComponentSelection(("llm",), ("vae",)), False),
+        (manifest("llm"), ComponentSelection(), ComponentSelection(), False),
+        (
+            manifest("llm unet", "eye vae"),
+            ComponentSelection((), ("eye", "vae")),
+            ComponentSelection((), ("eye", "vae")),
+            True,
+        ),
     ],
 )
-def test_an_export_grows(earlier: dict[str, Any], choice: Choice, joined: Choice, is_held: bool) -> None:
+def test_an_export_grows(
+    earlier: dict[str, Any], choice: ComponentSelection, joined: ComponentSelection, is_held: bool
+) -> None:
     assert choice.joined(earlier) == joined
     assert joined.is_held_by(earlier) == is_held

@@ -64,14 +64,14 @@ extern "C" const char* emulate(const char* name, const void* arguments, const st
 class EmulatedDevice:
     """Runs launches on CPU tensors; an instance is compiled when it is first launched.
 
-    num_processors and shared_bytes are for planning. falling: the threads of a block run from the last to the first.
+    num_sms and shared_bytes are for planning. falling: the threads of a block run from the last to the first.
     changed: a piece of the sources and what stands in its place, to see that a test notices; in changed_kernel alone,
     if that is given, so that the others need not be compiled again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.num_processors = 1
+        self.num_sms = 1
         self.shared_bytes = SHARED_BYTES
         self.falling = False
         self.changed: tuple[str, str] | None = None
@@ -141,7 +141,7 @@ def compiled_device(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
 @pytest.fixture
 def device(compiled_device: EmulatedDevice) -> EmulatedDevice:
     """As new, except that what was compiled stays."""
-    compiled_device.num_processors = 1
+    compiled_device.num_sms = 1
     compiled_device.shared_bytes = SHARED_BYTES
     compiled_device.falling = False
     compiled_device.changed = None

@@ -82,7 +82,7 @@ def test_classic_options(device: Any, ordered: bool, falling: bool) -> None:
 def test_splits_of_a_row_add_up(device: Any, splits: int) -> None:
     """Some splits of some rows are empty: rows see 0 to 6 images."""
     case = mmfs_case(batch=1, num_queries=7, num_heads=1, num_points=9)
-    device.num_processors = splits // 2 + 1
+    device.num_sms = splits // 2 + 1
     actual = run_mmfs(device, case, torch.float32)
     grids = [launch.grid for launch in device.launched if launch.instance.kernel == "fused_forward"]
     assert grids[0][2] > 1
@@ -99,7 +99,7 @@ def test_the_log_sum_exp_of_the_forward_serves_the_backward(device: Any, monkeyp
             kept.append(arguments.has_log_sums)
         device.launch(plan, arguments)
 
-    emulated = SimpleNamespace(num_processors=1, shared_bytes=device.shared_bytes, launch=launch)
+    emulated = SimpleNamespace(num_sms=1, shared_bytes=device.shared_bytes, launch=launch)
     monkeypatch.setattr(autograd, "implementation", lambda value: cuda)
     monkeypatch.setattr(cuda, "_device", lambda tensor: emulated)
     case = mmfs_case()
@@ -117,7 +117,7 @@ def test_the_log_sum_exp_of_the_forward_serves_the_backward(device: Any, monkeyp
 def test_splits_of_the_classic_op_add_up(device: Any) -> None:
     """A row with many samples, and the last part with fewer of them."""
     case = classic_case(batch=1, num_queries=3, num_heads=1, num_points=45, dim=12)
-    device.num_processors = 9
+    device.num_sms = 9
     actual = run_classic(device, case, torch.float32)
     assert [launch.instance.kernel for launch in device.launched][:2] == ["classic_forward", "add_splits"]
     assert device.launched[0].grid == (1, 1, 3)

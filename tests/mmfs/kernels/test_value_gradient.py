@@ -15,8 +15,8 @@ from mmfs.kernels.arguments import Arguments
 from mmfs.kernels.value_gradient import ValueGradient, plan_value_gradient
 from op_cases import Case, classic_case, mmfs_case
 
-H100 = {"num_processors": 132, "shared_bytes": 227 * 1024}
-SMALL_GPU = {"num_processors": 58, "shared_bytes": 99 * 1024}
+H100 = {"num_sms": 132, "shared_bytes": 227 * 1024}
+SMALL_GPU = {"num_sms": 58, "shared_bytes": 99 * 1024}
 LLM = ((32, 32), (16, 16), (8, 8))
 UNET = ((64, 64), *LLM)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

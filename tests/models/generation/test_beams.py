@@ -4,7 +4,7 @@ import torch
 from models import MMInterleaved
 from models.generation.beams import beam_search
 from models.generation.options import GenerationOptions
-from models.generation.state import Reading
+from models.generation.torch_state import TorchGenerationState
 from models.generation.writing import TokenChoice
 from rows import EOS
 
@@ -62,7 +62,7 @@ def test_a_search_does_not_depend_on_its_batch(model: MMInterleaved) -> None:
 def test_a_search_finds_what_greed_misses(model: MMInterleaved) -> None:
     def log_probability(num_beams: int) -> float:
         options = GenerationOptions(mode="text", max_new_tokens=5, num_beams=num_beams)
-        reading = Reading(model)
+        reading = TorchGenerationState(model)
         reading.read([[[1, 9]]])
         [found] = beam_search(reading, options, [TokenChoice(options, model.config, seed=0)], model.processor)
         return found.log_probability

@@ -5,7 +5,7 @@ from PIL import Image
 
 from models import MMInterleaved
 from models.generation.documents import batch_of, cut_to_fit, pieces_of
-from models.generation.state import Reading
+from models.generation.torch_state import TorchGenerationState
 from rows import BOI
 
 PICTURE = Image.new("RGB", (32, 32), "red")
@@ -54,5 +54,5 @@ def test_a_document_is_cut_between_segments(model: MMInterleaved, num_new: int, 
     """The language model reads 512 tokens; the segments have 4, 3 and 4 of them."""
     segments = [pieces_of(text, model.processor, model.config) for text in ("abcd", PICTURE, "efg")]
     segments[2].append([9])
-    kept = cut_to_fit(segments, Reading(model), num_new, 0)
+    kept = cut_to_fit(segments, TorchGenerationState(model), num_new, 0)
     assert kept == segments[3 - num_kept :]

@@ -8,7 +8,7 @@ from PIL import Image
 from models import MMInterleaved
 from models.denoising import Denoising
 from models.generation.generated import Preview
-from models.generation.state import Reading
+from models.generation.torch_state import TorchGenerationState
 from rows import BOI, EOS
 
 FAST = {"num_inference_steps": 2, "guidance_scale": 2.0}
@@ -56,7 +56,7 @@ def test_begin_of_image_calls_the_image_decoder_and_the_image_becomes_visible(mo
     assert len(result[2]) == 4
     assert result[0].size == (32, 32)
     # The second image was drawn looking at the first.
-    reading = Reading(model)
+    reading = TorchGenerationState(model)
     with torch.no_grad():
         reading.read([[[1, *model.processor.encode_text("a"), BOI], model.processor.encode_image(result[0]), [BOI]]])
         *_, step = reading.draw([0], [1], Denoising(**FAST))

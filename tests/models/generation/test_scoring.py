@@ -5,7 +5,7 @@ from PIL import Image
 
 from models import MMInterleaved
 from models.generation import scoring
-from models.generation.state import Reading
+from models.generation.torch_state import TorchGenerationState
 
 PICTURE = Image.fromarray(np.full((32, 32, 3), 90, dtype=np.uint8))
 CANDIDATES = ["yes", "no", "a much longer answer", "n", "yes"]
@@ -18,7 +18,7 @@ def log_probability(model: MMInterleaved, document: list, candidate: str) -> flo
     ids = model.processor.encode_text(candidate)
     total = 0.0
     for known in range(len(ids)):
-        reading = Reading(model)
+        reading = TorchGenerationState(model)
         reading.read([[[1, *model.processor.encode_text(text), 3], model.processor.encode_image(picture), ids[:known]]])
         total += float(reading.logits[0].log_softmax(-1)[ids[known]])
     return total

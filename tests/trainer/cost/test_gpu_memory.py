@@ -26,9 +26,9 @@ def tiny() -> TrainConfig:
     return RECIPES["tiny"]()
 
 
-@pytest.mark.parametrize(("images_at_once", "num_micro_batches"), [(0, 1), (2, 1), (2, 2)])
-def test_the_memory_of_a_step_is_what_a_real_one_has_at_most(images_at_once: int, num_micro_batches: int) -> None:
-    config = replace(RECIPES["toy"](), images_at_once=images_at_once)
+@pytest.mark.parametrize(("image_chunk", "num_micro_batches"), [(0, 1), (2, 1), (2, 2)])
+def test_the_memory_of_a_step_is_what_a_real_one_has_at_most(image_chunk: int, num_micro_batches: int) -> None:
+    config = replace(RECIPES["toy"](), image_chunk=image_chunk)
     shape = batch_shape(config, 2)
     model = MMInterleaved(config.model).train()
     model.visual_tokenizer.adapter.requires_grad_(False)
@@ -38,7 +38,7 @@ def test_the_memory_of_a_step_is_what_a_real_one_has_at_most(images_at_once: int
 
     def step() -> None:
         for _ in range(num_micro_batches):
-            chunks = Chunks(images=images_at_once or None)
+            chunks = Chunks(images=image_chunk or None)
             accumulate(model, batch, num_targets=shape.num_targets, num_drawn=shape.num_drawn, chunks=chunks)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

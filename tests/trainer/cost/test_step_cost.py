@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from models import MMInterleaved, MMInterleavedConfig
-from models.activation_checkpointing import RecomputedPart, recompute
+from models.activation_checkpointing import CheckpointedComponent, recompute
 from models.frozen import PAPER_FROZEN, freeze
 from trainer.config import TrainConfig
 from trainer.cost.estimate import batch_shape
@@ -40,9 +40,9 @@ def tiny() -> TrainConfig:
     return RECIPES["tiny"]()
 
 
-@pytest.mark.parametrize("images_at_once", [0, 2])
-def test_what_is_kept_for_the_backward_is_what_a_real_step_keeps(images_at_once: int) -> None:
-    config = replace(RECIPES["toy"](), images_at_once=images_at_once)
+@pytest.mark.parametrize("image_chunk", [0, 2])
+def test_what_is_kept_for_the_backward_is_what_a_real_step_keeps(image_chunk: int) -> None:
+    config = replace(RECIPES["toy"](), image_chunk=image_chunk)
     shape = batch_shape(config, 2)
     assert shape.num_drawn > 2
     model = MMInterleaved(config.model).train()
@@ -52,7 +52,7 @@ def test_what_is_kept_for_the_backward_is_what_a_real_step_keeps(images_at_once:
     assert (len(batch.pixel_values), len(batch.drawn)) == (shape.num_images, shape.num_drawn)
     saved = SavedTensors([*model.parameters(), *model.buffers()])
     with saved.counted():
-        chunks = Chunks(images=images_at_once or None)
+        chunks = Chunks(images=image_chunk or None)
         accumulate(model, batch, num_targets=shape.num_targets, num_drawn=shape.num_drawn, chunks=chunks)
     estimated = sum(measure(shell(config), config, shape).kept_bytes.values())
     assert estimated == pytest.approx(saved.peak_bytes, rel=0.15)  # measured: 10 and 6 % too much
@@ -114,10 +114,10 @@ def test_the_operations_of_a_step_are_those_of_a_real_one(tiny: TrainConfig) -> 
 def test_chunks_recomputation_and_half_precision_keep_less(tiny: TrainConfig) -> None:
     model = shell(tiny)
     plain = measure(model, tiny, SHAPE)
-    recompute(model, get_args(RecomputedPart))
+    recompute(model, get_args(CheckpointedComponent))
     less = measure(model, tiny, SHAPE).kept_bytes
     assert all(less[part] < plain.kept_bytes[part] for part in ("encoder", "language_model", "image_decoder"))
-    config = replace(tiny, images_at_once=1, tokens_at_once=4)
+    config = replace(tiny, image_chunk=1, token_chunk=4)
     chunked = measure(shell(config), config, SHAPE)
     assert chunked.kept_bytes["image_decoder"] < 0.4 * plain.kept_bytes["image_decoder"]
     assert chunked.kept_bytes["logits"] < 0.5 * plain.kept_bytes["logits"]

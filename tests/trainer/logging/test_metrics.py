@@ -114,7 +114,7 @@ def test_a_line_that_is_too_long_keeps_its_ends(max_length, line):
     assert progress_line(step(1), MEANS, max_length=max_length) == line
 
 
-class Heard:
+class OnBytesRead:
     def __init__(self) -> None:
         self.steps: list[tuple[int, dict]] = []
         self.events: list[str] = []
@@ -131,7 +131,7 @@ class Heard:
 
 
 def test_a_sink_gets_every_record(tmp_path):
-    heard = Heard()
+    heard = OnBytesRead()
     run(tmp_path, io.StringIO(), [step(1, phase="encoder", num_steps=1), step(1), step(2)], first_step=7, sink=heard)
     assert heard.events == ["start"]
     assert [number for number, _ in heard.steps] == [8, 9, 10]

@@ -11,7 +11,7 @@ from trainer.demo.content import Demo
 from trainer.demo.images import img
 from trainer.evaluation.answers import shrunk_picture
 from trainer.evaluation.grading import Answered
-from trainer.evaluation.tasks import EXAMS, Exam, true_picture
+from trainer.evaluation.tasks import EXAMS, Task, true_picture
 from trainer.evaluation.text_scores import read_box
 
 NUM_EXAMPLES = 6
@@ -36,7 +36,7 @@ def section(demo: Demo) -> str:
     return "".join(parts)
 
 
-def _card(exam: Exam, live: Answered, shipped: Answered | None) -> str:
+def _card(exam: Task, live: Answered, shipped: Answered | None) -> str:
     document = live.document
     answers = [("shipped", shipped)] * (shipped is not None) + [("live" if shipped is not None else "model", live)]
     if exam.kind == "text":

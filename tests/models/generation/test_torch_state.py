@@ -3,8 +3,8 @@ import torch
 
 from models import MMInterleaved
 from models.denoising import Denoising
-from models.generation.backend import ContextFull
-from models.generation.state import Reading
+from models.generation.state import ContextFull
+from models.generation.torch_state import TorchGenerationState
 from rows import BOI, pack_rows
 
 LAST_STEP = Denoising(num_inference_steps=2)
@@ -18,7 +18,7 @@ def pictures(count: int) -> torch.Tensor:
 def test_reading_in_pieces_equals_the_training_forward(model: MMInterleaved) -> None:
     """Prefill piece by piece, with caches, gives the states of one packed row."""
     batch = pack_rows([[[9, "image", 10, 11, "image", 12]]])
-    reading = Reading(model)
+    reading = TorchGenerationState(model)
     for pieces in ([[1, 9, BOI], batch.pixel_values[0]], [[10, 11]], [[BOI]], [batch.pixel_values[1], [12]]):
         reading.read([pieces])
     hidden: list[torch.Tensor] = []
@@ -38,11 +38,11 @@ def test_documents_of_a_batch_read_as_they_would_alone(model: MMInterleaved) -> 
         ([[12]], [second, [8, BOI]], []),
         ([[BOI], first], [third], [[9]]),
     ]
-    together = Reading(model, 3)
+    together = TorchGenerationState(model, 3)
     for turn in turns:
         together.read(turn)
     for row in range(3):
-        alone = Reading(model)
+        alone = TorchGenerationState(model)
         for turn in turns:
             if turn[row]:
                 alone.read([turn[row]])
@@ -58,7 +58,7 @@ def test_documents_of_a_batch_read_as_they_would_alone(model: MMInterleaved) -> 
 @torch.no_grad()
 def test_pictures_are_drawn_together_as_alone(model: MMInterleaved) -> None:
     first, second, _ = pictures(3)
-    reading = Reading(model, 3)
+    reading = TorchGenerationState(model, 3)
     reading.read([[[1, BOI]], [[1, 9, 10, BOI], first, [BOI]], [[1, BOI], second, [BOI]]])
     *_, together = reading.draw([2, 1], [5, 6], LAST_STEP)
     for place, (row, seed) in enumerate([(2, 5), (1, 6)]):
@@ -69,7 +69,7 @@ def test_pictures_are_drawn_together_as_alone(model: MMInterleaved) -> None:
 @torch.no_grad()
 def test_rows_can_be_dropped_and_doubled(model: MMInterleaved) -> None:
     first, second, _ = pictures(3)
-    reading = Reading(model, 3)
+    reading = TorchGenerationState(model, 3)
     reading.read([[[1, 9]], [[1, BOI], first], [[1, 5, 6, BOI], second]])
     copy = reading.copied([2, 1, 2])
     assert copy.documents == [2, 1, 2]
@@ -86,7 +86,7 @@ def test_rows_can_be_dropped_and_doubled(model: MMInterleaved) -> None:
 def test_images_matter_and_so_does_their_order(model: MMInterleaved) -> None:
     logits = []
     for order in ((0, 1), (1, 0), (0, 0)):
-        reading = Reading(model)
+        reading = TorchGenerationState(model)
         one, other = (pictures(2)[i] for i in order)
         reading.read([[[BOI], one, [BOI], other, [9]]])
         logits.append(reading.logits[0])
@@ -95,7 +95,7 @@ def test_images_matter_and_so_does_their_order(model: MMInterleaved) -> None:
 
 
 def test_a_full_context_is_an_error_that_says_by_how_much(model: MMInterleaved) -> None:
-    reading = Reading(model, 2)
+    reading = TorchGenerationState(model, 2)
     with pytest.raises(ContextFull, match=r"Document 1 has 515 tokens; the language model reads 512, 3 less"):
         reading.read([[[1, 9]], [[1] * 512, [BOI], pictures(1)[0]]])
     assert reading.lengths == [0, 0]

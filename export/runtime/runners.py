@@ -14,18 +14,18 @@ from export.engine.profiles import Profile
 from export.graph.components import Component, Port, components_of
 from export.graph.truncate import keep_few_layers
 from export.runtime.assets import Assets
-from export.runtime.executor import Part, TorchPart
-from export.runtime.onnxruntime_executor import OrtPart
-from export.runtime.tensorrt_executor import EnginePart, Loader
+from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from export.runtime.runner import ComponentRunner, TorchRunner
+from export.runtime.tensorrt_runner import Loader, TensorRTRunner
 from export.store.manifest import ASSETS_DIR, read_manifest
 from export.store.rebuild_command import way_out
 from models import MMInterleaved
 
 
-def ort_parts_of(components: Mapping[str, Component], folder: Path) -> dict[str, OrtPart]:
+def onnxruntime_runners_of(components: Mapping[str, Component], folder: Path) -> dict[str, OnnxRuntimeRunner]:
     """Components as onnxruntime computes them from the files of a folder on the CPU."""
     return {
-        name: OrtPart(name, one.inputs, one.outputs, folder / f"{name}.onnx", torch.device("cpu"))
+        name: OnnxRuntimeRunner(name, one.inputs, one.outputs, folder / f"{name}.onnx", torch.device("cpu"))
         for name, one in components.items()
     }
 
@@ -34,7 +34,7 @@ def exported_model(root: Path, model_dir: Path) -> MMInterleaved:
     """The model that an export was made of, with as many layers as were exported.
 
     Raises:
-        Misfit: it is another one.
+        IncompatibleExport: it is another one.
         FileNotFoundError, ValueError: there is no export, or no model.
     """
     manifest = read_manifest(root)
@@ -45,22 +45,24 @@ def exported_model(root: Path, model_dir: Path) -> MMInterleaved:
     return model
 
 
-def ort_parts(root: Path, device: torch.device, model: MMInterleaved | None) -> tuple[dict[str, Part], Assets]:
+def onnxruntime_runners(
+    root: Path, device: torch.device, model: MMInterleaved | None
+) -> tuple[dict[str, ComponentRunner], Assets]:
     """All components in onnxruntime, but those that were left to PyTorch on purpose, and the assets."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
-    parts = _torch_parts(manifest["left_to_pytorch"], model, device)
+    parts = _torch_runners(manifest["left_to_pytorch"], model, device)
     for name, entry in manifest["components"].items():
         for listed in (entry["onnx"], *entry["onnx"]["weights"]):
             check_file(root, listed, way_out(root, manifest, stage="validate"))
         file = root / entry["onnx"]["path"]
-        parts[name] = OrtPart(name, _ports(entry, "inputs"), _ports(entry, "outputs"), file, device)
+        parts[name] = OnnxRuntimeRunner(name, _ports(entry, "inputs"), _ports(entry, "outputs"), file, device)
     return parts, _assets(root, manifest)
 
 
-def engine_parts(
+def tensorrt_runners(
     root: Path, backend: str, package: ModuleType, machine: Machine, device: torch.device, model: MMInterleaved | None
-) -> tuple[dict[str, Part], Assets]:
+) -> tuple[dict[str, ComponentRunner], Assets]:
     """All components as engines, but those that were left to PyTorch on purpose, and the assets."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
@@ -69,7 +71,7 @@ def engine_parts(
         if entry is not None:
             check_engine(root, manifest, name, entry, backend, machine)
     left = [name for name, entry in entries.items() if entry is None]
-    parts = _torch_parts([*left, *manifest["left_to_pytorch"]], model, device)
+    parts = _torch_runners([*left, *manifest["left_to_pytorch"]], model, device)
     loader = Loader(package, {engine["carrier"] for engine in entries.values() if engine is not None} - {None})
     for name, engine in entries.items():
         if engine is None:
@@ -81,11 +83,13 @@ def engine_parts(
         ]
         plan = (root / engine["plan"]["path"]).read_bytes()
         ports = _ports(described, "inputs"), _ports(described, "outputs")
-        parts[name] = EnginePart(name, *ports, plan, profiles, loader, device)
+        parts[name] = TensorRTRunner(name, *ports, plan, profiles, loader, device)
     return parts, _assets(root, manifest)
 
 
-def _torch_parts(names: Sequence[str], model: MMInterleaved | None, device: torch.device) -> dict[str, Part]:
+def _torch_runners(
+    names: Sequence[str], model: MMInterleaved | None, device: torch.device
+) -> dict[str, ComponentRunner]:
     """What was left to PyTorch.
 
     Raises:
@@ -99,7 +103,7 @@ def _torch_parts(names: Sequence[str], model: MMInterleaved | None, device: torc
             "give it as model, or with --model."
         )
     components = components_of(model)
-    return {name: TorchPart(components[name], device) for name in names}
+    return {name: TorchRunner(components[name], device) for name in names}
 
 
 def _assets(root: Path, manifest: Mapping[str, Any]) -> Assets:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from export.engine.profiles import Profile
 from export.graph.components import Port
-from export.runtime.executor import Part, Tensors, axis_lengths
+from export.runtime.runner import ComponentRunner, Tensors, axis_lengths
 from plugins_trt.plugin import plugins_of
 from plugins_trt.tensorrt_package import PACKAGES
 
@@ -29,7 +29,7 @@ ALIGNMENT: Final = 256
 """In bytes, of every address that TensorRT takes."""
 
 
-class EngineRefused(RuntimeError):
+class TensorRTError(RuntimeError):
     """TensorRT does not load or does not run an engine."""
 
 
@@ -59,11 +59,11 @@ class Loader:
         """An engine.
 
         Raises:
-            EngineRefused: in TensorRT's words.
+            TensorRTError: in TensorRT's words.
         """
         engine = self.runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineRefused(f"{self.trt.__name__} does not load the engine of {name}: {self.log.words()}")
+            raise TensorRTError(f"{self.trt.__name__} does not load the engine of {name}: {self.log.words()}")
         return engine
 
 
@@ -78,7 +78,7 @@ class Context:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-class EnginePart(Part):
+class TensorRTRunner(ComponentRunner):
     """An engine with an execution context for each of its profiles.
 
     It runs on one stream at a time.
@@ -93,7 +93,7 @@ class EnginePart(Part):
         device: the GPU.
 
     Raises:
-        EngineRefused: it does not load.
+        TensorRTError: it does not load.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class EnginePart(Part):
         self.contexts: dict[tuple[Any, ...], Context] = {}
         self.is_recorded = False
 
-    def for_recording(self) -> EnginePart:
+    def for_recording(self) -> TensorRTRunner:
         other = copy.copy(self)
         other.contexts = {}
         other.is_recorded = True
@@ -156,8 +156,8 @@ class EnginePart(Part):
                 raise self._refused("did not run")
         return outputs
 
-    def _refused(self, what: str) -> EngineRefused:
-        return EngineRefused(f"{self.name} {what}: {self.loader.log.words()}")
+    def _refused(self, what: str) -> TensorRTError:
+        return TensorRTError(f"{self.name} {what}: {self.loader.log.words()}")
 
     def _profile_for(self, sizes: Mapping[str, int]) -> int:
         """The first profile that takes these lengths: the narrow one stands before the wide one."""

@@ -22,11 +22,11 @@ import torch
 from export.engine.compatibility import KERNEL_SOURCES, Machine, here, requirements
 from export.engine.profiles import Limits, profiles_of
 from export.graph.components import Component
-from export.graph.kv_cache import aliases_of, lower_attention, with_flavour
+from export.graph.kv_cache import aliases_of, lower_attention, with_kv_cache_layout
 from export.process.fingerprint import sources_digest
 from export.runtime import Session
-from export.runtime.opened import engine_parts
-from export.runtime.tensorrt_executor import EnginePart, EngineRefused, Loader
+from export.runtime.runners import tensorrt_runners
+from export.runtime.tensorrt_runner import Loader, TensorRTError, TensorRTRunner
 from export.stages import NEUTRAL_DIR
 from export.store.manifest import file_entry, ports_entry, read_manifest, write_manifest
 from export.store.samples import opened
@@ -199,7 +199,7 @@ def in_place(engines: Path, components: dict[str, Component]) -> None:
     manifest = read_manifest(engines)
     neutral = onnx.load(engines / NEUTRAL_DIR / "llm.onnx")
     onnx.save(lower_attention(neutral, "trt_native", LIMITS.max_past), engines / "onnx/llm.onnx")
-    llm = with_flavour(components["llm"], "trt_native", LIMITS.max_past)
+    llm = with_kv_cache_layout(components["llm"], "trt_native", LIMITS.max_past)
     manifest["components"]["llm"] |= {"inputs": ports_entry(llm.inputs), "outputs": ports_entry(llm.outputs)}
     add_plan(engines, manifest, "llm")
     write_manifest(engines, manifest)
@@ -208,7 +208,7 @@ def in_place(engines: Path, components: dict[str, Component]) -> None:
 @pytest.fixture
 def open_engines(engines: Path) -> Callable[..., Session]:
     def opened(model: MMInterleaved | None = None) -> Session:
-        return Session(*engine_parts(engines, "rtx", stand_in(), MACHINE, CPU, model))
+        return Session(*tensorrt_runners(engines, "rtx", stand_in(), MACHINE, CPU, model))
 
     return opened
 
@@ -286,7 +286,7 @@ def test_a_plan_that_does_not_load_is_refused_in_its_own_words(
     manifest = read_manifest(engines)
     manifest["components"]["llm"]["engines"][f"rtx-{VERSION}"]["plan"] = file_entry(plan, engines)
     write_manifest(engines, manifest)
-    with pytest.raises(EngineRefused, match="tensorrt_rtx does not load the engine of llm: no such engine"):
+    with pytest.raises(TensorRTError, match="tensorrt_rtx does not load the engine of llm: no such engine"):
         open_engines()
 
 
@@ -324,7 +324,7 @@ def test_a_tensorrt_gets_what_the_carriers_of_its_plans_need(
 
 def test_what_tensorrt_does_not_say_yes_to_is_refused(open_engines: Callable[..., Session]) -> None:
     part = open_engines().parts["context_resampler"]
-    assert isinstance(part, EnginePart)
+    assert isinstance(part, TensorRTRunner)
     sizes = {axis: least for axis, (least, _, _) in part.profiles[0].axes.items()}
     inputs = {
         name: torch.zeros([size if isinstance(size, int) else sizes[size] for size in port.shape], dtype=port.dtype)
@@ -333,8 +333,8 @@ def test_what_tensorrt_does_not_say_yes_to_is_refused(open_engines: Callable[...
     part.run(inputs)
     ((_, context),) = part.contexts.items()
     context.execution.memory = 0
-    with pytest.raises(EngineRefused, match=r"context_resampler did not run: it gave no reason\."):
+    with pytest.raises(TensorRTError, match=r"context_resampler did not run: it gave no reason\."):
         part.run(inputs)
     context.execution.set_tensor_address = lambda name, address: False
-    with pytest.raises(EngineRefused, match="context_resampler refuses the address of "):
+    with pytest.raises(TensorRTError, match="context_resampler refuses the address of "):
         part.run(inputs)

@@ -10,7 +10,7 @@ import onnxruntime
 import torch
 
 from export.graph.components import Port
-from export.runtime.executor import Part, Tensors
+from export.runtime.runner import ComponentRunner, Tensors
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """Who runs a graph on which kind of device."""
@@ -22,7 +22,7 @@ BFLOAT16 = 16
 """Its number in ONNX; NumPy has no such type."""
 
 
-class OrtPart(Part):
+class OnnxRuntimeRunner(ComponentRunner):
     """An ONNX file.
 
     Args:

@@ -18,7 +18,7 @@ from export.graph.kv_cache import aliases_of
 Tensors = dict[str, Tensor]
 
 
-class Part(ABC):
+class ComponentRunner(ABC):
     """A component, ready to be called.
 
     Args:
@@ -48,7 +48,7 @@ class Part(ABC):
         """Least and most rows that one run with these inputs may have."""
         return 1, 2**31
 
-    def for_recording(self) -> Part:
+    def for_recording(self) -> ComponentRunner:
         """The same component for the runs of one recording (`Recorded`), which shares with no other what a CUDA graph
         refers to.
         """
@@ -108,7 +108,7 @@ ALWAYS_FLOAT32 = ("timestep", "pixel_values", "latents")
 """What a model in half precision takes in float32 too."""
 
 
-class TorchPart(Part):
+class TorchRunner(ComponentRunner):
     """A component as PyTorch computes it.
 
     Args:
