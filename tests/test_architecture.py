@@ -24,6 +24,12 @@ MAY_IMPORT = {
     "export": {"mmfs", "models", "plugins_trt"},
     "bench": {"mmfs", "models", "trainer", "plugins_trt", "export"},
 }
+# The folders inside a package, from the lowest up: a folder imports only from those before it. The package's own files,
+# which are its commands and what they share, may stand anywhere between.
+FOLDERS = {
+    "export": ("process", "graph", "store", "engine", "runtime", "validate"),
+    "trainer": ("process", "data", "logging", "step", "cost", "options", "recipes", "evaluation", "ablation", "demo"),
+}
 # A dependency that is heavy, or that changes fast, is known to as few folders as possible.
 ONLY_IN = {
     "transformers": ("models", "bench"),
@@ -74,6 +80,28 @@ def wrong_directions(root: Path) -> list[str]:
         for name, line in imported_roots(path, root)
         if name in MAY_IMPORT and name != package and name not in MAY_IMPORT[package]
     ]
+
+
+def upward_imports(root: Path) -> list[str]:
+    """Imports from a folder of a package into one that stands above it."""
+    found = []
+    for package, folders in FOLDERS.items():
+        for folder in folders:
+            above = {f"{package}.{other}" for other in folders[folders.index(folder) + 1 :]}
+            for path in sorted((root / package / folder).rglob("*.py")):
+                for name, line in imports_of(path, root):
+                    if ".".join(name.split(".")[:2]) in above:
+                        found.append(f"{path.relative_to(root)}:{line} imports {name}")
+    return found
+
+
+def unplaced_folders(root: Path) -> list[str]:
+    """Folders with Python code whose place is not said in FOLDERS, and those in FOLDERS that are not there."""
+    return sorted(
+        f"{package}/{folder}"
+        for package, folders in FOLDERS.items()
+        for folder in {path.parent.name for path in (root / package).glob("*/*.py")} ^ set(folders)
+    )
 
 
 def circle(root: Path) -> list[str]:
@@ -140,6 +168,12 @@ def test_imports_go_down_only():
     assert not wrong, "\n".join(wrong)
 
 
+def test_folders_import_only_from_those_below():
+    assert unplaced_folders(ROOT) == []
+    wrong = upward_imports(ROOT)
+    assert not wrong, "\n".join(wrong)
+
+
 def test_imports_make_no_circle():
     found = circle(ROOT)
     assert not found, " imports ".join(found)
@@ -177,6 +211,29 @@ def test_an_upward_import_is_found(tmp_path, statement):
     (found,) = wrong_directions(root)
     assert found.startswith("mmfs/layer.py:")
     assert found.endswith("imports models")
+
+
+def test_an_import_from_a_folder_above_is_found(tmp_path):
+    files = {f"{package}/{folder}/a.py": "" for package, folders in FOLDERS.items() for folder in folders}
+    files |= {
+        "export/graph/a.py": "from export.engine.build import build_engines\nfrom export.process.lock import lock",
+        "trainer/data/a.py": "def late():\n    import trainer.demo",
+    }
+    root = write_tree(tmp_path, files)
+    assert unplaced_folders(root) == []
+    assert upward_imports(root) == [
+        "export/graph/a.py:1 imports export.engine.build.build_engines",
+        "trainer/data/a.py:2 imports trainer.demo",
+    ]
+
+
+def test_a_folder_without_a_place_is_found(tmp_path):
+    files = {f"{package}/{folder}/a.py": "" for package, folders in FOLDERS.items() for folder in folders[1:]}
+    assert unplaced_folders(write_tree(tmp_path, {**files, "export/attic/a.py": ""})) == [
+        "export/attic",
+        "export/process",
+        "trainer/process",
+    ]
 
 
 @pytest.mark.parametrize(
