@@ -49,5 +49,5 @@ def test_a_model_without_mmfs_can_be_recomputed_too() -> None:
 
 
 def test_an_unknown_part_is_named(model: MMInterleaved) -> None:
-    with pytest.raises(ValueError, match="no component 'vae' for activation checkpointing; expected some of vision, language_model, unet"):
+    with pytest.raises(ValueError, match="no component 'vae' for activation checkpointing"):
         recompute(model, ["vae"])
