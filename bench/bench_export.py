@@ -20,7 +20,7 @@ from torch import Tensor
 
 import mmfs
 from bench import measure
-from bench.workloads import WORKLOADS, Arguments, FusedWorkload, Scale
+from bench.workloads import WORKLOADS, Arguments, MMFSAttentionWorkload, Scale
 from export.engine.compatibility import IncompatibleExport
 from export.runtime import Session
 from export.runtime.generation_state import ExportedGenerationState
@@ -168,7 +168,7 @@ def plugin_launch(workload: str, dtype: torch.dtype, scale: Scale, device: str) 
     if reason := mmfs.why_not_cuda(torch.empty(0, dtype=dtype, device=device)):
         pytest.skip(reason)
     case = WORKLOADS[workload].at(scale)
-    assert isinstance(case, FusedWorkload)
+    assert isinstance(case, MMFSAttentionWorkload)
     arguments = case.arguments(dtype, device)
     sizes = [size for shape in arguments["spatial_shapes"] for size in shape]
     node = Node("MMFS", tuple(sizes), arguments["null_logit"])
@@ -206,7 +206,9 @@ def plugin_launch(workload: str, dtype: torch.dtype, scale: Scale, device: str) 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("workload", [name for name, case in WORKLOADS.items() if isinstance(case, FusedWorkload)])
+@pytest.mark.parametrize(
+    "workload", [name for name, case in WORKLOADS.items() if isinstance(case, MMFSAttentionWorkload)]
+)
 def bench_plugin_launch(
     plugin_launch: tuple[Callable[[], None], float],
     benchmark: BenchmarkFixture,

@@ -27,7 +27,7 @@ PEERS: Final = ("transformers", "transformers-compiled", "sdpa", "deformops", "d
 def why_not(peer: str, op: str, device: str) -> str | None:
     """Why this peer does not compute this op here; None if it does."""
     if peer == "sdpa" and op == "ms_deform_attn":
-        return "SDPA stands beside the multi-image op: attention over all pixels of its images"
+        return "SDPA stands beside mmfs_attention: attention over all pixels of its images"
     if peer in ("transformers-compiled", "deformops", "deformops-float32") and device != "cuda":
         return f"{peer} is compared on a GPU only"
     if peer.startswith("deformops") and find_spec("deformops") is None:
@@ -40,10 +40,10 @@ def peer_op(peer: str, op: str) -> Op:
     if peer == "sdpa":
         return attention_over_all_pixels
     if peer.startswith("deformops"):
-        classic: Op = functools.partial(by_deformops, in_float32=peer == "deformops-float32")
+        plain_op: Op = functools.partial(by_deformops, in_float32=peer == "deformops-float32")
     else:
-        classic = by_transformers
-    function = classic if op == "ms_deform_attn" else functools.partial(with_images_as_levels, classic)
+        plain_op = by_transformers
+    function = plain_op if op == "ms_deform_attn" else functools.partial(with_images_as_levels, plain_op)
     if peer == "transformers-compiled":
         compiled: Op = torch.compile(function)
         return compiled
@@ -61,7 +61,7 @@ def level_tensors(spatial_shapes: tuple[tuple[int, int], ...], device: torch.dev
 def by_transformers(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """The classic op by transformers' own function. Arguments and result as mmfs.ms_deform_attn."""
+    """ms_deform_attn by transformers' own function. Arguments and result as mmfs.ms_deform_attn."""
     return MultiScaleDeformableAttention()(
         value,
         *_shapes_and_starts(spatial_shapes, value),
@@ -86,7 +86,7 @@ def by_deformops(
     *,
     in_float32: bool,
 ) -> Tensor:
-    """The classic op by deformops. Arguments and result as mmfs.ms_deform_attn."""
+    """ms_deform_attn by deformops. Arguments and result as mmfs.ms_deform_attn."""
     registry = importlib.import_module("deformops.registry")
     shapes, starts = level_tensors(tuple(spatial_shapes), value.device)
     options = {"backend": registry.Backend.TRITON, "fp32acc": True} if in_float32 else {}
@@ -95,7 +95,7 @@ def by_deformops(
 
 
 def with_images_as_levels(
-    classic: Op,
+    plain_op: Op,
     value: Tensor,
     spatial_shapes: Sequence[tuple[int, int]],
     reference_points: Tensor,
@@ -122,7 +122,7 @@ def with_images_as_levels(
     logits = logits.masked_fill(~seen[..., None, None, None], -torch.inf).transpose(2, 3).flatten(3)
     null = logits.new_full((batch, queries, heads, 1), null_logit)
     weights = torch.cat([logits, null], dim=-1).softmax(-1)[..., :-1]  # [B, Q, H, M*L*P]
-    return classic(
+    return plain_op(
         value.unflatten(0, (batch, num_images)).flatten(1, 2),
         list(spatial_shapes) * num_images,
         locations.flatten(3, 4),

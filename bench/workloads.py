@@ -35,7 +35,7 @@ CLOSE = 1 / 32  # of the usual distances, where samples are concentrated
 
 
 @dataclass(frozen=True)
-class FusedWorkload:
+class MMFSAttentionWorkload:
     """A call of mmfs.mmfs_attention: every row sees its own M images.
 
     query_grid: the queries are the pixels of a (h, w) latent and see all images (U-Net); None: they are tokens that
@@ -58,7 +58,7 @@ class FusedWorkload:
     differentiated = ("value", "sampling_offsets", "attention_logits", "offset_table", "logit_table")
     per_query = ("reference_points", "sampling_offsets", "attention_logits", "visible")
 
-    def at(self, scale: Scale) -> FusedWorkload:
+    def at(self, scale: Scale) -> MMFSAttentionWorkload:
         if scale == "full":
             return self
         if scale == "cpu":
@@ -125,7 +125,7 @@ class FusedWorkload:
 
 
 @dataclass(frozen=True)
-class ClassicWorkload:
+class MSDeformAttnWorkload:
     """A call of mmfs.ms_deform_attn.
 
     encoder: the queries are the pixels of all levels, each looking around itself; else they look from anywhere.
@@ -144,7 +144,7 @@ class ClassicWorkload:
     differentiated = ("value", "sampling_locations", "attention_weights")
     per_query = ("sampling_locations", "attention_weights")
 
-    def at(self, scale: Scale) -> ClassicWorkload:
+    def at(self, scale: Scale) -> MSDeformAttnWorkload:
         if scale == "full":
             return self
         if scale == "cpu":
@@ -211,22 +211,22 @@ def odd_ticks(coordinates: Tensor) -> Tensor:
     return even_ticks(coordinates) + TICK
 
 
-Workload = FusedWorkload | ClassicWorkload
+Workload = MMFSAttentionWorkload | MSDeformAttnWorkload
 
 LLM: list[Workload] = [
     *(
-        FusedWorkload(f"llm-prefill-{m}-images", 4, 2048, num_images=m, spatial_shapes=LLM_LEVELS, causal=True)
+        MMFSAttentionWorkload(f"llm-prefill-{m}-images", 4, 2048, num_images=m, spatial_shapes=LLM_LEVELS, causal=True)
         for m in (1, 3, 6, 10)
     ),
-    *(FusedWorkload(f"llm-decode-batch-{b}", b, 1, num_images=6, spatial_shapes=LLM_LEVELS) for b in (1, 8)),
+    *(MMFSAttentionWorkload(f"llm-decode-batch-{b}", b, 1, num_images=6, spatial_shapes=LLM_LEVELS) for b in (1, 8)),
 ]
 UNET: list[Workload] = [
-    FusedWorkload(f"unet-{g}-images-{m}", 8, g * g, num_images=m, spatial_shapes=UNET_LEVELS, query_grid=(g, g))
+    MMFSAttentionWorkload(f"unet-{g}-images-{m}", 8, g * g, num_images=m, spatial_shapes=UNET_LEVELS, query_grid=(g, g))
     for g in (8, 16, 32, 64)
     for m in (1, 4)
 ]
 DETR: list[Workload] = [
-    ClassicWorkload("detr-decoder", 4, 300, spatial_shapes=DETR_LEVELS),
-    ClassicWorkload("detr-encoder", 2, 22223, spatial_shapes=DETR_LEVELS, encoder=True),
+    MSDeformAttnWorkload("detr-decoder", 4, 300, spatial_shapes=DETR_LEVELS),
+    MSDeformAttnWorkload("detr-encoder", 2, 22223, spatial_shapes=DETR_LEVELS, encoder=True),
 ]
 WORKLOADS = {workload.name: workload for workload in LLM + UNET + DETR}

@@ -10,7 +10,7 @@ from export.graph.kv_cache import DEFAULT_KV_CACHE, FLAVOURS
 from export.graph.precision import PRECISIONS
 from export.graph.quantization import WEIGHTS
 from export.triton import MODEL_FILES, Kind
-from plugins_trt.plugin_kinds import CARRIERS
+from plugins_trt.plugin_kinds import PLUGIN_KINDS
 from plugins_trt.tensorrt_package import PACKAGES
 
 GRAPH_STAGES = ("onnx", "lower", "validate")
@@ -91,7 +91,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
     )
     building.add_argument(
         "--plugin",
-        choices=CARRIERS,
+        choices=PLUGIN_KINDS,
         help="how mmfs's kernels get into an engine. aot: as TensorRT's ahead-of-time plugins, and nothing is needed "
         "to load it; python: as plugins in Python, which whoever loads it has to open too; library: with "
         "--plugin-library (default: aot for TensorRT, python for TensorRT-RTX)",

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  compiled CPU kernel: {availability(why_not_compiled(sample))}")
             if why_not_compiled(sample) is None and (slower := compiled.why_not_avx2()) is not None:
                 print(f"    portable instructions, because {slower}")
-        for op, tensors, integers in (classic_case(), mmfs_case()):
+        for op, tensors, integers in (ms_deform_attn_case(), mmfs_attention_case()):
             for what, error in errors(op, tensors, integers, device).items():
                 passed = error <= TOLERANCE
                 failed |= not passed
@@ -81,7 +81,7 @@ Case = tuple[Callable[..., Tensor], dict[str, Tensor], dict[str, Tensor]]
 """An op, its floating tensors and its integer tensors."""
 
 
-def classic_case() -> Case:
+def ms_deform_attn_case() -> Case:
     draw = torch.Generator().manual_seed(0)
     tensors = {
         "value": torch.randn(2, NUM_PIXELS, 3, 8, generator=draw),
@@ -91,7 +91,7 @@ def classic_case() -> Case:
     return mmfs.ms_deform_attn, tensors, {}
 
 
-def mmfs_case() -> Case:
+def mmfs_attention_case() -> Case:
     draw = torch.Generator().manual_seed(1)
     tensors = {
         "value": torch.randn(4, NUM_PIXELS, 3, 8, generator=draw),

@@ -70,7 +70,7 @@ def implementation(value: Tensor) -> ModuleType:
     return embedding_bag if compiled.why_not(value) else compiled
 
 
-def _classic(
+def _ms_deform_attn(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     result: Tensor = implementation(value).ms_deform_attn_forward(
@@ -79,14 +79,14 @@ def _classic(
     return result
 
 
-def _classic_fake(
+def _ms_deform_attn_fake(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     batch, num_queries, num_heads = attention_weights.shape[:3]
     return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
 
 
-def _classic_backward(
+def _ms_deform_attn_backward(
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -100,7 +100,7 @@ def _classic_backward(
     return result
 
 
-def _classic_backward_fake(
+def _ms_deform_attn_backward_fake(
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -112,7 +112,7 @@ def _classic_backward_fake(
     return grad_value, _empty_like(sampling_locations), _empty_like(attention_weights)
 
 
-def _mmfs(
+def _mmfs_attention(
     value: Tensor,
     spatial_shapes: Sequence[int],
     reference_points: Tensor,
@@ -140,7 +140,7 @@ def _mmfs(
     return result
 
 
-def _mmfs_fake(
+def _mmfs_attention_fake(
     value: Tensor,
     spatial_shapes: Sequence[int],
     reference_points: Tensor,
@@ -160,14 +160,14 @@ def _mmfs_fake(
 def _mmfs_attention_with_lse(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
     computes = implementation(value)
     if computes is not cuda:
-        return _mmfs(value, spatial_shapes, *rest), _no_lse(value)
+        return _mmfs_attention(value, spatial_shapes, *rest), _no_lse(value)
     *given, image_shapes = rest
     sizes = spatial_shapes if image_shapes is None else image_shapes
     return cuda.mmfs_attention_with_lse(value, sizes, *given)
 
 
 def _mmfs_attention_with_lse_fake(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
-    out = _mmfs_fake(value, spatial_shapes, *rest)
+    out = _mmfs_attention_fake(value, spatial_shapes, *rest)
     if implementation(value) is not cuda:
         return out, _no_lse(value)
     attention_logits: Tensor = rest[2]
@@ -178,7 +178,7 @@ def _no_lse(value: Tensor) -> Tensor:
     return value.new_empty(0, dtype=accumulation_dtype(value.dtype))
 
 
-def _mmfs_backward(
+def _mmfs_attention_backward(
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -214,7 +214,7 @@ def _mmfs_backward(
     return result
 
 
-def _mmfs_backward_fake(
+def _mmfs_attention_backward_fake(
     grad_out: Tensor,
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -252,12 +252,12 @@ def _empty_like(tensor: Tensor) -> Tensor:
 # ctx is Any: torch gives a context object that has no public type.
 
 
-def _save_classic(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_ms_deform_attn(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     value, ctx.spatial_shapes, sampling_locations, attention_weights = inputs
     ctx.save_for_backward(value, sampling_locations, attention_weights)
 
 
-def _differentiate_classic(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate_ms_deform_attn(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     value, sampling_locations, attention_weights = ctx.saved_tensors
     needs_value = ctx.needs_input_grad[0]
     grad_value, grad_locations, grad_weights = torch.ops.mmfs.ms_deform_attn_backward(
@@ -266,17 +266,17 @@ def _differentiate_classic(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, .
     return grad_value if needs_value else None, None, grad_locations, grad_weights
 
 
-def _save_mmfs(ctx: Any, inputs: tuple[Any, ...], output: Tensor, lse: Tensor | None = None) -> None:
+def _save_mmfs_attention(ctx: Any, inputs: tuple[Any, ...], output: Tensor, lse: Tensor | None = None) -> None:
     value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes = inputs
     ctx.save_for_backward(value, *tensors, null_value, image_shapes, lse)
 
 
 def _save_mmfs_attention_with_lse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _save_mmfs(ctx, inputs, *output)
+    _save_mmfs_attention(ctx, inputs, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate_mmfs(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
+def _differentiate_mmfs_attention(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     value, *tensors, null_value, image_shapes, lse = ctx.saved_tensors
     offset_table, logit_table = tensors[-2:]
     needs_value = ctx.needs_input_grad[0]
@@ -304,18 +304,22 @@ def _refuse(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
 
 
 for _op, _forward, _fake in (
-    ("mmfs::ms_deform_attn", _classic, _classic_fake),
-    ("mmfs::ms_deform_attn_backward", _classic_backward, _classic_backward_fake),
-    ("mmfs::mmfs_attention", _mmfs, _mmfs_fake),
+    ("mmfs::ms_deform_attn", _ms_deform_attn, _ms_deform_attn_fake),
+    ("mmfs::ms_deform_attn_backward", _ms_deform_attn_backward, _ms_deform_attn_backward_fake),
+    ("mmfs::mmfs_attention", _mmfs_attention, _mmfs_attention_fake),
     ("mmfs::mmfs_attention_with_lse", _mmfs_attention_with_lse, _mmfs_attention_with_lse_fake),
-    ("mmfs::mmfs_attention_backward", _mmfs_backward, _mmfs_backward_fake),
+    ("mmfs::mmfs_attention_backward", _mmfs_attention_backward, _mmfs_attention_backward_fake),
 ):
     torch.library.impl(_op, PORTABLE, _forward)
     torch.library.register_fake(_op, _fake)
-torch.library.register_autograd("mmfs::ms_deform_attn", _differentiate_classic, setup_context=_save_classic)
-torch.library.register_autograd("mmfs::mmfs_attention", _differentiate_mmfs, setup_context=_save_mmfs)
 torch.library.register_autograd(
-    "mmfs::mmfs_attention_with_lse", _differentiate_mmfs, setup_context=_save_mmfs_attention_with_lse
+    "mmfs::ms_deform_attn", _differentiate_ms_deform_attn, setup_context=_save_ms_deform_attn
+)
+torch.library.register_autograd(
+    "mmfs::mmfs_attention", _differentiate_mmfs_attention, setup_context=_save_mmfs_attention
+)
+torch.library.register_autograd(
+    "mmfs::mmfs_attention_with_lse", _differentiate_mmfs_attention, setup_context=_save_mmfs_attention_with_lse
 )
 torch.library.register_autograd("mmfs::ms_deform_attn_backward", _refuse)
 torch.library.register_autograd("mmfs::mmfs_attention_backward", _refuse)

@@ -40,11 +40,11 @@ PARAMETERS = (
     "logit_table",
     "null_value",
 )
-"""Fields of Fused that have a gradient, in the order of `mmfs_attention_backward`."""
+"""Fields of MMFSAttentionCall that have a gradient, in the order of `mmfs_attention_backward`."""
 
 
 class Sizes(ctypes.Structure):
-    """MmfsSizes of kernels/cpu.cpp."""
+    """CallSizes of kernels/cpu.cpp."""
 
     _fields_ = (
         ("storage", ctypes.c_int64),
@@ -58,13 +58,13 @@ class Sizes(ctypes.Structure):
         ("num_levels", ctypes.c_int64),
         ("num_points", ctypes.c_int64),
         ("sizes_per_image", ctypes.c_int64),
-        ("ordered", ctypes.c_int64),
+        ("deterministic", ctypes.c_int64),
         ("spatial_shapes", ctypes.c_void_p),
     )
 
 
-class Classic(ctypes.Structure):
-    """MmfsClassic of kernels/cpu.cpp."""
+class MSDeformAttnCall(ctypes.Structure):
+    """MSDeformAttnCall of kernels/cpu.cpp."""
 
     kept: tuple[object, ...]  # what the pointers point into
 
@@ -81,8 +81,8 @@ class Classic(ctypes.Structure):
     )
 
 
-class Fused(ctypes.Structure):
-    """MmfsFused of kernels/cpu.cpp."""
+class MMFSAttentionCall(ctypes.Structure):
+    """MMFSAttentionCall of kernels/cpu.cpp."""
 
     kept: tuple[object, ...]  # what the pointers point into
 
@@ -170,10 +170,10 @@ def library(instruction_set: InstructionSet) -> ctypes.CDLL:
         )
     loaded = ctypes.CDLL(str(path))
     for name, call in (
-        ("mmfs_cpu_ms_deform_attn", Classic),
-        ("mmfs_cpu_ms_deform_attn_backward", Classic),
-        ("mmfs_cpu_mmfs_attention", Fused),
-        ("mmfs_cpu_mmfs_attention_backward", Fused),
+        ("mmfs_cpu_ms_deform_attn", MSDeformAttnCall),
+        ("mmfs_cpu_ms_deform_attn_backward", MSDeformAttnCall),
+        ("mmfs_cpu_mmfs_attention", MMFSAttentionCall),
+        ("mmfs_cpu_mmfs_attention_backward", MMFSAttentionCall),
     ):
         function = getattr(loaded, name)
         function.argtypes = (ctypes.POINTER(call),)
@@ -223,7 +223,7 @@ def ms_deform_attn_forward(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """`reference.ms_deform_attn_reference`, without a graph."""
-    call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
+    call = ms_deform_attn_call(value, spatial_shapes, sampling_locations, attention_weights)
     out = value.new_empty(*attention_weights.shape[:2], value.shape[2] * value.shape[3])
     call.out = out.data_ptr()
     check(best_library().mmfs_cpu_ms_deform_attn(call), value, spatial_shapes)
@@ -239,7 +239,7 @@ def ms_deform_attn_backward(
     needs_value: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights."""
-    call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
+    call = ms_deform_attn_call(value, spatial_shapes, sampling_locations, attention_weights)
     working = accumulation_dtype(value.dtype)
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
@@ -271,7 +271,7 @@ def mmfs_attention_forward(
 ) -> Tensor:
     """`reference.mmfs_attention_reference`, without a graph. reference_points [B, Q, 2]."""
     parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
-    call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
+    call = mmfs_attention_call(value, spatial_shapes, visible, null_logit, parameters)
     out = value.new_empty(*attention_logits.shape[:2], value.shape[-2] * value.shape[-1])
     call.out = out.data_ptr()
     check(best_library().mmfs_cpu_mmfs_attention(call), value, spatial_shapes, visible)
@@ -294,7 +294,7 @@ def mmfs_attention_backward(
 ) -> MMFSGradients:
     """Gradients of `mmfs_attention_forward`; of value only if needs_value."""
     parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
-    call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
+    call = mmfs_attention_call(value, spatial_shapes, visible, null_logit, parameters)
     working = accumulation_dtype(value.dtype)
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
@@ -322,7 +322,7 @@ def ms_deform_attn_strategy(
     is_forward: bool,
 ) -> Strategy:
     """How `ms_deform_attn_forward` or `ms_deform_attn_backward` computes: asks the kernel, computes nothing."""
-    call = classic_call(value, spatial_shapes, sampling_locations, attention_weights)
+    call = ms_deform_attn_call(value, spatial_shapes, sampling_locations, attention_weights)
     strategy = Strategy()
     check(best_library().mmfs_cpu_ms_deform_attn_strategy(call, is_forward, strategy), value, spatial_shapes)
     return strategy
@@ -344,7 +344,7 @@ def mmfs_attention_strategy(
 ) -> Strategy:
     """How `mmfs_attention_forward` or `mmfs_attention_backward` computes: asks the kernel, computes nothing."""
     parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
-    call = fused_call(value, spatial_shapes, visible, null_logit, parameters)
+    call = mmfs_attention_call(value, spatial_shapes, visible, null_logit, parameters)
     strategy = Strategy()
     check(best_library().mmfs_cpu_mmfs_attention_strategy(call, is_forward, strategy), value, spatial_shapes, visible)
     return strategy
@@ -354,16 +354,16 @@ def mmfs_attention_strategy(
 # The arguments of a call
 
 
-def classic_call(
+def ms_deform_attn_call(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> Classic:
+) -> MSDeformAttnCall:
     """The call without its results."""
     working = accumulation_dtype(value.dtype)
     value = value.contiguous()
     locations = as_array(sampling_locations, working)
     weights = as_array(attention_weights, working)
     shapes = flat_shapes(spatial_shapes)
-    call = Classic(
+    call = MSDeformAttnCall(
         sizes=sizes_of(value, shapes, attention_weights, num_images=value.shape[0], sizes_per_image=False),
         value=value.data_ptr(),
         sampling_locations=locations.data_ptr(),
@@ -373,13 +373,13 @@ def classic_call(
     return call
 
 
-def fused_call(
+def mmfs_attention_call(
     value: Tensor,
     spatial_shapes: Sequence[int] | Tensor,
     visible: Tensor,
     null_logit: float | None,
     parameters: Sequence[Tensor | None],
-) -> Fused:
+) -> MMFSAttentionCall:
     """The call without its results; parameters in the order of PARAMETERS."""
     working = accumulation_dtype(value.dtype)
     value = value.contiguous()
@@ -390,7 +390,7 @@ def fused_call(
     shapes = flat_shapes(spatial_shapes)
     sizes_per_image = isinstance(spatial_shapes, Tensor)
     num_images = len(spatial_shapes) if sizes_per_image else value.shape[0]
-    call = Fused(
+    call = MMFSAttentionCall(
         sizes=sizes_of(value, shapes, logits, num_images, sizes_per_image),
         offset_ages=0 if offset_table is None else offset_table.shape[0],
         logit_ages=0 if logit_table is None else logit_table.shape[0],
@@ -435,7 +435,7 @@ def sizes_of(
         num_levels=num_levels,
         num_points=num_points,
         sizes_per_image=sizes_per_image,
-        ordered=torch.are_deterministic_algorithms_enabled(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
         spatial_shapes=ctypes.addressof(shapes),
     )
 

@@ -19,12 +19,12 @@ from mmfs.kernels.source import Instance
 from mmfs.kernels.value_gradient import value_gradient_instances
 
 ROW_KERNELS = (
-    "classic_forward",
+    "ms_deform_attn_forward",
     "add_splits",
-    "classic_backward",
-    "fused_forward",
+    "ms_deform_attn_backward",
+    "mmfs_attention_forward",
     "merge_splits",
-    "fused_backward",
+    "mmfs_attention_backward",
 )
 
 
@@ -188,7 +188,7 @@ def mmfs_attention_backward(
         null_value,
         needs_value,
         lse=lse,
-        ordered=torch.are_deterministic_algorithms_enabled(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
     )
 
 

@@ -69,7 +69,7 @@ class Attention(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The classic op
+# ms_deform_attn
 
 
 def ms_deform_attn_forward(
@@ -79,7 +79,7 @@ def ms_deform_attn_forward(
     table = pixel_table(value)
     batch, num_queries, num_heads = attention_weights.shape[:3]
     out = table.new_empty(batch * num_queries * num_heads, value.shape[-1])  # [T*H, D]
-    for chunk in classic_chunks(value, spatial_shapes, sampling_locations, attention_weights):
+    for chunk in ms_deform_attn_chunks(value, spatial_shapes, sampling_locations, attention_weights):
         out[bags_of(chunk.queries, num_heads)] = sum_of_rows(table, chunk)
     return out.view(batch, num_queries, num_heads * value.shape[-1]).to(value.dtype)
 
@@ -99,7 +99,7 @@ def ms_deform_attn_backward(
     grad_locations = grad.new_empty(sampling_locations.flatten(0, 1).shape)  # [T, H, L, P, 2]
     grad_weights = grad.new_empty(attention_weights.flatten(0, 1).shape)
     entries: list[Entries] = []
-    for chunk in classic_chunks(value, spatial_shapes, sampling_locations, attention_weights):
+    for chunk in ms_deform_attn_chunks(value, spatial_shapes, sampling_locations, attention_weights):
         dots, slopes = sample_gradients(table, chunk, grad)
         grad_weights[chunk.queries] = dots.unflatten(0, (-1, num_heads))
         grad_locations[chunk.queries] = (slopes * chunk.weights[..., None]).unflatten(0, (-1, num_heads))
@@ -112,7 +112,7 @@ def ms_deform_attn_backward(
     )
 
 
-def classic_chunks(
+def ms_deform_attn_chunks(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Iterator[Chunk]:
     """Row b of the batch samples image b: a triple is a bag."""
@@ -131,7 +131,7 @@ def classic_chunks(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The multi-image op
+# mmfs_attention
 
 
 def mmfs_attention_forward(
@@ -150,7 +150,7 @@ def mmfs_attention_forward(
     table = pixel_table(value)
     batch, num_queries, num_heads = attention_logits.shape[:3]
     out = table.new_empty(batch * num_queries, num_heads, value.shape[-1])
-    chunks = visible_chunks(
+    chunks = mmfs_attention_chunks(
         value,
         spatial_shapes,
         reference_points,
@@ -215,7 +215,7 @@ def mmfs_attention_backward(
     grad_logit_table = zeros_like(logit_table, flat=False)
     grad_null_value = zeros_like(null_value, flat=False)
     entries: list[Entries] = []
-    chunks = visible_chunks(
+    chunks = mmfs_attention_chunks(
         value,
         spatial_shapes,
         reference_points,
@@ -263,7 +263,7 @@ def mmfs_attention_backward(
     )
 
 
-def visible_chunks(
+def mmfs_attention_chunks(
     value: Tensor,
     spatial_shapes: Sequence[int] | Tensor,
     reference_points: Tensor,

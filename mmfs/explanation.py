@@ -57,10 +57,10 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
     else:
         computes = implementation(value)
         if computes is cuda:
-            ordered = torch.are_deterministic_algorithms_enabled()
+            deterministic = torch.are_deterministic_algorithms_enabled()
             device = cuda_device(cuda.device_index(value.device))
             who = "the CUDA kernels"
-            lines = of_cuda(op.__name__, given, device.num_sms, device.shared_bytes, ordered)
+            lines = of_cuda(op.__name__, given, device.num_sms, device.shared_bytes, deterministic)
         elif computes is compiled:
             who, lines = f"the compiled CPU kernel, {compiled.best_instruction_set()}", of_compiled(op.__name__, given)
         else:
@@ -152,7 +152,7 @@ class Notebook:
         self.arguments = arguments
 
 
-def of_cuda(name: str, given: dict[str, Any], num_sms: int, shared_bytes: int, ordered: bool) -> list[str]:
+def of_cuda(name: str, given: dict[str, Any], num_sms: int, shared_bytes: int, deterministic: bool) -> list[str]:
     """What launches on a GPU with so many multiprocessors, and so much shared memory for a block."""
     call: dict[str, Any] = {
         key: without_memory(part) if isinstance(part, Tensor) else part for key, part in given.items()
@@ -163,10 +163,10 @@ def of_cuda(name: str, given: dict[str, Any], num_sms: int, shared_bytes: int, o
     grad_out = value.new_empty(*query_shape, value.shape[-2] * value.shape[-1])
     if name == "ms_deform_attn":
         calls.ms_deform_attn_forward(forward, **call)
-        calls.ms_deform_attn_backward(backward, grad_out, **call, needs_value=True, ordered=ordered)
+        calls.ms_deform_attn_backward(backward, grad_out, **call, needs_value=True, deterministic=deterministic)
     else:
         calls.mmfs_attention_forward(forward, **call)
-        calls.mmfs_attention_backward(backward, grad_out, **call, needs_value=True, ordered=ordered)
+        calls.mmfs_attention_backward(backward, grad_out, **call, needs_value=True, deterministic=deterministic)
 
     lines = [f"forward: {launched(launch)}" for launch in forward.launches]
     if len(forward.launches) > 1:
@@ -179,8 +179,8 @@ def of_cuda(name: str, given: dict[str, Any], num_sms: int, shared_bytes: int, o
         plan = plan_value_gradient(
             backward.arguments,
             value.dtype,
-            fused=name == "mmfs_attention",
-            ordered=ordered,
+            is_mmfs_attention=name == "mmfs_attention",
+            deterministic=deterministic,
             num_sms=num_sms,
             shared_bytes=shared_bytes,
         )

@@ -87,7 +87,7 @@ class MMFS(nn.Module):
         self.value_dim = value_dim
         self.output_dim = output_dim
         self.max_age = max_age
-        self.base = both_ways(base)
+        self.base = pair(base)
         self.offset_init = offset_init
         self.offset_init_cells = offset_init_cells
 
@@ -206,10 +206,10 @@ class MMFS(nn.Module):
             values,
             self.spatial_shapes if spatial_shapes is None else spatial_shapes,
             reference_points,
-            in_images(offsets, cells),
+            normalise(offsets, cells),
             logits,
             visible,
-            offset_table=in_images(offset_table, cells),
+            offset_table=normalise(offset_table, cells),
             logit_table=logit_table,
             null_logit=None if null_value is None else 0.0,
             null_value=null_value,
@@ -234,7 +234,7 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} is {count}. Expected at least 1.")
 
 
-def both_ways(base: int | Sequence[int]) -> tuple[int, int]:
+def pair(base: int | Sequence[int]) -> tuple[int, int]:
     """Cells (w, h); one number is for both."""
     cells = tuple(base) if isinstance(base, Sequence) else (base, base)
     if len(cells) != 2 or not all(isinstance(side, Integral) for side in cells):
@@ -255,7 +255,7 @@ def check_dtypes(name: str, bank: Tensor, query: Tensor, parameters: torch.dtype
     raise TypeError("{} are {}, query {}, parameters {}. Expected one dtype, or autocast.".format(name, *dtypes))
 
 
-def in_images(offsets: Tensor, cells: tuple[int, int]) -> Tensor:
+def normalise(offsets: Tensor, cells: tuple[int, int]) -> Tensor:
     """(x, y) in cells -> (x, y) in images of (w, h) cells; float32 at least: a location in bfloat16 is off."""
     x, y = offsets.to(torch.promote_types(offsets.dtype, torch.float32)).unbind(-1)
     return torch.stack([x / cells[0], y / cells[1]], dim=-1)

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 
 from mmfs.kernels.arguments import Arguments
-from mmfs.kernels.calls import FEWEST_CLASSIC_BATCHES
+from mmfs.kernels.calls import FEWEST_MS_DEFORM_ATTN_BATCHES
 from mmfs.kernels.plan import VECTOR_BYTES, Channels, Launch, plan_rows, plan_splits, share_channels
 from mmfs.kernels.source import Instance
 from plugins_trt.node_contract import INPUTS, Node, Sizes, sizes_of
 
-MOST_PROCESSORS: Final = 256
+MOST_SMS: Final = 256
 """Processors of a GPU that the workspace is made for, before anyone knows the GPU; a larger one has some to spare."""
 
-KERNELS: Final = {"MMFS": ("fused_forward", "merge_splits"), "MSDeformAttn": ("classic_forward", "add_splits")}
+KERNELS: Final = {
+    "MMFS": ("mmfs_attention_forward", "merge_splits"),
+    "MSDeformAttn": ("ms_deform_attn_forward", "add_splits"),
+}
 """Of each node: the one that samples, and the one that adds up its parts where samples of a row are split."""
 
 
@@ -72,8 +75,8 @@ def workspace_bytes(node: Node, shapes: Sequence[Sequence[int]], dtype: torch.dt
     if most_splits == 1:
         return 0
     rows_per_block = launch.threads // channels.lanes
-    # Rows are split while there are fewer than two blocks for each processor, and then into at most so many parts.
-    parts = min(2 * MOST_PROCESSORS * rows_per_block, most_splits * sizes.num_rows * sizes.num_heads)
+    # Rows are split while there are fewer than two blocks for each multiprocessor, and then into at most so many parts.
+    parts = min(2 * MOST_SMS * rows_per_block, most_splits * sizes.num_rows * sizes.num_heads)
     return parts * (sizes.num_channels + 2) * channels.wide_bytes
 
 
@@ -109,7 +112,7 @@ def launches(
         return []
     channels = channels_of(sizes.num_channels, output.dtype)
     launch = plan(node, sizes, channels)
-    launch = _split(node, sizes, channels, launch, min(num_sms, MOST_PROCESSORS))
+    launch = _split(node, sizes, channels, launch, min(num_sms, MOST_SMS))
     arguments = arguments_of(node, sizes, given, output)
     arguments.num_splits = launch.grid[2]
     planned = [launch]
@@ -139,7 +142,7 @@ def _split(node: Node, sizes: Sizes, channels: Channels, launch: Launch, num_sms
     num_samples = sizes.num_levels * sizes.num_points
     if node.operator == "MMFS":
         return plan_splits(launch, channels, num_samples, sizes.num_images, num_sms)
-    return plan_splits(launch, channels, num_samples, 1, num_sms, FEWEST_CLASSIC_BATCHES)
+    return plan_splits(launch, channels, num_samples, 1, num_sms, FEWEST_MS_DEFORM_ATTN_BATCHES)
 
 
 def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any) -> Arguments:
@@ -152,7 +155,7 @@ def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any
         output: likewise.
     """
     tensors = {name: _as_tensor(address) for name, address in given.items()}
-    fused = node.operator == "MMFS"
+    is_mmfs_attention = node.operator == "MMFS"
     return Arguments(
         num_rows=sizes.num_rows,
         num_queries=sizes.num_queries,
@@ -172,8 +175,8 @@ def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any
         visible=tensors.get("visible"),
         value=tensors["value"],
         points=tensors.get("reference_points"),
-        offsets=tensors["sampling_offsets" if fused else "sampling_locations"],
-        logits=tensors["attention_logits" if fused else "attention_weights"],
+        offsets=tensors["sampling_offsets" if is_mmfs_attention else "sampling_locations"],
+        logits=tensors["attention_logits" if is_mmfs_attention else "attention_weights"],
         offset_table=tensors.get("offset_table"),
         logit_table=tensors.get("logit_table"),
         null_value=tensors.get("null_value"),

@@ -1,4 +1,4 @@
-"""What a runtime has to know about the mmfs nodes: inputs, sizes, types. Every carrier of a plugin asks here.
+"""What a runtime has to know about the mmfs nodes: inputs, sizes, types. Every kind of plugin asks here.
 
 Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
 B batch, Q queries, A rows of the tables.

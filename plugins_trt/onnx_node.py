@@ -36,7 +36,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     plugin_namespace and plugin_version, by which TensorRT finds the plugin.
     """
     return {
-        torch.ops.mmfs.mmfs_attention.default: _mmfs,
+        torch.ops.mmfs.mmfs_attention.default: _mmfs_attention,
         torch.ops.mmfs.ms_deform_attn.default: _ms_deform_attn,
     }
 
@@ -66,7 +66,7 @@ _MSDEFORMATTN = _bare(onnx_function.MSDeformAttn)
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
 
-def _mmfs(
+def _mmfs_attention(
     value,  # [N, S, H, D]
     spatial_shapes: Sequence[int],
     reference_points,  # [B, Q, 2]

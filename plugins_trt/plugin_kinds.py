@@ -14,7 +14,7 @@ from plugins_trt.machine_code import PTX_ARCHITECTURE
 from plugins_trt.node_contract import NAMESPACE
 from plugins_trt.plugin import Plugins
 
-CARRIERS: Final = ("aot", "python", "library")
+PLUGIN_KINDS: Final = ("aot", "python", "library")
 """aot: the kernels are in the plan, and nothing is needed to load it. python: the kernels are in the plan, which needs
 `plugin.Plugins`. library: the compiled C++ plugin, which goes into the plan itself."""
 
@@ -39,12 +39,12 @@ class PluginKind(Protocol):
 
 
 def check_plugin_kind(name: str, builder: str, library: Path | None) -> None:
-    """Raise ValueError unless a builder takes a carrier.
+    """Raise ValueError unless a builder takes this kind of plugin.
 
     Args:
-        name: one of `CARRIERS`.
+        name: one of `PLUGIN_KINDS`.
         builder: a key of `tensorrt_package.PACKAGES`.
-        library: the file of the C++ plugin, for the carrier of this name.
+        library: the file of the C++ plugin, for the kind "library".
     """
     if name == "aot" and builder == "rtx":
         raise ValueError("TensorRT-RTX has no ahead-of-time plugins. Take --plugin python, or --builder tensorrt.")
@@ -60,7 +60,7 @@ def open_plugin_kind(
     """Make a TensorRT know the mmfs plugins.
 
     Args:
-        name: one of `CARRIERS`.
+        name: one of `PLUGIN_KINDS`.
         trt: from `tensorrt_package.open_package`.
         architectures: for which "python" compiles kernels.
         library: the file of "library".

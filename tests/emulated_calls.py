@@ -12,8 +12,8 @@ from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from numerics import assert_within_error_budget
 from op_cases import Case
 
-CLASSIC = ("output", "value", "sampling_locations", "attention_weights")
-MMFS = (
+MS_DEFORM_ATTN = ("output", "value", "sampling_locations", "attention_weights")
+MMFS_ATTENTION = (
     "output",
     "value",
     "reference_points",
@@ -30,18 +30,20 @@ def weighting_of(out: Tensor) -> Tensor:
     return torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view_as(out).to(out)
 
 
-def run_classic(device: Any, case: Case, dtype: torch.dtype, *, ordered: bool = False) -> dict[str, Tensor]:
+def run_ms_deform_attn(
+    device: Any, case: Case, dtype: torch.dtype, *, deterministic: bool = False
+) -> dict[str, Tensor]:
     value, locations, weights = (tensor.to(dtype) for tensor in case.tensors.values())
     sizes = [side for size in case.rest["spatial_shapes"] for side in size]
     out = calls.ms_deform_attn_forward(device, value, sizes, locations, weights)
     gradients = calls.ms_deform_attn_backward(
-        device, weighting_of(out), value, sizes, locations, weights, needs_value=True, ordered=ordered
+        device, weighting_of(out), value, sizes, locations, weights, needs_value=True, deterministic=deterministic
     )
-    return dict(zip(CLASSIC, (out, *gradients), strict=True))
+    return dict(zip(MS_DEFORM_ATTN, (out, *gradients), strict=True))
 
 
-def run_mmfs(
-    device: Any, case: Case, dtype: torch.dtype, *, ordered: bool = False, keep_log_sums: bool = False
+def run_mmfs_attention(
+    device: Any, case: Case, dtype: torch.dtype, *, deterministic: bool = False, keep_lse: bool = False
 ) -> dict[str, Tensor]:
     tensors = {name: tensor.to(dtype) for name, tensor in case.tensors.items()}
     sizes = case.rest["spatial_shapes"]
@@ -63,10 +65,10 @@ def run_mmfs(
         weighting_of(out),
         *arguments,
         needs_value=True,
-        lse=lse if keep_log_sums else None,
-        ordered=ordered,
+        lse=lse if keep_lse else None,
+        deterministic=deterministic,
     )
-    named = dict(zip(MMFS, (out, *gradients), strict=True))
+    named = dict(zip(MMFS_ATTENTION, (out, *gradients), strict=True))
     return {name: part for name, part in named.items() if name in ("output", *case.tensors)}
 
 
@@ -76,17 +78,19 @@ def flat_sizes(spatial_shapes: Any) -> Any:
     return [side for size in spatial_shapes for side in size]
 
 
-def classic_specification(spatial_shapes: Any, **tensors: Any) -> Tensor:
+def ms_deform_attn_specification(spatial_shapes: Any, **tensors: Any) -> Tensor:
     return ms_deform_attn_reference(spatial_shapes=flat_sizes(spatial_shapes), **tensors)
 
 
-def mmfs_specification(spatial_shapes: Any, **rest: Any) -> Tensor:
+def mmfs_attention_specification(spatial_shapes: Any, **rest: Any) -> Tensor:
     return mmfs_attention_reference(spatial_shapes=flat_sizes(spatial_shapes), **rest)
 
 
 def assert_agrees(actual: dict[str, Tensor], case: Case, dtype: torch.dtype) -> None:
     """Within twice plain PyTorch's own error in this dtype, for inputs that are exactly those of the dtype."""
-    specification = classic_specification if "sampling_locations" in case.tensors else mmfs_specification
+    specification = (
+        ms_deform_attn_specification if "sampling_locations" in case.tensors else mmfs_attention_specification
+    )
     rounded = Case({name: tensor.to(dtype).double() for name, tensor in case.tensors.items()}, case.rest)
     exact = rounded.run(specification)
     baseline = case.run(specification, dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
-from op_cases import classic_case, mmfs_case
+from op_cases import mmfs_attention_case, ms_deform_attn_case
 from plugins_trt.node_contract import INPUTS, Node
 
 LEVELS = ((4, 7), (3, 2))
@@ -18,7 +18,9 @@ FLAT = (4, 7, 3, 2)
 
 def node_and_inputs(operator: str, dtype: torch.dtype, **options: Any) -> tuple[Node, list[Tensor]]:
     """A node, and the tensors of a case as a runtime hands them over: values of dtype, the others float32."""
-    case = classic_case(LEVELS, **options) if operator == "MSDeformAttn" else mmfs_case(LEVELS, **options)
+    case = (
+        ms_deform_attn_case(LEVELS, **options) if operator == "MSDeformAttn" else mmfs_attention_case(LEVELS, **options)
+    )
     node = Node(operator, FLAT, case.rest.get("null_logit"))
     tensors = {
         name: tensor.to(dtype if name in ("value", "null_value") else torch.float32)

@@ -38,7 +38,7 @@ class Case:
         return {"output": out.detach(), **named}
 
 
-def classic_case(
+def ms_deform_attn_case(
     sizes: Sizes = NOT_SQUARE,
     *,
     batch: int = 2,
@@ -63,7 +63,7 @@ def classic_case(
     )
 
 
-def mmfs_case(
+def mmfs_attention_case(
     sizes: Sizes = NOT_SQUARE,
     *,
     batch: int = 2,
@@ -102,7 +102,7 @@ def mmfs_case(
     return Case(tensors, {"spatial_shapes": sizes, "visible": visible, "null_logit": null_logit})
 
 
-def classic_by_grid_sample(
+def ms_deform_attn_by_grid_sample(
     value: Tensor, spatial_shapes: Sizes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """ms_deform_attn with PyTorch's own bilinear sampling."""
@@ -120,7 +120,7 @@ def classic_by_grid_sample(
     return out.flatten(2)
 
 
-def mmfs_one_by_one(
+def mmfs_attention_one_by_one(
     value: Tensor,
     spatial_shapes: Sizes,
     reference_points: Tensor,

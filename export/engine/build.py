@@ -59,7 +59,7 @@ class BuildOptions:
     """For which the kernels of the carrier "python" are compiled."""
 
     plugin: str | None = None
-    """One of `plugins_trt.plugin_kinds.CARRIERS`; None: the builder's usual one."""
+    """One of `plugins_trt.plugin_kinds.PLUGIN_KINDS`; None: the builder's usual one."""
 
     plugin_library: Path | None = None
     """The file of the carrier "library"."""

@@ -39,7 +39,7 @@ class Loader:
 
     Args:
         trt: from `plugins_trt.tensorrt_package.open_package`.
-        carriers: of the plugins in the plans, as the manifest names them (`plugins_trt.plugin_kinds.CARRIERS`).
+        carriers: of the plugins in the plans, as the manifest names them (`plugins_trt.plugin_kinds.PLUGIN_KINDS`).
     """
 
     trt: ModuleType

@@ -34,7 +34,7 @@ struct Arguments {
     int64 num_splits;        // parts into which the samples of a row and head are split
     int64 num_tiles;         // parts of the gradients of tables and null_value that a caller adds up; 1: added here
     int64 tile_pixels;       // pixels of a block that owns a part of the gradient of value
-    int64 has_log_sums;      // 0: fused_backward computes lse first
+    int64 has_lse;      // 0: mmfs_attention_backward computes lse first
     int64 has_null;
     double null_logit;
     int64 heights[MAX_LEVELS];  // not read with image_planes
@@ -44,8 +44,8 @@ struct Arguments {
 
     const void* value;  // [R, H, D]
     Array points;       // [T, 2], reference points
-    Array offsets;      // [T, H, P, 2], or the locations [T, H, L, P, 2] of the classic op
-    Array logits;       // [T, H, L, P], or the weights of the classic op
+    Array offsets;      // [T, H, P, 2], or the locations [T, H, L, P, 2] of ms_deform_attn
+    Array logits;       // [T, H, L, P], or the weights of ms_deform_attn
     Array offset_table;  // [A, H, P, 2]
     Array logit_table;   // [A, H, L, P]
     Array null_value;    // [H, D]

@@ -32,7 +32,7 @@ class Arguments:
     num_splits: int = 1
     num_tiles: int = 1
     tile_pixels: int = 0
-    has_log_sums: bool = False
+    has_lse: bool = False
     has_null: bool = False
     null_logit: float = 0.0
     heights: tuple[int, ...] = ()

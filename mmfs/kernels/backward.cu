@@ -151,7 +151,7 @@ struct BatchGradient {
 };
 
 template <typename T, int VECTOR, int LANES, int CHUNKS>
-MMFS_DEVICE void classic_backward(const Arguments& arguments) {
+MMFS_DEVICE void ms_deform_attn_backward(const Arguments& arguments) {
     using W = Wide<T>;
     SharedMemory memory;
     const Place<LANES> place(arguments);
@@ -168,7 +168,7 @@ MMFS_DEVICE void classic_backward(const Arguments& arguments) {
         W weight = 0;
         if (own) {
             level = level_of(arguments, image, index / static_cast<int>(arguments.num_points));
-            const Location<W> location = classic_location<W>(arguments, place.row, place.head, index);
+            const Location<W> location = ms_deform_attn_location<W>(arguments, place.row, place.head, index);
             place_sample(location.x, location.y, level.height, level.width, sample);
             weight = read<W>(arguments.logits, entry);
         }
@@ -252,13 +252,13 @@ MMFS_DEVICE void add_offsets_of_age(const Arguments& arguments, const SharedArra
 
 // The log-sum-exp of a row, again, from its logits alone. The whole warp calls it.
 template <typename W, int LANES>
-MMFS_DEVICE W log_sum_of(const Arguments& arguments, const Place<LANES>& place, const Visible& visible) {
+MMFS_DEVICE W lse_of(const Arguments& arguments, const Place<LANES>& place, const Visible& visible) {
     const int samples = static_cast<int>(arguments.num_levels * arguments.num_points);
     Softmax<W> softmax = empty_softmax<W>();
     W scale;
     for (int age = 1; age <= visible.count; ++age) {
         for (int index = place.lane; index < samples; index += LANES) {
-            add_logit(softmax, fused_logit<W>(arguments, place.row, place.head, age, index), scale);
+            add_logit(softmax, mmfs_attention_logit<W>(arguments, place.row, place.head, age, index), scale);
         }
     }
     const W peak = group_max<LANES>(softmax.peak);
@@ -271,7 +271,7 @@ MMFS_DEVICE W log_sum_of(const Arguments& arguments, const Place<LANES>& place, 
 
 // All gradients in one launch. The block walks the ages in step, because rows of one age add to the same table rows.
 template <typename T, int VECTOR, int LANES, int CHUNKS>
-MMFS_DEVICE void fused_backward(const Arguments& arguments) {
+MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
     using W = Wide<T>;
     SharedMemory memory;
     const Place<LANES> place(arguments);
@@ -286,18 +286,18 @@ MMFS_DEVICE void fused_backward(const Arguments& arguments) {
 
     const Visible visible = place.active ? visible_of(arguments, place.row) : Visible{0, 0, true};
     const int64 row_and_head = place.row_and_head(arguments);
-    W* kept_log_sum = static_cast<W*>(arguments.lse) + row_and_head;
-    W log_sum = 0;
-    if (!arguments.has_log_sums) {
-        log_sum = log_sum_of<W, LANES>(arguments, place, visible);
+    W* kept_lse = static_cast<W*>(arguments.lse) + row_and_head;
+    W lse = 0;
+    if (!arguments.has_lse) {
+        lse = lse_of<W, LANES>(arguments, place, visible);
         if (place.active && place.lane == 0) {
-            store(kept_log_sum, log_sum);
+            store(kept_lse, lse);
         }
     } else if (place.active) {
-        log_sum = load(kept_log_sum);
+        lse = load(kept_lse);
     }
     const W share_of_null =
-        place.active ? null_weight(arguments.has_null != 0, static_cast<W>(arguments.null_logit), log_sum) : 0;
+        place.active ? null_weight(arguments.has_null != 0, static_cast<W>(arguments.null_logit), lse) : 0;
     if (place.lane == 0) {
         of_null[place.group] = share_of_null;
         counts[place.group] = visible.count;
@@ -323,10 +323,10 @@ MMFS_DEVICE void fused_backward(const Arguments& arguments) {
             Level level{1, 1, 0};
             W weight = 0;
             if (own) {
-                weight = weight_of(fused_logit<W>(arguments, place.row, place.head, age, index), log_sum);
+                weight = weight_of(mmfs_attention_logit<W>(arguments, place.row, place.head, age, index), lse);
                 level = level_of(arguments, visible.last - age, index / num_points);
                 const Location<W> location =
-                    fused_location<W>(arguments, place.row, place.head, age, index % num_points);
+                    mmfs_attention_location<W>(arguments, place.row, place.head, age, index % num_points);
                 place_sample(location.x, location.y, level.height, level.width, sample);
             }
             const int count = seen ? min(LANES, samples - first) : 0;
@@ -374,8 +374,8 @@ MMFS_DEVICE void fused_backward(const Arguments& arguments) {
             for (int index = place.lane; index < samples; index += LANES) {
                 W logit = 0;
                 if (age <= visible.count) {
-                    const W weight = weight_of(fused_logit<W>(arguments, place.row, place.head, age, index), log_sum);
-                    logit = -weight * mean;
+                    const W own_logit = mmfs_attention_logit<W>(arguments, place.row, place.head, age, index);
+                    logit = -weight_of(own_logit, lse) * mean;
                 }
                 of_age[place.group * samples + index].logit = logit;
             }

@@ -17,8 +17,8 @@ from mmfs.kernels.plan import Launch, plan_rows, plan_splits, share_channels
 from mmfs.kernels.value_gradient import plan_value_gradient
 from mmfs.reference import accumulation_dtype
 
-FEWEST_CLASSIC_BATCHES = 4
-"""Of a part: the classic op's rows have few samples, and a merge is a launch more."""
+FEWEST_MS_DEFORM_ATTN_BATCHES = 4
+"""Of a split, in batches of samples: the rows of ms_deform_attn have few samples, and merging takes one more launch."""
 
 
 class Device(Protocol):
@@ -34,7 +34,7 @@ class Device(Protocol):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The classic op
+# ms_deform_attn
 
 
 def ms_deform_attn_forward(
@@ -46,14 +46,14 @@ def ms_deform_attn_forward(
 ) -> Tensor:
     """`reference.ms_deform_attn_reference`, without a graph."""
     batch, num_queries, num_heads = attention_weights.shape[:3]
-    arguments = _classic_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    arguments = _ms_deform_attn_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     out = value.new_empty(batch, num_queries, num_heads * value.shape[-1])
     if out.numel():
         arguments.out = out
         channels = share_channels(value.shape[-1], arguments.value, out)
-        launch = plan_rows("classic_forward", channels, arguments.num_rows, num_heads)
+        launch = plan_rows("ms_deform_attn_forward", channels, arguments.num_rows, num_heads)
         num_samples = arguments.num_levels * arguments.num_points
-        launch = plan_splits(launch, channels, num_samples, 1, device.num_sms, FEWEST_CLASSIC_BATCHES)
+        launch = plan_splits(launch, channels, num_samples, 1, device.num_sms, FEWEST_MS_DEFORM_ATTN_BATCHES)
         arguments.num_splits = launch.grid[2]
         if arguments.num_splits == 1:
             device.launch(launch, arguments)
@@ -73,24 +73,26 @@ def ms_deform_attn_backward(
     sampling_locations: Tensor,
     attention_weights: Tensor,
     needs_value: bool,
-    ordered: bool = False,
+    deterministic: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights.
 
-    ordered: all sums are in a fixed order, so that two calls give the same bits.
+    deterministic: all sums are in a fixed order, so that two calls give the same bits.
     """
-    arguments = _classic_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    arguments = _ms_deform_attn_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     arguments.grad_out = grad_out.contiguous()
     works = _works(arguments)
     arguments.grad_offsets = grad_locations = _written(sampling_locations, works)
     arguments.grad_logits = grad_weights = _written(attention_weights, works)
     channels = share_channels(value.shape[-1], arguments.value, arguments.grad_out)
-    launch = plan_rows("classic_backward", channels, arguments.num_rows, arguments.num_heads)
-    grad_value = _launch_backward(device, launch, arguments, value, needs_value, fused=False, ordered=ordered)
+    launch = plan_rows("ms_deform_attn_backward", channels, arguments.num_rows, arguments.num_heads)
+    grad_value = _launch_backward(
+        device, launch, arguments, value, needs_value, is_mmfs_attention=False, deterministic=deterministic
+    )
     return grad_value, grad_locations, grad_weights
 
 
-def _classic_arguments(
+def _ms_deform_attn_arguments(
     value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Arguments:
     batch, num_queries, num_heads, num_levels, num_points = attention_weights.shape
@@ -109,7 +111,7 @@ def _classic_arguments(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The multi-image op
+# mmfs_attention
 
 
 def mmfs_attention_forward(
@@ -131,7 +133,7 @@ def mmfs_attention_forward(
     the pixels of value: finding out before the launch would be to wait for the device.
     """
     batch, num_queries, num_heads = attention_logits.shape[:3]
-    arguments = _mmfs_arguments(
+    arguments = _mmfs_attention_arguments(
         value,
         spatial_shapes,
         reference_points,
@@ -149,7 +151,7 @@ def mmfs_attention_forward(
         return out, lse
     arguments.out, arguments.lse = out, lse
     channels = share_channels(value.shape[-1], arguments.value, out)
-    launch = plan_rows("fused_forward", channels, arguments.num_rows, num_heads)
+    launch = plan_rows("mmfs_attention_forward", channels, arguments.num_rows, num_heads)
     num_samples = arguments.num_levels * arguments.num_points
     launch = plan_splits(launch, channels, num_samples, arguments.num_images, device.num_sms)
     arguments.num_splits = launch.grid[2]
@@ -179,14 +181,14 @@ def mmfs_attention_backward(
     null_value: Tensor | None,
     needs_value: bool,
     lse: Tensor | None = None,
-    ordered: bool = False,
+    deterministic: bool = False,
 ) -> MMFSGradients:
     """Gradients of `mmfs_attention_forward`; of value only if needs_value.
 
     lse: what the forward returned; None: computed again, from the logits.
-    ordered: all sums are in a fixed order, so that two calls give the same bits.
+    deterministic: all sums are in a fixed order, so that two calls give the same bits.
     """
-    arguments = _mmfs_arguments(
+    arguments = _mmfs_attention_arguments(
         value,
         spatial_shapes,
         reference_points,
@@ -202,8 +204,8 @@ def mmfs_attention_backward(
     channels = share_channels(value.shape[-1], arguments.value, arguments.grad_out)
     num_rows, num_heads = arguments.num_rows, arguments.num_heads
     num_samples = arguments.num_levels * arguments.num_points
-    launch = plan_rows("fused_backward", channels, num_rows, num_heads, num_samples, device.shared_bytes)
-    arguments.num_tiles = max(1, launch.grid[0]) if ordered else 1
+    launch = plan_rows("mmfs_attention_backward", channels, num_rows, num_heads, num_samples, device.shared_bytes)
+    arguments.num_tiles = max(1, launch.grid[0]) if deterministic else 1
 
     works = _works(arguments)
     arguments.grad_points = _wide_zeros(value, num_rows, num_heads, 2)
@@ -212,9 +214,11 @@ def mmfs_attention_backward(
     for name, table in (("offset_table", offset_table), ("logit_table", logit_table), ("null_value", null_value)):
         if table is not None:
             setattr(arguments, f"grad_{name}", _wide_zeros(value, arguments.num_tiles, *table.shape))
-    arguments.has_log_sums = lse is not None
+    arguments.has_lse = lse is not None
     arguments.lse = _wide_zeros(value, num_rows, num_heads) if lse is None else lse
-    grad_value = _launch_backward(device, launch, arguments, value, needs_value, fused=True, ordered=ordered)
+    grad_value = _launch_backward(
+        device, launch, arguments, value, needs_value, is_mmfs_attention=True, deterministic=deterministic
+    )
 
     def finished(sums: Tensor | None, tensor: Tensor | None) -> Tensor:
         if sums is None or tensor is None:
@@ -233,7 +237,7 @@ def mmfs_attention_backward(
     )
 
 
-def _mmfs_arguments(
+def _mmfs_attention_arguments(
     value: Tensor,
     spatial_shapes: Sequence[int] | Tensor,
     reference_points: Tensor,
@@ -328,8 +332,8 @@ def _launch_backward(
     value: Tensor,
     needs_value: bool,
     *,
-    fused: bool,
-    ordered: bool,
+    is_mmfs_attention: bool,
+    deterministic: bool,
 ) -> Tensor:
     """Launches what computes the other gradients, and in it or after it the gradient of value.
 
@@ -343,8 +347,8 @@ def _launch_backward(
     plan = plan_value_gradient(
         arguments,
         value.dtype,
-        fused=fused,
-        ordered=ordered,
+        is_mmfs_attention=is_mmfs_attention,
+        deterministic=deterministic,
         num_sms=device.num_sms,
         shared_bytes=device.shared_bytes,
     )

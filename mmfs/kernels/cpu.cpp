@@ -8,8 +8,8 @@
 #include <new>
 
 #include "cpu_bank.h"
-#include "cpu_classic.h"
-#include "cpu_fused.h"
+#include "cpu_ms_deform_attn.h"
+#include "cpu_mmfs_attention.h"
 
 using namespace mmfs;
 
@@ -21,7 +21,7 @@ enum Storage : int64_t { FLOAT32 = 0, FLOAT64 = 1, BFLOAT16 = 2, FLOAT16 = 3 };
 
 enum Status : int32_t { DONE = 0, BAD_SIZES = 1, BAD_VISIBLE = 2, NO_MEMORY = 3, NO_SUCH_STORAGE = 4 };
 
-struct MmfsSizes {
+struct CallSizes {
     int64_t storage;
     int64_t num_threads;
     int64_t batch;
@@ -33,13 +33,13 @@ struct MmfsSizes {
     int64_t num_levels;
     int64_t num_points;
     int64_t sizes_per_image;        // 1: spatial_shapes is [N, L, 2], 0: [L, 2]
-    int64_t ordered;                // 1: the gradients do not depend on num_threads
+    int64_t deterministic;          // 1: the gradients do not depend on num_threads
     const int64_t* spatial_shapes;  // (h, w)
 };
 
 // In a forward call the gradients are null, in a backward call out is. grad_value null: not wanted.
-struct MmfsClassic {
-    MmfsSizes sizes;
+struct MSDeformAttnCall {
+    CallSizes sizes;
     const void* value;               // [B, pixels of an image, H, D]
     const void* sampling_locations;  // [B, Q, H, L, P, 2]
     const void* attention_weights;   // [B, Q, H, L, P]
@@ -51,8 +51,8 @@ struct MmfsClassic {
 };
 
 // Tables and null_value may be null, and then their gradients are.
-struct MmfsFused {
-    MmfsSizes sizes;
+struct MMFSAttentionCall {
+    CallSizes sizes;
     int64_t offset_ages;
     int64_t logit_ages;
     int64_t has_null;
@@ -79,7 +79,7 @@ struct MmfsFused {
 
 namespace {
 
-bool lay_out(const MmfsSizes& sizes, Bank& bank) {
+bool lay_out(const CallSizes& sizes, Bank& bank) {
     bank.num_heads = sizes.num_heads;
     bank.num_channels = sizes.num_channels;
     return mmfs::lay_out(
@@ -101,8 +101,8 @@ Status run(const Op& op, bool is_forward, Strategy* strategy) {
 }
 
 template <typename S, typename W>
-Status run(const MmfsClassic& call, bool is_forward, Strategy* strategy) {
-    Classic<S, W> op{};
+Status run(const MSDeformAttnCall& call, bool is_forward, Strategy* strategy) {
+    MSDeformAttn<S, W> op{};
     if (!lay_out(call.sizes, op.bank)) {
         return BAD_SIZES;
     }
@@ -110,7 +110,7 @@ Status run(const MmfsClassic& call, bool is_forward, Strategy* strategy) {
     op.num_queries = call.sizes.num_queries;
     op.num_points = call.sizes.num_points;
     op.num_threads = call.sizes.num_threads;
-    op.ordered = call.sizes.ordered != 0;
+    op.deterministic = call.sizes.deterministic != 0;
     op.value = static_cast<const S*>(call.value);
     op.locations = static_cast<const W*>(call.sampling_locations);
     op.weights = static_cast<const W*>(call.attention_weights);
@@ -123,8 +123,8 @@ Status run(const MmfsClassic& call, bool is_forward, Strategy* strategy) {
 }
 
 template <typename S, typename W>
-Status run(const MmfsFused& call, bool is_forward, Strategy* strategy) {
-    Fused<S, W> op{};
+Status run(const MMFSAttentionCall& call, bool is_forward, Strategy* strategy) {
+    MMFSAttention<S, W> op{};
     if (!lay_out(call.sizes, op.bank)) {
         return BAD_SIZES;
     }
@@ -134,7 +134,7 @@ Status run(const MmfsFused& call, bool is_forward, Strategy* strategy) {
     op.offset_ages = call.offset_ages;
     op.logit_ages = call.logit_ages;
     op.num_threads = call.sizes.num_threads;
-    op.ordered = call.sizes.ordered != 0;
+    op.deterministic = call.sizes.deterministic != 0;
     op.value = static_cast<const S*>(call.value);
     op.reference_points = static_cast<const W*>(call.reference_points);
     op.offsets = static_cast<const W*>(call.sampling_offsets);
@@ -192,15 +192,19 @@ MMFS_EXPORT int32_t mmfs_cpu_has_avx2() {
 #endif
 }
 
-MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn(const MmfsClassic* call) { return dispatch(*call, true); }
-MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_backward(const MmfsClassic* call) { return dispatch(*call, false); }
-MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention(const MmfsFused* call) { return dispatch(*call, true); }
-MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_backward(const MmfsFused* call) { return dispatch(*call, false); }
+MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn(const MSDeformAttnCall* call) { return dispatch(*call, true); }
+MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_backward(const MSDeformAttnCall* call) { return dispatch(*call, false); }
+MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention(const MMFSAttentionCall* call) { return dispatch(*call, true); }
+MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_backward(const MMFSAttentionCall* call) { return dispatch(*call, false); }
 
 // How a call would be computed. The tensors are not read, but visible is.
-MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_strategy(const MmfsClassic* call, int32_t is_forward, Strategy* strategy) {
+MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_strategy(
+    const MSDeformAttnCall* call, int32_t is_forward, Strategy* strategy
+) {
     return dispatch(*call, is_forward != 0, strategy);
 }
-MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_strategy(const MmfsFused* call, int32_t is_forward, Strategy* strategy) {
+MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_strategy(
+    const MMFSAttentionCall* call, int32_t is_forward, Strategy* strategy
+) {
     return dispatch(*call, is_forward != 0, strategy);
 }

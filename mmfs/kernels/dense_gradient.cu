@@ -1,4 +1,4 @@
-// The gradient of value of the multi-image op as a product of matrices on tensor cores, for small maps and half types.
+// The gradient of value of mmfs_attention as a product of matrices on tensor cores, for small maps and half types.
 // Letters as in arguments.cuh.
 //
 // The bilinear weights of 64 rows on the pixels of a tile form a matrix, mostly zeros, which a block builds in shared

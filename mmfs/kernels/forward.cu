@@ -57,7 +57,7 @@ MMFS_DEVICE void store_out(const Arguments& arguments, const Place<LANES>& place
 
 // With blockIdx.z splits of the samples of a row, each writes its part, and add_splits finishes.
 template <typename T, int VECTOR, int LANES, int CHUNKS>
-MMFS_DEVICE void classic_forward(const Arguments& arguments) {
+MMFS_DEVICE void ms_deform_attn_forward(const Arguments& arguments) {
     using W = Wide<T>;
     SharedMemory memory;
     const Batch<W> batch = take_batch<W>(memory);
@@ -78,7 +78,7 @@ MMFS_DEVICE void classic_forward(const Arguments& arguments) {
         W weight = 0;
         if (place.active && index < samples) {
             level = level_of(arguments, image, index / static_cast<int>(arguments.num_points));
-            const Location<W> location = classic_location<W>(arguments, place.row, place.head, index);
+            const Location<W> location = ms_deform_attn_location<W>(arguments, place.row, place.head, index);
             place_sample(location.x, location.y, level.height, level.width, sample);
             weight = read<W>(arguments.logits, place.row_and_head(arguments) * samples + index);
         }
@@ -98,7 +98,7 @@ MMFS_DEVICE void classic_forward(const Arguments& arguments) {
     }
 }
 
-// Adds up what the splits of classic_forward wrote.
+// Adds up what the splits of ms_deform_attn_forward wrote.
 template <typename T, int VECTOR, int LANES, int CHUNKS>
 MMFS_DEVICE void add_splits(const Arguments& arguments) {
     const Place<LANES> place(arguments);
@@ -127,9 +127,9 @@ MMFS_DEVICE void finish(const Arguments& arguments, const Place<LANES>& place, b
     const bool nothing = softmax.total == 0;
     W share_of_null = nothing ? 1 : null_factor / softmax.total;
     W normalise = nothing ? 0 : scale / softmax.total;
-    W log_sum = log_sum_exp(softmax);
+    W lse = log_sum_exp(softmax);
     if (!inside) {
-        log_sum = share_of_null = normalise = not_a_number<W>();
+        lse = share_of_null = normalise = not_a_number<W>();
     }
     sums.scale(normalise);
     if (arguments.null_value.data != nullptr) {
@@ -142,7 +142,7 @@ MMFS_DEVICE void finish(const Arguments& arguments, const Place<LANES>& place, b
     }
     store_out<T, VECTOR, LANES, CHUNKS>(arguments, place, sums);
     if (arguments.lse != nullptr && place.lane == 0) {
-        store(static_cast<W*>(arguments.lse) + place.row_and_head(arguments), log_sum);
+        store(static_cast<W*>(arguments.lse) + place.row_and_head(arguments), lse);
     }
 }
 
@@ -150,7 +150,7 @@ MMFS_DEVICE void finish(const Arguments& arguments, const Place<LANES>& place, b
 // rows of a block, neighbours in a sequence, then read the same image at the same time. With blockIdx.z splits of the
 // samples of a row, each writes its part, and merge_splits finishes.
 template <typename T, int VECTOR, int LANES, int CHUNKS>
-MMFS_DEVICE void fused_forward(const Arguments& arguments) {
+MMFS_DEVICE void mmfs_attention_forward(const Arguments& arguments) {
     using W = Wide<T>;
     SharedMemory memory;
     const Batch<W> batch = take_batch<W>(memory);
@@ -180,10 +180,10 @@ MMFS_DEVICE void fused_forward(const Arguments& arguments) {
         W logit = minus_infinity<W>();
         if (number < end && index < samples) {
             const int num_points = static_cast<int>(arguments.num_points);
-            logit = fused_logit<W>(arguments, place.row, place.head, age, index);
+            logit = mmfs_attention_logit<W>(arguments, place.row, place.head, age, index);
             level = level_of(arguments, visible.last - age, index / num_points);
             const Location<W> location =
-                fused_location<W>(arguments, place.row, place.head, age, index % num_points);
+                mmfs_attention_location<W>(arguments, place.row, place.head, age, index % num_points);
             place_sample(location.x, location.y, level.height, level.width, sample);
         }
         const W peak_before = peak;
@@ -215,7 +215,7 @@ MMFS_DEVICE void fused_forward(const Arguments& arguments) {
     }
 }
 
-// Adds up what the splits of fused_forward wrote.
+// Adds up what the splits of mmfs_attention_forward wrote.
 template <typename T, int VECTOR, int LANES, int CHUNKS>
 MMFS_DEVICE void merge_splits(const Arguments& arguments) {
     using W = Wide<T>;

@@ -96,7 +96,7 @@ MMFS_DEVICE int64 row_of_age(int age, int64 num_ages) { return min(static_cast<i
 
 // index counts over levels and points.
 template <typename W>
-MMFS_DEVICE W fused_logit(const Arguments& arguments, int64 row, int head, int age, int index) {
+MMFS_DEVICE W mmfs_attention_logit(const Arguments& arguments, int64 row, int head, int age, int index) {
     const int64 samples = arguments.num_levels * arguments.num_points;
     W logit = read<W>(arguments.logits, (row * arguments.num_heads + head) * samples + index);
     if (arguments.logit_table.data != nullptr) {
@@ -113,7 +113,7 @@ struct Location {
 };
 
 template <typename W>
-MMFS_DEVICE Location<W> fused_location(const Arguments& arguments, int64 row, int head, int age, int point) {
+MMFS_DEVICE Location<W> mmfs_attention_location(const Arguments& arguments, int64 row, int head, int age, int point) {
     const int64 offset = ((row * arguments.num_heads + head) * arguments.num_points + point) * 2;
     W x = read<W>(arguments.offsets, offset);
     W y = read<W>(arguments.offsets, offset + 1);
@@ -126,9 +126,9 @@ MMFS_DEVICE Location<W> fused_location(const Arguments& arguments, int64 row, in
     return {read<W>(arguments.points, row * 2) + x, read<W>(arguments.points, row * 2 + 1) + y};
 }
 
-// Location index of a row and head of the classic op, which counts over levels and points.
+// Location index of a row and head of ms_deform_attn, which counts over levels and points.
 template <typename W>
-MMFS_DEVICE Location<W> classic_location(const Arguments& arguments, int64 row, int head, int index) {
+MMFS_DEVICE Location<W> ms_deform_attn_location(const Arguments& arguments, int64 row, int head, int index) {
     const int64 samples = arguments.num_levels * arguments.num_points;
     const int64 location = ((row * arguments.num_heads + head) * samples + index) * 2;
     return {read<W>(arguments.offsets, location), read<W>(arguments.offsets, location + 1)};

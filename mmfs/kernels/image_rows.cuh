@@ -6,10 +6,10 @@
 
 namespace mmfs {
 
-// A row of the multi-image op sees the images of its range; of the classic op, image b is seen by the rows of batch b.
-template <bool FUSED>
+// A row of mmfs_attention sees the images of its range; of ms_deform_attn, image b is seen by the rows of batch b.
+template <bool IS_MMFS_ATTENTION>
 MMFS_DEVICE int age_of(const Arguments& arguments, int64 row, int64 image) {
-    if constexpr (FUSED) {
+    if constexpr (IS_MMFS_ATTENTION) {
         const Visible visible = visible_of(arguments, row);
         const int64 age = visible.last - image;
         return age <= visible.count ? static_cast<int>(age) : 0;  // 0 or less: not seen
@@ -24,11 +24,11 @@ struct SeenRows {
     SharedArray<int> counts;  // of each warp
 
     // Leaves the list behind and returns its length. All threads call it.
-    template <bool FUSED>
+    template <bool IS_MMFS_ATTENTION>
     MMFS_DEVICE int find(const Arguments& arguments, int64 first, int64 end, int64 image) const {
         const int thread = static_cast<int>(threadIdx.x);
         const int lane = thread % WARP;
-        const bool seen = first + thread < end && age_of<FUSED>(arguments, first + thread, image) >= 1;
+        const bool seen = first + thread < end && age_of<IS_MMFS_ATTENTION>(arguments, first + thread, image) >= 1;
         const unsigned seen_in_warp = __ballot_sync(WHOLE_WARP, seen);
         if (lane == 0) {
             counts[thread / WARP] = __popc(seen_in_warp);
@@ -54,21 +54,21 @@ MMFS_DEVICE SeenRows take_seen_rows(SharedMemory& memory) {
 }
 
 // Sample `index`, which counts over levels and points, of a row that sees the image. Returns the sample's weight.
-template <typename T, bool FUSED>
+template <typename T, bool IS_MMFS_ATTENTION>
 MMFS_DEVICE Wide<T> place_in_image(const Arguments& arguments, int64 row, int head, int64 image, int index,
                                    Sample<Wide<T>>& sample, Level& level) {
     using W = Wide<T>;
     const int num_points = static_cast<int>(arguments.num_points);
     level = level_of(arguments, image, index / num_points);
-    if constexpr (FUSED) {
-        const int age = age_of<FUSED>(arguments, row, image);
-        const W log_sum = load(static_cast<const W*>(arguments.lse) + row * arguments.num_heads + head);
-        const Location<W> location = fused_location<W>(arguments, row, head, age, index % num_points);
+    if constexpr (IS_MMFS_ATTENTION) {
+        const int age = age_of<IS_MMFS_ATTENTION>(arguments, row, image);
+        const W lse = load(static_cast<const W*>(arguments.lse) + row * arguments.num_heads + head);
+        const Location<W> location = mmfs_attention_location<W>(arguments, row, head, age, index % num_points);
         place_sample(location.x, location.y, level.height, level.width, sample);
-        return weight_of(fused_logit<W>(arguments, row, head, age, index), log_sum);
+        return weight_of(mmfs_attention_logit<W>(arguments, row, head, age, index), lse);
     } else {
         const int64 samples = arguments.num_levels * arguments.num_points;
-        const Location<W> location = classic_location<W>(arguments, row, head, index);
+        const Location<W> location = ms_deform_attn_location<W>(arguments, row, head, index);
         place_sample(location.x, location.y, level.height, level.width, sample);
         return read<W>(arguments.logits, (row * arguments.num_heads + head) * samples + index);
     }
@@ -111,9 +111,9 @@ struct RowRange {
     int64 end;
 };
 
-template <bool FUSED>
+template <bool IS_MMFS_ATTENTION>
 MMFS_DEVICE RowRange rows_of_image(const Arguments& arguments, int64 image) {
-    if constexpr (FUSED) {
+    if constexpr (IS_MMFS_ATTENTION) {
         return {0, arguments.num_rows};
     } else {
         return {image * arguments.num_queries, (image + 1) * arguments.num_queries};

@@ -73,7 +73,7 @@ struct RowGradient {
     }
 };
 
-template <typename T, bool FUSED, int CHANNELS>
+template <typename T, bool IS_MMFS_ATTENTION, int CHANNELS>
 MMFS_DEVICE void map_gradient(const Arguments& arguments) {
     using W = Wide<T>;
     const int thread = static_cast<int>(threadIdx.x);
@@ -105,17 +105,17 @@ MMFS_DEVICE void map_gradient(const Arguments& arguments) {
         if (!touches(arguments, tile, image)) {
             continue;
         }
-        const RowRange range = rows_of_image<FUSED>(arguments, image);
+        const RowRange range = rows_of_image<IS_MMFS_ATTENTION>(arguments, image);
         const int64 to_tile = first_pixel_of(arguments, image) - tile.begin;
         for (int64 first_row = range.begin; first_row < range.end; first_row += MAP_THREADS) {
-            const int total = seen_rows.find<FUSED>(arguments, first_row, range.end, image) * samples;
+            const int total = seen_rows.find<IS_MMFS_ATTENTION>(arguments, first_row, range.end, image) * samples;
             for (int first = 0; first < total; first += MAP_THREADS) {
                 batch = MAP_THREADS - batch;
                 if (first + thread < total) {
                     const int row = seen_rows.rows[(first + thread) / samples];
                     Sample<W> sample;
                     Level level;
-                    const W weight = place_in_image<T, FUSED>(arguments, first_row + row, head, image,
+                    const W weight = place_in_image<T, IS_MMFS_ATTENTION>(arguments, first_row + row, head, image,
                                                               (first + thread) % samples, sample, level);
                     batches.put(batch + thread, sample, weight, to_tile + level.first_pixel, tile_size);
                     batches.rows[batch + thread] = row;

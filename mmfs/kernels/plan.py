@@ -103,9 +103,9 @@ def _shared_bytes(kernel: str, channels: Channels, threads: int, num_samples: in
     if kernel in ("add_splits", "merge_splits"):
         return 0
     pieces = [16 * threads, 4 * wide * threads]  # Batch
-    if kernel in ("classic_backward", "fused_backward"):
+    if kernel in ("ms_deform_attn_backward", "mmfs_attention_backward"):
         pieces += [4 * wide * threads, 3 * wide * threads]  # of_slot, results
-    if kernel == "fused_backward":
+    if kernel == "mmfs_attention_backward":
         # of_row, of_age, of_null, counts
         pieces += [4 * wide * groups * num_samples, 3 * wide * groups * num_samples, wide * groups, 4 * groups]
     return sum(-(-piece // 16) * 16 for piece in pieces)
@@ -114,7 +114,7 @@ def _shared_bytes(kernel: str, channels: Channels, threads: int, num_samples: in
 def plan_splits(
     launch: Launch, channels: Channels, num_samples: int, num_images: int, num_sms: int, fewest_batches: int = 1
 ) -> Launch:
-    """Splits the samples of a row so that there are two blocks for each processor, if there are as many samples.
+    """Splits the samples of a row so that there are two blocks for each multiprocessor, if there are as many samples.
 
     A part gets at least fewest_batches times as many samples as a group has lanes.
     """

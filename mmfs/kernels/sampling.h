@@ -204,17 +204,17 @@ MMFS_FN T log_sum_exp(const Softmax<T>& softmax) {
 
 // Weight of an entry in a finished softmax.
 template <typename T>
-MMFS_FN T weight_of(T logit, T log_sum) {
-    return exp_below(logit, log_sum);
+MMFS_FN T weight_of(T logit, T lse) {
+    return exp_below(logit, lse);
 }
 
 // Weight of null in a finished softmax. With nothing to attend to all weight is null's, also in a softmax without null.
 template <typename T>
-MMFS_FN T null_weight(bool has_null, T null_logit, T log_sum) {
-    if (log_sum == minus_infinity<T>()) {
+MMFS_FN T null_weight(bool has_null, T null_logit, T lse) {
+    if (lse == minus_infinity<T>()) {
         return 1;
     }
-    return has_null ? exp_below(null_logit, log_sum) : 0;
+    return has_null ? exp_below(null_logit, lse) : 0;
 }
 
 }  // namespace mmfs

@@ -2,11 +2,11 @@
 
 Letters as in arguments.cuh. There are three ways:
 
-* "atomic": fused_backward or classic_backward add to global memory as they go, in float32, four channels at once from
-  sm_90 on. Any shape; the order is not fixed, and a half-type value is summed in a float32 copy and converted.
+* "atomic": the backward kernel of the op adds to global memory as it goes, in float32, four channels at once from sm_90
+  on. Any shape; the order is not fixed, and a half-type value is summed in a float32 copy and converted.
 * "map": map_gradient.cu. A block owns a tile of an image's map in shared memory and walks the rows that see the image.
   Any shape; fixed order. Each block places all samples of its rows, so it is worth it where few tiles make a map.
-* "dense": dense_gradient.cu. A product of matrices on tensor cores; small maps, half types, the multi-image op.
+* "dense": dense_gradient.cu. A product of matrices on tensor cores; small maps, half types, mmfs_attention.
 
 None has been timed. The limits below follow from counting additions, loads and products, and keep to shapes where the
 counts differ by far; everything else takes the atomic way.
@@ -47,15 +47,21 @@ class ValueGradient:
 
 
 def plan_value_gradient(
-    arguments: Arguments, dtype: torch.dtype, *, fused: bool, ordered: bool, num_sms: int, shared_bytes: int
+    arguments: Arguments,
+    dtype: torch.dtype,
+    *,
+    is_mmfs_attention: bool,
+    deterministic: bool,
+    num_sms: int,
+    shared_bytes: int,
 ) -> ValueGradient:
     """The way for a call whose value has elements.
 
     Args:
         arguments: of the call; sizes are read, no tensor.
         dtype: of value.
-        fused: the multi-image op, not the classic one.
-        ordered: two calls must give the same bits.
+        is_mmfs_attention: mmfs_attention, not ms_deform_attn.
+        deterministic: two calls must give the same bits.
         num_sms: multiprocessors of the GPU.
         shared_bytes: of shared memory that a block can ask for.
     """
@@ -64,7 +70,7 @@ def plan_value_gradient(
     additions = touched * arguments.num_queries // num_pixels
     launch = _dense(arguments, dtype, num_pixels)
     if (
-        fused
+        is_mmfs_attention
         and dtype in HALF_TYPES
         and num_pixels <= MOST_ZEROS * touched
         and arguments.num_queries >= FEWEST_DENSE_ROWS
@@ -77,8 +83,8 @@ def plan_value_gradient(
             f"a row touches up to {touched} of the {num_pixels} pixels of an image, so few that are not touched, and "
             f"{dtype} is a type of tensor cores",
         )
-    launch = _map(arguments, dtype, fused, num_pixels, shared_bytes)
-    if ordered:
+    launch = _map(arguments, dtype, is_mmfs_attention, num_pixels, shared_bytes)
+    if deterministic:
         return ValueGradient("map", launch, "torch.use_deterministic_algorithms is on, which asks for a fixed order")
     num_tiles = -(-_blocks(launch) // (max(1, arguments.num_images) * arguments.num_heads))
     if additions < MANY_ADDITIONS:
@@ -109,7 +115,9 @@ def _grid(arguments: Arguments, num_pixels: int, tile_pixels: int, slice_channel
     return num_tiles, arguments.num_heads, -(-arguments.num_channels // slice_channels)
 
 
-def _map(arguments: Arguments, dtype: torch.dtype, fused: bool, num_pixels: int, shared_bytes: int) -> Launch:
+def _map(
+    arguments: Arguments, dtype: torch.dtype, is_mmfs_attention: bool, num_pixels: int, shared_bytes: int
+) -> Launch:
     wide = accumulation_dtype(dtype).itemsize
     lane_channels = channels_of_lane(arguments.num_channels)
     threads = MOST_THREADS["map_gradient"]
@@ -121,7 +129,7 @@ def _map(arguments: Arguments, dtype: torch.dtype, fused: bool, num_pixels: int,
     owned = arguments.num_pixels if arguments.image_planes is not None else num_pixels
     tile_pixels = -(-owned // -(-owned // most))
     return Launch(
-        Instance("map_gradient", dtype, (fused, lane_channels)),
+        Instance("map_gradient", dtype, (is_mmfs_attention, lane_channels)),
         _grid(arguments, num_pixels, tile_pixels, WARP * lane_channels),
         threads,
         taken + tile_pixels * pixel_bytes,
@@ -156,6 +164,9 @@ def column_tiles(num_channels: int) -> int:
 
 def value_gradient_instances(dtype: torch.dtype, num_channels: int) -> list[Instance]:
     """Every instance that calls with heads of this many channels can launch here."""
-    maps = [Instance("map_gradient", dtype, (fused, channels_of_lane(num_channels))) for fused in (False, True)]
+    maps = [
+        Instance("map_gradient", dtype, (is_mmfs_attention, channels_of_lane(num_channels)))
+        for is_mmfs_attention in (False, True)
+    ]
     dense = [Instance("dense_gradient", dtype, (column_tiles(num_channels),))] if dtype in HALF_TYPES else []
     return maps + dense

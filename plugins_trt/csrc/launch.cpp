@@ -14,9 +14,9 @@ constexpr int64 VECTOR_BYTES = 16;
 constexpr int64 FEWEST_LANES = 8;
 constexpr int64 WIDE_BYTES = 4;  // of the float in which the kernels add up
 constexpr int64 MOST_SPLITS = 32;
-constexpr int64 FEWEST_CLASSIC_BATCHES = 4;         // of a part
+constexpr int64 FEWEST_MS_DEFORM_ATTN_BATCHES = 4;  // of a split
 constexpr int64 MOST_HEADS = 65535;                 // of gridDim.y
-constexpr int64 MOST_PROCESSORS = 256;              // that the workspace is made for
+constexpr int64 MOST_SMS = 256;              // that the workspace is made for
 constexpr int64 BATCH_BYTES = 16 + 4 * WIDE_BYTES;  // of shared memory, for each thread of a kernel that samples
 
 int64 divide_up(int64 number, int64 by) { return (number + by - 1) / by; }
@@ -47,7 +47,9 @@ struct Channels {
 // Of enum Kind in memory.cuh.
 int64 kind_of(Type type) { return type == Type::FLOAT32 ? 0 : type == Type::FLOAT16 ? 2 : 3; }
 
-const char* main_kernel(const Node& node) { return node.op == &MMFS ? "fused_forward" : "classic_forward"; }
+const char* main_kernel(const Node& node) {
+    return node.op == &MMFS ? "mmfs_attention_forward" : "ms_deform_attn_forward";
+}
 
 // Adds up the parts where the samples of a row are split.
 const char* second_kernel(const Node& node) { return node.op == &MMFS ? "merge_splits" : "add_splits"; }
@@ -65,11 +67,11 @@ Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& size
             {}};
 }
 
-// Two blocks for each processor, if there are as many samples.
+// Two blocks for each multiprocessor, if there are as many samples.
 int64 plan_splits(const Node& node, const Launch& launch, const Channels& channels, const Sizes& sizes,
                   int64 num_sms) {
     const int64 batches = divide_up(sizes.num_levels * sizes.num_points, channels.lanes);
-    const int64 parts = node.op == &MMFS ? sizes.num_images * batches : batches / FEWEST_CLASSIC_BATCHES;
+    const int64 parts = node.op == &MMFS ? sizes.num_images * batches : batches / FEWEST_MS_DEFORM_ATTN_BATCHES;
     const int64 blocks = std::max<int64>(1, static_cast<int64>(launch.grid[0]) * launch.grid[1]);
     return std::max<int64>(1, std::min({MOST_SPLITS, parts, 2 * num_sms / blocks}));
 }
@@ -83,7 +85,7 @@ Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<A
         const std::size_t position = node.op->position(name);
         return position < inputs.size() ? Array{pointer(name), kind_of(inputs[position].type)} : Array{};
     };
-    const bool fused = node.op == &MMFS;
+    const bool is_mmfs_attention = node.op == &MMFS;
     Arguments arguments = {};
     arguments.num_rows = sizes.num_rows();
     arguments.num_queries = sizes.num_queries;
@@ -107,8 +109,8 @@ Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<A
     arguments.visible = static_cast<const int64*>(pointer("visible"));
     arguments.value = pointer("value");
     arguments.points = array("reference_points");
-    arguments.offsets = array(fused ? "sampling_offsets" : "sampling_locations");
-    arguments.logits = array(fused ? "attention_logits" : "attention_weights");
+    arguments.offsets = array(is_mmfs_attention ? "sampling_offsets" : "sampling_locations");
+    arguments.logits = array(is_mmfs_attention ? "attention_logits" : "attention_weights");
     arguments.offset_table = array("offset_table");
     arguments.logit_table = array("logit_table");
     arguments.null_value = array("null_value");
@@ -129,9 +131,9 @@ int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type t
     const Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
     const int64 most_splits = plan_splits(node, launch, channels, sizes, std::numeric_limits<int64>::max() / 2);
     if (most_splits == 1) return 0;
-    // Rows are split while there are fewer than two blocks for each processor, and then into at most so many parts.
+    // Rows are split while there are fewer than two blocks for each multiprocessor, and then into at most so many parts.
     const int64 parts =
-        std::min(2 * MOST_PROCESSORS * channels.rows_per_block(), most_splits * sizes.num_rows() * sizes.num_heads);
+        std::min(2 * MOST_SMS * channels.rows_per_block(), most_splits * sizes.num_rows() * sizes.num_heads);
     return parts * (sizes.num_channels + 2) * WIDE_BYTES;
 }
 
@@ -149,7 +151,7 @@ std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes,
     const Channels channels(sizes.num_channels, output.type);
     Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
     launch.arguments = arguments_of(node, sizes, inputs, output);
-    const int64 splits = plan_splits(node, launch, channels, sizes, std::min(num_sms, MOST_PROCESSORS));
+    const int64 splits = plan_splits(node, launch, channels, sizes, std::min(num_sms, MOST_SMS));
     launch.grid[2] = static_cast<unsigned>(splits);
     launch.arguments.num_splits = splits;
     if (splits == 1) return {launch};

@@ -1,6 +1,6 @@
 // mmfs's kernels as machine code for some architectures, as plans carry it: compressed by zlib, by name
 // "kernel@architecture". The same fields as machine_code.py writes and reads, so that a plan may be built by one
-// carrier and run by the other.
+// plugin kind and run by the other.
 
 #pragma once
 

@@ -311,8 +311,8 @@ private:
 extern "C" {
 
 __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-    static mmfs::Creator fused(mmfs::MMFS), classic(mmfs::MS_DEFORM_ATTN);
-    static nvinfer1::IPluginCreatorInterface* const creators[] = {&fused, &classic};
+    static mmfs::Creator mmfs_attention(mmfs::MMFS), ms_deform_attn(mmfs::MS_DEFORM_ATTN);
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {&mmfs_attention, &ms_deform_attn};
     count = 2;
     return creators;
 }

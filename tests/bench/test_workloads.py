@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.workloads import TICK, WORKLOADS, ClassicWorkload, FusedWorkload
+from bench.workloads import TICK, WORKLOADS, MMFSAttentionWorkload, MSDeformAttnWorkload
 
 
-def locations_of(case: FusedWorkload | ClassicWorkload) -> torch.Tensor:
+def locations_of(case: MMFSAttentionWorkload | MSDeformAttnWorkload) -> torch.Tensor:
     """Every location that the call can sample at, [..., 2]."""
     arguments = case.arguments(torch.float32, "cpu")
-    if isinstance(case, ClassicWorkload):
+    if isinstance(case, MSDeformAttnWorkload):
         return arguments["sampling_locations"].double().flatten(0, -2)
     offsets = arguments["sampling_offsets"][:, :, None] + arguments["offset_table"]  # [B, Q, A, H, P, 2]
     return (arguments["reference_points"][:, :, None, None, None] + offsets).double().flatten(0, -2)

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from mmfs import MMFS, MSDeformAttn, mmfs_attention, ms_deform_attn
-from op_cases import NOT_SQUARE, classic_case, mmfs_case
+from op_cases import NOT_SQUARE, mmfs_attention_case, ms_deform_attn_case
 
 FLAT = [side for size in NOT_SQUARE for side in size]
 
 
-def classic_arguments(**options: Any) -> tuple[Any, ...]:
-    tensors = classic_case(**options).tensors
+def ms_deform_attn_arguments(**options: Any) -> tuple[Any, ...]:
+    tensors = ms_deform_attn_case(**options).tensors
     value, locations, weights = (tensor.float().requires_grad_() for tensor in tensors.values())
     return value, FLAT, locations, weights
 
 
-def mmfs_arguments(*, tables: bool = True, null_value: bool = True) -> tuple[Any, ...]:
-    case = mmfs_case(tables=tables, null_value=null_value)
+def mmfs_attention_arguments(*, tables: bool = True, null_value: bool = True) -> tuple[Any, ...]:
+    case = mmfs_attention_case(tables=tables, null_value=null_value)
     tensors = {name: tensor.float().requires_grad_() for name, tensor in case.tensors.items()}
     value, points, offsets, logits = list(tensors.values())[:4]
     return (
@@ -43,7 +43,7 @@ def mmfs_arguments(*, tables: bool = True, null_value: bool = True) -> tuple[Any
 
 
 def sizes_per_image() -> tuple[Any, ...]:
-    arguments = list(mmfs_arguments())
+    arguments = list(mmfs_attention_arguments())
     arguments[0] = arguments[0].detach().flatten(0, 1).requires_grad_()
     arguments[1] = []
     arguments[-1] = torch.tensor(NOT_SQUARE).expand(6, 2, 2).contiguous()
@@ -53,11 +53,13 @@ def sizes_per_image() -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     ("op", "arguments"),
     [
-        pytest.param(torch.ops.mmfs.ms_deform_attn.default, classic_arguments(), id="classic"),
-        pytest.param(torch.ops.mmfs.mmfs_attention.default, mmfs_arguments(), id="everything"),
-        pytest.param(torch.ops.mmfs.mmfs_attention.default, mmfs_arguments(tables=False, null_value=False), id="bare"),
+        pytest.param(torch.ops.mmfs.ms_deform_attn.default, ms_deform_attn_arguments(), id="ms_deform_attn"),
+        pytest.param(torch.ops.mmfs.mmfs_attention.default, mmfs_attention_arguments(), id="everything"),
+        pytest.param(
+            torch.ops.mmfs.mmfs_attention.default, mmfs_attention_arguments(tables=False, null_value=False), id="bare"
+        ),
         pytest.param(torch.ops.mmfs.mmfs_attention.default, sizes_per_image(), id="sizes-per-image"),
-        pytest.param(torch.ops.mmfs.mmfs_attention_with_lse.default, mmfs_arguments(), id="and-log-sums"),
+        pytest.param(torch.ops.mmfs.mmfs_attention_with_lse.default, mmfs_attention_arguments(), id="and-log-sums"),
     ],
 )
 def test_opcheck(op: Any, arguments: tuple[Any, ...]) -> None:
@@ -66,7 +68,9 @@ def test_opcheck(op: Any, arguments: tuple[Any, ...]) -> None:
     assert "test_aot_dispatch_dynamic" in passed
 
 
-@pytest.mark.parametrize("arguments", [mmfs_arguments(), mmfs_arguments(tables=False, null_value=False)])
+@pytest.mark.parametrize(
+    "arguments", [mmfs_attention_arguments(), mmfs_attention_arguments(tables=False, null_value=False)]
+)
 @pytest.mark.parametrize("needs_value", [True, False])
 def test_backward_operators_describe_their_outputs(arguments: tuple[Any, ...], needs_value: bool) -> None:
     detached = [part.detach() if isinstance(part, Tensor) else part for part in arguments]
@@ -75,15 +79,15 @@ def test_backward_operators_describe_their_outputs(arguments: tuple[Any, ...], n
     torch.library.opcheck(
         torch.ops.mmfs.mmfs_attention_backward.default, (grad, *detached, needs_value), test_utils=checks
     )
-    classic = [part.detach() if isinstance(part, Tensor) else part for part in classic_arguments()]
+    ms_deform_attn = [part.detach() if isinstance(part, Tensor) else part for part in ms_deform_attn_arguments()]
     torch.library.opcheck(
-        torch.ops.mmfs.ms_deform_attn_backward.default, (grad, *classic, needs_value), test_utils=checks
+        torch.ops.mmfs.ms_deform_attn_backward.default, (grad, *ms_deform_attn, needs_value), test_utils=checks
     )
 
 
 @pytest.mark.parametrize("op", [ms_deform_attn, mmfs_attention])
 def test_a_second_derivative_is_refused_with_the_way_out(op: Any) -> None:
-    case = classic_case() if op is ms_deform_attn else mmfs_case()
+    case = ms_deform_attn_case() if op is ms_deform_attn else mmfs_attention_case()
     value = case.tensors.pop("value").requires_grad_()
     out = op(value=value, **case.tensors, **case.rest)
     # A weight that itself needs a gradient: the first derivative depends on it.
@@ -111,13 +115,13 @@ class Layers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.mmfs = MMFS(12, 8, spatial_shapes=NOT_SQUARE, num_heads=2, num_points=3, max_age=4, base=(4, 2))
-        self.classic = MSDeformAttn(12, n_levels=1, n_heads=2, n_points=2)
+        self.ms_deform_attn = MSDeformAttn(12, n_levels=1, n_heads=2, n_points=2)
         nn.init.normal_(self.mmfs.sampling_offsets.weight)
         nn.init.normal_(self.mmfs.attention_weights.weight)
 
     def forward(self, query: Tensor, points: Tensor, visible: Tensor, features: Tensor, image: Tensor) -> Tensor:
         seen = self.mmfs(query, points, visible, features=features)  # [B, Q, 12]
-        return seen + self.classic(query, points[:, :, None], image, [(2, 3)])
+        return seen + self.ms_deform_attn(query, points[:, :, None], image, [(2, 3)])
 
 
 def layer_inputs(batch: int, num_queries: int, num_images: int) -> tuple[Tensor, ...]:

@@ -15,12 +15,12 @@ from torch import Tensor
 from mmfs import compiled, embedding_bag
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from numerics import assert_within_error_budget
-from op_cases import Case, classic_case, largest_difference, mmfs_case
+from op_cases import Case, largest_difference, mmfs_attention_case, ms_deform_attn_case
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "mmfs" / "kernels"
 
-CLASSIC = [
+MS_DEFORM_ATTN = [
     pytest.param({}, id="not-square-and-outside"),
     pytest.param({"dim": 1}, id="one-channel"),
     pytest.param({"dim": 8, "sizes": [(1, 4)]}, id="one-row"),
@@ -116,8 +116,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return use
 
 
-class Classic(torch.autograd.Function):
-    """The classic op by `compiled`, whichever implementation is registered under the operator."""
+class CompiledMSDeformAttn(torch.autograd.Function):
+    """ms_deform_attn by `compiled`, whichever implementation is registered under the operator."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:
@@ -132,8 +132,8 @@ class Classic(torch.autograd.Function):
         return *compiled.ms_deform_attn_backward(grad, value, ctx.sizes, locations, weights, needs_value), None
 
 
-class Fused(torch.autograd.Function):
-    """The multi-image op by `compiled`."""
+class CompiledMMFSAttention(torch.autograd.Function):
+    """mmfs_attention by `compiled`."""
 
     @staticmethod
     def forward(
@@ -169,11 +169,13 @@ class Fused(torch.autograd.Function):
         return None, None, None, *(g if t is not None else None for g, t in zip(grads, given, strict=True))
 
 
-def classic(value: Tensor, spatial_shapes: Any, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
-    return Classic.apply(value, sampling_locations, attention_weights, flat(spatial_shapes))
+def compiled_ms_deform_attn(
+    value: Tensor, spatial_shapes: Any, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    return CompiledMSDeformAttn.apply(value, sampling_locations, attention_weights, flat(spatial_shapes))
 
 
-def fused(
+def compiled_mmfs_attention(
     value: Tensor,
     spatial_shapes: Any,
     reference_points: Tensor,
@@ -187,7 +189,7 @@ def fused(
     null_value: Tensor | None = None,
 ) -> Tensor:
     parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
-    return Fused.apply(flat(spatial_shapes), visible, null_logit, value, *parameters)
+    return CompiledMMFSAttention.apply(flat(spatial_shapes), visible, null_logit, value, *parameters)
 
 
 def flat(spatial_shapes: Any) -> Any:
@@ -197,7 +199,7 @@ def flat(spatial_shapes: Any) -> Any:
 
 
 def reference_of(op: Any) -> Any:
-    exact = ms_deform_attn_reference if op is classic else mmfs_attention_reference
+    exact = ms_deform_attn_reference if op is compiled_ms_deform_attn else mmfs_attention_reference
     return lambda *, spatial_shapes, **rest: exact(spatial_shapes=flat(spatial_shapes), **rest)
 
 
@@ -209,14 +211,14 @@ def assert_equals_reference(op: Any, case: Case) -> None:
         assert difference <= 1e-13 * max(1.0, largest), f"{name}: {difference:.1e}, largest element {largest:.1e}"
 
 
-@pytest.mark.parametrize("options", CLASSIC)
-def test_classic_op_equals_reference(kernel: str, options: dict[str, Any]) -> None:
-    assert_equals_reference(classic, classic_case(**options))
+@pytest.mark.parametrize("options", MS_DEFORM_ATTN)
+def test_ms_deform_attn_equals_reference(kernel: str, options: dict[str, Any]) -> None:
+    assert_equals_reference(compiled_ms_deform_attn, ms_deform_attn_case(**options))
 
 
 @pytest.mark.parametrize("options", MMFS)
 def test_multi_image_op_equals_reference(kernel: str, options: dict[str, Any]) -> None:
-    assert_equals_reference(fused, mmfs_case(**options))
+    assert_equals_reference(compiled_mmfs_attention, mmfs_attention_case(**options))
 
 
 @pytest.mark.parametrize("dim", [1, 3, 8, 16, 32, 64])
@@ -224,8 +226,8 @@ def test_multi_image_op_equals_reference(kernel: str, options: dict[str, Any]) -
 def test_error_is_within_the_budget_of_the_reference(kernel: str, dtype: torch.dtype, dim: int) -> None:
     """value and output in dtype, everything else in float32; the reference computes in float32, too, and rounds."""
     for op, case in (
-        (classic, classic_case([(9, 14), (5, 6)], num_queries=40, dim=dim)),
-        (fused, mmfs_case([(9, 14), (5, 6)], num_queries=40, dim=dim)),
+        (compiled_ms_deform_attn, ms_deform_attn_case([(9, 14), (5, 6)], num_queries=40, dim=dim)),
+        (compiled_mmfs_attention, mmfs_attention_case([(9, 14), (5, 6)], num_queries=40, dim=dim)),
     ):
         value = case.tensors["value"].to(dtype)
         leaves = {"value": value} | {name: t.float() for name, t in case.tensors.items() if name != "value"}
@@ -258,22 +260,22 @@ def test_every_half_number_survives_the_kernel(kernel: str) -> None:
 
 
 def test_images_of_different_sizes(kernel: str) -> None:
-    case = mmfs_case(num_images=3)
+    case = mmfs_attention_case(num_images=3)
     sizes = torch.tensor([[[4, 7], [3, 2]], [[2, 2], [1, 1]], [[1, 5], [6, 3]]])
     case.tensors["value"] = torch.randn(int(sizes.prod(-1).sum()), 2, 3, dtype=torch.float64)
     case.rest["spatial_shapes"] = sizes
-    assert_equals_reference(fused, case)
+    assert_equals_reference(compiled_mmfs_attention, case)
     with pytest.raises(ValueError, match="spatial_shapes describe"):
-        fused(**(case.tensors | {"value": case.tensors["value"][1:]}), **case.rest)
+        compiled_mmfs_attention(**(case.tensors | {"value": case.tensors["value"][1:]}), **case.rest)
 
 
-@pytest.mark.parametrize("op", [classic, fused])
+@pytest.mark.parametrize("op", [compiled_ms_deform_attn, compiled_mmfs_attention])
 def test_strided_inputs(kernel: str, op: Any) -> None:
-    case = classic_case() if op is classic else mmfs_case()
+    case = ms_deform_attn_case() if op is compiled_ms_deform_attn else mmfs_attention_case()
     expected = case.run(op)
     case.tensors = {name: strided(tensor) for name, tensor in case.tensors.items()}
     assert not any(tensor.is_contiguous() for tensor in case.tensors.values())
-    if op is fused:
+    if op is compiled_mmfs_attention:
         case.rest["visible"] = strided(case.rest["visible"].int())
     assert largest_difference(case.run(op), expected) == dict.fromkeys(expected, 0.0)
 
@@ -288,13 +290,13 @@ def strided(tensor: Tensor) -> Tensor:
 def large_case(op: Any, num_heads: int) -> Case:
     """Enough products for three threads; with one head of one group they share its gradient."""
     options = {"batch": 1, "num_heads": num_heads, "dim": 128, "num_points": 6}
-    if op is classic:
-        return classic_case(num_queries=600 // num_heads, **options)
-    return mmfs_case(num_queries=189 // num_heads, **options)
+    if op is compiled_ms_deform_attn:
+        return ms_deform_attn_case(num_queries=600 // num_heads, **options)
+    return mmfs_attention_case(num_queries=189 // num_heads, **options)
 
 
 @pytest.mark.parametrize("num_heads", [1, 3])
-@pytest.mark.parametrize("op", [classic, fused])
+@pytest.mark.parametrize("op", [compiled_ms_deform_attn, compiled_mmfs_attention])
 def test_two_threads_equal_the_reference_and_themselves(
     kernel: str, threads: Callable[[int], None], op: Any, num_heads: int
 ) -> None:
@@ -306,7 +308,7 @@ def test_two_threads_equal_the_reference_and_themselves(
         assert torch.equal(actual[name], again[name]), f"{name} differs between two runs"
 
 
-@pytest.mark.parametrize("op", [classic, fused])
+@pytest.mark.parametrize("op", [compiled_ms_deform_attn, compiled_mmfs_attention])
 def test_deterministic_sums_do_not_depend_on_the_number_of_threads(
     kernel: str, threads: Callable[[int], None], op: Any
 ) -> None:
@@ -330,24 +332,24 @@ def test_deterministic_sums_do_not_depend_on_the_number_of_threads(
 
 def test_rows_that_share_images_add_their_gradients(kernel: str) -> None:
     """Overlapping, nested, disjoint and empty ranges of the rows of a batch."""
-    case = mmfs_case(batch=6, num_queries=2)
+    case = mmfs_attention_case(batch=6, num_queries=2)
     ranges = torch.tensor([[0, 3], [2, 4], [5, 6], [3, 3], [0, 1], [1, 2]])
     case.rest["visible"] = ranges[:, None].repeat(1, 2, 1)
-    assert_equals_reference(fused, case)
+    assert_equals_reference(compiled_mmfs_attention, case)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e38])
 def test_a_location_that_is_not_finite_samples_zero_and_has_no_gradient(kernel: str, bad: float) -> None:
-    case = classic_case(low=0.1, high=0.9)
+    case = ms_deform_attn_case(low=0.1, high=0.9)
     case.tensors["sampling_locations"][0, 1, 0, 1, 2, 0] = bad
     case.tensors["sampling_locations"][1, 3, 1, 0, 0] = bad
-    assert_equals_reference(classic, case)
-    gradient = case.run(classic)["sampling_locations"]
+    assert_equals_reference(compiled_ms_deform_attn, case)
+    gradient = case.run(compiled_ms_deform_attn)["sampling_locations"]
     assert (gradient[0, 1, 0, 1, 2] == 0).all()
     assert (gradient[1, 3, 1, 0, 0] == 0).all()
-    multi = mmfs_case(spread=0.05)
+    multi = mmfs_attention_case(spread=0.05)
     multi.tensors["sampling_offsets"][0, 2, 1, 0] = bad
-    assert_equals_reference(fused, multi)
+    assert_equals_reference(compiled_mmfs_attention, multi)
 
 
 @pytest.mark.parametrize("num_queries", [1, 40])
@@ -360,8 +362,8 @@ def test_a_pixel_that_no_sample_touches_has_no_effect(kernel: str, bad: float, n
     weights = torch.ones(1, num_queries, 1, 1, 2, dtype=torch.float64)
     others = {"sampling_locations": locations, "attention_weights": weights}
     clean = Case({"value": value, **others}, {"spatial_shapes": [(2, 3)]})
-    expected = clean.run(reference_of(classic))
-    actual = Case({"value": dirty, **others}, clean.rest).run(classic)
+    expected = clean.run(reference_of(compiled_ms_deform_attn))
+    actual = Case({"value": dirty, **others}, clean.rest).run(compiled_ms_deform_attn)
     assert expected["value"].abs().sum() > 0
     differences = largest_difference(actual, expected)
     assert max(differences.values()) < 1e-13, differences
@@ -374,44 +376,46 @@ def test_cell_edges(kernel: str) -> None:
     value = torch.randn(1, 16, 1, 4)
     weights = torch.ones(1, locations.shape[1], 1, 1, 1)
     leaves = {"value": value, "sampling_locations": locations, "attention_weights": weights}
-    actual = output_and_gradients(classic, leaves, {"spatial_shapes": [(4, 4)]})
-    expected = output_and_gradients(reference_of(classic), leaves, {"spatial_shapes": [(4, 4)]})
+    actual = output_and_gradients(compiled_ms_deform_attn, leaves, {"spatial_shapes": [(4, 4)]})
+    expected = output_and_gradients(reference_of(compiled_ms_deform_attn), leaves, {"spatial_shapes": [(4, 4)]})
     for name in actual:
         assert torch.allclose(actual[name], expected[name], rtol=1e-5, atol=1e-5), name
 
 
 def test_a_query_without_images_gets_exactly_null_value(kernel: str) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     empty = case.rest["visible"].diff(dim=-1)[..., 0] == 0
     for null_logit in (0.3, None):
         case.rest["null_logit"] = null_logit
-        out = fused(**case.tensors, **case.rest)
+        out = compiled_mmfs_attention(**case.tensors, **case.rest)
         assert (out[empty] == case.tensors["null_value"].flatten()).all()
     case.rest["visible"] = torch.tensor([3, -100]).expand(2, 5, 2)  # reversed: empty wherever it points
-    assert (fused(**case.tensors, **case.rest) == case.tensors["null_value"].flatten()).all()
+    assert (compiled_mmfs_attention(**case.tensors, **case.rest) == case.tensors["null_value"].flatten()).all()
 
 
 def test_logits_of_any_size_give_the_softmax_of_the_reference(kernel: str) -> None:
     """Single precision has its own exponential."""
-    case = mmfs_case(num_queries=40, dim=8)
+    case = mmfs_attention_case(num_queries=40, dim=8)
     case.tensors["attention_logits"] *= torch.logspace(-3, 2.2, 40, dtype=torch.float64)[:, None, None, None]
     case.tensors["attention_logits"][0, 5, 0, 0, 0] = -torch.inf
     leaves = {name: tensor.float() for name, tensor in case.tensors.items()}
-    exact = Case({name: leaf.double() for name, leaf in leaves.items()}, case.rest).run(reference_of(fused))
-    actual = output_and_gradients(fused, leaves, case.rest)
-    baseline = output_and_gradients(reference_of(fused), leaves, case.rest)
+    exact = Case({name: leaf.double() for name, leaf in leaves.items()}, case.rest).run(
+        reference_of(compiled_mmfs_attention)
+    )
+    actual = output_and_gradients(compiled_mmfs_attention, leaves, case.rest)
+    baseline = output_and_gradients(reference_of(compiled_mmfs_attention), leaves, case.rest)
     for name in actual:
         assert_within_error_budget(actual[name], baseline=baseline[name], exact=exact[name], floor=2e-6)
 
 
 def test_bad_arguments_are_refused(kernel: str) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     case.rest["visible"] = torch.tensor([0, 7]).expand(2, 5, 2)
     with pytest.raises(ValueError, match="bank has 6 images"):
-        fused(**case.tensors, **case.rest)
-    plain = classic_case()
+        compiled_mmfs_attention(**case.tensors, **case.rest)
+    plain = ms_deform_attn_case()
     with pytest.raises(ValueError, match="spatial_shapes is"):
-        classic(**plain.tensors, spatial_shapes=[(4, 7), (3, 3)])
+        compiled_ms_deform_attn(**plain.tensors, spatial_shapes=[(4, 7), (3, 3)])
 
 
 def test_values_that_the_kernel_cannot_take_are_named(kernel: str) -> None:
@@ -424,10 +428,10 @@ def test_values_that_the_kernel_cannot_take_are_named(kernel: str) -> None:
 
 
 def test_the_gradient_of_a_frozen_value_is_not_computed(kernel: str) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     value = case.tensors.pop("value")
     leaves = {name: tensor.requires_grad_() for name, tensor in case.tensors.items()}
-    out = fused(value, **leaves, **case.rest)
+    out = compiled_mmfs_attention(value, **leaves, **case.rest)
     gradients = torch.autograd.grad(out.sum(), list(leaves.values()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     assert value.grad is None
@@ -436,7 +440,7 @@ def test_the_gradient_of_a_frozen_value_is_not_computed(kernel: str) -> None:
 def test_results_have_the_types_of_embedding_bag(kernel: str) -> None:
     """Either implementation may run under the operator: shapes and dtypes are the same, of what was not given too."""
     for dtype in (torch.float32, torch.bfloat16):
-        case = mmfs_case(tables=False, null_value=False)
+        case = mmfs_attention_case(tables=False, null_value=False)
         tensors = [tensor.to(dtype) for tensor in case.tensors.values()]
         value, points, offsets, logits = tensors
         rest = (value, flat(case.rest["spatial_shapes"]), points, offsets, logits, case.rest["visible"])
@@ -473,6 +477,6 @@ def test_without_the_avx2_library_the_portable_one_computes(
     reason = compiled.why_not_avx2()
     assert reason is not None
     assert "_cpu_avx2.so" in reason or reason == "this processor has no AVX2"
-    assert_equals_reference(classic, classic_case())
+    assert_equals_reference(compiled_ms_deform_attn, ms_deform_attn_case())
     monkeypatch.undo()
     forget_libraries()

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from emulated_calls import assert_agrees, run_classic, run_mmfs
+from emulated_calls import assert_agrees, run_mmfs_attention, run_ms_deform_attn
 from mmfs import cuda
 from mmfs.kernels import value_gradient
 from mmfs.kernels.launch import CudaDevice
 from mmfs.kernels.plan import Channels, plan_rows, plan_splits, share_channels
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from numerics import assert_within_error_budget
-from op_cases import NOT_SQUARE, Case, classic_case, mmfs_case
+from op_cases import NOT_SQUARE, Case, mmfs_attention_case, ms_deform_attn_case
 
 FLAT = [side for size in NOT_SQUARE for side in size]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -69,9 +69,9 @@ def test_vectors_are_as_narrow_as_the_worst_aligned_tensor() -> None:
 
 def test_a_decode_sized_call_is_split_and_a_large_one_is_not() -> None:
     channels = Channels(torch.bfloat16, 8, 8, 1)
-    decode = plan_splits(plan_rows("fused_forward", channels, 1, 16), channels, 24, 6, num_sms=132)
+    decode = plan_splits(plan_rows("mmfs_attention_forward", channels, 1, 16), channels, 24, 6, num_sms=132)
     assert decode.grid == (1, 16, 16)
-    prefill = plan_splits(plan_rows("fused_forward", channels, 8192, 16), channels, 24, 24, num_sms=132)
+    prefill = plan_splits(plan_rows("mmfs_attention_forward", channels, 8192, 16), channels, 24, 24, num_sms=132)
     assert prefill.grid == (512, 16, 1)
 
 
@@ -103,16 +103,16 @@ def test_every_way_on_poisoned_memory(way: str, dim: int, dtype: torch.dtype, mo
     monkeypatch.setattr(value_gradient, "FEWEST_DENSE_ROWS", 1 if way == "dense" else 1 << 30)
     device = CudaDevice(torch.cuda.current_device())
     device.num_sms = 1
-    fused = moved_to_gpu(mmfs_case(dim=dim, num_queries=37))
+    mmfs_attention = moved_to_gpu(mmfs_attention_case(dim=dim, num_queries=37))
     poison()
-    assert_agrees(run_mmfs(device, fused, dtype), fused, dtype)
-    classic = moved_to_gpu(classic_case(dim=dim, num_queries=37, num_points=45))
+    assert_agrees(run_mmfs_attention(device, mmfs_attention, dtype), mmfs_attention, dtype)
+    ms_deform_attn = moved_to_gpu(ms_deform_attn_case(dim=dim, num_queries=37, num_points=45))
     poison()
-    assert_agrees(run_classic(device, classic, dtype), classic, dtype)
+    assert_agrees(run_ms_deform_attn(device, ms_deform_attn, dtype), ms_deform_attn, dtype)
     device.num_sms = 1000  # forward in splits
     poison()
-    assert_agrees(run_classic(device, classic, dtype), classic, dtype)
-    assert_agrees(run_mmfs(device, fused, dtype), fused, dtype)
+    assert_agrees(run_ms_deform_attn(device, ms_deform_attn, dtype), ms_deform_attn, dtype)
+    assert_agrees(run_mmfs_attention(device, mmfs_attention, dtype), mmfs_attention, dtype)
 
 
 @pytest.mark.gpu
@@ -121,12 +121,12 @@ def test_a_block_gets_more_than_48_kb_of_shared_memory() -> None:
     """A map of three tiles, each as large as this GPU allows."""
     device = CudaDevice(torch.cuda.current_device())
     pixels = 2 * (device.shared_bytes - 40_000) // 256
-    case = moved_to_gpu(classic_case(((pixels, 1), (3, 2)), dim=64, num_queries=300))
-    assert_agrees(run_classic(device, case, torch.float32, ordered=True), case, torch.float32)
+    case = moved_to_gpu(ms_deform_attn_case(((pixels, 1), (3, 2)), dim=64, num_queries=300))
+    assert_agrees(run_ms_deform_attn(device, case, torch.float32, deterministic=True), case, torch.float32)
 
 
 def on_gpu(dtype: torch.dtype, **options: Any) -> tuple[Any, ...]:
-    case = mmfs_case(**options)
+    case = mmfs_attention_case(**options)
     tensors = {name: tensor.to("cuda", dtype) for name, tensor in case.tensors.items()}
     return (
         tensors["value"],
@@ -184,7 +184,7 @@ def test_mmfs_on_the_gpu(dtype: torch.dtype, dim: int) -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_classic_on_a_stream_of_ones_own() -> None:
+def test_ms_deform_attn_on_a_stream_of_ones_own() -> None:
     value = torch.rand(2, 34, 4, 8, device="cuda")
     locations = torch.rand(2, 50, 4, 2, 3, 2, device="cuda")
     weights = torch.rand(2, 50, 4, 2, 3, device="cuda")

@@ -9,11 +9,11 @@ import torch
 
 from mmfs import compiled, embedding_bag, mmfs_attention, ms_deform_attn
 from numerics import assert_within_error_budget
-from op_cases import Case, classic_case, largest_difference, mmfs_case
+from op_cases import Case, largest_difference, mmfs_attention_case, ms_deform_attn_case
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
-CLASSIC = [
+MS_DEFORM_ATTN = [
     pytest.param({}, id="not-square-and-outside"),
     pytest.param({"sizes": [(1, 4)]}, id="one-row"),
     pytest.param({"sizes": [(4, 1), (1, 1)]}, id="one-column-and-one-pixel"),
@@ -54,27 +54,27 @@ def assert_equals_reference(op: Any, case: Case) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("options", CLASSIC)
-def test_classic_op_equals_reference(options: dict[str, Any], device: str) -> None:
-    assert_equals_reference(ms_deform_attn, on(classic_case(**options), device))
+@pytest.mark.parametrize("options", MS_DEFORM_ATTN)
+def test_ms_deform_attn_equals_reference(options: dict[str, Any], device: str) -> None:
+    assert_equals_reference(ms_deform_attn, on(ms_deform_attn_case(**options), device))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", MMFS)
 def test_multi_image_op_equals_reference(options: dict[str, Any], device: str) -> None:
-    assert_equals_reference(mmfs_attention, on(mmfs_case(**options), device))
+    assert_equals_reference(mmfs_attention, on(mmfs_attention_case(**options), device))
 
 
 @pytest.mark.parametrize("corners", [1, 100])
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, corners: int) -> None:
     monkeypatch.setattr(embedding_bag, "CHUNK_CORNERS", corners)
     assert len(list(embedding_bag.chunks_of(10, 24))) == {1: 10, 100: 3}[corners]
-    assert_equals_reference(ms_deform_attn, classic_case())
-    assert_equals_reference(mmfs_attention, mmfs_case())
+    assert_equals_reference(ms_deform_attn, ms_deform_attn_case())
+    assert_equals_reference(mmfs_attention, mmfs_attention_case())
 
 
 def test_images_of_different_sizes() -> None:
-    case = mmfs_case(num_images=3)
+    case = mmfs_attention_case(num_images=3)
     sizes = torch.tensor([[[4, 7], [3, 2]], [[2, 2], [1, 1]], [[1, 5], [6, 3]]])
     case.tensors["value"] = torch.randn(int(sizes.prod(-1).sum()), 2, 3, dtype=torch.float64)
     case.rest["spatial_shapes"] = sizes
@@ -83,7 +83,7 @@ def test_images_of_different_sizes() -> None:
 
 @pytest.mark.parametrize("op", [ms_deform_attn, mmfs_attention])
 def test_strided_inputs(op: Any) -> None:
-    case = classic_case() if op is ms_deform_attn else mmfs_case()
+    case = ms_deform_attn_case() if op is ms_deform_attn else mmfs_attention_case()
     case.tensors = {name: strided(tensor) for name, tensor in case.tensors.items()}
     assert not any(tensor.is_contiguous() for tensor in case.tensors.values())
     plain = Case({name: tensor.contiguous() for name, tensor in case.tensors.items()}, case.rest)
@@ -107,7 +107,7 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types_err_no_more_than_plain_pytorch(dtype: torch.dtype) -> None:
     """value in a half type, everything else in float32; the baseline gathers, multiplies and adds in the half type."""
-    case = classic_case([(9, 14), (5, 6)], num_queries=40, dim=8, num_points=4)
+    case = ms_deform_attn_case([(9, 14), (5, 6)], num_queries=40, dim=8, num_points=4)
     value = case.tensors["value"].to(dtype)
     others = {name: tensor.float() for name, tensor in case.tensors.items() if name != "value"}
     exact = Case({"value": value.double(), **{name: t.double() for name, t in others.items()}}, case.rest)
@@ -154,7 +154,7 @@ def test_gradients_that_meet_in_one_pixel_are_added_in_float32(dtype: torch.dtyp
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_multi_image_op_in_half_types_is_the_float32_result_rounded(dtype: torch.dtype) -> None:
-    case = mmfs_case(dim=8)
+    case = mmfs_attention_case(dim=8)
     value = case.tensors.pop("value").to(dtype)
     others = {name: tensor.float() for name, tensor in case.tensors.items()}
     out = mmfs_attention(value, **others, **case.rest)
@@ -168,7 +168,7 @@ BACKENDS = [None, "reference"]
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e38])
 def test_a_location_that_is_not_finite_samples_zero_and_has_no_gradient(bad: float, backend: str | None) -> None:
-    case = classic_case(low=0.1, high=0.9)
+    case = ms_deform_attn_case(low=0.1, high=0.9)
     locations = case.tensors["sampling_locations"].float()
     locations[0, 1, 0, 1, 2, 0] = bad
     locations[1, 3, 1, 0, 0] = bad
@@ -192,7 +192,7 @@ def test_a_location_that_is_not_finite_samples_zero_and_has_no_gradient(bad: flo
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_an_offset_that_is_not_finite_takes_its_share_and_samples_zero(bad: float, backend: str | None) -> None:
-    case = mmfs_case(spread=0.05)
+    case = mmfs_attention_case(spread=0.05)
     case.tensors["sampling_offsets"][0, 2, 1, 0] = bad
     far = Case({name: tensor.clone() for name, tensor in case.tensors.items()}, case.rest)
     far.tensors["sampling_offsets"][0, 2, 1, 0] = 50.0
@@ -229,7 +229,7 @@ def test_a_pixel_that_no_sample_touches_has_no_effect(bad: float, backend: str |
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_query_without_images_gets_exactly_null_value(backend: str | None) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     empty = case.rest["visible"].diff(dim=-1)[..., 0] == 0
     for null_logit in (0.3, None):
         case.rest["null_logit"] = null_logit
@@ -243,7 +243,7 @@ def test_a_query_without_images_gets_exactly_null_value(backend: str | None) -> 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_reversed_range_is_empty_wherever_it_points(backend: str | None) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     case.rest["visible"] = torch.tensor([3, -100]).expand(2, 5, 2)
     out = mmfs_attention(**case.tensors, **case.rest, backend=backend)
     assert (out == case.tensors["null_value"].flatten()).all()
@@ -251,7 +251,7 @@ def test_a_reversed_range_is_empty_wherever_it_points(backend: str | None) -> No
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_images_outside_the_range_have_no_effect(backend: str | None) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     case.rest["visible"] = torch.tensor([2, 4]).expand(2, 5, 2)
     before = case.run(mmfs_attention, backend=backend)
     case.tensors["value"][[0, 1, 4, 5]] = torch.nan
@@ -285,7 +285,7 @@ def test_the_gradient_of_a_frozen_value_is_not_computed(monkeypatch: pytest.Monk
         raise AssertionError("the gradient of value was computed")
 
     monkeypatch.setattr(embedding_bag, "table_gradient", refuse)
-    for op, case in ((ms_deform_attn, classic_case()), (mmfs_attention, mmfs_case())):
+    for op, case in ((ms_deform_attn, ms_deform_attn_case()), (mmfs_attention, mmfs_attention_case())):
         value = case.tensors.pop("value")
         leaves = {name: tensor.requires_grad_() for name, tensor in case.tensors.items()}
         op(value=value, **leaves, **case.rest).sum().backward()
@@ -295,10 +295,10 @@ def test_the_gradient_of_a_frozen_value_is_not_computed(monkeypatch: pytest.Monk
 
 
 def test_finite_differences_of_the_operators() -> None:
-    classic = classic_case([(3, 2), (1, 2)], batch=1, num_queries=3, num_points=2, dim=2)
-    leaves = tuple(tensor.requires_grad_() for tensor in classic.tensors.values())
+    case = ms_deform_attn_case([(3, 2), (1, 2)], batch=1, num_queries=3, num_points=2, dim=2)
+    leaves = tuple(tensor.requires_grad_() for tensor in case.tensors.values())
     assert torch.autograd.gradcheck(lambda v, x, w: ms_deform_attn(v, [(3, 2), (1, 2)], x, w), leaves, fast_mode=True)
-    case = mmfs_case([(3, 2), (1, 2)], batch=1, num_queries=4, num_points=2, num_images=3, dim=2, num_ages=2)
+    case = mmfs_attention_case([(3, 2), (1, 2)], batch=1, num_queries=4, num_points=2, num_images=3, dim=2, num_ages=2)
     names = list(case.tensors)
     leaves = tuple(tensor.requires_grad_() for tensor in case.tensors.values())
     assert torch.autograd.gradcheck(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import mmfs
 from mmfs import cuda, functional, mmfs_attention, ms_deform_attn, why_not_cuda
-from op_cases import classic_case, mmfs_case
+from op_cases import mmfs_attention_case, ms_deform_attn_case
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def nothing_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention_with_lse", refuse)
 
 
-WRONG_CLASSIC = [
+WRONG_MS_DEFORM_ATTN = [
     ({"value": torch.ones(2, 34, 6)}, ValueError, r"value has shape \[2, 34, 6\]. Expected \[B, S, H, D\]"),
     ({"value": torch.ones(2, 33, 2, 3)}, ValueError, r"\[\(4, 7\), \(3, 2\)\] describe 34 pixels but value holds 33"),
     ({"value": torch.ones(2, 34, 2, 3).long()}, TypeError, r"value is torch.int64. Expected torch.float64"),
@@ -60,7 +60,7 @@ WRONG_CLASSIC = [
     ({"backend": "cuda"}, ValueError, "backend='cuda' cannot be used: value is on cpu. Leave backend out"),
 ]
 
-WRONG_MMFS = [
+WRONG_MMFS_ATTENTION = [
     ({"value": torch.ones(6, 33, 2, 3)}, ValueError, "describe 34 pixels but value holds 33"),
     ({"value": torch.ones(204, 2, 3)}, ValueError, r"value has shape \[204, 2, 3\]. Expected \[N, S, H, D\]"),
     ({"spatial_shapes": torch.ones(6, 2, 2).long()}, ValueError, r"Expected \[total pixels, H, D\]"),
@@ -94,17 +94,17 @@ WRONG_MMFS = [
 
 
 @pytest.mark.usefixtures("nothing_computes")
-@pytest.mark.parametrize(("wrong", "error", "sentence"), WRONG_CLASSIC)
-def test_wrong_arguments_of_the_classic_op(wrong: dict[str, Any], error: type[Exception], sentence: str) -> None:
-    case = classic_case()
+@pytest.mark.parametrize(("wrong", "error", "sentence"), WRONG_MS_DEFORM_ATTN)
+def test_wrong_arguments_of_ms_deform_attn(wrong: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    case = ms_deform_attn_case()
     with pytest.raises(error, match=sentence):
         ms_deform_attn(**(case.tensors | case.rest | wrong))
 
 
 @pytest.mark.usefixtures("nothing_computes")
-@pytest.mark.parametrize(("wrong", "error", "sentence"), WRONG_MMFS)
+@pytest.mark.parametrize(("wrong", "error", "sentence"), WRONG_MMFS_ATTENTION)
 def test_wrong_arguments_of_the_multi_image_op(wrong: dict[str, Any], error: type[Exception], sentence: str) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     with pytest.raises(error, match=sentence):
         mmfs_attention(**(case.tensors | case.rest | wrong))
 
@@ -112,7 +112,7 @@ def test_wrong_arguments_of_the_multi_image_op(wrong: dict[str, Any], error: typ
 @pytest.mark.parametrize("backend", [None, "cpu", "reference"])
 @pytest.mark.parametrize("wrong", [[-1, 2], [0, 7], [6, 7]])
 def test_a_range_beyond_the_bank_is_refused(wrong: list[int], backend: Any) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     case.rest["visible"][1, 3] = torch.tensor(wrong)
     with pytest.raises(
         ValueError, match=rf"visible holds the range \[{wrong[0]}, {wrong[1]}\] but the bank has 6 images"
@@ -122,7 +122,7 @@ def test_a_range_beyond_the_bank_is_refused(wrong: list[int], backend: Any) -> N
 
 @pytest.mark.parametrize("backend", [None, "cpu", "reference"])
 def test_sizes_per_image_that_do_not_add_up_are_refused(backend: Any) -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     case.tensors["value"] = case.tensors["value"].flatten(0, 1)
     sizes = torch.tensor([[4, 7], [3, 2]]).repeat(6, 1, 1)
     sizes[2, 0, 0] = 5
@@ -132,7 +132,7 @@ def test_sizes_per_image_that_do_not_add_up_are_refused(backend: Any) -> None:
 
 
 def test_forms_of_the_same_arguments_agree() -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     expected = mmfs_attention(**case.tensors, **case.rest)
     one_point = {**case.tensors, "reference_points": torch.tensor([0.4, 0.6], dtype=torch.float64)}
     all_points = {**case.tensors, "reference_points": one_point["reference_points"].expand(2, 5, 2)}
@@ -153,7 +153,7 @@ def test_forms_of_the_same_arguments_agree() -> None:
 
 
 def test_one_reference_point_for_all_gets_the_sum_of_the_gradients() -> None:
-    case = mmfs_case()
+    case = mmfs_attention_case()
     point = torch.tensor([0.4, 0.6], dtype=torch.float64, requires_grad=True)
     points = point.detach().expand(2, 5, 2).clone().requires_grad_()
     tensors = {name: tensor for name, tensor in case.tensors.items() if name != "reference_points"}
@@ -176,7 +176,7 @@ def test_named_backends_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(functional, "ms_deform_attn_reference", marked("reference"))
     monkeypatch.setattr(functional.torch.ops.mmfs, "ms_deform_attn", marked("operator"))
-    case = classic_case()
+    case = ms_deform_attn_case()
     for backend in (None, "reference", "cpu"):
         ms_deform_attn(**case.tensors, **case.rest, backend=backend)
     assert reached == ["operator", "reference", "operator"]
@@ -188,7 +188,7 @@ def test_why_not_cuda_says_where_the_value_is() -> None:
 
 @pytest.mark.gpu
 def test_named_backends_never_fall_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = classic_case()
+    case = ms_deform_attn_case()
     tensors = {name: tensor.cuda() for name, tensor in case.tensors.items()}
     with pytest.raises(ValueError, match="backend='cpu' but value is on cuda:0"):
         ms_deform_attn(**tensors, **case.rest, backend="cpu")

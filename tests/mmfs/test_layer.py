@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmfs import MMFS, MSDeformAttn, layer
-from op_cases import classic_by_grid_sample
+from op_cases import ms_deform_attn_by_grid_sample
 
 SIZES = ((4, 7), (3, 2))
 NUM_PIXELS = 34
@@ -405,7 +405,7 @@ def test_msdeformattn_is_deformable_detrs(boxes: bool, ratio: float) -> None:
             point = points[:, :, level, axis, None, None]
             step = points[:, :, level, 2 + axis, None, None] / 2 / 3 if boxes else 1 / size
             locations[:, :, :, level, :, axis] = point + offsets[:, :, :, level, :, axis] * step
-    sampled = classic_by_grid_sample(value.view(2, NUM_PIXELS, 4, -1), SIZES, locations, weights)
+    sampled = ms_deform_attn_by_grid_sample(value.view(2, NUM_PIXELS, 4, -1), SIZES, locations, weights)
     expected = msda.output_proj(sampled)
 
     assert (msda(query, points, image, SIZES, None, padding) - expected).abs().max() < 1e-13

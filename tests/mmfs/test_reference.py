@@ -14,17 +14,17 @@ from mmfs.reference import softmax_with_null
 from op_cases import (
     NOT_SQUARE,
     Case,
-    classic_by_grid_sample,
-    classic_case,
     largest_difference,
-    mmfs_case,
-    mmfs_one_by_one,
+    mmfs_attention_case,
+    mmfs_attention_one_by_one,
+    ms_deform_attn_by_grid_sample,
+    ms_deform_attn_case,
 )
 
 ms_deform_attn_reference = partial(ms_deform_attn, backend="reference")
 mmfs_attention_reference = partial(mmfs_attention, backend="reference")
 
-CLASSIC = [
+MS_DEFORM_ATTN = [
     pytest.param({}, id="not-square-and-outside"),
     pytest.param({"sizes": [(1, 4)]}, id="one-row"),
     pytest.param({"sizes": [(4, 1), (1, 1)]}, id="one-column-and-one-pixel"),
@@ -33,10 +33,10 @@ CLASSIC = [
 ]
 
 
-@pytest.mark.parametrize("options", CLASSIC)
-def test_classic_op_equals_grid_sample(options: dict[str, Any]) -> None:
-    case = classic_case(**options)
-    differences = largest_difference(case.run(ms_deform_attn_reference), case.run(classic_by_grid_sample))
+@pytest.mark.parametrize("options", MS_DEFORM_ATTN)
+def test_ms_deform_attn_equals_grid_sample(options: dict[str, Any]) -> None:
+    case = ms_deform_attn_case(**options)
+    differences = largest_difference(case.run(ms_deform_attn_reference), case.run(ms_deform_attn_by_grid_sample))
     assert max(differences.values()) < 1e-13, differences
 
 
@@ -52,16 +52,16 @@ MMFS = [
 
 @pytest.mark.parametrize("options", MMFS)
 def test_multi_image_op_equals_a_loop(options: dict[str, Any]) -> None:
-    case = mmfs_case(**options)
-    differences = largest_difference(case.run(mmfs_attention_reference), case.run(mmfs_one_by_one))
+    case = mmfs_attention_case(**options)
+    differences = largest_difference(case.run(mmfs_attention_reference), case.run(mmfs_attention_one_by_one))
     assert max(differences.values()) < 1e-13, differences
 
 
-def test_one_image_without_null_is_the_classic_op() -> None:
-    case = mmfs_case(num_images=2, batch=2, tables=False, null_value=False, null_logit=None)
+def test_one_image_without_null_is_ms_deform_attn() -> None:
+    case = mmfs_attention_case(num_images=2, batch=2, tables=False, null_value=False, null_logit=None)
     own_image = torch.tensor([[0, 1], [1, 2]])[:, None].expand(-1, 5, -1)
     locations = case.tensors["reference_points"][:, :, None, None] + case.tensors["sampling_offsets"]
-    expected = classic_by_grid_sample(
+    expected = ms_deform_attn_by_grid_sample(
         case.tensors["value"],
         NOT_SQUARE,
         locations[:, :, :, None].expand(-1, -1, -1, 2, -1, -1),
@@ -74,7 +74,7 @@ def test_one_image_without_null_is_the_classic_op() -> None:
 def test_images_of_different_sizes_equal_a_loop_over_images() -> None:
     sizes = torch.tensor([[[4, 7], [3, 2]], [[2, 2], [1, 1]], [[1, 5], [6, 3]]])
     per_image = sizes.prod(-1).sum(-1).tolist()
-    case = mmfs_case(num_images=3, tables=False, null_value=False, null_logit=None)
+    case = mmfs_attention_case(num_images=3, tables=False, null_value=False, null_logit=None)
     value = torch.randn(sum(per_image), 2, 3, dtype=torch.float64)
     for image, (own_sizes, own_value) in enumerate(zip(sizes.tolist(), value.split(per_image), strict=True)):
         visible = torch.tensor([image, image + 1]).expand(2, 5, 2)
@@ -85,14 +85,14 @@ def test_images_of_different_sizes_equal_a_loop_over_images() -> None:
         )
         with_null = mmfs_attention_reference(value, sizes, **others, visible=visible)
         assert (with_null - alone).abs().max() < 1e-14
-        own = mmfs_one_by_one(
+        own = mmfs_attention_one_by_one(
             own_value[None], own_sizes, **others, visible=torch.tensor([0, 1]).expand(2, 5, 2), null_logit=None
         )
         assert (actual - own).abs().max() < 1e-13
 
 
-def test_first_and_second_derivatives_of_the_classic_op() -> None:
-    case = classic_case([(3, 2), (1, 2)], batch=1, num_queries=2, num_heads=1, num_points=2, dim=2)
+def test_first_and_second_derivatives_of_ms_deform_attn() -> None:
+    case = ms_deform_attn_case([(3, 2), (1, 2)], batch=1, num_queries=2, num_heads=1, num_points=2, dim=2)
     leaves = tuple(tensor.requires_grad_() for tensor in case.tensors.values())
 
     def op(value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ def test_first_and_second_derivatives_of_the_classic_op() -> None:
 
 
 def test_first_and_second_derivatives_of_the_multi_image_op() -> None:
-    case = mmfs_case(
+    case = mmfs_attention_case(
         [(2, 1), (1, 1)], batch=1, num_queries=2, num_heads=1, num_points=2, num_images=3, dim=2, num_ages=2
     )
     case.rest["visible"] = torch.tensor([[[0, 3], [1, 2]]])
@@ -136,7 +136,7 @@ def test_softmax_with_null_neither_overflows_nor_vanishes(null_logit: float | No
 
 
 def test_case_draws_empty_and_long_ranges() -> None:
-    counts = mmfs_case().rest["visible"].diff(dim=-1)
+    counts = mmfs_attention_case().rest["visible"].diff(dim=-1)
     assert counts.min() == 0
     assert counts.max() > 4, "no range is longer than the age tables"
 

@@ -21,7 +21,7 @@ def main(graph: str, out: str, library: str, inside: str = "") -> None:
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     architectures = ("sm_80", "sm_90")
-    carrier = open_plugin_kind(
+    plugins = open_plugin_kind(
         "library" if library else "python", trt, architectures, Path(library) if library else None
     )
     network = builder.create_network(0)
@@ -30,7 +30,7 @@ def main(graph: str, out: str, library: str, inside: str = "") -> None:
     print(*(network.get_layer(i).type.name for i in range(network.num_layers)))
     config = builder.create_builder_config()
     if inside:
-        carrier.configure(config)
+        plugins.configure(config)
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)

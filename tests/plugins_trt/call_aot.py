@@ -38,7 +38,7 @@ MMFS = {
     "logit_table": [4, 2, 2, 3],
     "null_value": [2, 64],
 }
-CLASSIC = {
+MS_DEFORM_ATTN = {
     "value": ["B", 34, 2, 64],
     "sampling_locations": ["B", "Q", 2, 2, 3, 2],
     "attention_weights": ["B", "Q", 2, 2, 3],
@@ -158,23 +158,25 @@ def build(
 def main() -> None:
     plugins = AotPlugins(trt)
     mmfs = {"spatial_shapes": np.array([4, 7, 3, 2]), "null_logit": np.array([0.3]), "use_null": np.array([1])}
-    classic = {"spatial_shapes": mmfs["spatial_shapes"]}
+    ms_deform_attn = {"spatial_shapes": mmfs["spatial_shapes"]}
     most = CALLS[-1]
     answer: dict[str, Any] = {
         "MMFS": build("MMFS", MMFS, TYPES.HALF, mmfs, most),
-        "MSDeformAttn": build("MSDeformAttn", CLASSIC, TYPES.BF16, classic, most),
+        "MSDeformAttn": build("MSDeformAttn", MS_DEFORM_ATTN, TYPES.BF16, ms_deform_attn, most),
     }
     assert list(MMFS) == list(INPUTS["MMFS"])
-    assert list(CLASSIC) == list(INPUTS["MSDeformAttn"])
+    assert list(MS_DEFORM_ATTN) == list(INPUTS["MSDeformAttn"])
     answer["kernels"] = {operator: list(kernels) for operator, kernels in plugins.kernels.items()}
     answer["refused"] = []
     for refused in (
         lambda: AotPlugins(trt),
-        lambda: build("MSDeformAttn", CLASSIC, TYPES.INT32, classic, most),
-        lambda: build("MSDeformAttn", {**CLASSIC, "value": ["B", 34, "N", 64]}, TYPES.HALF, classic, most),
-        lambda: build("MSDeformAttn", CLASSIC, TYPES.HALF, classic, {"B": 70000, "Q": 70000, "N": 1}),
-        lambda: build("MSDeformAttn", CLASSIC, TYPES.HALF, {"spatial_shapes": np.array([4, 7, 3, 3])}, most),
-        lambda: build("MMFS", MMFS, TYPES.HALF, classic, most),
+        lambda: build("MSDeformAttn", MS_DEFORM_ATTN, TYPES.INT32, ms_deform_attn, most),
+        lambda: build(
+            "MSDeformAttn", {**MS_DEFORM_ATTN, "value": ["B", 34, "N", 64]}, TYPES.HALF, ms_deform_attn, most
+        ),
+        lambda: build("MSDeformAttn", MS_DEFORM_ATTN, TYPES.HALF, ms_deform_attn, {"B": 70000, "Q": 70000, "N": 1}),
+        lambda: build("MSDeformAttn", MS_DEFORM_ATTN, TYPES.HALF, {"spatial_shapes": np.array([4, 7, 3, 3])}, most),
+        lambda: build("MMFS", MMFS, TYPES.HALF, ms_deform_attn, most),
     ):
         try:
             refused()

@@ -24,7 +24,7 @@ const char* answered(const std::function<std::string()>& work) {
 }
 
 struct Call {
-    int32_t is_fused, num_sizes, has_null, num_inputs;
+    int32_t is_mmfs_attention, num_sizes, has_null, num_inputs;
     const int64_t* sizes;
     double null_logit;
     const int64_t* ranks;
@@ -37,7 +37,7 @@ struct Call {
 
 struct Given {
     explicit Given(const Call& call)
-        : node(call.is_fused ? MMFS : MS_DEFORM_ATTN, {call.sizes, call.sizes + call.num_sizes}, call.has_null,
+        : node(call.is_mmfs_attention ? MMFS : MS_DEFORM_ATTN, {call.sizes, call.sizes + call.num_sizes}, call.has_null,
                call.null_logit) {
         const int64_t* axes = call.axes;
         for (int i = 0; i < call.num_inputs; axes += call.ranks[i++]) {
@@ -92,11 +92,11 @@ const char* mmfs_needs(const Call* call) {
     });
 }
 
-const char* mmfs_takes_type(int is_fused, int position, const int64_t* types) {
+const char* mmfs_takes_type(int is_mmfs_attention, int position, const int64_t* types) {
     return answered([&] {
         std::vector<Type> known;
         for (int i = 0; i <= position; ++i) known.push_back(static_cast<Type>(types[i]));
-        return std::string(takes_type(is_fused ? MMFS : MS_DEFORM_ATTN, position, known) ? "yes" : "no");
+        return std::string(takes_type(is_mmfs_attention ? MMFS : MS_DEFORM_ATTN, position, known) ? "yes" : "no");
     });
 }
 

@@ -1,4 +1,4 @@
-"""The C++ carrier without TensorRT: it plans, packs, unpacks and launches as the Python one does, byte by byte."""
+"""The C++ plugin without TensorRT: it plans, packs, unpacks and launches as the Python one does, byte by byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
-from op_cases import classic_case, mmfs_case
+from op_cases import mmfs_attention_case, ms_deform_attn_case
 from plugins_trt.launches import Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import MachineCode
 from plugins_trt.node_contract import INPUTS, Node, takes_type
@@ -29,7 +29,7 @@ class Call(ctypes.Structure):
     """Struct Call of csrc_interface.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("is_fused", "num_sizes", "has_null", "num_inputs")),
+        *((name, ctypes.c_int32) for name in ("is_mmfs_attention", "num_sizes", "has_null", "num_inputs")),
         ("sizes", ctypes.POINTER(ctypes.c_int64)),
         ("null_logit", ctypes.c_double),
         *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("ranks", "axes", "types")),
@@ -73,7 +73,7 @@ def call_of(
 def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Calls a function of csrc_interface.cpp and returns its text."""
     if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed: it compiles the C++ carrier")
+        pytest.skip("g++ is not installed: it compiles the C++ plugin")
     path = tmp_path_factory.mktemp("csrc") / "libcsrc.so"
     sources = [SOURCES / name for name in ("node.cpp", "launch.cpp", "machine_code.cpp", "driver.cpp")]
     command = ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
@@ -238,7 +238,7 @@ def test_it_launches_what_computes_the_op(
     library: Callable[..., str], make_gpu: Callable[..., Any], operator: str
 ) -> None:
     levels = ((4, 7), (3, 2))
-    case = classic_case(levels, dim=8) if operator == "MSDeformAttn" else mmfs_case(levels, dim=8)
+    case = ms_deform_attn_case(levels, dim=8) if operator == "MSDeformAttn" else mmfs_attention_case(levels, dim=8)
     tensors = {name: tensor.float().contiguous() for name, tensor in case.tensors.items()}
     if operator == "MMFS":
         tensors["visible"] = case.rest["visible"].contiguous()

@@ -51,10 +51,10 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def graph(value_type: int) -> bytes:
     """Both nodes on one value, with a dynamic batch."""
     shared = {"domain": "mmfs", "spatial_shapes": [4, 7, 3, 2], "plugin_namespace": "mmfs", "plugin_version": "1"}
-    fused = ["value", "points", "offsets", "weights", "visible", "offset_table", "logit_table", "null_value"]
+    inputs = ["value", "points", "offsets", "weights", "visible", "offset_table", "logit_table", "null_value"]
     nodes = [
-        helper.make_node("MSDeformAttn", ["value", "locations", "weights"], ["classic"], **shared),
-        helper.make_node("MMFS", fused, ["fused"], null_logit=-0.75, use_null=1, **shared),
+        helper.make_node("MSDeformAttn", ["value", "locations", "weights"], ["ms_deform_attn"], **shared),
+        helper.make_node("MMFS", inputs, ["mmfs_attention"], null_logit=-0.75, use_null=1, **shared),
     ]
     inputs = {
         "value": (value_type, ["B", 34, 2, 8]),
@@ -67,7 +67,7 @@ def graph(value_type: int) -> bytes:
         "logit_table": (FLOAT, [1, 2, 2, 4]),
         "null_value": (value_type, [2, 8]),
     }
-    outputs = {name: (value_type, ["B", 5, 16]) for name in ("classic", "fused")}
+    outputs = {name: (value_type, ["B", 5, 16]) for name in ("ms_deform_attn", "mmfs_attention")}
     described = [
         [helper.make_tensor_value_info(name, *what) for name, what in side.items()] for side in (inputs, outputs)
     ]
@@ -97,12 +97,12 @@ def test_a_plan_is_the_one_that_python_builds(plugin: Path, tmp_path: Path) -> N
         pytest.skip(reason)
     (tmp_path / "graph.onnx").write_bytes(graph(HALF))
     plans = []
-    for carrier in (plugin, ""):
-        done = child(HERE / "build_plan.py", tmp_path / "graph.onnx", tmp_path / "plan", carrier)
+    for library in (plugin, ""):
+        done = child(HERE / "build_plan.py", tmp_path / "graph.onnx", tmp_path / "plan", library)
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["PLUGIN_V3", "PLUGIN_V3"]
         plans.append((tmp_path / "plan").read_bytes())
-    for kernel in ("fused_forward", "merge_splits", "classic_forward", "add_splits"):
+    for kernel in ("mmfs_attention_forward", "merge_splits", "ms_deform_attn_forward", "add_splits"):
         assert f"mmfs_{kernel}_float16_8_8_1@sm_80".encode() in plans[0]
     assert plans[0] == plans[1]
 
@@ -126,12 +126,15 @@ def test_a_type_without_kernels_is_refused_when_the_engine_is_built(plugin: Path
     done = child(HERE / "build_plan.py", tmp_path / "graph.onnx", tmp_path / "plan", plugin)
     assert done.returncode == 3
     # By TensorRT's own logger, which the library was told where to find.
-    assert "[E] The plugin library holds no machine code of mmfs_fused_forward_float32_4_8_1. Build it" in done.stdout
+    assert (
+        "[E] The plugin library holds no machine code of mmfs_mmfs_attention_forward_float32_4_8_1. Build it"
+        in done.stdout
+    )
     assert not (tmp_path / "plan").exists()
 
 
 @pytest.mark.slow
-def test_a_plan_of_either_carrier_is_read(plugin: Path) -> None:
+def test_a_plan_of_either_plugin_kind_is_read(plugin: Path) -> None:
     if (reason := why_not("rtx")) is not None:
         pytest.skip(reason)
     done = child(HERE / "read_fields.py", plugin)

@@ -218,7 +218,7 @@ def test_nvrtc_writes_the_ptx_that_tensorrt_launches(operator: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_gpu_spills_registers(architecture: str) -> None:
-    """The structure itself is on the stack, where the launch of the other carriers has it among the parameters."""
+    """The structure itself is on the stack, where the launch of the other plugin kinds has it among the parameters."""
     if find_nvrtc() is None:
         pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc): it compiles the kernels without a GPU")
     for operator in INPUTS:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from node_cases import FLAT, node_and_inputs, reference
 from numerics import assert_within_error_budget
-from plugins_trt.launches import MOST_PROCESSORS, Address, instances_of, launches, workspace_bytes
+from plugins_trt.launches import MOST_SMS, Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import MachineCode
 from plugins_trt.node_contract import Node
 
@@ -63,7 +63,7 @@ def test_mmfs_whole_and_in_parts(make_gpu: Callable[..., Any], dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("null_logit", [None, -0.5])
-def test_mmfs_without_null_and_without_pictures(make_gpu: Callable[..., Any], null_logit: float | None) -> None:
+def test_mmfs_without_null_and_without_images(make_gpu: Callable[..., Any], null_logit: float | None) -> None:
     for num_images in (0, 6):
         node, inputs = node_and_inputs("MMFS", torch.float32, dim=8, null_logit=null_logit, num_images=num_images)
         gpu = make_gpu(instances_of(node, 8, torch.float32))
@@ -71,7 +71,7 @@ def test_mmfs_without_null_and_without_pictures(make_gpu: Callable[..., Any], nu
         torch.testing.assert_close(out, reference(node, inputs, torch.float32))
 
 
-def test_classic_whole_and_in_parts(make_gpu: Callable[..., Any]) -> None:
+def test_ms_deform_attn_whole_and_in_splits(make_gpu: Callable[..., Any]) -> None:
     for num_points, num_launches in ((3, 1), (36, 2)):  # 72 samples: nine batches of eight lanes, four for a part
         node, inputs = node_and_inputs("MSDeformAttn", torch.float16, dim=8, num_points=num_points)
         gpu = make_gpu(instances_of(node, 8, torch.float16))
@@ -131,9 +131,9 @@ def test_the_workspace_suffices_for_every_smaller_call_on_every_gpu(operator: st
                 assert used <= scratch, (most_queries, num_queries, num_sms)
                 largest = max(largest, used)
         assert largest > 0, "some of these calls are split"
-    assert MOST_PROCESSORS == 256
+    assert MOST_SMS == 256
 
 
-def test_a_classic_call_of_few_samples_needs_no_workspace() -> None:
+def test_a_ms_deform_attn_call_of_few_samples_needs_no_workspace() -> None:
     shapes = [(2, 34, 4, 64), (2, 9, 4, 2, 8, 2), (2, 9, 4, 2, 8)]
     assert workspace_bytes(Node("MSDeformAttn", FLAT), shapes, torch.float16) == 0

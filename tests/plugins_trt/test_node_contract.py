@@ -12,8 +12,17 @@ from plugins_trt.node_contract import ATTRIBUTES, INPUTS, NAMESPACE, VERSION, No
 
 # B=2, Q=5, N=3, S=4*7+3*2, H=2, D=8, L=2, P=3, A=4 and 6
 LEVELS = (4, 7, 3, 2)
-FUSED = [(3, 34, 2, 8), (2, 5, 2), (2, 5, 2, 3, 2), (2, 5, 2, 2, 3), (2, 5, 2), (4, 2, 3, 2), (6, 2, 2, 3), (2, 8)]
-CLASSIC = [(2, 34, 2, 8), (2, 5, 2, 2, 3, 2), (2, 5, 2, 2, 3)]
+MMFS_ATTENTION = [
+    (3, 34, 2, 8),
+    (2, 5, 2),
+    (2, 5, 2, 3, 2),
+    (2, 5, 2, 2, 3),
+    (2, 5, 2),
+    (4, 2, 3, 2),
+    (6, 2, 2, 3),
+    (2, 8),
+]
+MS_DEFORM_ATTN = [(2, 34, 2, 8), (2, 5, 2, 2, 3, 2), (2, 5, 2, 2, 3)]
 FREE = {
     ("MMFS", "value", 0),
     ("MMFS", "offset_table", 0),
@@ -34,7 +43,7 @@ def test_inputs_and_attributes_are_those_of_the_onnx_function(operator):
     assert tuple(attributes) == ATTRIBUTES[operator]
 
 
-@pytest.mark.parametrize(("operator", "shapes"), [("MMFS", FUSED), ("MSDeformAttn", CLASSIC)])
+@pytest.mark.parametrize(("operator", "shapes"), [("MMFS", MMFS_ATTENTION), ("MSDeformAttn", MS_DEFORM_ATTN)])
 def test_output_shape_of_numbers_and_of_expressions(operator, shapes):
     assert output_shape(operator, shapes, mul) == (2, 5, 16)
     symbols = [tuple(f"{name}{axis}" for axis in range(6)) for name in INPUTS[operator]]
@@ -44,24 +53,35 @@ def test_output_shape_of_numbers_and_of_expressions(operator, shapes):
 
 
 def test_sizes():
-    fused = sizes_of(Node("MMFS", LEVELS), FUSED)
-    assert (fused.batch, fused.num_queries, fused.num_rows, fused.num_images, fused.pixels_per_image) == (
+    mmfs_attention = sizes_of(Node("MMFS", LEVELS), MMFS_ATTENTION)
+    assert (
+        mmfs_attention.batch,
+        mmfs_attention.num_queries,
+        mmfs_attention.num_rows,
+        mmfs_attention.num_images,
+        mmfs_attention.pixels_per_image,
+    ) == (
         2,
         5,
         10,
         3,
         34,
     )
-    assert (fused.num_heads, fused.num_channels, fused.num_levels, fused.num_points) == (2, 8, 2, 3)
-    assert (fused.num_offset_ages, fused.num_logit_ages) == (4, 6)
-    classic = sizes_of(Node("MSDeformAttn", LEVELS), CLASSIC)
-    assert (classic.num_images, classic.num_offset_ages, classic.num_logit_ages) == (2, 0, 0)
-    assert sizes_of(Node("MMFS", LEVELS), [(0, 34, 2, 8), *FUSED[1:]]).num_images == 0
+    assert (
+        mmfs_attention.num_heads,
+        mmfs_attention.num_channels,
+        mmfs_attention.num_levels,
+        mmfs_attention.num_points,
+    ) == (2, 8, 2, 3)
+    assert (mmfs_attention.num_offset_ages, mmfs_attention.num_logit_ages) == (4, 6)
+    ms_deform_attn = sizes_of(Node("MSDeformAttn", LEVELS), MS_DEFORM_ATTN)
+    assert (ms_deform_attn.num_images, ms_deform_attn.num_offset_ages, ms_deform_attn.num_logit_ages) == (2, 0, 0)
+    assert sizes_of(Node("MMFS", LEVELS), [(0, 34, 2, 8), *MMFS_ATTENTION[1:]]).num_images == 0
 
 
 @pytest.mark.parametrize("operator", INPUTS)
 def test_every_wrong_size_is_named(operator):
-    shapes = FUSED if operator == "MMFS" else CLASSIC
+    shapes = MMFS_ATTENTION if operator == "MMFS" else MS_DEFORM_ATTN
     for position, (name, shape) in enumerate(zip(INPUTS[operator], shapes, strict=True)):
         for axis, size in enumerate(shape):
             if (operator, name, axis) in FREE:

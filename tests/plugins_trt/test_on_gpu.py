@@ -15,7 +15,7 @@ from node_cases import node_and_inputs, reference
 from numerics import assert_within_error_budget
 from plugins_trt.driver import driver
 from plugins_trt.entry import SCALARS, Entry
-from plugins_trt.launches import MOST_PROCESSORS, Address, instances_of, launches, workspace_bytes
+from plugins_trt.launches import MOST_SMS, Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import PTX_ARCHITECTURE, compile_ahead, compile_ptx
 from plugins_trt.node_contract import INPUTS, WEIGHTS, Node
 
@@ -43,7 +43,7 @@ def assert_computed(out: Tensor, node: Node, inputs: list[Tensor]) -> None:
     assert_within_error_budget(out.cpu(), baseline=baseline, exact=exact)
 
 
-@pytest.mark.parametrize("num_sms", [1, MOST_PROCESSORS], ids=["whole", "in-parts"])
+@pytest.mark.parametrize("num_sms", [1, MOST_SMS], ids=["whole", "in-parts"])
 @pytest.mark.parametrize("architecture", ["own", PTX_ARCHITECTURE])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("operator", INPUTS)

@@ -54,7 +54,7 @@ def to(inputs: Tensors, dtype: torch.dtype) -> Tensors:
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
 
 
-def classic_inputs(batch: int, num_queries: int, seed: int = 0) -> Tensors:
+def ms_deform_attn_inputs(batch: int, num_queries: int, seed: int = 0) -> Tensors:
     """float32 values in float64, with locations inside, outside, far outside and not finite."""
     generator = torch.Generator().manual_seed(seed)
     locations = torch.rand(batch, num_queries, H, L, P, 2, generator=generator) * 1.8 - 0.4
@@ -70,7 +70,7 @@ def classic_inputs(batch: int, num_queries: int, seed: int = 0) -> Tensors:
     }
 
 
-def mmfs_inputs(batch: int, num_queries: int, num_images: int, seed: int = 0) -> Tensors:
+def mmfs_attention_inputs(batch: int, num_queries: int, num_images: int, seed: int = 0) -> Tensors:
     """float32 values in float64. The last query sees nothing, the first all images, even those older than A."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -99,13 +99,13 @@ def mmfs_inputs(batch: int, num_queries: int, num_images: int, seed: int = 0) ->
     }
 
 
-def reference_of_classic(inputs: Tensors) -> torch.Tensor:
+def reference_of_ms_deform_attn(inputs: Tensors) -> torch.Tensor:
     return ms_deform_attn(
         inputs["value"], SHAPES, inputs["sampling_locations"], inputs["attention_weights"], backend="reference"
     )
 
 
-def reference_of_mmfs(inputs: Tensors, null_logit: float | None) -> torch.Tensor:
+def reference_of_mmfs_attention(inputs: Tensors, null_logit: float | None) -> torch.Tensor:
     named = dict(inputs)
     return mmfs_attention(named.pop("value"), SHAPES, **named, null_logit=null_logit, backend="reference")
 
@@ -116,28 +116,34 @@ def null_attributes(null_logit: float | None) -> dict[str, object]:
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_both_bodies_pass_the_checker_and_equal_the_reference_in_every_opset(opset):
-    classic = classic_inputs(2, 3)
-    model = attach_functions(one_node("MSDeformAttn", to(classic, torch.float32), opset=opset))
+    ms_deform_attn = ms_deform_attn_inputs(2, 3)
+    model = attach_functions(one_node("MSDeformAttn", to(ms_deform_attn, torch.float32), opset=opset))
     onnx.checker.check_model(model, full_check=True)
-    assert relative_error(run(model, to(classic, torch.float32)), reference_of_classic(classic)) < 2e-6
+    assert (
+        relative_error(run(model, to(ms_deform_attn, torch.float32)), reference_of_ms_deform_attn(ms_deform_attn))
+        < 2e-6
+    )
 
-    fused = mmfs_inputs(2, 3, 6)
-    model = attach_functions(one_node("MMFS", to(fused, torch.float32), opset=opset, **null_attributes(0.5)))
+    mmfs_attention = mmfs_attention_inputs(2, 3, 6)
+    model = attach_functions(one_node("MMFS", to(mmfs_attention, torch.float32), opset=opset, **null_attributes(0.5)))
     onnx.checker.check_model(model, full_check=True)
     assert {entry.version for function in model.functions for entry in function.opset_import if not entry.domain} == {
         opset
     }
-    assert relative_error(run(model, to(fused, torch.float32)), reference_of_mmfs(fused, 0.5)) < 2e-6
+    assert (
+        relative_error(run(model, to(mmfs_attention, torch.float32)), reference_of_mmfs_attention(mmfs_attention, 0.5))
+        < 2e-6
+    )
 
 
 @pytest.mark.parametrize("null_logit", [0.0, -1.5, 40.0, None])
 @pytest.mark.parametrize(("batch", "num_queries", "num_images"), [(1, 1, 1), (3, 5, 7), (2, 4, 2)])
 def test_mmfs_equals_the_reference_at_any_size(batch, num_queries, num_images, null_logit):
-    inputs = mmfs_inputs(batch, num_queries, num_images, seed=num_images)
+    inputs = mmfs_attention_inputs(batch, num_queries, num_images, seed=num_images)
     single = to(inputs, torch.float32)
     model = attach_functions(one_node("MMFS", single, **null_attributes(null_logit)))
     out = run(model, single)
-    assert relative_error(out, reference_of_mmfs(inputs, null_logit)) < 2e-6
+    assert relative_error(out, reference_of_mmfs_attention(inputs, null_logit)) < 2e-6
     nothing_visible = inputs["visible"][..., 0] == inputs["visible"][..., 1]
     expected = single["null_value"].flatten().expand(int(nothing_visible.sum()), -1)
     assert len(expected)
@@ -146,20 +152,20 @@ def test_mmfs_equals_the_reference_at_any_size(batch, num_queries, num_images, n
 
 def test_an_empty_bank_gives_null_value_and_no_query_gives_nothing():
     for num_images, num_queries in ((0, 3), (4, 0), (0, 0)):
-        inputs = to(mmfs_inputs(2, num_queries, num_images), torch.float32)
+        inputs = to(mmfs_attention_inputs(2, num_queries, num_images), torch.float32)
         out = run(attach_functions(one_node("MMFS", inputs, **null_attributes(0.0))), inputs)
         assert out.shape == (2, num_queries, H * D)
         if num_images == 0:
             assert torch.equal(out, inputs["null_value"].flatten().expand(2, num_queries, -1))
     for batch, num_queries in ((2, 0), (0, 3)):
-        inputs = to(classic_inputs(batch, num_queries), torch.float32)
+        inputs = to(ms_deform_attn_inputs(batch, num_queries), torch.float32)
         assert run(attach_functions(one_node("MSDeformAttn", inputs)), inputs).shape == (batch, num_queries, H * D)
 
 
 def test_an_image_that_no_query_sees_may_hold_anything():
-    inputs = mmfs_inputs(2, 4, 5)
+    inputs = mmfs_attention_inputs(2, 4, 5)
     inputs["visible"] = inputs["visible"].clamp(1, 3)
-    want = reference_of_mmfs(inputs, 0.0)
+    want = reference_of_mmfs_attention(inputs, 0.0)
     inputs["value"][0] = torch.nan
     inputs["value"][3:] = torch.inf
     single = to(inputs, torch.float32)
@@ -167,43 +173,45 @@ def test_an_image_that_no_query_sees_may_hold_anything():
 
 
 def test_large_logits_do_not_overflow():
-    inputs = mmfs_inputs(2, 4, 3)
+    inputs = mmfs_attention_inputs(2, 4, 3)
     inputs["attention_logits"] *= 100
     single = to(inputs, torch.float32)
     model = attach_functions(one_node("MMFS", single, **null_attributes(0.0)))
-    assert relative_error(run(model, single), reference_of_mmfs(inputs, 0.0)) < 1e-4  # float32 holds 500 to 3e-5
+    assert (
+        relative_error(run(model, single), reference_of_mmfs_attention(inputs, 0.0)) < 1e-4
+    )  # float32 holds 500 to 3e-5
 
 
 @pytest.mark.parametrize("coordinates", [torch.float16, torch.float32])
 def test_half_graphs_lose_only_the_rounding_of_their_inputs_and_output(coordinates):
-    inputs = to(mmfs_inputs(2, 4, 3), torch.float16)
+    inputs = to(mmfs_attention_inputs(2, 4, 3), torch.float16)
     for name in ("reference_points", "sampling_offsets", "offset_table"):
         inputs[name] = inputs[name].to(coordinates)
     inputs["sampling_offsets"] = inputs["sampling_offsets"].nan_to_num(2.0, 2.0, -2.0)  # 3e30 is not finite in float16
-    exact = reference_of_mmfs(to(inputs, torch.float64), 0.0)
-    own_error = relative_error(reference_of_mmfs(inputs, 0.0), exact)
+    exact = reference_of_mmfs_attention(to(inputs, torch.float64), 0.0)
+    own_error = relative_error(reference_of_mmfs_attention(inputs, 0.0), exact)
     out = run(attach_functions(one_node("MMFS", inputs, **null_attributes(0.0))), inputs)
     assert out.dtype == torch.float16
     assert relative_error(out, exact) <= 1.5 * own_error
 
-    inputs = classic_inputs(2, 4)
+    inputs = ms_deform_attn_inputs(2, 4)
     inputs = {name: t.to(coordinates if name == "sampling_locations" else torch.float16) for name, t in inputs.items()}
-    exact = reference_of_classic(to(inputs, torch.float64))
-    own_error = relative_error(reference_of_classic(inputs), exact)
+    exact = reference_of_ms_deform_attn(to(inputs, torch.float64))
+    own_error = relative_error(reference_of_ms_deform_attn(inputs), exact)
     out = run(attach_functions(one_node("MSDeformAttn", inputs)), inputs)
     assert out.dtype == torch.float16
     assert relative_error(out, exact) <= 1.5 * own_error
 
 
 def test_visible_may_be_int32():
-    inputs = mmfs_inputs(2, 3, 4)
+    inputs = mmfs_attention_inputs(2, 3, 4)
     single = to(inputs, torch.float32) | {"visible": inputs["visible"].int()}
     model = attach_functions(one_node("MMFS", single, **null_attributes(0.0)))
-    assert relative_error(run(model, single), reference_of_mmfs(inputs, 0.0)) < 2e-6
+    assert relative_error(run(model, single), reference_of_mmfs_attention(inputs, 0.0)) < 2e-6
 
 
 def test_attaching_twice_changes_nothing_and_attaches_only_what_occurs():
-    model = attach_functions(one_node("MSDeformAttn", to(classic_inputs(1, 1), torch.float32)))
+    model = attach_functions(one_node("MSDeformAttn", to(ms_deform_attn_inputs(1, 1), torch.float32)))
     assert sorted(function.name for function in model.functions) == ["BilinearCorner", "BilinearSum", "MSDeformAttn"]
     once = model.SerializeToString()
     assert attach_functions(model).SerializeToString() == once
@@ -214,7 +222,7 @@ def test_attaching_twice_changes_nothing_and_attaches_only_what_occurs():
 
 
 def test_a_node_inside_a_subgraph_is_found():
-    inputs = to(classic_inputs(1, 2), torch.float32)
+    inputs = to(ms_deform_attn_inputs(1, 2), torch.float32)
     model = one_node("MSDeformAttn", inputs)
     branch = helper.make_graph(list(model.graph.node), "branch", [], list(model.graph.output))
     condition = helper.make_node("Constant", [], ["condition"], value=helper.make_tensor("c", 9, [], [True]))
@@ -223,7 +231,7 @@ def test_a_node_inside_a_subgraph_is_found():
     model.graph.node.extend([condition, choice])
     model.graph.output[0].name = "chosen"
     assert "MSDeformAttn" in {function.name for function in attach_functions(model).functions}
-    assert relative_error(run(model, inputs), reference_of_classic(to(inputs, torch.float64))) < 2e-6
+    assert relative_error(run(model, inputs), reference_of_ms_deform_attn(to(inputs, torch.float64))) < 2e-6
 
 
 def test_a_model_without_mmfs_nodes_stays_as_it_is():
@@ -241,7 +249,7 @@ def test_a_model_without_mmfs_nodes_stays_as_it_is():
 
 
 def test_wrong_models_are_refused_with_a_sentence():
-    inputs = to(classic_inputs(1, 1), torch.float32)
+    inputs = to(ms_deform_attn_inputs(1, 1), torch.float32)
     with pytest.raises(ValueError, match=r"version 17 of the standard ONNX operators. Expected 18 to 24"):
         attach_functions(one_node("MSDeformAttn", inputs, opset=17))
     with pytest.raises(ValueError, match=r"named \['DeformAttn'\]; the domain holds .*'MMFS', 'MSDeformAttn'"):
@@ -249,6 +257,6 @@ def test_wrong_models_are_refused_with_a_sentence():
 
 
 def test_without_its_body_a_node_does_not_run():
-    inputs = to(classic_inputs(1, 1), torch.float32)
+    inputs = to(ms_deform_attn_inputs(1, 1), torch.float32)
     with pytest.raises(Exception, match="MSDeformAttn"):
         run(one_node("MSDeformAttn", inputs), inputs)

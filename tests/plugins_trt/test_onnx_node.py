@@ -73,7 +73,7 @@ def constants_of(model: ModelProto) -> dict[str, Tensor]:
     }
 
 
-class FusedTwice(nn.Module):
+class MMFSAttentionTwice(nn.Module):
     """mmfs_attention with everything, and with nothing that may be left out."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class FusedTwice(nn.Module):
         return torch.cat([full, mmfs.mmfs_attention(*inputs, null_logit=None)], dim=-1)
 
 
-def fused_inputs(batch: int, num_queries: int, num_images: int) -> tuple[Tensor, ...]:
+def mmfs_attention_inputs(batch: int, num_queries: int, num_images: int) -> tuple[Tensor, ...]:
     """The last query sees nothing, the first has a location that is not finite."""
     visible = torch.randint(0, num_images + 1, (batch, num_queries, 2)).sort(-1).values
     visible[0, 0] = torch.tensor([0, num_images])
@@ -107,14 +107,14 @@ def fused_inputs(batch: int, num_queries: int, num_images: int) -> tuple[Tensor,
 
 
 @pytest.fixture(scope="module")
-def fused() -> tuple[FusedTwice, ModelProto]:
+def mmfs_attention_twice() -> tuple[MMFSAttentionTwice, ModelProto]:
     torch.manual_seed(0)
-    module = FusedTwice()
-    return module, export(module, fused_inputs(2, 3, 4), ({0: N}, BY_QUERY, BY_QUERY, BY_QUERY, BY_QUERY))
+    module = MMFSAttentionTwice()
+    return module, export(module, mmfs_attention_inputs(2, 3, 4), ({0: N}, BY_QUERY, BY_QUERY, BY_QUERY, BY_QUERY))
 
 
-def test_mmfs_attention_becomes_one_node_with_its_constants_as_attributes(fused):
-    _, model = fused
+def test_mmfs_attention_becomes_one_node_with_its_constants_as_attributes(mmfs_attention_twice):
+    _, model = mmfs_attention_twice
     full, bare = mmfs_nodes(model)
     assert full.op_type == bare.op_type == "MMFS"
     assert {entry.domain: entry.version for entry in model.opset_import}["mmfs"] == 1
@@ -131,17 +131,17 @@ def test_mmfs_attention_becomes_one_node_with_its_constants_as_attributes(fused)
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 4), (1, 1, 1), (3, 5, 7), (2, 2, 0)])
-def test_exported_mmfs_attention_runs_at_other_sizes_than_traced(fused, sizes):
-    module, model = fused
+def test_exported_mmfs_attention_runs_at_other_sizes_than_traced(mmfs_attention_twice, sizes):
+    module, model = mmfs_attention_twice
     torch.manual_seed(sum(sizes))
-    inputs = fused_inputs(*sizes)
+    inputs = mmfs_attention_inputs(*sizes)
     assert relative_error(run(model, inputs), module(*inputs)) < 1e-5
 
 
 def test_an_explicit_opset_is_that_of_model_and_bodies():
     opset = 24
     torch.manual_seed(1)
-    module, inputs = FusedTwice(), fused_inputs(2, 3, 4)
+    module, inputs = MMFSAttentionTwice(), mmfs_attention_inputs(2, 3, 4)
     model = export(module, inputs, ({0: N}, BY_QUERY, BY_QUERY, BY_QUERY, BY_QUERY), opset=opset)
     owners = (model, *model.functions)
     assert {entry.version for owner in owners for entry in owner.opset_import if not entry.domain} == {opset}
@@ -167,7 +167,7 @@ class Layer(nn.Module):
 
 def layer_inputs(batch: int, num_queries: int, num_images: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     points = torch.rand(num_queries, 2)
-    _, _, _, _, visible = fused_inputs(batch, num_queries, num_images)
+    _, _, _, _, visible = mmfs_attention_inputs(batch, num_queries, num_images)
     query = torch.randn(batch, num_queries, 8, dtype=dtype)
     return query, points, visible, torch.randn(num_images, S, 6, dtype=dtype)
 
@@ -195,7 +195,7 @@ def test_the_layer_in_half_precision_is_as_good_as_torch():
     assert (out - exact).abs().max() <= 2 * (own - exact).abs().max()
 
 
-class Classic(nn.Module):
+class MSDeformAttnOnce(nn.Module):
     """Deformable-DETR's module, over and over on the same sizes."""
 
     def __init__(self) -> None:
@@ -212,7 +212,7 @@ class Classic(nn.Module):
 
 def test_deformable_attention_becomes_one_node_per_layer_and_runs_at_other_sizes():
     torch.manual_seed(4)
-    module = Classic()
+    module = MSDeformAttnOnce()
 
     def inputs_of(batch: int, num_queries: int) -> tuple[Tensor, ...]:
         points = torch.rand(batch, num_queries, 2, 2) * 1.4 - 0.2
@@ -239,7 +239,7 @@ class DifferentSizes(nn.Module):
 
 
 def test_images_of_different_sizes_are_refused_with_a_sentence():
-    _, *rest = fused_inputs(1, 2, 2)
+    _, *rest = mmfs_attention_inputs(1, 2, 2)
     inputs = (torch.randn(2 * S, 2, 3), torch.tensor(SHAPES).expand(2, -1, -1), *rest)
     with pytest.raises(torch.onnx.OnnxExporterError) as error:
         export(DifferentSizes(), inputs, None)
@@ -255,5 +255,5 @@ def test_a_dynamic_number_of_points_is_refused_with_a_sentence():
     points = Dim("P")
     shapes = ((None, None, {3: points}, {4: points}, None),)
     with pytest.raises(torch.onnx.OnnxExporterError) as error:
-        export(Bare(), fused_inputs(1, 2, 2), shapes)
+        export(Bare(), mmfs_attention_inputs(1, 2, 2), shapes)
     assert "leave them out of dynamic_shapes" in str(root_cause(error.value))

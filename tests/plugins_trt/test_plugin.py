@@ -13,7 +13,7 @@ import torch
 import plugins_trt.plugin
 from mmfs.kernels.nvrtc import find_nvrtc
 from mmfs.reference import ms_deform_attn_reference
-from op_cases import classic_case
+from op_cases import ms_deform_attn_case
 from plugins_trt.launches import instances_of
 from plugins_trt.node_contract import INPUTS, Node
 from plugins_trt.plugin import Plugins, State, fields_of, node_of
@@ -81,7 +81,7 @@ def test_a_plan_carries_the_plugin_and_its_kernels_and_runs(
     plugins: Plugins, make_gpu: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt, node = plugins.trt, Node("MSDeformAttn", FLAT)
-    case = classic_case(LEVELS, dim=8)
+    case = ms_deform_attn_case(LEVELS, dim=8)
     inputs = [case.tensors[name].float() for name in INPUTS[node.operator]]
     inputs[0] = inputs[0].half()
     descriptions = [described(trt, tensor) for tensor in inputs]

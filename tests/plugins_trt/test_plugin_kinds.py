@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from plugins_trt.plugin import Plugins
-from plugins_trt.plugin_kinds import CARRIERS, USUAL, architectures_of, check_plugin_kind, open_plugin_kind
+from plugins_trt.plugin_kinds import PLUGIN_KINDS, USUAL, architectures_of, check_plugin_kind, open_plugin_kind
 from plugins_trt.tensorrt_package import PACKAGES
 
-KERNELS = b"\x7fELF\0mmfs_fused_forward_float16_8_8_1@sm_90\0mmfs_fused_forward_float16_8_8_1@compute_80\0"
+KERNELS = (
+    b"\x7fELF\0mmfs_mmfs_attention_forward_float16_8_8_1@sm_90\0mmfs_mmfs_attention_forward_float16_8_8_1@compute_80\0"
+)
 
 
 @pytest.fixture
@@ -39,25 +41,25 @@ def tensorrt(*, takes_library: bool = True) -> Any:
     )
 
 
-def test_every_builder_takes_its_usual_carrier() -> None:
+def test_every_builder_takes_its_usual_plugin_kind() -> None:
     assert USUAL.keys() == PACKAGES.keys()
-    for builder, carrier in USUAL.items():
-        check_plugin_kind(carrier, builder, None)
+    for builder, kind in USUAL.items():
+        check_plugin_kind(kind, builder, None)
 
 
 @pytest.mark.parametrize(
-    ("carrier", "builder", "sentence"),
+    ("kind", "builder", "sentence"),
     [
         ("aot", "rtx", r"TensorRT-RTX has no ahead-of-time plugins\. Take --plugin python, or --builder tensorrt"),
         ("library", "rtx", "--plugin library and --plugin-library FILE belong together"),
     ],
 )
-def test_what_does_not_go_together_is_refused(carrier: str, builder: str, sentence: str) -> None:
+def test_what_does_not_go_together_is_refused(kind: str, builder: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        check_plugin_kind(carrier, builder, None)
+        check_plugin_kind(kind, builder, None)
 
 
-def test_a_library_without_its_carrier_and_a_file_that_is_none_are_refused(library: Path) -> None:
+def test_a_library_without_its_plugin_kind_and_a_file_that_is_none_are_refused(library: Path) -> None:
     check_plugin_kind("library", "tensorrt", library)
     with pytest.raises(ValueError, match="belong together: name both, or neither"):
         check_plugin_kind("python", "rtx", library)
@@ -68,25 +70,25 @@ def test_a_library_without_its_carrier_and_a_file_that_is_none_are_refused(libra
 
 def test_a_library_is_loaded_and_goes_into_the_plan(library: Path) -> None:
     trt, config = tensorrt(), SimpleNamespace()
-    carrier = open_plugin_kind("library", trt, (), library)
-    carrier.configure(config)
+    kind = open_plugin_kind("library", trt, (), library)
+    kind.configure(config)
     assert trt.loaded == config.plugins_to_serialize == [str(library)]
-    assert carrier.num_in_plan() is None
-    (digest,) = carrier.sha256()
+    assert kind.num_in_plan() is None
+    (digest,) = kind.sha256()
     library.write_bytes(KERNELS + b"more")
-    assert carrier.sha256() != [digest]
+    assert kind.sha256() != [digest]
     with pytest.raises(RuntimeError, match=r"TensorRT 11\.4 does not load .*libmmfs_plugin\.so\. Expected a library"):
         open_plugin_kind("library", tensorrt(takes_library=False), (), library)
 
 
 def test_the_plugins_in_python_count_what_they_wrote() -> None:
-    carrier = open_plugin_kind("python", tensorrt(), ("sm_90",))
-    assert isinstance(carrier, Plugins)
-    assert carrier.architectures == ("sm_90",)
-    assert (carrier.num_in_plan(), carrier.sha256(), carrier.network_flags) == ({}, [], 0)
+    kind = open_plugin_kind("python", tensorrt(), ("sm_90",))
+    assert isinstance(kind, Plugins)
+    assert kind.architectures == ("sm_90",)
+    assert (kind.num_in_plan(), kind.sha256(), kind.network_flags) == ({}, [], 0)
 
 
-def test_the_architectures_of_a_plan_are_those_of_its_carrier(library: Path) -> None:
+def test_the_architectures_of_a_plan_are_those_of_its_plugin_kind(library: Path) -> None:
     asked = ("sm_86", "sm_89")
-    found = {name: architectures_of(name, asked, library if name == "library" else None) for name in CARRIERS}
+    found = {name: architectures_of(name, asked, library if name == "library" else None) for name in PLUGIN_KINDS}
     assert found == {"aot": ["compute_80"], "python": ["sm_86", "sm_89"], "library": ["compute_80", "sm_90"]}

@@ -286,7 +286,7 @@ def test_a_compiled_plugin_is_named_to_the_process_and_counts_for_the_key(
     monkeypatch.setattr(build_module, "nvrtc", None)  # nothing is compiled here
     builder.plugins_of = None
     library = tmp_path / "libmmfs_plugin.so"
-    library.write_bytes(b"\0mmfs_classic_forward_float16_8_8_1@sm_80\0mmfs_add_splits_float16_8_8_1@sm_90\0")
+    library.write_bytes(b"\0mmfs_ms_deform_attn_forward_float16_8_8_1@sm_80\0mmfs_add_splits_float16_8_8_1@sm_90\0")
     build(root, plugin="library", plugin_library=library)
     assert [request.plugin_library for request in builder.requests] == [str(library)] * 2
     assert entries(root)["sampling"]["machine_code"]["architectures"] == ["sm_80", "sm_90"]
@@ -364,7 +364,7 @@ def test_tensorrt_rtx_builds_half_types(root: Path, name: str, vector: int) -> N
     ((_, built),) = read_manifest(root)["components"]["sampling"]["engines"].items()
     assert built["num_plugins"] == {"MSDeformAttn": 1}
     plan = (root / built["plan"]["path"]).read_bytes()
-    assert f"mmfs_classic_forward_{name}_{vector}_8_1@sm_90".encode() in plan
+    assert f"mmfs_ms_deform_attn_forward_{name}_{vector}_8_1@sm_90".encode() in plan
 
 
 @pytest.mark.slow
@@ -379,10 +379,10 @@ def test_tensorrt_rtx_builds_plugins_bodies_and_says_what_it_refuses(root: Path)
     built = read_manifest(root)["components"]["sampling"]["engines"][folder]
     assert (built["status"], built["num_plugins"]) == ("built", {"MSDeformAttn": 1})
     plan = (root / built["plan"]["path"]).read_bytes()
-    assert b"mmfs_classic_forward_float32_4_8_1@sm_90" in plan
+    assert b"mmfs_ms_deform_attn_forward_float32_4_8_1@sm_90" in plan
     assert built["executed"]["status"] == "not run"
 
     build(root, components=("sampling",), function_fallback=("sampling",), architectures=("sm_90",))
     built = read_manifest(root)["components"]["sampling"]["engines"][folder]
     assert (built["status"], built["num_plugins"]) == ("built", {})
-    assert b"mmfs_classic_forward" not in (root / built["plan"]["path"]).read_bytes()
+    assert b"mmfs_ms_deform_attn_forward" not in (root / built["plan"]["path"]).read_bytes()

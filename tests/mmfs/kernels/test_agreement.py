@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from emulated_calls import CLASSIC, MMFS, assert_agrees, flat_sizes, weighting_of
+from emulated_calls import MMFS_ATTENTION, MS_DEFORM_ATTN, assert_agrees, flat_sizes, weighting_of
 from mmfs import compiled, embedding_bag
 from mmfs.kernels import calls
-from op_cases import Case, classic_case, mmfs_case
+from op_cases import Case, mmfs_attention_case, ms_deform_attn_case
 
 # The two half types differ in their conversions alone.
 DTYPES = [torch.float64, torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16]
@@ -72,23 +72,25 @@ def without_images(case: Case) -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    "classic": lambda: classic_case(dim=8),
-    "classic-strided": lambda: strided(classic_case(dim=8)),
-    "classic-cell-edges": lambda: on_cell_edges(classic_case(((4, 8),), dim=8, num_queries=9, num_points=5)),
-    "classic-not-finite": lambda: not_finite(classic_case(dim=8), "sampling_locations"),
-    "classic-one-pixel-and-one-row": lambda: classic_case(((1, 1), (1, 5)), dim=8),
-    "classic-no-batch": lambda: classic_case(dim=8, batch=0),
-    "classic-no-queries": lambda: classic_case(dim=8, num_queries=0),
-    "classic-no-points": lambda: classic_case(dim=8, num_points=0),
-    "mmfs": lambda: mmfs_case(dim=8),
-    "mmfs-strided": lambda: strided(mmfs_case(dim=8)),
-    "mmfs-plain-softmax": lambda: mmfs_case(dim=8, null_logit=None, null_value=False, tables=False),
-    "mmfs-not-finite": lambda: not_finite(mmfs_case(dim=8), "sampling_offsets"),
-    "mmfs-no-visible-image": lambda: blind(mmfs_case(dim=8)),
-    "mmfs-no-images": lambda: without_images(mmfs_case(dim=8)),
-    "mmfs-no-queries": lambda: mmfs_case(dim=8, num_queries=0),
-    "mmfs-no-points": lambda: mmfs_case(dim=8, num_points=0),
-    "mmfs-no-batch": lambda: mmfs_case(dim=8, batch=0),
+    "ms_deform_attn": lambda: ms_deform_attn_case(dim=8),
+    "ms_deform_attn-strided": lambda: strided(ms_deform_attn_case(dim=8)),
+    "ms_deform_attn-cell-edges": lambda: on_cell_edges(
+        ms_deform_attn_case(((4, 8),), dim=8, num_queries=9, num_points=5)
+    ),
+    "ms_deform_attn-not-finite": lambda: not_finite(ms_deform_attn_case(dim=8), "sampling_locations"),
+    "ms_deform_attn-one-pixel-and-one-row": lambda: ms_deform_attn_case(((1, 1), (1, 5)), dim=8),
+    "ms_deform_attn-no-batch": lambda: ms_deform_attn_case(dim=8, batch=0),
+    "ms_deform_attn-no-queries": lambda: ms_deform_attn_case(dim=8, num_queries=0),
+    "ms_deform_attn-no-points": lambda: ms_deform_attn_case(dim=8, num_points=0),
+    "mmfs": lambda: mmfs_attention_case(dim=8),
+    "mmfs-strided": lambda: strided(mmfs_attention_case(dim=8)),
+    "mmfs-plain-softmax": lambda: mmfs_attention_case(dim=8, null_logit=None, null_value=False, tables=False),
+    "mmfs-not-finite": lambda: not_finite(mmfs_attention_case(dim=8), "sampling_offsets"),
+    "mmfs-no-visible-image": lambda: blind(mmfs_attention_case(dim=8)),
+    "mmfs-no-images": lambda: without_images(mmfs_attention_case(dim=8)),
+    "mmfs-no-queries": lambda: mmfs_attention_case(dim=8, num_queries=0),
+    "mmfs-no-points": lambda: mmfs_attention_case(dim=8, num_points=0),
+    "mmfs-no-batch": lambda: mmfs_attention_case(dim=8, batch=0),
 }
 
 
@@ -96,11 +98,11 @@ def run(backend: Any, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors = {name: tensor.to(dtype) for name, tensor in case.tensors.items()}
     sizes = flat_sizes(case.rest["spatial_shapes"])
     if "sampling_locations" in tensors:
-        op, names = "ms_deform_attn", CLASSIC
+        op, names = "ms_deform_attn", MS_DEFORM_ATTN
         arguments = [tensors["value"], sizes, tensors["sampling_locations"], tensors["attention_weights"]]
     else:
-        op, names = "mmfs_attention", MMFS
-        arguments = [tensors["value"], sizes, *(tensors[name] for name in MMFS[2:5]), case.rest["visible"]]
+        op, names = "mmfs_attention", MMFS_ATTENTION
+        arguments = [tensors["value"], sizes, *(tensors[name] for name in MMFS_ATTENTION[2:5]), case.rest["visible"]]
         arguments += [tensors.get("offset_table"), tensors.get("logit_table"), case.rest["null_logit"]]
         arguments += [tensors.get("null_value")]
     out = getattr(backend, f"{op}_forward")(*arguments)

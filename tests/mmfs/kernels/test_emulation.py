@@ -13,7 +13,7 @@ import torch
 
 from mmfs.kernels import calls
 from mmfs.reference import ms_deform_attn_reference
-from op_cases import NOT_SQUARE, classic_case
+from op_cases import NOT_SQUARE, ms_deform_attn_case
 
 FLAT = [side for size in NOT_SQUARE for side in size]
 HEADER = Path(__file__).parent / "emulation" / "emulation.h"
@@ -45,7 +45,7 @@ extern "C" void to_floats(const unsigned short* x, float* of_half, float* of_bfl
     ],
 )
 def test_a_wrong_kernel_is_stopped(device: Any, correct: str, wrong: str, finding: str) -> None:
-    case = classic_case(dim=8, high=1.0)
+    case = ms_deform_attn_case(dim=8, high=1.0)
     value, locations, weights = (tensor.float() for tensor in case.tensors.values())
     # The last pixel of all is sampled: one further is outside the tensor.
     locations[-1, -1] = 0.999

@@ -85,7 +85,7 @@ def test_ptx_names_its_architecture_and_entry_point(nvrtc: Nvrtc, architecture: 
 
 
 def test_values_are_added_four_at_a_time_where_the_gpu_can(nvrtc: Nvrtc) -> None:
-    instance = HOT[0][0].instance("classic_backward")
+    instance = HOT[0][0].instance("ms_deform_attn_backward")
     counts = {}
     for architecture in ("80", "90"):
         options = [*OPTIONS, f"--gpu-architecture=compute_{architecture}"]

@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 import emulated_calls
-from emulated_calls import assert_agrees, mmfs_specification, run_classic, run_mmfs, weighting_of
+from emulated_calls import (
+    assert_agrees,
+    mmfs_attention_specification,
+    run_mmfs_attention,
+    run_ms_deform_attn,
+    weighting_of,
+)
 from mmfs.kernels import value_gradient
 from mmfs.kernels.arguments import Arguments
 from mmfs.kernels.value_gradient import ValueGradient, plan_value_gradient
-from op_cases import Case, classic_case, mmfs_case
+from op_cases import Case, mmfs_attention_case, ms_deform_attn_case
 
 H100 = {"num_sms": 132, "shared_bytes": 227 * 1024}
 SMALL_GPU = {"num_sms": 58, "shared_bytes": 99 * 1024}
@@ -34,8 +40,8 @@ def planned(
     num_points: int = 8,
     num_heads: int = 16,
     num_channels: int = 64,
-    fused: bool = True,
-    ordered: bool = False,
+    is_mmfs_attention: bool = True,
+    deterministic: bool = False,
     gpu: dict[str, int] = H100,
 ) -> ValueGradient:
     num_pixels = sum(height * width for height, width in sizes)
@@ -51,7 +57,9 @@ def planned(
         num_points=num_points,
         value=torch.empty(0),
     )
-    return plan_value_gradient(arguments, dtype, fused=fused, ordered=ordered, **gpu)
+    return plan_value_gradient(
+        arguments, dtype, is_mmfs_attention=is_mmfs_attention, deterministic=deterministic, **gpu
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,7 @@ def planned(
         ("dense", "touches up to 96 of the 1344 pixels", {"sizes": LLM}),
         ("map", "about 146 additions, and 2 tiles are a map", {"sizes": LLM, "dtype": torch.float32}),
         ("map", "about 73 additions", {"sizes": LLM, "num_points": 4}),
-        ("map", "2 tiles are a map", {"sizes": LLM, "fused": False}),
+        ("map", "2 tiles are a map", {"sizes": LLM, "is_mmfs_attention": False}),
         ("atomic", "about 7 additions", {"sizes": LLM, "num_queries": 100}),
         ("atomic", "would be 8 tiles", {"sizes": UNET}),
         (
@@ -69,9 +77,9 @@ def planned(
             {"sizes": LLM, "dtype": torch.float32, "batch": 1, "num_images": 1},
         ),
         ("atomic", "would be 6 tiles", {"sizes": LLM, "gpu": SMALL_GPU}),
-        ("map", "use_deterministic_algorithms", {"sizes": UNET, "ordered": True}),
-        ("map", "use_deterministic_algorithms", {"sizes": LLM, "num_queries": 1, "ordered": True}),
-        ("dense", "is a type of tensor cores", {"sizes": LLM, "ordered": True}),
+        ("map", "use_deterministic_algorithms", {"sizes": UNET, "deterministic": True}),
+        ("map", "use_deterministic_algorithms", {"sizes": LLM, "num_queries": 1, "deterministic": True}),
+        ("dense", "is a type of tensor cores", {"sizes": LLM, "deterministic": True}),
     ],
 )
 def test_the_way_follows_from_the_shape(expected: str, reason: str, options: dict[str, Any]) -> None:
@@ -86,7 +94,7 @@ def test_the_way_follows_from_the_shape(expected: str, reason: str, options: dic
 def test_tiles_cover_a_map_and_fit_the_shared_memory(
     gpu: dict[str, int], dtype: torch.dtype, num_channels: int
 ) -> None:
-    plan = planned(UNET, dtype, num_channels=num_channels, num_points=2, ordered=True, gpu=gpu)
+    plan = planned(UNET, dtype, num_channels=num_channels, num_points=2, deterministic=True, gpu=gpu)
     assert plan.launch is not None
     tiles, heads, slices = plan.launch.grid
     assert plan.launch.shared_bytes <= gpu["shared_bytes"]
@@ -131,7 +139,10 @@ def last_kernel(device: Any) -> str:
 )
 def test_map(by_map: Any, dtype: torch.dtype, dim: int) -> None:
     """Both numbers of channels a lane, each with channels to spare."""
-    for case, run in ((mmfs_case(dim=dim), run_mmfs), (classic_case(dim=dim), run_classic)):
+    for case, run in (
+        (mmfs_attention_case(dim=dim), run_mmfs_attention),
+        (ms_deform_attn_case(dim=dim), run_ms_deform_attn),
+    ):
         assert_agrees(run(by_map, case, dtype), case, dtype)
         assert last_kernel(by_map) == "map_gradient"
         assert len(by_map.launched) <= 4, "forward, merge, and a backward of two"
@@ -141,8 +152,8 @@ def test_map(by_map: Any, dtype: torch.dtype, dim: int) -> None:
 @pytest.mark.slow
 def test_map_cut_into_tiles_and_channels(by_map: Any) -> None:
     """In more batches than one, of rows that are more than a block has threads."""
-    case = classic_case(((30, 17), (3, 2)), dim=70, batch=1, num_queries=520, num_heads=1, num_points=1)
-    actual = run_classic(by_map, case, torch.float32, ordered=True)
+    case = ms_deform_attn_case(((30, 17), (3, 2)), dim=70, batch=1, num_queries=520, num_heads=1, num_points=1)
+    actual = run_ms_deform_attn(by_map, case, torch.float32, deterministic=True)
     assert by_map.launched[-1].grid == (3, 1, 2)
     assert_agrees(actual, case, torch.float32)
 
@@ -152,30 +163,30 @@ def test_map_cut_into_tiles_and_channels(by_map: Any) -> None:
 @pytest.mark.parametrize("dim", [8, 64])
 def test_dense(by_matrices: Any, dtype: torch.dtype, dim: int, falling: bool) -> None:
     by_matrices.falling = falling
-    case = mmfs_case(dim=dim)
-    assert_agrees(run_mmfs(by_matrices, case, dtype), case, dtype)
+    case = mmfs_attention_case(dim=dim)
+    assert_agrees(run_mmfs_attention(by_matrices, case, dtype), case, dtype)
     assert last_kernel(by_matrices) == "dense_gradient"
 
 
 @pytest.mark.slow
 def test_dense_cut_into_tiles_channels_and_heads(by_matrices: Any) -> None:
     """Rows fill several matrices, and the last in part; the map is more than a tile, with a rest."""
-    case = mmfs_case(((22, 19), (3, 2)), dim=67, num_queries=161, num_images=2, num_points=5)
-    actual = run_mmfs(by_matrices, case, torch.bfloat16)
+    case = mmfs_attention_case(((22, 19), (3, 2)), dim=67, num_queries=161, num_images=2, num_points=5)
+    actual = run_mmfs_attention(by_matrices, case, torch.bfloat16)
     assert by_matrices.launched[-1].grid == (4, 2, 2)
     assert_agrees(actual, case, torch.bfloat16)
 
 
 def test_sums_are_rounded_once(by_map: Any, by_matrices: Any) -> None:
     """Tensor cores multiply half types: a weight is two of them, as one alone would be rounded too."""
-    case = mmfs_case(dim=8, num_queries=37)
+    case = mmfs_attention_case(dim=8, num_queries=37)
     leaves = {name: tensor.bfloat16().double().requires_grad_() for name, tensor in case.tensors.items()}
-    out = mmfs_specification(**leaves, **case.rest)
+    out = mmfs_attention_specification(**leaves, **case.rest)
     grad_out = weighting_of(out.bfloat16()).double()
     expected = torch.autograd.grad(out, leaves["value"], grad_out)[0].bfloat16()
 
     def share_of_equal() -> float:
-        return float((run_mmfs(by_matrices, case, torch.bfloat16)["value"] == expected).double().mean())
+        return float((run_mmfs_attention(by_matrices, case, torch.bfloat16)["value"] == expected).double().mean())
 
     assert share_of_equal() > 0.98
     by_matrices.shared_bytes = 99 * 1024
@@ -189,7 +200,7 @@ def test_sums_are_rounded_once(by_map: Any, by_matrices: Any) -> None:
 
 def ragged_case(dim: int) -> Case:
     """Images of different sizes."""
-    case = mmfs_case(dim=dim)
+    case = mmfs_attention_case(dim=dim)
     sizes = torch.tensor([[[4, 7], [3, 2]], [[1, 1], [2, 5]], [[6, 2], [1, 3]]]).repeat(2, 1, 1)  # [N, L, 2]
     draw = torch.Generator().manual_seed(1)
     num_pixels = int(sizes.prod(-1).sum())
@@ -200,21 +211,21 @@ def ragged_case(dim: int) -> Case:
 
 def test_images_of_different_sizes(by_map: Any, by_matrices: Any) -> None:
     case = ragged_case(8)
-    assert_agrees(run_mmfs(by_matrices, case, torch.bfloat16), case, torch.bfloat16)
+    assert_agrees(run_mmfs_attention(by_matrices, case, torch.bfloat16), case, torch.bfloat16)
     assert last_kernel(by_matrices) == "dense_gradient"
-    assert_agrees(run_mmfs(by_map, case, torch.float32), case, torch.float32)
+    assert_agrees(run_mmfs_attention(by_map, case, torch.float32), case, torch.float32)
     assert last_kernel(by_map) == "map_gradient"
 
 
 def test_no_image_and_sizes_that_do_not_fit(by_map: Any, by_matrices: Any) -> None:
     """The gradient of value is zero then: nothing is known to be seen."""
     for dtype in (torch.float32, torch.bfloat16):
-        blind = mmfs_case(dim=8)
+        blind = mmfs_attention_case(dim=8)
         blind.rest["visible"][..., 1] = blind.rest["visible"][..., 0]
-        assert_agrees(run_mmfs(by_matrices, blind, dtype), blind, dtype)
+        assert_agrees(run_mmfs_attention(by_matrices, blind, dtype), blind, dtype)
         unfit = ragged_case(8)
         unfit.rest["spatial_shapes"] = torch.tensor([(9, 9), (3, 2)]).expand(6, 2, 2)
-        assert run_mmfs(by_map, unfit, dtype)["value"].eq(0).all()
+        assert run_mmfs_attention(by_map, unfit, dtype)["value"].eq(0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -222,10 +233,10 @@ def test_no_image_and_sizes_that_do_not_fit(by_map: Any, by_matrices: Any) -> No
 def test_locations_that_are_not_finite_add_nothing(
     by_map: Any, by_matrices: Any, dtype: torch.dtype, bad: float
 ) -> None:
-    case = mmfs_case(dim=8)
+    case = mmfs_attention_case(dim=8)
     case.tensors["sampling_offsets"][:, ::2, 0, 0, 0] = bad
     case.tensors["reference_points"][1, 3] = bad
-    assert_agrees(run_mmfs(by_matrices, case, dtype), case, dtype)
+    assert_agrees(run_mmfs_attention(by_matrices, case, dtype), case, dtype)
     assert last_kernel(by_matrices) == ("dense_gradient" if dtype is torch.bfloat16 else "map_gradient")
 
 
@@ -242,14 +253,14 @@ def test_a_gradient_that_is_not_finite_reaches_the_pixels_of_its_row_alone(
         return weighting.flatten(2)
 
     monkeypatch.setattr(emulated_calls, "weighting_of", broken)
-    case = mmfs_case(dim=8, num_queries=37)
+    case = mmfs_attention_case(dim=8, num_queries=37)
     leaves = {name: tensor.bfloat16().double().requires_grad_() for name, tensor in case.tensors.items()}
-    out = mmfs_specification(**leaves, **case.rest)
+    out = mmfs_attention_specification(**leaves, **case.rest)
     grad_out = broken(out.detach().bfloat16()).double()
     expected = torch.autograd.grad(out, leaves["value"], grad_out)[0]  # [N, S, H, D]
     if way == "map":
         by_matrices.shared_bytes = 99 * 1024
-    actual = run_mmfs(by_matrices, case, torch.bfloat16)["value"]
+    actual = run_mmfs_attention(by_matrices, case, torch.bfloat16)["value"]
     assert last_kernel(by_matrices) == f"{way}_gradient"
     finite = expected.isfinite()
     assert 0 < (~finite).sum() < finite[..., 0, 2].numel() // 2
@@ -268,17 +279,17 @@ def test_a_gradient_that_is_not_finite_reaches_the_pixels_of_its_row_alone(
     ],
 )
 def test_a_wrong_kernel_is_noticed(by_map: Any, by_matrices: Any, dtype: torch.dtype, correct: str, wrong: str) -> None:
-    case = mmfs_case(dim=8)
+    case = mmfs_attention_case(dim=8)
     by_matrices.changed = (correct, wrong)
     by_matrices.changed_kernel = "map_gradient" if dtype is torch.float32 else "dense_gradient"
     with pytest.raises(AssertionError, match=r"error .* exceeds"):
-        assert_agrees(run_mmfs(by_matrices, case, dtype), case, dtype)
+        assert_agrees(run_mmfs_attention(by_matrices, case, dtype), case, dtype)
 
 
 def test_the_order_of_threads_changes_no_bit_of_a_product(by_matrices: Any) -> None:
-    case = mmfs_case(dim=8, num_queries=37)
+    case = mmfs_attention_case(dim=8, num_queries=37)
     gradients = []
     for falling in (False, True):
         by_matrices.falling = falling
-        gradients.append(run_mmfs(by_matrices, case, torch.bfloat16)["value"])
+        gradients.append(run_mmfs_attention(by_matrices, case, torch.bfloat16)["value"])
     assert torch.equal(*gradients)

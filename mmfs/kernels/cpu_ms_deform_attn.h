@@ -10,13 +10,13 @@
 namespace mmfs {
 
 template <typename S, typename W>
-struct Classic {
+struct MSDeformAttn {
     Bank bank;
     int64_t batch;
     int64_t num_queries;
     int64_t num_points;
     int64_t num_threads;
-    bool ordered;        // the gradients do not depend on num_threads
+    bool deterministic;  // the gradients do not depend on num_threads
     const S* value;      // [B, pixels, H, D]
     const W* locations;  // [B, Q, H, L, P, 2]
     const W* weights;    // [B, Q, H, L, P]
@@ -31,8 +31,8 @@ struct Classic {
 
 // How a call is cut into pieces.
 template <typename S, typename W>
-struct ClassicPlan {
-    ClassicPlan(const Classic<S, W>& op, bool is_forward) {
+struct MSDeformAttnPlan {
+    MSDeformAttnPlan(const MSDeformAttn<S, W>& op, bool is_forward) {
         std::vector<Range> images;
         for (int64_t row = 0; row < op.batch; ++row) {
             images.push_back({row, row + 1});
@@ -40,7 +40,7 @@ struct ClassicPlan {
         groups = group_rows(images);
         num_samples = op.batch * op.num_queries * op.bank.num_heads * op.samples_of_bag();
         num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
-        const int64_t threads_for_cut = op.ordered && !is_forward ? 1 : num_threads;
+        const int64_t threads_for_cut = op.deterministic && !is_forward ? 1 : num_threads;
         pieces = cut(groups, op.bank.num_heads, op.num_queries, threads_for_cut, num_chunks);
     }
 
@@ -53,7 +53,7 @@ struct ClassicPlan {
 
 // What a thread works in: the samples of one bag that touch a pixel, and which of the L * P they are.
 template <typename S, typename W>
-struct ClassicMemory {
+struct MSDeformAttnMemory {
     typename HeadRows<S, W>::Memory rows;
     Buffer<W> gradient;
     Buffer<Sample<W>> samples;
@@ -62,7 +62,7 @@ struct ClassicMemory {
     Buffer<W> row;
     Buffer<W> dots;
 
-    explicit ClassicMemory(const Classic<S, W>& op) {
+    explicit MSDeformAttnMemory(const MSDeformAttn<S, W>& op) {
         samples.reserve(op.samples_of_bag());
         readings.reserve(op.samples_of_bag());
         indices.reserve(op.samples_of_bag());
@@ -74,8 +74,8 @@ struct ClassicMemory {
 // Calls visit(bag, number of samples that touch a pixel) for every bag of a piece.
 template <typename S, typename W, typename Visit>
 void for_bags(
-    const Classic<S, W>& op, const Piece& piece, const Group& group, HeadRows<S, W>& rows,
-    const HeadGradient<W>* gradient, ClassicMemory<S, W>& memory, const Visit& visit
+    const MSDeformAttn<S, W>& op, const Piece& piece, const Group& group, HeadRows<S, W>& rows,
+    const HeadGradient<W>* gradient, MSDeformAttnMemory<S, W>& memory, const Visit& visit
 ) {
     const int64_t num_heads = op.bank.num_heads;
     for (int64_t query = piece.first_query; query < piece.last_query; ++query) {
@@ -103,12 +103,14 @@ void for_bags(
 }
 
 template <typename S, typename W>
-int64_t num_reads(const Classic<S, W>& op, const Piece& piece) {
+int64_t num_reads(const MSDeformAttn<S, W>& op, const Piece& piece) {
     return (piece.last_query - piece.first_query) * op.samples_of_bag() * NUM_CORNERS;
 }
 
 template <typename S, typename W>
-HeadRows<S, W> rows_of(const Classic<S, W>& op, const Piece& piece, const Group& group, ClassicMemory<S, W>& memory) {
+HeadRows<S, W> rows_of(
+    const MSDeformAttn<S, W>& op, const Piece& piece, const Group& group, MSDeformAttnMemory<S, W>& memory
+) {
     const int64_t reads_of_bag = op.samples_of_bag() * NUM_CORNERS;
     return HeadRows<S, W>(
         op.value, op.bank, piece.head, group.images, num_reads(op, piece), reads_of_bag, memory.rows
@@ -116,8 +118,8 @@ HeadRows<S, W> rows_of(const Classic<S, W>& op, const Piece& piece, const Group&
 }
 
 template <typename S, typename W>
-Strategy strategy_of(const Classic<S, W>& op, bool is_forward) {
-    const ClassicPlan<S, W> plan(op, is_forward);
+Strategy strategy_of(const MSDeformAttn<S, W>& op, bool is_forward) {
+    const MSDeformAttnPlan<S, W> plan(op, is_forward);
     Strategy strategy{};
     strategy.num_pieces = static_cast<int64_t>(plan.pieces.size());
     strategy.num_threads = std::min(plan.num_threads, strategy.num_pieces);
@@ -130,11 +132,12 @@ Strategy strategy_of(const Classic<S, W>& op, bool is_forward) {
 }
 
 template <typename S, typename W>
-void forward(const Classic<S, W>& op) {
-    const ClassicPlan<S, W> plan(op, true);
+void forward(const MSDeformAttn<S, W>& op) {
+    const MSDeformAttnPlan<S, W> plan(op, true);
     const int64_t num_channels = op.bank.num_channels;
-    const auto make_memory = [&] { return ClassicMemory<S, W>(op); };
-    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, ClassicMemory<S, W>& memory) {
+    using Memory = MSDeformAttnMemory<S, W>;
+    const auto make_memory = [&] { return Memory(op); };
+    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
         HeadRows<S, W> rows = rows_of(op, piece, group, memory);
         W* sum = memory.row.data();
@@ -147,14 +150,15 @@ void forward(const Classic<S, W>& op) {
 }
 
 template <typename S, typename W>
-void backward(const Classic<S, W>& op) {
-    const ClassicPlan<S, W> plan(op, false);
+void backward(const MSDeformAttn<S, W>& op) {
+    const MSDeformAttnPlan<S, W> plan(op, false);
     const int64_t num_channels = op.bank.num_channels;
     ValueGradient<S, W> value_gradient(
         op.bank, op.grad_value, plan.groups, plan.num_chunks, plan.num_samples * NUM_CORNERS
     );
-    const auto make_memory = [&] { return ClassicMemory<S, W>(op); };
-    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, ClassicMemory<S, W>& memory) {
+    using Memory = MSDeformAttnMemory<S, W>;
+    const auto make_memory = [&] { return Memory(op); };
+    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
         HeadRows<S, W> rows = rows_of(op, piece, group, memory);
         const HeadGradient<W> gradient = value_gradient.start(piece, group.images, memory.gradient);

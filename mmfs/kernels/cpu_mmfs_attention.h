@@ -13,7 +13,7 @@
 namespace mmfs {
 
 template <typename S, typename W>
-struct Fused {
+struct MMFSAttention {
     Bank bank;
     int64_t batch;
     int64_t num_queries;
@@ -21,7 +21,7 @@ struct Fused {
     int64_t offset_ages;  // rows of the tables
     int64_t logit_ages;
     int64_t num_threads;
-    bool ordered;               // the gradients do not depend on num_threads
+    bool deterministic;         // the gradients do not depend on num_threads
     const S* value;             // [R, H, D]
     const W* reference_points;  // [T, 2]
     const W* offsets;           // [T, H, P, 2]
@@ -51,7 +51,7 @@ struct Fused {
 
 // False if a query sees images outside the bank.
 template <typename S, typename W>
-bool sees_only_the_bank(const Fused<S, W>& op) {
+bool sees_only_the_bank(const MMFSAttention<S, W>& op) {
     for (int64_t query = 0; query < op.batch * op.num_queries; ++query) {
         const Range images = op.images_of(query);
         if (images.first < 0 || images.last > op.bank.num_images) {
@@ -63,8 +63,8 @@ bool sees_only_the_bank(const Fused<S, W>& op) {
 
 // How a call is cut into pieces.
 template <typename S, typename W>
-struct FusedPlan {
-    FusedPlan(const Fused<S, W>& op, bool is_forward) {
+struct MMFSAttentionPlan {
+    MMFSAttentionPlan(const MMFSAttention<S, W>& op, bool is_forward) {
         std::vector<Range> images_of_row;
         int64_t num_seen = 0;
         for (int64_t row = 0; row < op.batch; ++row) {
@@ -79,7 +79,7 @@ struct FusedPlan {
         groups = group_rows(images_of_row);
         num_samples = num_seen * op.bank.num_heads * op.samples_of_image();
         num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
-        const int64_t threads_for_cut = op.ordered && !is_forward ? 1 : num_threads;
+        const int64_t threads_for_cut = op.deterministic && !is_forward ? 1 : num_threads;
         pieces = cut(groups, op.bank.num_heads, op.num_queries, threads_for_cut, num_chunks);
         const int64_t room = std::max<int64_t>(most_images, 1) * padded<W>(op.samples_of_image());
         tile = std::clamp<int64_t>(WEIGHTS_OF_TILE / std::max<int64_t>(room, 1), 1, MOST_QUERIES);
@@ -100,7 +100,7 @@ struct FusedPlan {
 
 // What a thread works in.
 template <typename S, typename W>
-struct FusedMemory {
+struct MMFSAttentionMemory {
     typename HeadRows<S, W>::Memory rows;
     Buffer<W> gradient;
     // Of a tile: T index, images, attention weights [most_images, L * P padded], weight of null, one row of channels.
@@ -117,7 +117,7 @@ struct FusedMemory {
     Buffer<W> locations;
     Buffer<W> dots;
 
-    FusedMemory(const Fused<S, W>& op, const FusedPlan<S, W>& plan) {
+    MMFSAttentionMemory(const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan) {
         const int64_t weights_of_bag = plan.most_images * padded<W>(op.samples_of_image());
         queries.reserve(plan.tile);
         images.reserve(plan.tile);
@@ -135,7 +135,7 @@ struct FusedMemory {
 // Softmax over the images that a query sees, with null: weights [images, L * P padded], image by image. Returns the
 // weight of null.
 template <typename S, typename W>
-W attend(const Fused<S, W>& op, int64_t query, int64_t head, Range images, W* weights) {
+W attend(const MMFSAttention<S, W>& op, int64_t query, int64_t head, Range images, W* weights) {
     const int64_t count = op.samples_of_image();
     const int64_t stride = padded<W>(count);
     const int64_t num_weights = images.size() * stride;
@@ -193,8 +193,8 @@ template <typename S, typename W>
 class Tile {
    public:
     Tile(
-        const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece, int64_t first, int64_t last,
-        FusedMemory<S, W>& memory
+        const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan, const Piece& piece, int64_t first,
+        int64_t last, MMFSAttentionMemory<S, W>& memory
     )
         : size(last - first), op_(op), head_(piece.head), memory_(memory) {
         weights_of_bag_ = plan.most_images * padded<W>(op.samples_of_image());
@@ -268,9 +268,9 @@ class Tile {
         return count;
     }
 
-    const Fused<S, W>& op_;
+    const MMFSAttention<S, W>& op_;
     int64_t head_;
-    FusedMemory<S, W>& memory_;
+    MMFSAttentionMemory<S, W>& memory_;
     int64_t weights_of_bag_;
 };
 
@@ -281,7 +281,7 @@ struct Reads {
 };
 
 template <typename S, typename W>
-Reads reads_of(const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece) {
+Reads reads_of(const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan, const Piece& piece) {
     const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
     Reads reads = {{0, 0}, 0};
     for (int64_t i = piece.first_query; i < piece.last_query; ++i) {
@@ -295,7 +295,8 @@ Reads reads_of(const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& 
 
 template <typename S, typename W>
 HeadRows<S, W> rows_of(
-    const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece, FusedMemory<S, W>& memory
+    const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan, const Piece& piece,
+    MMFSAttentionMemory<S, W>& memory
 ) {
     const Reads reads = reads_of(op, plan, piece);
     const int64_t reads_of_image = op.samples_of_image() * NUM_CORNERS;
@@ -303,8 +304,8 @@ HeadRows<S, W> rows_of(
 }
 
 template <typename S, typename W>
-Strategy strategy_of(const Fused<S, W>& op, bool is_forward) {
-    const FusedPlan<S, W> plan(op, is_forward);
+Strategy strategy_of(const MMFSAttention<S, W>& op, bool is_forward) {
+    const MMFSAttentionPlan<S, W> plan(op, is_forward);
     Strategy strategy{};
     strategy.num_pieces = static_cast<int64_t>(plan.pieces.size());
     strategy.num_threads = std::min(plan.num_threads, strategy.num_pieces);
@@ -319,7 +320,8 @@ Strategy strategy_of(const Fused<S, W>& op, bool is_forward) {
 // Calls work(tile) for all tiles of a piece.
 template <typename S, typename W, typename Work>
 void for_tiles(
-    const Fused<S, W>& op, const FusedPlan<S, W>& plan, const Piece& piece, FusedMemory<S, W>& memory, const Work& work
+    const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan, const Piece& piece,
+    MMFSAttentionMemory<S, W>& memory, const Work& work
 ) {
     for (int64_t first = piece.first_query; first < piece.last_query; first += plan.tile) {
         work(Tile<S, W>(op, plan, piece, first, std::min(first + plan.tile, piece.last_query), memory));
@@ -327,11 +329,12 @@ void for_tiles(
 }
 
 template <typename S, typename W>
-void forward(const Fused<S, W>& op) {
-    const FusedPlan<S, W> plan(op, true);
+void forward(const MMFSAttention<S, W>& op) {
+    const MMFSAttentionPlan<S, W> plan(op, true);
     const int64_t num_channels = op.bank.num_channels;
-    const auto make_memory = [&] { return FusedMemory<S, W>(op, plan); };
-    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, FusedMemory<S, W>& memory) {
+    using Memory = MMFSAttentionMemory<S, W>;
+    const auto make_memory = [&] { return Memory(op, plan); };
+    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         HeadRows<S, W> rows = rows_of(op, plan, piece, memory);
         for_tiles(op, plan, piece, memory, [&](const Tile<S, W>& tile) {
             for (int64_t i = 0; i < tile.size; ++i) {
@@ -361,7 +364,7 @@ struct SharedGradient {
 // total [rows, H, row] = the pieces' sums [rows seen, row], by head.
 template <typename S, typename W>
 void add_up(
-    const Fused<S, W>& op, const std::vector<Piece>& pieces, const std::vector<SharedGradient<W>>& of_pieces,
+    const MMFSAttention<S, W>& op, const std::vector<Piece>& pieces, const std::vector<SharedGradient<W>>& of_pieces,
     std::vector<W> SharedGradient<W>::*part, int64_t num_rows, int64_t row_size, W* total
 ) {
     if (total == nullptr) {
@@ -381,8 +384,8 @@ void add_up(
 // With w the softmax weights, v the samples and g the gradient of the output: dL/dw = g.v, and through the softmax
 // dL/dlogit = w (g.v - sum of w g.v over all entries, null among them).
 template <typename S, typename W>
-void backward(const Fused<S, W>& op) {
-    const FusedPlan<S, W> plan(op, false);
+void backward(const MMFSAttention<S, W>& op) {
+    const MMFSAttentionPlan<S, W> plan(op, false);
     const int64_t num_channels = op.bank.num_channels, num_heads = op.bank.num_heads, num_points = op.num_points;
     const int64_t num_samples = op.samples_of_image();
     const int64_t all_queries = op.batch * op.num_queries;
@@ -393,12 +396,13 @@ void backward(const Fused<S, W>& op) {
     std::vector<SharedGradient<W>> shared(plan.pieces.size());
     std::vector<W> grad_points(static_cast<std::size_t>(num_heads * all_queries * 2));  // [H, T, 2]
 
+    using Memory = MMFSAttentionMemory<S, W>;
     const auto make_memory = [&] {
-        FusedMemory<S, W> memory(op, plan);
+        Memory memory(op, plan);
         memory.products.reserve(plan.tile * plan.most_images * padded<W>(num_samples));
         return memory;
     };
-    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, FusedMemory<S, W>& memory) {
+    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         SharedGradient<W>& sums = shared[static_cast<std::size_t>(&piece - plan.pieces.data())];
         if (op.offset_table != nullptr) {
             sums.offset_table.resize(static_cast<std::size_t>(offset_rows * num_points * 2));
