@@ -50,7 +50,7 @@ class Instance:
 
     @property
     def entry(self) -> str:
-        # One block for each multiprocessor is promised: left to itself, the compiler spills registers for the sake of more.
+        # Promises one block a multiprocessor: without this the compiler plans for more, and spills registers.
         return (
             f'extern "C" __global__ void __launch_bounds__({self.most_threads}, 1) {self.name}(\n'
             f"    const __grid_constant__ mmfs::Arguments arguments) {{\n"
