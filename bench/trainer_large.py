@@ -16,7 +16,8 @@ from models.component_configs import ImageDecoderConfig, LanguageModelConfig, Vi
 from models.frozen import PAPER_FROZEN, freeze
 from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig
 from trainer.cost.estimate import batch_shape
-from trainer.data.stream import DataConfig, Stream
+from trainer.data.config import DataConfig
+from trainer.data.stream import Stream
 from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks, accumulate, keep_frozen_in
 from trainer.step.optim import make_optimizer

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from models.component_names import CheckpointedComponent
 from models.mm_interleaved import MMInterleaved
 from models.synchronizer import View, each
-
-CheckpointedComponent = Literal["vision", "language_model", "unet"]
-"""Whose layers: CLIP's, the language model's with their synchronizers, the U-Net's without them."""
 
 
 def recompute(model: MMInterleaved, parts: Iterable[CheckpointedComponent]) -> None:

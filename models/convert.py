@@ -12,14 +12,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, get_args
 
 from models.config import MMInterleavedConfig
-from models.processor import TOKENIZER_FILE, MMInterleavedProcessor
 from models.released.base_weights import PARTS
-from models.released.conversion import Converter, DType
+from models.released.dtype import DType
+
+if TYPE_CHECKING:
+    from models.processor import MMInterleavedProcessor
 
 PROGRAM = "python -m models.convert"
 NEW_TOKENS = ("<|beginofimage|>", "<|image|>")
@@ -33,6 +33,10 @@ def released_processor(directory: Path, config: MMInterleavedConfig) -> MMInterl
         FileNotFoundError: the directory holds no `tokenizer.json`.
         ValueError: its vocabulary does not end where the model's new tokens begin.
     """
+    from tokenizers import Tokenizer
+
+    from models.processor import TOKENIZER_FILE, MMInterleavedProcessor
+
     if not (directory / TOKENIZER_FILE).is_file():
         raise FileNotFoundError(
             f"{directory} holds no {TOKENIZER_FILE}. If it holds an older tokenizer.model, let transformers write the "
@@ -77,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max_shard_gb", type=float, default=2.0, metavar="GB", help="default: 2")
     parser.add_argument("--verify", action="store_true", help="compare checksums of source and output, too")
     given = parser.parse_args(arguments)
+    from models.released.conversion import Converter  # here, for --help needs neither transformers nor diffusers
+
     try:
         if given.config is not None and not given.config.is_file():
             raise FileNotFoundError(

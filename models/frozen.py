@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
-from torch import nn
+from models.component_names import FrozenComponent
 
-FrozenComponent = Literal["vision", "language_model", "vae", "drawing_null", "image_decoder"]
-"""What can be kept.
-
-"vision": CLIP, without the ViT-Adapter around it. "language_model": the host with its embeddings and its head, without
-the synchronizers, the embedding of `<BoI>` and the head of the new tokens. "vae": between latents and pixels.
-"drawing_null": what the null slot of a U-Net synchronizer holds, zeros. "image_decoder": all of it, for tasks that draw
-nothing.
-"""
+if TYPE_CHECKING:
+    from torch import nn
 
 PAPER_FROZEN: tuple[FrozenComponent, ...] = ("vision", "language_model", "vae")
 """The paper trains everything else, the U-Net included."""

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig
+from trainer.errors import NonFiniteError
 from trainer.logging.metrics import RunLog
 from trainer.process.distributed import joined
 from trainer.process.interrupt import Interrupt
 from trainer.recipes import tiny
 from trainer.step import checkpoint
-from trainer.step.loop import NonFiniteError, train
+from trainer.step.loop import train
 from trainer.step.phase import Phase
 
 NUM_ROWS = 4

@@ -8,26 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.atomic_files import write_atomically
-from trainer.ablation.plan import STUDIES, Run, Study, runs_of
-from trainer.ablation.runs import Bench, Result
-from trainer.ablation.scales import SCALES, Scale
-from trainer.ablation.starts import ENCODER, pretrained_encoder
-from trainer.ablation.tables import markdown, rows
-from trainer.config import UsageError
-from trainer.json_files import write_json
-from trainer.plurals import counted
-from trainer.process.environment import environment
+from trainer.ablation.plan import PROGRAM, STUDIES, runs_of
+from trainer.ablation.scales import SCALES
+from trainer.errors import NonFiniteError, OutOfMemoryError, UsageError
 from trainer.process.out_directory import make_directory
-from trainer.run_directory import MODEL
-from trainer.step.loop import NonFiniteError
-from trainer.step.out_of_memory import OutOfMemoryError
-
-PROGRAM = "python -m trainer.ablate"
+from trainer.run_files import MODEL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(
             f"--lessons has {strange[0]}, which is not part of '{study.name}'; expected {', '.join(study.lessons)}."
         )
+
+    # here, for --help needs neither PyTorch nor what is built on it
+    from trainer.ablation.runs import Bench
+    from trainer.ablation.starts import ENCODER
+    from trainer.ablation.study import carry_out, print_plan
+
     runs = list(runs_of(study, scale, given.seeds))
     wanted = [run for run in runs if run.lesson.name in lessons]
     encoder = scale.encoder if scale.encoder is not None else given.out / ENCODER / MODEL
@@ -84,116 +78,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, help="pause after so many; default: none")
     parser.add_argument("--dry-run", action="store_true", help="say what would be made and how long it takes")
     return parser
-
-
-def carry_out(
-    study: Study,
-    runs: Sequence[Run],
-    wanted: Sequence[Run],
-    done: dict[Run, Result],
-    bench: Bench,
-    minutes: float | None,
-) -> int:
-    """Make what is missing of the wanted runs, and write the table of all after each; returns the exit code."""
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    status = pretrained_encoder(bench.scale, bench.out, minutes_left(deadline))
-    if status != 0:
-        return paused(study) if status is None else status
-    pace = Progress(bench.scale)
-    for run in wanted:
-        if run in done:
-            continue
-        missing = [other for other in wanted if other not in done]
-        place = len(wanted) - len(missing) + 1
-        print(f"== run {place} of {len(wanted)}: {run.label}; {in_minutes(pace.left_s(missing))} left", flush=True)
-        left = minutes_left(deadline)
-        status = None if left is not None and left <= 0 else bench.make(run, left)
-        if status is None:
-            return paused(study)
-        if status:
-            print(f"{PROGRAM}: stopped; the same command goes on.")
-            return status
-        result = bench.result(run)
-        assert result is not None, f"{run.place} was made a moment ago"
-        done[run] = result
-        pace.add(run, result)
-        write_tables(study, runs, done, bench)
-    print(write_tables(study, runs, done, bench))
-    print(f"wrote {bench.out / study.name}.md and .json")
-    return 0
-
-
-def minutes_left(deadline: float | None) -> float | None:
-    """Until a time of `time.monotonic`."""
-    return None if deadline is None else (deadline - time.monotonic()) / 60
-
-
-def paused(study: Study) -> int:
-    """Say that the time is over; returns the exit code."""
-    print(f"--minutes are over. The same command goes on; the table of study '{study.name}' holds what is finished.")
-    return 0
-
-
-class Progress:
-    """How much longer runs take here than planned."""
-
-    def __init__(self, scale: Scale) -> None:
-        self._scale = scale
-        self._planned_s = 0.0
-        self._taken_s = 0.0
-
-    def add(self, run: Run, result: Result) -> None:
-        """A run that was made."""
-        self._planned_s += run.nominal_s(self._scale)
-        self._taken_s += result.wall_s
-
-    def left_s(self, missing: Sequence[Run]) -> float:
-        """Seconds that the missing runs will take."""
-        ratio = self._taken_s / self._planned_s if self._planned_s else 1.0
-        return ratio * sum(run.nominal_s(self._scale) for run in missing)
-
-
-def in_minutes(seconds: float) -> str:
-    """`about 12 min`."""
-    return f"about {max(1, round(seconds / 60))} min"
-
-
-def print_plan(study: Study, wanted: Sequence[Run], done: dict[Run, Result], scale: Scale) -> None:
-    """Every run that is wanted, whether it is finished, and how long the others take."""
-    print(study.question)
-    for run in wanted:
-        state = "finished" if run in done else in_minutes(run.nominal_s(scale))
-        print(f"  {run.label}: {state}")
-    missing = [run for run in wanted if run not in done]
-    in_all = in_minutes(sum(run.nominal_s(scale) for run in missing))
-    print(f"{in_all} on {scale.machine}, for {counted(len(missing), 'run')}. {scale.note}".strip())
-
-
-def write_tables(study: Study, runs: Sequence[Run], done: dict[Run, Result], bench: Bench) -> str:
-    """Write the study's table as Markdown and JSON; returns the former."""
-    table = rows(study, done)
-    wall_min, cpu_min = (sum(getattr(result, name) for result in done.values()) / 60 for name in ("wall_s", "cpu_s"))
-    seeds = sorted({run.seed for run in done})
-    facts = [
-        f"{len(done)} of {len(runs)} runs; seeds {', '.join(map(str, seeds))}; mean ± standard deviation over them.",
-        f"{wall_min:.0f} minutes in all, {cpu_min:.0f} of the CPU, on {environment()['machine']}.",
-    ]
-    if bench.scale.note:
-        facts.append(bench.scale.note)
-    text = markdown(study, table, facts)
-    content = {
-        "command": f"{PROGRAM} {study.name} --scale {bench.scale.name} --seeds {1 + max(run.seed for run in runs)}",
-        "study": study.name,
-        "scale": bench.scale.name,
-        "rows": table,
-        "wall_minutes": wall_min,
-        "cpu_minutes": cpu_min,
-        "environment": environment(),
-        "runs": {str(run.place): result.weights for run, result in done.items()},
-    }
-    write_json(bench.out / f"{study.name}.json", content)
-    write_atomically(bench.out / f"{study.name}.md", text)
-    return text
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a command line asks for, done."""
+"""What a command line of the trainer asks for, done; what does it is imported after the options are read."""
 
 from __future__ import annotations
 
@@ -6,34 +6,44 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.config import UsageError
-from trainer.cost.estimate import estimate
-from trainer.cost.gpu_memory import Machine
-from trainer.data.quarantine import UnusableDataError
+from trainer.errors import NonFiniteError, OutOfMemoryError, UnusableDataError, UsageError
 from trainer.options.parser import Command
-from trainer.process.distributed import local_rank
-from trainer.run import make_run, rehearse, sentence_of
-from trainer.run_directory import require_room
-from trainer.step.loop import NonFiniteError
-from trainer.step.out_of_memory import OutOfMemoryError
 
 
 def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
     """Do what a command line asks for, and say in a sentence why it cannot be done; returns the exit code."""
     try:
-        command = parse_command()
-        if command.dry_run is not None:
-            return rehearse(command.config, command.dry_run)
-        if command.estimate is not None:
-            print(estimate(command.config, Machine.parse(command.estimate)))
-            return 0
-        require_room(Path(command.config.out))
-        return make_run(command.config, resume=command.resume)
+        return _run(parse_command())
     except UsageError as error:
-        if local_rank() == 0:  # the others say the same
+        if _is_first_here():  # the others say the same
             print(f"{program}: {error}", file=sys.stderr)
         return 2
     except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
-        if local_rank() == 0 or not isinstance(error, NonFiniteError):
+        from trainer.run import sentence_of
+
+        if _is_first_here() or not isinstance(error, NonFiniteError):
             print(f"{program}: {sentence_of(error)}", file=sys.stderr)
         return 1
+
+
+def _run(command: Command) -> int:
+    """Estimate, rehearse or make the run."""
+    from trainer.cost.estimate import estimate
+    from trainer.cost.gpu_memory import Machine
+    from trainer.run import make_run, rehearse
+    from trainer.run_directory import require_room
+
+    if command.dry_run is not None:
+        return rehearse(command.config, command.dry_run)
+    if command.estimate is not None:
+        print(estimate(command.config, Machine.parse(command.estimate)))
+        return 0
+    require_room(Path(command.config.out))
+    return make_run(command.config, resume=command.resume)
+
+
+def _is_first_here() -> bool:
+    """Whether this is the first process of a run on this machine."""
+    from trainer.process.distributed import local_rank
+
+    return local_rank() == 0

@@ -8,18 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models import MMInterleavedConfig
-from models.activation_checkpointing import CheckpointedComponent
-from models.frozen import FrozenComponent
+from models.component_names import CheckpointedComponent, FrozenComponent
 from models.lora_config import LoraConfig
-from trainer.data.corpus import CorpusConfig
-from trainer.data.stream import DataConfig
+from trainer.data.config import CorpusConfig, DataConfig
+from trainer.errors import UsageError
 
 Part = Literal["visual_tokenizer", "language_model", "image_decoder"]
 """A part of the model; `<BoI>` belongs to the language model."""
-
-
-class UsageError(ValueError):
-    """A wish that cannot be met, told in sentences for the one who typed it; the command line adds no traceback."""
 
 
 def _require(holds: bool, sentence: str) -> None:

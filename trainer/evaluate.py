@@ -12,17 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from models import MMInterleaved
-from trainer.config import UsageError
-from trainer.evaluation.evaluated_model import describe_weights, world_of
-from trainer.evaluation.evaluator import evaluate, table
-from trainer.evaluation.progress import show_progress
+from trainer.errors import UsageError
 from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EXAMS
-from trainer.json_files import write_json
 from trainer.process.environment import num_cores
 from trainer.process.out_directory import make_room_for
-from trainer.run import choose_device
 
 PROGRAM = "python -m trainer.evaluate"
 
@@ -64,6 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.num_workers is not None and given.num_workers < 0:
         parser.error(f"--num_workers is {given.num_workers}; expected 0 or more.")
+
+    # here, for --help needs neither PyTorch nor what is built on it
+    from models import MMInterleaved
+    from trainer.evaluation.evaluated_model import describe_weights, world_of
+    from trainer.evaluation.evaluator import evaluate, table
+    from trainer.evaluation.progress import show_progress
+    from trainer.json_files import write_json
+    from trainer.run import choose_device
+
     try:
         device = choose_device(given.device)
         on_cpu = device.type == "cpu"

@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from functools import partial, update_wrapper
 
 from trainer.command_line import carry_out
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.options.parser import Command, Recipes, parse
 from trainer.recipes import FINETUNING
-from trainer.starting_model import settings_of
 
 PROGRAM = "python -m trainer.finetune"
 NAMED = "TASK"
@@ -60,6 +59,8 @@ def parse_task(arguments: Sequence[str]) -> Command:
 
 def recipes_for(init: str) -> Recipes:
     """The recipes of all tasks for the model in a directory. Raises UsageError if there is none."""
+    from trainer.starting_model import settings_of  # here, for --help needs no PyTorch
+
     model = settings_of(init)
     return {name: update_wrapper(partial(recipe, model), recipe) for name, recipe in FINETUNING.items()}
 

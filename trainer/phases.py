@@ -10,13 +10,14 @@ import torch
 
 from models import MMInterleaved
 from models.activation_checkpointing import recompute
-from trainer.config import TrainConfig, UsageError
+from trainer.config import TrainConfig
 from trainer.cost.utilisation import StepFlops
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.row_stream import RowStream
 from trainer.data.stream import Stream
 from trainer.encoder_pretraining import encoder_phase
-from trainer.run_directory import QUARANTINE
+from trainer.errors import UsageError
+from trainer.run_files import QUARANTINE
 from trainer.sample_sheet import Sampler
 from trainer.step.accumulate import Chunks, keep_frozen_in
 from trainer.step.checkpoint import Checkpoint

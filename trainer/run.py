@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from models import MMInterleaved
-from trainer.config import TrainConfig, UsageError
+from trainer.config import TrainConfig
 from trainer.cost.utilisation import peak_flops
-from trainer.data.quarantine import UnusableDataError
 from trainer.dry_run import report
+from trainer.errors import NonFiniteError, OutOfMemoryError, UnusableDataError, UsageError
 from trainer.logging.metrics import RunLog
 from trainer.logging.weights_and_biases import EVENT, join_project, require_wandb
 from trainer.options.parser import AUTO
@@ -26,12 +26,12 @@ from trainer.plurals import counted
 from trainer.process.distributed import Processes, is_launched, joined, local_rank, num_local
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
-from trainer.run_directory import MODEL, directory_lock, find_start, prepare_directory, save_model
+from trainer.run_directory import directory_lock, find_start, prepare_directory, save_model
+from trainer.run_files import MODEL
 from trainer.run_page import write_page
 from trainer.starting_model import make_model
 from trainer.step.checkpoint import Checkpoint
-from trainer.step.loop import NonFiniteError, Outcome, train
-from trainer.step.out_of_memory import OutOfMemoryError
+from trainer.step.loop import Outcome, train
 from trainer.step.phase import Phase
 
 

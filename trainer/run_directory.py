@@ -13,24 +13,18 @@ from typing import Any
 from models import MMInterleaved
 from models.atomic_files import write_atomically
 from models.tensor_files import WEIGHTS_FILE
-from trainer.config import TrainConfig, UsageError
-from trainer.logging.metrics import LOG, forget_steps_after, read_log
+from trainer.config import TrainConfig
+from trainer.errors import UsageError
+from trainer.logging.metrics import forget_steps_after, read_log
 from trainer.options.changed_settings import changed_settings
 from trainer.options.parser import AUTO, NONE, dump, load
 from trainer.process.interrupt import STOP_FILE
 from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
+from trainer.run_files import CHECKPOINTS, LOCK, LOG, MODEL, SETTINGS
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.phase import Phase
-
-SETTINGS = "config.yaml"
-"""The settings as `trainer.options.parser.dump` writes them."""
-
-CHECKPOINTS = "checkpoints"
-MODEL = "model"
-QUARANTINE = "quarantine.jsonl"
-LOCK = ".lock"
 
 TEXT_OUTPUT = ("*.log", "*.txt", "*.out", "*.err")
 """What a terminal or a queue may have put into a run directory before the run began."""

@@ -19,13 +19,11 @@ from types import MappingProxyType
 from typing import Any
 
 from models.atomic_files import write_atomically
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.logging.charts import Curve, level_chart, loss_chart, shared_range
-from trainer.logging.metrics import LOG, read_log
-from trainer.run_directory import SETTINGS
-from trainer.sample_sheet import SAMPLES
+from trainer.logging.metrics import read_log
+from trainer.run_files import LOG, PAGE, SAMPLES, SETTINGS
 
-PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("run_page.html")
 
 NO_CURVES = frozenset(

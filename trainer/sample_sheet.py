@@ -14,18 +14,17 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from models import MMInterleaved
-from trainer.config import TrainConfig, UsageError
-from trainer.data.corpus import CorpusConfig
+from trainer.config import TrainConfig
+from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Document, Image, Segment
 from trainer.data.emoji.tasks import TaskOptions, documents
-from trainer.data.stream import DataConfig, picture_px
+from trainer.data.stream import picture_px
+from trainer.errors import UsageError
 from trainer.evaluation.answers import Written, go_on, to_model
 from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EXAMS, true_picture
-
-SAMPLES = "samples"
-"""The folder in a run directory, with a file for each sampled step."""
+from trainer.run_files import SAMPLES
 
 NUM_SHOWN = 4
 """Documents of each source of a corpus on a sheet."""

@@ -15,13 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-
-from models.tensor_files import WEIGHTS_FILE
 from trainer.json_files import write_json
-from trainer.logging.metrics import LOG, read_log
+from trainer.logging.metrics import read_log
 from trainer.process.environment import environment
-from trainer.run_directory import MODEL
+from trainer.run_files import LOG, MODEL
 
 PROGRAM = "python -m trainer.ship"
 TRAINING_FACTS = "training.json"
@@ -39,6 +36,10 @@ def ship(runs: Sequence[Path], out: Path, command: str) -> None:
     Raises:
         FileNotFoundError: the last run holds no model yet.
     """
+    from safetensors.torch import load_file, save_file  # here, for --help needs no PyTorch
+
+    from models.tensor_files import WEIGHTS_FILE
+
     run = runs[-1]
     model = run / MODEL
     if not (model / WEIGHTS_FILE).is_file():
@@ -139,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
+    from models.tensor_files import WEIGHTS_FILE
+
     size_mb = (given.out / WEIGHTS_FILE).stat().st_size / 1e6
     print(f"wrote {given.out} ({size_mb:.1f} MB of weights)")
     return 0

@@ -10,7 +10,8 @@ from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.frozen import freeze
 from models.lora import add_lora, merge_lora
 from models.mm_interleaved import CONFIG_FILE
-from trainer.config import PartsConfig, TrainConfig, UsageError
+from trainer.config import PartsConfig, TrainConfig
+from trainer.errors import UsageError
 from trainer.options.changed_settings import changed_settings
 
 FITS_ANY_WEIGHTS = (

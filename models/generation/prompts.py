@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from string import Formatter
+from typing import TYPE_CHECKING
 
-from models.generation.documents import Document, PromptSegment
-from models.generation.options import Mode
+if TYPE_CHECKING:
+    from models.generation.documents import Document, PromptSegment
+    from models.generation.options import Mode
 
 IMAGE = "image"
 """The slot that takes a picture; any other takes text."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,11 @@ from models.mm_interleaved import CONFIG_FILE, MMInterleaved
 from models.processor import MMInterleavedProcessor
 from models.released.base_weights import BASE_FILE, Base, Borrowed, Snapshot, borrow, load_base, save_base
 from models.released.checkpoint import ReleasedCheckpoint
+from models.released.dtype import DType
 from models.released.names import Place, our_layout
 from models.tensor_files import INDEX_FILE, checksum, fingerprint, read_tensors, write_tensors
 
 CONVERSION_FILE = "conversion.json"
-
-DType = Literal["source", "bfloat16", "float32"]
-"""Of the converted weights; "source": each tensor as the checkpoint has it."""
 
 
 @dataclass(frozen=True)

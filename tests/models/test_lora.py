@@ -9,7 +9,8 @@ from models import MMInterleaved, MMInterleavedConfig
 from models.lora import ADAPTER_FOLDER, add_lora, merge_lora, tensors_to_save
 from models.lora_config import LoraConfig
 from models.stored_weights import StoredWeights
-from trainer.data.stream import DataConfig, Stream
+from trainer.data.config import DataConfig
+from trainer.data.stream import Stream
 
 pytest.importorskip("peft")
 

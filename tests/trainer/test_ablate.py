@@ -10,9 +10,9 @@ from trainer.ablation.plan import STUDIES, WITH, WITHOUT, Arm, Run, Study, runs_
 from trainer.ablation.runs import Bench
 from trainer.ablation.scales import SCALES, Lesson, Scale
 from trainer.ablation.starts import ENCODER, start_of
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.recipes import tiny
-from trainer.run_directory import MODEL
+from trainer.run_files import MODEL
 
 QUESTIONS = Lesson("questions", {"read": 1.0, "compare": 1.0}, 2, 1, 3, step_s=0.1, exam_s=1.0)
 TINY = Scale(

@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.config import OptimConfig, UsageError
-from trainer.data.stream import DataConfig
+from trainer.config import OptimConfig
+from trainer.data.config import DataConfig
+from trainer.errors import UsageError
 from trainer.recipes import tiny
 
 

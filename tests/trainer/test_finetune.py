@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from models import MMInterleaved
-from trainer.config import UsageError
 from trainer.data.index import main as index
+from trainer.errors import UsageError
 from trainer.finetune import main, parse_task
 from trainer.logging.metrics import read_log
 from trainer.recipes import FINETUNING, tiny

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models import MMInterleaved
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.pretrain import main
 from trainer.run import choose_device
 from trainer.step import checkpoint

@@ -6,11 +6,12 @@ import torch
 from PIL import Image as PILImage
 
 from models import MMInterleaved, MMInterleavedProcessor
-from trainer.config import TrainConfig, UsageError
-from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.config import TrainConfig
+from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Document, Image, Text
 from trainer.data.emoji.tokenizer import load_tokenizer
+from trainer.errors import UsageError
 from trainer.recipes import tiny
 from trainer.sample_sheet import (
     CELL_PX,

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from models import MMInterleaved
 from models.lora_config import LoraConfig
 from tiny_snapshots import like, write_clip, write_diffusion, write_language_model
-from trainer.config import PartsConfig, TrainConfig, UsageError
-from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.config import PartsConfig, TrainConfig
+from trainer.data.config import CorpusConfig, SourceConfig
+from trainer.errors import UsageError
 from trainer.pretrain import main
 from trainer.recipes import tiny
 from trainer.starting_model import make_model

@@ -11,6 +11,8 @@ from trainer.ablation.scales import Lesson, Scale
 from trainer.config import TrainConfig
 from trainer.plurals import counted
 
+PROGRAM = "python -m trainer.ablate"
+
 GATE = 0.5
 """Where the gates of the language model's synchronizers start, unless a study is about them."""
 

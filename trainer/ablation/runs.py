@@ -16,7 +16,8 @@ from trainer.ablation.measures import Level, levels
 from trainer.ablation.plan import Run
 from trainer.ablation.scales import Scale
 from trainer.ablation.starts import make_start, start_of
-from trainer.config import TrainConfig, UsageError
+from trainer.config import TrainConfig
+from trainer.errors import UsageError
 from trainer.evaluation.evaluated_model import describe_weights
 from trainer.evaluation.evaluator import evaluate
 from trainer.evaluation.progress import show_progress
@@ -24,7 +25,8 @@ from trainer.evaluation.settings import Settings
 from trainer.json_files import write_json
 from trainer.options.changed_settings import changed_settings
 from trainer.run import make_run
-from trainer.run_directory import CHECKPOINTS, MODEL, is_finished
+from trainer.run_directory import is_finished
+from trainer.run_files import CHECKPOINTS, MODEL
 
 RESULT = "result.json"
 SPENT = "spent.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models import MMInterleavedConfig
 from trainer.config import EncoderPretrainingConfig, TrainConfig
-from trainer.data.stream import DataConfig
+from trainer.data.config import DataConfig
 from trainer.recipes import toy_scratch
 
 SHIPPED = Path("trainer/weights/toy")

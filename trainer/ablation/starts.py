@@ -13,7 +13,8 @@ from trainer.ablation.plan import Run
 from trainer.ablation.scales import Scale
 from trainer.config import TrainConfig
 from trainer.run import make_run
-from trainer.run_directory import MODEL, is_finished, save_model
+from trainer.run_directory import is_finished, save_model
+from trainer.run_files import MODEL
 
 ENCODER = "encoder"
 RESAMPLER_SEED = 0

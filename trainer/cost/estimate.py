@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from models.activation_checkpointing import CheckpointedComponent, recompute
+from models.activation_checkpointing import recompute
 from models.batch import IGNORED
+from models.component_names import CheckpointedComponent
 from trainer.config import TrainConfig
 from trainer.cost.gpu_memory import (
     GB,

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from models import MMInterleaved
-from models.activation_checkpointing import CheckpointedComponent
+from models.component_names import CheckpointedComponent
 from models.frozen import PLACES
-from trainer.config import TrainConfig, UsageError
+from trainer.config import TrainConfig
 from trainer.cost.step_cost import StepCost
+from trainer.errors import UsageError
 
 GB = 1e9
 

@@ -5,42 +5,15 @@ Letters: R rows, T tokens a row, N images in all rows together, M drawn ones, H 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from models.batch import IGNORED, Batch
+from trainer.data.box_resize import box_resize
 from trainer.data.pack import Row, SpecialTokens
-
-
-def stable_key(*numbers: int) -> int:
-    """A hash of whole numbers in [0, 2**63), the same on every machine and in every process."""
-    digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def box_resize(pixels: np.ndarray, size_px: int) -> np.ndarray:
-    """The mean of equal boxes: uint8 [N, H, W, 3] to float32 [N, 3, size_px, size_px] in [0, 1].
-
-    Raises:
-        ValueError: the pictures are not squares whose side is a multiple of `size_px`.
-    """
-    num_images, height, width, _ = pixels.shape
-    if height != width or height % size_px:
-        raise ValueError(
-            f"A picture of {width} x {height} px cannot be averaged down to {size_px} px; "
-            f"expected a square whose side is a multiple of {size_px}."
-        )
-    box = height // size_px
-    boxes = pixels.reshape(num_images, size_px, box, size_px, box, 3)
-    # Sums of bytes are whole numbers, so the result does not depend on the order of the additions.
-    sums = np.zeros((num_images, size_px, size_px, 3), dtype=np.uint32)
-    for row in range(box):
-        for column in range(box):
-            sums += boxes[:, :, row, :, column]
-    return np.ascontiguousarray(np.moveaxis(sums, -1, 1), dtype=np.float32) / np.float32(255 * box * box)
+from trainer.data.stable_key import stable_key
 
 
 def collate(

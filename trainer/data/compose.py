@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from trainer.data.corpus import SourceConfig
+from trainer.data.config import SourceConfig
 from trainer.data.document import Image, Segment, Text
 from trainer.data.sources.sample import Sample, StoredImage
 

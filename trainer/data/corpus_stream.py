@@ -15,18 +15,20 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from models.config import MMInterleavedConfig
-from trainer.data.collate import stable_key
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
-from trainer.data.corpus import CorpusConfig, SourceConfig, literal
+from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.document import Document, Image, Segment, Text
 from trainer.data.image_decoding import decode, square, visible_part
 from trainer.data.mirror import mirrored
 from trainer.data.mixture import Mixture, endless_order
 from trainer.data.pack import Row, SpecialTokens, Tokens, cut, tokenize
-from trainer.data.quarantine import Quarantine, UnusableDataError
+from trainer.data.quarantine import Quarantine
 from trainer.data.row_stream import RowStream
 from trainer.data.seen_boxes import in_view
 from trainer.data.sources.sample import BrokenSampleError, Marks, Sample, StoredImage
+from trainer.data.stable_key import stable_key
+from trainer.data.text_tokenizer import literal
+from trainer.errors import UnusableDataError
 
 MAX_DROPPED = 1000
 """So many samples in a row without one to use: the rules leave nothing of a source."""

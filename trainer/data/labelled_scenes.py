@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from models.config import MMInterleavedConfig
-from trainer.data.collate import box_resize, stable_key
+from trainer.data.box_resize import box_resize
+from trainer.data.config import DataConfig
 from trainer.data.emoji.layouts import random_scene
 from trainer.data.emoji.world import dense_labels, layout_labels, number_labels, render
-from trainer.data.stream import DataConfig, picture_px
+from trainer.data.stable_key import stable_key
+from trainer.data.stream import picture_px
 
 
 @dataclass(frozen=True)

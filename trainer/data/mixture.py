@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from trainer.data.collate import stable_key
+from trainer.data.stable_key import stable_key
 
 BLOCK = 2048
 """Rows in which every source has exactly its share, up to rounding."""

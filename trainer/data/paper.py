@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.data.config import CorpusConfig, SourceConfig
 
 
 def paper_pairs(manifest: str) -> SourceConfig:

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from trainer.config import UsageError
-from trainer.data.collate import box_resize
+from trainer.data.box_resize import box_resize
 from trainer.data.document import Document, Image
 from trainer.data.emoji.tasks import SPLITS, TASKS, TaskOptions, documents
+from trainer.errors import UsageError
 from trainer.process.out_directory import make_room_for
 
 PROGRAM = "python -m trainer.data.preview"

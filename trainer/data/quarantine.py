@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from trainer.errors import UnusableDataError
+
 MIN_READ = 1000
 """The share of broken ones is taken of at least so many, so that a bad start does not end a run."""
-
-
-class UnusableDataError(ValueError):
-    """More of the data is broken than the settings allow, or their rules leave nothing of it."""
 
 
 class Quarantine:

@@ -7,74 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from models.config import MMInterleavedConfig
-from trainer.data.emoji.compositions import MIN_CONCEPTS
-from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TASKS, TaskOptions
-from trainer.data.emoji.tokenizer import load_tokenizer
+from trainer.data.config import DataConfig
+from trainer.data.emoji.tasks import TASKS, TaskOptions
 from trainer.data.emoji.world import CANVAS
 from trainer.data.pack import Row, SpecialTokens, Tokens, pack_row, tokenize
 from trainer.data.row_stream import RowStream
-
-
-def _even_weights() -> dict[str, float]:
-    return dict.fromkeys(PRETRAINING_FAMILIES, 1.0)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The emoji world as training data. Sizes of pictures and visual tokens are the model's."""
-
-    num_rows: int = 16
-    """Rows in a batch."""
-
-    row_tokens: int = 128
-    """Tokens in a row."""
-
-    num_concepts: int = 32
-    """How many sprites occur, 8 to 256."""
-
-    num_sprites: int = 9
-    """The most sprites in a picture to read numbers from, 1 to 9."""
-
-    ramp_steps: int = 0
-    """Steps over which the most sprites in a picture to read grow from 1 to `num_sprites`; 0: all from the start."""
-
-    tasks: dict[str, float] = field(default_factory=_even_weights)
-    """Weight of each task family: its share of the documents. A family left out has none."""
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.tasks) - set(TASKS))
-        if unknown:
-            raise ValueError(f"data.tasks has {unknown}; expected some of {list(TASKS)}.")
-        if min(self.tasks.values(), default=0) < 0 or not sum(self.tasks.values()) > 0:
-            raise ValueError(f"data.tasks is {self.tasks}; expected weights of at least 0, one of them above 0.")
-        if self.num_rows < 1 or self.row_tokens < 1:
-            raise ValueError(f"data has {self.num_rows} rows of {self.row_tokens} tokens; expected 1 or more of each.")
-        if self.ramp_steps < 0:
-            raise ValueError(f"data.ramp_steps is {self.ramp_steps}; expected 0 or more.")
-        if not 1 <= self.num_sprites <= 9:
-            raise ValueError(f"data.num_sprites is {self.num_sprites}; expected 1 to 9.")
-        least = max(MIN_CONCEPTS, 3 * self.num_sprites)
-        if not least <= self.num_concepts <= 256:
-            raise ValueError(
-                f"data.num_concepts is {self.num_concepts}; with {self.num_sprites} sprites in a picture expected "
-                f"{least} to 256, so that pictures without held-out compositions always exist."
-            )
-
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the world's text is written in."""
-        return load_tokenizer()
-
-    def num_sprites_at(self, step: int) -> int:
-        """The most sprites in a picture to read at a step of the training."""
-        if step >= self.ramp_steps:
-            return self.num_sprites
-        return 1 + step * (self.num_sprites - 1) // self.ramp_steps
 
 
 def picture_px(image_px: int) -> int:

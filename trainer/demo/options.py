@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+PROGRAM = "python -m trainer.demo"
+
+SHIPPED = Path(__file__).parents[1] / "weights" / "toy"
+"""The weights that came with the repository."""
+
 
 @dataclass(frozen=True)
 class Options:

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from models.tensor_files import WEIGHTS_FILE
-from trainer.config import UsageError
 from trainer.demo.content import Recorded
+from trainer.errors import UsageError
 from trainer.evaluation.scores import Score
 from trainer.ship import TRAINING_FACTS, WITHOUT_MMFS
-
-SHIPPED = Path(__file__).parents[1] / "weights" / "toy"
-"""Those that came with the repository."""
 
 
 def training_facts(start: Path | None) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 from models import MMInterleaved
 from models.tensor_files import WEIGHTS_FILE
 from trainer.config import TrainConfig
-from trainer.data.stream import DataConfig
+from trainer.data.config import DataConfig
 from trainer.options.parser import load
 from trainer.recipes import ALL_RECIPES, DEFAULT_RECIPE
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from trainer.data.collate import box_resize
+from trainer.data.box_resize import box_resize
 from trainer.data.emoji.atlas import sprite_pixels
 from trainer.data.emoji.world import CANVAS, COLOUR_NAMES, COLOURS
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.config import UsageError
 from trainer.data.emoji.tasks import PRETRAINING_FAMILIES
+from trainer.errors import UsageError
 from trainer.evaluation.tasks import EXAMS
 
 

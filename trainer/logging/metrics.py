@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from models.atomic_files import write_atomically
-
-LOG = "log.jsonl"
-TENSORBOARD = "tensorboard"
+from trainer.run_files import LOG, TENSORBOARD
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainConfig, UsageError
-from trainer.logging.metrics import LOG, read_log
+from trainer.config import TrainConfig
+from trainer.errors import UsageError
+from trainer.logging.metrics import read_log
+from trainer.run_files import LOG
 
 EVENT = "wandb"
 """In log.jsonl, the record that names the project and the `run_id`."""

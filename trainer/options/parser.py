@@ -11,8 +11,9 @@ from typing import get_type_hints
 import jsonargparse
 from docstring_parser import parse_from_object
 
-from trainer.config import TrainConfig, UsageError
-from trainer.data.corpus import CorpusConfig
+from trainer.config import TrainConfig
+from trainer.data.config import CorpusConfig
+from trainer.errors import UsageError
 from trainer.options.errors import sentence_of
 
 PROGRAM = "python -m trainer.pretrain"

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = ("torch", "transformers", "diffusers", "tokenizers", "numpy")
 
 
 def environment() -> dict[str, Any]:
     """Machine and versions."""
+    import torch  # here: `num_cores` is asked for by --help, which needs no PyTorch
+
     return {
         "machine": cpu_name(),
         "num_threads": torch.get_num_threads(),

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from models.atomic_files import UNFINISHED
-from trainer.config import UsageError
+from trainer.errors import UsageError
 
 MAX_TOLD = 3
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models import MMInterleavedConfig
-from models.frozen import FrozenComponent
+from models.component_names import FrozenComponent
 from trainer.config import OptimConfig, TrainConfig
-from trainer.data.corpus import CorpusConfig, SourceConfig
-from trainer.data.stream import DataConfig
+from trainer.data.config import CorpusConfig, DataConfig, SourceConfig
 from trainer.recipes.paper import fitting, paper_model
 
 

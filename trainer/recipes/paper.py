@@ -12,9 +12,8 @@ from models import MMInterleavedConfig
 from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
 from models.frozen import PAPER_FROZEN
 from trainer.config import OptimConfig, PartsConfig, TrainConfig
-from trainer.data.corpus import CorpusConfig
+from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs
-from trainer.data.stream import DataConfig
 
 CLIP_L = "openai/clip-vit-large-patch14"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from models import MMInterleavedConfig
 from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig
-from trainer.data.stream import DataConfig
+from trainer.data.config import DataConfig
 
 
 def toy() -> TrainConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models import MMInterleavedConfig
-from models.frozen import FrozenComponent
+from models.component_names import FrozenComponent
 from trainer.config import TrainConfig
 from trainer.recipes.toy import toy
 

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from models.atomic_files import wait_for_disk, write_atomically
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.process.distributed import Processes
 from trainer.step.training_state import TrainingState
 

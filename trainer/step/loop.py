@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import TrainConfig
+from trainer.errors import NonFiniteError
 from trainer.logging.metrics import RunLog, Step
 from trainer.process.distributed import Processes
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
 from trainer.process.watchdog import Watchdog
+from trainer.run_files import CHECKPOINTS
 from trainer.step.checkpoint import Checkpoint, Saver
 from trainer.step.fsdp import DataParallel, full_tensor
 from trainer.step.micro_batches import batches, rows_of_micro_batches, run_micro_batches
@@ -34,10 +36,6 @@ from trainer.step.training_state import (
     seed_randomly,
     set_random_states,
 )
-
-
-class NonFiniteError(FloatingPointError):
-    """Gradients of several steps in a row were infinite or not a number; nothing was updated with them."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def train(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = WeightAverage(module, phase.ema_decay) if phase.ema_decay else None
     state = TrainingState(module, learned, optimizer, average, processes, seed=config.seed)
-    saver = Saver(Path(config.out) / "checkpoints", processes, keep=config.keep)
+    saver = Saver(Path(config.out) / CHECKPOINTS, processes, keep=config.keep)
     if processes.num > 1:  # what is random in a layer must not be the same for all rows of a batch
         seed_randomly(config.seed, phase.index, processes.rank)
     first = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.process.distributed import Processes
 from trainer.process.interrupt import Stop, ignore_in_worker
 from trainer.step.fsdp import DataParallel

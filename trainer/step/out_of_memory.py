@@ -8,10 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from trainer.config import TrainConfig
-
-
-class OutOfMemoryError(RuntimeError):
-    """The memory of the device is used up."""
+from trainer.errors import OutOfMemoryError
 
 
 @contextmanager

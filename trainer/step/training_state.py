@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.config import UsageError
-from trainer.data.collate import stable_key
+from trainer.data.stable_key import stable_key
+from trainer.errors import UsageError
 from trainer.process.distributed import Processes
 from trainer.step.optim import WeightAverage
 

@@ -11,11 +11,12 @@ from torch import nn
 from live_bytes import LiveBytes
 from models import MMInterleaved
 from models.lora_config import LoraConfig
-from trainer.config import TrainConfig, UsageError
+from trainer.config import TrainConfig
 from trainer.cost.estimate import batch_shape
 from trainer.cost.gpu_memory import GB, Machine, count_parameters, memory_bytes, sample_bytes, start_bytes
 from trainer.cost.step_cost import StepCost, measure, shell
 from trainer.data.stream import Stream
+from trainer.errors import UsageError
 from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks, accumulate
 from trainer.step.optim import WeightAverage, make_optimizer

@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from models import MMInterleaved, MMInterleavedConfig
-from models.activation_checkpointing import CheckpointedComponent, recompute
+from models.activation_checkpointing import recompute
+from models.component_names import CheckpointedComponent
 from models.frozen import PAPER_FROZEN, freeze
 from trainer.config import TrainConfig
 from trainer.cost.estimate import batch_shape

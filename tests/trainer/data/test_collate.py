@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.collate import box_resize, collate, stable_key
+from trainer.data.box_resize import box_resize
+from trainer.data.collate import collate
 from trainer.data.pack import PlacedImage, Row, SpecialTokens, Tokens
+from trainer.data.stable_key import stable_key
 
 SPECIAL = SpecialTokens(pad=0, begin=1, end=2, begin_of_image=3, image=4)
 

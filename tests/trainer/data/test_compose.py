@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
-from trainer.data.corpus import SourceConfig
+from trainer.data.config import SourceConfig
 from trainer.data.document import Image, Text
 from trainer.data.sources.sample import Sample, StoredImage
 

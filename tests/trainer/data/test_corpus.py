@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.config import TrainConfig, UsageError
-from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.config import TrainConfig
+from trainer.data.config import CorpusConfig, SourceConfig
+from trainer.errors import UsageError
 from trainer.options.changed_settings import changed_settings
 from trainer.options.parser import dump, load, parse
 from trainer.recipes import RECIPES, tiny

@@ -15,13 +15,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from models.batch import Batch
 from models.config import MMInterleavedConfig
-from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Image, Text
 from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.data.image_decoding import decode, square
 from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs
-from trainer.data.quarantine import UnusableDataError
+from trainer.errors import UnusableDataError
 
 MODEL = MMInterleavedConfig.tiny()
 NUM_VISUAL = MODEL.vision.num_visual_tokens

@@ -3,8 +3,8 @@ from dataclasses import fields
 import torch
 
 from models import MMInterleavedConfig
+from trainer.data.config import DataConfig
 from trainer.data.labelled_scenes import LabelledScenes
-from trainer.data.stream import DataConfig
 
 TOY = MMInterleavedConfig.toy()
 

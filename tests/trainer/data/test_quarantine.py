@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from trainer.data.quarantine import MIN_READ, Quarantine, UnusableDataError
+from trainer.data.quarantine import MIN_READ, Quarantine
+from trainer.errors import UnusableDataError
 
 
 def test_broken_ones_are_named_once(tmp_path):

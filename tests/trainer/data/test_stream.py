@@ -11,8 +11,9 @@ import torch
 
 from models.batch import Batch
 from models.config import MMInterleavedConfig
+from trainer.data.config import DataConfig
 from trainer.data.emoji.tasks import TASKS
-from trainer.data.stream import DataConfig, Stream, picture_px
+from trainer.data.stream import Stream, picture_px
 
 MODEL = MMInterleavedConfig.toy()
 PAD, BOS, EOS, BOI, IMAGE = range(5)

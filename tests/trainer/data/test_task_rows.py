@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from models import MMInterleavedConfig
 from models.batch import IGNORED
 from models.generation.boxes import read_boxes
-from trainer.data.corpus import CorpusConfig, SourceConfig
+from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Image, Text
 from trainer.data.image_decoding import class_colours

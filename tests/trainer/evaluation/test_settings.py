@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.evaluation.settings import Settings
 
 

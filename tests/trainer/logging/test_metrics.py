@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.logging.metrics import LOG, RunLog, Step, forget_steps_after, progress_line, read_log
+from trainer.logging.metrics import RunLog, Step, forget_steps_after, progress_line, read_log
+from trainer.run_files import LOG
 
 MEANS = {
     **{"loss": 1.0, "lr": 1.0, "tokens_per_s": 0.0, "images_per_s": 5.0},

@@ -1,8 +1,7 @@
 from dataclasses import replace
 
 from trainer.config import EncoderPretrainingConfig, OptimConfig
-from trainer.data.corpus import CorpusConfig, SourceConfig
-from trainer.data.stream import DataConfig
+from trainer.data.config import CorpusConfig, DataConfig, SourceConfig
 from trainer.options.changed_settings import changed_settings
 from trainer.recipes import tiny
 

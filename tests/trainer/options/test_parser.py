@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.config import TrainConfig, UsageError
+from trainer.config import TrainConfig
+from trainer.errors import UsageError
 from trainer.options.parser import dump, load, parse
 from trainer.recipes import RECIPES, tiny, toy
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.process.out_directory import check_directory, make_room_for
 
 

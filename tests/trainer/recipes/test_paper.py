@@ -8,7 +8,7 @@ import pytest
 
 from models import MMInterleaved, MMInterleavedConfig
 from models.frozen import freeze
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.recipes import FINETUNING, RECIPES
 from trainer.recipes.paper import ablation_model, paper_optim
 from trainer.run import with_fingerprints

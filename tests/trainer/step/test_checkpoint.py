@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.config import OptimConfig, UsageError
+from trainer.config import OptimConfig
+from trainer.errors import UsageError
 from trainer.process.distributed import joined
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Saver

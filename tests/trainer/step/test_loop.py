@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, load
 
 from trainer.config import OptimConfig
+from trainer.errors import NonFiniteError
 from trainer.logging.metrics import RunLog, read_log
 from trainer.process.distributed import joined
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.recipes import tiny
 from trainer.step import checkpoint
-from trainer.step.loop import NonFiniteError, train
+from trainer.step.loop import train
 from trainer.step.phase import Phase
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.config import UsageError
+from trainer.errors import UsageError
 from trainer.process.distributed import Processes
 from trainer.step.micro_batches import rows_of_micro_batches
 

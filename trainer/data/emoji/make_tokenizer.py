@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
@@ -50,8 +52,17 @@ def train_tokenizer() -> Tokenizer:
 
 
 def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.data.emoji.make_tokenizer",
+        description="Train the emoji world's tokenizer, which is the same one every time.",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=TOKENIZER_FILE, metavar="FILE", help="default: where the trainer reads it"
+    )
+    out: Path = parser.parse_args().out
     tokenizer = train_tokenizer()
-    tokenizer.save(str(TOKENIZER_FILE))
+    tokenizer.save(str(out))
     words = {word for sprite in sprites() for word in f" {sprite.name}".replace(" ", "\n ").split("\n")[1:]}
     whole = sum(len(tokenizer.encode(word).ids) == 1 for word in words)
     print(f"{tokenizer.get_vocab_size()} tokens; {whole} of {len(words)} name words are one token")

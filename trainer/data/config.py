@@ -1,16 +1,80 @@
-"""The settings of training on real data: sources, what is taken from each, and how rows are filled."""
+"""The settings of training data: the emoji world, or a corpus of sources, what is taken from each, and how rows are
+filled.
+
+What they need of libraries is imported where it is used, so that `--help` imports none of them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
-from tokenizers import Tokenizer
-
-from trainer.data.emoji.tokenizer import TOKENIZER_FILE
+from trainer.data.emoji.compositions import MIN_CONCEPTS
+from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TASKS
 from trainer.data.mixture import Mixture
-from trainer.data.sources.manifest import Manifest, load_manifest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from trainer.data.sources.manifest import Manifest
+
+
+def _even_weights() -> dict[str, float]:
+    return dict.fromkeys(PRETRAINING_FAMILIES, 1.0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The emoji world as training data. Sizes of pictures and visual tokens are the model's."""
+
+    num_rows: int = 16
+    """Rows in a batch."""
+
+    row_tokens: int = 128
+    """Tokens in a row."""
+
+    num_concepts: int = 32
+    """How many sprites occur, 8 to 256."""
+
+    num_sprites: int = 9
+    """The most sprites in a picture to read numbers from, 1 to 9."""
+
+    ramp_steps: int = 0
+    """Steps over which the most sprites in a picture to read grow from 1 to `num_sprites`; 0: all from the start."""
+
+    tasks: dict[str, float] = field(default_factory=_even_weights)
+    """Weight of each task family: its share of the documents. A family left out has none."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.tasks) - set(TASKS))
+        if unknown:
+            raise ValueError(f"data.tasks has {unknown}; expected some of {list(TASKS)}.")
+        if min(self.tasks.values(), default=0) < 0 or not sum(self.tasks.values()) > 0:
+            raise ValueError(f"data.tasks is {self.tasks}; expected weights of at least 0, one of them above 0.")
+        if self.num_rows < 1 or self.row_tokens < 1:
+            raise ValueError(f"data has {self.num_rows} rows of {self.row_tokens} tokens; expected 1 or more of each.")
+        if self.ramp_steps < 0:
+            raise ValueError(f"data.ramp_steps is {self.ramp_steps}; expected 0 or more.")
+        if not 1 <= self.num_sprites <= 9:
+            raise ValueError(f"data.num_sprites is {self.num_sprites}; expected 1 to 9.")
+        least = max(MIN_CONCEPTS, 3 * self.num_sprites)
+        if not least <= self.num_concepts <= 256:
+            raise ValueError(
+                f"data.num_concepts is {self.num_concepts}; with {self.num_sprites} sprites in a picture expected "
+                f"{least} to 256, so that pictures without held-out compositions always exist."
+            )
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the world's text is written in."""
+        from trainer.data.emoji.tokenizer import load_tokenizer
+
+        return load_tokenizer()
+
+    def num_sprites_at(self, step: int) -> int:
+        """The most sprites in a picture to read at a step of the training."""
+        if step >= self.ramp_steps:
+            return self.num_sprites
+        return 1 + step * (self.num_sprites - 1) // self.ramp_steps
 
 
 @dataclass(frozen=True)
@@ -126,10 +190,15 @@ class CorpusConfig:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the text. Raises ValueError if there is none."""
+        from trainer.data.emoji.tokenizer import TOKENIZER_FILE
+        from trainer.data.text_tokenizer import read_tokenizer
+
         return read_tokenizer(str(TOKENIZER_FILE) if self.tokenizer_file is None else self.tokenizer_file)
 
     def manifests(self) -> dict[str, Manifest]:
         """The manifests of the sources, by name. Raises ValueError if one is missing."""
+        from trainer.data.sources.manifest import load_manifest
+
         for name, source in self.sources.items():
             if not source.manifest:
                 raise ValueError(
@@ -166,27 +235,6 @@ class CorpusConfig:
                 )
             sources[name] = replace(source, fingerprint=manifest.fingerprint)
         return replace(self, sources=sources)
-
-
-@lru_cache(maxsize=4)
-def read_tokenizer(file: str) -> Tokenizer:
-    """The `literal` tokenizer in a file.
-
-    Raises:
-        ValueError: there is no tokenizer in it.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(file)
-    except Exception as error:  # the library raises no narrower one
-        raise ValueError(f"corpus.tokenizer_file is '{file}', which cannot be read: {error}") from error
-    return literal(tokenizer)
-
-
-def literal(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that takes "<s>" and the like in a web page for the characters they are."""
-    copy = Tokenizer.from_str(tokenizer.to_str())
-    copy.encode_special_tokens = True
-    return copy
 
 
 def _require(holds: bool, sentence: str) -> None:

@@ -1,0 +1,26 @@
+"""Names of the files in a run directory."""
+
+from __future__ import annotations
+
+SETTINGS = "config.yaml"
+"""The settings as `trainer.options.parser.dump` writes them, for `--config`."""
+
+LOG = "log.jsonl"
+"""Every step and event of the run, one JSON object a line."""
+
+TENSORBOARD = "tensorboard"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+"""The trained model, for `MMInterleaved.from_pretrained`."""
+
+SAMPLES = "samples"
+"""A PNG for each sampled step."""
+
+PAGE = "index.html"
+"""The curves of the run; `trainer.run_page` writes it."""
+
+QUARANTINE = "quarantine.jsonl"
+"""What of the corpus is broken, one JSON object a line."""
+
+LOCK = ".lock"
+"""Held by the process that trains in the directory."""
