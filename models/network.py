@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.batch import IGNORED, Batch
 from models.config import MMInterleavedConfig
-from models.image_decoder import ImageDecoder
+from models.image_decoders.make import make_image_decoder
 from models.language_model import LanguageModel
 from models.lora_config import LoraConfig
 from models.pretrained.snapshots import Parts
@@ -64,7 +64,7 @@ class Network(nn.Module):
             host=parts and parts.language_model,
         )
         self.begin_of_image = nn.Parameter(torch.zeros(lm_hidden))  # added to the embedding of <BoI>
-        self.image_decoder = ImageDecoder(
+        self.image_decoder = make_image_decoder(
             config.image_decoder,
             context_dim=lm_hidden,
             feature_dim=feature_dim,
@@ -150,12 +150,12 @@ class Network(nn.Module):
         )
         if len(chosen.drawn) == 0:
             return hidden.new_zeros(0, dtype=torch.float32)
-        context = self.image_decoder.condition(*gather_context(hidden, chosen))  # [M, n', C']
+        condition = self.image_decoder.condition(*gather_context(hidden, chosen))
         visible = image_visible(chosen, self.config.image_decoder.context_images)  # [M, 2]
         first, last = int(visible[:, 0].min()), int(visible[:, 1].max())
         return self.image_decoder.loss(
             chosen.drawn_pixels,
-            context,
+            condition,
             values=self.image_decoder.unet.project_values(features[first:last]),
             visible=visible - first,
             keys=chosen.drawn_keys,

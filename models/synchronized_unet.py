@@ -6,7 +6,7 @@ F feature width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -121,7 +121,14 @@ class SynchronizedUNet(nn.Module):
         return [synchronizer.project_values(features) for synchronizer in each(self.synchronizers)]
 
     def forward(
-        self, sample: Tensor, timestep: Tensor, context: Tensor, *, values: Sequence[Tensor], visible: Tensor
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        added: Mapping[str, Tensor] | None = None,
+        *,
+        values: Sequence[Tensor],
+        visible: Tensor,
     ) -> Tensor:
         """What the scheduler calls the model output: noise, velocity, or the image.
 
@@ -129,6 +136,7 @@ class SynchronizedUNet(nn.Module):
             sample: [B, c, h, w] noisy latents.
             timestep: [B] or scalar, diffusion time.
             context: [B, n, cross_attention_dim] context tokens.
+            added: what this U-Net takes beside them, by the names of diffusers (`added_cond_kwargs`), each with B rows.
             values: per synchronizer [N, S, H, D], from `project_values`.
             visible: [B, 2] int64, range of images of the bank that each drawn image may look at.
 
@@ -139,7 +147,13 @@ class SynchronizedUNet(nn.Module):
             ValueError: another number of values than of synchronizers.
         """
         with all_looking_at(self.synchronizers, values, visible):
-            return self.host(sample, timestep, encoder_hidden_states=context, return_dict=False)[0]
+            return self.host(
+                sample,
+                timestep,
+                encoder_hidden_states=context,
+                added_cond_kwargs=dict(added) if added else None,
+                return_dict=False,
+            )[0]
 
 
 def up_channels(unet: UNet2DConditionModel) -> list[int]:

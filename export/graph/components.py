@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from export.graph.cached_attention import AttentionAsOneNode, PastRows
 from models import MMInterleaved
+from models.image_decoders.condition import Condition
 from models.language_model import LanguageModel
 from models.synchronized_unet import SynchronizedUNet
 
@@ -222,7 +223,7 @@ class ContextResampler(nn.Module):
         columns = (context_length.unsqueeze(1) - 1 - back).clamp(min=0).unsqueeze(-1)
         nearest_first = context_hidden.gather(1, columns.expand(-1, -1, context_hidden.shape[2]))
         conditional = self.image_decoder.condition(nearest_first, exists)
-        return torch.cat([self.image_decoder.negative_context.expand_as(conditional), conditional])
+        return Condition.cat([self.image_decoder.negative(conditional), conditional]).tokens
 
 
 class UNet(nn.Module):

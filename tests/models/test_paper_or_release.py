@@ -7,6 +7,7 @@ import torch
 
 from models import MMInterleaved, MMInterleavedConfig
 from models.component_configs import QFormerConfig
+from models.image_decoders.condition import Condition
 from models.language_model import LanguageModel
 from models.position import resized_sincos_2d, sincos_2d
 from models.qformer import QFormer
@@ -248,7 +249,7 @@ def test_d12_dropped_images() -> None:
         generator = torch.Generator().manual_seed(1)
         losses[drop] = decoder.loss(
             torch.rand(6, 3, 32, 32, generator=generator),
-            torch.randn(6, 3, 16, generator=generator),
+            Condition(torch.randn(6, 3, 16, generator=generator)),
             values=decoder.unet.project_values(torch.randn(2, 340, 16, generator=generator)),
             visible=torch.tensor([[0, 2]]).expand(6, 2),
             keys=keys,

@@ -365,7 +365,7 @@ def test_context_and_condition(whole, case, batch, hidden) -> None:
     assert torch.equal(exists, case["context_mask"].bool())
     read: list[Tensor] = []  # what the resampler is given: projected, with positions
     hook = whole.image_decoder.resampler.register_forward_pre_hook(lambda _module, args: read.append(args[0]))
-    tokens = whole.image_decoder.condition(context, exists)
+    tokens = whole.image_decoder.condition(context, exists).tokens
     hook.remove()
     assert_equal(read[0][exists], case["context_features"][exists])
     assert_equal(tokens, case["cond_tokens"])

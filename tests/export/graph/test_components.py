@@ -101,6 +101,6 @@ def test_context_resampler_reverses_what_the_image_decoder_reads_backwards(
     both = components["context_resampler"].run({name: tensor[:2] for name, tensor in inputs.items()})
     negative, conditional = both["encoder_hidden_states"].chunk(2)
     with torch.no_grad():
-        expected = unchanged_model.image_decoder.condition(*gather_context(inputs["context_hidden"][:2], batch))
+        expected = unchanged_model.image_decoder.condition(*gather_context(inputs["context_hidden"][:2], batch)).tokens
     torch.testing.assert_close(conditional, expected, rtol=1e-4, atol=1e-5)
     assert (negative == unchanged_model.image_decoder.negative_context).all()

@@ -5,7 +5,9 @@ import torch
 
 from models import MMInterleavedConfig
 from models.denoising import Denoising
-from models.image_decoder import ImageDecoder
+from models.image_decoders.condition import Condition
+from models.image_decoders.image_decoder import ImageDecoder
+from models.image_decoders.make import make_image_decoder
 
 SHAPES = ((4, 4), (2, 2))
 CONFIG = MMInterleavedConfig.tiny().image_decoder
@@ -15,13 +17,13 @@ PIXELS = dataclasses.replace(
 
 
 def build(config=CONFIG) -> ImageDecoder:
-    decoder = ImageDecoder(config, context_dim=32, feature_dim=10, spatial_shapes=SHAPES).eval()
+    decoder = make_image_decoder(config, context_dim=32, feature_dim=10, spatial_shapes=SHAPES).eval()
     for synchronizer in decoder.unet.synchronizers:
         torch.nn.init.normal_(synchronizer.conv.weight, std=0.3)
     return decoder
 
 
-def context_of(decoder: ImageDecoder, images: int = 2) -> torch.Tensor:
+def context_of(decoder: ImageDecoder, images: int = 2) -> Condition:
     return decoder.condition(torch.randn(images, 5, 32), torch.ones(images, 5, dtype=torch.bool))
 
 
@@ -37,7 +39,11 @@ def test_loss_of_an_image_depends_on_its_own_key_alone(config) -> None:
     both = decoder.loss(pixels, context, **look, keys=torch.tensor([7, 8]))
     assert both.shape == (2,)
     alone = decoder.loss(
-        pixels[1:], context[1:], values=look["values"], visible=look["visible"][1:], keys=torch.tensor([8])
+        pixels[1:],
+        Condition(context.tokens[1:]),
+        values=look["values"],
+        visible=look["visible"][1:],
+        keys=torch.tensor([8]),
     )
     torch.testing.assert_close(alone[0], both[1], rtol=1e-4, atol=1e-5)
     other = decoder.loss(pixels, context, **look, keys=torch.tensor([7, 9]))
@@ -80,14 +86,14 @@ def test_tokens_that_do_not_exist_do_not_matter() -> None:
     exists = torch.tensor([[True, True, True, False, False]])
     other = context.clone()
     other[:, 3:] = 9.0
-    torch.testing.assert_close(decoder.condition(context, exists), decoder.condition(other, exists))
+    torch.testing.assert_close(decoder.condition(context, exists).tokens, decoder.condition(other, exists).tokens)
 
 
 def test_position_counts_from_the_image_back() -> None:
     decoder = build()
     near = torch.randn(1, 3, 32)
-    flipped = decoder.condition(near.flip(1), torch.ones(1, 3, dtype=torch.bool))
-    assert (decoder.condition(near, torch.ones(1, 3, dtype=torch.bool)) - flipped).abs().max() > 1e-5
+    flipped = decoder.condition(near.flip(1), torch.ones(1, 3, dtype=torch.bool)).tokens
+    assert (decoder.condition(near, torch.ones(1, 3, dtype=torch.bool)).tokens - flipped).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("config", [CONFIG, PIXELS], ids=["vae", "pixels"])
@@ -128,11 +134,11 @@ def test_conditions_are_dropped_in_training_alone() -> None:
     keys = torch.tensor([7, 8])
     other = {**look, "visible": torch.zeros_like(look["visible"])}
     evaluated = decoder.loss(pixels, context, **look, keys=keys)
-    assert (decoder.loss(pixels, context + 1, **look, keys=keys) - evaluated).abs().min() > 1e-6
+    assert (decoder.loss(pixels, Condition(context.tokens + 1), **look, keys=keys) - evaluated).abs().min() > 1e-6
     assert (decoder.loss(pixels, context, **other, keys=keys) - evaluated).abs().min() > 1e-6
     decoder.train()
     trained = decoder.loss(pixels, context, **look, keys=keys)
-    torch.testing.assert_close(decoder.loss(pixels, context + 1, **other, keys=keys), trained)
+    torch.testing.assert_close(decoder.loss(pixels, Condition(context.tokens + 1), **other, keys=keys), trained)
 
 
 def test_guidance_by_images_leaves_alone_what_looks_at_none() -> None:

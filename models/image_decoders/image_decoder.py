@@ -1,4 +1,5 @@
-"""The diffusion image decoder (paper 3.2): context tokens and image features in, a denoising loss or a picture out.
+"""What every diffusion image decoder does (paper 3.2): a condition and image features in, a denoising loss or a picture
+out. What the condition is made of differs from U-Net to U-Net; each kind has a file beside this one.
 
 Letters: M images to draw, K context length, C language-model width, n context tokens, N images of the bank, S pyramid
 pixels, H heads, D channels a head.
@@ -6,8 +7,10 @@ pixels, H heads, D channels a head.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from models.component_configs import ImageDecoderConfig
 from models.denoising import Denoising, Step, denoise, guide
 from models.image_codec import LatentCodec, PixelCodec
+from models.image_decoders.condition import Condition
 from models.position import sincos_1d
 from models.qformer import QFormer
 from models.resampler import Resampler
@@ -29,8 +33,12 @@ IMAGE_DROP_SALT = 0x1D4A6E
 """Makes another seed of an image's key, so that dropping the images says nothing about the noise."""
 
 
-class ImageDecoder(nn.Module):
+class ImageDecoder(nn.Module, ABC):
     """Resampler of the language model's states, U-Net with MMFS, and the codec between latents and pixels.
+
+    A subclass makes the condition that its U-Net takes: `condition`, `negative` and, if tokens of the
+    resampler go anywhere else than into the cross-attention, `num_extra_tokens`. `models/image_decoders/make.py`
+    chooses it by the U-Net's arguments.
 
     Args:
         config: sizes and choices.
@@ -44,6 +52,9 @@ class ImageDecoder(nn.Module):
         ValueError: a side of the drawn image is no multiple of what one latent pixel covers, or the noise schedule has
             another prediction type than `PREDICTION_TYPES`.
     """
+
+    num_extra_tokens: ClassVar[int] = 0
+    """Tokens that the resampler makes beside the n that the cross-attention reads; they come last."""
 
     def __init__(
         self,
@@ -62,7 +73,7 @@ class ImageDecoder(nn.Module):
         cross_dim = unet.config.cross_attention_dim
         self.context_proj = nn.Linear(context_dim, context_dim)
         sizes = {
-            "num_queries": config.num_context_tokens,
+            "num_queries": config.num_context_tokens + self.num_extra_tokens,
             "dim": cross_dim,
             "input_dim": context_dim,
             "num_layers": config.resampler_layers,
@@ -94,28 +105,34 @@ class ImageDecoder(nn.Module):
         if kind not in PREDICTION_TYPES:
             raise ValueError(f"scheduler has prediction_type {kind!r}; expected one of {', '.join(PREDICTION_TYPES)}.")
 
-    def condition(self, context: Tensor, exists: Tensor) -> Tensor:
-        """Language-model states to context tokens.
+    @abstractmethod
+    def condition(self, context: Tensor, exists: Tensor) -> Condition:
+        """What the U-Net draws after.
 
         Args:
             context: [M, K, C], nearest state (the image's `<BoI>`) first, so that position 0 is always the nearest.
             exists: [M, K] bool.
-
-        Returns:
-            [M, n, cross_attention_dim].
         """
+
+    @abstractmethod
+    def negative(self, condition: Condition) -> Condition:
+        """The learned condition "no text" in place of this one, of the same sizes and dtypes: for classifier-free
+        guidance, and where training drops the text."""
+
+    def read_context(self, context: Tensor, exists: Tensor) -> Tensor:
+        """Language-model states to tokens, [M, n + extra, cross_attention_dim]; arguments as for `condition`."""
         context = context.to(self.context_proj.weight.dtype)
         positions = sincos_1d(context.shape[1], context.shape[2], device=context.device).to(context.dtype)
         return self.resampler(self.context_proj(context) + positions, exists)
 
     def loss(
-        self, pixels: Tensor, context: Tensor, *, values: Sequence[Tensor], visible: Tensor, keys: Tensor
+        self, pixels: Tensor, condition: Condition, *, values: Sequence[Tensor], visible: Tensor, keys: Tensor
     ) -> Tensor:
         """Denoising error of each image (paper Eq. 3), [M] float32: squared, averaged over the pixels of one image.
 
         Args:
             pixels: [M, 3, h, w] float32 in [0, 1], the truth at the output resolution.
-            context: [M, n, cross_attention_dim] from `condition`.
+            condition: of M images, from `condition`.
             values: per synchronizer [N, S, H, D].
             visible: [M, 2] int64, range of images of the bank that each drawn image may look at.
             keys: [M] int64; noise, time step and condition drop of an image are functions of its key alone, so they
@@ -124,15 +141,15 @@ class ImageDecoder(nn.Module):
         """
         noise, posterior_noise, timestep, dropped = self._draw_noise(keys, pixels)
         if self.training:
-            context = torch.where(dropped[:, None, None], self.negative_context.to(context), context)
+            condition = condition.replaced_where(dropped, self.negative(condition))
             if self.config.image_drop:
                 visible = visible * self._may_look(keys).to(visible)[:, None]  # [0, 0): no image
-        return self.denoising_error(pixels, context, noise, posterior_noise, timestep, values=values, visible=visible)
+        return self.denoising_error(pixels, condition, noise, posterior_noise, timestep, values=values, visible=visible)
 
     def denoising_error(
         self,
         pixels: Tensor,
-        context: Tensor,
+        condition: Condition,
         noise: Tensor,
         posterior_noise: Tensor,
         timestep: Tensor,
@@ -143,14 +160,15 @@ class ImageDecoder(nn.Module):
         """`loss` with given noise and no dropped conditions.
 
         Args:
-            pixels, context, values, visible: as in `loss`.
+            pixels, condition, values, visible: as in `loss`.
             noise: [M, *latent_shape] float32, of the diffusion.
             posterior_noise: the same, of the VAE's posterior.
             timestep: [M] int64.
         """
         latents = self.codec.encode(pixels, posterior_noise)
         noisy = self.noise_schedule.add_noise(latents, noise, timestep)
-        predicted = self.unet(noisy.to(context.dtype), timestep, context, values=values, visible=visible)
+        tokens, added = condition.tokens, condition.added
+        predicted = self.unet(noisy.to(tokens.dtype), timestep, tokens, added, values=values, visible=visible)
         target = self._target(latents, noise, timestep)
         return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
 
@@ -198,7 +216,7 @@ class ImageDecoder(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        context: Tensor,
+        condition: Condition,
         *,
         values: Sequence[Tensor],
         visible: Tensor,
@@ -206,14 +224,14 @@ class ImageDecoder(nn.Module):
         denoising: Denoising,
     ) -> Tensor:
         """Draw images: [M, 3, h, w] float32 in [0, 1]; arguments as for `sample_steps`."""
-        for step in self.sample_steps(context, values=values, visible=visible, seeds=seeds, denoising=denoising):
+        for step in self.sample_steps(condition, values=values, visible=visible, seeds=seeds, denoising=denoising):
             latents = step.latents
         return self.decode(latents)
 
     @torch.no_grad()
     def sample_steps(
         self,
-        context: Tensor,
+        condition: Condition,
         *,
         values: Sequence[Tensor],
         visible: Tensor,
@@ -223,7 +241,7 @@ class ImageDecoder(nn.Module):
         """Draw images with classifier-free guidance, step by step.
 
         Args:
-            context: [M, n, cross_attention_dim] from `condition`.
+            condition: of M images, from `condition`.
             values: per synchronizer [N, S, H, D].
             visible: [M, 2] int64, the images that each drawn image may look at.
             seeds: M numbers; all that is random about an image is a function of its own.
@@ -233,17 +251,19 @@ class ImageDecoder(nn.Module):
             Where the drawing stands after each step; the last one's latents are for `decode`.
         """
         dice = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise = torch.stack([torch.randn(self.latent_shape, generator=die) for die in dice]).to(context.device)
+        noise = torch.stack([torch.randn(self.latent_shape, generator=die) for die in dice]).to(condition.tokens.device)
         if denoising.is_guided:
             num_without = 2 if denoising.looks_away else 1
-            negative = self.negative_context.to(context).expand_as(context)
-            context = torch.cat([*[negative] * num_without, context])
+            negative = self.negative(condition)
+            condition = Condition.cat([*[negative] * num_without, condition])
             visible = torch.cat([*[torch.zeros_like(visible)] * (num_without - 1), visible, visible])
+
+        tokens, added = condition.tokens, condition.added
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             # Latents stay float32, so that the sums over many steps do in half precision too.
-            repeated = latents.to(context.dtype).repeat(len(context) // len(latents), 1, 1, 1)
-            return guide(self.unet(repeated, timestep, context, values=values, visible=visible), denoising)
+            repeated = latents.to(tokens.dtype).repeat(len(tokens) // len(latents), 1, 1, 1)
+            return guide(self.unet(repeated, timestep, tokens, added, values=values, visible=visible), denoising)
 
         yield from denoise(predict, noise, self.noise_schedule, denoising, dice)
 
