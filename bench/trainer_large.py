@@ -20,7 +20,7 @@ from trainer.data.config import DataConfig
 from trainer.data.stream import Stream
 from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks, accumulate, keep_frozen_in
-from trainer.step.optim import make_optimizer
+from trainer.step.optimizer import make_optimizer
 
 
 def large_run(*, tiny: bool) -> TrainConfig:

@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from live_bytes import LiveBytes
 from trainer.process.distributed import joined
+from trainer.step.ema import WeightEMA
 from trainer.step.fsdp import DataParallel
-from trainer.step.optim import WeightAverage
 from two_branches import Branches
 
 WIDTH = 64
@@ -55,7 +55,7 @@ def write_numbers_held(out: str, shard_layers: bool) -> int:
     with joined(torch.device("cpu")) as processes:
         module = Branches()
         parallel = DataParallel(module, processes, stack=module.stack if shard_layers else None)
-        average = WeightAverage(module, 0.9)
+        average = WeightEMA(module, 0.9)
         held = {
             "trainable": sum(numbers_of(p) for p in module.parameters() if p.requires_grad),
             "frozen": sum(numbers_of(p) for p in module.parameters() if not p.requires_grad),

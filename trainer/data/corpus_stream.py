@@ -18,8 +18,8 @@ from models.config import MMInterleavedConfig
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
 from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.document import Document, Image, Segment, Text
+from trainer.data.horizontal_flip import flipped
 from trainer.data.image_decoding import decode, square, visible_part
-from trainer.data.mirror import mirrored
 from trainer.data.mixture import Mixture, endless_order
 from trainer.data.pack import Row, SpecialTokens, Tokens, cut, tokenize
 from trainer.data.quarantine import Quarantine
@@ -248,7 +248,7 @@ class CorpusStream(RowStream):
                 return None
             segments = in_crops
         if rules.flip and rng.random() < 0.5:
-            segments = mirrored(segments)
+            segments = flipped(segments)
         return Document(segments, task=name, key=f"{name}/{sample.key}", prompt=0, truth=truth)
 
     def _pairs(

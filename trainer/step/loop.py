@@ -23,9 +23,12 @@ from trainer.process.peak_memory import peak_memory_bytes
 from trainer.process.watchdog import Watchdog
 from trainer.run_files import CHECKPOINTS
 from trainer.step.checkpoint import Checkpoint, Saver
+from trainer.step.dataloader import micro_batch_loader
+from trainer.step.ema import WeightEMA
 from trainer.step.fsdp import DataParallel, full_tensor
-from trainer.step.micro_batches import batches, rows_of_micro_batches, run_micro_batches
-from trainer.step.optim import WeightAverage, describe_groups, learning_rate_factor, make_optimizer, set_learning_rate
+from trainer.step.lr_schedule import learning_rate_factor, set_learning_rate
+from trainer.step.micro_batches import rows_of_micro_batches, run_micro_batches
+from trainer.step.optimizer import describe_groups, make_optimizer
 from trainer.step.out_of_memory import FEWER_STATES, cheapest_knobs, out_of_memory_explained
 from trainer.step.phase import Phase
 from trainer.step.training_state import (
@@ -44,7 +47,7 @@ class Outcome:
 
     finished: bool
     step: int
-    average: WeightAverage | None
+    average: WeightEMA | None
     parallel: DataParallel
     """Holds the module's parameters; `release` gives them back to it."""
 
@@ -82,7 +85,7 @@ def train(
     parallel = DataParallel(module, processes, config.shard_size, phase.stack if config.shard_layers else None)
     optimizer = make_optimizer(module, phase.optim)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    average = WeightAverage(module, phase.ema_decay) if phase.ema_decay else None
+    average = WeightEMA(module, phase.ema_decay) if phase.ema_decay else None
     state = TrainingState(module, learned, optimizer, average, processes, seed=config.seed)
     saver = Saver(Path(config.out) / CHECKPOINTS, processes, keep=config.keep)
     if processes.num > 1:  # what is random in a layer must not be the same for all rows of a batch
@@ -94,7 +97,7 @@ def train(
     for line in describe_groups(optimizer):
         log.say(f"  {line}")
     flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
-    loader = batches(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
+    loader = micro_batch_loader(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
     with saver, Watchdog(processes, 60 * config.watchdog_minutes) as watchdog:
 
         def save(step: int) -> None:
@@ -193,7 +196,7 @@ def make_samples(
     phase: Phase,
     step: int,
     parallel: DataParallel,
-    average: WeightAverage | None,
+    average: WeightEMA | None,
     processes: Processes,
     interrupt: Interrupt,
 ) -> None:

@@ -1,17 +1,16 @@
-"""A process's share of a batch: cut into micro-batches, made ahead of their step, and run one after the other."""
+"""A process's share of a batch: cut into micro-batches that run one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
-from trainer.process.interrupt import Stop, ignore_in_worker
+from trainer.process.interrupt import Stop
 from trainer.step.fsdp import DataParallel
 from trainer.step.phase import Phase
 from trainer.step.training_state import random_states, set_random_states
@@ -36,25 +35,6 @@ def rows_of_micro_batches(num_rows: int, micro_batch_rows: int, processes: Proce
         range(num_rows)[start : start + size]
         for start in range(processes.rank * each, (processes.rank + 1) * each, size)
     ]
-
-
-def batches(
-    phase: Phase, rows: Sequence[range], first: int, num_workers: int, *, pin_memory: bool
-) -> Iterator[list[Any]]:
-    """The micro-batches, one for each of `rows`, of the steps first, first + 1, ... of the phase; `num_workers`
-    processes make them ahead, in the same order."""
-    return iter(
-        DataLoader(
-            _Steps(phase.batch, rows),
-            sampler=range(first, phase.num_steps),
-            batch_size=None,
-            num_workers=num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=pin_memory,
-            worker_init_fn=ignore_in_worker,
-            generator=torch.Generator(),  # else it draws from the global one, and a resumed run would be one draw ahead
-        )
-    )
 
 
 def run_micro_batches(
@@ -83,16 +63,3 @@ def run_micro_batches(
             sums[name] = value if before is None or value is None else before + value
     parallel.reduce()
     return sums
-
-
-class _Steps(Dataset[Any]):
-    def __init__(self, batch: Callable[[int, range], Any], rows: Sequence[range]) -> None:
-        self._batch = batch
-        self._rows = rows
-
-    def __getitem__(self, step: int) -> Any:
-        return [self._batch(step, rows) for rows in self._rows]
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainer.data.stable_key import stable_key
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
-from trainer.step.optim import WeightAverage
+from trainer.step.ema import WeightEMA
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
@@ -76,7 +76,7 @@ class TrainingState:
         module: nn.Module,
         learned: Iterable[str],
         optimizer: torch.optim.Optimizer,
-        average: WeightAverage | None,
+        average: WeightEMA | None,
         processes: Processes,
         *,
         seed: int,

@@ -19,7 +19,8 @@ from trainer.data.stream import Stream
 from trainer.errors import UsageError
 from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks, accumulate
-from trainer.step.optim import WeightAverage, make_optimizer
+from trainer.step.ema import WeightEMA
+from trainer.step.optimizer import make_optimizer
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_the_memory_of_a_step_is_what_a_real_one_has_at_most(image_chunk: int, n
     shape = batch_shape(config, 2)
     model = MMInterleaved(config.model).train()
     model.visual_tokenizer.adapter.requires_grad_(False)
-    optimizer, average = make_optimizer(model, config.optim), WeightAverage(model, config.ema_decay)
+    optimizer, average = make_optimizer(model, config.optim), WeightEMA(model, config.ema_decay)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     batch = Stream(config.data, config.model, seed=config.seed).part(config.num_steps, range(2))
 

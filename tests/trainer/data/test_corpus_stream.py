@@ -106,14 +106,14 @@ def test_any_number_of_processes_makes_the_same_batch(captions, mmc4, num_proces
 
 
 def test_data_workers_make_the_same(captions):
-    from trainer.step.micro_batches import batches
+    from trainer.step.dataloader import micro_batch_loader
     from trainer.step.phase import Phase
 
     stream = stream_of(SourceConfig(captions), num_rows=2)
     phase = Phase("main", 1, torch.nn.Identity(), stream.part, 2, len, dict, len, 5, None)
     rows = [range(0, 1), range(1, 2)]
     made = [
-        [[digest(batch) for batch in step] for step in batches(phase, rows, 2, workers, pin_memory=False)]
+        [[digest(batch) for batch in step] for step in micro_batch_loader(phase, rows, 2, workers, pin_memory=False)]
         for workers in (0, 2)
     ]
     assert made[0] == made[1] == [[digest(stream.part(step, part)) for part in rows] for step in (2, 3, 4)]

@@ -12,7 +12,7 @@ from trainer.errors import UsageError
 from trainer.recipes import FINETUNING, RECIPES
 from trainer.recipes.paper import ablation_model, paper_optim
 from trainer.run import with_fingerprints
-from trainer.step.optim import parameter_groups
+from trainer.step.optimizer import parameter_groups
 
 
 def test_table_11():

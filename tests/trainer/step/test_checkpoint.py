@@ -10,7 +10,8 @@ from trainer.errors import UsageError
 from trainer.process.distributed import joined
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Saver
-from trainer.step.optim import WeightAverage, make_optimizer
+from trainer.step.ema import WeightEMA
+from trainer.step.optimizer import make_optimizer
 from trainer.step.training_state import TrainingState, fingerprint, learned_names
 
 BASE = {"language_model.host": "0123"}
@@ -29,7 +30,7 @@ def small():
 def state_of(module, processes, *, steps=0, decay=0.5):
     learned = learned_names(module)
     optimizer = make_optimizer(module, OptimConfig(lr=0.1))
-    average = WeightAverage(module, decay) if decay else None
+    average = WeightEMA(module, decay) if decay else None
     for _ in range(steps):
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -1,4 +1,3 @@
-import math
 from collections import Counter
 
 import pytest
@@ -8,14 +7,8 @@ from torch import nn
 from models import MMInterleaved
 from trainer.config import OptimConfig
 from trainer.recipes import tiny
-from trainer.step.optim import (
-    WeightAverage,
-    describe_groups,
-    learning_rate_factor,
-    make_optimizer,
-    parameter_groups,
-    set_learning_rate,
-)
+from trainer.step.lr_schedule import set_learning_rate
+from trainer.step.optimizer import describe_groups, make_optimizer, parameter_groups
 
 
 class Sampler(nn.Module):
@@ -95,19 +88,6 @@ def test_weight_decay_reaches_matrices_only():
     torch.testing.assert_close(host.conv.weight, before["conv.weight"] * (1 - 0.1 * 0.5))
 
 
-def test_schedule():
-    cosine = OptimConfig(warmup_steps=4)
-    factors = [learning_rate_factor(step, 12, cosine) for step in range(12)]
-    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert factors[8] == pytest.approx(0.5)
-    assert factors[11] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
-    assert factors[4:] == sorted(factors[4:], reverse=True)
-    level = OptimConfig(warmup_steps=2, schedule="constant")
-    assert [learning_rate_factor(step, 5, level) for step in range(5)] == [0.5, 1.0, 1.0, 1.0, 1.0]
-    assert learning_rate_factor(0, 1, OptimConfig(warmup_steps=0)) == 1.0
-    assert learning_rate_factor(2, 3, OptimConfig(warmup_steps=9)) == pytest.approx(3 / 9)  # a run within its warm-up
-
-
 def test_the_schedule_keeps_the_ratios_of_the_groups():
     optimizer = make_optimizer(Host(), OptimConfig(lr=2.0))
     set_learning_rate(optimizer, 0.5)
@@ -118,33 +98,3 @@ def test_the_schedule_keeps_the_ratios_of_the_groups():
         "sampling_offsets": 0.05,
         "gate": 0.5,
     }
-
-
-def test_weight_average():
-    layer = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(layer.weight, 0.0)
-    average = WeightAverage(layer, decay=0.5)
-    expected = 0.0
-    for update in range(12):
-        nn.init.constant_(layer.weight, float(update + 1))
-        average.update()
-        decay = min(0.5, (1 + update) / (10 + update))
-        expected = decay * expected + (1 - decay) * (update + 1)
-    with average.applied():
-        assert layer.weight.item() == pytest.approx(expected)
-    assert layer.weight.item() == 12.0
-
-    again = WeightAverage(nn.Linear(1, 1, bias=False), decay=0.5)
-    for name, tensor in average.tensors().items():
-        again.tensors()[name].copy_(tensor)
-    assert again.num_updates == 12
-    assert torch.equal(again.tensors()["weight"], average.tensors()["weight"])
-
-
-def test_own_weights_come_back_when_saving_the_average_fails():
-    layer = nn.Linear(2, 2)
-    average = WeightAverage(layer, decay=0.9)
-    nn.init.ones_(layer.weight)
-    with pytest.raises(OSError, match="disk full"), average.applied():
-        raise OSError("disk full")
-    assert torch.equal(layer.weight, torch.ones(2, 2))
