@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from numerics import assert_within_error_budget
+from alignment import LINE, OFFSETS, at_offset, move_parameters
+from numerics import ROUNDINGS, assert_equal_up_to_rounding, assert_within_error_budget
 
 
 def test_error_budget_accepts_the_baseline_itself_and_twice_its_error() -> None:
@@ -38,3 +40,41 @@ def test_error_budget_refuses_other_dtypes_and_shapes() -> None:
 def test_error_budget_of_nothing_is_kept() -> None:
     nothing = torch.empty(0, 4)
     assert_within_error_budget(nothing, baseline=nothing, exact=nothing.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_two_orders_of_a_sum_are_equal_up_to_rounding(dtype: torch.dtype) -> None:
+    """A product of matrices forwards and backwards."""
+    left, right = torch.randn(64, 500).to(dtype), torch.randn(500, 64).to(dtype)
+    assert_equal_up_to_rounding(left.flip(1) @ right.flip(0), left @ right)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_more_than_rounding_is_noticed(dtype: torch.dtype) -> None:
+    expected = torch.randn(100).to(dtype)
+    off = expected.clone()
+    off[3] += 2 * ROUNDINGS * torch.finfo(dtype).eps * expected.abs().max()
+    with pytest.raises(AssertionError, match="more than rounding does"):
+        assert_equal_up_to_rounding(off, expected)
+    with pytest.raises(AssertionError, match="more than rounding does"):
+        assert_equal_up_to_rounding(expected * torch.nan, expected)
+    with pytest.raises(AssertionError, match="float64"):
+        assert_equal_up_to_rounding(expected.double(), expected)
+    with pytest.raises(AssertionError, match="Size"):
+        assert_equal_up_to_rounding(expected[:1], expected)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_parameter_begins_where_it_is_told(offset: int) -> None:
+    layer = nn.Linear(5, 3)
+    before = [parameter.detach().clone() for parameter in layer.parameters()]
+    move_parameters(layer, offset)
+    assert [parameter.data_ptr() % LINE for parameter in layer.parameters()] == [offset, offset]
+    assert all(torch.equal(*pair) for pair in zip(layer.parameters(), before, strict=True)), "they are copies"
+    layer(torch.ones(2, 5)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_a_double_cannot_begin_between_its_bytes() -> None:
+    with pytest.raises(AssertionError, match="float64 cannot begin at byte 4"):
+        at_offset(torch.ones(3, dtype=torch.float64), 4)

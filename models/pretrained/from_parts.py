@@ -42,6 +42,9 @@ Name = str | os.PathLike[str]
 CLIP_L = "openai/clip-vit-large-patch14"
 VICUNA_13B = "lmsys/vicuna-13b-v1.3"
 
+ALIGNMENT = 64
+"""Bytes: what PyTorch allocates on a CPU begins at a multiple of them (c10/core/alignment.h)."""
+
 
 def from_parts(
     make: Callable[[MMInterleavedConfig, MMInterleavedProcessor, Parts], Model],
@@ -138,7 +141,9 @@ def from_parts(
         model.image_decoder.negative_context.data.copy_(no_text)
     _convert_parameters(model, dtype, without=model.language_model.host)
     freeze(model, frozen)
-    return model.to(device).eval()
+    model.to(device).eval()
+    _copy_out_of_files(model)
+    return model
 
 
 def _vision_config(base: VisionConfig, source: Source, image_size: int | tuple[int, int] | None) -> VisionConfig:
@@ -198,3 +203,15 @@ def _convert_parameters(model: nn.Module, dtype: torch.dtype, *, without: nn.Mod
     for parameter in model.parameters():
         if id(parameter) not in left_out:
             parameter.data = parameter.data.to(dtype)
+
+
+@torch.no_grad()
+def _copy_out_of_files(model: nn.Module) -> None:
+    """Weights on the CPU begin where PyTorch would have put them.
+
+    Libraries map files into memory, where a weight begins at any address. Matrix products (MKL) add in an order that
+    depends on it, so the same weights read from other files, or saved and read again, would not give the same bits.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and parameter.is_floating_point() and parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()

@@ -16,6 +16,7 @@ from models.sequence import attention_mask, position_ids
 from models.synchronized_unet import UNetSynchronizer
 from models.visual_tokenizer import VisualTokenizer
 from models.vit_adapter import Shapes
+from numerics import FLOAT32_ROUNDING, assert_equal_up_to_rounding
 from rows import pack_rows
 
 TINY = MMInterleavedConfig.tiny()
@@ -162,8 +163,9 @@ def test_d7_dropout_of_the_qformer(part: str) -> None:
         torch.manual_seed(0)
         model, batch = MMInterleaved(config), pack_rows(ROWS)
         losses = [float(model.train()(batch).loss) for _ in range(2)] + [float(model.eval()(batch).loss) for _ in "12"]
-        assert (losses[0] == losses[1]) == (dropout == 0)
-        assert losses[2] == losses[3]
+        same = pytest.approx(losses[1], rel=FLOAT32_ROUNDING)
+        assert (losses[0] == same) == (dropout == 0)
+        assert losses[2] == pytest.approx(losses[3], rel=FLOAT32_ROUNDING)
 
 
 def test_d7_positions_of_the_resamplers_inputs() -> None:
@@ -199,7 +201,7 @@ def test_d10_a_head_of_their_own_for_new_tokens() -> None:
     assert before[:, -2:].eq(-5).all()
     torch.nn.init.normal_(extended.new_token_head.weight)
     after = extended.logits(hidden)
-    assert torch.equal(after[:, :-2], before[:, :-2])
+    assert_equal_up_to_rounding(after[:, :-2], before[:, :-2])
     assert after[:, -2:].std() > 0.1
 
 

@@ -5,6 +5,7 @@ from diffusers import UNet2DConditionModel
 from models import MMInterleavedConfig
 from models.synchronized_unet import SynchronizedUNet, skip_channels
 from models.synchronizer import all_looking_at
+from numerics import assert_equal_up_to_rounding
 
 SHAPES = ((6, 4), (3, 2))
 FEATURES = 10
@@ -47,7 +48,7 @@ def run(unet: SynchronizedUNet, data: dict) -> torch.Tensor:
 def test_a_new_synchronizer_changes_nothing(placement: str) -> None:
     unet, data = build(placement), inputs()
     plain = unet.host(data["sample"], data["timestep"], encoder_hidden_states=data["context"]).sample
-    torch.testing.assert_close(run(unet, data), plain, rtol=0, atol=0)
+    assert_equal_up_to_rounding(run(unet, data), plain)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -57,7 +58,7 @@ def test_only_visible_images_matter(placement: str) -> None:
     data["features"] = data["features"].clone()
     data["features"][2] = torch.randn(30, FEATURES)  # image 2 is seen by the second picture only
     after = run(unet, data)
-    torch.testing.assert_close(after[0], before[0], rtol=1e-5, atol=1e-6)
+    assert_equal_up_to_rounding(after[0], before[0])
     assert (after[1] - before[1]).abs().max() > 1e-4
 
 

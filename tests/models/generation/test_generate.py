@@ -161,8 +161,9 @@ def test_seeds_make_it_reproducible(model: MMInterleaved) -> None:
     assert run(3) != run(4)
     assert run(3, top_p=1e-6) == model.generate(["a"], max_new_tokens=8, mode="text")  # only the likeliest is left
     draws = [np.array(model.generate(["a"], mode="image", seed=s, **FAST)[0]) for s in (1, 1, 2)]
-    assert np.array_equal(draws[0], draws[1])
-    assert not np.array_equal(draws[0], draws[2])
+    close, other = (np.abs(draws[0].astype(int) - draw).max() for draw in draws[1:])
+    assert close <= 1, "no more than a step of 8 bits, where a pixel lies between two"
+    assert other > 10
 
 
 def test_a_stream_gives_the_same_pieces(model: MMInterleaved) -> None:

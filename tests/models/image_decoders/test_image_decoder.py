@@ -105,7 +105,8 @@ def test_sampling_is_a_function_of_the_seed(config) -> None:
     assert first.shape == (2, 3, 32, 32)
     assert first.min() >= 0
     assert first.max() <= 1
-    torch.testing.assert_close(decoder.sample(context, **look, seeds=[1, 2], denoising=three), first)
+    again = decoder.sample(context, **look, seeds=[1, 2], denoising=three)
+    torch.testing.assert_close(again, first, rtol=0, atol=0.1 / 255)  # nothing to be seen in 8 bits
     assert (decoder.sample(context, **look, seeds=[1, 3], denoising=three)[1] - first[1]).abs().max() > 1e-3
 
 

@@ -3,6 +3,7 @@
 Letters: T tokens, V vocabulary of the language model.
 """
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -14,7 +15,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, CLIPTextConfig, CLIPTextModel, CLIPVisionModel
 
+from alignment import LINE, OFFSETS, move_parameters
 from models import Batch, MMInterleaved
+from numerics import assert_equal_up_to_rounding
 from rows import BOI, BOS, EOS, IMAGE, PAD, pack_rows
 from tiny_snapshots import (
     LANGUAGE_MODELS,
@@ -234,7 +237,31 @@ def test_saved_and_read_again_it_is_the_same(parts: Folders, tmp_path: Path, kin
     assert loaded.config.to_dict() == model.config.to_dict()
     assert loaded.processor.encode_image(torch.rand(3, 50, 40)).shape == (3, 24, 32)
     batch = batch_for(model, [[["image", 9, "draw"]]], shape=(24, 32))
-    torch.testing.assert_close(loaded(batch).loss, model(batch).loss, rtol=0, atol=0)
+    weights = loaded.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items()), "they are copies"
+    assert_equal_up_to_rounding(loaded(batch).loss, model(batch).loss)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@torch.no_grad()
+def test_weights_mean_the_same_wherever_they_lie(model: MMInterleaved, offset: int) -> None:
+    """Matrix products may add in another order where weights begin at another address; nothing else changes."""
+    moved = copy.deepcopy(model)
+    move_parameters(moved, offset)
+    batch = batch_for(model, [[["image", 9, "draw"]]])
+    assert_equal_up_to_rounding(moved(batch).loss, model(batch).loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_weight_lies_where_its_file_happens_to_put_it(parts: Folders, tmp_path: Path, dtype: torch.dtype) -> None:
+    """This guards that a resumed run is equal bit for bit: libraries map files into memory, where weights begin at any
+    address, and so the bits of a step would depend on the file that the weights came from."""
+    folders = {**parts, "language_model": write_language_model(tmp_path, "qwen2")}
+    mapped = load_file(folders["diffusion"] / "unet" / "diffusion_pytorch_model.safetensors")
+    assert any(tensor.data_ptr() % LINE for tensor in mapped.values()), "the snapshots give no such case"
+    model = MMInterleaved.from_parts(**folders, like=like(), dtype=dtype)
+    assert {name: p.data_ptr() % LINE for name, p in model.named_parameters() if p.data_ptr() % LINE} == {}
+    assert model.language_model.host.lm_head.weight is model.language_model.host.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("lm_dtype", [None, torch.float32], ids=["all bf16", "language model float32"])
