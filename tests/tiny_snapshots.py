@@ -32,6 +32,17 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
 U_NETS: dict[str, dict[str, Any]] = {
     "sd1": {"cross_attention_dim": 24, "attention_head_dim": 2},
     "sd2": {"cross_attention_dim": 32, "attention_head_dim": (2, 4), "use_linear_projection": True},
+    "sdxl": {  # its text encoders are 12 and 20 channels wide
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2),
+        "cross_attention_dim": 32,
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 6 * 4 + 20,
+    },
 }
 
 
