@@ -234,7 +234,7 @@ def load_language_model(source: Source, dtype: torch.dtype, bits: Literal[4, 8] 
     Raises:
         ImportError: `bits` without bitsandbytes.
     """
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
     if bits is not None:
         if find_spec("bitsandbytes") is None:
             raise ImportError(f"language_model_bits={bits} needs bitsandbytes: pip install 'mmfs[quantised]'.")

@@ -40,12 +40,20 @@ def extended_tokenizer(source: Source, language_model: dict[str, Any]) -> Extend
 
     Raises:
         FileNotFoundError: there is no tokenizer.
-        ValueError: it has a `<BoI>` already, names no end of text, or has more tokens than the language model.
+        ValueError: it has a `<BoI>` already, names no end of text, has more tokens than the language model, or is a
+            Python program.
     """
     try:
-        loaded = AutoTokenizer.from_pretrained(source.name, local_files_only=source.local_files_only)
+        loaded = AutoTokenizer.from_pretrained(
+            source.name, local_files_only=source.local_files_only, trust_remote_code=False
+        )
         tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     except (OSError, ValueError, AttributeError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"The tokenizer of {source.name} is a Python program of its own, and programs that come with a model "
+                "are not run. Save it as tokenizer.json where you trust it, and give that directory as tokenizer=."
+            ) from error
         raise FileNotFoundError(
             f"{source.name} has no tokenizer that can be read. Give a directory or a hub name that has one as "
             f"tokenizer=. {error}"

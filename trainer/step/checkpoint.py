@@ -16,12 +16,13 @@ from types import TracebackType
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from models.atomic_files import wait_for_disk, write_atomically
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
+from trainer.step.checkpoint_reader import CheckpointReader
 from trainer.step.training_state import TrainingState
 
 STATE = "state"
@@ -56,13 +57,13 @@ class Checkpoint:
                 f"{self.path} was trained on top of other frozen weights than this run has in {', '.join(different)}. "
                 "Give the run the very weights that it began with (the directory that init names may have changed)."
             )
-        reader = FileSystemReader(self.path / STATE)
+        reader = CheckpointReader(self.path / STATE)
         places = state.places(_shapes(reader))
         dcp.load(places, storage_reader=reader, process_group=processes.saving)
         state.put_back(places, self.step)
 
 
-def _shapes(reader: FileSystemReader) -> dict[str, Any]:
+def _shapes(reader: CheckpointReader) -> dict[str, Any]:
     stored = reader.read_metadata().state_dict_metadata
     return {name: about.size for name, about in stored.items() if isinstance(about, TensorStorageMetadata)}
 
@@ -172,7 +173,7 @@ def complete(final: Path, facts: Mapping[str, Any]) -> None:
         UsageError: a file is not there.
     """
     unfinished = aside(final)
-    metadata = FileSystemReader(unfinished / STATE).read_metadata()
+    metadata = CheckpointReader(unfinished / STATE).read_metadata()
     names = {f"{STATE}/.metadata"} | {f"{STATE}/{info.relative_path}" for info in metadata.storage_data.values()}
     missing = sorted(name for name in names if not (unfinished / name).exists())
     if missing:

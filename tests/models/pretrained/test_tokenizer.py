@@ -1,5 +1,6 @@
 """The ids of special tokens, for each habit of the tokenizers of language models."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,18 @@ def test_an_image_token_that_is_there_is_used_and_a_begin_of_image_is_not(tmp_pa
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 258 tokens, the language model 200: they are not of one snapshot"):
         read(write_tokenizer(tmp_path), {"vocab_size": 200})
+
+
+def test_code_that_comes_with_a_tokenizer_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tokenizer(tmp_path / "own", "<unk>", "<s>", "</s>", bos_token="<s>", eos_token="</s>")
+    left_behind = tmp_path / "left behind"
+    (folder / "mine.py").write_text(
+        f"open({str(left_behind)!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast\n"
+    )
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", "mine.Mine"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"is a Python program of its own, and programs .* are not run"):
+        read(folder)
+    assert not left_behind.exists()
+    assert "Do you wish to run" not in capsys.readouterr().out
