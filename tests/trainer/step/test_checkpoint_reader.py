@@ -17,7 +17,7 @@ from trainer.process.distributed import joined
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Saver
 from trainer.step.checkpoint_reader import CheckpointReader
-from trainer.step.optim import make_optimizer
+from trainer.step.optimizer import make_optimizer
 from trainer.step.training_state import TrainingState, learned_names
 
 
