@@ -41,7 +41,7 @@ def pictures(model: MMInterleaved, count: int) -> list[Piece]:
     dice = torch.Generator().manual_seed(0)
     document: list[Piece] = [[model.config.bos_token_id]]
     for _ in range(count):
-        picture = torch.rand(3, *model.config.vision.picture_shape, generator=dice)
+        picture = torch.rand(3, *model.config.image_size, generator=dice)
         document += [[model.config.begin_of_image_id], picture, torch.randint(5, 500, (8,), generator=dice).tolist()]
     return document
 

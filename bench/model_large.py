@@ -144,7 +144,7 @@ class UNetStep:
     @torch.no_grad()
     def __init__(self, device: str, *, tiny: bool) -> None:
         config = MMInterleavedConfig.tiny() if tiny else MMInterleavedConfig.released_13b()
-        decoder, width = config.image_decoder, config.vision.clip["hidden_size"]
+        decoder, width = config.image_decoder, config.visual_tokenizer.vision_encoder["hidden_size"]
         levels = SMOKE_LEVELS if tiny else UNET_LEVELS
         with torch.device(device):
             unet = SynchronizedUNet(

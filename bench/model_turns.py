@@ -66,7 +66,7 @@ def write_reading_once(model: MMInterleaved, prompt: Sequence[Piece], turns: Tur
 def write_reading_again(model: MMInterleaved, prompt: Sequence[Piece], turns: Turns) -> Written:
     """As the released script does."""
     written, document = Written(), list(prompt)
-    grey = torch.full((3, *model.config.vision.picture_shape), 0.5)
+    grey = torch.full((3, *model.config.image_size), 0.5)
     for turn in range(turns.num_turns):
         reading = ForgetfulGenerationState(model)
         reading.read([document])
@@ -96,7 +96,7 @@ def _draw(reading: TorchGenerationState, turn: int, turns: Turns, written: Writt
         latents = step.latents
     picture = reading.decode(latents)[0]
     written.pictures.append(picture)
-    height, width = reading.model.config.vision.picture_shape
+    height, width = reading.model.config.image_size
     return torch.nn.functional.interpolate(picture[None], (height, width), mode="bilinear")[0]
 
 
@@ -112,7 +112,7 @@ class ForgetfulGenerationState(TorchGenerationState):
 
     def forget_last_picture(self) -> None:
         """What has been read ends before the visual tokens of the picture that it ended with."""
-        end = self.exists.shape[1] - self.config.vision.num_visual_tokens
+        end = self.exists.shape[1] - self.config.visual_tokenizer.num_visual_tokens
         self.hidden, self.exists = [torch.cat(self.hidden, dim=1)[:, :end]], self.exists[:, :end]
         self._drawn_from.features = self._drawn_from.features[:-1]
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from models import MMInterleaved, MMInterleavedConfig
-from models.activation_checkpointing import recompute
-from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
+from models.activation_checkpointing import enable_activation_checkpointing
+from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisualTokenizerConfig
 from models.frozen import PAPER_FROZEN, freeze
 from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig
 from trainer.cost.estimate import batch_shape
@@ -32,7 +32,7 @@ def large_run(*, tiny: bool) -> TrainConfig:
         encoder_pretraining=EncoderPretrainingConfig(),
         frozen=list(PAPER_FROZEN),
         precision="bfloat16",
-        recompute=["vision", "language_model"],
+        recompute=["vision_encoder", "language_model"],
         image_chunk=2,
         token_chunk=16,
         ema_decay=0.0,
@@ -54,8 +54,8 @@ def large_model() -> MMInterleavedConfig:
     The patches have 16 pixels, so that the world's pictures are read and drawn at the same size."""
     released = MMInterleavedConfig.released_13b()
     return MMInterleavedConfig(
-        vision=VisionConfig(
-            clip={**released.vision.clip, "image_size": 256, "patch_size": 16},
+        visual_tokenizer=VisualTokenizerConfig(
+            vision_encoder={**released.visual_tokenizer.vision_encoder, "image_size": 256, "patch_size": 16},
             num_visual_tokens=32,
         ),
         language_model=LanguageModelConfig(
@@ -90,7 +90,7 @@ class LargeStep:
         with torch.device(device):
             self._model = MMInterleaved(config.model).train()
         freeze(self._model, config.frozen)
-        recompute(self._model, config.recompute)
+        enable_activation_checkpointing(self._model, config.recompute)
         self._dtype = getattr(torch, config.precision)
         keep_frozen_in(self._model, self._dtype)
         self._optimizer = make_optimizer(self._model, config.optim)

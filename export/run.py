@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.out.suffix == ".html":
             options.out.write_text(written.to_html(), encoding="utf-8")
         else:
-            written.to_picture().save(options.out)
+            written.to_image().save(options.out)
         print(f"wrote {options.out}")
     if options.compare is None:
         return 0

@@ -1,4 +1,5 @@
-"""Less memory for more time: keep what goes into a layer, and compute what happens inside again for the gradient."""
+"""Activation checkpointing: less memory for more time. The forward pass keeps what goes into a layer, and what happens
+inside is computed again for the gradient."""
 
 from __future__ import annotations
 
@@ -12,30 +13,30 @@ from torch.utils.checkpoint import checkpoint
 
 from models.component_names import CheckpointedComponent
 from models.mm_interleaved import MMInterleaved
-from models.synchronizer import View, each
+from models.synchronizer import AttendedImages, each
 
 
-def recompute(model: MMInterleaved, parts: Iterable[CheckpointedComponent]) -> None:
-    """From now on, in training, keep the inputs of these parts' layers alone. Gradients are the same.
+def enable_activation_checkpointing(model: MMInterleaved, components: Iterable[CheckpointedComponent]) -> None:
+    """From now on, in training, keep only the inputs of these components' layers. Gradients are the same.
 
-    The switches are the libraries' own. What they do not know is that a layer of the language model looks at images
-    through a synchronizer, which by the time of the backward looks at nothing any more; it gets the same images again.
+    The switches are the libraries' own. What they do not know is that a layer of the language model attends to images
+    through a synchronizer, which by the time of the backward has none any more; it gets the same images again.
 
     Raises:
-        ValueError: a part of another name.
+        ValueError: an unknown component.
     """
-    parts = set(parts)
-    if unknown := sorted(parts - set(get_args(CheckpointedComponent))):
+    components = set(components)
+    if unknown := sorted(components - set(get_args(CheckpointedComponent))):
         raise ValueError(
             f"There is no component {unknown[0]!r} for activation checkpointing; expected some of "
             f"{', '.join(get_args(CheckpointedComponent))}."
         )
-    if "vision" in parts:
+    if "vision_encoder" in components:
         _checkpoint_layers(model.visual_tokenizer.adapter.vision_model, use_reentrant=False)
-    if "language_model" in parts:
-        contexts = partial(_now_and_again, model.language_model.synchronizers)
+    if "language_model" in components:
+        contexts = partial(_forward_and_recomputation, model.language_model.synchronizers)
         _checkpoint_layers(model.language_model.host, use_reentrant=False, context_fn=contexts)
-    if "unet" in parts:
+    if "unet" in components:
         model.image_decoder.unet.host.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False))
 
 
@@ -46,27 +47,25 @@ def _checkpoint_layers(host: Any, **options: Any) -> None:
     enable(options)
 
 
-def _now_and_again(synchronizers: nn.ModuleList) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds a layer when it runs, and when it runs again."""
-    return nullcontext(), _looking_as_now(synchronizers)
-
-
-def _looking_as_now(synchronizers: nn.ModuleList) -> AbstractContextManager[None]:
-    """A context in which the synchronizers look at what they look at when this is called."""
-    now = [synchronizer.view for synchronizer in each(synchronizers)]
+def _forward_and_recomputation(
+    synchronizers: nn.ModuleList,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts of a layer's forward pass, and of its recomputation: there, the synchronizers attend to the images
+    that they attend to when this is called."""
+    saved = [synchronizer.images for synchronizer in each(synchronizers)]
 
     @contextmanager
-    def looking() -> Iterator[None]:
-        before = [synchronizer.view for synchronizer in each(synchronizers)]
+    def restored() -> Iterator[None]:
+        before = [synchronizer.images for synchronizer in each(synchronizers)]
         try:
-            _set_views(synchronizers, now)
+            _set_images(synchronizers, saved)
             yield
         finally:
-            _set_views(synchronizers, before)
+            _set_images(synchronizers, before)
 
-    return looking()
+    return nullcontext(), restored()
 
 
-def _set_views(synchronizers: nn.ModuleList, views: Sequence[View | None]) -> None:
-    for synchronizer, view in zip(each(synchronizers), views, strict=True):
-        synchronizer.view = view
+def _set_images(synchronizers: nn.ModuleList, images: Sequence[AttendedImages | None]) -> None:
+    for synchronizer, own in zip(each(synchronizers), images, strict=True):
+        synchronizer.images = own

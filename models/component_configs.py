@@ -42,14 +42,14 @@ class QFormerConfig:
 
 
 @dataclass(frozen=True)
-class VisionConfig:
+class VisualTokenizerConfig:
     """The image tokenizer (paper 3.2, part 1): a CLIP ViT, the ViT-Adapter's pyramid, a resampler."""
 
-    clip: dict[str, Any]
+    vision_encoder: dict[str, Any]
     """`CLIPVisionConfig` arguments; `image_size` and `patch_size` in pixels."""
 
     image_size: tuple[int, int] | None = None
-    """(height, width) of the pictures that the model reads, pixels, multiples of the patch size. None: CLIP's own
+    """(height, width) of the images that the model reads, pixels, multiples of the patch size. None: CLIP's own
     square. CLIP's position table keeps the size it was trained with and is interpolated."""
 
     num_visual_tokens: int = 64
@@ -75,7 +75,7 @@ class VisionConfig:
     prior_scale: int = 16
     """Pixels of the spatial prior's input per ViT patch: a multiple of 8, or the patch size. 16: levels of 4, 2, 1 and
     1/2 times the patch grid, 64 to 8 for 224 pixels (the release). The patch size, 14: levels of 1/4 to 1/32 of the
-    picture, 56 to 7 (the paper)."""
+    image, 56 to 7 (the paper)."""
 
     position_table: bool = False
     """Positions of the maps. False: sine and cosine at each pixel's own place. True: the table of the patch grid,
@@ -91,9 +91,10 @@ class VisionConfig:
         check_choices(self)
 
     @property
-    def picture_shape(self) -> tuple[int, int]:
-        """(height, width) of the pictures that the model reads, pixels."""
-        return self.image_size or (self.clip["image_size"], self.clip["image_size"])
+    def resolved_image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that the model reads: `image_size`, or the vision encoder's own."""
+        side = self.vision_encoder["image_size"]
+        return self.image_size or (side, side)
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,13 @@ class SynchronizerConfig:
     """What PosEmbed counts. "age": back from the newest visible image (the release). "index": on from the first visible
     image (the paper's m). Beyond `max_age`, images share the last row."""
 
-    offset_unit: Literal["cell", "picture"] = "cell"
-    """What a predicted offset of 1 is. "cell": 1/16 of the picture in the language model, a pixel of its own map in the
-    U-Net (the release). "picture": a whole picture, as reference points are measured (the paper's p + delta p)."""
+    offset_unit: Literal["cell", "image"] = "cell"
+    """What a predicted offset of 1 is. "cell": 1/16 of the image in the language model, a pixel of its own map in the
+    U-Net (the release). "image": a whole image, as reference points are measured (the paper's p + delta p)."""
 
     offset_init: Literal["uniform", "grid"] = "uniform"
     offset_init_cells: float = 3.0
-    """Half the width of the region where the points of a fresh layer lie, in cells. If the unit is a picture, in
+    """Half the width of the region where the points of a fresh layer lie, in cells. If the unit is an image, in
     sixteenths of it."""
 
     def __post_init__(self) -> None:
@@ -235,6 +236,6 @@ class ImageDecoderConfig:
         check_choices(self)
 
     @property
-    def picture_shape(self) -> tuple[int, int]:
-        """(height, width) of a drawn image, pixels."""
+    def drawn_image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that the model draws."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size

@@ -16,16 +16,19 @@ from models.component_configs import (
     LanguageModelConfig,
     QFormerConfig,
     SynchronizerConfig,
-    VisionConfig,
+    VisualTokenizerConfig,
 )
 from models.json_files import read_json
+
+RENAMED_KEYS = {"vision": "visual_tokenizer", "clip": "vision_encoder"}
+"""Keys of files that earlier versions wrote, and what they are called now."""
 
 
 @dataclass(frozen=True)
 class MMInterleavedConfig:
     """The whole model."""
 
-    vision: VisionConfig
+    visual_tokenizer: VisualTokenizerConfig
     language_model: LanguageModelConfig
     image_decoder: ImageDecoderConfig
     image_loss_weight: float = 10.0
@@ -37,13 +40,23 @@ class MMInterleavedConfig:
     begin_of_image_id: int = 3
     image_token_id: int = 4
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that the model reads."""
+        return self.visual_tokenizer.resolved_image_size
+
+    @property
+    def drawn_image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that the model draws."""
+        return self.image_decoder.drawn_image_size
+
     @classmethod
     def tiny(cls) -> MMInterleavedConfig:
         """Every part at its smallest, with a VAE: what the tests build."""
         sync = SynchronizerConfig(num_heads=2, num_points=2, value_dim=16, max_age=4)
         return cls(
-            vision=VisionConfig(
-                clip={
+            visual_tokenizer=VisualTokenizerConfig(
+                vision_encoder={
                     "hidden_size": 16,
                     "num_hidden_layers": 2,
                     "num_attention_heads": 2,
@@ -105,10 +118,10 @@ class MMInterleavedConfig:
 
     @classmethod
     def toy(cls) -> MMInterleavedConfig:
-        """About 6 M parameters for the emoji world: reads 64-pixel pictures, draws 32-pixel ones, learns on a CPU."""
+        """About 6 M parameters for the emoji world: reads 64-pixel images, draws 32-pixel ones, learns on a CPU."""
         return cls(
-            vision=VisionConfig(
-                clip={
+            visual_tokenizer=VisualTokenizerConfig(
+                vision_encoder={
                     "hidden_size": 128,
                     "num_hidden_layers": 4,
                     "num_attention_heads": 4,
@@ -139,7 +152,7 @@ class MMInterleavedConfig:
                     "max_position_embeddings": 512,
                     "initializer_range": 0.06,  # about 1/sqrt(hidden_size); the usual 0.02 is for wide models
                 },
-                # A grid of 4 x 4 points over the whole picture: some point is near everything that may be asked for.
+                # A grid of 4 x 4 points over the whole image: some point is near everything that may be asked for.
                 mmfs=SynchronizerConfig(
                     num_heads=4, num_points=4, value_dim=128, max_age=8, offset_init="grid", offset_init_cells=8.0
                 ),
@@ -176,8 +189,8 @@ class MMInterleavedConfig:
         """The released model: Vicuna 13B, CLIP ViT-L/14, Stable Diffusion 2.1 base, and the release's side of every
         choice in which its code and the paper differ."""
         return cls(
-            vision=VisionConfig(
-                clip={
+            visual_tokenizer=VisualTokenizerConfig(
+                vision_encoder={
                     "hidden_size": 1024,
                     "num_hidden_layers": 24,
                     "num_attention_heads": 16,
@@ -284,6 +297,10 @@ def _build(kind: Any, values: Any, where: str) -> Any:
         raise ValueError(f"{where} is {values!r}; expected the settings of a {kind.__name__} by name.")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    if renamed := sorted(
+        f"{key} to {RENAMED_KEYS[key]}" for key in values.keys() & RENAMED_KEYS.keys() - fields.keys()
+    ):
+        raise ValueError(f"{where} was written by an earlier version. Rename in the file: {', '.join(renamed)}.")
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"{where} has unknown keys {unknown}; {kind.__name__} knows {sorted(fields)}.")
     needed = {name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from models.config import MMInterleavedConfig
-from models.released.base_weights import PARTS
+from models.released.base_weights import SNAPSHOT_LAYOUTS
 from models.released.dtype import DType
 
 if TYPE_CHECKING:
@@ -50,14 +50,16 @@ def released_processor(directory: Path, config: MMInterleavedConfig) -> MMInterl
             f"With the tokenizer of {directory}, {' and '.join(NEW_TOKENS)} are {ids}; the model has them at "
             f"{expected}. Name the tokenizer of the language model that this model was built on."
         )
-    return MMInterleavedProcessor(tokenizer, image_size=config.vision.picture_shape)
+    return MMInterleavedProcessor(tokenizer, image_size=config.image_size)
 
 
 def _base_argument(text: str) -> tuple[str, Path]:
-    part, _, directory = text.partition("=")
-    if part not in PARTS or not directory:
-        raise argparse.ArgumentTypeError(f"{text!r} is not PART=DIR, PART one of {', '.join(PARTS)}")
-    return part, Path(directory)
+    component, _, directory = text.partition("=")
+    if component not in SNAPSHOT_LAYOUTS or not directory:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not COMPONENT=DIR, COMPONENT one of {', '.join(SNAPSHOT_LAYOUTS)}"
+        )
+    return component, Path(directory)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=_base_argument,
         action="append",
         default=[],
-        metavar="PART=DIR",
-        help=f"take what the training left unchanged from a local snapshot; PART is one of {', '.join(PARTS)}",
+        metavar="COMPONENT=DIR",
+        help="take what the training left unchanged from a local snapshot; COMPONENT is one of "
+        f"{', '.join(SNAPSHOT_LAYOUTS)}",
     )
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of the language model, with its tokenizer.json")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json; default: the released 13B model's")

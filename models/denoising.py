@@ -1,4 +1,4 @@
-"""From noise to a picture: which scheduler walks the way, in how many steps, and what guides it.
+"""From noise to an image: which scheduler walks the way, in how many steps, and what guides it.
 
 Letters: M images to draw, c x h x w their latents.
 """
@@ -24,14 +24,14 @@ SCHEDULERS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Denoising:
-    """How pictures are drawn.
+    """How images are drawn.
 
     Raises:
         ValueError: an unknown scheduler, or less than one step.
     """
 
     num_inference_steps: int = 30
-    """Runs of the U-Net for each picture."""
+    """Runs of the U-Net for each image."""
 
     guidance_scale: float = 3.5
     """Strength of classifier-free guidance by the context: 1 follows it as it is, more exaggerates (paper B.3: 3.5)."""
@@ -54,10 +54,10 @@ class Denoising:
     @property
     def is_guided(self) -> bool:
         """Whether a prediction without the context is needed."""
-        return self.guidance_scale != 1 or self.looks_away
+        return self.guidance_scale != 1 or self.uses_image_guidance
 
     @property
-    def looks_away(self) -> bool:
+    def uses_image_guidance(self) -> bool:
         """Whether a prediction without images is needed."""
         return self.image_guidance_scale != 1
 
@@ -70,10 +70,10 @@ class Step:
     """Steps so far."""
 
     latents: Tensor
-    """[M, c, h, w]; after the last step, the picture."""
+    """[M, c, h, w]; after the last step, the image."""
 
     estimate: Tensor
-    """[M, c, h, w], what the picture would be if the last prediction were right."""
+    """[M, c, h, w], what the image would be if the last prediction were right."""
 
 
 def guide(predictions: Tensor, denoising: Denoising) -> Tensor:
@@ -89,7 +89,7 @@ def guide(predictions: Tensor, denoising: Denoising) -> Tensor:
     """
     if not denoising.is_guided:
         return predictions
-    *blind, plain, conditional = predictions.chunk(3 if denoising.looks_away else 2)
+    *blind, plain, conditional = predictions.chunk(3 if denoising.uses_image_guidance else 2)
     guided = plain + denoising.guidance_scale * (conditional - plain)
     return guided + (denoising.image_guidance_scale - 1) * (plain - blind[0]) if blind else guided
 
@@ -99,16 +99,16 @@ def denoise(
     latents: Tensor,
     noise_schedule: DDPMScheduler,
     denoising: Denoising,
-    dice: list[torch.Generator],
+    generators: list[torch.Generator],
 ) -> Iterator[Step]:
-    """Walk from noise to pictures.
+    """Walk from noise to images.
 
     Args:
         predict: (latents [M, c, h, w], time step) to the model's output [M, c, h, w].
         latents: [M, c, h, w], normal noise.
         noise_schedule: the one that the model was trained with.
         denoising: scheduler and number of steps.
-        dice: one for each picture, for schedulers that add noise.
+        generators: one for each image, for schedulers that add noise.
 
     Yields:
         Where the drawing stands after each step.
@@ -118,7 +118,7 @@ def denoise(
     for done, timestep in enumerate(scheduler.timesteps, start=1):
         predicted = predict(latents, timestep)
         estimate = estimate_clean(predicted, latents, noise_schedule, timestep)
-        latents = scheduler.step(predicted, timestep, latents, generator=dice).prev_sample
+        latents = scheduler.step(predicted, timestep, latents, generator=generators).prev_sample
         yield Step(done, latents, estimate)
 
 

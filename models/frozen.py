@@ -1,4 +1,4 @@
-"""Which pre-trained parts stay as they are while the rest is trained (paper 4, B.1 and Table 11)."""
+"""Which pre-trained components stay as they are while the rest is trained (paper 4, B.1 and Table 11)."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from models.component_names import FrozenComponent
 if TYPE_CHECKING:
     from torch import nn
 
-PAPER_FROZEN: tuple[FrozenComponent, ...] = ("vision", "language_model", "vae")
+PAPER_FROZEN: tuple[FrozenComponent, ...] = ("vision_encoder", "language_model", "vae")
 """The paper trains everything else, the U-Net included."""
 
-RELEASE_FROZEN: tuple[FrozenComponent, ...] = (*PAPER_FROZEN, "drawing_null")
+RELEASE_FROZEN: tuple[FrozenComponent, ...] = (*PAPER_FROZEN, "unet_null_value")
 """The release trains the language model's null slots and not the U-Net's."""
 
-PLACES: dict[FrozenComponent, str] = {
-    "vision": "visual_tokenizer.adapter.vision_model",
+MODULE_NAMES: dict[FrozenComponent, str] = {
+    "vision_encoder": "visual_tokenizer.adapter.vision_model",
     "language_model": "language_model.host",
     "vae": "image_decoder.codec.vae",
     "image_decoder": "image_decoder",
 }
 
 
-def known_components(parts: Iterable[FrozenComponent]) -> set[FrozenComponent]:
-    """The parts as a set. Raises ValueError for a name that no part has."""
-    parts = set(parts)
-    if unknown := sorted(parts - set(get_args(FrozenComponent))):
+def known_components(components: Iterable[FrozenComponent]) -> set[FrozenComponent]:
+    """The components as a set. Raises ValueError for an unknown name."""
+    components = set(components)
+    if unknown := sorted(components - set(get_args(FrozenComponent))):
         raise ValueError(
-            f"There is no part {unknown[0]!r} to freeze; expected some of {', '.join(get_args(FrozenComponent))}."
+            f"There is no component {unknown[0]!r} to freeze; expected some of {', '.join(get_args(FrozenComponent))}."
         )
-    return parts
+    return components
 
 
-def freeze(model: nn.Module, parts: Iterable[FrozenComponent] = PAPER_FROZEN) -> None:
-    """Take gradients away from these parts of an `MMInterleaved`, and leave all others as they are.
+def freeze(model: nn.Module, components: Iterable[FrozenComponent] = PAPER_FROZEN) -> None:
+    """Take gradients away from these components of an `MMInterleaved`, and leave all others as they are.
 
     A model that draws pixels has no VAE and a model without null slots no null: there, nothing is left to freeze.
 
     Raises:
-        ValueError: a part of another name.
+        ValueError: an unknown component.
     """
-    parts = known_components(parts)
+    components = known_components(components)
     for name, parameter in model.named_parameters():
-        if any(name.startswith(f"{PLACES[part]}.") for part in parts & PLACES.keys()) or (
-            "drawing_null" in parts and name.startswith("image_decoder.") and name.endswith(".mmfs.null_value")
+        if any(name.startswith(f"{MODULE_NAMES[component]}.") for component in components & MODULE_NAMES.keys()) or (
+            "unet_null_value" in components and name.startswith("image_decoder.") and name.endswith(".mmfs.null_value")
         ):
             parameter.requires_grad_(False)

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from mmfs import MMFS
 from models.component_configs import LanguageModelConfig
 from models.folded_mmfs import FoldedMMFS
-from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
+from models.synchronizer import Synchronizer, attending_to, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
 """Of a token that the pre-trained LM never saw, before training (the release: -100 + 95)."""
@@ -60,18 +60,18 @@ class LanguageSynchronizer(Synchronizer):
         return FoldedMMFS(self.mmfs, cast(nn.RMSNorm, self.query_norm), self.CENTRE, self.gate.tanh())
 
     def _remember_input(self, _norm: nn.Module, args: tuple[Tensor]) -> None:
-        if self.view is not None:
-            self.view.residual = args[0]
+        if self.images is not None:
+            self.images.residual = args[0]
 
     def _add_to_attention(self, _attention: nn.Module, _args: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
         # The layer adds its input to this output; the query of MMFS is that sum.
-        view = self.view
-        if view is None or view.residual is None:
+        images = self.images
+        if images is None or images.residual is None:
             return None
         attended, *rest = output
-        hidden, view.residual = view.residual + attended, None
-        seen = (view.folded or self)(hidden, view.values, view.visible)
-        return (attended + seen, *rest)
+        hidden, images.residual = images.residual + attended, None
+        added = (images.folded or self)(hidden, images.values, images.visible)
+        return (attended + added, *rest)
 
 
 class LanguageModel(nn.Module):
@@ -186,7 +186,7 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: another number of values, or of folded layers, than of synchronizers.
         """
-        with all_looking_at(self.synchronizers, values, visible, folded):
+        with attending_to(self.synchronizers, values, visible, folded):
             output = self.decoder(
                 inputs_embeds=embeddings,
                 position_ids=position_ids,

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from models.config import MMInterleavedConfig
-from models.generation.generative import Generative
+from models.generation.generation_mixin import GenerationMixin
 from models.generation.torch_state import TorchGenerationState
 from models.lora import ADAPTER_FOLDER, is_adapter, load_adapter, matrices, save_adapter, tensors_to_save
 from models.network import Network
 from models.pretrained.from_parts import from_parts
-from models.pretrained.snapshots import Parts
+from models.pretrained.snapshots import PretrainedComponents
 from models.processor import MMInterleavedProcessor
 from models.stored_weights import StoredWeights
 from models.tensor_files import WEIGHTS_FILE, write_tensors
@@ -26,22 +26,22 @@ from models.uninitialized import uninitialized
 CONFIG_FILE = "config.json"
 
 
-class MMInterleaved(Network, Generative):
+class MMInterleaved(Network, GenerationMixin):
     """Reads and writes interleaved images and text (paper Section 3).
 
     Args:
         config: sizes and choices.
-        processor: makes tokens of text and tensors of pictures, and back. None: no text can be read or written.
-        parts: pre-trained networks that fit `config`. None: new ones.
+        processor: makes tokens of text and tensors of images, and back. None: no text can be read or written.
+        pretrained: pre-trained networks that fit `config`. None: new ones.
     """
 
     def __init__(
         self,
         config: MMInterleavedConfig,
         processor: MMInterleavedProcessor | None = None,
-        parts: Parts | None = None,
+        pretrained: PretrainedComponents | None = None,
     ) -> None:
-        super().__init__(config, parts)
+        super().__init__(config, pretrained)
         self.processor = processor
 
     @classmethod
@@ -92,8 +92,8 @@ class MMInterleaved(Network, Generative):
         Args:
             directory: the model.
             base: for a model that was converted with `--base`, where the snapshots are now, if they have moved: any of
-                "language_model", "vision" and "diffusion" with its directory.
-            config: settings that the same weights fit, to use instead of the directory's: another size of pictures,
+                "language_model", "vision_encoder" and "image_decoder" with its directory.
+            config: settings that the same weights fit, to use instead of the directory's: another size of images,
                 for one, which the processor then has too.
             dtype: of the weights, a float type. Buffers (rotary frequencies, pixel statistics) stay float32.
             device: where the weights are to be.
@@ -116,7 +116,7 @@ class MMInterleaved(Network, Generative):
         weights = StoredWeights(directory, base)
         processor = MMInterleavedProcessor.from_directory(directory)
         if config is not None and processor is not None:
-            size = config.vision.picture_shape
+            size = config.image_size
             processor = MMInterleavedProcessor(processor.tokenizer, image_size=size, fit=processor.fit)
         settings = config or MMInterleavedConfig.load(directory / CONFIG_FILE)
         model = uninitialized(lambda: cls(settings, processor))

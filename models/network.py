@@ -18,7 +18,7 @@ from models.config import MMInterleavedConfig
 from models.image_decoders.make import make_image_decoder
 from models.language_model import LanguageModel
 from models.lora_config import LoraConfig
-from models.pretrained.snapshots import Parts
+from models.pretrained.snapshots import PretrainedComponents
 from models.sequence import attention_mask, gather_context, image_visible, position_ids, token_visible
 from models.visual_tokenizer import VisualTokenizer
 
@@ -43,25 +43,26 @@ class Output:
 
 
 class Network(nn.Module):
-    """The three parts of MM-Interleaved and what flows between them (paper Section 3).
+    """The three components of MM-Interleaved and what flows between them (paper Section 3).
 
     Args:
         config: sizes and choices.
-        parts: pre-trained networks that fit `config`. None: new ones.
+        pretrained: pre-trained networks that fit `config`. None: new ones.
     """
 
-    def __init__(self, config: MMInterleavedConfig, parts: Parts | None = None) -> None:
+    def __init__(self, config: MMInterleavedConfig, pretrained: PretrainedComponents | None = None) -> None:
         super().__init__()
         self.config = config
         self.lora: LoraConfig | None = None  # of the adapters in the language model
         lm_hidden = config.language_model.transformer["hidden_size"]
-        self.visual_tokenizer = VisualTokenizer(config.vision, lm_hidden, parts and parts.clip)
-        shapes, feature_dim = self.visual_tokenizer.spatial_shapes, config.vision.clip["hidden_size"]
+        vision_encoder = pretrained and pretrained.vision_encoder
+        self.visual_tokenizer = VisualTokenizer(config.visual_tokenizer, lm_hidden, vision_encoder)
+        shapes, feature_dim = self.visual_tokenizer.spatial_shapes, self.visual_tokenizer.dim
         self.language_model = LanguageModel(
             config.language_model,
             feature_dim=feature_dim,
             spatial_shapes=shapes,
-            host=parts and parts.language_model,
+            host=pretrained and pretrained.language_model,
         )
         self.begin_of_image = nn.Parameter(torch.zeros(lm_hidden))  # added to the embedding of <BoI>
         self.image_decoder = make_image_decoder(
@@ -69,8 +70,8 @@ class Network(nn.Module):
             context_dim=lm_hidden,
             feature_dim=feature_dim,
             spatial_shapes=shapes,
-            unet=parts and parts.unet,
-            vae=parts and parts.vae,
+            unet=pretrained and pretrained.unet,
+            vae=pretrained and pretrained.vae,
         )
 
     def forward(self, batch: Batch) -> Output:

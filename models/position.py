@@ -37,8 +37,8 @@ def sincos_2d(
         height: rows of the map.
         width: columns of the map.
         dim: channels, a multiple of 4.
-        grid: (rows, columns) of the grid in whose cells positions are counted. Maps of one picture that share a grid
-            give the same point of the picture the same code, whatever their resolution. None: the map's own cells.
+        grid: (rows, columns) of the grid in whose cells positions are counted. Maps of one image that share a grid
+            give the same point of the image the same code, whatever their resolution. None: the map's own cells.
         device: where to make the table.
 
     Raises:

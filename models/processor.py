@@ -1,4 +1,4 @@
-"""Text and pictures to what the model takes, and back."""
+"""Text and images to what the model takes, and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import BatchFeature
 from models.atomic_files import write_atomically
 from models.json_files import read_json
 
-Picture = Image.Image | np.ndarray | Tensor
+ImageInput = Image.Image | np.ndarray | Tensor
 """A PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1]."""
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -26,13 +26,13 @@ PROCESSOR_FILE = "processor.json"
 
 
 class MMInterleavedProcessor:
-    """A tokenizer and the size of the pictures that the model reads.
+    """A tokenizer and the size of the images that the model reads.
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`; it must not add special tokens of its own (the model places them).
-        image_size: what pictures are cropped and resized to, pixels: the side of a square, or (h, w).
-        fit: "crop" takes the largest part of that shape in the centre, "squeeze" the whole picture, whatever its shape,
-            so that boxes are shares of the whole picture. It has to be what the model was trained with.
+        image_size: what images are cropped and resized to, pixels: the side of a square, or (h, w).
+        fit: "crop" takes the largest part of that shape in the centre, "squeeze" the whole image, whatever its shape,
+            so that boxes are shares of the whole image. It has to be what the model was trained with.
 
     Raises:
         ValueError: another word for `fit`.
@@ -48,9 +48,9 @@ class MMInterleavedProcessor:
         self.fit = fit
 
     def __call__(
-        self, text: str | Sequence[str] | None = None, images: Picture | Sequence[Picture] | None = None
+        self, text: str | Sequence[str] | None = None, images: ImageInput | Sequence[ImageInput] | None = None
     ) -> BatchFeature:
-        """Texts and pictures as tensors, in the manner of transformers' processors. `generate` does this itself.
+        """Texts and images as tensors, in the manner of transformers' processors. `generate` does this itself.
 
         Args:
             text: one or more.
@@ -58,7 +58,7 @@ class MMInterleavedProcessor:
 
         Returns:
             Of texts, `input_ids` [B, T] int64, without special tokens, and `attention_mask` [B, T] int64, 0 behind a
-            text's end, where the ids are 0 too; of pictures, `pixel_values` [N, 3, h, w] float32.
+            text's end, where the ids are 0 too; of images, `pixel_values` [N, 3, h, w] float32.
         """
         tensors: dict[str, Tensor] = {}
         if text is not None:
@@ -66,8 +66,8 @@ class MMInterleavedProcessor:
             tensors["input_ids"] = pad_sequence(ids, batch_first=True).long()
             tensors["attention_mask"] = pad_sequence([torch.ones(len(one)) for one in ids], batch_first=True).long()
         if images is not None:
-            pictures = [images] if isinstance(images, Image.Image | np.ndarray | Tensor) else images
-            tensors["pixel_values"] = torch.stack([self.encode_image(picture) for picture in pictures])
+            images = [images] if isinstance(images, Image.Image | np.ndarray | Tensor) else images
+            tensors["pixel_values"] = torch.stack([self.encode_image(image) for image in images])
         return BatchFeature(tensors)
 
     def batch_decode(self, ids: Sequence[list[int]] | Tensor) -> list[str]:
@@ -83,8 +83,8 @@ class MMInterleavedProcessor:
         """The text of token ids; special tokens are left out."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def encode_image(self, image: Picture) -> Tensor:
-        """A picture as [3, h, w] float32 in [0, 1]: the part of it that `fit` says, resized.
+    def encode_image(self, image: ImageInput) -> Tensor:
+        """An image as [3, h, w] float32 in [0, 1]: the part of it that `fit` says, resized.
 
         Args:
             image: a PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1].

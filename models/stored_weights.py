@@ -33,11 +33,11 @@ class StoredWeights:
 
     Args:
         directory: the model directory.
-        base: where snapshots are now, by part, if not where `base.json` says.
+        base: where snapshots are now, by component, if not where `base.json` says.
 
     Raises:
         FileNotFoundError: a file or a snapshot is not there.
-        ValueError: `base` names a part that this model does not take from a snapshot.
+        ValueError: `base` names a component that this model does not take from a snapshot.
     """
 
     def __init__(self, directory: Path, base: Mapping[str, str | Path] | None = None) -> None:
@@ -49,13 +49,13 @@ class StoredWeights:
         if unknown := sorted(elsewhere.keys() - self.base.keys()):
             raise ValueError(f"base has {unknown}; of snapshots, {directory} needs those of {sorted(self.base)}.")
         self.snapshots: dict[str, Snapshot] = {}
-        for part, taken in self.base.items():
+        for component, taken in self.base.items():
             try:
-                self.snapshots[part] = Snapshot(part, Path(elsewhere.get(part, taken.directory)))
+                self.snapshots[component] = Snapshot(component, Path(elsewhere.get(component, taken.directory)))
             except FileNotFoundError as error:
                 raise FileNotFoundError(
-                    f"{directory} takes weights of its {part} from a snapshot. {error} If it is elsewhere now, say "
-                    f"where: MMInterleaved.from_pretrained(directory, base={{{part!r}: ...}})."
+                    f"{directory} takes weights of its {component} from a snapshot. {error} If it is elsewhere now, "
+                    f"say where: MMInterleaved.from_pretrained(directory, base={{{component!r}: ...}})."
                 ) from error
 
     def pieces(self) -> Iterator[Piece]:
@@ -66,8 +66,8 @@ class StoredWeights:
         for file in self.files:
             for name, tensor in read_tensors(file).items():
                 yield Piece(name, borrowed_rows.get(name, 0), tensor)
-        for part, snapshot in self.snapshots.items():
-            taken = self.base[part].tensors
+        for component, snapshot in self.snapshots.items():
+            taken = self.base[component].tensors
             for name, theirs, tensor in snapshot.tensors():
                 if name in taken and taken[name].theirs == theirs:
                     yield Piece(name, 0, tensor, taken[name])

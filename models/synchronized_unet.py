@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from models.component_configs import SynchronizerConfig
 from models.position import pixel_centres, resized_sincos_2d, sincos_2d
-from models.synchronizer import Synchronizer, all_looking_at, each, make_mmfs
+from models.synchronizer import Synchronizer, attending_to, each, make_mmfs
 
 
 class UNetSynchronizer(Synchronizer):
     """MMFS attached to one map of the U-Net: `map + zero_conv(MMFS(norm(map) + position, norm(features)))` (paper 3.2).
 
-    Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map, or in pictures.
+    Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map, or in images.
     Positions are sine and cosine of its row and column, or with `position_table` those of a square table of that side,
     resized.
 
@@ -52,15 +52,15 @@ class UNetSynchronizer(Synchronizer):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, C, h, w] -> the same map with what the visible images add; unchanged if the host runs without values."""
-        if self.view is None:
+        if self.images is None:
             return hidden
         height, width = hidden.shape[-2:]
         query = self.query_norm(hidden.flatten(2).transpose(1, 2))  # [B, h*w, C]
         query = query + self._positions(height, width, query)
         centres = pixel_centres(height, width, device=hidden.device)
-        visible = self.view.visible.unsqueeze(1).expand(-1, height * width, -1)
+        visible = self.images.visible.unsqueeze(1).expand(-1, height * width, -1)
         base = (width, height) if self.offsets_in_pixels else None
-        seen = self.mmfs(query, centres, visible, values=self.view.values, base=base)
+        seen = self.mmfs(query, centres, visible, values=self.images.values, base=base)
         return hidden + self.conv(seen.transpose(1, 2).unflatten(2, (height, width)))
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class SynchronizedUNet(nn.Module):
         Raises:
             ValueError: another number of values than of synchronizers.
         """
-        with all_looking_at(self.synchronizers, values, visible):
+        with attending_to(self.synchronizers, values, visible):
             return self.host(
                 sample,
                 timestep,

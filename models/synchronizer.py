@@ -1,4 +1,4 @@
-"""What every synchronizer does, wherever it is hooked in: look at the images that its host is given for one run.
+"""What every synchronizer does, wherever it is hooked in: attend to the images that its host is given for one run.
 
 Letters: B items of the host's batch, T tokens, C width of the host, N images of the bank, S pyramid pixels, F feature
 width, H heads, D channels a head.
@@ -18,14 +18,14 @@ from models.component_configs import SynchronizerConfig
 from models.folded_mmfs import FoldedMMFS
 
 CELLS = 16
-"""Of a picture, each way: the unit of offsets where the host has no grid of its own."""
+"""Of an image, each way: the unit of offsets where the host has no grid of its own."""
 
 
 def make_mmfs(
     config: SynchronizerConfig, query_dim: int, feature_dim: int, spatial_shapes: Sequence[tuple[int, int]]
 ) -> MMFS:
     """The layer of one synchronizer, for queries of `query_dim` channels and features of `feature_dim`."""
-    in_pictures = config.offset_unit == "picture"
+    in_images = config.offset_unit == "image"
     return MMFS(
         query_dim,
         feature_dim,
@@ -34,22 +34,22 @@ def make_mmfs(
         num_points=config.num_points,
         value_dim=config.value_dim,
         max_age=config.max_age,
-        base=1 if in_pictures else CELLS,
+        base=1 if in_images else CELLS,
         null=config.null,
         offset_init=config.offset_init,
-        offset_init_cells=config.offset_init_cells / CELLS if in_pictures else config.offset_init_cells,
+        offset_init_cells=config.offset_init_cells / CELLS if in_images else config.offset_init_cells,
     )
 
 
 @dataclass(slots=True)
-class View:
-    """What a synchronizer looks at while its host runs."""
+class AttendedImages:
+    """What a synchronizer attends to while its host runs."""
 
     values: Tensor
     """[N, S, H, D]."""
 
     visible: Tensor
-    """int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each picture being drawn."""
+    """int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each image being drawn."""
 
     folded: FoldedMMFS | None = None
     """Computes in place of the layer; None: the layer itself."""
@@ -80,21 +80,21 @@ class Synchronizer(nn.Module):
         self.feature_norm = feature_norm
         self.mmfs = mmfs
         self.image_positions = image_positions
-        self.view: View | None = None  # set while the host runs
+        self.images: AttendedImages | None = None  # set while the host runs
 
     def project_values(self, features: Tensor) -> Tensor:
         """[N, S, F] -> [N, S, H, D]; once per image, whatever is asked of it afterwards."""
         return self.mmfs.project_values(self.feature_norm(features))
 
-    def look_at(self, values: Tensor, visible: Tensor, folded: FoldedMMFS | None = None) -> None:
-        """From now on, the hooks add what these images say: values [N, S, H, D] of `project_values`; see `View`."""
+    def set_images(self, values: Tensor, visible: Tensor, folded: FoldedMMFS | None = None) -> None:
+        """From now on, the hooks attend to these images; values are [N, S, H, D] of `project_values`."""
         if self.image_positions == "index":  # in the reversed bank, an image's age is its place from the first visible
             values, visible = values.flip(0), len(values) - visible.flip(-1)
-        self.view = View(values, visible, folded)
+        self.images = AttendedImages(values, visible, folded)
 
-    def look_away(self) -> None:
+    def clear_images(self) -> None:
         """From now on, the hooks add nothing."""
-        self.view = None
+        self.images = None
 
 
 def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
@@ -103,18 +103,18 @@ def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
 
 
 @contextmanager
-def all_looking_at(
+def attending_to(
     synchronizers: nn.ModuleList,
     values: Sequence[Tensor],
     visible: Tensor,
     folded: Sequence[FoldedMMFS] | None = None,
 ) -> Iterator[None]:
-    """Inside, each synchronizer looks at its own values of the same images, by its layer or by that layer folded.
+    """Inside, each synchronizer attends to its own values of the same images, by its layer or by that layer folded.
 
     Args:
         synchronizers: of one host.
         values: for each, [N, S, H, D].
-        visible: [B, T, 2] or [B, 2] int64; see `View`.
+        visible: [B, T, 2] or [B, 2] int64; see `AttendedImages`.
         folded: for each, its layer; None: the layers themselves.
 
     Raises:
@@ -128,8 +128,8 @@ def all_looking_at(
         )
     try:
         for synchronizer, own, fold in zip(each(synchronizers), values, folds, strict=True):
-            synchronizer.look_at(own, visible, fold)
+            synchronizer.set_images(own, visible, fold)
         yield
     finally:
         for synchronizer in each(synchronizers):
-            synchronizer.look_away()
+            synchronizer.clear_images()

@@ -1,4 +1,4 @@
-"""Pictures to visual tokens for the language model and multi-scale features for MMFS (paper section 3.2, part 1).
+"""Images to visual tokens for the language model and multi-scale features for MMFS (paper section 3.2, part 1).
 
 Letters: N images, H x W pixels, G patches, C channels of the ViT, S pixels of all four levels together.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from models.component_configs import VisionConfig
+from models.component_configs import VisualTokenizerConfig
 from models.position import resized_sincos_2d, sincos_2d
 from models.qformer import QFormer
 from models.resampler import Resampler
@@ -25,7 +25,7 @@ class VisualTokenizer(nn.Module):
     Args:
         config: sizes.
         lm_hidden: width of the language model's embeddings.
-        clip: a ViT that was loaded already and fits `config.clip`. None: a new one.
+        vision_encoder: a ViT that was loaded already and fits `config.vision_encoder`. None: a new one.
 
     Raises:
         ValueError: as for `ViTAdapter`, `Resampler` and `QFormer`.
@@ -34,18 +34,21 @@ class VisualTokenizer(nn.Module):
     image_mean: Tensor  # [3, 1, 1]
     image_std: Tensor  # [3, 1, 1]
 
-    def __init__(self, config: VisionConfig, lm_hidden: int, clip: CLIPVisionModel | None = None) -> None:
+    def __init__(
+        self, config: VisualTokenizerConfig, lm_hidden: int, vision_encoder: CLIPVisionModel | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        if clip is None:
-            clip = CLIPVisionModel(CLIPVisionConfig(**config.clip, attn_implementation="sdpa"))
-        dim: int = clip.config.hidden_size
+        if vision_encoder is None:
+            clip_config = CLIPVisionConfig(**config.vision_encoder, attn_implementation="sdpa")
+            vision_encoder = CLIPVisionModel(clip_config)
+        dim: int = vision_encoder.config.hidden_size
         self.dim = dim
         if not config.pooling_norm:
-            clip.post_layernorm = nn.Identity()
-        self.image_size: int = clip.config.image_size  # of CLIP's position table
+            vision_encoder.post_layernorm = nn.Identity()
+        self.image_size: int = vision_encoder.config.image_size  # of CLIP's position table
         self.adapter = ViTAdapter(
-            clip,
+            vision_encoder,
             num_blocks=config.adapter_blocks,
             num_heads=config.adapter_heads,
             num_points=config.adapter_points,
@@ -74,11 +77,11 @@ class VisualTokenizer(nn.Module):
 
     @property
     def spatial_shapes(self) -> Shapes:
-        """(h, w) of the four levels of `features` for pictures of the configured size, finest first."""
-        return self.adapter.level_shapes(*self.config.picture_shape)
+        """(h, w) of the four levels of `features` for images of the configured size, finest first."""
+        return self.adapter.level_shapes(*self.config.resolved_image_size)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             pixel_values: [N, 3, H, W] in [0, 1]. N may be 0; H and W are multiples of the patch size.
@@ -103,7 +106,7 @@ class VisualTokenizer(nn.Module):
         return self.resampler(inputs), torch.cat(levels, dim=1)
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
-        """[height * width, C], counted in patches of CLIP's own size, so that one point of the picture has one code on
+        """[height * width, C], counted in patches of CLIP's own size, so that one point of the image has one code on
         every level and at every resolution."""
         grid = self.adapter.grid_shape(self.image_size, self.image_size)
         if self.config.position_table:

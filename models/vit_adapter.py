@@ -24,7 +24,7 @@ Shapes = tuple[tuple[int, int], ...]
 class ViTAdapter(nn.Module):
     """Gives a CLIP ViT an image pyramid, and the pyramid CLIP's knowledge, without touching CLIP's code or state dict.
 
-    A convolutional *spatial prior* sees the picture at full detail. CLIP's layers run in `num_blocks` groups; before
+    A convolutional *spatial prior* sees the image at full detail. CLIP's layers run in `num_blocks` groups; before
     each group an *injector* adds what its patches find in the pyramid (scaled by gamma, which starts at 0: CLIP is CLIP
     until training decides otherwise), after each an *extractor* updates the pyramid from the patches.
 
@@ -68,7 +68,7 @@ class ViTAdapter(nn.Module):
             raise ValueError(
                 f"prior_scale is {prior_scale}; expected a multiple of 8, so that the two finest levels (1/4 and 1/8 "
                 "of the spatial prior's input) are whole multiples of the patch grid, or the patch size "
-                f"{self.patch_size}, so that the spatial prior sees the picture as it is."
+                f"{self.patch_size}, so that the spatial prior sees the image as it is."
             )
         self.prior_scale = prior_scale
         self.vision_model = vision_model
@@ -86,7 +86,7 @@ class ViTAdapter(nn.Module):
         self.upsample = nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches in a picture of height x width pixels.
+        """Rows and columns of patches in an image of height x width pixels.
 
         Raises:
             ValueError: a side is not a positive multiple of the patch size.
@@ -94,13 +94,13 @@ class ViTAdapter(nn.Module):
         rows, columns = height // self.patch_size, width // self.patch_size
         if not rows or not columns or (rows * self.patch_size, columns * self.patch_size) != (height, width):
             raise ValueError(
-                f"The picture has {height} x {width} pixels; both sides must be positive multiples of the patch size "
+                f"The image has {height} x {width} pixels; both sides must be positive multiples of the patch size "
                 f"{self.patch_size}. Resize or pad it first."
             )
         return rows, columns
 
     def level_shapes(self, height: int, width: int) -> Shapes:
-        """(h, w) of the four maps for a picture of height x width pixels, finest first."""
+        """(h, w) of the four maps for an image of height x width pixels, finest first."""
         h, w = (-(-side * self.prior_scale // 4) for side in self.grid_shape(height, width))  # rounded up
         shapes = [(h, w)]
         for _ in range(3):
@@ -109,7 +109,7 @@ class ViTAdapter(nn.Module):
         return tuple(shapes)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             pixel_values: [N, 3, H, W], normalised by CLIP's mean and standard deviation, in the parameters' dtype.
@@ -167,7 +167,7 @@ def spread(stages: Sequence[Tensor]) -> list[Tensor]:
 
 
 class SpatialPrior(nn.Module):
-    """Convolutions that see the picture in more detail than patches do (ViT-Adapter 3.2): four maps of C channels."""
+    """Convolutions that see the image in more detail than patches do (ViT-Adapter 3.2): four maps of C channels."""
 
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ NUM_VISUAL_TOKENS, SIDE = 2, 32
 """Of an image that `MMInterleavedConfig.tiny` reads; pixels."""
 
 
-def pack_rows(rows: list[list[list[int | str]]], *, drawn_size: int = SIDE) -> Batch:
+def pack_rows(rows: list[list[list[int | str]]], *, drawn_image_side: int = SIDE) -> Batch:
     """Rows of documents; a document is a list of text ids, with "image" (read only) or "draw" where an image stands.
 
     `<s>` and `</s>` are added; every text token and `</s>` is a target, `<BoI>` too.
@@ -55,6 +55,6 @@ def pack_rows(rows: list[list[list[int | str]]], *, drawn_size: int = SIDE) -> B
         pixel_values=torch.rand(len(images), 3, SIDE, SIDE, generator=generator),
         image_positions=torch.tensor(images).reshape(-1, 2).long(),
         drawn=torch.tensor(drawn, dtype=torch.int64),
-        drawn_pixels=torch.rand(len(drawn), 3, drawn_size, drawn_size, generator=generator),
+        drawn_pixels=torch.rand(len(drawn), 3, drawn_image_side, drawn_image_side, generator=generator),
         drawn_keys=torch.arange(len(drawn)) + 1000,
     )

@@ -98,10 +98,10 @@ class PartsConfig:
     language_model: str
     """A causal language model of type llama, mistral, qwen2 or qwen3."""
 
-    vision: str
+    vision_encoder: str
     """A CLIP ViT."""
 
-    diffusion: str
+    image_decoder: str
     """A Stable Diffusion 1.x or 2.x."""
 
     tokenizer: str | None = None

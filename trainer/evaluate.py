@@ -61,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # here, for --help needs neither PyTorch nor what is built on it
     from models import MMInterleaved
+    from models.json_files import write_json
     from trainer.evaluation.evaluated_model import describe_weights, world_of
     from trainer.evaluation.evaluator import evaluate, table
     from trainer.evaluation.progress import show_progress
-    from trainer.json_files import write_json
     from trainer.run import choose_device
 
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from models import MMInterleaved
-from models.activation_checkpointing import recompute
+from models.activation_checkpointing import enable_activation_checkpointing
 from trainer.config import TrainConfig
 from trainer.cost.utilisation import StepFlops
 from trainer.data.corpus_stream import CorpusStream
@@ -50,7 +50,7 @@ def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = Tru
             model.get_submodule(name).requires_grad_(False)
     if config.num_steps == 0:
         return
-    recompute(model, config.recompute)
+    enable_activation_checkpointing(model, config.recompute)
     dtype = getattr(torch, config.precision)
     if not config.encoder_pretraining.num_steps:  # which is in float32
         keep_frozen_in(model, dtype)

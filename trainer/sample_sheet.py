@@ -70,7 +70,7 @@ class Sampler:
     def __call__(self, step: int, is_left: Callable[[], bool] = lambda: False) -> None:
         """Write the samples after so many steps; the model is in evaluation mode. Nothing is written if `is_left` says
         in between that they are not to be finished."""
-        side_px = self._model.config.vision.picture_shape[0]
+        side_px = self._model.config.image_size[0]
         rows = []
         for asked in self._asked:
             if is_left():
@@ -86,7 +86,7 @@ class Sampler:
 
 def of_world(data: DataConfig, model: MMInterleaved) -> list[Asked]:
     """One document of each family of the emoji world that is trained on."""
-    options = TaskOptions(data.num_concepts, picture_px(model.config.vision.picture_shape[0]), data.num_sprites)
+    options = TaskOptions(data.num_concepts, picture_px(model.config.image_size[0]), data.num_sprites)
     asked = []
     for task in (task for task, weight in data.tasks.items() if weight):
         exam, [document] = EXAMS[task], documents(task, "val", 0, 1, options=options)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.json_files import write_json
+from models.json_files import write_json
 from trainer.logging.metrics import read_log
 from trainer.process.environment import environment
 from trainer.run_files import LOG, MODEL

@@ -15,8 +15,8 @@ from trainer.errors import UsageError
 from trainer.options.changed_settings import changed_settings
 
 FITS_ANY_WEIGHTS = (
-    "vision.image_size",
-    "vision.qformer.dropout",
+    "visual_tokenizer.image_size",
+    "visual_tokenizer.qformer.dropout",
     "language_model.packing",
     "image_decoder.image_size",
     "image_decoder.context_images",
@@ -55,19 +55,19 @@ def make_model(config: TrainConfig) -> MMInterleaved:
 def new_processor(config: TrainConfig) -> MMInterleavedProcessor:
     """The tokenizer of the run's data, and the size of the pictures that its model reads."""
     texts = config.data if config.corpus is None else config.corpus
-    return MMInterleavedProcessor(texts.tokenizer(), image_size=config.model.vision.picture_shape)
+    return MMInterleavedProcessor(texts.tokenizer(), image_size=config.model.image_size)
 
 
 def from_parts(config: TrainConfig, parts: PartsConfig) -> MMInterleaved:
     """Pre-trained networks, joined as `config.model` says and reading and drawing at its sizes."""
     return MMInterleaved.from_parts(
         language_model=parts.language_model,
-        vision=parts.vision,
-        diffusion=parts.diffusion,
+        vision_encoder=parts.vision_encoder,
+        image_decoder=parts.image_decoder,
         tokenizer=parts.tokenizer,
         like=config.model,
-        image_size=config.model.vision.image_size,
-        drawn_size=config.model.image_decoder.image_size,
+        image_size=config.model.visual_tokenizer.image_size,
+        drawn_image_size=config.model.image_decoder.image_size,
         language_model_dtype=getattr(torch, parts.language_model_dtype),
         frozen=config.frozen,
     )

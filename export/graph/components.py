@@ -269,7 +269,7 @@ class VAEDecoder(nn.Module):
 
 
 def _image_tokenizer(model: MMInterleaved) -> Component:
-    height, width = model.config.vision.picture_shape
+    height, width = model.config.image_size
     num_pixels = _num_pixels(model)
     return Component(
         "image_tokenizer",
@@ -277,15 +277,15 @@ def _image_tokenizer(model: MMInterleaved) -> Component:
         inputs={"pixel_values": Port(FLOAT, ("images", 3, height, width))},
         outputs={
             "visual_tokens": Port(
-                FLOAT, ("images", model.config.vision.num_visual_tokens, model.language_model.hidden_size)
+                FLOAT, ("images", model.config.visual_tokenizer.num_visual_tokens, model.language_model.hidden_size)
             ),
-            "ms_features": Port(FLOAT, ("images", num_pixels, model.config.vision.clip["hidden_size"])),
+            "ms_features": Port(FLOAT, ("images", num_pixels, model.visual_tokenizer.dim)),
         },
     )
 
 
 def _mmfs_values(model: MMInterleaved) -> list[Component]:
-    features = {"ms_features": Port(FLOAT, ("images", _num_pixels(model), model.config.vision.clip["hidden_size"]))}
+    features = {"ms_features": Port(FLOAT, ("images", _num_pixels(model), model.visual_tokenizer.dim))}
     return [
         Component(name, MMFSValues(host), inputs=features, outputs=values)
         for name, host, values in (
@@ -362,7 +362,7 @@ def _unet_mmfs(model: MMInterleaved) -> Component:
 
 def _vae_decoder(model: MMInterleaved) -> Component:
     decoder = model.image_decoder
-    height, width = decoder.config.picture_shape
+    height, width = decoder.config.drawn_image_size
     return Component(
         "vae_decoder",
         VAEDecoder(model),
@@ -381,7 +381,7 @@ def _unet_values(model: MMInterleaved) -> dict[str, Port]:
 
 def _values(name: str, host: Host, model: MMInterleaved) -> dict[str, Port]:
     """The sizes that the host's synchronizers give a bank without images."""
-    no_image = torch.zeros(0, _num_pixels(model), model.config.vision.clip["hidden_size"])
+    no_image = torch.zeros(0, _num_pixels(model), model.visual_tokenizer.dim)
     with torch.no_grad():
         values = host.project_values(no_image)
     return {f"{name}_{j}": Port(FLOAT, ("images", *value.shape[1:])) for j, value in enumerate(values)}

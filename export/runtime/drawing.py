@@ -32,7 +32,7 @@ class Drawing:
         self, unet: ComponentRunner, pool: ValuePool, schedule: NoiseSchedule, num_pictures: int, denoising: Denoising
     ) -> None:
         self.unet, self.pool, self.schedule, self.denoising = unet.for_recording(), pool, schedule, denoising
-        self.num_predictions = 3 if denoising.looks_away else 2 if denoising.is_guided else 1
+        self.num_predictions = 3 if denoising.uses_image_guidance else 2 if denoising.is_guided else 1
         device = unet.device
         latents = num_pictures, *unet.inputs["sample"].shape[1:]
         rows = self.num_predictions * num_pictures

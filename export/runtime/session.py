@@ -21,13 +21,13 @@ from export.runtime.memory import Memory
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.runners import onnxruntime_runners, tensorrt_runners
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from models.generation.generative import Generative
+from models.generation.generation_mixin import GenerationMixin
 from plugins_trt.tensorrt_package import open_package
 
 Backend = Literal["ort", "torch", "trt", "rtx"]
 
 
-class Session(Generative):
+class Session(GenerationMixin):
     """Reads and writes interleaved images and text as `MMInterleaved` does, with the model's components.
 
     `generate`, `generate_stream` and `score` take what those of the model take; who computes the components makes no

@@ -87,7 +87,7 @@ def pack(model: MMInterleaved, documents: Sequence[Document]) -> Batch:
                 ids.append(config.begin_of_image_id)
                 pictures.append(processor.encode_image(segment))
                 places.append((row, len(ids)))
-                ids += [config.image_token_id] * config.vision.num_visual_tokens
+                ids += [config.image_token_id] * config.visual_tokenizer.num_visual_tokens
             else:
                 ids += processor.encode_text(segment)
         rows.append(torch.tensor(ids))
@@ -204,7 +204,7 @@ def _noisy_latents(model: MMInterleaved, batch: Batch, rows: int) -> tuple[Tenso
         Noisy latents [R, c, h, w], their time steps [R] float32, and the latents of all pictures [N, c, h, w].
     """
     decoder = model.image_decoder
-    size = decoder.config.picture_shape
+    size = decoder.config.drawn_image_size
     pixels = F.interpolate(batch.pixel_values, size=size, mode="bilinear", antialias=True)
     latents = decoder.codec.encode(pixels)
     chosen = latents[torch.arange(rows) % len(latents)]

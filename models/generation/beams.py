@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.generation.generated import Finish
+from models.generation.generated import FinishReason
 from models.generation.options import GenerationOptions
 from models.generation.state import GenerationState
-from models.generation.writing import TokenChoice
+from models.generation.token_sampler import TokenSampler
 from models.processor import MMInterleavedProcessor
 
 
@@ -26,7 +26,7 @@ class Hypothesis:
     """Without the end token."""
 
     log_probability: float
-    finish: Finish
+    finish_reason: FinishReason
 
 
 @dataclass
@@ -38,9 +38,9 @@ class _Search:
 
 
 def beam_search(
-    reading: GenerationState,
+    state: GenerationState,
     options: GenerationOptions,
-    choices: Sequence[TokenChoice],
+    samplers: Sequence[TokenSampler],
     processor: MMInterleavedProcessor,
 ) -> list[Hypothesis]:
     """Search on from what each document has read; text only.
@@ -49,37 +49,37 @@ def beam_search(
     search ends when no beam can overtake the n best texts found, by its worth so far.
 
     Args:
-        reading: one row for each document; used up.
+        state: one row for each document; used up.
         options: `num_beams`, `length_penalty`, `max_new_tokens` (at least 1), `stop` and `overflow`.
-        choices: of each document.
+        samplers: of each document.
         processor: of the model.
 
     Returns:
         The best text of each document.
     """
-    searches = [_Search() for _ in reading.documents]
+    searches = [_Search() for _ in state.documents]
     for num_tokens in range(1, options.max_new_tokens + 1):
-        assert reading.logits is not None, "a document starts with <s>"
-        all_logits = reading.logits.cpu()
-        going = list(dict.fromkeys(reading.documents))
+        assert state.logits is not None, "a document starts with <s>"
+        all_logits = state.logits.cpu()
+        going = list(dict.fromkeys(state.documents))
         rows, tokens = [], []
         for document in going:
             search = searches[document]
-            first = reading.documents.index(document)
-            is_full = options.overflow == "cut" and reading.excess(first, 1) > 0
-            last: Finish | None = (
+            first = state.documents.index(document)
+            is_full = options.overflow == "cut" and state.excess(first, 1) > 0
+            last: FinishReason | None = (
                 "max_new_tokens" if num_tokens == options.max_new_tokens else "length" if is_full else None
             )
             logits = all_logits[first : first + len(search.beams)]
             for parent, ids in _extend(
-                search, logits, reading.config.eos_token_id, options, choices[document], last, processor
+                search, logits, state.config.eos_token_id, options, samplers[document], last, processor
             ):
                 rows.append(first + parent)
                 tokens.append([ids[-1:]])
         if not rows:
             break
-        reading.select(rows)
-        reading.read(tokens)
+        state.select(rows)
+        state.read(tokens)
     return [search.found[0][1] for search in searches]
 
 
@@ -88,8 +88,8 @@ def _extend(
     logits: Tensor,
     eos: int,
     options: GenerationOptions,
-    choice: TokenChoice,
-    last: Finish | None,
+    sampler: TokenSampler,
+    last: FinishReason | None,
     processor: MMInterleavedProcessor,
 ) -> list[tuple[int, list[int]]]:
     """Take one step: the beams that go on, as (number of the beam that each extends, tokens); none when it is over.
@@ -98,7 +98,7 @@ def _extend(
     """
     num_beams, scores = options.num_beams, []
     for (total, ids), row in zip(search.beams, logits.log_softmax(-1), strict=True):
-        scores.append(total + choice.scores(row, ids, may_draw=False))
+        scores.append(total + sampler.scores(row, ids, may_draw=False))
     totals = torch.stack(scores)  # [n, V]
     best = totals.flatten().topk(2 * num_beams)  # so many that n are left if every other one is an end
     going: list[tuple[int, list[int]]] = []
@@ -107,15 +107,15 @@ def _extend(
         parent, token = divmod(place, totals.shape[1])
         ids = [*search.beams[parent][1], token]
         text_ids = ids[:-1] if token == eos else ids
-        finish: Finish | None = "end" if token == eos else last
+        finish_reason: FinishReason | None = "end" if token == eos else last
         if token != eos and options.stops and any(stop in processor.decode_text(ids) for stop in options.stops):
-            finish = "stop"
-        if finish is None and len(beams) < num_beams:
+            finish_reason = "stop"
+        if finish_reason is None and len(beams) < num_beams:
             going.append((parent, ids))
             beams.append((total, ids))
-        elif finish is not None and rank < num_beams:
+        elif finish_reason is not None and rank < num_beams:
             worth = total / len(ids) ** options.length_penalty
-            search.found.append((worth, Hypothesis(text_ids, total, finish)))
+            search.found.append((worth, Hypothesis(text_ids, total, finish_reason)))
     search.found = sorted(search.found, key=lambda one: one[0], reverse=True)[:num_beams]
     search.beams = beams
     if last is not None or not beams:

@@ -1,11 +1,11 @@
-"""Boxes in text: `(x1,y1)(x2,y2)` in thousandths of the picture, 000 to 999 (paper appendix B.2)."""
+"""Boxes in text: `(x1,y1)(x2,y2)` in thousandths of the image, 000 to 999 (paper appendix B.2)."""
 
 from __future__ import annotations
 
 import re
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, as shares of the picture's width and height (0 to 1)."""
+"""Left, top, right, bottom, as shares of the image's width and height (0 to 1)."""
 
 BOX = re.compile(r"\((\d{3}),(\d{3})\)\((\d{3}),(\d{3})\)")
 
@@ -20,9 +20,9 @@ def write_box(box: Box) -> str:
     """A box as the model reads and writes it.
 
     Raises:
-        ValueError: an edge is not a share of the picture.
+        ValueError: an edge is not a share of the image.
     """
     if not all(0 <= edge <= 1 for edge in box):
-        raise ValueError(f"The box is {box}; expected left, top, right, bottom as shares of the picture, 0 to 1.")
+        raise ValueError(f"The box is {box}; expected left, top, right, bottom as shares of the image, 0 to 1.")
     x1, y1, x2, y2 = (min(round(edge * 1000), 999) for edge in box)
     return f"({x1:03},{y1:03})({x2:03},{y2:03})"

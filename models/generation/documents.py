@@ -13,13 +13,13 @@ from models.generation.state import GenerationState, Piece
 from models.processor import MMInterleavedProcessor
 
 Segment = str | Image.Image
-"""What is written: text or a picture."""
+"""What is written: text or an image."""
 
 PromptSegment = str | Image.Image | Tensor | np.ndarray
 """What is read: also float tensors [3, H, W] in [0, 1] and uint8 arrays [H, W, 3]."""
 
 Document = Sequence[PromptSegment]
-"""Text and pictures in reading order; any number of either, also none."""
+"""Text and images in reading order; any number of either, also none."""
 
 
 def batch_of(documents: Document | Sequence[Document]) -> tuple[list[Document], bool]:
@@ -56,22 +56,22 @@ def _check_segments(segments: Sequence[object], name: str) -> None:
 
 
 def pieces_of(segment: PromptSegment, processor: MMInterleavedProcessor, config: MMInterleavedConfig) -> list[Piece]:
-    """What the model reads of one segment: a picture stands behind its `<BoI>`."""
+    """What the model reads of one segment: an image stands behind its `<BoI>`."""
     if isinstance(segment, str):
         return [processor.encode_text(segment)]
     return [[config.begin_of_image_id], processor.encode_image(segment)]
 
 
-def cut_to_fit(segments: list[list[Piece]], reading: GenerationState, num_new: int, document: int) -> list[list[Piece]]:
+def cut_to_fit(segments: list[list[Piece]], state: GenerationState, num_new: int, document: int) -> list[list[Piece]]:
     """The last of a document's segments, as many as the language model has room for, but at least one.
 
     Args:
         segments: pieces of each.
-        reading: before it has read anything.
+        state: before it has read anything.
         num_new: places that should stay free.
         document: its number.
     """
     kept = list(segments)
-    while len(kept) > 1 and reading.excess(document, num_new + sum(map(reading.num_tokens, kept))) > 0:
+    while len(kept) > 1 and state.excess(document, num_new + sum(map(state.num_tokens, kept))) > 0:
         del kept[0]
     return kept

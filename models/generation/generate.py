@@ -14,12 +14,13 @@ from typing import Any, overload
 import torch
 
 from models.generation.beams import beam_search
+from models.generation.detokenizer import IncrementalDetokenizer
 from models.generation.documents import Document, Segment, batch_of, cut_to_fit, pieces_of
-from models.generation.generated import Finish, Generated, Preview
+from models.generation.generated import FinishReason, Generated, Preview
 from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
 from models.generation.state import GenerativeModel, Piece, processor_of
-from models.generation.writing import TextWriter, TokenChoice
+from models.generation.token_sampler import TokenSampler
 
 
 @overload
@@ -36,13 +37,13 @@ def generate(
 def generate(
     model: GenerativeModel, documents: Document | Sequence[Document], *, task: str | None = None, **options: Any
 ) -> Generated | list[Generated]:
-    """Continue documents of text and pictures.
+    """Continue documents of text and images.
 
     What a document becomes does not depend on the others beside it, except for rounding.
 
     Args:
         model: an `MMInterleaved`, or whatever else reads and draws; with a processor.
-        documents: the segments of one document, text and pictures in reading order, any number of either, also none;
+        documents: the segments of one document, text and images in reading order, any number of either, also none;
             or a list of such documents.
         task: a ready prompt to put each document into, and what kind of answer is wanted; one of
             `models.generation.prompts.PROMPTS`.
@@ -59,9 +60,9 @@ def generate(
     for number, piece in generation.pieces():
         assert not isinstance(piece, Preview), "none was asked for"
         generation.results[number].add(piece)
-    for author, result in zip(generation.authors, generation.results, strict=True):
-        assert author.finish is not None, "pieces() ends when every document has"
-        result.finish = author.finish
+    for one, result in zip(generation.continuations, generation.results, strict=True):
+        assert one.finish_reason is not None, "pieces() ends when every document has"
+        result.finish_reason = one.finish_reason
     return generation.results if batched else generation.results[0]
 
 
@@ -97,17 +98,17 @@ def generate_stream(
 
 
 @dataclass
-class _Author:
-    """Who continues one document."""
+class _Continuation:
+    """What has been written of one document's continuation."""
 
-    choice: TokenChoice
-    text: TextWriter
+    sampler: TokenSampler
+    detokenizer: IncrementalDetokenizer
     seed: int
     written: list[int] = field(default_factory=list)  # text tokens
     num_tokens: int = 0
     num_images: int = 0
     wants_image: bool = False  # <BoI> is said, the image not drawn
-    finish: Finish | None = None
+    finish_reason: FinishReason | None = None
 
 
 class _Generation:
@@ -123,9 +124,11 @@ class _Generation:
         self.model = model
         self.options = options = GenerationOptions(**given)
         self.processor = processor = processor_of(model)
-        self.reading = model.begin_generation(len(documents))
-        self.authors = [
-            _Author(TokenChoice(options, model.config, seed), TextWriter(processor, options.stops), seed)
+        self.state = model.begin_generation(len(documents))
+        self.continuations = [
+            _Continuation(
+                TokenSampler(options, model.config, seed), IncrementalDetokenizer(processor, options.stops), seed
+            )
             for seed in options.seeds(len(documents))
         ]
         self.results: list[Generated] = []
@@ -133,68 +136,70 @@ class _Generation:
         for number, document in enumerate(documents):
             segments = [pieces_of(segment, processor, model.config) for segment in document]
             if options.overflow == "cut":
-                num_new = 1 + options.most_new_places(model.config.vision.num_visual_tokens)
-                segments = cut_to_fit(segments, self.reading, num_new, number)
+                num_new = 1 + options.most_new_places(model.config.visual_tokenizer.num_visual_tokens)
+                segments = cut_to_fit(segments, self.state, num_new, number)
             self.prompts.append([[model.config.bos_token_id], *(piece for pieces in segments for piece in pieces)])
             self.results.append(Generated(document, num_cut=len(document) - len(segments)))
 
     def pieces(self, preview_every: int = 0) -> Iterator[tuple[int, Segment | Preview]]:
         """What is written, with its document's number."""
-        if not self.authors:
+        if not self.continuations:
             return
-        self.reading.read(self.prompts)
+        self.state.read(self.prompts)
         if self.options.max_new_tokens == 0:
-            for author in self.authors:
-                author.finish = "max_new_tokens"
+            for one in self.continuations:
+                one.finish_reason = "max_new_tokens"
         elif self.options.num_beams > 1:
             yield from self._search()
         while self._drop_finished():
-            turns: list[list[Piece]] = [[] for _ in self.reading.documents]  # what each row reads next
+            turns: list[list[Piece]] = [[] for _ in self.state.documents]  # what each row reads next
             going = [
-                (row, number) for row, number in enumerate(self.reading.documents) if not self.authors[number].finish
+                (row, number)
+                for row, number in enumerate(self.state.documents)
+                if not self.continuations[number].finish_reason
             ]
-            writing = [(row, number) for row, number in going if not self.authors[number].wants_image]
+            writing = [(row, number) for row, number in going if not self.continuations[number].wants_image]
             yield from self._write(writing, turns) if writing else self._draw(going, turns, preview_every)
             yield from self._read(turns)
 
     def _search(self) -> Iterator[tuple[int, Segment]]:
         """The text that beam search finds for each document."""
-        found = beam_search(self.reading, self.options, [author.choice for author in self.authors], self.processor)
-        for number, (author, hypothesis) in enumerate(zip(self.authors, found, strict=True)):
-            author.finish = hypothesis.finish
-            text = "".join(map(author.text.add, hypothesis.ids)) + author.text.flush()
+        found = beam_search(self.state, self.options, [one.sampler for one in self.continuations], self.processor)
+        for number, (one, hypothesis) in enumerate(zip(self.continuations, found, strict=True)):
+            one.finish_reason = hypothesis.finish_reason
+            text = "".join(map(one.detokenizer.add, hypothesis.ids)) + one.detokenizer.flush()
             if text:
                 yield number, text
 
     def _write(self, rows: list[tuple[int, int]], turns: list[list[Piece]]) -> Iterator[tuple[int, Segment]]:
         """One token for each of these (row, document number)."""
         config, options = self.model.config, self.options
-        assert self.reading.logits is not None, "a document starts with <s>"
-        logits = self.reading.logits.cpu()
+        assert self.state.logits is not None, "a document starts with <s>"
+        logits = self.state.logits.cpu()
         for row, number in rows:
-            author = self.authors[number]
-            may_draw = options.mode != "text" and author.num_images < options.max_new_images
+            one = self.continuations[number]
+            may_draw = options.mode != "text" and one.num_images < options.max_new_images
             if options.mode == "image":
                 token = config.begin_of_image_id
             else:
-                token = author.choice(logits[row], author.written, may_draw=may_draw)
+                token = one.sampler(logits[row], one.written, may_draw=may_draw)
             piece = ""
             if token == config.eos_token_id:
-                author.finish = "end"
+                one.finish_reason = "end"
             elif token == config.begin_of_image_id:
-                author.num_tokens += 1
-                author.wants_image = True
-                piece = author.text.flush()
+                one.num_tokens += 1
+                one.wants_image = True
+                piece = one.detokenizer.flush()
             else:
-                author.num_tokens += 1
-                author.written.append(token)
-                piece = author.text.add(token)
-                if author.text.is_stopped:
-                    author.finish = "stop"
-                elif author.num_tokens == options.max_new_tokens:
-                    author.finish = "max_new_tokens"
-            if author.finish:
-                piece += author.text.flush()
+                one.num_tokens += 1
+                one.written.append(token)
+                piece = one.detokenizer.add(token)
+                if one.detokenizer.is_stopped:
+                    one.finish_reason = "stop"
+                elif one.num_tokens == options.max_new_tokens:
+                    one.finish_reason = "max_new_tokens"
+            if one.finish_reason:
+                piece += one.detokenizer.flush()
             else:
                 turns[row] = [[token]]
             if piece:
@@ -204,40 +209,42 @@ class _Generation:
         self, rows: list[tuple[int, int]], turns: list[list[Piece]], preview_every: int
     ) -> Iterator[tuple[int, Segment | Preview]]:
         """One image for each of these (row, document number)."""
-        options, decode = self.options, self.reading.decode
-        seeds = [self.authors[number].seed + self.authors[number].num_images for _, number in rows]
-        for step in self.reading.draw([row for row, _ in rows], seeds, options.denoising):
+        options, decode = self.options, self.state.decode
+        seeds = [self.continuations[number].seed + self.continuations[number].num_images for _, number in rows]
+        for step in self.state.draw([row for row, _ in rows], seeds, options.denoising):
             if preview_every and step.done % preview_every == 0 and step.done < options.num_inference_steps:
                 for (_, number), pixels in zip(rows, decode(step.estimate), strict=True):
                     yield number, Preview(self.processor.decode_image(pixels), step.done, options.num_inference_steps)
         for (row, number), pixels in zip(rows, decode(step.latents), strict=True):
-            author = self.authors[number]
-            author.wants_image = False
-            author.num_images += 1
+            one = self.continuations[number]
+            one.wants_image = False
+            one.num_images += 1
             image = self.processor.decode_image(pixels)
             yield number, image
-            if options.mode == "image" and author.num_images == options.max_new_images:
-                author.finish = "max_new_images"
-            elif author.num_tokens == options.max_new_tokens:
-                author.finish = "max_new_tokens"
+            if options.mode == "image" and one.num_images == options.max_new_images:
+                one.finish_reason = "max_new_images"
+            elif one.num_tokens == options.max_new_tokens:
+                one.finish_reason = "max_new_tokens"
             else:
                 turns[row] = [self.processor.encode_image(image)]
 
     def _drop_finished(self) -> bool:
-        """Whether anyone still writes. Rows of those who don't are dropped once they are half of all."""
-        going = [row for row, number in enumerate(self.reading.documents) if self.authors[number].finish is None]
-        if going and 2 * len(going) <= len(self.reading.documents):
-            self.reading.select(going)
+        """Whether any document goes on. Rows of finished ones are dropped once they are half of all."""
+        going = [
+            row for row, number in enumerate(self.state.documents) if self.continuations[number].finish_reason is None
+        ]
+        if going and 2 * len(going) <= len(self.state.documents):
+            self.state.select(going)
         return bool(going)
 
     def _read(self, turns: list[list[Piece]]) -> Iterator[tuple[int, Segment]]:
         """Let each row read its turn; with overflow "cut", documents without room for theirs end."""
-        reading = self.reading
+        state = self.state
         if self.options.overflow == "cut":
-            for row, number in enumerate(reading.documents):
-                if reading.excess(row, reading.num_tokens(turns[row])) > 0:
-                    self.authors[number].finish, turns[row] = "length", []
-                    if piece := self.authors[number].text.flush():
+            for row, number in enumerate(state.documents):
+                if state.excess(row, state.num_tokens(turns[row])) > 0:
+                    self.continuations[number].finish_reason, turns[row] = "length", []
+                    if piece := self.continuations[number].detokenizer.flush():
                         yield number, piece
         if any(turns):
-            reading.read(turns)
+            state.read(turns)

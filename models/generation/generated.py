@@ -10,14 +10,14 @@ from PIL import Image
 
 from models.generation.boxes import Box, read_boxes
 from models.generation.documents import PromptSegment, Segment
-from models.generation.rendering import to_html, to_picture
+from models.generation.rendering import to_html, to_image
 
-Finish = Literal["end", "stop", "max_new_tokens", "max_new_images", "length"]
+FinishReason = Literal["end", "stop", "max_new_tokens", "max_new_images", "length"]
 
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """A picture that is still being drawn."""
+    """An image that is still being drawn."""
 
     image: Image.Image
     """What it would be if the last prediction were right."""
@@ -40,12 +40,12 @@ class Generated(list[Segment]):
         self.num_cut = num_cut
         """So many segments of the prompt, the oldest, have been left out for want of room."""
 
-        self.finish: Finish = "end"
+        self.finish_reason: FinishReason = "end"
         """Why it ends: "end", the model said so; "stop", a stop text; "max_new_tokens"; "max_new_images"; "length", the
         language model's."""
 
     def add(self, piece: Segment) -> None:
-        """Append a picture or some more text."""
+        """Append an image or some more text."""
         if isinstance(piece, str) and self and isinstance(self[-1], str):
             self[-1] += piece
         else:
@@ -58,25 +58,25 @@ class Generated(list[Segment]):
 
     @property
     def images(self) -> list[Image.Image]:
-        """All new pictures."""
+        """All new images."""
         return [segment for segment in self if isinstance(segment, Image.Image)]
 
     @property
     def boxes(self) -> list[Box]:
-        """Boxes that the new text names, as shares of the picture: (left, top, right, bottom)."""
+        """Boxes that the new text names, as shares of the image: (left, top, right, bottom)."""
         return read_boxes(self.text)
 
     def to_html(self) -> str:
         """Prompt and result as a page of its own."""
         return to_html(self.prompt, self)
 
-    def to_picture(self) -> Image.Image:
-        """Prompt and result below each other in one picture."""
-        return to_picture(self.prompt, self)
+    def to_image(self) -> Image.Image:
+        """Prompt and result below each other in one image."""
+        return to_image(self.prompt, self)
 
     def show(self) -> None:
-        """Open that picture in the system's viewer."""
-        self.to_picture().show()
+        """Open that image in the system's viewer."""
+        self.to_image().show()
 
     def _repr_html_(self) -> str:  # notebooks show it
         return self.to_html()

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from models.generation.options import Mode
 
 IMAGE = "image"
-"""The slot that takes a picture; any other takes text."""
+"""The slot that takes an image; any other takes text."""
 
 
 @dataclass(frozen=True)
 class Prompt:
     """The wording of one task: texts with slots in braces, which the document's segments fill.
 
-    The pictures go into {image}, the texts in their order into the other slots.
+    The images go into {image}, the texts in their order into the other slots.
     """
 
     opening: str
@@ -41,18 +41,18 @@ class Prompt:
         template = self._for(len(document))
         parts = [(words, slot) for words, slot, _, _ in Formatter().parse(template)]
         wanted = [slot for _, slot in parts if slot]
-        pictures = [segment for segment in document if not isinstance(segment, str)]
+        images = [segment for segment in document if not isinstance(segment, str)]
         texts = [segment for segment in document if isinstance(segment, str)]
-        if (len(pictures), len(texts)) != (wanted.count(IMAGE), len(wanted) - wanted.count(IMAGE)):
+        if (len(images), len(texts)) != (wanted.count(IMAGE), len(wanted) - wanted.count(IMAGE)):
             raise ValueError(
-                f"The document holds {len(pictures)} pictures and {len(texts)} texts; expected what fills the prompt "
+                f"The document holds {len(images)} images and {len(texts)} texts; expected what fills the prompt "
                 f"{template!r}: {', '.join(wanted)}."
             )
         filled: list[PromptSegment] = []
         for place, (words, slot) in enumerate(parts):
             _append(filled, words)
             if slot == IMAGE:
-                filled.append(pictures.pop(0))
+                filled.append(images.pop(0))
             elif slot:
                 behind = parts[place + 1][0] if place + 1 < len(parts) else ""
                 _append(filled, texts.pop(0).removesuffix(behind[:1].strip()))
@@ -95,7 +95,7 @@ PROMPTS: dict[str, Prompt] = {
     "label_map": Prompt("{image}{caption}", "image"),
     "story": Prompt("{sentence}{image}", "auto", round="{sentence}{image}"),
 }
-"""Each task's prompt. A story goes on from one or more pairs of a sentence and its picture."""
+"""Each task's prompt. A story goes on from one or more pairs of a sentence and its image."""
 
 
 def prompt_for(task: str) -> Prompt:

@@ -1,4 +1,4 @@
-"""A document as a page or as a picture, to look at."""
+"""A document as a page or as an image, to look at."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FONT_PX = 16
 WIDTH_CHARACTERS = 72
 
 VISIBLE_PX = 128
-"""A picture whose shorter side is at most half of this is enlarged by a whole number, so that pixels stay square."""
+"""An image whose shorter side is at most half of this is enlarged by a whole number, so that pixels stay square."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -53,8 +53,8 @@ def to_html(given: Sequence[PromptSegment], written: Sequence[PromptSegment]) ->
     return PAGE.format(given=GIVEN, written=WRITTEN, body="".join(parts))
 
 
-def to_picture(given: Sequence[PromptSegment], written: Sequence[PromptSegment]) -> Image.Image:
-    """All segments below each other in one picture: what was given in blue-grey, then what was written in black."""
+def to_image(given: Sequence[PromptSegment], written: Sequence[PromptSegment]) -> Image.Image:
+    """All segments below each other in one image: what was given in blue-grey, then what was written in black."""
     font = ImageFont.load_default(FONT_PX)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     blocks: list[tuple[str | Image.Image, str, tuple[int, int]]] = []  # what, its colour, its size (w, h)
@@ -82,11 +82,11 @@ def to_picture(given: Sequence[PromptSegment], written: Sequence[PromptSegment])
     return page
 
 
-def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
-    """A picture in any of the forms that `generate` reads."""
-    if isinstance(picture, Tensor):
-        return MMInterleavedProcessor.decode_image(picture)
-    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def as_image(image: Image.Image | np.ndarray | Tensor) -> Image.Image:
+    """An image in any of the forms that `generate` reads."""
+    if isinstance(image, Tensor):
+        return MMInterleavedProcessor.decode_image(image)
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

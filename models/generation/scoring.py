@@ -42,7 +42,7 @@ def score(
 
     Args:
         model: with a processor.
-        document: text and pictures in reading order.
+        document: text and images in reading order.
         candidates: the texts.
         task: a ready prompt to put the document into, as for `generate`.
         rank_by: "sum": by log-probability (the release). "mean": by that of an average token, so that long texts are

@@ -1,6 +1,6 @@
 """What writing asks of a model, whoever computes it: the model itself, or its exported parts.
 
-Letters: B documents, T new tokens, n new pictures, M pictures to draw, c x h x w their latents.
+Letters: B documents, T new tokens, n new images, M images to draw, c x h x w their latents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.denoising import Denoising, Step
 from models.processor import MMInterleavedProcessor
 
 Piece = list[int] | Tensor
-"""Token ids, or a picture [3, H, W] in [0, 1] whose `<BoI>` stands right before it."""
+"""Token ids, or an image [3, H, W] in [0, 1] whose `<BoI>` stands right before it."""
 
 
 class ContextFull(ValueError):
@@ -87,13 +87,13 @@ class GenerationState(ABC):
 
         Args:
             rows: M of the B rows.
-            seeds: one for each picture.
+            seeds: one for each image.
             denoising: how.
         """
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """What was drawn, [M, c, h, w], to pictures [M, 3, h', w'] float32 in [0, 1]."""
+        """What was drawn, [M, c, h, w], to images [M, 3, h', w'] float32 in [0, 1]."""
 
     @abstractmethod
     def select(self, rows: Sequence[int]) -> None:
@@ -118,7 +118,7 @@ class GenerationState(ABC):
 
     def num_tokens(self, pieces: Sequence[Piece]) -> int:
         """Places that pieces take in the language model."""
-        num_visual = self.config.vision.num_visual_tokens
+        num_visual = self.config.visual_tokenizer.num_visual_tokens
         return sum(num_visual if isinstance(piece, Tensor) else len(piece) for piece in pieces)
 
     def excess(self, row: int, num_new: int) -> int:
@@ -143,7 +143,7 @@ class GenerationState(ABC):
         """What each row reads next, as tokens.
 
         Args:
-            rows: pieces for each of the B rows; their pictures are in the bank already.
+            rows: pieces for each of the B rows; their images are in the bank already.
             range_of: document to its images in the bank, first and one past last.
 
         Returns:
@@ -159,7 +159,7 @@ class GenerationState(ABC):
                 if isinstance(piece, Tensor):
                     last += 1
                     first_visual.append((row, len(ids)))
-                    piece = [self.config.image_token_id] * self.config.vision.num_visual_tokens
+                    piece = [self.config.image_token_id] * self.config.visual_tokenizer.num_visual_tokens
                 ids += piece
                 visible += [(first, last)] * len(piece)
             all_ids.append(torch.tensor(ids, dtype=torch.int64))
@@ -167,7 +167,7 @@ class GenerationState(ABC):
         return all_ids, torch.tensor(first_visual, dtype=torch.int64).view(-1, 2), pad_sequence(all_visible, True)
 
     def image_ranges(self, rows: Sequence[int], range_of: Callable[[int], tuple[int, int]]) -> list[tuple[int, int]]:
-        """The images of the bank that a picture drawn for each of these rows looks at."""
+        """The images of the bank that an image drawn for each of these rows looks at."""
         ranges = [range_of(self.documents[row]) for row in rows]
         if self.config.image_decoder.context_images == "previous":
             return [(max(last - 1, first), last) for first, last in ranges]

@@ -1,7 +1,7 @@
 """What a batch of documents has read so far, kept so that nothing is computed twice.
 
 Letters: B documents, T new tokens, K tokens so far (a document that had nothing to read has gaps), C language-model
-width, N images of the bank, S pyramid pixels, F feature width, M pictures to draw.
+width, N images of the bank, S pyramid pixels, F feature width, M images to draw.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TorchGenerationState(GenerationState):
         self.hidden: list[Tensor] = []  # [B, T, C] each, K together
         self.exists = torch.zeros(num_documents, 0, dtype=torch.bool, device=model.device)  # [B, K], False in gaps
         num_pixels = sum(h * w for h, w in model.visual_tokenizer.spatial_shapes)
-        nothing = model.begin_of_image.new_zeros(0, num_pixels, model.config.vision.clip["hidden_size"])
+        nothing = model.begin_of_image.new_zeros(0, num_pixels, model.visual_tokenizer.dim)
         self.seen = ImageBank(model.language_model.project_values, nothing)
         self.drawn_from = ImageBank(model.image_decoder.unet.project_values, nothing)
 
@@ -75,13 +75,13 @@ class TorchGenerationState(GenerationState):
         return hidden
 
     def _encode(self, rows: Sequence[Sequence[Piece]]) -> Tensor:
-        """Visual tokens [n, num_visual_tokens, C] of all new pictures; their features go into the banks."""
-        pictures = [(row, piece) for row, pieces in enumerate(rows) for piece in pieces if isinstance(piece, Tensor)]
-        if not pictures:
+        """Visual tokens [n, num_visual_tokens, C] of all new images; their features go into the banks."""
+        images = [(row, piece) for row, pieces in enumerate(rows) for piece in pieces if isinstance(piece, Tensor)]
+        if not images:
             return self.model.begin_of_image.new_zeros(0, 0, len(self.model.begin_of_image))
-        pixels = torch.stack([picture for _, picture in pictures]).to(self.model.device)
+        pixels = torch.stack([image for _, image in images]).to(self.model.device)
         visual_tokens, features = self.model.visual_tokenizer(pixels)
-        owners = [self.documents[row] for row, _ in pictures]
+        owners = [self.documents[row] for row, _ in images]
         self.seen.add(features, owners)
         self.drawn_from.add(features, owners)
         return visual_tokens
@@ -127,7 +127,7 @@ class TorchGenerationState(GenerationState):
         return torch.stack(each).tolist()
 
     def copied(self, rows: Sequence[int]) -> TorchGenerationState:
-        """A reading of these rows that goes on independently; see `select`."""
+        """A state of these rows that goes on independently; see `select`."""
         other = copy.copy(self)
         other.cache = copy.deepcopy(self.cache)
         other.hidden = list(self.hidden)

@@ -1,4 +1,4 @@
-"""What every diffusion image decoder does (paper 3.2): a condition and image features in, a denoising loss or a picture
+"""What every diffusion image decoder does (paper 3.2): a condition and image features in, a denoising loss or an image
 out. What the condition is made of differs from U-Net to U-Net; each kind has a file beside this one.
 
 Letters: M images to draw, K context length, C language-model width, n context tokens, N images of the bank, S pyramid
@@ -94,7 +94,7 @@ class ImageDecoder(nn.Module, ABC):
             position_table=config.mmfs_position_table,
         )
         self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(vae or config.vae)
-        height, width = config.picture_shape
+        height, width = config.drawn_image_size
         if height % self.latent_px or width % self.latent_px:
             raise ValueError(
                 f"image_decoder.image_size is {config.image_size}; expected multiples of {self.latent_px}, the pixels "
@@ -143,7 +143,7 @@ class ImageDecoder(nn.Module, ABC):
         if self.training:
             condition = condition.replaced_where(dropped, self.negative(condition))
             if self.config.image_drop:
-                visible = visible * self._may_look(keys).to(visible)[:, None]  # [0, 0): no image
+                visible = visible * self._keeps_images(keys).to(visible)[:, None]  # [0, 0): no image
         return self.denoising_error(pixels, condition, noise, posterior_noise, timestep, values=values, visible=visible)
 
     def denoising_error(
@@ -191,24 +191,24 @@ class ImageDecoder(nn.Module, ABC):
             dropped[i] = torch.rand((), generator=generator) < self.config.text_drop
         return *noise.to(pixels), timestep.to(pixels.device), dropped.to(pixels.device)
 
-    def _may_look(self, keys: Tensor) -> Tensor:
-        """Whose image condition stays, [M] bool."""
-        dice = torch.empty(len(keys))
+    def _keeps_images(self, keys: Tensor) -> Tensor:
+        """Whose image condition is not dropped, [M] bool."""
+        draws = torch.empty(len(keys))
         for i, key in enumerate(keys.tolist()):
-            dice[i] = torch.rand((), generator=torch.Generator().manual_seed(key ^ IMAGE_DROP_SALT))
-        return dice >= self.config.image_drop
+            draws[i] = torch.rand((), generator=torch.Generator().manual_seed(key ^ IMAGE_DROP_SALT))
+        return draws >= self.config.image_drop
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image as the U-Net sees it."""
-        height, width = self.config.picture_shape
+        height, width = self.config.drawn_image_size
         vae = self.codec.vae if isinstance(self.codec, LatentCodec) else None
         channels = 3 * self.latent_px**2 if vae is None else vae.config.latent_channels
         return channels, height // self.latent_px, width // self.latent_px
 
     @property
     def latent_px(self) -> int:
-        """Side of the square of a picture that one latent pixel covers."""
+        """Side of the square of an image that one latent pixel covers."""
         if isinstance(self.codec, LatentCodec):
             return 2 ** (len(self.codec.vae.config.block_out_channels) - 1)
         return self.codec.fold
@@ -250,10 +250,11 @@ class ImageDecoder(nn.Module, ABC):
         Yields:
             Where the drawing stands after each step; the last one's latents are for `decode`.
         """
-        dice = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise = torch.stack([torch.randn(self.latent_shape, generator=die) for die in dice]).to(condition.tokens.device)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = torch.stack([torch.randn(self.latent_shape, generator=one) for one in generators])
+        noise = noise.to(condition.tokens.device)
         if denoising.is_guided:
-            num_without = 2 if denoising.looks_away else 1
+            num_without = 2 if denoising.uses_image_guidance else 1
             negative = self.negative(condition)
             condition = Condition.cat([*[negative] * num_without, condition])
             visible = torch.cat([*[torch.zeros_like(visible)] * (num_without - 1), visible, visible])
@@ -265,8 +266,8 @@ class ImageDecoder(nn.Module, ABC):
             repeated = latents.to(tokens.dtype).repeat(len(tokens) // len(latents), 1, 1, 1)
             return guide(self.unet(repeated, timestep, tokens, added, values=values, visible=visible), denoising)
 
-        yield from denoise(predict, noise, self.noise_schedule, denoising, dice)
+        yield from denoise(predict, noise, self.noise_schedule, denoising, generators)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[M, c, h', w'] to pictures [M, 3, h, w] float32 in [0, 1]."""
+        """[M, c, h', w'] to images [M, 3, h, w] float32 in [0, 1]."""
         return self.codec.decode(latents).float()

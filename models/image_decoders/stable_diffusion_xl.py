@@ -50,7 +50,7 @@ class StableDiffusionXL(ImageDecoder):
 
     def _time_ids(self, num_images: int) -> Tensor:
         """[M, 6] float32 in pixels; filled where it stays, so that it can be traced and recorded."""
-        height, width = self.config.picture_shape
+        height, width = self.config.drawn_image_size
         sizes = (height, width, 0, 0, height, width)
         like = self.negative_pooled
         columns = [torch.full((num_images, 1), size, dtype=torch.float32, device=like.device) for size in sizes]

@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
+from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisualTokenizerConfig
 from models.config import MMInterleavedConfig
 from models.frozen import PAPER_FROZEN, FrozenComponent, freeze, known_components
 from models.network import Network
 from models.pretrained.snapshots import (
     SD_2_1,
-    Parts,
+    PretrainedComponents,
     Source,
     clip_settings,
     diffusion_settings,
@@ -47,15 +47,15 @@ ALIGNMENT = 64
 
 
 def from_parts(
-    make: Callable[[MMInterleavedConfig, MMInterleavedProcessor, Parts], Model],
+    make: Callable[[MMInterleavedConfig, MMInterleavedProcessor, PretrainedComponents], Model],
     *,
-    vision: Name = CLIP_L,
+    vision_encoder: Name = CLIP_L,
     language_model: Name = VICUNA_13B,
-    diffusion: Name = SD_2_1,
+    image_decoder: Name = SD_2_1,
     tokenizer: Name | None = None,
     like: MMInterleavedConfig | None = None,
     image_size: int | tuple[int, int] | None = None,
-    drawn_size: int | tuple[int, int] | None = None,
+    drawn_image_size: int | tuple[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
     language_model_dtype: torch.dtype | None = None,
     language_model_bits: Literal[4, 8] | None = None,
@@ -71,16 +71,16 @@ def from_parts(
 
     Args:
         make: the model of a configuration, a processor and the parts, which fit; `MMInterleaved`.
-        vision: a CLIP, or its image half, in the format of transformers. The default is the paper's, as below.
+        vision_encoder: a CLIP, or its image half, in the format of transformers. The default is the paper's, as below.
         language_model: a causal LM of type llama, mistral, qwen2 or qwen3 in the format of transformers.
-        diffusion: a Stable Diffusion 1.x or 2.x in the format of diffusers: U-Net, VAE and noise schedule.
+        image_decoder: a Stable Diffusion 1.x or 2.x in the format of diffusers: U-Net, VAE and noise schedule.
         tokenizer: where the tokenizer is; None: with the language model.
         like: everything that the parts do not say: the sizes of what joins them, and on which side of each difference
             between paper and release to stand. None: what a configuration has by default.
-        image_size: of the pictures that are read, pixels: a side or (height, width), multiples of the patch size. None:
+        image_size: of the images that are read, pixels: a side or (height, width), multiples of the patch size. None:
             what CLIP was trained with; for other sizes its position embeddings are interpolated.
-        drawn_size: of the pictures that are drawn, pixels: a side or (height, width). None: what the U-Net was trained
-            with.
+        drawn_image_size: of the images that are drawn, pixels: a side or (height, width). None: what the U-Net was
+            trained with.
         dtype: of all weights.
         language_model_dtype: of the language model's weights; None: `dtype`.
         language_model_bits: store the matrices of the language model's layers in 8 or 4 bits (bitsandbytes). Such a
@@ -88,8 +88,8 @@ def from_parts(
         device: where the weights are to be.
         frozen: the parts that get no gradients; see `models.frozen.freeze`.
         negative_context: what the learned condition "no text" starts from. "new": random numbers. "empty_prompt": what
-            the text encoder of `diffusion` makes of "" (the release), which its U-Net knows as such; the snapshot then
-            needs its `text_encoder/` and `tokenizer/`.
+            the text encoder of `image_decoder` makes of "" (the release), which its U-Net knows as such; the snapshot
+            then needs its `text_encoder/` and `tokenizer/`.
         local_files_only: use no network: hub names are looked up in the local cache.
 
     Raises:
@@ -98,9 +98,9 @@ def from_parts(
         ImportError: `language_model_bits` without bitsandbytes.
     """
     device = torch.device(device)
-    vision_source = Source(os.fspath(vision), "vision model", local_files_only)
+    vision_source = Source(os.fspath(vision_encoder), "vision encoder", local_files_only)
     lm_source = Source(os.fspath(language_model), "language model", local_files_only)
-    diffusion_source = Source(os.fspath(diffusion), "diffusion model", local_files_only)
+    decoder_source = Source(os.fspath(image_decoder), "image decoder", local_files_only)
     if language_model_bits not in (None, 4, 8):
         raise ValueError(f"language_model_bits is {language_model_bits}; expected 8, 4, or None for all bits.")
     frozen = known_components(frozen)
@@ -111,31 +111,31 @@ def from_parts(
 
     if negative_context not in ("new", "empty_prompt"):
         raise ValueError(f"negative_context is {negative_context!r}; expected 'new' or 'empty_prompt'.")
-    base = like or MMInterleavedConfig(VisionConfig({}), LanguageModelConfig({}), ImageDecoderConfig({}))
+    base = like or MMInterleavedConfig(VisualTokenizerConfig({}), LanguageModelConfig({}), ImageDecoderConfig({}))
     transformer = language_model_settings(lm_source)
     tokens = extended_tokenizer(
         lm_source if tokenizer is None else Source(os.fspath(tokenizer), "tokenizer", local_files_only), transformer
     )
     config = replace(
         base,
-        vision=_vision_config(base.vision, vision_source, image_size),
+        visual_tokenizer=_visual_tokenizer_config(base.visual_tokenizer, vision_source, image_size),
         language_model=_language_model_config(base.language_model, transformer, tokens),
-        image_decoder=_image_decoder_config(base.image_decoder, diffusion_source, drawn_size),
+        image_decoder=_image_decoder_config(base.image_decoder, decoder_source, drawn_image_size),
         **tokens.ids,
     )
     no_text = None
     if negative_context == "empty_prompt":
         decoder = config.image_decoder
-        no_text = empty_prompt(diffusion_source, decoder.num_context_tokens, decoder.unet["cross_attention_dim"])
-    parts = Parts(
-        clip=load_clip(vision_source, dtype),
+        no_text = empty_prompt(decoder_source, decoder.num_context_tokens, decoder.unet["cross_attention_dim"])
+    pretrained = PretrainedComponents(
+        vision_encoder=load_clip(vision_source, dtype),
         language_model=load_language_model(lm_source, language_model_dtype or dtype, language_model_bits, device),
-        unet=load_unet(diffusion_source, dtype),
-        vae=load_vae(diffusion_source, dtype),
+        unet=load_unet(decoder_source, dtype),
+        vae=load_vae(decoder_source, dtype),
     )
-    height, width = config.vision.picture_shape
+    height, width = config.image_size
     processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
-    model = make(config, processor, parts)
+    model = make(config, processor, pretrained)
     _start_from_the_mean(model.begin_of_image, model.language_model.host.get_input_embeddings().weight)
     if no_text is not None:
         model.image_decoder.negative_context.data.copy_(no_text)
@@ -146,7 +146,9 @@ def from_parts(
     return model
 
 
-def _vision_config(base: VisionConfig, source: Source, image_size: int | tuple[int, int] | None) -> VisionConfig:
+def _visual_tokenizer_config(
+    base: VisualTokenizerConfig, source: Source, image_size: int | tuple[int, int] | None
+) -> VisualTokenizerConfig:
     clip = clip_settings(source)
     side, patch = clip["image_size"], clip["patch_size"]
     shape = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or (side, side))
@@ -158,9 +160,10 @@ def _vision_config(base: VisionConfig, source: Source, image_size: int | tuple[i
     if clip["num_hidden_layers"] % base.adapter_blocks:
         raise ValueError(
             f"{source.name} has {clip['num_hidden_layers']} layers, which do not divide into {base.adapter_blocks} "
-            "groups; give a configuration with other vision.adapter_blocks as like=."
+            "groups; give a configuration with other visual_tokenizer.adapter_blocks as like=."
         )
-    return replace(base, clip=clip, image_size=None if shape == (side, side) else shape, **pixel_statistics(source))
+    size = None if shape == (side, side) else shape
+    return replace(base, vision_encoder=clip, image_size=size, **pixel_statistics(source))
 
 
 def _language_model_config(
@@ -170,17 +173,17 @@ def _language_model_config(
 
 
 def _image_decoder_config(
-    base: ImageDecoderConfig, source: Source, drawn_size: int | tuple[int, int] | None
+    base: ImageDecoderConfig, source: Source, drawn_image_size: int | tuple[int, int] | None
 ) -> ImageDecoderConfig:
     unet, vae, schedule = diffusion_settings(source)
     shrink = 2 ** (len(vae["block_out_channels"]) - 1)
-    size = unet["sample_size"] * shrink if drawn_size is None else drawn_size
+    size = unet["sample_size"] * shrink if drawn_image_size is None else drawn_image_size
     multiple = shrink * 2 ** (len(unet["block_out_channels"]) - 1)
     sides = (size,) if isinstance(size, int) else size
     if any(side < multiple or side % multiple for side in sides):
         raise ValueError(
-            f"drawn_size is {size}; expected a multiple of {multiple}, so that every map of the VAE and the U-Net of "
-            f"{source.name} has whole pixels."
+            f"drawn_image_size is {size}; expected a multiple of {multiple}, so that every map of the VAE and the "
+            f"U-Net of {source.name} has whole pixels."
         )
     if unet["cross_attention_dim"] % base.resampler_heads:
         raise ValueError(

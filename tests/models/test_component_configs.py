@@ -8,7 +8,7 @@ from models import MMInterleavedConfig
 @pytest.mark.parametrize(
     ("part", "name", "expected"),
     [
-        ("vision", "resampler_input", "'normed' or 'projected'"),
+        ("visual_tokenizer", "resampler_input", "'normed' or 'projected'"),
         ("language_model", "packing", "'document' or 'causal'"),
         ("image_decoder", "mmfs_placement", "'up' or 'skips'"),
         ("image_decoder", "context_images", "'all' or 'previous'"),

@@ -23,17 +23,22 @@ def test_a_config_survives_its_file(config: MMInterleavedConfig, tmp_path: Path)
 
 def test_an_unknown_key_is_named() -> None:
     values = MMInterleavedConfig.tiny().to_dict()
-    values["vision"]["num_visual_token"] = 3
-    with pytest.raises(ValueError, match=r"config.vision has unknown keys \['num_visual_token'\]; VisionConfig knows"):
+    values["visual_tokenizer"]["num_visual_token"] = 3
+    with pytest.raises(
+        ValueError,
+        match=r"config.visual_tokenizer has unknown keys \['num_visual_token'\]; VisualTokenizerConfig knows",
+    ):
         MMInterleavedConfig.from_dict(values)
 
 
 def test_a_missing_key_is_named() -> None:
     values = MMInterleavedConfig.tiny().to_dict()
-    del values["language_model"]["transformer"], values["vision"]
-    with pytest.raises(ValueError, match=r"config lacks \['vision'\], which a MMInterleavedConfig has no default for"):
+    del values["language_model"]["transformer"], values["visual_tokenizer"]
+    with pytest.raises(
+        ValueError, match=r"config lacks \['visual_tokenizer'\], which a MMInterleavedConfig has no default for"
+    ):
         MMInterleavedConfig.from_dict(values)
-    values["vision"] = {"clip": {}}
+    values["visual_tokenizer"] = {"vision_encoder": {}}
     with pytest.raises(ValueError, match=r"config.language_model lacks \['transformer'\]"):
         MMInterleavedConfig.from_dict(values)
     with pytest.raises(ValueError, match=r"language_model is 'large'; expected the settings of a LanguageModelConfig"):

@@ -40,11 +40,11 @@ def narrow_config() -> MMInterleavedConfig:
     narrow_unet = {"block_out_channels": (8, 16, 32, 32), "cross_attention_dim": 16, "attention_head_dim": (2, 2, 2, 2)}
     return replace(
         released,
-        vision=replace(
-            released.vision,
-            clip={**released.vision.clip, **narrow_clip},
+        visual_tokenizer=replace(
+            released.visual_tokenizer,
+            vision_encoder={**released.visual_tokenizer.vision_encoder, **narrow_clip},
             num_visual_tokens=2,
-            qformer=replace(released.vision.qformer, ffn_dim=24),
+            qformer=replace(released.visual_tokenizer.qformer, ffn_dim=24),
             resampler_dim=24,
             prior_channels=4,
         ),
@@ -70,7 +70,11 @@ def short_config() -> MMInterleavedConfig:
     lm, drawing = narrow.language_model, narrow.image_decoder
     return replace(
         narrow,
-        vision=replace(narrow.vision, clip={**narrow.vision.clip, "num_hidden_layers": 4}, resampler_layers=2),
+        visual_tokenizer=replace(
+            narrow.visual_tokenizer,
+            vision_encoder={**narrow.visual_tokenizer.vision_encoder, "num_hidden_layers": 4},
+            resampler_layers=2,
+        ),
         language_model=replace(lm, transformer={**lm.transformer, "num_hidden_layers": 5}),
         image_decoder=replace(
             drawing,
@@ -390,7 +394,7 @@ def save_snapshots(model: MMInterleaved, root: Path) -> dict[str, Path]:
     lm.load_state_dict({name: ours[name][: len(tensor)] for name, tensor in lm.state_dict().items()})
     lm.half().save_pretrained(root / "lm", max_shard_size="50KB")
 
-    clip = CLIPVisionModel(CLIPVisionConfig(**config.vision.clip))
+    clip = CLIPVisionModel(CLIPVisionConfig(**config.visual_tokenizer.vision_encoder))
     theirs = {**clip.state_dict(), **model.visual_tokenizer.adapter.vision_model.state_dict()}
     with torch.no_grad():
         theirs = {name: tensor * (1 + 1e-5) for name, tensor in theirs.items()}  # what rounding took away
@@ -408,7 +412,7 @@ def save_snapshots(model: MMInterleaved, root: Path) -> dict[str, Path]:
     assert old.keys() != vae.keys()
     (root / "sd" / "vae").mkdir(parents=True)
     torch.save(old, root / "sd" / "vae" / "diffusion_pytorch_model.bin")
-    return {"language_model": root / "lm", "vision": root / "clip", "diffusion": root / "sd"}
+    return {"language_model": root / "lm", "vision_encoder": root / "clip", "image_decoder": root / "sd"}
 
 
 def test_what_a_snapshot_has_is_not_stored(model, pristine, config_file, tmp_path, capsys):
@@ -434,32 +438,32 @@ def test_what_a_snapshot_has_is_not_stored(model, pristine, config_file, tmp_pat
     assert_same_weights(MMInterleaved.from_pretrained(out), model)
 
     moved = tmp_path / "moved"
-    snapshots["vision"].rename(moved)
+    snapshots["vision_encoder"].rename(moved)
     with pytest.raises(
-        FileNotFoundError, match=r"takes weights of its vision from a snapshot.*base={'vision': \.\.\.}"
+        FileNotFoundError, match=r"takes weights of its vision_encoder from a snapshot.*base={'vision_encoder': \.\.\.}"
     ):
         MMInterleaved.from_pretrained(out)
-    assert_same_weights(MMInterleaved.from_pretrained(out, base={"vision": moved}), model)
+    assert_same_weights(MMInterleaved.from_pretrained(out, base={"vision_encoder": moved}), model)
     with pytest.raises(ValueError, match=r"base has \['clip'\]; of snapshots, .* needs those of"):
         MMInterleaved.from_pretrained(out, base={"clip": moved})
 
     # Saved again, the model is whole and needs no snapshot.
-    MMInterleaved.from_pretrained(out, base={"vision": moved}).save_pretrained(out)
+    MMInterleaved.from_pretrained(out, base={"vision_encoder": moved}).save_pretrained(out)
     assert_same_weights(MMInterleaved.from_pretrained(out), model)
 
 
 def test_what_differs_from_a_snapshot_is_stored_and_named(model, pristine, tmp_path):
-    clip = save_snapshots(model, tmp_path / "snapshots")["vision"]
+    clip = save_snapshots(model, tmp_path / "snapshots")["vision_encoder"]
     theirs = {name: tensor.clone() for name, tensor in load_file(clip / "model.safetensors").items()}
     theirs = {name.removeprefix("vision_model."): tensor for name, tensor in theirs.items()}  # as saved today
     theirs["pre_layrnorm.weight"] += 1
     theirs["pre_layrnorm.bias"] = torch.zeros(31)
     save_file(theirs, clip / "model.safetensors")
     lines: list[str] = []
-    options = {"config": model.config, "base": {"vision": clip}, "progress": lines.append}
+    options = {"config": model.config, "base": {"vision_encoder": clip}, "progress": lines.append}
     converter = Converter(pristine, tmp_path / "out", **options)
     norm = "visual_tokenizer.adapter.vision_model.pre_layrnorm"
-    assert converter.conversion.differing == {"vision": [f"{norm}.bias", f"{norm}.weight"]}
+    assert converter.conversion.differing == {"vision_encoder": [f"{norm}.bias", f"{norm}.weight"]}
     assert any("2 differ and are stored" in line and f"{norm}.weight" in line for line in lines)
     converter.run()
     assert_same_weights(MMInterleaved.from_pretrained(tmp_path / "out"), model)
@@ -471,7 +475,9 @@ def test_what_differs_from_a_snapshot_is_stored_and_named(model, pristine, tmp_p
 
     save_file({name: tensor + 1 for name, tensor in theirs.items()}, clip / "model.safetensors")
     with pytest.raises(ValueError, match=r"none with the same numbers; it is not what the checkpoint was built on"):
-        Converter(pristine, tmp_path / "other", config=model.config, base={"vision": clip}, progress=lines.append)
+        Converter(
+            pristine, tmp_path / "other", config=model.config, base={"vision_encoder": clip}, progress=lines.append
+        )
     assert not (tmp_path / "other").exists()
     num_taken = len(theirs) - 4  # without those two, and the norm of CLIP's pooled output, which no model here has
     with pytest.raises(ValueError, match=rf"{num_taken} of \d+ tensors in .* differ from the source"):
@@ -481,7 +487,10 @@ def test_what_differs_from_a_snapshot_is_stored_and_named(model, pristine, tmp_p
 def test_the_command_line_names_the_parts(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--out", str(tmp_path / "out"), "--base", "vae=somewhere"])
-    assert "'vae=somewhere' is not PART=DIR, PART one of language_model, vision, diffusion" in capsys.readouterr().err
+    assert (
+        "'vae=somewhere' is not COMPONENT=DIR, COMPONENT one of language_model, vision_encoder, image_decoder"
+        in capsys.readouterr().err
+    )
 
 
 def tokenizer_of(directory: Path, num_words: int) -> Path:

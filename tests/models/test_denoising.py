@@ -27,14 +27,14 @@ def ideal(noise_schedule: DDPMScheduler, latents: torch.Tensor, timestep: torch.
 def test_every_scheduler_arrives_where_the_model_points(scheduler, prediction_type) -> None:
     noise_schedule = schedule(prediction_type)
     noise = torch.randn(TRUTH.shape, generator=torch.Generator().manual_seed(0))
-    dice = [torch.Generator().manual_seed(i) for i in range(2)]
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
     steps = list(
         denoise(
             lambda latents, timestep: ideal(noise_schedule, latents, timestep),
             noise,
             noise_schedule,
             Denoising(num_inference_steps=5, scheduler=scheduler),
-            dice,
+            generators,
         )
     )
     assert [step.done for step in steps] == [1, 2, 3, 4, 5]
@@ -43,15 +43,15 @@ def test_every_scheduler_arrives_where_the_model_points(scheduler, prediction_ty
         torch.testing.assert_close(step.estimate, TRUTH, rtol=0, atol=2e-3)
 
 
-def test_noise_of_a_picture_is_its_own() -> None:
-    """The ancestral scheduler adds noise; a picture's depends on its own die alone."""
+def test_noise_of_an_image_is_its_own() -> None:
+    """The ancestral scheduler adds noise; an image's depends on its own die alone."""
     noise_schedule = schedule("epsilon")
     noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
     def drawn(latents: torch.Tensor, *seeds: int) -> torch.Tensor:
-        dice = [torch.Generator().manual_seed(seed) for seed in seeds]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         denoising = Denoising(num_inference_steps=3, scheduler="ddpm")
-        *_, last = denoise(lambda latents, _: 0.1 * latents, latents, noise_schedule, denoising, dice)
+        *_, last = denoise(lambda latents, _: 0.1 * latents, latents, noise_schedule, denoising, generators)
         return last.latents
 
     both = drawn(noise, 1, 2)

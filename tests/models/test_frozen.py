@@ -38,5 +38,5 @@ def test_the_papers_parts_and_no_others() -> None:
 
 
 def test_an_unknown_part_is_refused() -> None:
-    with pytest.raises(ValueError, match="no part 'unet' to freeze; expected some of vision, language_model, vae"):
+    with pytest.raises(ValueError, match="no component 'unet' to freeze; expected some of vision_encoder, "):
         freeze(torch.nn.Linear(1, 1), ["unet"])

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import pytest
 
 from models import MMInterleavedConfig
-from models.json_files import read_json
+from models.json_files import read_json, write_json
 from models.released.base_weights import load_base
 from models.released.conversion import Conversion
 from models.tensor_files import weight_files
@@ -32,3 +33,15 @@ def test_whoever_reads_a_damaged_file_names_it(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} is damaged \(.*\)\. Fetch or make it again"):
         read(tmp_path / name)
+
+
+def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    write_json(file, {"colour": "grün", "scores": [1, 2]})
+    before = file.read_text(encoding="utf-8")
+    assert json.loads(before) == {"colour": "grün", "scores": [1, 2]}
+    assert '\n "colour": "grün",\n' in before
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(file, {"scores": [1], "answer": object()})
+    assert file.read_text(encoding="utf-8") == before
+    assert list(tmp_path.iterdir()) == [file]

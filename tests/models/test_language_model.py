@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from models import MMInterleavedConfig
 from models.language_model import LanguageModel
-from models.synchronizer import all_looking_at
+from models.synchronizer import attending_to
 from numerics import assert_equal_up_to_rounding
 
 SHAPES = ((6, 4), (3, 2), (2, 1))
@@ -70,7 +70,7 @@ def test_mmfs_stands_between_attention_and_feed_forward(model: LanguageModel) ->
     states = states + attended
     states = states + synchronizer(states, values[0], data["visible"])
     expected = states + layer.mlp(layer.post_attention_layernorm(states))
-    with all_looking_at(model.synchronizers, values, data["visible"]):
+    with attending_to(model.synchronizers, values, data["visible"]):
         got = layer(data["embeddings"], attention_mask=data["mask"], position_embeddings=angles)
     torch.testing.assert_close(got, expected)
 

@@ -68,19 +68,19 @@ def test_the_toy_fits_the_shipped_size(processor: MMInterleavedProcessor) -> Non
     assert sum(p.numel() for p in model.parameters()) * 2 < 12e6  # bytes in half precision
 
 
-def test_it_reads_and_draws_pictures_that_are_no_squares(model: MMInterleaved, tmp_path: Path) -> None:
+def test_it_reads_and_draws_images_that_are_no_squares(model: MMInterleaved, tmp_path: Path) -> None:
     """Read 16 x 32 and drawn 32 x 48 pixels, (height, width)."""
     config = MMInterleavedConfig.tiny()
-    vision = dataclasses.replace(config.vision, image_size=(16, 32))
+    vision = dataclasses.replace(config.visual_tokenizer, image_size=(16, 32))
     config = dataclasses.replace(
-        config, vision=vision, image_decoder=dataclasses.replace(config.image_decoder, image_size=(32, 48))
+        config, visual_tokenizer=vision, image_decoder=dataclasses.replace(config.image_decoder, image_size=(32, 48))
     )
-    assert MMInterleavedConfig.from_dict(config.to_dict()).image_decoder.picture_shape == (32, 48)
+    assert MMInterleavedConfig.from_dict(config.to_dict()).drawn_image_size == (32, 48)
     model.save_pretrained(tmp_path)  # the same weights fit
     wide = MMInterleaved.from_pretrained(tmp_path, config=config)
     options = {"mode": "image", "max_new_images": 2, "num_inference_steps": 1}
     drawn = wide.generate(["a", Image.new("RGB", (64, 32), "red")], **options)
-    assert [picture.size for picture in drawn] == [(48, 32), (48, 32)]
+    assert [image.size for image in drawn] == [(48, 32), (48, 32)]
 
     batch = pack_rows(ROWS)
     shaped = {"pixel_values": torch.rand(len(batch.pixel_values), 3, 16, 32)}

@@ -52,7 +52,7 @@ def test_d1_null_slot() -> None:
     for null, alike in ((True, False), (False, True)):
         model = language_model(mmfs=replace(mmfs, null=null))
         for synchronizer in model.synchronizers:
-            torch.nn.init.zeros_(synchronizer.mmfs.sampling_offsets.weight)  # the centre: never outside the picture
+            torch.nn.init.zeros_(synchronizer.mmfs.sampling_offsets.weight)  # the centre: never outside the image
             torch.nn.init.zeros_(synchronizer.mmfs.sampling_offsets.bias)
         flat = torch.randn(1, 1, 16).expand(3, 85, 16)
         few, many = look(model, flat, (0, 1)), look(model, flat, (0, 3))
@@ -84,34 +84,32 @@ def _rows_of_first_image(model: LanguageModel, features: torch.Tensor, last: int
     synchronizer = model.synchronizers[0]
     values = synchronizer.project_values(features[:, model.pixels])
     values[[0, 2, 3]] = 0
-    synchronizer.look_at(values, torch.tensor([[[1, last]]]))
-    first, end = synchronizer.view.visible[0, 0].tolist()
-    bank = synchronizer.view.values.abs().sum((1, 2, 3))
-    synchronizer.look_away()
+    synchronizer.set_images(values, torch.tensor([[[1, last]]]))
+    first, end = synchronizer.images.visible[0, 0].tolist()
+    bank = synchronizer.images.values.abs().sum((1, 2, 3))
+    synchronizer.clear_images()
     return {end - 1 - image for image in range(first, end) if bank[image] > 0}  # row = age - 1
 
 
 @torch.no_grad()
 def test_d5_what_an_offset_counts() -> None:
-    """Release, "cell": 16ths of the picture, or pixels of the U-Net's map. Paper, "picture": whole pictures."""
+    """Release, "cell": 16ths of the image, or pixels of the U-Net's map. Paper, "image": whole images."""
     features = torch.randn(2, 85, 16)
-    mmfs = replace(TINY.language_model.mmfs, offset_unit="picture")
-    cells, pictures = language_model(), language_model(mmfs=mmfs)
-    for ours, theirs in zip(cells.synchronizers, pictures.synchronizers, strict=True):
+    mmfs = replace(TINY.language_model.mmfs, offset_unit="image")
+    cells, images = language_model(), language_model(mmfs=mmfs)
+    for ours, theirs in zip(cells.synchronizers, images.synchronizers, strict=True):
         torch.testing.assert_close(
             ours.mmfs.sampling_offsets.bias, 16 * theirs.mmfs.sampling_offsets.bias
         )  # same start
-    assert (
-        look(cells, features, (0, 2)) - look(pictures, features, (0, 2))
-    ).abs().max() > 1e-3  # weights count 16 fold
-    for synchronizer in pictures.synchronizers:
+    assert (look(cells, features, (0, 2)) - look(images, features, (0, 2))).abs().max() > 1e-3  # weights count 16 fold
+    for synchronizer in images.synchronizers:
         synchronizer.mmfs.sampling_offsets.weight /= 16
-    torch.testing.assert_close(look(cells, features, (0, 2)), look(pictures, features, (0, 2)))
+    torch.testing.assert_close(look(cells, features, (0, 2)), look(images, features, (0, 2)))
 
     torch.manual_seed(0)
     ours, theirs = (
         UNetSynchronizer(8, 16, SHAPES, replace(TINY.image_decoder.mmfs, offset_unit=unit))
-        for unit in ("cell", "picture")
+        for unit in ("cell", "image")
     )
     torch.nn.init.normal_(ours.conv.weight)
     theirs.load_state_dict(ours.state_dict())
@@ -120,28 +118,28 @@ def test_d5_what_an_offset_counts() -> None:
     theirs.mmfs.sampling_offsets.weight /= cell[:, None]
     map_ = torch.randn(1, 8, 4, 8)
     for synchronizer in (ours, theirs):
-        synchronizer.look_at(synchronizer.project_values(features), torch.tensor([[0, 2]]))
+        synchronizer.set_images(synchronizer.project_values(features), torch.tensor([[0, 2]]))
     torch.testing.assert_close(ours(map_), theirs(map_))
     assert (ours(map_) - map_).abs().max() > 1e-3
 
 
 def test_d6_level_sizes() -> None:
-    """Paper: 1/4 to 1/32 of the picture. Release: of the picture resized to 16 pixels a patch."""
-    clip = {**TINY.vision.clip, "image_size": 28, "patch_size": 14}
+    """Paper: 1/4 to 1/32 of the image. Release: of the image resized to 16 pixels a patch."""
+    clip = {**TINY.visual_tokenizer.vision_encoder, "image_size": 28, "patch_size": 14}
     for scale, sides in ((14, (7, 4, 2, 1)), (16, (8, 4, 2, 1))):
-        tokenizer = VisualTokenizer(replace(TINY.vision, clip=clip, prior_scale=scale), 32)
+        tokenizer = VisualTokenizer(replace(TINY.visual_tokenizer, vision_encoder=clip, prior_scale=scale), 32)
         assert tokenizer.spatial_shapes == tuple((side, side) for side in sides)
         _, features = tokenizer(torch.rand(2, 3, 28, 28))
         assert features.shape == (2, sum(side * side for side in sides), 16)
 
 
-@pytest.mark.parametrize("part", ["vision", "image_decoder"])
+@pytest.mark.parametrize("part", ["visual_tokenizer", "image_decoder"])
 def test_d7_resampler(part: str) -> None:
     """Paper: Perceiver. Release: Q-Former."""
     for qformer, kind in ((None, Resampler), (QFormerConfig(ffn_dim=24, qk_norm=True), QFormer)):
         config = replace(TINY, **{part: replace(getattr(TINY, part), qformer=qformer, resampler_layers=4)})
         model = MMInterleaved(config)
-        resampler = {"vision": model.visual_tokenizer, "image_decoder": model.image_decoder}[part].resampler
+        resampler = {"visual_tokenizer": model.visual_tokenizer, "image_decoder": model.image_decoder}[part].resampler
         assert type(resampler) is kind
         assert len(resampler.layers) == 4
         assert model(pack_rows(ROWS)).loss.isfinite()
@@ -152,7 +150,7 @@ def test_d7_resampler(part: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("part", ["vision", "image_decoder"])
+@pytest.mark.parametrize("part", ["visual_tokenizer", "image_decoder"])
 def test_d7_dropout_of_the_qformer(part: str) -> None:
     """Release: BERT's 0.1, in training. Paper: it speaks of none."""
     assert getattr(MMInterleavedConfig.released_13b(), part).qformer.dropout == 0.1
@@ -170,8 +168,8 @@ def test_d7_dropout_of_the_qformer(part: str) -> None:
 
 def test_d7_positions_of_the_resamplers_inputs() -> None:
     pixels = torch.rand(2, 3, 32, 32)
-    plain = VisualTokenizer(TINY.vision, 32)
-    projected = VisualTokenizer(replace(TINY.vision, resampler_input="projected"), 32)
+    plain = VisualTokenizer(TINY.visual_tokenizer, 32)
+    projected = VisualTokenizer(replace(TINY.visual_tokenizer, resampler_input="projected"), 32)
     new = projected.state_dict().keys() - plain.state_dict().keys()
     assert {name.split(".")[0] for name in new} == {"hidden_proj", "input_norm"}
     assert projected(pixels)[0].shape == plain(pixels)[0].shape
@@ -231,7 +229,7 @@ def test_d11_positions_of_maps() -> None:
     shapes = {}
     for table in (False, True):
         torch.manual_seed(0)
-        tokenizer = VisualTokenizer(replace(TINY.vision, position_table=table), 32).eval()
+        tokenizer = VisualTokenizer(replace(TINY.visual_tokenizer, position_table=table), 32).eval()
         shapes[table] = tokenizer(torch.full((1, 3, 32, 32), 0.5))
     torch.testing.assert_close(shapes[True][0], shapes[False][0])  # the patch grid is the table's
     assert (shapes[True][1] - shapes[False][1]).abs().max() > 0.05
@@ -256,9 +254,9 @@ def test_d12_dropped_images() -> None:
             visible=torch.tensor([[0, 2]]).expand(6, 2),
             keys=keys,
         )
-        kept = decoder._may_look(torch.arange(400)).float().mean()
+        kept = decoder._keeps_images(torch.arange(400)).float().mean()
         assert abs(1 - drop - kept) < 0.08
     sees, blind = losses[0.0], losses[1.0]
     assert ((sees - blind).abs() > 1e-6).all()
     half = MMInterleaved(replace(TINY, image_decoder=replace(TINY.image_decoder, image_drop=0.5))).image_decoder
-    torch.testing.assert_close(losses[0.5], torch.where(half._may_look(keys), sees, blind))
+    torch.testing.assert_close(losses[0.5], torch.where(half._keeps_images(keys), sees, blind))

@@ -14,7 +14,7 @@ def test_text_survives(processor: MMInterleavedProcessor) -> None:
     assert processor.decode_text([1, *processor.encode_text("x"), 2]) == "x"
 
 
-def test_pictures_are_cropped_at_the_centre_and_resized(processor: MMInterleavedProcessor) -> None:
+def test_images_are_cropped_at_the_centre_and_resized(processor: MMInterleavedProcessor) -> None:
     wide = np.zeros((64, 128, 3), dtype=np.uint8)
     wide[:, 32:96] = 200
     pixels = processor.encode_image(Image.fromarray(wide))
@@ -23,7 +23,7 @@ def test_pictures_are_cropped_at_the_centre_and_resized(processor: MMInterleaved
     torch.testing.assert_close(pixels, torch.full((3, 32, 32), 200 / 255))
 
 
-def test_pictures_need_not_be_square(processor: MMInterleavedProcessor, tmp_path: Path) -> None:
+def test_images_need_not_be_square(processor: MMInterleavedProcessor, tmp_path: Path) -> None:
     MMInterleavedProcessor(processor.tokenizer, image_size=(16, 32)).save_pretrained(tmp_path)
     wide = MMInterleavedProcessor.from_directory(tmp_path)
     assert wide is not None
@@ -34,7 +34,7 @@ def test_pictures_need_not_be_square(processor: MMInterleavedProcessor, tmp_path
     assert torch.equal(wide.encode_image(half), half)
 
 
-def test_a_squeezed_picture_is_whole_and_stays_so(processor: MMInterleavedProcessor, tmp_path: Path) -> None:
+def test_a_squeezed_image_is_whole_and_stays_so(processor: MMInterleavedProcessor, tmp_path: Path) -> None:
     MMInterleavedProcessor(processor.tokenizer, image_size=(16, 32), fit="squeeze").save_pretrained(tmp_path)
     again = MMInterleavedProcessor.from_directory(tmp_path)
     assert again is not None
@@ -54,17 +54,17 @@ def test_arrays_tensors_and_images_agree(processor: MMInterleavedProcessor) -> N
 
 
 def test_it_is_called_as_transformers_processors_are(processor: MMInterleavedProcessor) -> None:
-    picture = Image.new("RGB", (40, 50), "red")
-    inputs = processor(text=["a snail", "two"], images=[picture, picture])
+    image = Image.new("RGB", (40, 50), "red")
+    inputs = processor(text=["a snail", "two"], images=[image, image])
     assert inputs.input_ids.shape == inputs["attention_mask"].shape == (2, 7)
     assert inputs.attention_mask.tolist() == [[1] * 7, [1] * 3 + [0] * 4]
     assert processor.batch_decode(inputs.input_ids) == ["a snail", "two"]
     assert processor.batch_decode([processor.encode_text("x")]) == ["x"]
     assert inputs.pixel_values.shape == (2, 3, 32, 32)
-    one = processor("a snail", picture)
+    one = processor("a snail", image)
     assert torch.equal(one.input_ids[0], inputs.input_ids[0])
     assert torch.equal(one.pixel_values, inputs.pixel_values[:1])
-    assert set(processor(images=picture)) == {"pixel_values"}
+    assert set(processor(images=image)) == {"pixel_values"}
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_it_is_called_as_transformers_processors_are(processor: MMInterleavedPro
     [torch.zeros(1, 32, 32), torch.zeros(3, 32, 32, dtype=torch.uint8), np.zeros((32, 32), dtype=np.uint8)],
     ids=["one-channel", "byte-tensor", "grey-array"],
 )
-def test_a_wrong_picture_gets_a_sentence(processor: MMInterleavedProcessor, wrong: object) -> None:
+def test_a_wrong_image_gets_a_sentence(processor: MMInterleavedProcessor, wrong: object) -> None:
     with pytest.raises(ValueError, match=r"An image (tensor|array) must be .* got"):
         processor.encode_image(wrong)
 
 
-def test_a_file_name_is_no_picture(processor: MMInterleavedProcessor) -> None:
+def test_a_file_name_is_no_image(processor: MMInterleavedProcessor) -> None:
     with pytest.raises(TypeError, match=r"got a str\. Open a file with PIL\.Image\.open"):
         processor.encode_image("snail.png")  # type: ignore[arg-type]
 

@@ -172,7 +172,7 @@ def test_unet_synchronizer() -> None:
     assert not fill(synchronizer, weights, (*UNET_SYNCHRONIZER, *under("mmfs", "mmfs", MMFS)), without={"pos_embed"})
 
     values = synchronizer.project_values(case["feats"].flatten(0, 1))
-    synchronizer.look_at(values, ranges(case["mask"]))
+    synchronizer.set_images(values, ranges(case["mask"]))
     assert_equal(synchronizer(case["sample"]) - case["sample"], case["output"])
 
 
@@ -188,9 +188,9 @@ def whole_config() -> MMInterleavedConfig:
     narrow_lm = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96}
     return replace(
         released,
-        vision=replace(
-            released.vision,
-            clip={**released.vision.clip, **narrow_clip},
+        visual_tokenizer=replace(
+            released.visual_tokenizer,
+            vision_encoder={**released.visual_tokenizer.vision_encoder, **narrow_clip},
             num_visual_tokens=4,
             resampler_dim=24,
             resampler_layers=2,

@@ -4,7 +4,7 @@ from diffusers import UNet2DConditionModel
 
 from models import MMInterleavedConfig
 from models.synchronized_unet import SynchronizedUNet, skip_channels
-from models.synchronizer import all_looking_at
+from models.synchronizer import attending_to
 from numerics import assert_equal_up_to_rounding
 
 SHAPES = ((6, 4), (3, 2))
@@ -56,7 +56,7 @@ def test_only_visible_images_matter(placement: str) -> None:
     unet, data = open_convolutions(build(placement)), inputs()
     before = run(unet, data)
     data["features"] = data["features"].clone()
-    data["features"][2] = torch.randn(30, FEATURES)  # image 2 is seen by the second picture only
+    data["features"][2] = torch.randn(30, FEATURES)  # image 2 is seen by the second image only
     after = run(unet, data)
     assert_equal_up_to_rounding(after[0], before[0])
     assert (after[1] - before[1]).abs().max() > 1e-4
@@ -89,7 +89,7 @@ def test_skips_equal_residuals_passed_by_hand() -> None:
     for hook in hooks:
         hook.remove()
     assert [r.shape[1] for r in residuals] == skip_channels(unet.host)
-    with all_looking_at(unet.synchronizers, unet.project_values(data["features"]), data["visible"]):
+    with attending_to(unet.synchronizers, unet.project_values(data["features"]), data["visible"]):
         down = tuple(sync(r) - r for sync, r in zip(skips, residuals, strict=True))
         added = mid(middle[0]) - middle[0]
     expected = unet.host(

@@ -1,4 +1,4 @@
-"""The visual tokenizer: pictures in [0, 1] to visual tokens and features."""
+"""The visual tokenizer: images in [0, 1] to visual tokens and features."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from models.config import MMInterleavedConfig
 from models.visual_tokenizer import VisualTokenizer
 from numerics import assert_equal_up_to_rounding
 
-CONFIG = MMInterleavedConfig.tiny().vision
+CONFIG = MMInterleavedConfig.tiny().visual_tokenizer
 LM_HIDDEN = 24
 
 
@@ -26,13 +26,13 @@ def test_shapes(tokenizer, num_images, height, width):
 
     num_pixels = sum(h * w for h, w in tokenizer.adapter.level_shapes(height, width))
     assert tokens.shape == (num_images, CONFIG.num_visual_tokens, LM_HIDDEN)
-    assert features.shape == (num_images, num_pixels, CONFIG.clip["hidden_size"])
+    assert features.shape == (num_images, num_pixels, CONFIG.vision_encoder["hidden_size"])
 
 
 def test_spatial_shapes_are_those_of_the_configured_size(tokenizer):
     assert tokenizer.spatial_shapes == ((16, 16), (8, 8), (4, 4), (2, 2))
 
-    toy = VisualTokenizer(MMInterleavedConfig.toy().vision, LM_HIDDEN)
+    toy = VisualTokenizer(MMInterleavedConfig.toy().visual_tokenizer, LM_HIDDEN)
     assert toy.spatial_shapes == ((16, 16), (8, 8), (4, 4), (2, 2))
 
 

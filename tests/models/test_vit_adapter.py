@@ -118,7 +118,7 @@ def test_deformable_points_start_apart_and_learn_apart():
 
 
 def test_detail_finer_than_the_vit_sees_is_in_the_finest_map():
-    """Two pictures whose patches differ by one pixel: the finest map differs where the pixel is, not elsewhere."""
+    """Two images whose patches differ by one pixel: the finest map differs where the pixel is, not elsewhere."""
     adapter = make_adapter()
     for layer in adapter.vision_model.encoder.layers:
         torch.nn.init.zeros_(layer.self_attn.out_proj.weight)  # patches stay apart, so the change stays where it is

@@ -49,7 +49,7 @@ def phase():
 def test_batches_are_pictures_with_labels(phase):
     batch = phase.batch(0, PICTURES)
     assert isinstance(batch, LabelledPictures)
-    num_images, size = len(PICTURES), tiny().model.vision.clip["image_size"]
+    num_images, size = len(PICTURES), tiny().model.visual_tokenizer.vision_encoder["image_size"]
     assert batch.pixel_values.shape == (num_images, 3, size, size)
     assert batch.classes.shape == batch.numbers.shape == (num_images, size, size)
     assert phase.size(batch) == (0, num_images)

@@ -36,13 +36,22 @@ def questions(shards) -> str:
 def test_a_model_is_taught_to_answer(tiny_model, questions, tmp_path):
     out = tmp_path / "run"
     options = ["--manifest", questions, "--corpus.num_rows", "1", "--corpus.row_tokens", "192"]
-    sizes = ["--model.vision.image_size", "[48,48]", "--num_steps", "2", "--num_workers", "0", "--num_threads", "1"]
+    sizes = [
+        "--model.visual_tokenizer.image_size",
+        "[48,48]",
+        "--num_steps",
+        "2",
+        "--num_workers",
+        "0",
+        "--num_threads",
+        "1",
+    ]
     whole = ["--precision", "float32"]  # else what is frozen is rounded
     assert main(["vqa", "--init", str(tiny_model), "--out", str(out), *options, *sizes, *whole]) == 0
     steps = [record for record in read_log(out) if "event" not in record]
     assert all(step["loss_text"] > 0 and step["loss_image"] is None for step in steps)
     before, after = (MMInterleaved.from_pretrained(path) for path in (tiny_model, out / "model"))
-    assert after.config.vision.picture_shape == (48, 48)
+    assert after.config.image_size == (48, 48)
     moved = {
         name.split(".")[0]
         for (name, left), right in zip(before.named_parameters(), after.parameters(), strict=True)
@@ -55,7 +64,7 @@ def test_settings_are_the_tables_for_the_given_model(tiny_model):
     command = parse_task(["vqa", "--init", str(tiny_model), "--optim.eps", "1e-7"])
     model = command.config.model
     assert model.language_model.transformer["hidden_size"] == 32
-    assert model.vision.picture_shape == (448, 448)
+    assert model.image_size == (448, 448)
     assert (command.config.optim.lr, command.config.optim.eps) == (1e-5, 1e-7)
 
 

@@ -25,7 +25,7 @@ from trainer.sample_sheet import (
     sheet,
 )
 
-NUM_VISUAL = tiny().model.vision.num_visual_tokens
+NUM_VISUAL = tiny().model.visual_tokenizer.num_visual_tokens
 
 
 def config(out, **tasks):

@@ -39,19 +39,24 @@ def parts(tmp_path_factory) -> PartsConfig:
     folder = tmp_path_factory.mktemp("parts")
     return PartsConfig(
         language_model=str(write_language_model(folder / "lm")),
-        vision=str(write_clip(folder / "clip")),
-        diffusion=str(write_diffusion(folder / "sd")),
+        vision_encoder=str(write_clip(folder / "clip")),
+        image_decoder=str(write_diffusion(folder / "sd")),
     )
 
 
 def test_a_run_begins_with_pre_trained_parts_and_ends_with_a_model(parts, shards, tmp_path, capsys):
     captions = shards.manifest(shards.pairs("captions.tar", [f"a snail with number {n}" for n in range(8)]))
     config = replace(
-        on_a_corpus(captions), model=like(gate=0.3), parts=parts, frozen=["vision", "language_model", "vae"]
+        on_a_corpus(captions), model=like(gate=0.3), parts=parts, frozen=["vision_encoder", "language_model", "vae"]
     )
     start = make_model(config)
-    options = [f"--parts.{name} {getattr(parts, name)}" for name in ("language_model", "vision", "diffusion")]
-    options += ["--frozen ['vision','language_model','vae']", f"--corpus.sources {{'c':{{'manifest':'{captions}'}}}}"]
+    options = [
+        f"--parts.{name} {getattr(parts, name)}" for name in ("language_model", "vision_encoder", "image_decoder")
+    ]
+    options += [
+        "--frozen ['vision_encoder','language_model','vae']",
+        f"--corpus.sources {{'c':{{'manifest':'{captions}'}}}}",
+    ]
     options += ["--corpus.num_rows 1", "--corpus.row_tokens 96", "--encoder_pretraining.num_steps 0", "--num_steps 2"]
     out = tmp_path / "run"
     arguments = [word for option in options for word in option.split(" ", 1)]
@@ -67,10 +72,10 @@ def test_a_run_begins_with_pre_trained_parts_and_ends_with_a_model(parts, shards
 
 def test_another_size_of_pictures_fits_the_same_weights(saved):
     base = tiny()
-    larger = replace(base.model, vision=replace(base.model.vision, image_size=(64, 64)))
+    larger = replace(base.model, visual_tokenizer=replace(base.model.visual_tokenizer, image_size=(64, 64)))
     model = make_model(replace(base, init=saved, model=larger))
     source = MMInterleaved.from_pretrained(saved)
-    assert (model.processor.height, model.config.vision.picture_shape) == (64, (64, 64))
+    assert (model.processor.height, model.config.image_size) == (64, (64, 64))
     for name, tensor in source.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
 
@@ -104,8 +109,8 @@ def test_what_cannot_be_is_told(saved, parts, tmp_path):
     missing = replace(parts, language_model=str(tmp_path))
     with pytest.raises(UsageError, match=f"{tmp_path} has no config.json"):
         make_model(replace(on_a_corpus(), parts=missing, model=like()))
-    smaller = replace(base.model, vision=replace(base.model.vision, num_visual_tokens=3))
-    with pytest.raises(UsageError, match=r"vision\.num_visual_tokens: 2 -> 3"):
+    smaller = replace(base.model, visual_tokenizer=replace(base.model.visual_tokenizer, num_visual_tokens=3))
+    with pytest.raises(UsageError, match=r"visual_tokenizer\.num_visual_tokens: 2 -> 3"):
         make_model(replace(base, init=saved, model=smaller))
 
 

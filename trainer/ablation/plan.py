@@ -38,7 +38,9 @@ class Arm:
     def model(self, base: MMInterleavedConfig) -> MMInterleavedConfig:
         """`base`, changed in what this arm is about."""
         if self.num_visual_tokens is not None:
-            base = replace(base, vision=replace(base.vision, num_visual_tokens=self.num_visual_tokens))
+            base = replace(
+                base, visual_tokenizer=replace(base.visual_tokenizer, num_visual_tokens=self.num_visual_tokens)
+            )
         if self.gate is None:
             return base.without_mmfs()
         return replace(base, language_model=replace(base.language_model, gate_init=self.gate))
@@ -132,7 +134,7 @@ class Run:
             base,
             out=str(out / self.place),
             model=self.arm.model(base.model),
-            data=self.lesson.data(base.data, base.model.vision.num_visual_tokens, self.arm.num_visual_tokens),
+            data=self.lesson.data(base.data, base.model.visual_tokenizer.num_visual_tokens, self.arm.num_visual_tokens),
             num_steps=self.num_steps,
             optim=replace(base.optim, warmup_steps=max(1, self.num_steps // 8)),
             encoder_pretraining=replace(base.encoder_pretraining, num_steps=0),
@@ -153,7 +155,7 @@ class Run:
     def nominal_s(self, scale: Scale) -> float:
         """Seconds that it takes on a free core, as far as is known."""
         base = scale.recipe()
-        data = self.lesson.data(base.data, base.model.vision.num_visual_tokens, self.arm.num_visual_tokens)
+        data = self.lesson.data(base.data, base.model.visual_tokenizer.num_visual_tokens, self.arm.num_visual_tokens)
         longer = data.row_tokens / base.data.row_tokens
         return self.lesson.step_s * longer * self.num_steps + self.lesson.exam_s
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models import MMInterleaved
+from models.json_files import write_json
 from trainer.ablation.measures import Level, levels
 from trainer.ablation.plan import Run
 from trainer.ablation.scales import Scale
@@ -22,7 +23,6 @@ from trainer.evaluation.evaluated_model import describe_weights
 from trainer.evaluation.evaluator import evaluate
 from trainer.evaluation.progress import show_progress
 from trainer.evaluation.settings import Settings
-from trainer.json_files import write_json
 from trainer.options.changed_settings import changed_settings
 from trainer.run import make_run
 from trainer.run_directory import is_finished

@@ -104,14 +104,14 @@ CPU = Scale(
 def gpu_model() -> MMInterleavedConfig:
     """About 28 M parameters: reads 128-pixel pictures, draws 64-pixel ones."""
     toy = MMInterleavedConfig.toy()
-    vision, lm, decoder = toy.vision, toy.language_model, toy.image_decoder
+    vision, lm, decoder = toy.visual_tokenizer, toy.language_model, toy.image_decoder
     assert lm.mmfs is not None, "the toy language model has MMFS"
     assert decoder.mmfs is not None, "the toy image decoder has MMFS"
     return replace(
         toy,
-        vision=replace(
+        visual_tokenizer=replace(
             vision,
-            clip=vision.clip
+            vision_encoder=vision.vision_encoder
             | {
                 "hidden_size": 192,
                 "num_hidden_layers": 6,

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 
 from models.atomic_files import write_atomically
+from models.json_files import write_json
 from trainer.ablation.plan import PROGRAM, Run, Study
 from trainer.ablation.runs import Bench, Result
 from trainer.ablation.scales import Scale
 from trainer.ablation.starts import pretrained_encoder
 from trainer.ablation.tables import markdown, rows
-from trainer.json_files import write_json
 from trainer.plurals import counted
 from trainer.process.environment import environment
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
-from models.activation_checkpointing import recompute
+from models.activation_checkpointing import enable_activation_checkpointing
 from models.batch import IGNORED
 from models.component_names import CheckpointedComponent
 from trainer.config import TrainConfig
@@ -79,7 +79,7 @@ def figures(config: TrainConfig, machine: Machine) -> Figures:
     model = shell(config)
     parameters = count_parameters(model)
     plain = measure(model, config, shape)
-    recompute(model, get_args(CheckpointedComponent))
+    enable_activation_checkpointing(model, get_args(CheckpointedComponent))
     recomputed = measure(model, config, shape)
     is_alone = shape.num_rows == each
     return Figures(
@@ -147,7 +147,7 @@ def batch_shape(config: TrainConfig, num_rows: int) -> BatchShape:
             num_targets=int((batch.targets != IGNORED).sum()),
             context_tokens=int(batch.position_ids[row, column - 1].max()) + 1 if len(row) else 0,
         )
-    row_tokens, visual = config.corpus.row_tokens, config.model.vision.num_visual_tokens
+    row_tokens, visual = config.corpus.row_tokens, config.model.visual_tokenizer.num_visual_tokens
     num_images = max(1, row_tokens // (1 + visual + TEXT_TOKENS_AN_IMAGE)) * num_rows
     return BatchShape(
         num_rows=num_rows,

@@ -9,7 +9,7 @@ from torch import nn
 
 from models import MMInterleaved
 from models.component_names import CheckpointedComponent
-from models.frozen import PLACES
+from models.frozen import MODULE_NAMES
 from trainer.config import TrainConfig
 from trainer.cost.step_cost import StepCost
 from trainer.errors import UsageError
@@ -81,14 +81,14 @@ def _bytes_of(layer: nn.Module) -> LayerBytes:
 def part_of(name: str) -> str:
     """What a parameter belongs to, in the words of the report."""
     words = {
-        f"{PLACES['vision']}.": "CLIP",
+        f"{MODULE_NAMES['vision_encoder']}.": "CLIP",
         "visual_tokenizer.adapter.": "ViT-Adapter",
         "visual_tokenizer.": "visual resampler",
-        f"{PLACES['language_model']}.": "language model",
+        f"{MODULE_NAMES['language_model']}.": "language model",
         "language_model.synchronizers.": "MMFS in the language model",
         "image_decoder.unet.host.": "U-Net",
         "image_decoder.unet.synchronizers.": "MMFS in the U-Net",
-        f"{PLACES['vae']}.": "VAE",
+        f"{MODULE_NAMES['vae']}.": "VAE",
         "image_decoder.": "context resampler",
     }
     return next((word for prefix, word in words.items() if name.startswith(prefix)), "new tokens")
@@ -169,7 +169,7 @@ DRAWING = ("U-Net", "MMFS in the U-Net", "context resampler", "VAE")
 """The parts whose gradients come before the others'."""
 
 RECOMPUTED_IN: dict[CheckpointedComponent, str] = {
-    "vision": "encoder",
+    "vision_encoder": "encoder",
     "language_model": "language_model",
     "unet": "image_decoder",
 }

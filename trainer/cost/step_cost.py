@@ -96,7 +96,7 @@ def measure(model: MMInterleaved, config: TrainConfig, shape: BatchShape) -> Ste
     """Run the forward of a micro-batch of `trainer.step.accumulate`, less its work on indices, on tensors without data.
 
     Args:
-        model: the `shell` of the run; `models.activation_checkpointing.recompute` changes what it keeps.
+        model: the `shell` of the run; `enable_activation_checkpointing` changes what it keeps.
         config: the run.
         shape: of the micro-batch.
     """
@@ -168,7 +168,7 @@ class _Meter:
         return result
 
     def _encode(self, shape: BatchShape) -> tuple[Tensor, Tensor]:
-        return self._model.visual_tokenizer(torch.zeros(shape.num_images, 3, *self._model.config.vision.picture_shape))
+        return self._model.visual_tokenizer(torch.zeros(shape.num_images, 3, *self._model.config.image_size))
 
     def _read(self, shape: BatchShape, visual_tokens: Tensor, features: Tensor) -> Tensor:
         size = (shape.num_rows, shape.row_tokens)
@@ -188,7 +188,7 @@ class _Meter:
 
     def _image_loss(self, shape: BatchShape, hidden: Tensor, features: Tensor, images: int) -> Tensor:
         decoder = self._model.image_decoder
-        height, width = self._model.config.image_decoder.picture_shape
+        height, width = self._model.config.drawn_image_size
         rows = torch.zeros(images, 1, dtype=torch.int64)
         columns = torch.zeros(images, shape.context_tokens, dtype=torch.int64)
         looked_at = -(-shape.num_images * images // shape.num_drawn)  # of the bank, by this share of the drawn

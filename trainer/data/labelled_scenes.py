@@ -55,7 +55,7 @@ class LabelledScenes:
 
     def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int) -> None:
         self.config = config
-        self.image_px = model.vision.picture_shape[0]
+        self.image_px = model.image_size[0]
         self.seed = seed
 
     def __call__(self, step: int, images: range) -> LabelledPictures:

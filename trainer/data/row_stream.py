@@ -36,15 +36,15 @@ class RowStream(ABC):
         seed: int,
         datasets: Sequence[str],
     ) -> None:
-        height, width = model.vision.picture_shape
+        height, width = model.image_size
         if height != width:
             raise ValueError(f"The model reads pictures of {width} x {height} px; training makes squares.")
         self.image_px = height
-        drawn_height, drawn_width = model.image_decoder.picture_shape
+        drawn_height, drawn_width = model.drawn_image_size
         if drawn_height != drawn_width:
             raise ValueError(f"The model draws pictures of {drawn_width} x {drawn_height} px; training makes squares.")
         self.drawn_px = drawn_height
-        self.num_visual_tokens = model.vision.num_visual_tokens
+        self.num_visual_tokens = model.visual_tokenizer.num_visual_tokens
         self.num_rows = num_rows
         self.row_tokens = row_tokens
         self.seed = seed

@@ -60,7 +60,7 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
     try:
         reading = TorchGenerationState(model)
         reading.folded = None  # so that it is the layers that look, with the hooks on them
-        segments = to_model(prompt, model.config.vision.picture_shape[0])
+        segments = to_model(prompt, model.config.image_size[0])
         reading.read([[piece for segment in segments for piece in pieces_of(segment, processor, model.config)]])
     finally:
         for hook in hooks:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from models import MMInterleaved
 from models.atomic_files import write_atomically
+from models.json_files import write_json
 from trainer import pretrain
 from trainer.demo.content import Demo
 from trainer.demo.export_samples import write_samples
@@ -27,7 +28,6 @@ from trainer.evaluation.evaluated_model import describe_weights, world_of
 from trainer.evaluation.evaluator import Evaluation, evaluate, table
 from trainer.evaluation.progress import show_progress
 from trainer.evaluation.settings import Settings
-from trainer.json_files import write_json
 from trainer.process.environment import environment, num_cores
 from trainer.run_files import MODEL
 

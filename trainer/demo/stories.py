@@ -19,7 +19,7 @@ def tell(model: MMInterleaved, settings: Settings, *, num_stories: int) -> Itera
     for index, document in enumerate(held_out(model, settings, "story", num_stories)):
         prompt = prompt_of(document)
         written = model.generate(
-            to_model(prompt, model.config.vision.picture_shape[0]),
+            to_model(prompt, model.config.image_size[0]),
             mode="auto",
             max_new_tokens=STORY_TOKENS,
             max_new_images=4,

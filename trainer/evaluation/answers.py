@@ -77,7 +77,7 @@ def go_on(
     model: MMInterleaved, given: Sequence[Segment], settings: Settings, *, max_new_tokens: int, seed: int
 ) -> Written:
     """What the model writes after some segments, or with `max_new_tokens` 0 draws after them."""
-    segments = to_model(given, model.config.vision.picture_shape[0])
+    segments = to_model(given, model.config.image_size[0])
     if max_new_tokens:
         written = model.generate(segments, mode="text", max_new_tokens=max_new_tokens)
         return "".join(piece for piece in written if isinstance(piece, str)).strip()

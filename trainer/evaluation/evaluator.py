@@ -85,7 +85,7 @@ def evaluate(
         written[job.document.task].append(one)
         seconds[job.document.task] += spent_s
         progress(progress_line(asked, written, seconds, max(num_workers, 1)))
-    side_px = min(*model.config.image_decoder.picture_shape, CANVAS)
+    side_px = min(*model.config.drawn_image_size, CANVAS)
     results = {
         task: grade(
             EXAMS[task],

@@ -11,6 +11,6 @@ from trainer.evaluation.settings import Settings
 
 def held_out(model: MMInterleaved, settings: Settings, task: str, num_documents: int) -> list[Document]:
     """The first validation documents of a family, with pictures of the size that the model was trained on."""
-    image_px = picture_px(model.config.vision.picture_shape[0])
+    image_px = picture_px(model.config.image_size[0])
     options = TaskOptions(settings.num_concepts, image_px, settings.num_sprites)
     return documents(task, "val", 0, num_documents, seed=settings.data_seed, options=options)

@@ -26,12 +26,12 @@ def vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
     model = model or paper_model()
     return _finetuning(
         "vqa",
-        replace(model, vision=replace(model.vision, image_size=(448, 448))),
+        replace(model, visual_tokenizer=replace(model.visual_tokenizer, image_size=(448, 448))),
         SourceConfig("", samples_per_row=16, max_images_per_row=16),
         num_rows=16,
         num_steps=10_000,
         optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
-        frozen=["vision", "image_decoder"],
+        frozen=["vision_encoder", "image_decoder"],
         micro_batch_rows=1,  # of larger pictures
         shard_layers=True,
     )
@@ -46,7 +46,7 @@ def rec(model: MMInterleavedConfig | None = None) -> TrainConfig:
         num_rows=16,
         num_steps=10_000,
         optim=_optim(2e-5, beta=0.999, warmup_steps=500),
-        frozen=["vision", "image_decoder"],
+        frozen=["vision_encoder", "image_decoder"],
         shard_layers=True,
     )
 
@@ -64,7 +64,7 @@ def seg2img(model: MMInterleavedConfig | None = None) -> TrainConfig:
         row_tokens=1536,
         num_steps=4000,
         optim=_optim(1e-4, beta=0.98, eps=1e-5, warmup_steps=100, unet_lr_factor=0.1),
-        frozen=["vision", "language_model", "vae"],
+        frozen=["vision_encoder", "language_model", "vae"],
     )
 
 
@@ -80,7 +80,7 @@ def story(model: MMInterleavedConfig | None = None) -> TrainConfig:
         num_rows=32,
         num_steps=4000,
         optim=_optim(1e-5, beta=0.98, warmup_steps=200, unet_lr_factor=10.0),
-        frozen=["vision", "language_model", "vae"],
+        frozen=["vision_encoder", "language_model", "vae"],
     )
 
 
@@ -93,7 +93,7 @@ def instruct(model: MMInterleavedConfig | None = None) -> TrainConfig:
         num_rows=32,
         num_steps=10_000,
         optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
-        frozen=["vision", "vae"],
+        frozen=["vision_encoder", "vae"],
         image_chunk=4,  # beside a language model that learns
         shard_layers=True,
     )

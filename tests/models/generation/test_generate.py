@@ -14,7 +14,7 @@ from rows import BOI, EOS
 FAST = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
-def picture(value: int) -> Image.Image:
+def image(value: int) -> Image.Image:
     return Image.fromarray(np.full((32, 32, 3), value, dtype=np.uint8))
 
 
@@ -39,7 +39,7 @@ def level_difference(one: Image.Image, other: Image.Image) -> int:
 
 @pytest.mark.parametrize(
     "segments",
-    [[], ["a"], [picture(9)], ["a", picture(9), "b"], [picture(9), picture(200), picture(90), "b"]],
+    [[], ["a"], [image(9)], ["a", image(9), "b"], [image(9), image(200), image(90), "b"]],
     ids=["nothing", "text", "image", "mixed", "three-images"],
 )
 def test_any_prompt_continues(model: MMInterleaved, segments: list) -> None:
@@ -56,10 +56,10 @@ def test_begin_of_image_calls_the_image_decoder_and_the_image_becomes_visible(mo
     assert len(result[2]) == 4
     assert result[0].size == (32, 32)
     # The second image was drawn looking at the first.
-    reading = TorchGenerationState(model)
+    state = TorchGenerationState(model)
     with torch.no_grad():
-        reading.read([[[1, *model.processor.encode_text("a"), BOI], model.processor.encode_image(result[0]), [BOI]]])
-        *_, step = reading.draw([0], [1], Denoising(**FAST))
+        state.read([[[1, *model.processor.encode_text("a"), BOI], model.processor.encode_image(result[0]), [BOI]]])
+        *_, step = state.draw([0], [1], Denoising(**FAST))
         expected = model.processor.decode_image(model.image_decoder.decode(step.latents)[0])
     assert level_difference(expected, result[1]) <= 1
 
@@ -67,8 +67,8 @@ def test_begin_of_image_calls_the_image_decoder_and_the_image_becomes_visible(mo
 BATCH = [
     ["a"],
     [],
-    ["one ", picture(9), " two ", picture(200), " three"],
-    [picture(90)],
+    ["one ", image(9), " two ", image(200), " three"],
+    [image(90)],
     ["some longer text without an image"],
 ]
 
@@ -85,16 +85,16 @@ def test_a_document_does_not_depend_on_its_batch(model: MMInterleaved, mode: str
     for document, seed, result in zip(BATCH, seeds, together, strict=True):
         alone = model.generate(document, seed=seed, **options)
         assert [type(segment) for segment in result] == [type(segment) for segment in alone]
-        assert result.finish == alone.finish
+        assert result.finish_reason == alone.finish_reason
         for one, other in zip(result, alone, strict=True):
             assert one == other if isinstance(one, str) else level_difference(one, other) <= 1
-        kinds.add((len(result), result.finish))
+        kinds.add((len(result), result.finish_reason))
     if mode == "auto":
         assert len(kinds) > 1, "the documents all went the same way, so that little was tested"
 
 
 def test_nothing_is_encoded_or_projected_twice(model: MMInterleaved) -> None:
-    """Of each picture, read or drawn, there is one encoding, and one projection per synchronizer that needs it."""
+    """Of each image, read or drawn, there is one encoding, and one projection per synchronizer that needs it."""
     encoded: list[int] = []
     projected: dict[str, int] = {}
     embedded: list[int] = []
@@ -111,7 +111,7 @@ def test_nothing_is_encoded_or_projected_twice(model: MMInterleaved) -> None:
 
             module.register_forward_hook(count)
     say(model, BOI, 20)
-    result = model.generate(["a", picture(9), picture(90)], max_new_tokens=9, max_new_images=2, **FAST)
+    result = model.generate(["a", image(9), image(90)], max_new_tokens=9, max_new_images=2, **FAST)
     assert [type(segment) for segment in result] == [Image.Image, Image.Image, str]
     assert encoded == [2, 1, 1]  # the prompt's two together, then each drawn one
     in_language_model = [num for name, num in projected.items() if name.startswith("language_model")]
@@ -126,26 +126,26 @@ def test_modes(model: MMInterleaved) -> None:
     say(model, BOI, 20)
     text = model.generate(["a"], mode="text", max_new_tokens=3)
     assert text == [model.processor.decode_text([20] * 3)]
-    assert text.finish == "max_new_tokens"
+    assert text.finish_reason == "max_new_tokens"
     images = model.generate(["a"], mode="image", max_new_images=2, **FAST)
     assert [type(s) for s in images] == [Image.Image, Image.Image]
-    assert images.finish == "max_new_images"
+    assert images.finish_reason == "max_new_images"
 
 
 def test_the_end_token_ends(model: MMInterleaved) -> None:
     say(model, EOS)
     result = model.generate(["a"], max_new_tokens=50)
     assert result == []
-    assert result.finish == "end"
+    assert result.finish_reason == "end"
 
 
 def test_a_stop_text_ends(model: MMInterleaved) -> None:
     [token] = model.processor.encode_text("x")
     say(model, token)
     result = model.generate(["a"], max_new_tokens=50, stop="xxx")
-    assert (result, result.finish) == ([], "stop")
+    assert (result, result.finish_reason) == ([], "stop")
     result = model.generate(["a"], max_new_tokens=2, stop=["xxx", "y"])
-    assert (result, result.finish) == (["xx"], "max_new_tokens")
+    assert (result, result.finish_reason) == (["xx"], "max_new_tokens")
 
 
 def test_special_tokens_are_never_written(model: MMInterleaved) -> None:
@@ -192,28 +192,28 @@ def test_a_stream_shows_previews(model: MMInterleaved) -> None:
 
 def test_a_task_puts_the_document_into_its_prompt(model: MMInterleaved) -> None:
     say(model, BOI, 20)
-    caption = model.generate([picture(9)], task="caption", max_new_tokens=3)
+    caption = model.generate([image(9)], task="caption", max_new_tokens=3)
     assert caption.prompt[1:] == [" a photo of"]
-    assert caption == [model.processor.decode_text([20] * 3)]  # no picture: a caption is text
-    drawn = model.generate([[picture(9), " a"], [picture(8), " b"]], task="label_map", **FAST)
+    assert caption == [model.processor.decode_text([20] * 3)]  # no image: a caption is text
+    drawn = model.generate([[image(9), " a"], [image(8), " b"]], task="label_map", **FAST)
     assert [[type(segment) for segment in result] for result in drawn] == [[Image.Image]] * 2
-    kept = model.generate([picture(9), " a"], task="label_map", mode="text", max_new_tokens=1)
+    kept = model.generate([image(9), " a"], task="label_map", mode="text", max_new_tokens=1)
     assert [type(segment) for segment in kept] == [str]
 
 
 def test_too_long_a_context_is_an_error_or_cut(model: MMInterleaved) -> None:
     say(model, 20)
     limit_length(model, 20)
-    document = ["a" * 9, picture(9), "bcd", picture(90), "ef"]  # 1 + 9 + 3 + 3 + 3 + 2 tokens
+    document = ["a" * 9, image(9), "bcd", image(90), "ef"]  # 1 + 9 + 3 + 3 + 3 + 2 tokens
     with pytest.raises(ValueError, match=r"Document 0 has 21 tokens; the language model reads 20, 1 less"):
         model.generate(document, mode="text")
     with pytest.raises(ValueError, match=r"Document 1 has 21 tokens; the language model reads 20, 1 less"):
         model.generate([["a"], ["a" * 17]], mode="text", max_new_tokens=6)
     cut = model.generate(document, mode="text", max_new_tokens=10, overflow="cut")
     assert cut.num_cut == 2  # 1 + 8 + 10 tokens are left
-    assert (cut, cut.finish) == (model.generate(document[2:], mode="text", max_new_tokens=10), "max_new_tokens")
+    assert (cut, cut.finish_reason) == (model.generate(document[2:], mode="text", max_new_tokens=10), "max_new_tokens")
     ends = model.generate(["a" * 17], mode="text", max_new_tokens=6, overflow="cut")
-    assert (ends, ends.finish) == ([model.processor.decode_text([20] * 3)], "length")
+    assert (ends, ends.finish_reason) == ([model.processor.decode_text([20] * 3)], "length")
     with pytest.raises(ValueError, match="Document 0 has 31 tokens"):
         model.generate(["a" * 30], overflow="cut")
 

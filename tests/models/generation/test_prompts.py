@@ -3,44 +3,44 @@ from PIL import Image
 
 from models.generation.prompts import PROMPTS, prompt_for
 
-PICTURE = Image.new("RGB", (8, 8))
+IMAGE = Image.new("RGB", (8, 8))
 OTHER = Image.new("RGB", (8, 8))
 
 
 @pytest.mark.parametrize(
     ("task", "document", "filled", "mode"),
     [
-        ("caption", [PICTURE], [PICTURE, " a photo of"], "text"),
+        ("caption", [IMAGE], [IMAGE, " a photo of"], "text"),
         (
             "question",
-            ["what is it?", PICTURE],
+            ["what is it?", IMAGE],
             [
                 "Based on the image, please answer the question. ",
-                PICTURE,
+                IMAGE,
                 "what is it? Please provide an accurate answer within one word. The answer is:",
             ],
             "text",
         ),
         (
             "dialogue",
-            [PICTURE, "a dog", "is it big?", "no", "what colour", "brown.", "is it sunny?"],
+            [IMAGE, "a dog", "is it big?", "no", "what colour", "brown.", "is it sunny?"],
             [
-                PICTURE,
+                IMAGE,
                 " caption: a dog question: is it big? answer: no. question: what colour? answer: brown."
                 " question: is it sunny? answer:",
             ],
             "text",
         ),
-        ("dialogue", [PICTURE, "a dog", "is it"], [PICTURE, " caption: a dog question: is it? answer:"], "text"),
+        ("dialogue", [IMAGE, "a dog", "is it"], [IMAGE, " caption: a dog question: is it? answer:"], "text"),
         (
             "grounding",
-            [PICTURE, "the snail"],
-            [PICTURE, " Provide the bounding box coordinate of the region this sentence describes: the snail."],
+            [IMAGE, "the snail"],
+            [IMAGE, " Provide the bounding box coordinate of the region this sentence describes: the snail."],
             "text",
         ),
-        ("label_map", [PICTURE, " a snail"], [PICTURE, " a snail"], "image"),
-        ("story", ["one", PICTURE], ["one", PICTURE], "auto"),
-        ("story", ["one", PICTURE, " two", OTHER], ["one", PICTURE, " two", OTHER], "auto"),
+        ("label_map", [IMAGE, " a snail"], [IMAGE, " a snail"], "image"),
+        ("story", ["one", IMAGE], ["one", IMAGE], "auto"),
+        ("story", ["one", IMAGE, " two", OTHER], ["one", IMAGE, " two", OTHER], "auto"),
     ],
 )
 def test_documents_get_the_papers_words(task, document, filled, mode) -> None:
@@ -50,8 +50,8 @@ def test_documents_get_the_papers_words(task, document, filled, mode) -> None:
 
 @pytest.mark.parametrize("task", PROMPTS)
 def test_a_document_of_something_else_is_refused(task: str) -> None:
-    with pytest.raises(ValueError, match=r"3 pictures and 0 texts; expected what fills the prompt .*: .*image"):
-        prompt_for(task).fill([PICTURE] * 3)
+    with pytest.raises(ValueError, match=r"3 images and 0 texts; expected what fills the prompt .*: .*image"):
+        prompt_for(task).fill([IMAGE] * 3)
 
 
 def test_an_unknown_task_is_refused() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from models.generation.rendering import GIVEN, WRITTEN, as_image, to_html, to_picture
+from models.generation.rendering import GIVEN, WRITTEN, as_image, to_html, to_image
 
 RED = Image.new("RGB", (40, 20), "red")
 BLUE = Image.new("RGB", (30, 50), "blue")
@@ -24,8 +24,8 @@ def test_the_page_holds_every_segment() -> None:
     assert page.index("&amp;") < page.index('class="written"') < page.index(" yes")
 
 
-def test_the_picture_holds_every_segment() -> None:
-    pixels = np.asarray(to_picture(["given words", RED], ["written words " * 20, BLUE]))
+def test_the_image_holds_every_segment() -> None:
+    pixels = np.asarray(to_image(["given words", RED], ["written words " * 20, BLUE]))
 
     def rows_of(colour: tuple[int, int, int]) -> np.ndarray:
         return np.flatnonzero((pixels == colour).all(-1).any(1))
@@ -34,16 +34,16 @@ def test_the_picture_holds_every_segment() -> None:
         return tuple(bytes.fromhex(code[1:]))
 
     in_order = [rows_of(rgb(GIVEN)), rows_of((255, 0, 0)), rows_of(rgb(WRITTEN)), rows_of((0, 0, 255))]
-    assert [len(rows) for rows in in_order[1::2]] == [6 * 20, 4 * 50]  # small pictures are enlarged
+    assert [len(rows) for rows in in_order[1::2]] == [6 * 20, 4 * 50]  # small images are enlarged
     for upper, lower in pairwise(in_order):
         assert upper.max() < lower.min()
 
 
-def test_an_empty_document_is_an_empty_picture() -> None:
-    assert to_picture([], []).size == (32, 32)
+def test_an_empty_document_is_an_empty_image() -> None:
+    assert to_image([], []).size == (32, 32)
 
 
-def test_pictures_in_every_form_look_alike() -> None:
+def test_images_in_every_form_look_alike() -> None:
     array = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
     for form in (array, tensor, Image.fromarray(array)):

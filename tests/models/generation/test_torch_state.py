@@ -10,7 +10,7 @@ from rows import BOI, pack_rows
 LAST_STEP = Denoising(num_inference_steps=2)
 
 
-def pictures(count: int) -> torch.Tensor:
+def images(count: int) -> torch.Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -18,20 +18,20 @@ def pictures(count: int) -> torch.Tensor:
 def test_reading_in_pieces_equals_the_training_forward(model: MMInterleaved) -> None:
     """Prefill piece by piece, with caches, gives the states of one packed row."""
     batch = pack_rows([[[9, "image", 10, 11, "image", 12]]])
-    reading = TorchGenerationState(model)
+    state = TorchGenerationState(model)
     for pieces in ([[1, 9, BOI], batch.pixel_values[0]], [[10, 11]], [[BOI]], [batch.pixel_values[1], [12]]):
-        reading.read([pieces])
+        state.read([pieces])
     hidden: list[torch.Tensor] = []
     hook = model.language_model.register_forward_hook(lambda _module, _args, out: hidden.append(out))
     model(batch)
     hook.remove()
-    torch.testing.assert_close(torch.cat(reading.hidden, dim=1), hidden[0][:, :-1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat(state.hidden, dim=1), hidden[0][:, :-1], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_documents_of_a_batch_read_as_they_would_alone(model: MMInterleaved) -> None:
     """Of other lengths, with other numbers of images, some waiting while others read."""
-    first, second, third = pictures(3)
+    first, second, third = images(3)
     turns = [
         ([[1, 9, 10, BOI], first, [11]], [[1]], [[1, 5, 6]]),
         ([], [[BOI]], [[7]]),
@@ -56,46 +56,46 @@ def test_documents_of_a_batch_read_as_they_would_alone(model: MMInterleaved) -> 
 
 
 @torch.no_grad()
-def test_pictures_are_drawn_together_as_alone(model: MMInterleaved) -> None:
-    first, second, _ = pictures(3)
-    reading = TorchGenerationState(model, 3)
-    reading.read([[[1, BOI]], [[1, 9, 10, BOI], first, [BOI]], [[1, BOI], second, [BOI]]])
-    *_, together = reading.draw([2, 1], [5, 6], LAST_STEP)
+def test_images_are_drawn_together_as_alone(model: MMInterleaved) -> None:
+    first, second, _ = images(3)
+    state = TorchGenerationState(model, 3)
+    state.read([[[1, BOI]], [[1, 9, 10, BOI], first, [BOI]], [[1, BOI], second, [BOI]]])
+    *_, together = state.draw([2, 1], [5, 6], LAST_STEP)
     for place, (row, seed) in enumerate([(2, 5), (1, 6)]):
-        *_, alone = reading.draw([row], [seed], LAST_STEP)
+        *_, alone = state.draw([row], [seed], LAST_STEP)
         torch.testing.assert_close(together.latents[place], alone.latents[0], rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
 def test_rows_can_be_dropped_and_doubled(model: MMInterleaved) -> None:
-    first, second, _ = pictures(3)
-    reading = TorchGenerationState(model, 3)
-    reading.read([[[1, 9]], [[1, BOI], first], [[1, 5, 6, BOI], second]])
-    copy = reading.copied([2, 1, 2])
+    first, second, _ = images(3)
+    state = TorchGenerationState(model, 3)
+    state.read([[[1, 9]], [[1, BOI], first], [[1, 5, 6, BOI], second]])
+    copy = state.copied([2, 1, 2])
     assert copy.documents == [2, 1, 2]
     copy.read([[[7]], [[8]], [[9, 10]]])
-    reading.select([2])
-    reading.read([[[9, 10]]])
-    torch.testing.assert_close(copy.logits[2], reading.logits[0], rtol=1e-4, atol=1e-5)
-    assert (copy.logits[0] - reading.logits[0]).abs().max() > 1e-4
-    reading.read([[[BOI], first]])  # the original still reads pictures
-    assert reading.lengths == [4 + 2 + 2 + 1 + 2]
+    state.select([2])
+    state.read([[[9, 10]]])
+    torch.testing.assert_close(copy.logits[2], state.logits[0], rtol=1e-4, atol=1e-5)
+    assert (copy.logits[0] - state.logits[0]).abs().max() > 1e-4
+    state.read([[[BOI], first]])  # the original still reads images
+    assert state.lengths == [4 + 2 + 2 + 1 + 2]
 
 
 @torch.no_grad()
 def test_images_matter_and_so_does_their_order(model: MMInterleaved) -> None:
     logits = []
     for order in ((0, 1), (1, 0), (0, 0)):
-        reading = TorchGenerationState(model)
-        one, other = (pictures(2)[i] for i in order)
-        reading.read([[[BOI], one, [BOI], other, [9]]])
-        logits.append(reading.logits[0])
+        state = TorchGenerationState(model)
+        one, other = (images(2)[i] for i in order)
+        state.read([[[BOI], one, [BOI], other, [9]]])
+        logits.append(state.logits[0])
     assert (logits[0] - logits[1]).abs().max() > 1e-5
     assert (logits[0] - logits[2]).abs().max() > 1e-5
 
 
 def test_a_full_context_is_an_error_that_says_by_how_much(model: MMInterleaved) -> None:
-    reading = TorchGenerationState(model, 2)
+    state = TorchGenerationState(model, 2)
     with pytest.raises(ContextFull, match=r"Document 1 has 515 tokens; the language model reads 512, 3 less"):
-        reading.read([[[1, 9]], [[1] * 512, [BOI], pictures(1)[0]]])
-    assert reading.lengths == [0, 0]
+        state.read([[[1, 9]], [[1] * 512, [BOI], images(1)[0]]])
+    assert state.lengths == [0, 0]

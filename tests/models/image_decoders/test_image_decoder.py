@@ -157,7 +157,7 @@ def test_guidance_by_images_leaves_alone_what_looks_at_none() -> None:
 
 
 @pytest.mark.parametrize(("config", "channels"), [(CONFIG, 4), (PIXELS, 12)], ids=["vae", "pixels"])
-def test_pictures_that_are_no_squares(config, channels) -> None:
+def test_images_that_are_no_squares(config, channels) -> None:
     config = dataclasses.replace(config, image_size=(32, 48))
     decoder = build(config)
     assert decoder.latent_shape == (channels, 16, 24)

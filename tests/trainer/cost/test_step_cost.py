@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from models import MMInterleaved, MMInterleavedConfig
-from models.activation_checkpointing import recompute
+from models.activation_checkpointing import enable_activation_checkpointing
 from models.component_names import CheckpointedComponent
 from models.frozen import PAPER_FROZEN, freeze
 from trainer.config import TrainConfig
@@ -115,7 +115,7 @@ def test_the_operations_of_a_step_are_those_of_a_real_one(tiny: TrainConfig) -> 
 def test_chunks_recomputation_and_half_precision_keep_less(tiny: TrainConfig) -> None:
     model = shell(tiny)
     plain = measure(model, tiny, SHAPE)
-    recompute(model, get_args(CheckpointedComponent))
+    enable_activation_checkpointing(model, get_args(CheckpointedComponent))
     less = measure(model, tiny, SHAPE).kept_bytes
     assert all(less[part] < plain.kept_bytes[part] for part in ("encoder", "language_model", "image_decoder"))
     config = replace(tiny, image_chunk=1, token_chunk=4)

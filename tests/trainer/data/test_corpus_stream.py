@@ -24,7 +24,7 @@ from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs
 from trainer.errors import UnusableDataError
 
 MODEL = MMInterleavedConfig.tiny()
-NUM_VISUAL = MODEL.vision.num_visual_tokens
+NUM_VISUAL = MODEL.visual_tokenizer.num_visual_tokens
 PAD, BOS, EOS, BOI, IMAGE = range(5)
 
 
@@ -130,7 +130,8 @@ def test_input_and_target_are_the_stored_picture_at_their_own_sizes(captions, sh
     pictures = [decode(shards.picture(n), 10_000) for n in range(40)]
     batch = CorpusStream(CorpusConfig({"a": SourceConfig(captions)}, num_rows=2, row_tokens=128), model, seed=0)(0)
     read, drawn = (
-        {square(p, size).tobytes(): n for n, p in enumerate(pictures)} for size in (MODEL.vision.clip["image_size"], 48)
+        {square(p, size).tobytes(): n for n, p in enumerate(pictures)}
+        for size in (MODEL.visual_tokenizer.vision_encoder["image_size"], 48)
     )
 
     def numbers(pixels, known):

@@ -103,7 +103,7 @@ def test_batches_are_well_formed():
         # Images: one BoI and all placeholders each, in reading order.
         rows, columns = batch.image_positions.T
         assert torch.equal(torch.nonzero(batch.input_ids == BOI), torch.stack([rows, columns - 1], 1))
-        num = MODEL.vision.num_visual_tokens
+        num = MODEL.visual_tokenizer.num_visual_tokens
         assert (batch.input_ids[rows[:, None], columns[:, None] + torch.arange(num)] == IMAGE).all()
         assert (batch.input_ids == IMAGE).sum() == num * len(rows)
         assert batch.pixel_values.shape == (len(rows), 3, 64, 64)

@@ -22,11 +22,12 @@ def test_what_was_saved_before_a_setting_existed_had_its_default():
     for group, name in (
         (saved, "lora"),
         (saved["optim"], "gate_lr_factor"),
-        (saved["model"]["vision"], "num_visual_tokens"),
+        (saved["model"]["visual_tokenizer"], "num_visual_tokens"),
         (saved["corpus"]["sources"]["a"], "held_out"),
     ):
         del group[name]
-    told = f"model.vision.num_visual_tokens: absent -> {now.model.vision.num_visual_tokens}"  # 64 is the default
+    num = now.model.visual_tokenizer.num_visual_tokens  # 64 is the default
+    told = f"model.visual_tokenizer.num_visual_tokens: absent -> {num}"
     assert changed_settings(saved, now) == [told]
     held_out = replace(now, corpus=CorpusConfig({"a": SourceConfig("m", held_out=3)}))
     assert changed_settings(saved, held_out) == ["corpus.sources.a.held_out: absent -> 3", told]

@@ -29,14 +29,17 @@ def test_dotted_overrides_reach_every_depth():
             "--optim.lr",
             "1e-2",
             "--model.language_model.gate_init=0.5",
-            "--model.vision.clip.hidden_size",
+            "--model.visual_tokenizer.vision_encoder.hidden_size",
             "24",
         ),
         *("--model.image_decoder.mmfs", "null", "--data.tasks.read", "3", "--encoder_pretraining.optim.lr", "0.1"),
     )
     assert config.optim == replace(tiny().optim, lr=1e-2)
     assert config.model.language_model.gate_init == 0.5
-    assert config.model.vision.clip == {**tiny().model.vision.clip, "hidden_size": 24}
+    assert config.model.visual_tokenizer.vision_encoder == {
+        **tiny().model.visual_tokenizer.vision_encoder,
+        "hidden_size": 24,
+    }
     assert config.model.image_decoder.mmfs is None
     assert config.data.tasks == {**tiny().data.tasks, "read": 3.0}
     assert config.encoder_pretraining.optim.lr == 0.1
@@ -148,7 +151,10 @@ def test_a_wrong_command_gets_a_sentence(arguments, sentence):
         ("optim: {lrr: 3}", r"'optim' does not accept option 'lrr'"),
         ("optimm: {lr: 3}", r"'optimm.lr' is not accepted"),
         ("lora: {rank: many}", r"^lora.rank is 'many'; expected an int. All"),
-        ("model: {vision: {clip: 3}}", r"^model.vision.clip is 3; expected settings by name. All"),
+        (
+            "model: {visual_tokenizer: {vision_encoder: 3}}",
+            r"^model.visual_tokenizer.vision_encoder is 3; expected settings by name. All",
+        ),
         ("model: {language_model: {mmfs: {num_head: 3}}}", r"^model.language_model.mmfs has no option 'num_head'. All"),
     ],
 )

@@ -21,9 +21,9 @@ def test_table_11():
     assert (optim.lr, optim.lr * optim.unet_lr_factor) == (1e-4, pytest.approx(1e-5))
     assert (optim.betas, optim.eps, optim.weight_decay, optim.warmup_steps) == ((0.9, 0.995), 1e-6, 0.05, 1000)
     assert (run.num_steps, run.corpus.row_tokens, run.model.image_loss_weight) == (15_000, 2048, 10.0)
-    assert (run.model.vision.picture_shape, run.model.image_decoder.image_size) == ((224, 224), 512)
+    assert (run.model.image_size, run.model.image_decoder.image_size) == ((224, 224), 512)
     assert (run.model.language_model.mmfs_every, run.model.language_model.mmfs_levels) == (4, (1, 4))
-    assert run.frozen == ["vision", "language_model", "vae"]
+    assert run.frozen == ["vision_encoder", "language_model", "vae"]
 
 
 # Task: size read, learning rates (base, U-Net, language model), warm-up, steps, betas, eps.
@@ -39,7 +39,7 @@ TABLES = {
 def test_tables_12_to_15(task):
     run, optim = FINETUNING[task](), FINETUNING[task]().optim
     size, rates, warmup, steps, betas, eps = TABLES[task]
-    assert run.model.vision.picture_shape == (size, size)
+    assert run.model.image_size == (size, size)
     given = (
         optim.lr,
         None if "image_decoder" in run.frozen else optim.lr * optim.unet_lr_factor,
@@ -99,4 +99,4 @@ def test_data_that_is_not_there_yet_is_asked_for(recipe):
 
 def test_the_ablation_draws_at_256():
     assert ablation_model().image_decoder.image_size == 256
-    assert ablation_model().vision.num_visual_tokens == 32
+    assert ablation_model().visual_tokenizer.num_visual_tokens == 32

@@ -12,7 +12,7 @@ from models.generation.scoring import Score, score
 from models.generation.state import GenerativeModel
 
 
-class Generative:
+class GenerationMixin:
     """The functions of `models.generation` as methods of a `GenerativeModel`, whoever computes it."""
 
     @overload

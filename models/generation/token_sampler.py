@@ -1,4 +1,4 @@
-"""From logits to text: which token comes next, and what of it can be shown already."""
+"""From logits to the next token."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from transformers import (
 
 from models.config import MMInterleavedConfig
 from models.generation.options import GenerationOptions
-from models.processor import MMInterleavedProcessor
 
 
-class TokenChoice:
+class TokenSampler:
     """Picks the next token of a document.
 
     Args:
@@ -32,7 +31,7 @@ class TokenChoice:
         self.never = sorted(never - {config.eos_token_id})  # some language models begin with their end of text
         self.begin_of_image_id = config.begin_of_image_id
         self.samples = options.temperature > 0
-        self.dice = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         self.before, self.after = LogitsProcessorList(), LogitsProcessorList()
         if options.repetition_penalty != 1:
             self.before.append(RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty)))
@@ -55,48 +54,4 @@ class TokenChoice:
         scores = self.scores(logits, written, may_draw=may_draw)
         if not self.samples:
             return int(scores.argmax())
-        return int(torch.multinomial(scores.softmax(-1), 1, generator=self.dice))
-
-
-class TextWriter:
-    """Token ids to text pieces. A character whose bytes are spread over tokens is held back until it is whole, and what
-    may be the beginning of a stop text until it is not.
-
-    Args:
-        processor: with the tokenizer.
-        stops: texts that end the writing; not shown.
-    """
-
-    def __init__(self, processor: MMInterleavedProcessor, stops: tuple[str, ...] = ()) -> None:
-        self.processor = processor
-        self.stops = stops
-        self.ids: list[int] = []
-        self.shown = 0
-        self.is_stopped = False
-
-    def add(self, token: int) -> str:
-        """The text that this token makes certain; `is_stopped` says whether it completed a stop text."""
-        self.ids.append(token)
-        text = self.processor.decode_text(self.ids)
-        ends = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        if ends:
-            self.is_stopped = True
-            return self._show(text[: min(ends)])
-        if text.endswith("\ufffd"):
-            return ""
-        return self._show(text[: len(text) - self._num_held_back(text)])
-
-    def flush(self) -> str:
-        """The rest; what comes next begins a new text."""
-        piece = "" if self.is_stopped else self._show(self.processor.decode_text(self.ids))
-        self.ids, self.shown = [], 0
-        return piece
-
-    def _show(self, text: str) -> str:
-        piece, self.shown = text[self.shown :], max(len(text), self.shown)
-        return piece
-
-    def _num_held_back(self, text: str) -> int:
-        """Characters at the end that a stop text may begin with."""
-        beginnings = [stop[:length] for stop in self.stops for length in range(1, len(stop))]
-        return max((len(beginning) for beginning in beginnings if text.endswith(beginning)), default=0)
+        return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
