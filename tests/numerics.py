@@ -42,8 +42,10 @@ def assert_equal_up_to_rounding(actual: Tensor, expected: Tensor) -> None:
 
     Args:
         actual: what is tested, any shape.
-        expected: the same shape and dtype.
+        expected: the same shape and dtype, float32 or float64. In half types, where 16 roundings are an eighth of the
+            number, compare with `assert_within_error_budget`.
     """
+    assert expected.dtype in (torch.float32, torch.float64), expected.dtype
     assert actual.dtype == expected.dtype, f"{actual.dtype} is compared with {expected.dtype}"
     assert actual.shape == expected.shape, f"{actual.shape} is compared with {expected.shape}"
     if expected.numel() == 0:

@@ -42,14 +42,14 @@ def test_error_budget_of_nothing_is_kept() -> None:
     assert_within_error_budget(nothing, baseline=nothing, exact=nothing.double())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_two_orders_of_a_sum_are_equal_up_to_rounding(dtype: torch.dtype) -> None:
     """A product of matrices forwards and backwards."""
     left, right = torch.randn(64, 500).to(dtype), torch.randn(500, 64).to(dtype)
     assert_equal_up_to_rounding(left.flip(1) @ right.flip(0), left @ right)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_than_rounding_is_noticed(dtype: torch.dtype) -> None:
     expected = torch.randn(100).to(dtype)
     off = expected.clone()
@@ -58,8 +58,10 @@ def test_more_than_rounding_is_noticed(dtype: torch.dtype) -> None:
         assert_equal_up_to_rounding(off, expected)
     with pytest.raises(AssertionError, match="more than rounding does"):
         assert_equal_up_to_rounding(expected * torch.nan, expected)
-    with pytest.raises(AssertionError, match="float64"):
-        assert_equal_up_to_rounding(expected.double(), expected)
+    with pytest.raises(AssertionError, match="bfloat16"):
+        assert_equal_up_to_rounding(expected.bfloat16(), expected)
+    with pytest.raises(AssertionError, match="bfloat16"):
+        assert_equal_up_to_rounding(expected.bfloat16(), expected.bfloat16())
     with pytest.raises(AssertionError, match="Size"):
         assert_equal_up_to_rounding(expected[:1], expected)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import mmfs
 from mmfs import cuda, functional, mmfs_attention, ms_deform_attn, why_not_cuda
+from numerics import assert_equal_up_to_rounding
 from op_cases import mmfs_attention_case, ms_deform_attn_case
 
 
@@ -138,18 +139,18 @@ def test_forms_of_the_same_arguments_agree() -> None:
     all_points = {**case.tensors, "reference_points": one_point["reference_points"].expand(2, 5, 2)}
     for points in ([0.4, 0.6], [[0.4, 0.6]], [[[0.4, 0.6]]]):
         given = {**case.tensors, "reference_points": torch.tensor(points, dtype=torch.float64)}
-        assert torch.equal(
+        assert_equal_up_to_rounding(
             mmfs_attention(**given, **case.rest),
             mmfs_attention(**all_points, **case.rest),
         )
     rest = {**case.rest, "visible": case.rest["visible"].int(), "spatial_shapes": torch.tensor([[4, 7], [3, 2]])}
-    assert torch.equal(mmfs_attention(**case.tensors, **rest), expected)
+    assert_equal_up_to_rounding(mmfs_attention(**case.tensors, **rest), expected)
     of_numpy = {**rest, "spatial_shapes": [tuple(numpy.array([4, 7])), tuple(numpy.array([3, 2]))]}
-    assert torch.equal(mmfs_attention(**case.tensors, **of_numpy), expected)
+    assert_equal_up_to_rounding(mmfs_attention(**case.tensors, **of_numpy), expected)
     sizes = torch.tensor([[4, 7], [3, 2]]).repeat(6, 1, 1)
     tensors = {**case.tensors, "value": case.tensors["value"].flatten(0, 1)}
-    assert torch.equal(mmfs_attention(**tensors, **{**case.rest, "spatial_shapes": sizes}), expected)
-    assert torch.equal(mmfs_attention(**case.tensors, **case.rest, backend="cpu"), expected)
+    assert_equal_up_to_rounding(mmfs_attention(**tensors, **{**case.rest, "spatial_shapes": sizes}), expected)
+    assert_equal_up_to_rounding(mmfs_attention(**case.tensors, **case.rest, backend="cpu"), expected)
 
 
 def test_one_reference_point_for_all_gets_the_sum_of_the_gradients() -> None:

@@ -225,6 +225,7 @@ def test_mixed_dtypes_strides_and_alignment(device: Any) -> None:
 
 
 def test_ordered_gradient_does_not_depend_on_the_order_of_threads(device: Any) -> None:
+    """What `torch.use_deterministic_algorithms` promises: equal bit for bit."""
     case = mmfs_attention_case(num_queries=37)
     results = []
     for falling in (False, True):
