@@ -134,7 +134,7 @@ class LanguageModelConfig:
     """The multi-modal language model (paper 3.2, part 2)."""
 
     transformer: dict[str, Any]
-    """`AutoConfig.for_model` arguments of a decoder built like LLaMA (so are Mistral and Qwen), with `model_type`."""
+    """`AutoConfig.for_model` arguments, with `model_type`: one of those in `models/language_models/families.py`."""
 
     mmfs: SynchronizerConfig | None = field(default_factory=SynchronizerConfig)
     """None: the same language model without MMFS."""
@@ -174,6 +174,16 @@ class LanguageModelConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that a document may have; None: any number. Of two sets of rotary frequencies (LongRoPE) only the
+        short one is used, so it is then the length of the first training."""
+        rotary = self.transformer.get("rope_parameters") or {}
+        if rotary.get("rope_type") == "longrope":
+            settings = {**self.transformer, **rotary}
+            return settings.get("original_max_position_embeddings", settings.get("max_position_embeddings"))
+        return self.transformer.get("max_position_embeddings")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The multi-modal language model: a decoder built like LLaMA, with MMFS between attention and feed-forward.
+"""The multi-modal language model: a decoder of transformers, with MMFS between attention and feed-forward.
 
 Letters: B sequences, T tokens, C hidden width, N images of the bank, S pixels of all pyramid levels, S' of those that
 the language model samples, F feature width, H heads, D channels a head.
@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from mmfs import MMFS
 from models.component_configs import LanguageModelConfig
 from models.folded_mmfs import FoldedMMFS
+from models.language_models.families import host_class
 from models.synchronizer import Synchronizer, attending_to, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
@@ -30,7 +31,8 @@ class LanguageSynchronizer(Synchronizer):
     The host layer is extended by hooks and stays as transformers made it: its state-dict keys do not change.
 
     Args:
-        layer: the decoder layer, of transformers.
+        layer_input: the module of a decoder layer that is given the layer's input.
+        attended: the module of that layer whose (first) result the layer adds to its input.
         mmfs: for queries of C channels and features of F.
         gate_init: initial alpha.
         image_positions: what the position embeddings of images count; see `SynchronizerConfig`.
@@ -39,13 +41,19 @@ class LanguageSynchronizer(Synchronizer):
     CENTRE = (0.5, 0.5)
     """Reference point of every text token (paper 3.2)."""
 
-    def __init__(self, layer: Any, mmfs: MMFS, gate_init: float, image_positions: Literal["age", "index"]) -> None:
+    def __init__(
+        self,
+        layer_input: nn.Module,
+        attended: nn.Module,
+        mmfs: MMFS,
+        gate_init: float,
+        image_positions: Literal["age", "index"],
+    ) -> None:
         norms = nn.RMSNorm(mmfs.query_dim, eps=1e-6), nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
         super().__init__(*norms, mmfs, image_positions)
         self.gate = nn.Parameter(torch.full((1,), gate_init))
-        # The norm is given the layer's input. A hook on the layer itself may run outside of what is recomputed.
-        layer.input_layernorm.register_forward_pre_hook(self._remember_input)
-        layer.self_attn.register_forward_hook(self._add_to_attention)
+        layer_input.register_forward_pre_hook(self._remember_input)
+        attended.register_forward_hook(self._add_to_attention)
 
     def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         """[B, T, C] states after self-attention, values [N, S', H, D], visible [B, T, 2] int64 -> [B, T, C], what the
@@ -59,19 +67,19 @@ class LanguageSynchronizer(Synchronizer):
         """The layer and its gate as they are now, for reading."""
         return FoldedMMFS(self.mmfs, cast(nn.RMSNorm, self.query_norm), self.CENTRE, self.gate.tanh())
 
-    def _remember_input(self, _norm: nn.Module, args: tuple[Tensor]) -> None:
+    def _remember_input(self, _module: nn.Module, args: tuple[Tensor]) -> None:
         if self.images is not None:
             self.images.residual = args[0]
 
-    def _add_to_attention(self, _attention: nn.Module, _args: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
+    def _add_to_attention(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         # The layer adds its input to this output; the query of MMFS is that sum.
         images = self.images
         if images is None or images.residual is None:
             return None
-        attended, *rest = output
+        attended, *rest = output if isinstance(output, tuple) else (output,)
         hidden, images.residual = images.residual + attended, None
         added = (images.folded or self)(hidden, images.values, images.visible)
-        return (attended + added, *rest)
+        return (attended + added, *rest) if isinstance(output, tuple) else attended + added
 
 
 class LanguageModel(nn.Module):
@@ -97,6 +105,7 @@ class LanguageModel(nn.Module):
             host_config = AutoConfig.for_model(**config.transformer)
             host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa")
         self.host = host
+        self.family = host_class(host.config.model_type, "The language model")(host)
         self.config = config
         self.hidden_size: int = host.config.hidden_size
         first, last = config.mmfs_levels
@@ -106,7 +115,8 @@ class LanguageModel(nn.Module):
         if config.mmfs is not None:
             for layer in self.decoder.layers[config.mmfs_first :: config.mmfs_every]:
                 mmfs = make_mmfs(config.mmfs, self.hidden_size, feature_dim, spatial_shapes[first:last])
-                synchronizer = LanguageSynchronizer(layer, mmfs, config.gate_init, config.mmfs.image_positions)
+                places = self.family.input_of(layer), self.family.attended_of(layer)
+                synchronizer = LanguageSynchronizer(*places, mmfs, config.gate_init, config.mmfs.image_positions)
                 self.synchronizers.append(synchronizer)
         if config.new_tokens and config.new_tokens_from is None:
             self._widen_head(config.new_tokens)
@@ -150,6 +160,12 @@ class LanguageModel(nn.Module):
         is_new = (input_ids >= first) & (input_ids < first + self.config.new_tokens)
         return table(input_ids.masked_fill(is_new, 0)).masked_fill(is_new.unsqueeze(-1), 0)
 
+    @torch.no_grad()
+    def mean_embedding(self) -> Tensor:
+        """[C] float32, the mean of what `embed` gives for the tokens of the host."""
+        table = self.host.get_input_embeddings().weight
+        return table.mean(dim=0, dtype=torch.float32) * self.family.embedding_scale
+
     def project_values(self, features: Tensor) -> list[Tensor]:
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D]."""
         return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in each(self.synchronizers)]
@@ -190,27 +206,12 @@ class LanguageModel(nn.Module):
             output = self.decoder(
                 inputs_embeds=embeddings,
                 position_ids=position_ids,
-                attention_mask=self._host_mask(mask),
+                attention_mask=self.family.masks(mask),
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
         hidden = output.last_hidden_state
         return hidden + self.config.embedding_skip * embeddings if self.config.embedding_skip else hidden
-
-    def _host_mask(self, mask: Tensor) -> Tensor | dict[str, Tensor]:
-        """The mask as the host takes it. A layer with a sliding window of n attends to the nearest n of the tokens that
-        the mask allows: counted so, neither other documents of the row nor gaps in it use the window up."""
-        window = getattr(self.host.config, "sliding_window", None)
-        if window is None:
-            return mask
-        if window < mask.shape[-1]:
-            nearness = mask.flip(-1).cumsum(-1).flip(-1)  # 1: oneself
-            windowed = mask & (nearness <= window)
-        else:
-            windowed = mask
-        if getattr(self.host.config, "layer_types", None) is None:
-            return windowed
-        return {"full_attention": mask, "sliding_attention": windowed}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., C] -> [..., vocabulary_size]."""

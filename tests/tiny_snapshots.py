@@ -28,6 +28,15 @@ LANGUAGE_MODELS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 4},
     "qwen2": {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "qwen3": {"head_dim": 8},
+    "gemma3_text": {
+        "head_dim": 8,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+    },
+    "phi3": {"partial_rotary_factor": 0.5, "sliding_window": 4, "pad_token_id": 0},
 }
 U_NETS: dict[str, dict[str, Any]] = {
     "sd1": {"cross_attention_dim": 24, "attention_head_dim": 2},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,8 +98,8 @@ def of_corpus(corpus: CorpusConfig, model: MMInterleaved) -> list[Asked]:
     """The first documents that each source holds out. Broken ones are passed over."""
     tokenizer = model.processor.tokenizer if model.processor is not None else None
     stream = CorpusStream(corpus, model.config, seed=0, tokenizer=tokenizer)
-    limit = model.config.language_model.transformer.get("max_position_embeddings", math.inf)
-    max_tokens = int(min(corpus.row_tokens, limit - SPARE_TOKENS))
+    limit = model.config.language_model.max_tokens
+    max_tokens = corpus.row_tokens if limit is None else min(corpus.row_tokens, limit - SPARE_TOKENS)
     asked: list[Asked] = []
     for name in corpus.sources:
         fitting = (last_left_out(document) for document in stream.held_out(name, max_tokens))

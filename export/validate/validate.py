@@ -179,7 +179,7 @@ def _prove_quantized(
 
 def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
     """How many tokens may be written after the documents of the first case."""
-    most = model.config.language_model.transformer.get("max_position_embeddings", 2**31)
+    most = model.config.language_model.max_tokens or 2**31
     rows = llm.inputs["past_key_0"].shape[2]
     most = min(most, rows) if isinstance(rows, int) else most
     return most - cases[0].inputs["inputs_embeds"].shape[1]

@@ -123,7 +123,7 @@ class GenerationState(ABC):
 
     def excess(self, row: int, num_new: int) -> int:
         """Tokens that a row would be too long by with `num_new` more of them; 0 or less if they fit."""
-        limit: int | None = self.config.language_model.transformer.get("max_position_embeddings")
+        limit = self.config.language_model.max_tokens
         return 0 if limit is None else self.lengths[row] + num_new - limit
 
     def check_room(self, rows: Sequence[Sequence[Piece]]) -> None:

@@ -136,7 +136,8 @@ def from_parts(
     height, width = config.image_size
     processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
     model = make(config, processor, pretrained)
-    _start_from_the_mean(model.begin_of_image, model.language_model.host.get_input_embeddings().weight)
+    # `<BoI>` starts as a token among others: an embedding of 0 has no direction, which a norm would have to divide.
+    model.begin_of_image.data.copy_(model.language_model.mean_embedding())
     if no_text is not None:
         model.image_decoder.negative_context.data.copy_(no_text)
     _convert_parameters(model, dtype, without=model.language_model.host)
@@ -191,12 +192,6 @@ def _image_decoder_config(
             f"{base.resampler_heads} heads; give a configuration with other image_decoder.resampler_heads as like=."
         )
     return replace(base, unet=unet, vae=vae, scheduler=schedule, image_size=size)
-
-
-@torch.no_grad()
-def _start_from_the_mean(embedding: nn.Parameter, table: torch.Tensor) -> None:
-    """`<BoI>` starts as a token among others: an embedding of 0 has no direction, which a norm would have to divide."""
-    embedding.copy_(table.mean(dim=0, dtype=torch.float32))
 
 
 @torch.no_grad()

@@ -33,10 +33,9 @@ from transformers import (
 from transformers.utils import logging
 
 from models.json_files import read_json
+from models.language_models.families import host_class
 
 CLIP_TYPES = ("clip", "clip_vision_model")
-LANGUAGE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Decoders whose layers add attention, then feed-forward, each behind its own norm: where MMFS fits in between."""
 
 SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 """What a U-Net was trained with; all else in a scheduler's file is how its authors sample."""
@@ -176,7 +175,7 @@ def language_model_settings(source: Source) -> dict[str, Any]:
         ValueError: it is something else, or stored quantised.
     """
     values = source.json("config.json", expected="a directory of a causal language model")
-    _check_type(source, values, LANGUAGE_MODEL_TYPES, "a causal language model built like LLaMA")
+    host_class(values.get("model_type"), source.name).check(values, source.name)
     if "quantization_config" in values:
         raise ValueError(
             f"{source.name} is stored quantised. Give the original, with language_model_bits to quantise it on the way."

@@ -1,0 +1,95 @@
+"""What MM-Interleaved asks of a language model of transformers: where MMFS goes in, and what differs between families.
+
+Letters: B sequences, T tokens, K tokens that may be attended to, C hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class LanguageHost:
+    """A causal language model whose decoder layers add attention to their input, then a feed-forward to that sum.
+
+    This is a view of the module, which keeps its own code and the names of its weights; the `LanguageModel` owns it.
+    MMFS goes in between the two additions: it reads the input plus what attention adds, and its result is added to the
+    latter. A family says by name which modules of a layer show these.
+
+    Args:
+        model: a causal LM of transformers.
+
+    Raises:
+        ValueError: a layer lacks a module that the family names, or the settings ask for what MM-Interleaved does not
+            compute.
+    """
+
+    INPUT: ClassVar[str] = "input_layernorm"
+    """Module of a layer whose argument is the layer's input. (A hook on the layer itself may run outside of what
+    activation checkpointing computes again.)"""
+
+    ATTENDED: ClassVar[str] = "self_attn"
+    """Module of a layer whose result, or the first of whose results, the layer adds to its input."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.check(model.config.to_dict(), "The language model")
+        for i, layer in enumerate(model.get_decoder().layers):
+            modules = dict(layer.named_children())
+            if missing := [name for name in (self.INPUT, self.ATTENDED) if name not in modules]:
+                raise ValueError(
+                    f"Layer {i} of the language model, a {type(layer).__name__}, has no {' and no '.join(missing)}; it "
+                    f"has {', '.join(modules)}. MMFS is attached to {self.INPUT} and {self.ATTENDED} in a model of "
+                    f"type {model.config.model_type}: this version of transformers builds it differently."
+                )
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any], where: str) -> None:
+        """Refuse settings that would be computed wrongly.
+
+        Args:
+            settings: the configuration of transformers as a dict.
+            where: whose they are, for the message.
+
+        Raises:
+            ValueError: there are such settings.
+        """
+
+    def input_of(self, layer: nn.Module) -> nn.Module:
+        """The module of a decoder layer whose argument is the layer's input [B, T, C]."""
+        return layer.get_submodule(self.INPUT)
+
+    def attended_of(self, layer: nn.Module) -> nn.Module:
+        """The module of a decoder layer whose (first) result [B, T, C] is added to the layer's input."""
+        return layer.get_submodule(self.ATTENDED)
+
+    @property
+    def embedding_scale(self) -> float:
+        """What the rows of the embedding table are multiplied by on their way into the decoder."""
+        return 1.0
+
+    def masks(self, mask: Tensor) -> Tensor | dict[str, Tensor]:
+        """The mask as the host takes it. A layer with a sliding window of n attends to the nearest n of the tokens that
+        the mask allows: counted so, neither other documents of the row nor gaps in it use the window up.
+
+        Args:
+            mask: [B, 1, T, K] bool, True where a token attends.
+
+        Returns:
+            One of that shape for all layers, or one for each type of layer.
+        """
+        window = getattr(self.model.config, "sliding_window", None)
+        if window is None:
+            return mask
+        # A traced length is an example: the graph has to hold the window even if the example fits into it.
+        if torch.compiler.is_exporting() or window < mask.shape[-1]:
+            nearness = mask.flip(-1).long().cumsum(-1).flip(-1)  # 1: oneself
+            windowed = mask & (nearness <= window)
+        else:
+            windowed = mask
+        if getattr(self.model.config, "layer_types", None) is None:
+            return windowed
+        return {"full_attention": mask, "sliding_attention": windowed}
