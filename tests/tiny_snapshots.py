@@ -94,24 +94,25 @@ def write_tokenizer(folder: Path, *special: str, **named: str) -> Path:
     return folder
 
 
+def language_model_settings(kind: str) -> dict[str, Any]:
+    """Arguments of `AutoConfig.for_model(kind)`."""
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "initializer_range": 0.2,
+        **LANGUAGE_MODELS[kind],
+    }
+
+
 def write_language_model(folder: Path, kind: str = "llama", *, shard: str = "1GB", **changes: Any) -> Path:
-    config = AutoConfig.for_model(
-        kind,
-        **{
-            "vocab_size": VOCABULARY,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 256,
-            "bos_token_id": 0,
-            "eos_token_id": 1,
-            "initializer_range": 0.2,
-            **LANGUAGE_MODELS[kind],
-            **changes,
-        },
-    )
+    config = AutoConfig.for_model(kind, **{**language_model_settings(kind), **changes})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size=shard)
     return write_tokenizer(folder)
 
