@@ -31,6 +31,6 @@ def host_class(model_type: str | None, where: str) -> type[LanguageHost]:
                 "gemma3_text), such as google/gemma-3-1b-it."
             )
     raise ValueError(
-        f"{where} holds a model of type {model_type!r}. Expected a causal language model of type llama, mistral, qwen2, "
-        "qwen3, gemma3_text or phi3."
+        f"{where} holds a model of type {model_type!r}. Expected a causal language model of type llama, mistral, "
+        "qwen2, qwen3, gemma3_text or phi3."
     )

@@ -1,4 +1,4 @@
-"""SigLIP (arXiv:2303.15343) and SigLIP 2 (arXiv:2502.14786) of fixed resolution, which transformers calls `siglip` both."""
+"""SigLIP (arXiv:2303.15343) and, of fixed resolution, SigLIP 2 (arXiv:2502.14786): `siglip` in transformers."""
 
 from __future__ import annotations
 
