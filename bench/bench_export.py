@@ -84,7 +84,7 @@ def decoding(scale: Scale, device: str) -> tuple[Recorded, Callable[[], None], C
 
 
 def denoising(scale: Scale, device: str) -> tuple[Recorded, Callable[[], None], Callable[[], Tensor]]:
-    """One guided step of one picture that looks at the image before it."""
+    """One guided step of one image that looks at the image before it."""
     memory = reading_of(scale, device).memory
     _look_at_images(memory, memory.drawn_from)
     how = Denoising(num_inference_steps=30, guidance_scale=3.5)
@@ -105,11 +105,11 @@ def denoising(scale: Scale, device: str) -> tuple[Recorded, Callable[[], None], 
 
 
 def _look_at_images(memory: Memory, pool: ValuePool) -> None:
-    """Put pictures of noise into a pool."""
-    size = memory.parts["image_tokenizer"].inputs["pixel_values"].shape[1:]
+    """Put images of noise into a pool."""
+    size = memory.runners["image_tokenizer"].inputs["pixel_values"].shape[1:]
     pixels = torch.rand(NUM_IMAGES, *map(int, size), generator=torch.Generator().manual_seed(0))
     pool.clear()
-    features = memory.parts["image_tokenizer"](pixel_values=pixels)["ms_features"]
+    features = memory.runners["image_tokenizer"](pixel_values=pixels)["ms_features"]
     pool.add(features, [0] * NUM_IMAGES)
     assert pool.range_of(0) == (0, NUM_IMAGES)
 
@@ -238,7 +238,7 @@ def rtx_session(device: str, tmp_path: Path) -> Session:
 
 @pytest.mark.gpu
 def bench_rtx_engines(rtx_session: Session, benchmark: BenchmarkFixture, scale: Scale, device: str) -> None:
-    """Text and a picture from engines alone."""
+    """Text and an image from engines alone."""
     document, options = ["a snail left of a rocket"], {"max_new_tokens": 12, "num_inference_steps": 8}
     model = MMInterleaved.from_pretrained(TOY)
     difference = compare(model.generate(document, **options), rtx_session.generate(document, **options))

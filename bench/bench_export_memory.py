@@ -99,9 +99,9 @@ def measure(config: MMInterleavedConfig) -> dict[str, int]:
         folder = Path(scratch)
         weights = write_checkpoint(config, folder / "model")
         command = [sys.executable, "-m", "bench.bench_export_memory", str(folder)]
-        said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+        lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
         written = (folder / "llm.data").stat().st_size
-    return {"weights": weights, "written": written, **json.loads(said.splitlines()[-1])}
+    return {"weights": weights, "written": written, **json.loads(lines.splitlines()[-1])}
 
 
 def test_exporting_takes_little_memory() -> None:

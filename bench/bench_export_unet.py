@@ -109,16 +109,16 @@ def measure(config: MMInterleavedConfig) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as scratch:
         write_checkpoint(config, Path(scratch) / "model")
         for stage in STAGES if why_not("rtx") is None else ("trace", "lower"):
-            said: list[str] = []
+            lines: list[str] = []
             with library_folders("rtx") if stage == "build" else nullcontext(()) as libraries:
                 run_child(
                     "bench.bench_export_unet",
                     [stage, scratch],
-                    alive=lambda seconds, phase: print(f"{seconds:.0f} s, {phase}", file=sys.stderr),
-                    said=said.append,
+                    heartbeat=lambda seconds, phase: print(f"{seconds:.0f} s, {phase}", file=sys.stderr),
+                    on_line=lines.append,
                     library_folders=libraries,
                 )
-            found[stage] = json.loads(next(line for line in reversed(said) if line.startswith("{")))
+            found[stage] = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
     return found
 
 

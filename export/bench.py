@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from export.atomic_files import write_atomically
+from export.process.progress import Log
 from export.runtime import Session
 from export.runtime.runners import exported_model
 from export.runtime.session import Backend
@@ -53,7 +54,7 @@ class Measured:
     what: str
     implementation: str
     per_s: float
-    """Tokens or pictures a second, by the median round."""
+    """Tokens or images a second, by the median round."""
 
     relative_error: float
     """Norm of the difference from PyTorch's logits or pixels, over the norm of those."""
@@ -89,16 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @torch.no_grad()
-def measure(
-    models: dict[str, GenerativeModel], device: torch.device, work: Work, say: Callable[[str], None]
-) -> list[Measured]:
+def measure(models: dict[str, GenerativeModel], device: torch.device, work: Work, log: Log) -> list[Measured]:
     """Let each do the work; the first is what the others are compared with.
 
     Args:
         models: by name.
         device: where they are.
         work: what.
-        say: gets a line before each job.
+        log: gets a line before each job.
 
     Raises:
         ValueError: the prompt and the new tokens do not fit into the language model.
@@ -112,7 +111,7 @@ def measure(
         for what, (amount, run) in _jobs(model, work).items()
     ]
     for place, (name, model, what, amount, run) in enumerate(jobs, start=1):
-        say(f"[{place}/{len(jobs)}] {what} by {name} ...")
+        log(f"[{place}/{len(jobs)}] {what} by {name} ...")
         times_s = []
         for number in range(work.rounds + 1):  # the first records, compiles and fills caches
             prepared = _prepare(model, what, work)
@@ -151,41 +150,41 @@ def table(measured: Sequence[Measured], device: torch.device) -> str:
 
 
 def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[GenerationState], Tensor]]]:
-    """By name: how many tokens or pictures it makes, and how, from a reading that is prepared."""
+    """By name: how many tokens or images it makes, and how, from a reading that is prepared."""
     denoising = Denoising(num_inference_steps=work.num_inference_steps, guidance_scale=work.guidance_scale)
 
-    def prefill(reading: GenerationState) -> Tensor:
-        reading.read([[_prompt(model, work)]])
-        assert reading.logits is not None
-        return reading.logits
+    def prefill(state: GenerationState) -> Tensor:
+        state.read([[_prompt(model, work)]])
+        assert state.logits is not None
+        return state.logits
 
-    def decode(reading: GenerationState) -> Tensor:
+    def decode(state: GenerationState) -> Tensor:
         for _ in range(work.num_new_tokens):
-            assert reading.logits is not None
-            reading.read([[[_prompt(model, work)[0]]]])
-            reading.logits.cpu()  # as long as it takes to know the next token
-        assert reading.logits is not None
-        return reading.logits
+            assert state.logits is not None
+            state.read([[[_prompt(model, work)[0]]]])
+            state.logits.cpu()  # as long as it takes to know the next token
+        assert state.logits is not None
+        return state.logits
 
-    def draw(reading: GenerationState) -> Tensor:
-        *_, last = reading.draw([0], [0], denoising)
-        return reading.decode(last.latents)
+    def draw(state: GenerationState) -> Tensor:
+        *_, last = state.draw([0], [0], denoising)
+        return state.decode(last.latents)
 
     return {
         "tokens read": (work.num_prompt_tokens, prefill),
         "tokens written": (work.num_new_tokens, decode),
-        "pictures drawn": (1, draw),
+        "images drawn": (1, draw),
     }
 
 
 def _prepare(model: GenerativeModel, what: str, work: Work) -> GenerationState:
     """A reading that has read what comes before the job."""
-    reading = model.begin_generation(1)
+    state = model.begin_generation(1)
     if what != "tokens read":
-        reading.read([[_prompt(model, work)]])
-    if what == "pictures drawn":
-        reading.read([[[model.config.begin_of_image_id]]])
-    return reading
+        state.read([[_prompt(model, work)]])
+    if what == "images drawn":
+        state.read([[[model.config.begin_of_image_id]]])
+    return state
 
 
 def _prompt(model: GenerativeModel, work: Work) -> list[int]:

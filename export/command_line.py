@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from export.engine.profiles import Limits
-from export.graph.kv_cache import DEFAULT_KV_CACHE, FLAVOURS
+from export.graph.kv_cache import DEFAULT_KV_CACHE, KV_CACHE_LAYOUTS
 from export.graph.precision import PRECISIONS
 from export.graph.quantization import WEIGHTS
 from export.triton import MODEL_FILES, Kind
@@ -28,9 +29,9 @@ def command_line(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stage",
         choices=STAGES,
-        help="how far to go, in this order: onnx traces, lower gives flavour and precision, validate compares with "
-        "PyTorch, after which DIR is there; then build makes engines, or bench times the files (default: validate; "
-        "with --builder: build)",
+        help="how far to go, in order: onnx traces, lower gives KV-cache layout and precision, validate compares "
+        "with PyTorch, after which DIR is there; then build makes engines, or bench times the files (default: "
+        "validate; with --builder: build)",
     )
     parser.add_argument(
         "--precision",
@@ -47,13 +48,14 @@ def command_line(description: str) -> argparse.ArgumentParser:
         "or in eight bits with a scale per output channel: about half of what float16 takes (default: %(default)s)",
     )
     parser.add_argument(
-        "--flavour",
-        choices=FLAVOURS,
+        "--kv-cache",
+        choices=KV_CACHE_LAYOUTS,
         default=DEFAULT_KV_CACHE,
         help="how the language model keeps its cache. trt_split: it reads the cache, and the new rows come out; any "
         "TensorRT and any onnxruntime. trt_native: TensorScatter writes in place, Attention reads, --max-past rows; "
         "ort: the same for any number of rows, without engines (default: %(default)s)",
     )
+    parser.add_argument("--flavour", action=_Renamed, new_name="--kv-cache", help=argparse.SUPPRESS)
     parser.add_argument(
         "--few-layers", type=int, metavar="N", help="only the first layers of the language model: a trial"
     )
@@ -72,10 +74,10 @@ def command_line(description: str) -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="pictures to check with, instead of MODEL_DIR/samples",
+        help="images to check with, instead of MODEL_DIR/samples",
     )
     building = parser.add_argument_group(
-        "stage build", "The sizes count for --dry-run too; --max-past also for the graphs of --flavour trt_native."
+        "stage build", "The sizes count for --dry-run too; --max-past also for the graphs of --kv-cache trt_native."
     )
     building.add_argument(
         "--builder",
@@ -101,15 +103,13 @@ def command_line(description: str) -> argparse.ArgumentParser:
     )
     usual = Limits()
     for name, default, what in (
-        ("--max-batch", usual.max_batch, "sequences, and pictures drawn, at once"),
+        ("--max-batch", usual.max_batch, "sequences, and images drawn, at once"),
         ("--max-tokens", usual.max_tokens, "new tokens of one call"),
         ("--max-past", usual.max_past, "rows of the key-value cache"),
-        ("--max-images", usual.max_images, "pictures in the bank"),
+        ("--max-images", usual.max_images, "images in the bank"),
     ):
         building.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
-    building.add_argument(
-        "--dynamic-unet", action="store_true", help="let the U-Net take fewer pictures than those, too"
-    )
+    building.add_argument("--dynamic-unet", action="store_true", help="let the U-Net take fewer images than those, too")
     serving = parser.add_argument_group("serving")
     serving.add_argument(
         "--triton", type=Path, metavar="DIR", help="write a model repository of Triton Inference Server"
@@ -123,6 +123,18 @@ def command_line(description: str) -> argparse.ArgumentParser:
     planning.add_argument("--dry-run", action="store_true", help="write nothing; say how much memory it would take")
     planning.add_argument("--gpu-mem", type=float, metavar="GB", help="with --dry-run: fail if the GPU has less")
     return parser
+
+
+class _Renamed(argparse.Action):
+    """An option that had another name in earlier versions."""
+
+    def __init__(self, *args: Any, new_name: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.new_name = new_name
+
+    def __call__(self, parser: argparse.ArgumentParser, *_args: Any) -> None:
+        """Refuse it."""
+        parser.error(f"{self.option_strings[0]} is called {self.new_name} now.")
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from export.atomic_files import PARTIAL
 from export.engine.reuse import carry_engines
 from export.process.lock import directory_lock
-from export.stages import JOB_FILE
+from export.store.job import JOB_FILE
 from export.store.manifest import ENGINES_DIR, MANIFEST_FILE, ONNX_DIR, manifest_of, read_manifest, write_manifest
 from export.validate.validate import ROUNDED_DIR
 

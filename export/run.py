@@ -1,6 +1,6 @@
 """Continue a document with an exported model: `python -m export.run runs/demo/export --prompt "a snail" --out a.html`.
 
-Texts and pictures are the document, in the order in which they are given. What is written appears as it is written.
+Texts and images are the document, in the order in which they are given. What is written appears as it is written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from export.runtime import Session
 from export.runtime.runners import exported_model
 from export.runtime.session import Backend
 from export.runtime.tensorrt_runner import TensorRTError, TensorRTRunner
-from export.store.samples import opened
+from export.store.samples import open_image
 from export.validate.end_to_end import LEAST_PSNR_DB, compare, psnrs
 from export.validate.seed_sensitivity import TWICE_DB, own_psnr_db, step_error_of
 from export.verified import record_run
@@ -32,7 +32,7 @@ from models.generation.options import GenerationOptions, Mode
 from models.generation.prompts import PROMPTS
 from plugins_trt.tensorrt_package import MissingPackage, open_package
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.out is not None and options.out.suffix not in (".html", *PICTURES):
-        raise ValueError(f"--out is {options.out}. Expected a name that ends in .html, {', '.join(PICTURES)}.")
-    document = [opened(Path(given)) if kind == "image" else given for kind, given in options.document]
+    if options.out is not None and options.out.suffix not in (".html", *IMAGE_SUFFIXES):
+        raise ValueError(f"--out is {options.out}. Expected a name that ends in .html, {', '.join(IMAGE_SUFFIXES)}.")
+    document = [open_image(Path(given)) if kind == "image" else given for kind, given in options.document]
     checkpoint = options.compare or options.model
     model = None if checkpoint is None else exported_model(options.directory, checkpoint)
     given = model if options.model is not None else None
@@ -81,9 +81,7 @@ def _stream(session: Session, document: list[Segment], asked: dict[str, Any]) ->
     for piece in session.generate_stream(document, **asked):
         assert isinstance(piece, str | Image.Image), "one document, without previews"
         written.add(piece)
-        print(
-            piece if isinstance(piece, str) else f"\n[picture of {piece.width} x {piece.height}]\n", end="", flush=True
-        )
+        print(piece if isinstance(piece, str) else f"\n[image of {piece.width} x {piece.height}]\n", end="", flush=True)
     print()
     return written
 
@@ -108,7 +106,7 @@ def _compare(
         if own_db is not None:
             difference = compare(expected, written, least_psnr_db=min(LEAST_PSNR_DB, own_db - TWICE_DB))
             own = f"; PyTorch's own, with each step off by {step_error:.1e} as the file's is, have {own_db:.0f} dB"
-    ran = [name for name, part in session.parts.items() if isinstance(part, TensorRTRunner)]
+    ran = [name for name, runner in session.runners.items() if isinstance(runner, TensorRTRunner)]
     if ran:
         version = open_package(BUILDERS[options.backend]).__version__
         on = torch.cuda.get_device_name()
@@ -117,7 +115,7 @@ def _compare(
         print(f"not equal: {difference}{own}", file=sys.stderr)
         return 1
     ratios = psnrs(expected, written)
-    worst = f"; pictures with a PSNR of at least {min(ratios):.0f} dB" if ratios else ""
+    worst = f"; images with a PSNR of at least {min(ratios):.0f} dB" if ratios else ""
     print(f"equal to PyTorch ({seconds:.1f} s): the same text{worst}{own}")
     return 0
 
@@ -136,7 +134,7 @@ _ASKED = (
 
 
 class _Segment(argparse.Action):
-    """Texts and pictures in one list, in their order."""
+    """Texts and images in one list, in their order."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         namespace.document = [*namespace.document, ((option_string or "").removeprefix("--"), values)]
@@ -148,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("directory", type=Path, metavar="DIR", help="what python -m export.trt wrote")
     parser.set_defaults(document=[])
     parser.add_argument("--prompt", action=_Segment, metavar="TEXT", help="a text of the document; may be repeated")
-    parser.add_argument("--image", action=_Segment, metavar="FILE", help="a picture of it; may be repeated")
+    parser.add_argument("--image", action=_Segment, metavar="FILE", help="an image of it; may be repeated")
     parser.add_argument("--task", choices=sorted(PROMPTS), help="put the document into a ready prompt")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write document and result as .html, .png, ...")
     running = parser.add_argument_group("what runs it")

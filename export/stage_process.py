@@ -14,7 +14,9 @@ from pathlib import Path
 
 from export.graph.onnx_graph import GraphError
 from export.process.child_process import end_with_parent
-from export.stages import Job, Log, lower, trace
+from export.process.progress import Log
+from export.stages import lower, trace
+from export.store.job import Job
 from export.validate.parity import ParityError
 from export.validate.validate import validate
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from export.engine.compatibility import IncompatibleExport, check_file
 from export.store.manifest import read_manifest
-from export.store.rebuild_command import command_of, way_out
+from export.store.rebuild_command import how_to_rebuild, rebuild_command
 
 Kind = Literal["onnx", "tensorrt"]
 
@@ -60,7 +60,7 @@ def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
             folder.mkdir(parents=True)
             first, *others = [entry["onnx"], *entry["onnx"]["weights"]] if engine is None else [engine["plan"]]
             for file in (first, *others):
-                check_file(root, file, way_out(root, manifest, **stage))
+                check_file(root, file, how_to_rebuild(root, manifest, **stage))
             shutil.copyfile(root / first["path"], folder / MODEL_FILES[kind])
             for file in others:  # under their names, by which the graph finds them
                 shutil.copyfile(root / file["path"], folder / Path(file["path"]).name)
@@ -88,7 +88,7 @@ def model_config(name: str, entry: Mapping[str, Any], kind: Kind, num_profiles: 
     lines = [
         f"name: {_quoted(name)}",
         'backend: "onnxruntime"' if kind == "onnx" else 'platform: "tensorrt_plan"',
-        # The banks of pictures have no batch, so the server may not add requests up.
+        # The banks of images have no batch, so the server may not add requests up.
         "max_batch_size: 0",
     ]
     for block, ports in (("input", entry["inputs"]), ("output", entry["outputs"])):
@@ -115,7 +115,7 @@ def _engine(root: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, 
         if folder.startswith("tensorrt-") and found["status"] == "built"
     ]
     if not built:
-        build = command_of(root, manifest, stage="build", builder="tensorrt")
+        build = rebuild_command(root, manifest, stage="build", builder="tensorrt")
         raise IncompatibleExport(
             f"There is no TensorRT engine of {name}, which the server could load. Write the ONNX graphs with "
             f"--triton-kind onnx, or build one where TensorRT is: {build}"

@@ -1,9 +1,9 @@
 """Export a trained model: `python -m export.trt runs/demo/model --out runs/demo/export --stage build --builder rtx`.
 
     onnx      trace each component
-    lower     write each graph in its precision, and the language model's in its flavour
+    lower     write each graph in its precision, and the language model's in its KV-cache layout
     validate  compare every component with PyTorch in onnxruntime on real inputs, and let a generation loop made of the
-              files alone write the same text and draw the same pictures
+              files alone write the same text and draw the same images
     build     TensorRT engines from the files
     bench     time the files in onnxruntime beside PyTorch
 
@@ -22,7 +22,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -37,13 +37,13 @@ from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import Precision, precision_of
 from export.graph.quantization import Weights, matrices_of, weights_of
-from export.graph.truncate import keep_few_layers
+from export.graph.truncate import truncate_layers
 from export.placement import put_back, put_in_place
 from export.process.child_process import ChildError, run_child
 from export.process.lock import directory_lock
-from export.process.progress import Progress
+from export.process.progress import Log, Progress
 from export.stage_process import ERROR_FILE, raise_error
-from export.stages import NEUTRAL_DIR, Job
+from export.store.job import NEUTRAL_DIR, Job
 from export.store.manifest import MANIFEST_FILE, manifest_of, read_manifest
 from export.store.selection import ComponentSelection
 from export.triton import check_new, write_repository
@@ -60,24 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 1 for an export that failed, 2 for wrong arguments."""
     options = command_line(__doc__.partition("\n")[0]).parse_args(arguments)
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         print(line, flush=True)
 
     try:
         limits = Limits(
             options.max_batch, options.max_tokens, options.max_past, options.max_images, options.dynamic_unet
         )
-        choice = ComponentSelection(options.components, options.torch_fallback)
+        selection = ComponentSelection(options.components, options.torch_fallback)
         if options.dry_run:
             return plan_memory(
                 options.model,
                 limits,
                 options.precision,
-                choice,
+                selection,
                 options.llm_weights,
                 few_layers=options.few_layers,
                 gpu_gb=options.gpu_mem,
-                say=say,
+                log=log,
             )
         stage = options.stage or ("validate" if options.builder is None else "build")
         builder = options.builder or USUAL_BUILDER
@@ -91,25 +91,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_arguments(options, stage)
         put_back(options.out)
         if (earlier := manifest_of(options.out)) is not None:
-            choice = choice.joined(earlier)
+            selection = selection.joined(earlier)
         work = options.out.with_name(f".{options.out.name}.unfinished")
         job = Job.of(
             options.model,
             work,
             options.out,
-            pictures=options.images,
+            images=options.images,
             precision=options.precision,
             few_layers=options.few_layers,
-            flavour=options.flavour,
-            capacity=limits.max_past if options.flavour == "trt_native" else None,
-            choice=choice,
+            kv_cache=options.kv_cache,
+            capacity=limits.max_past if options.kv_cache == "trt_native" else None,
+            selection=selection,
             llm_weights=options.llm_weights,
-            say=say,
+            log=log,
         )
-        if is_up_to_date(options.out, job, say):
-            say(f"{options.out} holds the graphs of this model")
+        if is_up_to_date(options.out, job, log):
+            log(f"{options.out} holds the graphs of this model")
         else:
-            export_graphs(job, options.out, GRAPH_STAGES[: 1 + STAGES.index(stage)], say)
+            export_graphs(job, options.out, GRAPH_STAGES[: 1 + STAGES.index(stage)], log)
         if stage == "build":
             build = BuildOptions(
                 builder,
@@ -120,12 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 plugin=options.plugin,
                 plugin_library=options.plugin_library,
             )
-            build_engines(options.out, build, say)
+            build_engines(options.out, build, log)
         if stage == "bench":
-            _bench(options.model, options.out, say)
+            _bench(options.model, options.out, log)
         if options.triton is not None:
             served = write_repository(options.out, options.triton, options.triton_kind or USUAL_KIND)
-            say(f"{options.triton} serves {', '.join(served)}")
+            log(f"{options.triton} serves {', '.join(served)}")
     except (GraphError, ParityError) as error:
         print(f"The export failed, and nothing was written to {options.out}. {error}", file=sys.stderr)
         return 1
@@ -138,14 +138,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str], None]) -> None:
+def export_graphs(job: Job, out: Path, stages: Sequence[str], log: Log) -> None:
     """Go through stages, each in a process of its own; after the last one, `out` appears or is replaced.
 
     Args:
         job: what to export.
         out: a directory that does not exist, is empty, or holds an earlier export.
         stages: some of `GRAPH_STAGES`, from the first.
-        say: gets a line of progress now and then.
+        log: gets a line of progress now and then.
 
     Raises:
         ValueError: another process works on the same directory; the model or the samples are not usable.
@@ -159,9 +159,9 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str
         try:
             job_file = job.save()
             for stage in stages:
-                if stage == "validate" and is_up_to_date(work, job, say):
+                if stage == "validate" and is_up_to_date(work, job, log):
                     continue  # it ended just before the directory took its place
-                _run_stage(stage, job, job_file, say)
+                _run_stage(stage, job, job_file, log)
         except (GraphError, ParityError):
             shutil.rmtree(work)
             raise
@@ -172,85 +172,85 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], say: Callable[[str
         except ChildError as error:
             raise ChildError(f"{error} What was done is kept in {work}; the same command goes on there.") from None
         if stages[-1] != GRAPH_STAGES[-1]:
-            say(f"{work} holds what is done; --stage {GRAPH_STAGES[-1]} goes on")
+            log(f"{work} holds what is done; --stage {GRAPH_STAGES[-1]} goes on")
             return
         put_in_place(work, out)
-    say(f"wrote {out} in {time.perf_counter() - start:.0f} s")
+    log(f"wrote {out} in {time.perf_counter() - start:.0f} s")
 
 
-def _run_stage(stage: str, job: Job, job_file: Path, say: Callable[[str], None]) -> None:
+def _run_stage(stage: str, job: Job, job_file: Path, log: Log) -> None:
     work = Path(job.work)
     (work / ERROR_FILE).unlink(missing_ok=True)  # of an earlier command, that did not come to read it
-    pace = Progress.of(stage, [work / NEUTRAL_DIR, Path(job.earlier) / NEUTRAL_DIR])
+    progress = Progress.of(stage, [work / NEUTRAL_DIR, Path(job.earlier) / NEUTRAL_DIR])
 
-    def said(line: str) -> None:
-        pace.hear(line)
-        say(line)
+    def on_line(line: str) -> None:
+        progress.on_line(line)
+        log(line)
 
     run_child(
         "export.stage_process",
         [stage, str(job_file)],
-        alive=lambda seconds, phase: say(f"      {seconds:.0f} s, {phase.strip()}{pace.left()}"),
-        said=said,
+        heartbeat=lambda seconds, phase: log(f"      {seconds:.0f} s, {phase.strip()}{progress.left()}"),
+        on_line=on_line,
     )
     raise_error(work)
-    pace.save(work / NEUTRAL_DIR)
+    progress.save(work / NEUTRAL_DIR)
 
 
-def _bench(model_dir: Path, out: Path, say: Callable[[str], None]) -> None:
+def _bench(model_dir: Path, out: Path, log: Log) -> None:
     """Time the graphs in onnxruntime beside PyTorch; the figures are printed and kept."""
     check_whole(out, read_manifest(out))
-    pace = Progress("bench", {})
+    progress = Progress("bench", {})
 
-    def said(line: str) -> None:
-        pace.hear(line)
-        say(line)
+    def on_line(line: str) -> None:
+        progress.on_line(line)
+        log(line)
 
     run_child(
         "export.bench",
         [str(out), "--model", str(model_dir), "--json", str(out / BENCH_FILE)],
-        alive=lambda seconds, phase: say(f"      {seconds:.0f} s, {phase.strip()}{pace.left()}"),
-        said=said,
+        heartbeat=lambda seconds, phase: log(f"      {seconds:.0f} s, {phase.strip()}{progress.left()}"),
+        on_line=on_line,
     )
 
 
-def is_up_to_date(out: Path, job: Job, say: Callable[[str], None]) -> bool:
+def is_up_to_date(out: Path, job: Job, log: Log) -> bool:
     """Whether `out` holds what the job would make; what cannot be read, or is damaged, is made again.
 
     Raises:
         ValueError: the job names a component that the model does not have.
     """
     manifest = manifest_of(out)
-    if manifest is None or manifest["key"] != job.key or not job.choice.is_held_by(manifest):
+    if manifest is None or manifest["key"] != job.key or not job.selection.is_held_by(manifest):
         return False
-    return is_undamaged(out, manifest, say)
+    return is_undamaged(out, manifest, log)
 
 
 def plan_memory(
     model_dir: Path,
     limits: Limits,
     precision: Precision,
-    choice: ComponentSelection,
+    selection: ComponentSelection,
     llm_weights: Weights,
     *,
     few_layers: int | None,
     gpu_gb: float | None,
-    say: Callable[[str], None],
+    log: Log,
 ) -> int:
     """Say how much memory the chosen components take; 2 if that is more than `gpu_gb` (10**9 bytes each), else 0."""
     model, _ = open_meta_model(model_dir)
     if few_layers is not None:
-        keep_few_layers(model, few_layers)
+        truncate_layers(model, few_layers)
     components = components_of(model)
     memories = {}
-    for name in choice.among(components):
+    for name in selection.among(components):
         memory, in_float32 = memory_of(components[name], limits), precision_of(name, precision) == "float32"
         memory = memory if in_float32 else memory.in_half()
         if weights_of(name, llm_weights) != "same":
             memory = memory.in_eight_bits(matrices_of(model), itemsize=4 if in_float32 else 2)
         memories[name] = memory
     for line in report(memories, limits):
-        say(line)
+        log(line)
     needed = gpu_bytes(memories) / 1e9
     if gpu_gb is None or needed <= gpu_gb:
         return 0
@@ -271,7 +271,7 @@ def _check_belonging(options: argparse.Namespace, stage: str, limits: Limits) ->
     if stage == "build":
         return
     named = [name for name in ("builder", "plugin", "plugin_library", "function_fallback") if getattr(options, name)]
-    if options.flavour == "trt_native":
+    if options.kv_cache == "trt_native":
         limits = replace(limits, max_past=Limits.max_past)  # the graphs have it
     named += [field.name for field in fields(Limits) if getattr(limits, field.name) != field.default]
     if named:
@@ -291,13 +291,13 @@ def _check_arguments(options: argparse.Namespace, stage: str) -> None:
             f"{model_dir} holds no {CONFIG_FILE}. Expected a directory written by MMInterleaved.save_pretrained or "
             "python -m models.convert."
         )
-    if missing := [picture for picture in options.images if not picture.is_file()]:
-        raise FileNotFoundError(f"There is no picture {missing[0]}. --images takes files as PNG, JPEG or WebP.")
+    if missing := [image for image in options.images if not image.is_file()]:
+        raise FileNotFoundError(f"There is no image {missing[0]}. --images takes files as PNG, JPEG or WebP.")
     if out.exists() and not (out.is_dir() and ((out / MANIFEST_FILE).is_file() or not any(out.iterdir()))):
         raise FileExistsError(f"{out} exists and is no earlier export. Name another directory, or remove it.")
-    if options.flavour == "ort" and stage == "build":
+    if options.kv_cache == "ort" and stage == "build":
         raise ValueError(
-            "--flavour ort has no engines: TensorRT wants a cache of fixed size. Take trt_split or trt_native."
+            "--kv-cache ort has no engines: TensorRT wants a cache of fixed size. Take trt_split or trt_native."
         )
     if options.triton is None:
         return

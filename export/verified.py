@@ -35,7 +35,7 @@ def verified_where(manifest: Mapping[str, Any]) -> str:
     ]
     reasons: list[str] = []
 
-    def said(fact: Mapping[str, Any]) -> str:
+    def status(fact: Mapping[str, Any]) -> str:
         """A status, with the number of its reason."""
         if "reason" not in fact:
             return str(fact["status"])
@@ -45,17 +45,17 @@ def verified_where(manifest: Mapping[str, Any]) -> str:
 
     for name, entry in manifest["components"].items():
         checked = entry["validation"]
-        lines.append(f"| {name} | ONNX | yes | onnxruntime, CPU | {said(checked)} |")
+        lines.append(f"| {name} | ONNX | yes | onnxruntime, CPU | {status(checked)} |")
         for engine, facts in entry["engines"].items():
-            made = f"yes, on {facts['built_on']}" if facts["status"] == "built" else said(facts)
-            executed, verified = (said(facts[what]) if what in facts else "–" for what in ("executed", "verified"))
+            made = f"yes, on {facts['built_on']}" if facts["status"] == "built" else status(facts)
+            executed, verified = (status(facts[what]) if what in facts else "–" for what in ("executed", "verified"))
             lines.append(f"| {name} | {engine} | {made} | {executed} | {verified} |")
     whole = manifest["generation"]
     if "reason" in whole:
-        lines.append(f"| all together | ONNX | – | – | {said(whole)} |")
+        lines.append(f"| all together | ONNX | – | – | {status(whole)} |")
         return _with_reasons(lines, reasons)
-    pictures = f"{whole['num_pictures']} pictures, PSNR at least {whole['worst_psnr_db']:.0f} dB"
-    lines.append(f"| all together | ONNX | yes | onnxruntime, CPU | {len(whole['texts'])} texts the same; {pictures} |")
+    images = f"{whole['num_images']} images, PSNR at least {whole['worst_psnr_db']:.0f} dB"
+    lines.append(f"| all together | ONNX | yes | onnxruntime, CPU | {len(whole['texts'])} texts the same; {images} |")
     return _with_reasons(lines, reasons)
 
 

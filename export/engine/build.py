@@ -21,7 +21,7 @@ from export.engine.reuse import drop_stale
 from export.process.child_process import ChildError, run_child
 from export.process.fingerprint import digest_of, file_digest, sources_digest
 from export.process.lock import directory_lock
-from export.process.progress import Checking, Clock
+from export.process.progress import Log, ReadProgress, RemainingBuildTime
 from export.store.manifest import ENGINES_DIR, file_entry, read_manifest, write_manifest
 from mmfs.kernels.nvrtc import nvrtc
 from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
@@ -34,8 +34,6 @@ BUILDER_SOURCES = ("export/engine/build_process.py",)
 
 PLUGIN_SOURCES = ("plugins_trt/*.py", "mmfs/kernels/*")
 """The same of plans whose plugins are compiled here."""
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,21 +54,21 @@ class BuildOptions:
     """Components whose mmfs nodes become their bodies of standard operators instead of plugins."""
 
     architectures: tuple[str, ...] = (*ARCHITECTURES, PTX_ARCHITECTURE)
-    """For which the kernels of the carrier "python" are compiled."""
+    """For which the kernels of the plugin kind "python" are compiled."""
 
     plugin: str | None = None
     """One of `plugins_trt.plugin_kinds.PLUGIN_KINDS`; None: the builder's usual one."""
 
     plugin_library: Path | None = None
-    """The file of the carrier "library"."""
+    """The file of the plugin kind "library"."""
 
     @property
-    def carrier(self) -> str:
+    def plugin_kind(self) -> str:
         """How the plugins get into a plan."""
         return USUAL[self.builder] if self.plugin is None else self.plugin
 
 
-def build_engines(root: Path, options: BuildOptions, say: Log) -> None:
+def build_engines(root: Path, options: BuildOptions, log: Log) -> None:
     """Build the plan of every component of an export, one process each, and enter them into the manifest.
 
     A plan that is there and depends on nothing that has changed is kept.
@@ -78,15 +76,15 @@ def build_engines(root: Path, options: BuildOptions, say: Log) -> None:
     Args:
         root: what stage "onnx" wrote.
         options: what to build.
-        say: gets a line of progress now and then.
+        log: gets a line of progress now and then.
 
     Raises:
         MissingPackage: the builder is not installed.
-        ValueError: a component is named that does not exist, the builder does not take the carrier of the plugins, or
-            another process is building here.
+        ValueError: a component is named that does not exist, the builder does not take plugins of this kind, or another
+            process is building here.
         EngineError: some could not be built; all others are there.
     """
-    check_plugin_kind(options.carrier, options.builder, options.plugin_library)
+    check_plugin_kind(options.plugin_kind, options.builder, options.plugin_library)
     trt_version = open_package(options.builder).__version__
     failed = []
     with directory_lock(root):
@@ -101,16 +99,16 @@ def build_engines(root: Path, options: BuildOptions, say: Log) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".build-*"):
             shutil.rmtree(leftover)
-        clock = Clock.of(components, wanted)
+        clock = RemainingBuildTime.of(components, wanted)
         for number, name in enumerate(wanted, start=1):
             head = f"[{number}/{len(wanted)}] {name}"
             before = components[name]["engines"].get(folder_name)
             if name in options.torch_fallback:
                 entry: dict[str, Any] = {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
-                say(f"{head}: {entry['reason']}")
+                log(f"{head}: {entry['reason']}")
             else:
                 entry = _one_engine(
-                    root, folder, name, components[name], before, options, trt_version, clock, head, say
+                    root, folder, name, components[name], before, options, trt_version, clock, head, log
                 )
             if entry["status"] == "failed":
                 failed.append(name)
@@ -130,69 +128,69 @@ def _one_engine(
     before: Mapping[str, Any] | None,
     options: BuildOptions,
     trt_version: str,
-    clock: Clock,
+    clock: RemainingBuildTime,
     head: str,
-    say: Log,
+    log: Log,
 ) -> dict[str, Any]:
     """The manifest's entry about this engine, which is there if its status is "built"."""
     onnx = root / component["onnx"]["path"]
     plan = folder / f"{name}.plan"
-    heard = Checking(name, [*(root / listed["path"] for listed in _files(component)), plan], say)
+    on_bytes_read = ReadProgress(name, [*(root / listed["path"] for listed in _files(component)), plan], log)
     for listed in _files(component):
         file = root / listed["path"]
-        if not file.is_file() or file_digest(file, heard) != listed["sha256"]:
+        if not file.is_file() or file_digest(file, on_bytes_read) != listed["sha256"]:
             raise EngineError(f"{file} is not the file that was checked. Export again with --stage validate.")
     profiles = profiles_of(name, component["inputs"], options.limits)
     uses_plugins = name not in options.function_fallback
-    carrier = options.carrier if uses_plugins else None
-    key = engine_key(component, profiles, options, trt_version, carrier)
+    plugin_kind = options.plugin_kind if uses_plugins else None
+    key = engine_key(component, profiles, options, trt_version, plugin_kind)
     if before is not None and before.get("key") == key and before["status"] == "built":
-        if plan.is_file() and file_digest(plan, heard) == before["plan"]["sha256"]:
-            say(f"{head}: nothing has changed since it was built")
+        if plan.is_file() and file_digest(plan, on_bytes_read) == before["plan"]["sha256"]:
+            log(f"{head}: nothing has changed since it was built")
             return dict(before)
-        say(f"{head}: {plan.name} is missing or damaged")
+        log(f"{head}: {plan.name} is missing or damaged")
     expected = component["num_mmfs_nodes"] if uses_plugins else {}
-    say(f"{head} ...")
+    log(f"{head} ...")
 
-    def alive(seconds: float, phase: str) -> None:
-        say(f"      {seconds:.0f} s, {phase}; {clock.left(name, seconds)}")
+    def heartbeat(seconds: float, phase: str) -> None:
+        log(f"      {seconds:.0f} s, {phase}; {clock.left(name, seconds)}")
 
     with (
         tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch_name,
         library_folders(options.builder) as libraries,
     ):
         scratch = Path(scratch_name)
-        log = scratch / "log"
+        log_file = scratch / "log"
         Request(
             builder=options.builder,
             onnx=str(onnx),
             plan=str(scratch / "plan"),
-            log=str(log),
+            log=str(log_file),
             profiles=tuple(profile.shapes(component["inputs"]) for profile in profiles),
             architectures=options.architectures,
-            plugins=carrier,
+            plugins=plugin_kind,
             plugin_library=str(options.plugin_library) if options.plugin_library is not None else None,
             # TensorRT-RTX compiles on the GPU that loads a plan, and has nothing to measure before.
             timing_cache=str(folder / TIMING_FILE) if options.builder == "tensorrt" else None,
         ).save(scratch / "request.json")
         try:
-            built, looked = _run(scratch, alive, libraries)
+            built, inspection = _run(scratch, heartbeat, libraries)
             check_plugins(built, expected)
-            inspector = inspected(looked, expected)
+            inspector = inspected(inspection, expected)
         except (EngineError, ChildError) as error:
             plan.unlink(missing_ok=True)
-            say(f"      failed: {error}")
+            log(f"      failed: {error}")
             return {"status": "failed", "reason": str(error), "profiles": _profile_entries(profiles)}
         finally:
-            messages = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-            if log.exists():
-                log.replace(folder / f"{name}.build.log")
+            messages = log_file.read_text(encoding="utf-8", errors="replace") if log_file.exists() else ""
+            if log_file.exists():
+                log_file.replace(folder / f"{name}.build.log")
         layers = folder / f"{name}.layers.json"
         layers.unlink(missing_ok=True)  # of the plan before this one
-        if "layers" in looked:
-            layers.write_text(json.dumps(looked["layers"], indent=1))
+        if "layers" in inspection:
+            layers.write_text(json.dumps(inspection["layers"], indent=1))
         (scratch / "plan").replace(plan)
-    used = carrier if expected else None
+    used = plugin_kind if expected else None
     architectures = architectures_of(used, options.architectures, options.plugin_library) if used is not None else []
     cuda = nvrtc().version if used in ("aot", "python") else None
     library = options.plugin_library if used == "library" else None
@@ -209,7 +207,7 @@ def _one_engine(
         "num_layers_parsed": built["num_layers"],
         "num_plugins": dict(expected),
         "mmfs_nodes": "plugins" if uses_plugins else "bodies of standard operators, asked for with --function-fallback",
-        "carrier": used,
+        "plugin_kind": used,
         "plugin_library": str(library.absolute()) if library is not None else None,
         "machine_code": {"architectures": architectures, "sha256": built["machine_code_sha256"]},
         "requires": requirements(options.builder, used, architectures, cuda),
@@ -218,7 +216,7 @@ def _one_engine(
         "verified": {"status": "not run", "reason": "it was not executed"},
     }
     counted = ", ".join(f"{count} {operator} plugins" for operator, count in expected.items())
-    say(f"      {entry['plan']['bytes'] / 1e6:.1f} MB in {entry['seconds']:.0f} s; {counted or 'no plugins'}")
+    log(f"      {entry['plan']['bytes'] / 1e6:.1f} MB in {entry['seconds']:.0f} s; {counted or 'no plugins'}")
     return entry
 
 
@@ -227,12 +225,12 @@ def engine_key(
     profiles: Sequence[Profile],
     options: BuildOptions,
     trt_version: str,
-    carrier: str | None,
+    plugin_kind: str | None,
 ) -> str:
     """Digest of everything that a plan depends on."""
     plugins: list[Any] = []
-    if carrier is not None and component["num_mmfs_nodes"]:
-        plugins = [carrier]
+    if plugin_kind is not None and component["num_mmfs_nodes"]:
+        plugins = [plugin_kind]
         if options.plugin_library is not None:
             plugins += [file_digest(options.plugin_library)]
         else:
@@ -242,7 +240,7 @@ def engine_key(
             "onnx": [file["sha256"] for file in _files(component)],
             "profiles": _profile_entries(profiles),
             "builder": [options.builder, trt_version, sources_digest(BUILDER_SOURCES)],
-            "plugins": plugins if carrier is not None else None,
+            "plugins": plugins if plugin_kind is not None else None,
             "machine": [here(), capability_for(options.builder)],
         }
     )
@@ -254,13 +252,16 @@ def _files(component: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _run(
-    scratch: Path, alive: Callable[[float, str], None], libraries: Sequence[Path]
+    scratch: Path, heartbeat: Callable[[float, str], None], libraries: Sequence[Path]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the process says about building and about inspecting."""
     died = None
     try:
         run_child(
-            "export.engine.build_process", [str(scratch / "request.json")], alive=alive, library_folders=libraries
+            "export.engine.build_process",
+            [str(scratch / "request.json")],
+            heartbeat=heartbeat,
+            library_folders=libraries,
         )
     except ChildError as error:
         died = error

@@ -52,7 +52,7 @@ class Request:
     """One of `plugins_trt.plugin_kinds.PLUGIN_KINDS`; None: no plugins: the parser takes the bodies of the nodes."""
 
     plugin_library: str | None = None
-    """The file of the C++ plugin, where that is the carrier."""
+    """The file of the C++ plugin, where that is the plugin kind."""
 
     timing_cache: str | None = None
     """Where the builder keeps how fast its tactics were; None: nowhere."""
@@ -105,7 +105,7 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: PluginKind | Non
 
     Returns:
         seconds; num_layers and num_plugin_layers of the parsed network; num_plugins_in_plan by node type, None where
-        the carrier cannot tell; machine_code_sha256, of each set of kernels in the plan.
+        the plugin kind cannot tell; machine_code_sha256, of each set of kernels in the plan.
 
     Raises:
         BuilderError: in TensorRT's words.

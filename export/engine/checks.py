@@ -35,7 +35,7 @@ def num_plugin_layers(layers: Mapping[str, Any]) -> int:
     return sum("plugin" in str(layer.get("LayerType", "")).lower() for layer in layers["Layers"])
 
 
-def inspected(looked: Mapping[str, Any], expected: Mapping[str, int]) -> dict[str, Any]:
+def inspected(inspection: Mapping[str, Any], expected: Mapping[str, int]) -> dict[str, Any]:
     """The manifest's entry about what the inspector sees.
 
     Args:
@@ -45,9 +45,9 @@ def inspected(looked: Mapping[str, Any], expected: Mapping[str, int]) -> dict[st
     Raises:
         EngineError: it sees another number of plugin layers.
     """
-    if "error" in looked:
-        return {"status": "not run", "reason": f"TensorRT could not load the plan here: {looked['error']}"}
-    found, wanted = num_plugin_layers(looked["layers"]), sum(expected.values())
+    if "error" in inspection:
+        return {"status": "not run", "reason": f"TensorRT could not load the plan here: {inspection['error']}"}
+    found, wanted = num_plugin_layers(inspection["layers"]), sum(expected.values())
     if found != wanted:
         raise EngineError(f"The inspector finds {found} plugin layers in the engine; expected were {wanted}.")
     return {"status": "pass", "num_plugin_layers": found}

@@ -7,7 +7,7 @@ knows all that, so the refusal here says what came, what was expected, and the c
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import torch
 
 from export.engine.drivers import DRIVER_FILE, Cuda, driver_branch, least_for_machine_code, least_for_ptx, newest_ptx
 from export.process.fingerprint import OnBytesRead, file_digest, sources_digest
-from export.process.progress import Checking
-from export.store.rebuild_command import command_of, rebuilding
+from export.process.progress import Log, ReadProgress
+from export.store.rebuild_command import how_to_rebuild_engines, rebuild_command
 from plugins_trt.tensorrt_package import PACKAGES
 
 BUILDERS = {"trt": "tensorrt", "rtx": "rtx"}
@@ -72,13 +72,13 @@ def capability_for(builder: str) -> list[int] | None:
     return list(torch.cuda.get_device_capability()) if own_gpu else None
 
 
-def requirements(builder: str, carrier: str | None, architectures: list[str], cuda: Cuda | None) -> dict[str, Any]:
+def requirements(builder: str, plugin_kind: str | None, architectures: list[str], cuda: Cuda | None) -> dict[str, Any]:
     """An engine's part of the manifest that `check_engine` reads; made where the engine is.
 
     Args:
         builder: a key of `PACKAGES`.
-        carrier: of its plugins; None: it has none. With "python" this program launches the kernels in the plan, and has
-            to have the same; the others launch theirs without us.
+        plugin_kind: of its plugins; None: it has none. With "python" this program launches the kernels in the plan, and
+            has to have the same; the others launch theirs without us.
         architectures: of the machine code in the plan; empty without plugins.
         cuda: of the NVRTC that made it; None: it was compiled elsewhere.
     """
@@ -89,18 +89,18 @@ def requirements(builder: str, carrier: str | None, architectures: list[str], cu
         "architectures": architectures,
         "cuda": None if cuda is None else _dotted(cuda),
         "least_driver": least,
-        "kernels_sha256": sources_digest(KERNEL_SOURCES) if carrier == "python" else None,
+        "kernels_sha256": sources_digest(KERNEL_SOURCES) if plugin_kind == "python" else None,
     }
 
 
-def check_file(root: Path, entry: Mapping[str, Any], cure: str, heard: OnBytesRead | None = None) -> None:
+def check_file(root: Path, entry: Mapping[str, Any], cure: str, on_bytes_read: OnBytesRead | None = None) -> None:
     """Raise IncompatibleExport unless a file is there as the manifest lists it.
 
     Args:
         root: the export.
         entry: its path, bytes and sha256.
-        cure: from `way_out`.
-        heard: told of what is read.
+        cure: from `how_to_rebuild`.
+        on_bytes_read: told of what is read.
     """
     file = root / entry["path"]
     if not file.is_file():
@@ -110,20 +110,20 @@ def check_file(root: Path, entry: Mapping[str, Any], cure: str, heard: OnBytesRe
         raise IncompatibleExport(
             f"{file} has {size} bytes, and manifest.json says {entry['bytes']}: it was cut. {cure}"
         )
-    if file_digest(file, heard) != entry["sha256"]:
+    if file_digest(file, on_bytes_read) != entry["sha256"]:
         raise IncompatibleExport(
             f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {cure}"
         )
 
 
-def is_undamaged(root: Path, manifest: Mapping[str, Any], say: Callable[[str], None]) -> bool:
+def is_undamaged(root: Path, manifest: Mapping[str, Any], log: Log) -> bool:
     """Whether graphs, weights and assets are there as the manifest lists them. Reads them all; engines not."""
     graphs = [component["onnx"] for component in manifest["components"].values()]
     entries = [*graphs, *(file for graph in graphs for file in graph["weights"]), *manifest["assets"]]
-    heard = Checking(str(root), [root / entry["path"] for entry in entries], say)
+    on_bytes_read = ReadProgress(str(root), [root / entry["path"] for entry in entries], log)
     try:
         for entry in entries:
-            check_file(root, entry, cure="", heard=heard)
+            check_file(root, entry, cure="", on_bytes_read=on_bytes_read)
     except IncompatibleExport:
         return False
     return True
@@ -132,9 +132,9 @@ def is_undamaged(root: Path, manifest: Mapping[str, Any], say: Callable[[str], N
 def check_whole(root: Path, manifest: Mapping[str, Any]) -> None:
     """Raise IncompatibleExport unless every component was exported, or left to PyTorch."""
     if missing := manifest["not_exported"]:
-        with_them = command_of(root, manifest, components=None)
+        with_them = rebuild_command(root, manifest, components=None)
         left = ",".join([*manifest["left_to_pytorch"], *missing])
-        without = command_of(root, manifest, components=",".join(manifest["components"]), torch_fallback=left)
+        without = rebuild_command(root, manifest, components=",".join(manifest["components"]), torch_fallback=left)
         raise IncompatibleExport(
             f"{root} cannot write or draw without {', '.join(missing)}, which were not exported. Export them, too: "
             f"{with_them}; or leave them to PyTorch: {without}"
@@ -163,13 +163,13 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
     components = manifest["components"]
     if (entry := components[name]["engines"].get(folder)) is not None:
         if entry["status"] == "failed":
-            cure = rebuilding(root, manifest, builder, name, {name: None})
+            cure = how_to_rebuild_engines(root, manifest, builder, name, {name: None})
             raise IncompatibleExport(f"There is no engine of {name}: {entry['reason']} {cure}")
         return None if entry["status"] == "not built" else entry
     others = {one: _of_other_versions(there["engines"], builder) for one, there in components.items()}
     newest = {one: list(found.values())[-1] if found else None for one, found in others.items()}
     lacking = {one: newest[one] for one, there in components.items() if folder not in there["engines"]}
-    cure = rebuilding(root, manifest, builder, name, lacking)
+    cure = how_to_rebuild_engines(root, manifest, builder, name, lacking)
     if others[name]:
         raise IncompatibleExport(
             f"The engine of {name} was built by {package} {', '.join(others[name])}, and {machine.builder_version} is "
@@ -182,14 +182,16 @@ def check_engine(
     root: Path, manifest: Mapping[str, Any], name: str, entry: Mapping[str, Any], backend: str, machine: Machine
 ) -> None:
     """Raise IncompatibleExport unless the machine can run an engine and its plan is whole; files are only hashed."""
-    builder, misfits = BUILDERS[backend], {name: entry}
+    builder, incompatible = BUILDERS[backend], {name: entry}
     if (why := _why_not(entry["requires"], machine)) is not None:
         for one, there in manifest["components"].items():
             other = there["engines"].get(f"{builder}-{machine.builder_version}", {"status": "unknown"})
             if other["status"] == "built" and _why_not(other["requires"], machine) is not None:
-                misfits[one] = other
-        raise IncompatibleExport(f"The engine of {name} {why}. {rebuilding(root, manifest, builder, name, misfits)}")
-    check_file(root, entry["plan"], rebuilding(root, manifest, builder, name, misfits))
+                incompatible[one] = other
+        raise IncompatibleExport(
+            f"The engine of {name} {why}. {how_to_rebuild_engines(root, manifest, builder, name, incompatible)}"
+        )
+    check_file(root, entry["plan"], how_to_rebuild_engines(root, manifest, builder, name, incompatible))
 
 
 def _why_not(needs: Mapping[str, Any], machine: Machine) -> str | None:

@@ -36,7 +36,7 @@ class Memory:
     """Past keys and values."""
 
     bank: int
-    """Projected features of pictures, which MMFS samples."""
+    """Projected features of images, which MMFS samples."""
 
     ports: int
     """All other inputs, and the outputs."""
@@ -45,7 +45,7 @@ class Memory:
     """In between."""
 
     def in_half(self) -> Memory:
-        """With weights, cache and bank in 16 bits. Ports and activations are counted in 32, as those of islands are."""
+        """With weights, cache and bank in 16 bits. Ports and activations are counted in 32: some nodes need that."""
         return replace(self, weights=self.weights // 2, cache=self.cache // 2, bank=self.bank // 2)
 
     def in_eight_bits(self, matrices: Iterable[Tensor], itemsize: int) -> Memory:
@@ -139,7 +139,7 @@ def report(memories: Mapping[str, Memory], limits: Limits) -> list[str]:
         lines.append(f"{name:24}" + "".join(f"{getattr(memory, column) / 1e6:13.1f}" for column in columns))
     lines.append(
         f"largest: batch {limits.max_batch}, {limits.max_tokens} new tokens, {limits.max_past} cached, "
-        f"{limits.max_images} pictures"
+        f"{limits.max_images} images"
     )
     lines.append(
         f"on the GPU with all engines loaded: {gpu_bytes(memories) / 1e6:.1f} MB, of the host to build one: "

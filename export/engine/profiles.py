@@ -18,19 +18,19 @@ class Limits:
     """What an engine has to be able to take."""
 
     max_batch: int = 1
-    """Sequences, and pictures drawn, at once."""
+    """Sequences, and images drawn, at once."""
 
     max_tokens: int = 512
     """New tokens of one call; a longer prompt is read in chunks."""
 
     max_past: int = 2048
-    """Rows of the key-value cache, and tokens that a drawn picture is conditioned on."""
+    """Rows of the key-value cache, and tokens that a drawn image is conditioned on."""
 
     max_images: int = 8
-    """Pictures in the bank."""
+    """Images in the bank."""
 
     dynamic_unet: bool = False
-    """False: the U-Net takes exactly both halves of `max_batch` pictures and a bank of `max_images`."""
+    """False: the U-Net takes exactly both halves of `max_batch` images and a bank of `max_images`."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_tokens", "max_past", "max_images"):
@@ -59,7 +59,7 @@ class Profile:
 def profiles_of(component: str, inputs: Sequence[Mapping[str, Any]], limits: Limits) -> list[Profile]:
     """The profiles of a component: two for the language model, one for everything else.
 
-    No axis may be empty, though the graphs allow it: a cache whose rows are all invalid and a bank whose picture nobody
+    No axis may be empty, though the graphs allow it: a cache whose rows are all invalid and a bank whose image nobody
     sees say the same, and TensorRT's promises for tensors without elements are few.
 
     Args:

@@ -1,4 +1,4 @@
-"""Attention over a cache as one operator: one node of the neutral graph, which each flavour spells out its own way.
+"""Attention over a cache as one operator: one node of the neutral graph, which each layout spells out its own way.
 
 Letters: B sequences, S new tokens, K rows of the cache, H heads, G heads of keys and values, D channels of a head.
 """
@@ -43,7 +43,7 @@ def cached_attention(
         past_key: [B, G, K, D].
         past_value: [B, G, K, D].
         mask: [B, 1, S, K + S] bool, True where a token attends: the rows of the cache, then the new tokens.
-        write_indices: [B] int64, how many rows of the cache are valid. The mask says the same; a flavour that writes
+        write_indices: [B] int64, how many rows of the cache are valid. The mask says the same; a layout that writes
             the new rows behind them needs the number.
         scale: of the scores.
 

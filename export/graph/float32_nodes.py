@@ -17,7 +17,7 @@ NARROW = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 """Element types by name."""
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Attention"})
-ISLANDS = {
+FLOAT32_OPERATORS = {
     **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"), "norm"),
     **dict.fromkeys(("BatchNormalization", "ReduceMean", "ReduceSum", "Pow", "Sqrt", "Reciprocal"), "norm"),
     **dict.fromkeys(("Softmax", "LogSoftmax", "IsNaN", "ReduceMax", "Exp", "Log"), "softmax"),
@@ -36,7 +36,7 @@ MMFS_NARROW = {"MMFS": (0, INPUTS["MMFS"].index("null_value")), "MSDeformAttn": 
 
 
 def check_float32_nodes(proto: ModelProto, precision: str) -> None:
-    """Refuse a graph of half precision in which an island has been lost, or in which hardly anything is narrow.
+    """Refuse a graph of half precision in which a float32 node has been lost, or in which hardly anything is narrow.
 
     Raises:
         GraphError: naming the node and what it belongs to.
@@ -54,21 +54,21 @@ def check_float32_nodes(proto: ModelProto, precision: str) -> None:
 
     def refuse(node: NodeProto, name: str, what: str) -> None:
         raise GraphError(
-            f"The {precision} graph has lost an island: {name} at {node.op_type} {node.name!r} is "
+            f"The {precision} graph has lost a float32 node: {name} at {node.op_type} {node.name!r} is "
             f"{TensorProto.DataType.Name(types[name]).lower()}, and {what} needs float32."
         )
 
     for node in proto.graph.node:
-        if node.op_type in ISLANDS and not node.domain:
+        if node.op_type in FLOAT32_OPERATORS and not node.domain:
             for name in node.input:
                 if types.get(name) in halves:
-                    refuse(node, name, f"the {ISLANDS[node.op_type]}")
+                    refuse(node, name, f"the {FLOAT32_OPERATORS[node.op_type]}")
         if node.op_type == "Attention" and not any(
             attribute.name == "softmax_precision" and attribute.i == FLOAT for attribute in node.attribute
         ):
             raise GraphError(
-                f"The {precision} graph has lost an island: the softmax inside Attention {node.name!r} needs float32, "
-                "which softmax_precision has to say."
+                f"The {precision} graph has lost a float32 node: the softmax inside Attention {node.name!r} needs "
+                "float32, which softmax_precision has to say."
             )
         for root, what in float32_node_inputs(node):
             for ancestor in back_to_products(root, made_by, inclusive=what != "softmax"):

@@ -1,4 +1,4 @@
-"""How the language model keeps its cache: three flavours of one neutral graph, each a rewrite of that graph alone.
+"""How the language model keeps its cache: three layouts of one neutral graph, each a rewrite of that graph alone.
 
     trt_split    the cache is only read, and the new rows come out; standard operators of any version
     trt_native   the cache is written in place by TensorScatter and read by Attention; its capacity is fixed
@@ -31,7 +31,7 @@ from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
 
 KVCacheLayout = Literal["trt_split", "trt_native", "ort"]
-FLAVOURS: tuple[KVCacheLayout, ...] = get_args(KVCacheLayout)
+KV_CACHE_LAYOUTS: tuple[KVCacheLayout, ...] = get_args(KVCacheLayout)
 DEFAULT_KV_CACHE: KVCacheLayout = "trt_split"
 
 IN_PLACE_OPSET = 24
@@ -41,22 +41,22 @@ CACHE_AXIS = 2
 END = np.iinfo(np.int64).max
 
 
-def is_in_place(flavour: KVCacheLayout) -> bool:
+def is_in_place(kv_cache: KVCacheLayout) -> bool:
     """Whether the graph writes into its cache."""
-    return flavour != "trt_split"
+    return kv_cache != "trt_split"
 
 
-def with_kv_cache_layout(component: Component, flavour: KVCacheLayout, capacity: int | None = None) -> Component:
-    """The component with the ports that it has in a flavour; its module stays as it is.
+def with_kv_cache_layout(component: Component, kv_cache: KVCacheLayout, capacity: int | None = None) -> Component:
+    """The component with the ports that it has in a KV-cache layout; its module stays as it is.
 
     Args:
         component: any; only one with a cache changes.
-        flavour: which.
+        kv_cache: which.
         capacity: K, fixed; None: any, which `trt_native` cannot be.
     """
-    if not component.num_cached_attentions or not is_in_place(flavour):
+    if not component.num_cached_attentions or not is_in_place(kv_cache):
         return component
-    _check_capacity(flavour, capacity)
+    _check_capacity(kv_cache, capacity)
     inputs, outputs = dict(component.inputs), {}
     for name, port in component.inputs.items():
         if name.startswith("past_") and capacity is not None:
@@ -76,12 +76,12 @@ def aliases_of(outputs: Iterable[str]) -> dict[str, str]:
     return {name: name.replace("present_", "past_") for name in outputs if name.startswith("present_")}
 
 
-def lower_attention(proto: ModelProto, flavour: KVCacheLayout, capacity: int | None = None) -> ModelProto:
-    """A neutral graph in a flavour; the given graph is left as it is, and one without a cache is only copied.
+def lower_attention(proto: ModelProto, kv_cache: KVCacheLayout, capacity: int | None = None) -> ModelProto:
+    """A neutral graph in a KV-cache layout; the given graph is left as it is, and one without a cache is only copied.
 
     Args:
         proto: a graph in float32.
-        flavour: which.
+        kv_cache: which.
         capacity: K, fixed; None: any, which `trt_native` cannot be.
 
     Raises:
@@ -92,11 +92,11 @@ def lower_attention(proto: ModelProto, flavour: KVCacheLayout, capacity: int | N
     lowered.CopyFrom(proto)
     if not any(map(_is_cached_attention, lowered.graph.node)):
         return lowered
-    _check_capacity(flavour, capacity)
-    if is_in_place(flavour):
+    _check_capacity(kv_cache, capacity)
+    if is_in_place(kv_cache):
         raise_opset(lowered, IN_PLACE_OPSET)
         lowered.ir_version = max(lowered.ir_version, helper.find_min_ir_version_for(lowered.opset_import, True))
-    _Lowering(lowered, flavour, capacity).run()
+    _Lowering(lowered, kv_cache, capacity).run()
     kept = [entry for entry in lowered.opset_import if entry.domain != DOMAIN]
     del lowered.opset_import[:]
     lowered.opset_import.extend(kept)
@@ -107,9 +107,9 @@ def lower_attention(proto: ModelProto, flavour: KVCacheLayout, capacity: int | N
 class _Lowering:
     """One pass over a graph in place."""
 
-    def __init__(self, proto: ModelProto, flavour: KVCacheLayout, capacity: int | None) -> None:
+    def __init__(self, proto: ModelProto, kv_cache: KVCacheLayout, capacity: int | None) -> None:
         self.graph = proto.graph
-        self.flavour = flavour
+        self.kv_cache = kv_cache
         self.capacity = capacity
         self.shapes = {
             value.name: [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
@@ -124,14 +124,14 @@ class _Lowering:
         for node in self.graph.node:
             if not _is_cached_attention(node):
                 self.nodes.append(node)
-            elif is_in_place(self.flavour):
+            elif is_in_place(self.kv_cache):
                 self._in_place(node)
             else:
                 self._split(node)
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         self.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in self.constants.items())
-        if is_in_place(self.flavour):
+        if is_in_place(self.kv_cache):
             self._check_past_is_only_written()
             self._declare_present()
 
@@ -279,8 +279,8 @@ def _scale(node: NodeProto) -> np.float32:
     return np.float32(helper.get_attribute_value(attribute))
 
 
-def _check_capacity(flavour: KVCacheLayout, capacity: int | None) -> None:
-    if (capacity is not None) != (flavour == "trt_native"):
+def _check_capacity(kv_cache: KVCacheLayout, capacity: int | None) -> None:
+    if (capacity is not None) != (kv_cache == "trt_native"):
         raise ValueError(
-            f"{flavour} with a capacity of {capacity}. Expected a number for trt_native, and None for others."
+            f"{kv_cache} with a capacity of {capacity}. Expected a number for trt_native, and None for others."
         )

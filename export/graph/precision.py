@@ -1,7 +1,7 @@
 """Half precision written into a graph: every tensor gets its type here, because a strongly typed builder changes none.
 
-Products of matrices and convolutions, and what stands between them, become float16 or bfloat16. Float32 stay the
-islands: norms with their sums, softmax with its scores, activations, gates, the angles of RoPE and of the time step,
+Products of matrices and convolutions, and what stands between them, become float16 or bfloat16. These stay
+float32: norms with their sums, softmax with its scores, activations, gates, the angles of RoPE and of the time step,
 and everything between the last product and the coordinates and logits that MMFS samples with. An operator whose inputs
 differ is float32, except for sums along a residual stream and joined tensors, which would otherwise spread.
 
@@ -24,7 +24,7 @@ from export.graph.components import Component, Port
 from export.graph.external_data import is_external, without_weights
 from export.graph.float32_nodes import (
     FLOAT,
-    ISLANDS,
+    FLOAT32_OPERATORS,
     MMFS_NARROW,
     NARROW,
     PRODUCTS,
@@ -191,7 +191,7 @@ class _Lowering:
             raise GraphError(f"A node of domain {node.domain!r} has no precision; expected standard operators or mmfs.")
         is_product = node.op_type in PRODUCTS
         is_wide = node.output[0] in self.wide_nodes or (is_product and node.op_type not in self.narrow_products)
-        if is_wide or node.op_type in ISLANDS:
+        if is_wide or node.op_type in FLOAT32_OPERATORS:
             return dict.fromkeys(floats, FLOAT)
         if is_product:
             return dict.fromkeys(floats, self.narrow)

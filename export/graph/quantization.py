@@ -66,7 +66,7 @@ def write_quantized(proto: ModelProto, weights: Weights, precision: Precision, c
         file: where the weights go.
 
     Raises:
-        GraphError: there is nothing to quantize, or an island would lose precision.
+        GraphError: there is nothing to quantize, or a float32 node would lose precision.
         ValueError: a file of the checkpoint is too short.
     """
     raise_opset(proto, DEQUANTIZE_OPSET)
@@ -193,7 +193,7 @@ def check_quantized_weights(graph: GraphProto) -> None:
 
 
 def _kept_products(graph: GraphProto) -> set[str]:
-    """Outputs of nodes whose weights are not for eight bits: the head, the islands, and all that belongs to MMFS."""
+    """Outputs of nodes whose weights are not for eight bits: the head, the float32 nodes, and everything of MMFS."""
     made_by = {name: node for node in graph.node for name in node.output}
     kept = {node.output[0] for node in back_to_products("logits", made_by, inclusive=True)} | float32_nodes(graph)
     constants = {tensor.name for tensor in graph.initializer}

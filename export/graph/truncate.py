@@ -5,7 +5,7 @@ from __future__ import annotations
 from models import MMInterleaved
 
 
-def keep_few_layers(model: MMInterleaved, num_layers: int) -> None:
+def truncate_layers(model: MMInterleaved, num_layers: int) -> None:
     """Leave the first layers of the language model and forget the others, in place.
 
     Raises:

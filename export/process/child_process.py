@@ -1,4 +1,4 @@
-"""A program of this project in a process of its own, with a sign of life every few seconds."""
+"""A program of this project in a process of its own, with a heartbeat every few seconds."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def run_child(
     module: str,
     arguments: Sequence[str],
     *,
-    alive: Callable[[float, str], None],
-    said: Callable[[str], None] | None = None,
+    heartbeat: Callable[[float, str], None],
+    on_line: Callable[[str], None] | None = None,
     library_folders: Sequence[Path] = (),
     interval_s: float = INTERVAL_S,
 ) -> None:
@@ -35,8 +35,8 @@ def run_child(
     Args:
         module: which.
         arguments: for it.
-        alive: called every `interval_s` with the seconds so far and the last line that the process printed.
-        said: called with every line that the process prints.
+        heartbeat: called every `interval_s` with the seconds so far and the last line that the process printed.
+        on_line: called with every line that the process prints.
         library_folders: for LD_LIBRARY_PATH, which the loader reads once, when a process starts.
         interval_s: seconds.
 
@@ -68,13 +68,13 @@ def run_child(
                 line = lines.get(timeout=max(0.0, told + interval_s - time.monotonic()))
             except queue.Empty:
                 told = time.monotonic()
-                alive(told - start, last[-1] if last else "starting")
+                heartbeat(told - start, last[-1] if last else "starting")
                 continue
             if line is None:
                 break
             last = [*last, line][-NUM_LAST_LINES:]
-            if said is not None:
-                said(line)
+            if on_line is not None:
+                on_line(line)
         status = child.wait()
     finally:
         if child.poll() is None:

@@ -26,19 +26,19 @@ def digest_of(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def file_digest(file: Path, heard: OnBytesRead | None = None) -> str:
+def file_digest(file: Path, on_bytes_read: OnBytesRead | None = None) -> str:
     """SHA-256 of a file's content; a process reads a large file once, as long as it stays as it is."""
-    heard = heard or (lambda num_bytes: None)
+    on_bytes_read = on_bytes_read or (lambda num_bytes: None)
     status = file.stat()
     state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     if state in _digests:
-        heard(status.st_size)
+        on_bytes_read(status.st_size)
         return _digests[state]
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
-            heard(len(block))
+            on_bytes_read(len(block))
     if status.st_size >= LARGE:
         _digests[state] = digest.hexdigest()
     return digest.hexdigest()

@@ -16,6 +16,9 @@ from export.process.child_process import INTERVAL_S
 SECONDS_FILE = "seconds.json"
 """By stage and component."""
 
+Log = Callable[[str], None]
+"""Takes a line of progress."""
+
 LINE = re.compile(r"\[(\d+)/(\d+)\] (.+?)(?: \.\.\.|:|$)")
 
 
@@ -43,7 +46,7 @@ class Progress:
                 return cls(stage, seconds)
         return cls(stage, {})
 
-    def hear(self, line: str) -> None:
+    def on_line(self, line: str) -> None:
         """A line such as "[2/7] llm ..." starts a component and ends the one before it."""
         if (found := LINE.match(line)) is not None:
             self._finish()
@@ -77,14 +80,14 @@ class Progress:
 
 
 @dataclass
-class Clock:
+class RemainingBuildTime:
     """How long the engines that are not built yet may take."""
 
     expected_s: dict[str, float | None]
     """By component; None: never built here."""
 
     @classmethod
-    def of(cls, components: Mapping[str, Any], names: Sequence[str]) -> Clock:
+    def of(cls, components: Mapping[str, Any], names: Sequence[str]) -> RemainingBuildTime:
         """From the times of earlier builds, whatever they were built with."""
         times = {
             name: [entry["seconds"] for entry in components[name]["engines"].values() if "seconds" in entry]
@@ -107,20 +110,18 @@ class Clock:
         return " and ".join(filter(None, [known_part, unknown_part])) or "longer than the last time"
 
 
-class Checking:
+class ReadProgress:
     """Listens to how files are read to see whether they have changed; says nothing of what is soon done.
 
     Args:
         what: is checked, in words.
         files: which.
-        say: gets a line now and then.
+        log: gets a line now and then.
         interval_s: seconds.
     """
 
-    def __init__(
-        self, what: str, files: Iterable[Path], say: Callable[[str], None], *, interval_s: float = INTERVAL_S
-    ) -> None:
-        self.what, self.say, self.interval_s = what, say, interval_s
+    def __init__(self, what: str, files: Iterable[Path], log: Log, *, interval_s: float = INTERVAL_S) -> None:
+        self.what, self.log, self.interval_s = what, log, interval_s
         self.total = sum(file.stat().st_size for file in files if file.is_file())
         self.read = 0
         self._start = self._told = time.monotonic()
@@ -133,7 +134,7 @@ class Checking:
             return
         self._told, seconds = now, now - self._start
         rest = seconds * (self.total - self.read) / self.read
-        self.say(
+        self.log(
             f"      {seconds:.0f} s, checking {self.what}: {self.read / 1e9:.1f} of {self.total / 1e9:.1f} GB; "
             f"about {rest:.0f} s left"
         )

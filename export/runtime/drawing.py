@@ -1,6 +1,6 @@
-"""Pictures from noise: the denoising loop around the U-Net, one step of which is recorded on a GPU.
+"""Images from noise: the denoising loop around the U-Net, one step of which is recorded on a GPU.
 
-Letters: M pictures, k predictions of each picture (1 to 3), c x h x w latents, n context tokens.
+Letters: M images, k predictions of each image (1 to 3), c x h x w latents, n context tokens.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from models.denoising import Denoising, Step, guide
 
 
 class Drawing:
-    """M pictures at a time, guided in one way.
+    """M images at a time, guided in one way.
 
     Args:
         unet: the U-Net.
-        pool: the pictures that it looks at; every prediction of every picture, by slot.
+        pool: the images that it looks at; every prediction of every image, by slot.
         schedule: the model's.
-        num_pictures: M.
+        num_images: M.
         denoising: its guidance; scheduler and number of steps may be others every time.
     """
 
     def __init__(
-        self, unet: ComponentRunner, pool: ValuePool, schedule: NoiseSchedule, num_pictures: int, denoising: Denoising
+        self, unet: ComponentRunner, pool: ValuePool, schedule: NoiseSchedule, num_images: int, denoising: Denoising
     ) -> None:
         self.unet, self.pool, self.schedule, self.denoising = unet.for_recording(), pool, schedule, denoising
         self.num_predictions = 3 if denoising.uses_image_guidance else 2 if denoising.is_guided else 1
         device = unet.device
-        latents = num_pictures, *unet.inputs["sample"].shape[1:]
-        rows = self.num_predictions * num_pictures
+        latents = num_images, *unet.inputs["sample"].shape[1:]
+        rows = self.num_predictions * num_images
         self.shape: tuple[int, ...] = tuple(int(size) for size in latents)
         self.latents, self.before, self.estimate, self.noise = torch.zeros(4, *self.shape, device=device).unbind()
         context = unet.inputs["encoder_hidden_states"]
@@ -57,7 +57,7 @@ class Drawing:
             conditional: [M, n, cross_attention_dim], what to draw.
             negative: [M, n, cross_attention_dim], what stands for nothing.
             visible: [M, 2] int64, slots.
-            seeds: M; all that is random about a picture is a function of its own.
+            seeds: M; all that is random about an image is a function of its own.
             denoising: scheduler and number of steps; the guidance is that of this object.
         """
         without = self.num_predictions - 1
@@ -67,8 +67,8 @@ class Drawing:
         table = self.schedule.table(denoising.scheduler, denoising.num_inference_steps)
         self.table[: len(table)] = table.to(self.table.device)
         self.bound.fill_(self.schedule.bound(denoising.scheduler))
-        dice = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.latents.copy_(self._normal(dice))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.latents.copy_(self._normal(generators))
         self.before.zero_()
         self.noise.zero_()
         self.place.zero_()
@@ -77,13 +77,13 @@ class Drawing:
             self._num_moves = self.pool.num_moves
         for done, row in enumerate(table, start=1):
             if row[-1]:
-                self.noise.copy_(self._normal(dice))
+                self.noise.copy_(self._normal(generators))
             self.step()
             yield Step(done, self.latents.clone(), self.estimate.clone())
 
-    def _normal(self, dice: Sequence[torch.Generator]) -> Tensor:
-        # PyTorch's, on the CPU, so that equal seeds draw the same picture everywhere.
-        return torch.stack([torch.randn(self.shape[1:], generator=die) for die in dice])
+    def _normal(self, generators: Sequence[torch.Generator]) -> Tensor:
+        # PyTorch's, on the CPU, so that equal seeds draw the same image everywhere.
+        return torch.stack([torch.randn(self.shape[1:], generator=generator) for generator in generators])
 
     def _one_step(self) -> None:
         row = self.table.index_select(0, self.place)[0]

@@ -1,6 +1,6 @@
-"""What a batch of documents has read, by the exported parts; the opposite number of `models.generation.torch_state`.
+"""What a batch of documents has read, by the exported components; for PyTorch: `models.generation.torch_state`.
 
-Letters: B documents, S new tokens, n new pictures, M pictures to draw, C language-model width.
+Letters: B documents, S new tokens, n new images, M images to draw, C language-model width.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class ExportedGenerationState(GenerationState):
     def __init__(self, memory: Memory, num_documents: int) -> None:
         super().__init__(memory.assets.config, num_documents)
         self.memory = memory
-        self.parts = memory.parts
+        self.runners = memory.runners
         for pool in (memory.seen, memory.drawn_from):
             pool.clear()
-        self._cache = memory.cache(num_documents, capacity_for(self.parts["llm"], 1))
+        self._cache = memory.cache(num_documents, capacity_for(self.runners["llm"], 1))
         self._cache.lengths.zero_()
 
     @torch.no_grad()
@@ -40,7 +40,7 @@ class ExportedGenerationState(GenerationState):
         visual_tokens = self._encode(rows)
         ids, first_visual, visible = self.lay_out(rows, self.memory.seen.range_of)
         counts = [len(row) for row in ids]
-        self._make_room(room_for(self.parts["llm"], self.lengths, counts))
+        self._make_room(room_for(self.runners["llm"], self.lengths, counts))
         if max(counts) == 1 and not len(first_visual):
             self._cache.add_one([int(row[0]) if len(row) else None for row in ids], visible)
         else:
@@ -49,18 +49,18 @@ class ExportedGenerationState(GenerationState):
         self.logits = self._cache.logits.clone()
 
     def _encode(self, rows: Sequence[Sequence[Piece]]) -> Tensor | None:
-        """Visual tokens [n, num_visual_tokens, C] of all new pictures; their features go into the pools."""
-        pictures = [(row, piece) for row, pieces in enumerate(rows) for piece in pieces if isinstance(piece, Tensor)]
-        if not pictures:
+        """Visual tokens [n, num_visual_tokens, C] of all new images; their features go into the pools."""
+        images = [(row, piece) for row, pieces in enumerate(rows) for piece in pieces if isinstance(piece, Tensor)]
+        if not images:
             return None
-        found = self.parts["image_tokenizer"](pixel_values=torch.stack([picture for _, picture in pictures]))
-        owners = [self.documents[row] for row, _ in pictures]
+        found = self.runners["image_tokenizer"](pixel_values=torch.stack([image for _, image in images]))
+        owners = [self.documents[row] for row, _ in images]
         self.memory.seen.add(found["ms_features"], owners)
         self.memory.drawn_from.add(found["ms_features"], owners)
         return found["visual_tokens"]
 
     def _embed(self, ids: Sequence[Tensor], visual_tokens: Tensor | None, first_visual: Tensor) -> Tensor:
-        """[B, S, C] of text and pictures."""
+        """[B, S, C] of text and images."""
         table = self.memory.assets.embedding
         embeddings = table[pad_sequence(list(ids), True, self.config.pad_token_id).to(table.device)]
         if visual_tokens is not None:
@@ -72,7 +72,7 @@ class ExportedGenerationState(GenerationState):
     def _read_chunks(self, embeddings: Tensor, counts: Sequence[int], visible: Tensor) -> None:
         """As many tokens at a time as the language model takes."""
         longest = embeddings.shape[1]
-        size = self.parts["llm"].most("tokens") or longest
+        size = self.runners["llm"].most("tokens") or longest
         for start in range(0, longest, size):
             read = [min(count, start) for count in counts]
             here = [min(count - done, size) for count, done in zip(counts, read, strict=True)]
@@ -84,7 +84,7 @@ class ExportedGenerationState(GenerationState):
         """A larger cache where this one is too small."""
         if num_tokens > self._cache.capacity:
             num_rows = len(self.documents)
-            larger = self.memory.cache(num_rows, capacity_for(self.parts["llm"], num_tokens))
+            larger = self.memory.cache(num_rows, capacity_for(self.runners["llm"], num_tokens))
             larger.take(self._cache, range(num_rows))
             self._cache = larger
 
@@ -94,7 +94,7 @@ class ExportedGenerationState(GenerationState):
         for row in rows:
             length = self.lengths[row]
             hidden = self._cache.hidden[row : row + 1, :length]
-            context = self.parts["context_resampler"](context_hidden=hidden, context_length=torch.tensor([length]))
+            context = self.runners["context_resampler"](context_hidden=hidden, context_length=torch.tensor([length]))
             contexts.append(context["encoder_hidden_states"])  # [2, n, cross_attention_dim]
         negative, conditional = torch.stack(contexts, dim=1)
         visible = torch.tensor(self.image_ranges(rows, self.memory.drawn_from.range_of))
@@ -103,7 +103,7 @@ class ExportedGenerationState(GenerationState):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        return self.parts["vae_decoder"](latents=latents)["image"].float()
+        return self.runners["vae_decoder"](latents=latents)["image"].float()
 
     @torch.no_grad()
     def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:

@@ -16,14 +16,14 @@ class Memory:
     """Lent to one generation at a time and used again by the next, so that what was recorded stays valid.
 
     Args:
-        parts: the components.
+        runners: the components.
         assets: what they need beside them.
     """
 
-    def __init__(self, parts: Mapping[str, ComponentRunner], assets: Assets) -> None:
-        self.parts, self.assets = parts, assets
-        self.seen = _pool(parts, "mmfs_values_llm", "llm")
-        self.drawn_from = _pool(parts, "mmfs_values_unet", "unet_mmfs")
+    def __init__(self, runners: Mapping[str, ComponentRunner], assets: Assets) -> None:
+        self.runners, self.assets = runners, assets
+        self.seen = _pool(runners, "mmfs_values_llm", "llm")
+        self.drawn_from = _pool(runners, "mmfs_values_unet", "unet_mmfs")
         self._caches: dict[tuple[int, int], TokenCache] = {}
         self._drawing: Drawing | None = None
 
@@ -31,23 +31,23 @@ class Memory:
         """The cache of this size; what is in it is anybody's."""
         if (num_rows, capacity) not in self._caches:
             self._caches[num_rows, capacity] = TokenCache(
-                self.parts["llm"], self.assets.embedding, self.seen, num_rows, capacity
+                self.runners["llm"], self.assets.embedding, self.seen, num_rows, capacity
             )
         return self._caches[num_rows, capacity]
 
-    def drawing(self, num_pictures: int, denoising: Denoising) -> Drawing:
-        """The loop for so many pictures, guided so; only the last one is kept."""
+    def drawing(self, num_images: int, denoising: Denoising) -> Drawing:
+        """The loop for so many images, guided so; only the last one is kept."""
         kept = self._drawing
-        if kept is None or len(kept.latents) != num_pictures or _guidance(kept.denoising) != _guidance(denoising):
-            unet = self.parts["unet_mmfs"]
-            kept = self._drawing = Drawing(unet, self.drawn_from, self.assets.schedule, num_pictures, denoising)
+        if kept is None or len(kept.latents) != num_images or _guidance(kept.denoising) != _guidance(denoising):
+            unet = self.runners["unet_mmfs"]
+            kept = self._drawing = Drawing(unet, self.drawn_from, self.assets.schedule, num_images, denoising)
         return kept
 
 
-def _pool(parts: Mapping[str, ComponentRunner], project: str, network: str) -> ValuePool:
-    part = parts[network]
-    ports = {name: port for name, port in part.inputs.items() if "mmfs_value_" in name}
-    return ValuePool(parts.get(project), ports, part.device, part.most("images") if ports else None)
+def _pool(runners: Mapping[str, ComponentRunner], project: str, network: str) -> ValuePool:
+    runner = runners[network]
+    ports = {name: port for name, port in runner.inputs.items() if "mmfs_value_" in name}
+    return ValuePool(runners.get(project), ports, runner.device, runner.most("images") if ports else None)
 
 
 def _guidance(denoising: Denoising) -> tuple[float, float]:

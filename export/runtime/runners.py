@@ -12,13 +12,13 @@ import torch
 from export.engine.compatibility import Machine, check_engine, check_file, check_model, check_whole, engine_of
 from export.engine.profiles import Profile
 from export.graph.components import Component, Port, components_of
-from export.graph.truncate import keep_few_layers
+from export.graph.truncate import truncate_layers
 from export.runtime.assets import Assets
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.tensorrt_runner import Loader, TensorRTRunner
 from export.store.manifest import ASSETS_DIR, read_manifest
-from export.store.rebuild_command import way_out
+from export.store.rebuild_command import how_to_rebuild
 from models import MMInterleaved
 
 
@@ -41,7 +41,7 @@ def exported_model(root: Path, model_dir: Path) -> MMInterleaved:
     check_model(manifest, model_dir)
     model = MMInterleaved.from_pretrained(model_dir)
     if (num_layers := manifest["how"]["few_layers"]) is not None:
-        keep_few_layers(model, num_layers)
+        truncate_layers(model, num_layers)
     return model
 
 
@@ -51,13 +51,13 @@ def onnxruntime_runners(
     """All components in onnxruntime, but those that were left to PyTorch on purpose, and the assets."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
-    parts = _torch_runners(manifest["left_to_pytorch"], model, device)
+    runners = _torch_runners(manifest["left_to_pytorch"], model, device)
     for name, entry in manifest["components"].items():
         for listed in (entry["onnx"], *entry["onnx"]["weights"]):
-            check_file(root, listed, way_out(root, manifest, stage="validate"))
+            check_file(root, listed, how_to_rebuild(root, manifest, stage="validate"))
         file = root / entry["onnx"]["path"]
-        parts[name] = OnnxRuntimeRunner(name, _ports(entry, "inputs"), _ports(entry, "outputs"), file, device)
-    return parts, _assets(root, manifest)
+        runners[name] = OnnxRuntimeRunner(name, _ports(entry, "inputs"), _ports(entry, "outputs"), file, device)
+    return runners, _assets(root, manifest)
 
 
 def tensorrt_runners(
@@ -71,8 +71,8 @@ def tensorrt_runners(
         if entry is not None:
             check_engine(root, manifest, name, entry, backend, machine)
     left = [name for name, entry in entries.items() if entry is None]
-    parts = _torch_runners([*left, *manifest["left_to_pytorch"]], model, device)
-    loader = Loader(package, {engine["carrier"] for engine in entries.values() if engine is not None} - {None})
+    runners = _torch_runners([*left, *manifest["left_to_pytorch"]], model, device)
+    loader = Loader(package, {engine["plugin_kind"] for engine in entries.values() if engine is not None} - {None})
     for name, engine in entries.items():
         if engine is None:
             continue
@@ -83,8 +83,8 @@ def tensorrt_runners(
         ]
         plan = (root / engine["plan"]["path"]).read_bytes()
         ports = _ports(described, "inputs"), _ports(described, "outputs")
-        parts[name] = TensorRTRunner(name, *ports, plan, profiles, loader, device)
-    return parts, _assets(root, manifest)
+        runners[name] = TensorRTRunner(name, *ports, plan, profiles, loader, device)
+    return runners, _assets(root, manifest)
 
 
 def _torch_runners(
@@ -108,7 +108,7 @@ def _torch_runners(
 
 def _assets(root: Path, manifest: Mapping[str, Any]) -> Assets:
     for entry in manifest["assets"]:
-        check_file(root, entry, way_out(root, manifest, stage="validate"))
+        check_file(root, entry, how_to_rebuild(root, manifest, stage="validate"))
     return Assets.load(root / ASSETS_DIR)
 
 

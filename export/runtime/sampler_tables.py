@@ -4,10 +4,11 @@ Every sampler of `models.denoising` is linear in what it knows, so a step is a f
 where there is nothing but tensors, and can be recorded once and replayed for every step (`export/runtime/drawing.py`).
 
     clean = keep * latents + use * output
-    latents = stay * latents + to_clean * bounded(clean) + to_output * output + from_before * before + dice * noise
+    latents = stay * latents + to_clean * bounded(clean) + to_output * output + from_before * before
+              + noise_scale * noise
 
-`clean` is what the picture would be, `output` what the model says, `before` the bounded `clean` of the step before.
-Letters: n steps, c x h x w latents, M pictures.
+`clean` is what the image would be, `output` what the model says, `before` the bounded `clean` of the step before.
+Letters: n steps, c x h x w latents, M images.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class StepRow:
     to_clean: float = 0.0
     to_output: float = 0.0
     from_before: float = 0.0
-    dice: float = 0.0
+    noise_scale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class NoiseSchedule:
         stay = math.sqrt(ratio) * (1 - then) / (1 - here)
         small = (1 - then) / (1 - here) * (1 - ratio)
         variance = max(small, 1e-20) if self.variance_type == "fixed_small" else 1 - ratio
-        return StepRow(time, keep, use, stay, to_clean, dice=math.sqrt(variance) if time > 0 else 0.0)
+        return StepRow(time, keep, use, stay, to_clean, noise_scale=math.sqrt(variance) if time > 0 else 0.0)
 
     def _dpm(self, time: int, after: int, before: int | None) -> StepRow:
         """DPM-Solver++ of the second order, midpoint (arXiv:2211.01095, algorithm 2); its first step, and its last,
@@ -195,10 +196,10 @@ def walk(
     Returns:
         The next latents, the clean estimate within its bound, and as it was.
     """
-    _, keep, use, stay, to_clean, to_output, from_before, dice = row.unbind()
+    _, keep, use, stay, to_clean, to_output, from_before, noise_scale = row.unbind()
     estimate = keep * latents + use * output
     clean = estimate.clamp(-bound, bound)
-    latents = stay * latents + to_clean * clean + to_output * output + from_before * before + dice * noise
+    latents = stay * latents + to_clean * clean + to_output * output + from_before * before + noise_scale * noise
     return latents, clean, estimate
 
 

@@ -34,13 +34,13 @@ class Session(GenerationMixin):
     difference but rounding.
 
     Args:
-        parts: all components of a model, on one device.
+        runners: all components of a model, on one device.
         assets: what they need beside them.
     """
 
-    def __init__(self, parts: Mapping[str, ComponentRunner], assets: Assets) -> None:
-        self.parts = dict(parts)
-        self.assets = assets.to(self.parts["llm"].device)
+    def __init__(self, runners: Mapping[str, ComponentRunner], assets: Assets) -> None:
+        self.runners = dict(runners)
+        self.assets = assets.to(self.runners["llm"].device)
         self._free: list[Memory] = []
 
     @classmethod
@@ -108,10 +108,10 @@ class Session(GenerationMixin):
 
     def begin_generation(self, num_documents: int) -> ExportedGenerationState:
         """Nothing read yet; what was recorded for earlier readings serves again when nobody holds them any more."""
-        memory = self._free.pop() if self._free else Memory(self.parts, self.assets)
-        reading = ExportedGenerationState(memory, num_documents)
-        weakref.finalize(reading, self._free.append, memory)
-        return reading
+        memory = self._free.pop() if self._free else Memory(self.runners, self.assets)
+        state = ExportedGenerationState(memory, num_documents)
+        weakref.finalize(state, self._free.append, memory)
+        return state
 
 
 def _device(name: torch.device | str) -> torch.device:

@@ -39,20 +39,20 @@ class Loader:
 
     Args:
         trt: from `plugins_trt.tensorrt_package.open_package`.
-        carriers: of the plugins in the plans, as the manifest names them (`plugins_trt.plugin_kinds.PLUGIN_KINDS`).
+        plugin_kinds: of the plugins in the plans, as the manifest names them (`plugins_trt.plugin_kinds.PLUGIN_KINDS`).
     """
 
     trt: ModuleType
-    carriers: Set[str]
+    plugin_kinds: Set[str]
     log: Any = field(init=False)
     runtime: Any = field(init=False)
 
     def __post_init__(self) -> None:
         self.log = _log(self.trt)
-        if "python" in self.carriers:
+        if "python" in self.plugin_kinds:
             plugins_of(self.trt)
         self.runtime = self.trt.Runtime(self.log)
-        if "library" in self.carriers:
+        if "library" in self.plugin_kinds:
             self.runtime.engine_host_code_allowed = True  # the library is inside of the plan
 
     def load(self, plan: bytes, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What MMFS samples of the pictures of a batch of documents: every picture projected once, in a slot that others name.
+"""What MMFS samples of the images of a batch of documents: every image projected once, in a slot that others name.
 
 Letters: N slots, X pyramid pixels, F feature width, H heads, D channels a head.
 """
@@ -16,20 +16,20 @@ from export.runtime.runner import ComponentRunner, Tensors
 
 
 class PoolFull(ValueError):
-    """More pictures than an engine was built for."""
+    """More images than an engine was built for."""
 
 
 class ValuePool:
     """Banks for all synchronizers of one network; who looks at what is a range of slots.
 
-    Pictures are projected when somebody first wants to look at them. A document's slots are neighbours, in reading
+    Images are projected when somebody first wants to look at them. A document's slots are neighbours, in reading
     order; which they are is content, so nothing that was recorded with the banks has to be recorded again.
 
     Args:
         project: the component that computes the values; None for a network without MMFS.
         ports: the banks, as inputs of that network.
         device: where they are.
-        num_slots: N. None: as many as there are pictures, by moving to larger banks, which `num_moves` counts.
+        num_slots: N. None: as many as there are images, by moving to larger banks, which `num_moves` counts.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class ValuePool:
         self._waiting: list[tuple[Tensor, list[int]]] = []
 
     def clear(self) -> None:
-        """No pictures."""
+        """No images."""
         self._owners, self._waiting = [], []
 
     def add(self, features: Tensor, owners: Sequence[int]) -> None:
-        """Append pictures [n, X, F], each behind those that its document has already."""
+        """Append images [n, X, F], each behind those that its document has already."""
         self._waiting.append((features, list(owners)))
 
     def range_of(self, owner: int) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class ValuePool:
         return bisect_left(self._owners, owner), bisect_right(self._owners, owner)
 
     def _settle(self) -> None:
-        """Give the pictures that wait their slots.
+        """Give the images that wait their slots.
 
         Raises:
             PoolFull: there are not so many, and the banks cannot grow.
@@ -82,13 +82,13 @@ class ValuePool:
                 bank[:num_now] = bank[torch.tensor(order, device=bank.device)]
         self._owners = [owners[place] for place in order]
 
-    def _grow(self, num_pictures: int) -> None:
+    def _grow(self, num_images: int) -> None:
         if not self.can_grow:
             raise PoolFull(
-                f"The documents hold {num_pictures} pictures; the engines were built for {self.num_slots}. Give them "
+                f"The documents hold {num_images} images; the engines were built for {self.num_slots}. Give them "
                 "fewer at once, lower max_new_images, or build engines with a larger --max-images."
             )
-        while self.num_slots < num_pictures:
+        while self.num_slots < num_images:
             self.num_slots *= 2
         for name, bank in self.banks.items():
             larger = bank.new_zeros(self.num_slots, *bank.shape[1:])

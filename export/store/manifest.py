@@ -19,7 +19,7 @@ from models.mm_interleaved import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
 from plugins_trt.onnx_function import DOMAIN, DOMAIN_VERSION
 
-SCHEMA = 5
+SCHEMA = 6
 MANIFEST_FILE = "manifest.json"
 ONNX_DIR, ASSETS_DIR, ENGINES_DIR = "onnx", "assets", "engines"
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
@@ -32,13 +32,13 @@ class GenerationResult:
     texts: list[str]
     """Greedy continuations, equal in both."""
 
-    num_pictures: int
+    num_images: int
     worst_psnr_db: float
-    """Of all pictures, at most `export.validate.end_to_end.EQUAL_DB`."""
+    """Of all images, at most `export.validate.end_to_end.EQUAL_DB`."""
 
 
 def component_entry(
-    component: Component, graph: Graph, file: Path, proof: dict[str, Any], *, root: Path
+    component: Component, graph: Graph, file: Path, validation: dict[str, Any], *, root: Path
 ) -> dict[str, Any]:
     """A component's part of the manifest."""
     weights = file.with_suffix(".data")
@@ -54,7 +54,7 @@ def component_entry(
         "aliases": aliases_of(component.outputs),
         "num_nodes": graph.num_nodes,
         "num_mmfs_nodes": graph.num_mmfs_nodes,
-        "validation": proof,
+        "validation": validation,
         "engines": {},
     }
 

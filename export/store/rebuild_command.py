@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def command_of(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
+def rebuild_command(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
     """The `python -m export.trt` that makes an export of the same kind and of the same parts, as a shell takes it.
 
     Args:
@@ -30,14 +30,14 @@ def command_of(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
     return shlex.join(words)
 
 
-def way_out(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
+def how_to_rebuild(root: Path, manifest: Mapping[str, Any], **more: Any) -> str:
     """A sentence with that command."""
     model_dir = manifest["model_dir"]
     instead = "" if Path(model_dir).is_dir() else f", with the model's place instead of {model_dir}, which is not here"
-    return f"Make it again{instead}: {command_of(root, manifest, **more)}"
+    return f"Make it again{instead}: {rebuild_command(root, manifest, **more)}"
 
 
-def rebuilding(
+def how_to_rebuild_engines(
     root: Path, manifest: Mapping[str, Any], builder: str, name: str, before: Mapping[str, Mapping[str, Any] | None]
 ) -> str:
     """The same for engines: those of one kind at once, with the limits that they had.
@@ -56,12 +56,12 @@ def rebuilding(
         options["components"] = ",".join(alike)
     built = {one: entry for one, entry in alike.items() if entry is not None}
     if built:
-        first = min(built.values(), key=lambda entry: entry["carrier"] is None)  # with plugins, if any has some
+        first = min(built.values(), key=lambda entry: entry["plugin_kind"] is None)  # with plugins, if any has some
         bodies = [one for one, entry in built.items() if entry["mmfs_nodes"] != "plugins"]
-        options["plugin"], options["plugin_library"] = first["carrier"], first["plugin_library"]
+        options["plugin"], options["plugin_library"] = first["plugin_kind"], first["plugin_library"]
         options["function_fallback"] = ",".join(bodies) or None
         options |= first["limits"]
-    return way_out(root, manifest, **options)
+    return how_to_rebuild(root, manifest, **options)
 
 
 def _limits(entry: Mapping[str, Any] | None) -> Any:

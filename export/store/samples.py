@@ -29,16 +29,16 @@ class Samples:
     source: str
 
 
-def load_samples(model_dir: Path, pictures: Sequence[Path] = ()) -> Samples:
-    """The given pictures, each as a document of its own; else the documents beside the model; else noise.
+def load_samples(model_dir: Path, images: Sequence[Path] = ()) -> Samples:
+    """The given images, each as a document of its own; else the documents beside the model; else noise.
 
     Raises:
-        ValueError: `samples.json` is not what this file describes, or its documents hold no picture.
-        FileNotFoundError: a picture is missing.
+        ValueError: `samples.json` is not what this file describes, or its documents hold no image.
+        FileNotFoundError: an image is missing.
     """
-    if pictures:
-        documents: list[Document] = [[opened(picture)] for picture in pictures[:MAX_DOCUMENTS]]
-        return Samples(documents, f"{len(documents)} pictures given on the command line")
+    if images:
+        documents: list[Document] = [[open_image(image)] for image in images[:MAX_DOCUMENTS]]
+        return Samples(documents, f"{len(documents)} images given on the command line")
     folder = model_dir / SAMPLES_DIR
     if (folder / SAMPLES_FILE).is_file():
         documents = _read(folder)
@@ -61,8 +61,8 @@ def _read(folder: Path) -> list[Document]:
         ) from error
     if not any(isinstance(segment, Image.Image) for document in documents for segment in document):
         raise ValueError(
-            f"The first documents of {file} hold no picture, so the image side can't be checked. Put one with "
-            f"a picture among the first {MAX_DOCUMENTS}, or name pictures with --images."
+            f"The first documents of {file} hold no image, so the image side can't be checked. Put one with "
+            f"an image among the first {MAX_DOCUMENTS}, or name images with --images."
         )
     return documents
 
@@ -71,22 +71,22 @@ def _segment(segment: dict[str, str], folder: Path) -> str | Image.Image:
     (kind, content), *more = segment.items()
     if more or kind not in ("text", "image"):
         raise KeyError(str(segment))
-    return content if kind == "text" else opened(folder / content)
+    return content if kind == "text" else open_image(folder / content)
 
 
-def opened(path: Path) -> Image.Image:
-    """A picture in a file.
+def open_image(path: Path) -> Image.Image:
+    """An image in a file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no picture, or not whole.
+        ValueError: it is no image, or not whole.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no picture {path}. Expected a file as PNG, JPEG or WebP.")
+        raise FileNotFoundError(f"There is no image {path}. Expected a file as PNG, JPEG or WebP.")
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
         raise ValueError(
-            f"{path} cannot be read as a picture ({error}). Expected a whole PNG, JPEG or WebP file."
+            f"{path} cannot be read as an image ({error}). Expected a whole PNG, JPEG or WebP file."
         ) from error

@@ -70,10 +70,10 @@ class ComponentSelection:
         return {*chosen} <= {*there} and {*self.torch_fallback} <= {*there, *left}
 
 
-def absent(chosen: Collection[str], choice: ComponentSelection, known: Collection[str]) -> dict[str, list[str]]:
+def absent(chosen: Collection[str], selection: ComponentSelection, known: Collection[str]) -> dict[str, list[str]]:
     """The manifest's part about components that an export does not hold."""
     others = [name for name in known if name not in chosen]
     return {
-        "left_to_pytorch": [name for name in others if name in choice.torch_fallback],
-        "not_exported": [name for name in others if name not in choice.torch_fallback],
+        "left_to_pytorch": [name for name in others if name in selection.torch_fallback],
+        "not_exported": [name for name in others if name not in selection.torch_fallback],
     }

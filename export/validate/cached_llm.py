@@ -1,4 +1,4 @@
-"""A language model that writes its cache in place, behind the ports of one that reads it: so that all flavours are
+"""A language model that writes its cache in place, behind the ports of one that reads it: so that all layouts are
 checked with the same cases.
 
 Letters: B sequences, S new tokens, K rows of the cache, G heads of keys and values, D channels of a head.
@@ -14,14 +14,14 @@ from export.validate.inputs import GARBAGE
 from export.validate.parity import ParityError, Run
 
 
-def as_reading(part: ComponentRunner, dtype: torch.dtype) -> Run:
+def as_trt_split(runner: ComponentRunner, dtype: torch.dtype) -> Run:
     """What takes any number of past rows and returns the new ones, by means of a part that returns `present_...`.
 
     Rows beyond those that a case has are garbage, which must not count; and what `part` writes beside the new rows is
     an error.
 
     Args:
-        part: the language model.
+        runner: the language model.
         dtype: what its inputs are rounded to before.
     """
 
@@ -29,20 +29,20 @@ def as_reading(part: ComponentRunner, dtype: torch.dtype) -> Run:
         rounded = {name: one.to(dtype) if one.is_floating_point() else one for name, one in inputs.items()}
         num_new, first_new = inputs["inputs_embeds"].shape[1], inputs["write_indices"]
         past = {
-            name: with_rows(rounded[name], _num_rows(part, inputs)).to(part.inputs[name].dtype)
-            for name in part.aliases.values()
+            name: with_rows(rounded[name], _num_rows(runner, inputs)).to(runner.inputs[name].dtype)
+            for name in runner.aliases.values()
         }
         before = {name: rows.clone() for name, rows in past.items()}
-        found = part(**{**rounded, **past})
-        outputs = {name: tensor.float() for name, tensor in found.items() if name not in part.aliases}
+        found = runner(**{**rounded, **past})
+        outputs = {name: tensor.float() for name, tensor in found.items() if name not in runner.aliases}
         place = first_new[:, None, None, None] + torch.arange(num_new)[:, None]  # [B, 1, S, 1]
-        for present, name in part.aliases.items():
+        for present, name in runner.aliases.items():
             here = place.expand(-1, past[name].shape[1], -1, past[name].shape[3])  # [B, G, S, D]
             outputs[name.replace("past_", "new_")] = found[present].gather(2, here).float()
             if not torch.equal(found[present], before[name].scatter(2, here, found[present].gather(2, here))):
-                raise ParityError(f"{part.name}: {present} differs from {name} in other rows than the new ones.")
+                raise ParityError(f"{runner.name}: {present} differs from {name} in other rows than the new ones.")
             if past[name].data_ptr() != found[present].data_ptr():
-                raise ParityError(f"{part.name}: {present} is not where {name} is, and should be written in place.")
+                raise ParityError(f"{runner.name}: {present} is not where {name} is, and should be written in place.")
         return outputs
 
     return run
@@ -55,20 +55,20 @@ def with_rows(past: Tensor, num_rows: int) -> Tensor:
     return torch.cat([kept, (noise * GARBAGE).to(past.dtype)], dim=2)
 
 
-def _num_rows(part: ComponentRunner, inputs: Tensors) -> int:
+def _num_rows(runner: ComponentRunner, inputs: Tensors) -> int:
     """Of the cache: as many as the part has, or as are needed.
 
     Raises:
         ParityError: it has too few.
     """
     needed = int(inputs["write_indices"].max()) + inputs["inputs_embeds"].shape[1]
-    has = part.inputs["past_key_0"].shape[2]
+    has = runner.inputs["past_key_0"].shape[2]
     if not isinstance(has, int):
         return max(needed, inputs["past_key_0"].shape[2])
     if needed > has:
         raise ParityError(
-            f"{part.name}: a document to check with needs {needed} rows of the cache, and it has {has}. Export with a "
-            "larger --max-past."
+            f"{runner.name}: a document to check with needs {needed} rows of the cache, and it has {has}. Export with "
+            "a larger --max-past."
         )
     return has
 

@@ -27,7 +27,7 @@ LEAST_COSINE = 0.99
 MOST_NORM_CHANGE = 0.05
 MOST_PERPLEXITY_CHANGE = 0.01
 LEAST_SEEN_COSINE = 0.98
-"""Between the visual tokens of two pictures that count as alike; two pictures of the emoji world had 0.92."""
+"""Between the visual tokens of two images that count as alike; two images of the emoji world had 0.92."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def check_quantized(llm: Component, run: Run, cases: Sequence[Case]) -> list[Cas
         Per case the error of each output, relative to its length as a vector.
 
     Raises:
-        ParityError: a gate failed; with component, case, output and figures.
+        ParityError: a tolerance is exceeded; with component, case, output and figures.
     """
     results = []
     for case in cases:
@@ -91,7 +91,7 @@ def check_perplexity(llm: Component, run: Run, case: Case, input_ids: Tensor, si
         run: its graph.
         case: B whole documents, nothing cached.
         input_ids: [B, T] int64, their tokens.
-        silent: the token that stands in the places of pictures, which nobody foresees.
+        silent: the token that stands in the places of images, which nobody foresees.
 
     Raises:
         ParityError: the perplexities differ by more than `MOST_PERPLEXITY_CHANGE`.
@@ -155,15 +155,15 @@ def compare_seen(model: MMInterleaved, expected: Sequence[Segment], found: Seque
     """How what was drawn differs from what PyTorch drew, to the eyes of the model: another context draws other pixels.
     None: alike."""
     processor = processor_of(model)
-    pictures = [[one for one in document if isinstance(one, Image.Image)] for document in (expected, found)]
-    for number, pair in enumerate(zip(*pictures, strict=True)):
-        pixels = torch.stack([processor.encode_image(picture) for picture in pair])
+    images = [[one for one in document if isinstance(one, Image.Image)] for document in (expected, found)]
+    for number, pair in enumerate(zip(*images, strict=True)):
+        pixels = torch.stack([processor.encode_image(image) for image in pair])
         tokens, _ = model.visual_tokenizer(pixels.to(model.device))
         right, own = tokens.double().flatten(1)
         cosine = float(F.cosine_similarity(own, right, dim=0))
         if not cosine >= LEAST_SEEN_COSINE:
             return (
-                f"the visual tokens of picture {number} have a cosine of {cosine:.3f} with those of the one that "
+                f"the visual tokens of image {number} have a cosine of {cosine:.3f} with those of the one that "
                 f"PyTorch draws; at least {LEAST_SEEN_COSINE} is expected."
             )
     return None

@@ -20,17 +20,17 @@ NUM_TOKENS = 16
 NUM_STEPS = 4
 GUIDANCE_SCALE = 3.5
 LEAST_PSNR_DB = 30.0
-"""Of a picture that counts as the same."""
+"""Of an image that counts as the same."""
 
 EQUAL_DB = 100.0
-"""Stands for pictures without any difference, whose ratio is infinite."""
+"""Stands for images without any difference, whose ratio is infinite."""
 
 
 def check_generation(model: MMInterleaved, session: Session, documents: Sequence[Document]) -> GenerationResult:
     """Let both write, and draw, what might stand in the place of each document's last segment.
 
     Raises:
-        ParityError: another token, or a picture below `LEAST_PSNR_DB`.
+        ParityError: another token, or an image below `LEAST_PSNR_DB`.
     """
     texts: list[str] = []
     worst = EQUAL_DB
@@ -48,7 +48,7 @@ def check_generation(model: MMInterleaved, session: Session, documents: Sequence
     return GenerationResult(texts, len(documents), worst)
 
 
-def check_pictures(
+def check_images(
     model: MMInterleaved,
     session: Session,
     documents: Sequence[Document],
@@ -63,7 +63,7 @@ def check_pictures(
         difference_of: says how what PyTorch drew and what the files drew differ, or None; `compare` if not given.
 
     Raises:
-        ParityError: pictures that differ; by `compare`, one below `LEAST_PSNR_DB`.
+        ParityError: images that differ; by `compare`, one below `LEAST_PSNR_DB`.
     """
     difference_of = difference_of or compare
     worst = EQUAL_DB
@@ -80,20 +80,20 @@ def check_pictures(
 def compare(
     expected: Sequence[Segment], found: Sequence[Segment], *, least_psnr_db: float = LEAST_PSNR_DB
 ) -> str | None:
-    """How a document differs from what PyTorch wrote: other text, or a picture below `least_psnr_db`. None: equal."""
+    """How a document differs from what PyTorch wrote: other text, or an image below `least_psnr_db`. None: equal."""
     if [_words(segment) for segment in expected] != [_words(segment) for segment in found]:
         return f"PyTorch writes {list(map(_words, expected))}, and the exported model {list(map(_words, found))}."
     for number, psnr_db in enumerate(psnrs(expected, found)):
         if psnr_db < least_psnr_db:
             return (
-                f"picture {number} has a PSNR of {psnr_db:.1f} dB against the one that PyTorch draws; "
+                f"image {number} has a PSNR of {psnr_db:.1f} dB against the one that PyTorch draws; "
                 f"{least_psnr_db:.0f} are expected."
             )
     return None
 
 
 def psnrs(expected: Sequence[Segment], found: Sequence[Segment]) -> list[float]:
-    """Peak signal-to-noise ratio in dB of each picture, at most `EQUAL_DB`."""
+    """Peak signal-to-noise ratio in dB of each image, at most `EQUAL_DB`."""
     ratios = []
     for one, other in zip(expected, found, strict=True):
         if isinstance(one, Image.Image) and isinstance(other, Image.Image):
@@ -113,4 +113,4 @@ def _drawing(number: int) -> dict[str, Any]:
 
 
 def _words(segment: Segment) -> str:
-    return segment if isinstance(segment, str) else f"<picture of {segment.width} x {segment.height}>"
+    return segment if isinstance(segment, str) else f"<image of {segment.width} x {segment.height}>"

@@ -46,7 +46,7 @@ def check_half(component: Component, run: Run, cases: Sequence[Case], precision:
         Per case the error of each output, relative to its length as a vector.
 
     Raises:
-        ParityError: a gate failed; with component, case, output and figures.
+        ParityError: a tolerance is exceeded; with component, case, output and figures.
     """
     dtype = getattr(torch, precision)
     results = []
@@ -151,12 +151,12 @@ def _largest_activation(module: nn.Module, component: Component, case: Case) -> 
 
 @torch.no_grad()
 def check_seeing(component: Component, run: Run, case: Case) -> None:
-    """A picture that may be seen changes the result as much as in PyTorch, and one that may not changes nothing.
+    """An image that may be seen changes the result as much as in PyTorch, and one that may not changes nothing.
 
     Args:
         component: with synchronizers.
         run: its graph.
-        case: at least three pictures in the bank.
+        case: at least three images in the bank.
 
     Raises:
         ParityError: the graph looks elsewhere.
@@ -176,12 +176,12 @@ def check_seeing(component: Component, run: Run, case: Case) -> None:
     for image in (0, 2):
         if (change := changed_by(image, run)) != 0:
             raise ParityError(
-                f"{component.name}: picture {image}, which nothing may see, changes {name} by {change:.1e}."
+                f"{component.name}: image {image}, which nothing may see, changes {name} by {change:.1e}."
             )
     expected, found = changed_by(1, component.run), changed_by(1, run)
     if not abs(found - expected) <= 0.1 * expected + 1e-3:
         raise ParityError(
-            f"{component.name}: the picture that is seen changes {name} by {found:.1e} of its length, and in PyTorch "
+            f"{component.name}: the image that is seen changes {name} by {found:.1e} of its length, and in PyTorch "
             f"by {expected:.1e}."
         )
 

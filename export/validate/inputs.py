@@ -40,7 +40,7 @@ def real_cases(
     Args:
         model: with a processor.
         components: from `components_of(model)`; each one's inputs come out of those before it.
-        documents: at least one picture among them.
+        documents: at least one image among them.
     """
     batch = pack(model, documents)
     rows = len(documents)
@@ -48,15 +48,15 @@ def real_cases(
     tokenized = components["image_tokenizer"].run(pixels)
     features = {"ms_features": tokenized["ms_features"]}
     cases = {
-        "image_tokenizer": [Case(f"{len(batch.pixel_values)} pictures", pixels), Case("one picture", _first(pixels))],
+        "image_tokenizer": [Case(f"{len(batch.pixel_values)} images", pixels), Case("one image", _first(pixels))],
     }
     llm_values, unet_values = {}, {}
     if "mmfs_values_llm" in components:
         llm_values = components["mmfs_values_llm"].run(features)
-        cases["mmfs_values_llm"] = [Case("all pictures", features), Case("one picture", _first(features))]
+        cases["mmfs_values_llm"] = [Case("all images", features), Case("one image", _first(features))]
     if "mmfs_values_unet" in components:
         unet_values = components["mmfs_values_unet"].run(features)
-        cases["mmfs_values_unet"] = [Case("all pictures", features), Case("one picture", _first(features))]
+        cases["mmfs_values_unet"] = [Case("all images", features), Case("one image", _first(features))]
 
     embeddings = model.embed(batch.input_ids, tokenized["visual_tokens"], batch.image_positions)
     llm = components["llm"]
@@ -71,7 +71,7 @@ def real_cases(
 
     noisy, timesteps, latents = _noisy_latents(model, batch, rows)
     cases["unet_mmfs"] = _unet_cases(components["unet_mmfs"], batch, noisy, timesteps, both_halves, unet_values)
-    cases["vae_decoder"] = [Case("pictures", {"latents": latents}), Case("one noisy picture", {"latents": noisy[:1]})]
+    cases["vae_decoder"] = [Case("images", {"latents": latents}), Case("one noisy image", {"latents": noisy[:1]})]
     return cases
 
 
@@ -79,13 +79,13 @@ def pack(model: MMInterleaved, documents: Sequence[Document]) -> Batch:
     """One document a row, as training packs them; nothing is a target and nothing is drawn."""
     config, processor = model.config, model.processor
     assert processor is not None, "the command asks for one first"
-    rows, pictures, places = [], [], []
+    rows, images, places = [], [], []
     for row, document in enumerate(documents):
         ids = [config.bos_token_id]
         for segment in document:
             if isinstance(segment, Image.Image):
                 ids.append(config.begin_of_image_id)
-                pictures.append(processor.encode_image(segment))
+                images.append(processor.encode_image(segment))
                 places.append((row, len(ids)))
                 ids += [config.image_token_id] * config.visual_tokenizer.num_visual_tokens
             else:
@@ -100,7 +100,7 @@ def pack(model: MMInterleaved, documents: Sequence[Document]) -> Batch:
         targets=torch.full_like(input_ids, IGNORED),
         document_ids=torch.where(positions < lengths, 0, -1),
         position_ids=positions,
-        pixel_values=torch.stack(pictures),
+        pixel_values=torch.stack(images),
         image_positions=torch.tensor(places),
         drawn=nothing,
         drawn_pixels=torch.zeros(0, 3, 1, 1),
@@ -171,7 +171,7 @@ def _llm_cases(
 def _unet_cases(
     unet: Component, batch: Batch, noisy: Tensor, timesteps: Tensor, both_halves: Tensor, values: dict[str, Tensor]
 ) -> list[Case]:
-    """A guided step, one picture that sees every image, and one in a document without images."""
+    """A guided step, one image that sees every image, and one in a document without images."""
     rows = len(noisy)
     row_of_image = batch.image_positions[:, 0].contiguous()
     first = torch.searchsorted(row_of_image, torch.arange(rows))
@@ -192,16 +192,16 @@ def _unet_cases(
     no_image = {name: tensor[:0] for name, tensor in values.items()}
     return [
         Case("both halves of a guided step", inputs(2 * rows, both_halves, before.repeat(2, 1), values)),
-        Case("one picture that sees all images", inputs(1, both_halves[rows : rows + 1], everything, values)),
-        Case("one picture without images", inputs(1, both_halves[:1], torch.zeros(1, 2, dtype=torch.int64), no_image)),
+        Case("one image that sees all images", inputs(1, both_halves[rows : rows + 1], everything, values)),
+        Case("one image without images", inputs(1, both_halves[:1], torch.zeros(1, 2, dtype=torch.int64), no_image)),
     ]
 
 
 def _noisy_latents(model: MMInterleaved, batch: Batch, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents of one picture per document, disturbed by as much noise as a time step between start and end has.
+    """Latents of one image per document, disturbed by as much noise as a time step between start and end has.
 
     Returns:
-        Noisy latents [R, c, h, w], their time steps [R] float32, and the latents of all pictures [N, c, h, w].
+        Noisy latents [R, c, h, w], their time steps [R] float32, and the latents of all images [N, c, h, w].
     """
     decoder = model.image_decoder
     size = decoder.config.drawn_image_size

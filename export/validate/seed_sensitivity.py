@@ -1,5 +1,5 @@
-"""How far PyTorch's own pictures move when each step is off by as much as a file's: a prompt may stand between two
-pictures, and then no two programs draw the same one."""
+"""How far PyTorch's own images move when each step is off by as much as a file's: a prompt may stand between two
+images, and then no two programs draw the same one."""
 
 from __future__ import annotations
 

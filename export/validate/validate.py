@@ -22,19 +22,21 @@ from export.graph.kv_cache import aliases_of, with_kv_cache_layout
 from export.graph.onnx_graph import Graph
 from export.graph.precision import Precision, precision_of, with_precision
 from export.graph.quantization import Weights, quantized_entry, weights_of
+from export.process.progress import Log
 from export.runtime import Session
 from export.runtime.assets import Assets, write_assets
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.runners import onnxruntime_runners_of
-from export.stages import Job, Log, open_model
+from export.stages import open_model
+from export.store.job import Job
 from export.store.manifest import ASSETS_DIR, ONNX_DIR, GenerationResult, component_entry, write_onnx_manifest
 from export.store.samples import Samples, load_samples
 from export.store.selection import absent
 from export.validate import eight_bit
 from export.validate.bfloat16_emulation import rounded_float32
-from export.validate.cached_llm import as_reading
-from export.validate.end_to_end import check_generation, check_pictures
+from export.validate.cached_llm import as_trt_split
+from export.validate.end_to_end import check_generation, check_images
 from export.validate.half_precision import (
     LEAST_COSINE,
     MOST_NORM_CHANGE,
@@ -52,7 +54,7 @@ from models import MMInterleaved
 ROUNDED_DIR = "rounded"
 
 
-def validate(job: Job, say: Log) -> None:
+def validate(job: Job, log: Log) -> None:
     """Stage "validate": compare everything with PyTorch, and write assets and manifest.
 
     Raises:
@@ -61,42 +63,44 @@ def validate(job: Job, say: Log) -> None:
     work = Path(job.work)
     model = open_model(job)
     components = components_of(model)
-    samples = load_samples(Path(job.model_dir), [Path(picture) for picture in job.pictures])
-    say(f"checking with {samples.source}")
+    samples = load_samples(Path(job.model_dir), [Path(image) for image in job.images])
+    log(f"checking with {samples.source}")
     cases = real_cases(model, components, samples.documents)
     entries = {}
-    chosen = job.choice.among(components)
+    chosen = job.selection.among(components)
     num_steps = len(chosen) + 1  # the last one is all of them at work
     for number, name in enumerate(chosen, start=1):
         component, precision = components[name], precision_of(name, job.precision)
         file = work / ONNX_DIR / f"{name}.onnx"
-        say(f"[{number}/{num_steps}] {name} ...")
-        flavoured = with_kv_cache_layout(component, job.flavour, job.capacity)
+        log(f"[{number}/{num_steps}] {name} ...")
+        as_exported = with_kv_cache_layout(component, job.kv_cache, job.capacity)
         graph = Graph.of(onnx.load(file, load_external_data=False))
         if weights_of(name, job.llm_weights) == "same":
-            proof = _prove(model, component, flavoured, file, cases[name], precision)
+            validation = _validate_one(model, component, as_exported, file, cases[name], precision)
         else:
             with _naming_other_weights(job.llm_weights):
-                proof = _prove_quantized(model, component, flavoured, file, cases[name], precision, samples, say)
-        entries[name] = component_entry(with_precision(flavoured, precision), graph, file, proof, root=work)
+                validation = _validate_quantized(
+                    model, component, as_exported, file, cases[name], precision, samples, log
+                )
+        entries[name] = component_entry(with_precision(as_exported, precision), graph, file, validation, root=work)
         if weights_of(name, job.llm_weights) != "same":
             entries[name]["quantized"] = quantized_entry(graph.proto)
-        say(f"      {len(cases[name])} cases, largest relative error {proof['max_relative_error']:.1e}")
+        log(f"      {len(cases[name])} cases, largest relative error {validation['max_relative_error']:.1e}")
     shutil.rmtree(work / ASSETS_DIR, ignore_errors=True)
     assets = write_assets(model, work / ASSETS_DIR)
-    others = absent(chosen, job.choice, components)
+    others = absent(chosen, job.selection, components)
     with _naming_other_weights(job.llm_weights):
-        generation = _generation(job, model, components, samples, others, f"[{num_steps}/{num_steps}]", say)
+        generation = _generation(job, model, components, samples, others, f"[{num_steps}/{num_steps}]", log)
     write_onnx_manifest(
         work,
         key=job.key,
         how={
             "precision": job.precision,
             "llm_weights": job.llm_weights,
-            "flavour": job.flavour,
+            "kv_cache": job.kv_cache,
             "max_past": job.capacity,
             "few_layers": job.few_layers,
-            "images": [str(Path(picture).absolute()) for picture in job.pictures],
+            "images": [str(Path(image).absolute()) for image in job.images],
         },
         model_dir=Path(job.model_dir),
         components=entries,
@@ -119,10 +123,10 @@ def _naming_other_weights(weights: Weights) -> Iterator[None]:
         raise ParityError(f"{error} With --llm-weights {others} it may pass.") from error
 
 
-def _prove(
+def _validate_one(
     model: MMInterleaved,
     component: Component,
-    flavoured: Component,
+    as_exported: Component,
     file: Path,
     cases: Sequence[Case],
     precision: Precision,
@@ -130,51 +134,53 @@ def _prove(
     """The manifest's entry about what was compared."""
     if precision == "float32":
         how = "onnxruntime CPU against PyTorch, float32, real inputs"
-        if flavoured is component:
-            return _proof(how, TOLERANCE, check(component, file, cases))
-        return _proof(how, TOLERANCE, check_run(component, runner(flavoured, file, precision), cases))
-    run = runner(flavoured, file, precision)
+        if as_exported is component:
+            return _validation_entry(how, TOLERANCE, check(component, file, cases))
+        return _validation_entry(how, TOLERANCE, check_run(component, run_of(as_exported, file, precision), cases))
+    run = run_of(as_exported, file, precision)
     results = check_half(component, run, cases, precision)
     how = "onnxruntime CPU" if precision == "float16" else "float32 rounded to bfloat16 after every operator"
-    gates = {"times_eager": TIMES_EAGER, "cosine": LEAST_COSINE, "norm": MOST_NORM_CHANGE}
-    proof = _proof(f"{how}, against PyTorch in float32 and in {precision}, real inputs", gates, results)
+    tolerances = {"times_eager": TIMES_EAGER, "cosine": LEAST_COSINE, "norm": MOST_NORM_CHANGE}
+    validation = _validation_entry(
+        f"{how}, against PyTorch in float32 and in {precision}, real inputs", tolerances, results
+    )
     _check_seeing(component, run, cases)
     if component.name == "llm":
-        room = _room(model, flavoured, cases)
-        proof["num_greedy_tokens"] = check_greedy(component, run, model.language_model.embed, cases[0], room)
-    return proof
+        room = _room(model, as_exported, cases)
+        validation["num_greedy_tokens"] = check_greedy(component, run, model.language_model.embed, cases[0], room)
+    return validation
 
 
-def _prove_quantized(
+def _validate_quantized(
     model: MMInterleaved,
     llm: Component,
-    flavoured: Component,
+    as_exported: Component,
     file: Path,
     cases: Sequence[Case],
     precision: Precision,
     samples: Samples,
-    say: Log,
+    log: Log,
 ) -> dict[str, Any]:
     """The manifest's entry about a language model with weights of eight bits."""
     assert model.processor is not None, "the command asks for one first"
-    run = runner(flavoured, file, precision)
+    run = run_of(as_exported, file, precision)
     input_ids = pack(model, samples.documents).input_ids
-    num_tokens = min(NUM_TOKENS, _room(model, flavoured, cases))
-    gates = {"cosine": eight_bit.LEAST_COSINE, "norm": eight_bit.MOST_NORM_CHANGE}
-    gates["perplexity"] = eight_bit.MOST_PERPLEXITY_CHANGE
+    num_tokens = min(NUM_TOKENS, _room(model, as_exported, cases))
+    tolerances = {"cosine": eight_bit.LEAST_COSINE, "norm": eight_bit.MOST_NORM_CHANGE}
+    tolerances["perplexity"] = eight_bit.MOST_PERPLEXITY_CHANGE
     results = eight_bit.check_quantized(llm, run, cases)
-    proof = _proof("onnxruntime CPU against PyTorch in float32, real inputs", gates, results)
+    validation = _validation_entry("onnxruntime CPU against PyTorch in float32, real inputs", tolerances, results)
     _check_seeing(llm, run, cases)
     likelihood = eight_bit.check_perplexity(llm, run, cases[0], input_ids, model.config.image_token_id)
     greedy = eight_bit.compare_greedy(
         llm, run, model.language_model.embed, model.processor.decode_text, cases[0], num_tokens
     )
     num_same = sum(one.num_equal == one.num_tokens for one in greedy)
-    say(
+    log(
         f"      perplexity {likelihood.perplexity:.3f}, PyTorch's {likelihood.pytorch_perplexity:.3f}; {num_same} of "
         f"{len(greedy)} documents written on with the same {num_tokens} tokens"
     )
-    return {**proof, "likelihood": asdict(likelihood), "greedy": [asdict(one) for one in greedy]}
+    return {**validation, "likelihood": asdict(likelihood), "greedy": [asdict(one) for one in greedy]}
 
 
 def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
@@ -186,13 +192,13 @@ def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
 
 
 def _check_seeing(component: Component, run: Run, cases: Sequence[Case]) -> None:
-    """Where there are pictures to see, and not to see."""
+    """Where there are images to see, and not to see."""
     looking = [case for case in cases if component.num_synchronizers and _num_images(case) > 2]
     if looking:
         check_seeing(component, run, looking[0])
 
 
-def _proof(how: str, tolerance: float | dict[str, float], results: Sequence[CaseResult]) -> dict[str, Any]:
+def _validation_entry(how: str, tolerance: float | dict[str, float], results: Sequence[CaseResult]) -> dict[str, Any]:
     return {
         "status": "pass",
         "runtime": how,
@@ -212,19 +218,19 @@ def runnable(file: Path, precision: Precision) -> Path:
     return rounded
 
 
-def runner(component: Component, file: Path, precision: Precision) -> Run:
-    """A file of a flavour at work, with the ports of `trt_split` whatever its own are.
+def run_of(component: Component, file: Path, precision: Precision) -> Run:
+    """A file of a KV-cache layout at work, with the ports of `trt_split` whatever its own are.
 
     Args:
-        component: in the file's flavour and in float32.
+        component: in the file's KV-cache layout and in float32.
         file: the graph.
         precision: of the graph.
     """
     file, in_precision = runnable(file, precision), with_precision(component, precision)
     if aliases_of(component.outputs):
         ports = component if precision == "bfloat16" else in_precision  # its stand-in has float32 ports
-        part = OnnxRuntimeRunner(component.name, ports.inputs, ports.outputs, file, torch.device("cpu"))
-        return as_reading(part, getattr(torch, precision))
+        runner = OnnxRuntimeRunner(component.name, ports.inputs, ports.outputs, file, torch.device("cpu"))
+        return as_trt_split(runner, getattr(torch, precision))
     session, component = open_session(file), in_precision
 
     def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -245,20 +251,20 @@ def _generation(
     samples: Samples,
     others: dict[str, list[str]],
     head: str,
-    say: Log,
+    log: Log,
 ) -> GenerationResult | str:
     """What the files write and draw together with what is left to PyTorch, or why they cannot."""
     if missing := others["not_exported"]:
         reason = f"{', '.join(missing)} were not exported, and not left to PyTorch with --torch-fallback"
-        say(f"{head} no writing and drawing: {reason}")
+        log(f"{head} no writing and drawing: {reason}")
         return reason
     left = others["left_to_pytorch"]
-    say(f"{head} writing and drawing with the files {'and PyTorch for ' + ', '.join(left) if left else 'alone'} ...")
+    log(f"{head} writing and drawing with the files {'and PyTorch for ' + ', '.join(left) if left else 'alone'} ...")
     of_pytorch: dict[str, ComponentRunner] = {name: TorchRunner(components[name], model.device) for name in left}
     of_files = {name: component for name, component in components.items() if name not in left}
     found = _check_generation(job, model, of_files, of_pytorch, samples)
     texts = f"{len(found.texts)} texts equal; " if found.texts else ""
-    say(f"      {texts}{found.num_pictures} pictures, the worst with a PSNR of {found.worst_psnr_db:.0f} dB")
+    log(f"      {texts}{found.num_images} images, the worst with a PSNR of {found.worst_psnr_db:.0f} dB")
     return found
 
 
@@ -270,21 +276,21 @@ def _check_generation(
     samples: Samples,
 ) -> GenerationResult:
     """The files at their job. In half precision, and with weights of eight bits, another token may be chance, so words
-    are judged in `check_greedy` and `check_perplexity`, and here only the pictures; with weights of eight bits, by what
+    are judged in `check_greedy` and `check_perplexity`, and here only the images; with weights of eight bits, by what
     the model sees in them."""
     work = Path(job.work)
     assets = Assets.load(work / ASSETS_DIR)
-    components = {name: with_kv_cache_layout(one, job.flavour, job.capacity) for name, one in components.items()}
+    components = {name: with_kv_cache_layout(one, job.kv_cache, job.capacity) for name, one in components.items()}
     if job.precision == "float32" and job.llm_weights == "same":
-        parts = {**onnxruntime_runners_of(components, work / ONNX_DIR), **of_pytorch}
-        return check_generation(model, Session(parts, assets), samples.documents)
-    parts = dict(of_pytorch)
+        runners = {**onnxruntime_runners_of(components, work / ONNX_DIR), **of_pytorch}
+        return check_generation(model, Session(runners, assets), samples.documents)
+    runners = dict(of_pytorch)
     for name, component in components.items():
         precision = precision_of(name, job.precision)
         in_float32 = precision == "bfloat16"  # its stand-in has float32 ports
         folder = work / (ROUNDED_DIR if in_float32 else ONNX_DIR)
-        parts |= onnxruntime_runners_of(
+        runners |= onnxruntime_runners_of(
             {name: component if in_float32 else with_precision(component, precision)}, folder
         )
     eyes = None if job.llm_weights == "same" else partial(eight_bit.compare_seen, model)
-    return check_pictures(model, Session(parts, assets), samples.documents, eyes)
+    return check_images(model, Session(runners, assets), samples.documents, eyes)

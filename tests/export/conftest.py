@@ -35,15 +35,15 @@ def lively_model(config: MMInterleavedConfig) -> MMInterleaved:
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
-    reading = TorchGenerationState(model)
+    state = TorchGenerationState(model)
     with torch.no_grad():
-        wish = reading.read([[[config.bos_token_id, *model.processor.encode_text(CUE)]]])[0, -1]
+        wish = state.read([[[config.bos_token_id, *model.processor.encode_text(CUE)]]])[0, -1]
         head = model.language_model.host.get_output_embeddings()
-        head.weight[config.begin_of_image_id] = wish / wish.square().sum() * (reading.logits.max() + 1)
+        head.weight[config.begin_of_image_id] = wish / wish.square().sum() * (state.logits.max() + 1)
     return model
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8))
 
 
@@ -90,7 +90,7 @@ def model_dir(scratch: Path, config: MMInterleavedConfig) -> Path:
             folder = scratch / "model.partial" / SAMPLES_DIR
             folder.mkdir()
             for i in range(3):
-                picture(i).save(folder / f"{i}.png")
+                image(i).save(folder / f"{i}.png")
             documents = [
                 [{"image": "0.png"}, {"text": "one"}, {"image": "1.png"}],
                 [{"text": "a longer text, and then"}, {"image": "2.png"}],

@@ -15,7 +15,7 @@ def test_both_do_the_same_and_are_timed(
     file = tmp_path / "figures.json"
     assert main([str(exported), "--model", str(model_dir), *SMALL, "--json", str(file)]) == 0
     figures = json.loads(file.read_text())
-    works = ["tokens read", "tokens written", "pictures drawn"]
+    works = ["tokens read", "tokens written", "images drawn"]
     assert [(one["what"], one["implementation"]) for one in figures] == [
         (what, implementation) for implementation in ("PyTorch", "ort") for what in works
     ]
@@ -24,7 +24,7 @@ def test_both_do_the_same_and_are_timed(
     assert all(0 < one["relative_error"] < 1e-3 for one in figures[3:])
     printed = capsys.readouterr().out
     assert printed.count("| PyTorch |") == 3
-    assert "[6/6] pictures drawn by ort ..." in printed
+    assert "[6/6] images drawn by ort ..." in printed
 
 
 def test_times_are_against_pytorch() -> None:

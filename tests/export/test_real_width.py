@@ -19,7 +19,7 @@ from export.graph.quantization import matrices_of, quantized_entry, write_quanti
 from export.validate.eight_bit import check_quantized
 from export.validate.inputs import Case
 from export.validate.parity import TOLERANCE, check
-from export.validate.validate import runner
+from export.validate.validate import run_of
 from models import MMInterleaved, MMInterleavedConfig
 
 WIDTH, HEADS, KEY_HEADS, FEED_FORWARD = 5120, 40, 2, 512
@@ -126,5 +126,5 @@ def test_a_wide_language_model_of_eight_bits_is_half_as_large(wide_dir: Path, tm
 
     llm = components_of(MMInterleaved.from_pretrained(wide_dir))["llm"]
     case = random_case(llm, LLM_SIZES[2])
-    (result,) = check_quantized(llm, runner(llm, file, "float16"), [case])
+    (result,) = check_quantized(llm, run_of(llm, file, "float16"), [case])
     assert 1e-3 < result.worst < 0.03

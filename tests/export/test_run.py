@@ -17,11 +17,11 @@ def test_a_document_is_written_shown_and_equal_to_pytorchs(
     exported: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "pages" / "page.html"
-    picture = str(model_dir / "samples" / "0.png")
-    arguments = ["--image", picture, *DRAWING, "--mode", "image", "--compare", str(model_dir), "--out", str(page)]
+    image = str(model_dir / "samples" / "0.png")
+    arguments = ["--image", image, *DRAWING, "--mode", "image", "--compare", str(model_dir), "--out", str(page)]
     assert main([str(exported), *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "[picture of 32 x 32]" in printed
+    assert "[image of 32 x 32]" in printed
     assert "equal to PyTorch" in printed
     assert page.read_text(encoding="utf-8").count("<img") == 2
 
@@ -61,7 +61,7 @@ def test_a_document_that_differs_fails(
 
 
 @pytest.mark.parametrize(("step_error", "status"), [(1e-6, 1), (0.5, 0)])
-def test_a_picture_may_move_as_far_as_pytorchs_own(
+def test_an_image_may_move_as_far_as_pytorchs_own(
     exported: Path,
     model: MMInterleaved,
     tmp_path: Path,
@@ -90,7 +90,7 @@ def test_a_picture_may_move_as_far_as_pytorchs_own(
     ("arguments", "message"),
     [
         (["--out", "page.txt"], r"ends in \.html"),
-        (["--image", "nowhere.png"], "no picture nowhere.png"),
+        (["--image", "nowhere.png"], "no image nowhere.png"),
         (["--backend", "torch"], "needs the model that was exported"),
         (["--mode", "image", "--num-images", "0"], "allow at least one image"),
         (["--num-inference-steps", "0"], "num_inference_steps is 0"),

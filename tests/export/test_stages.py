@@ -18,13 +18,14 @@ import export.trt
 from export import stage_process
 from export.command_line import GRAPH_STAGES
 from export.graph.onnx_graph import GraphError
-from export.graph.truncate import keep_few_layers
+from export.graph.truncate import truncate_layers
 from export.process import child_process
 from export.process.child_process import ROOT, ChildError
 from export.process.fingerprint import file_digest
 from export.process.lock import directory_lock
 from export.stage_process import ERROR_FILE, raise_error
-from export.stages import NEUTRAL_DIR, Job, lower
+from export.stages import lower
+from export.store.job import NEUTRAL_DIR, Job
 from export.store.manifest import read_manifest
 from export.trt import export_graphs, main
 from models import MMInterleaved
@@ -79,24 +80,24 @@ def test_what_is_killed_goes_on_where_it_was(exported: Path, model_dir: Path, tm
         file.parent.mkdir(parents=True)
         os.mkfifo(file)  # nobody reads it: whoever writes waits
     for stage, line in KILLED_AT.items():
-        said: list[str] = []
+        lines: list[str] = []
 
-        def say(text: str, line: str = line, said: list[str] = said) -> None:
-            said.append(text)
+        def log(text: str, line: str = line, lines: list[str] = lines) -> None:
+            lines.append(text)
             if text.startswith(line):
                 kill_children()
 
         with pytest.raises(ChildError, match=r"was ended by signal 9\..* What was done is kept in .*\.out\.unfinished"):
-            export_graphs(job, out, GRAPH_STAGES, say)
+            export_graphs(job, out, GRAPH_STAGES, log)
         assert (out / "manifest.json").read_text() == "{}", "the earlier export stands until all is proved"
-        assert any(text.startswith(line) for text in said), stage
+        assert any(text.startswith(line) for text in lines), stage
         if stage in half_written:
             half_written[stage].unlink()
             half_written[stage].write_bytes(b"half a graph")
 
-    said = []
-    export_graphs(job, out, GRAPH_STAGES, said.append)
-    done = [text for text in said if text.startswith("[")]  # a sign of life repeats the last line behind the seconds
+    lines = []
+    export_graphs(job, out, GRAPH_STAGES, lines.append)
+    done = [text for text in lines if text.startswith("[")]  # a heartbeat repeats the last line behind the seconds
     names = json_names(exported)
     assert [text for text in done if text.endswith(" before")] == [
         *(f"[{number}/7] {name}: traced before" for number, name in enumerate(names, start=1)),
@@ -114,10 +115,10 @@ def test_a_graph_is_lowered_again_when_the_weights_that_it_points_to_have_change
     neutral = Path(job.work) / NEUTRAL_DIR
     neutral.mkdir(parents=True)
     shutil.copy(exported / NEUTRAL_DIR / "vae_decoder.onnx", neutral)
-    said: list[str] = []
+    lines: list[str] = []
     for one in (job, job, replace(job, graph_key="of other weights")):
-        lower(one, said.append)
-    assert said == [f"[1/1] vae_decoder: {what}" for what in ("float32", "lowered before", "float32")]
+        lower(one, lines.append)
+    assert lines == [f"[1/1] vae_decoder: {what}" for what in ("float32", "lowered before", "float32")]
 
 
 def test_what_was_half_lowered_is_lowered_again(exported: Path, model_dir: Path, tmp_path: Path) -> None:
@@ -129,9 +130,9 @@ def test_what_was_half_lowered_is_lowered_again(exported: Path, model_dir: Path,
     whole = file_digest(graph)
     graph.write_bytes(graph.read_bytes()[:100])
     key.with_suffix(".key.part").write_text("{")
-    said: list[str] = []
-    lower(job, said.append)
-    assert [text for text in said if not text.endswith(": lowered before")] == ["[3/7] llm: float16"]
+    lines: list[str] = []
+    lower(job, lines.append)
+    assert [text for text in lines if not text.endswith(": lowered before")] == ["[3/7] llm: float16"]
     assert file_digest(graph) == whole
 
 
@@ -187,13 +188,13 @@ def test_a_bench_that_is_killed_leaves_no_figures(
     out = tmp_path / "out"
     shutil.copytree(exported, out)
 
-    def run_child(module: str, arguments: list[str], *, said: Callable[[str], None], **options: Any) -> None:
-        def heard(line: str) -> None:
-            said(line)
+    def run_child(module: str, arguments: list[str], *, on_line: Callable[[str], None], **options: Any) -> None:
+        def kill_after(line: str) -> None:
+            on_line(line)
             if line.startswith("[2/6] tokens written by PyTorch"):
                 kill_children()
 
-        child_process.run_child(module, arguments, said=heard, **options)
+        child_process.run_child(module, arguments, on_line=kill_after, **options)
 
     monkeypatch.setattr(export.trt, "run_child", run_child)
     files = {file: file_digest(file) for file in out.rglob("*.*") if file.is_file()}
@@ -222,9 +223,9 @@ def test_two_commands_at_once(
         key.unlink()
         os.close(held)
         ends = [(process.communicate()[0], process.returncode) for process in (first, second)]
-    for out, (said, status) in zip(outs, ends, strict=True):
-        assert status == 0, said
-        assert "--stage validate goes on" in said
+    for out, (printed, status) in zip(outs, ends, strict=True):
+        assert status == 0, printed
+        assert "--stage validate goes on" in printed
         for file in sorted((exported / NEUTRAL_DIR).glob("*.onnx")):
             assert file_digest(out.with_name(f".{out.name}.unfinished") / NEUTRAL_DIR / file.name) == file_digest(file)
 
@@ -244,7 +245,7 @@ def test_two_at_once_do_not_meet(model_dir: Path, tmp_path: Path, capsys: pytest
 
 
 def test_a_job_survives_its_file(model_dir: Path, tmp_path: Path) -> None:
-    job = job_of(model_dir, tmp_path / "out", pictures=[tmp_path / "a.png"], precision="bfloat16", few_layers=1)
+    job = job_of(model_dir, tmp_path / "out", images=[tmp_path / "a.png"], precision="bfloat16", few_layers=1)
     Path(job.work).mkdir()
     assert Job.load(job.save()) == job
 
@@ -286,14 +287,14 @@ def test_an_error_of_a_stage_crosses_the_border(
 
 def test_few_layers(model: MMInterleaved) -> None:
     text = torch.tensor([[1, 5, 6, 7]])
-    keep_few_layers(model, 1)
+    truncate_layers(model, 1)
     language_model = model.language_model
     assert len(language_model.decoder.layers) == len(language_model.synchronizers) == 1
     with torch.no_grad():
         hidden = language_model.decoder(input_ids=text, use_cache=False).last_hidden_state
     assert hidden.isfinite().all()
     with pytest.raises(ValueError, match=r"--few-layers is 2\. Expected 1 to 1, as many layers"):
-        keep_few_layers(model, 2)
+        truncate_layers(model, 2)
 
 
 def test_stages_before_the_last_leave_their_work(

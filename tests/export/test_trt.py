@@ -18,12 +18,12 @@ from export.graph.components import Component
 from export.graph.onnx_graph import Graph
 from export.graph.quantization import Channels
 from export.process.fingerprint import file_digest
-from export.process.progress import Checking
+from export.process.progress import ReadProgress
 from export.run import main as run
 from export.runtime import Session
-from export.stages import NEUTRAL_DIR
+from export.store.job import NEUTRAL_DIR
 from export.store.manifest import SCHEMA, file_entry, read_manifest, write_manifest
-from export.store.samples import opened
+from export.store.samples import open_image
 from export.triton import write_repository
 from export.trt import main
 from models import MMInterleaved, MMInterleavedConfig
@@ -35,7 +35,7 @@ from plugins_trt import tensorrt_package
     [
         (["missing"], "missing holds no config.json"),
         (["empty"], "empty holds no config.json"),
-        (["MODEL", "--images", "no.png"], "no picture no.png"),
+        (["MODEL", "--images", "no.png"], "no image no.png"),
         (["MODEL", "--gpu-mem", "8"], "--gpu-mem belongs to --dry-run"),
         (["MODEL", "--stage", "lower", "--triton", "new"], "--triton serves a finished export, and --stage lower ends"),
         (["MODEL", "--triton", "empty"], "empty exists. Name a new directory for the model repository"),
@@ -49,7 +49,7 @@ from plugins_trt import tensorrt_package
         (["MODEL", "--components", "llm", "--torch-fallback", "llm"], "llm: named in --components, which exports, and"),
     ],
     ids=[
-        *("no-directory", "not-a-model", "no-picture"),
+        *("no-directory", "not-a-model", "no-image"),
         *("memory-of-nothing", "nothing-to-serve", "served-already", "serving-nothing"),
         *("no-stage-for-a-builder", "no-stage-for-plugins", "no-stage-for-sizes", "both-ways"),
     ],
@@ -87,8 +87,9 @@ def test_a_model_without_a_processor_is_refused(
         (["--precision", "int3"], "invalid choice: 'int3' (choose from"),
         (["--stage", "build", "--builder", "trt"], "invalid choice: 'trt' (choose from"),
         (["--stage", "build", "--plugin", "so"], "invalid choice: 'so' (choose from"),
+        (["--flavour", "ort"], "--flavour is called --kv-cache now."),
     ],
-    ids=["stage", "precision", "builder", "plugin"],
+    ids=["stage", "precision", "builder", "plugin", "renamed"],
 )
 def test_what_does_not_exist_is_refused(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
@@ -123,7 +124,7 @@ def test_a_missing_builder_is_said_before_anything_is_traced(
         (["--plugin", "library"], "--plugin library and --plugin-library FILE belong together"),
         (["--plugin-library", "plugin.so"], "--plugin library and --plugin-library FILE belong together"),
     ],
-    ids=["aot-rtx", "no-file", "no-carrier"],
+    ids=["aot-rtx", "no-file", "no-plugin-kind"],
 )
 def test_plugins_that_a_builder_does_not_take_are_refused_before_anything_is_traced(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
@@ -154,7 +155,7 @@ def test_graphs_are_made_again_only_where_something_has_changed(
     built: list[tuple[Path, BuildOptions]] = []
     traced: list[Path] = []
     monkeypatch.setattr(export.trt, "open_package", lambda builder: None)
-    monkeypatch.setattr(export.trt, "build_engines", lambda root, options, say: built.append((root, options)))
+    monkeypatch.setattr(export.trt, "build_engines", lambda root, options, log: built.append((root, options)))
     monkeypatch.setattr(export.trt, "export_graphs", lambda job, out, *_: traced.append(out))
     copy = tmp_path / "model"
     shutil.copytree(model_dir, copy)
@@ -192,9 +193,9 @@ def test_a_directory_with_something_else_is_kept(
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the stages run here."""
 
-    def run_here(module: str, arguments: list[str], *, said: Callable[[str], None], **_options: object) -> None:
+    def run_here(module: str, arguments: list[str], *, on_line: Callable[[str], None], **_options: object) -> None:
         assert module == "export.stage_process"
-        said(f"stage {arguments[0]}")
+        on_line(f"stage {arguments[0]}")
         stage_process.main(arguments)
 
     monkeypatch.setattr(export.trt, "run_child", run_here)
@@ -246,7 +247,7 @@ def test_an_earlier_export_is_replaced_whole_or_kept_whole(
     assert {path.name for path in out.iterdir()} == {"onnx", "assets", NEUTRAL_DIR, "manifest.json"}
     assert (out / "manifest.json").read_text() != "{}"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert "3 texts equal; 3 pictures" in capsys.readouterr().out
+    assert "3 texts equal; 3 images" in capsys.readouterr().out
 
     # Killed when the earlier export was out of the way and the new one not in its place.
     manifest = (out / "manifest.json").read_bytes()
@@ -274,7 +275,7 @@ def test_a_long_look_at_a_model_says_how_far_it_is(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(export.trt, "export_graphs", lambda *_: None)
-    monkeypatch.setattr(stages, "Checking", partial(Checking, interval_s=0.0))
+    monkeypatch.setattr(stages, "ReadProgress", partial(ReadProgress, interval_s=0.0))
     assert main([str(model_dir), "--out", str(tmp_path / "out")]) == 0
     assert f" s, checking {model_dir}: 0.0 of 0.0 GB; about 0 s left\n" in capsys.readouterr().out
 
@@ -320,7 +321,7 @@ def test_a_part_of_a_model_is_exported_and_grows(
     assert main([str(model_dir), "--out", str(out), *more]) == 0
     printed = capsys.readouterr().out
     assert f"[4/4] writing and drawing with the files and PyTorch for {', '.join(left)} ..." in printed
-    assert "3 texts equal; 3 pictures" in printed
+    assert "3 texts equal; 3 images" in printed
     manifest = read_manifest(out)
     assert list(manifest["components"]) == ["mmfs_values_llm", "context_resampler", "vae_decoder"]
     assert manifest["components"]["vae_decoder"]["engines"] == built, "its graph is the same"
@@ -357,7 +358,7 @@ def test_the_command_that_a_refusal_prints_is_whole_and_makes_the_export_again(
         write_repository(out, tmp_path / "served", "onnx")
     command = str(refused.value).partition("Make it again: python -m export.trt ")[2]
     assert main(shlex.split(command)) == 0
-    assert "2 pictures given on the command line" in capsys.readouterr().out
+    assert "2 images given on the command line" in capsys.readouterr().out
     assert (out / "manifest.json").read_bytes() == before
     assert write_repository(out, tmp_path / "served", "onnx") == ["vae_decoder"]
 
@@ -393,7 +394,7 @@ def test_few_layers_are_compared_with_as_many(
     others = ",".join(name for name in components if name != "llm")
     options = ["--few-layers", "1", "--components", "llm", "--torch-fallback", others]
     assert main([str(model_dir), "--out", str(out), *options]) == 0
-    assert "3 texts equal; 3 pictures" in capsys.readouterr().out
+    assert "3 texts equal; 3 images" in capsys.readouterr().out
     assert read_manifest(out)["components"]["llm"]["num_mmfs_nodes"] == {"MMFS": 1}
     document = ["--prompt", "draw", "--max-new-tokens", "6", "--num-inference-steps", "2"]
     assert run([str(out), *document, "--model", str(model_dir), "--compare", str(model_dir)]) == 0
@@ -468,7 +469,7 @@ def test_a_language_model_of_eight_bits_is_proved_said_and_writes(
     assert [one["text"] == one["pytorch_text"] for one in checked["greedy"]] == [True] * 3
 
     session = Session.open(out, "ort", model=unchanged_model)
-    document = [opened(model_dir / "samples/0.png"), "what is it"]
+    document = [open_image(model_dir / "samples/0.png"), "what is it"]
     found, expected = (one.generate(document, mode="text", max_new_tokens=8) for one in (session, unchanged_model))
     assert found.text == expected.text != ""
 
@@ -496,8 +497,8 @@ def test_all_of_tiny_with_its_vae(
 ) -> None:
     make_model(MMInterleavedConfig.tiny()).save_pretrained(tmp_path / "model")
     assert main([str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "checking with seeded noise" in said
-    assert "2 texts equal; 2 pictures" in said
+    printed = capsys.readouterr().out
+    assert "checking with seeded noise" in printed
+    assert "2 texts equal; 2 images" in printed
     decoder = onnx.load(tmp_path / "out/onnx/vae_decoder.onnx")
     assert "Conv" in {node.op_type for node in decoder.graph.node}

@@ -119,9 +119,9 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
 
 
 def build(root: Path, **options: Any) -> list[str]:
-    said: list[str] = []
-    build_engines(root, BuildOptions("rtx", **{"limits": LIMITS, **options}), said.append)
-    return said
+    lines: list[str] = []
+    build_engines(root, BuildOptions("rtx", **{"limits": LIMITS, **options}), lines.append)
+    return lines
 
 
 def entries(root: Path) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def entries(root: Path) -> dict[str, Any]:
 
 
 def test_every_engine_is_entered_with_what_is_known_about_it(root: Path, builder: Builder) -> None:
-    said = build(root)
-    assert [line.partition(" ...")[0] for line in said if line.startswith("[")] == ["[1/2] plain", "[2/2] sampling"]
+    lines = build(root)
+    assert [line.partition(" ...")[0] for line in lines if line.startswith("[")] == ["[1/2] plain", "[2/2] sampling"]
     plain, sampling = entries(root).values()
     plan = root / sampling["plan"]["path"]
     assert plan == root / "engines/rtx-1.2/sampling.plan"
@@ -257,25 +257,25 @@ def test_fallbacks_are_taken_when_asked_for_and_said(root: Path, builder: Builde
     assert [request.plugins for request in builder.requests[1:]] == ["python", "python"], "not asked for any more"
 
 
-def test_tensorrt_gets_ahead_of_time_plugins_unless_another_carrier_is_named(root: Path, builder: Builder) -> None:
+def test_tensorrt_gets_ahead_of_time_plugins_unless_another_plugin_kind_is_named(root: Path, builder: Builder) -> None:
     builder.plugins_of = None  # TensorRT does not tell how many of these are in a plan
-    said: list[str] = []
-    build_engines(root, BuildOptions("tensorrt", LIMITS), said.append)
+    lines: list[str] = []
+    build_engines(root, BuildOptions("tensorrt", LIMITS), lines.append)
     entry = read_manifest(root)["components"]["sampling"]["engines"]["tensorrt-1.2"]
     assert [request.plugins for request in builder.requests] == ["aot", "aot"]
-    assert (entry["carrier"], entry["num_plugins"]) == ("aot", {"MSDeformAttn": 1})
+    assert (entry["plugin_kind"], entry["num_plugins"]) == ("aot", {"MSDeformAttn": 1})
     assert entry["machine_code"]["architectures"] == entry["requires"]["architectures"] == ["compute_80"]
-    assert read_manifest(root)["components"]["plain"]["engines"]["tensorrt-1.2"]["carrier"] is None
+    assert read_manifest(root)["components"]["plain"]["engines"]["tensorrt-1.2"]["plugin_kind"] is None
     assert builder.names() == ["plain", "sampling"]
 
     builder.plugins_of = {"MSDeformAttn": 1}
-    build_engines(root, BuildOptions("tensorrt", LIMITS, plugin="python"), said.append)
+    build_engines(root, BuildOptions("tensorrt", LIMITS, plugin="python"), lines.append)
     assert builder.names() == ["sampling"], "plain has no plugin"
-    assert read_manifest(root)["components"]["sampling"]["engines"]["tensorrt-1.2"]["carrier"] == "python"
+    assert read_manifest(root)["components"]["sampling"]["engines"]["tensorrt-1.2"]["plugin_kind"] == "python"
 
     builder.plugins_of, builder.num_layers = None, 0
     with pytest.raises(EngineError, match="No engine of sampling"):
-        build_engines(root, BuildOptions("tensorrt", LIMITS), said.append)
+        build_engines(root, BuildOptions("tensorrt", LIMITS), lines.append)
     reason = read_manifest(root)["components"]["sampling"]["engines"]["tensorrt-1.2"]["reason"]
     assert reason == "The network has 0 plugin layers; expected were {'MSDeformAttn': 1}."
 

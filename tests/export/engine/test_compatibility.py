@@ -19,15 +19,15 @@ from export.engine.compatibility import (
     is_undamaged,
     requirements,
 )
-from export.process.progress import Checking
+from export.process.progress import ReadProgress
 from export.store.manifest import file_entry
-from export.store.rebuild_command import way_out
+from export.store.rebuild_command import how_to_rebuild
 
 THIS = Machine(platform="Linux x86_64", builder_version="1.7", capability=(9, 0), driver=580, kernels_sha256="ab" * 32)
 
 HOW = {
-    **{"precision": "float16", "llm_weights": "int8", "flavour": "trt_native", "max_past": 64, "few_layers": None},
-    "images": ["/my pictures/a.png", "/b.png"],
+    **{"precision": "float16", "llm_weights": "int8", "kv_cache": "trt_native", "max_past": 64, "few_layers": None},
+    "images": ["/my images/a.png", "/b.png"],
 }
 WHOLE: dict[str, Any] = {"components": {}, "left_to_pytorch": [], "not_exported": []}
 MANIFEST: dict[str, Any] = {"how": HOW, "model_dir": "/my models/one", **WHOLE}
@@ -41,7 +41,7 @@ def entry(tmp_path: Path) -> dict[str, Any]:
     return {
         "status": "built",
         "plan": file_entry(plan, tmp_path),
-        "carrier": "python",
+        "plugin_kind": "python",
         "plugin_library": None,
         "mmfs_nodes": "plugins",
         "limits": {"max_batch": 2, "max_past": 64, "dynamic_unet": True},
@@ -98,9 +98,9 @@ def test_another_machine_is_refused_with_the_command(
     ("built", "options"),
     [
         ({}, "--plugin python"),
-        ({"carrier": "library", "plugin_library": "/a b.so"}, "--plugin library --plugin-library '/a b.so'"),
-        ({"carrier": None, "mmfs_nodes": "bodies of standard operators"}, "--function-fallback llm"),
-        ({"carrier": None}, ""),
+        ({"plugin_kind": "library", "plugin_library": "/a b.so"}, "--plugin library --plugin-library '/a b.so'"),
+        ({"plugin_kind": None, "mmfs_nodes": "bodies of standard operators"}, "--function-fallback llm"),
+        ({"plugin_kind": None}, ""),
     ],
     ids=["python", "library", "bodies", "no-nodes"],
 )
@@ -110,18 +110,18 @@ def test_the_command_builds_an_engine_of_the_same_kind(
     with pytest.raises(IncompatibleExport) as refused:
         check_engine(tmp_path, MANIFEST, "llm", {**entry, **built}, "rtx", replace(THIS, capability=None))
     words = ["--components llm", options, "--max-batch 2 --max-past 64 --dynamic-unet"]
-    words += ["--precision float16 --llm-weights int8 --flavour trt_native --images '/my pictures/a.png' /b.png"]
+    words += ["--precision float16 --llm-weights int8 --kv-cache trt_native --images '/my images/a.png' /b.png"]
     assert str(refused.value).endswith(" ".join(filter(None, words)))
     parsed = command_line("").parse_args(shlex.split(str(refused.value).partition("export.trt ")[2]))
     assert (parsed.model, parsed.out) == (Path("/my models/one"), tmp_path)
-    assert (parsed.builder, parsed.flavour, parsed.max_past) == ("rtx", "trt_native", 64)
-    assert parsed.images == [Path("/my pictures/a.png"), Path("/b.png")]
-    assert parsed.plugin_library == (Path("/a b.so") if built.get("carrier") == "library" else None)
+    assert (parsed.builder, parsed.kv_cache, parsed.max_past) == ("rtx", "trt_native", 64)
+    assert parsed.images == [Path("/my images/a.png"), Path("/b.png")]
+    assert parsed.plugin_library == (Path("/a b.so") if built.get("plugin_kind") == "library" else None)
 
 
 def test_the_command_makes_the_same_parts(tmp_path: Path) -> None:
     part = {**MANIFEST, "components": {"llm": {}, "eye": {}}, "left_to_pytorch": ["vae"], "not_exported": ["unet"]}
-    assert " --stage validate --components llm,eye --torch-fallback vae --precision" in way_out(
+    assert " --stage validate --components llm,eye --torch-fallback vae --precision" in how_to_rebuild(
         tmp_path, part, stage="validate"
     )
     with pytest.raises(IncompatibleExport) as refused:
@@ -134,16 +134,16 @@ def test_the_command_makes_the_same_parts(tmp_path: Path) -> None:
 def test_an_export_is_undamaged_if_all_that_it_lists_is_as_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compatibility, "Checking", partial(Checking, interval_s=0.0))
-    said: list[str] = []
+    monkeypatch.setattr(compatibility, "ReadProgress", partial(ReadProgress, interval_s=0.0))
+    lines: list[str] = []
     files = {}
     for name in ("llm.onnx", "llm.data", "schedule.json"):
         (tmp_path / name).write_text(name)
         files[name] = file_entry(tmp_path / name, tmp_path)
     graph = {**files["llm.onnx"], "weights": [files["llm.data"]]}
     manifest = {"components": {"llm": {"onnx": graph}}, "assets": [files["schedule.json"]]}
-    assert is_undamaged(tmp_path, manifest, said.append)
-    assert [line.partition(": ")[0].partition(", ")[2] for line in said] == [f"checking {tmp_path}"] * 3
+    assert is_undamaged(tmp_path, manifest, lines.append)
+    assert [line.partition(": ")[0].partition(", ")[2] for line in lines] == [f"checking {tmp_path}"] * 3
     for name in files:
         (tmp_path / name).write_text(name.upper())
         assert not is_undamaged(tmp_path, manifest, print)
@@ -196,7 +196,7 @@ def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: di
 
 
 def test_one_command_builds_all_that_lack_an_engine(tmp_path: Path, entry: dict[str, Any]) -> None:
-    bodies = {**entry, "carrier": None, "mmfs_nodes": "bodies of standard operators"}
+    bodies = {**entry, "plugin_kind": None, "mmfs_nodes": "bodies of standard operators"}
     larger = {**entry, "limits": {"max_batch": 4}}
 
     def command(machine: Machine, **engines: dict[str, Any]) -> str:

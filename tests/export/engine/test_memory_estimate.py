@@ -73,7 +73,7 @@ def test_the_sum_keeps_what_stays_and_takes_turns_for_the_rest() -> None:
     head, *rows, limits, total = report(memories, LIMITS)
     assert head.split()[-6:] == ["weights", "cache", "bank", "ports", "activations", "building"]
     assert [row.split()[0] for row in rows] == ["a", "b"]
-    assert "batch 3, 4 new tokens, 10 cached, 5 pictures" in limits
+    assert "batch 3, 4 new tokens, 10 cached, 5 images" in limits
     assert total.startswith("on the GPU with all engines loaded: 0.0 MB")
 
 

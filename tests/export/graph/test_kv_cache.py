@@ -1,4 +1,4 @@
-"""Each flavour of attention over a cache against PyTorch; test_flavoured_model.py has the whole language model."""
+"""Each layout of attention over a cache against PyTorch; test_kv_cache_layouts.py has the whole language model."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from export.graph.cached_attention import DOMAIN, DOMAIN_VERSION, OPERATOR, cached_attention
 from export.graph.components import Component, Port, cached_causal_mask
 from export.graph.float32_nodes import check_float32_nodes
-from export.graph.kv_cache import FLAVOURS, KVCacheLayout, aliases_of, lower_attention, with_kv_cache_layout
+from export.graph.kv_cache import KV_CACHE_LAYOUTS, KVCacheLayout, aliases_of, lower_attention, with_kv_cache_layout
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import lower_precision
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -62,14 +62,14 @@ def neutral(component: Component) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
-def capacity_of(flavour: KVCacheLayout) -> int | None:
-    return CAPACITY if flavour == "trt_native" else None
+def capacity_of(kv_cache: KVCacheLayout) -> int | None:
+    return CAPACITY if kv_cache == "trt_native" else None
 
 
-def part_of(heads: tuple[int, int], flavour: KVCacheLayout, folder: Path) -> OnnxRuntimeRunner:
-    component, file = layer(heads), folder / f"{flavour}.onnx"
-    onnx.save(lower_attention(neutral(component), flavour, capacity_of(flavour)), file)
-    component = with_kv_cache_layout(component, flavour, capacity_of(flavour))
+def runner_of(heads: tuple[int, int], kv_cache: KVCacheLayout, folder: Path) -> OnnxRuntimeRunner:
+    component, file = layer(heads), folder / f"{kv_cache}.onnx"
+    onnx.save(lower_attention(neutral(component), kv_cache, capacity_of(kv_cache)), file)
+    component = with_kv_cache_layout(component, kv_cache, capacity_of(kv_cache))
     return OnnxRuntimeRunner(component.name, component.inputs, component.outputs, file, CPU)
 
 
@@ -103,17 +103,17 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=["own-rows", "shared-rows"])
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_every_flavour_attends_and_keeps_the_new_rows(
-    tmp_path: Path, flavour: KVCacheLayout, heads: tuple[int, int]
+@pytest.mark.parametrize("kv_cache", KV_CACHE_LAYOUTS)
+def test_every_kv_cache_layout_attends_and_keeps_the_new_rows(
+    tmp_path: Path, kv_cache: KVCacheLayout, heads: tuple[int, int]
 ) -> None:
-    part = part_of(heads, flavour, tmp_path)
+    runner = runner_of(heads, kv_cache, tmp_path)
     for lengths, num_new in CALLS.values():
         inputs = inputs_of(heads, lengths, num_new)
         expected, before = expected_of(inputs), inputs["past_key_0"].clone()
-        found = part(**inputs)
+        found = runner(**inputs)
         assert close(found["hidden_states"], expected)
-        if flavour == "trt_split":
+        if kv_cache == "trt_split":
             assert torch.equal(found["new_key_0"], inputs["key"])
             assert torch.equal(inputs["past_key_0"], before), "it is only read"
             continue
@@ -125,46 +125,46 @@ def test_every_flavour_attends_and_keeps_the_new_rows(
 
 def test_a_cache_without_rows_is_one(tmp_path: Path) -> None:
     inputs = inputs_of((2, 2), [0], 3, num_rows=0)
-    assert close(part_of((2, 2), "trt_split", tmp_path)(**inputs)["hidden_states"], expected_of(inputs))
+    assert close(runner_of((2, 2), "trt_split", tmp_path)(**inputs)["hidden_states"], expected_of(inputs))
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_what_stands_behind_the_valid_rows(tmp_path: Path, flavour: KVCacheLayout) -> None:
+@pytest.mark.parametrize("kv_cache", KV_CACHE_LAYOUTS)
+def test_what_stands_behind_the_valid_rows(tmp_path: Path, kv_cache: KVCacheLayout) -> None:
     """Finite numbers never count; what is not finite does not where the module's notes say so, and only there."""
-    part = part_of((2, 2), flavour, tmp_path)
+    runner = runner_of((2, 2), kv_cache, tmp_path)
     inputs = inputs_of((2, 2), [5, 8], 3)
     expected = expected_of(inputs)
     for name in ("past_key_0", "past_value_0"):
-        assert close(part(**spoiled(inputs, name, 1e4))["hidden_states"], expected)
+        assert close(runner(**spoiled(inputs, name, 1e4))["hidden_states"], expected)
     is_counted = {
-        name: not close(part(**spoiled(inputs, name, torch.nan))["hidden_states"], expected)
+        name: not close(runner(**spoiled(inputs, name, torch.nan))["hidden_states"], expected)
         for name in ("past_key_0", "past_value_0")
     }
-    assert is_counted == {"past_key_0": flavour != "trt_split", "past_value_0": True}
+    assert is_counted == {"past_key_0": kv_cache != "trt_split", "past_value_0": True}
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_operators_and_ports(flavour: KVCacheLayout) -> None:
+@pytest.mark.parametrize("kv_cache", KV_CACHE_LAYOUTS)
+def test_operators_and_ports(kv_cache: KVCacheLayout) -> None:
     component = layer((6, 2))
-    proto = lower_attention(neutral(component), flavour, capacity_of(flavour))
+    proto = lower_attention(neutral(component), kv_cache, capacity_of(kv_cache))
     operators = [node.op_type for node in proto.graph.node]
     assert not {entry.domain for entry in proto.opset_import} & {DOMAIN}
-    assert operators.count("TensorScatter") == 2 * (flavour != "trt_split")
-    assert operators.count("Attention") == (flavour != "trt_split") == (operators.count("Softmax") == 0)
-    assert {entry.domain: entry.version for entry in proto.opset_import}[""] == (18 if flavour == "trt_split" else 24)
+    assert operators.count("TensorScatter") == 2 * (kv_cache != "trt_split")
+    assert operators.count("Attention") == (kv_cache != "trt_split") == (operators.count("Softmax") == 0)
+    assert {entry.domain: entry.version for entry in proto.opset_import}[""] == (18 if kv_cache == "trt_split" else 24)
     for node in proto.graph.node:
         if node.op_type == "Attention":
             attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
             assert attributes == {"scale": pytest.approx(SCALE), "softmax_precision": TensorProto.FLOAT}
             assert len(node.input) == 4, "query, key, value and the mask: importers misread the rest"
-    declared = with_kv_cache_layout(component, flavour, capacity_of(flavour))
+    declared = with_kv_cache_layout(component, kv_cache, capacity_of(kv_cache))
     for values, ports in ((proto.graph.input, declared.inputs), (proto.graph.output, declared.outputs)):
         found = {v.name: tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
         assert found == {name: port.shape for name, port in ports.items()}
-    rows = {"trt_split": "past", "ort": "past", "trt_native": CAPACITY}[flavour]
+    rows = {"trt_split": "past", "ort": "past", "trt_native": CAPACITY}[kv_cache]
     assert declared.inputs["past_key_0"].shape == ("batch", 2, rows, 4)
     aliases = {"present_key_0": "past_key_0", "present_value_0": "past_value_0"}
-    assert aliases_of(declared.outputs) == ({} if flavour == "trt_split" else aliases)
+    assert aliases_of(declared.outputs) == ({} if kv_cache == "trt_split" else aliases)
 
 
 def test_layers_share_one_mask_over_the_cache() -> None:
@@ -199,18 +199,20 @@ def test_a_second_reader_of_what_changes_is_refused() -> None:
         lower_attention(proto, "ort")
 
 
-@pytest.mark.parametrize(("flavour", "capacity"), [("trt_native", None), ("ort", 8)])
-def test_a_capacity_belongs_to_one_flavour(flavour: KVCacheLayout, capacity: int | None) -> None:
-    with pytest.raises(ValueError, match=f"{flavour} with a capacity of {capacity}. Expected a number for trt_native"):
-        lower_attention(neutral(layer((2, 2))), flavour, capacity)
-    with pytest.raises(ValueError, match=f"{flavour} with a capacity of {capacity}"):
-        with_kv_cache_layout(layer((2, 2)), flavour, capacity)
+@pytest.mark.parametrize(("kv_cache", "capacity"), [("trt_native", None), ("ort", 8)])
+def test_a_capacity_belongs_to_one_kv_cache_layout(kv_cache: KVCacheLayout, capacity: int | None) -> None:
+    with pytest.raises(ValueError, match=f"{kv_cache} with a capacity of {capacity}. Expected a number for trt_native"):
+        lower_attention(neutral(layer((2, 2))), kv_cache, capacity)
+    with pytest.raises(ValueError, match=f"{kv_cache} with a capacity of {capacity}"):
+        with_kv_cache_layout(layer((2, 2)), kv_cache, capacity)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_the_softmax_inside_attention_is_an_island(precision: str) -> None:
+def test_the_softmax_inside_attention_is_a_float32_node(precision: str) -> None:
     proto = lower_precision(lower_attention(neutral(layer((2, 2))), "ort"), precision)
     (node,) = (node for node in proto.graph.node if node.op_type == "Attention")
     node.attribute.remove(next(one for one in node.attribute if one.name == "softmax_precision"))
-    with pytest.raises(GraphError, match=f"The {precision} graph has lost an island: the softmax inside Attention"):
+    with pytest.raises(
+        GraphError, match=f"The {precision} graph has lost a float32 node: the softmax inside Attention"
+    ):
         check_float32_nodes(proto, precision)

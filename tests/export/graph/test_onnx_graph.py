@@ -7,7 +7,7 @@ import pytest
 from export.graph.cached_attention import DOMAIN, OPERATOR
 from export.graph.components import Component, Port
 from export.graph.onnx_graph import OPSET, GraphError, to_onnx
-from export.stages import NEUTRAL_DIR
+from export.store.job import NEUTRAL_DIR
 from mmfs import MSDeformAttn
 from models import MMInterleaved
 

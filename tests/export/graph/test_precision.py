@@ -16,11 +16,11 @@ from export.graph.kv_cache import lower_attention
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import drop_nan_guards, lower_precision, precision_of, with_precision
 from export.graph.quantization import write_quantized
-from export.stages import NEUTRAL_DIR
+from export.store.job import NEUTRAL_DIR
 from export.store.manifest import MANIFEST_FILE, SCHEMA, file_entry, read_manifest
 from export.validate.half_precision import check_greedy, check_half, check_seeing
 from export.validate.inputs import Case
-from export.validate.validate import runner
+from export.validate.validate import run_of
 from models import MMInterleaved
 
 NAMES = ["image_tokenizer", "mmfs_values_llm", "mmfs_values_unet", "llm", "context_resampler", "unet_mmfs"]
@@ -40,7 +40,7 @@ def lowered(exported: Path) -> Callable[[str, str], onnx.ModelProto]:
 
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("name", NAMES)
-def test_every_component_passes_the_gates(
+def test_every_component_passes_the_tolerances(
     unchanged_model: MMInterleaved,
     components: dict[str, Component],
     cases: dict[str, list[Case]],
@@ -62,7 +62,7 @@ def test_every_component_passes_the_gates(
     file = tmp_path / "onnx/half.onnx"
     file.parent.mkdir()
     onnx.save(proto, file)
-    run = runner(components[name], file, precision)
+    run = run_of(components[name], file, precision)
     results = check_half(components[name], run, cases[name], precision)
     assert all(0 < error < 0.02 for result in results for error in result.relative_errors.values())
     if name in ("llm", "unet_mmfs"):
@@ -88,7 +88,7 @@ def test_the_vae_stays_float32_where_it_would_overflow() -> None:
     ],
     ids=["softmax", "norm", "rope", "offsets", "logits"],
 )
-def test_a_lost_island_is_found(
+def test_a_lost_float32_node_is_found(
     lowered: Callable[[str, str], onnx.ModelProto], operator: str, position: int, what: str
 ) -> None:
     """Rounded to float16 on its way, the value is float32 again where it is used, or not."""
@@ -106,7 +106,7 @@ def test_a_lost_island_is_found(
     nodes = list(proto.graph.node)
     del proto.graph.node[:], proto.graph.value_info[:]
     proto.graph.node.extend([*nodes[:at], *before, node, *after, *nodes[at + 1 :]])
-    with pytest.raises(GraphError, match=rf"has lost an island: .*{what}"):
+    with pytest.raises(GraphError, match=rf"has lost a float32 node: .*{what}"):
         check_float32_nodes(proto, "float16")
 
 

@@ -26,7 +26,7 @@ from export.graph.quantization import (
     weights_of,
     write_quantized,
 )
-from export.stages import NEUTRAL_DIR
+from export.store.job import NEUTRAL_DIR
 from export.validate.parity import open_session
 from models import MMInterleaved
 

@@ -22,7 +22,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_sign_of_life_holds_time_and_the_last_line(module, tmp_path: Path) -> None:
-    """The program ends when it is told to: at the first sign of life that holds its line."""
+    """The program ends when it is told to: at the first heartbeat that holds its line."""
     end = tmp_path / "end"
     name = module(
         "import pathlib, sys, time\n"
@@ -32,12 +32,12 @@ def test_a_sign_of_life_holds_time_and_the_last_line(module, tmp_path: Path) -> 
     )
     told: list[tuple[float, str]] = []
 
-    def alive(seconds: float, line: str) -> None:
+    def heartbeat(seconds: float, line: str) -> None:
         told.append((seconds, line))
         if line == "phase one":
             end.touch()
 
-    run_child(name, ["one"], alive=alive, interval_s=0.05)
+    run_child(name, ["one"], heartbeat=heartbeat, interval_s=0.05)
     assert {line for _, line in told} <= {"starting", "phase one"}
     assert [seconds for seconds, _ in told] == sorted(seconds for seconds, _ in told)
 
@@ -47,7 +47,7 @@ def test_library_folders_stand_first(module, monkeypatch: pytest.MonkeyPatch, tm
     name = module(
         f"import os, pathlib\npathlib.Path({str(tmp_path / 'seen')!r}).write_text(os.environ['LD_LIBRARY_PATH'])"
     )
-    run_child(name, [], alive=lambda *_: None, library_folders=[tmp_path])
+    run_child(name, [], heartbeat=lambda *_: None, library_folders=[tmp_path])
     assert (tmp_path / "seen").read_text() == f"{tmp_path}{os.pathsep}/elsewhere"
 
 
@@ -65,7 +65,7 @@ def test_library_folders_stand_first(module, monkeypatch: pytest.MonkeyPatch, tm
 )
 def test_how_a_process_ended_is_said(module, source: str, message: str) -> None:
     with pytest.raises(ChildError, match=message):
-        run_child(module(source), [], alive=lambda *_: None)
+        run_child(module(source), [], heartbeat=lambda *_: None)
 
 
 def test_the_standard_input_ends_with_the_parent(module, tmp_path: Path) -> None:

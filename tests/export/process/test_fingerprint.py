@@ -39,17 +39,17 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
 
 def test_a_large_file_is_read_again_only_where_it_has_changed(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    heard: list[int] = []
+    on_bytes_read: list[int] = []
     with (tmp_path / "work/large").open("wb") as stream:
         stream.truncate(LARGE)
-    first = file_digest(tmp_path / "work/large", heard.append)
-    assert (sum(heard), len(heard) > 1) == (LARGE, True)
-    heard.clear()
+    first = file_digest(tmp_path / "work/large", on_bytes_read.append)
+    assert (sum(on_bytes_read), len(on_bytes_read) > 1) == (LARGE, True)
+    on_bytes_read.clear()
     file = (tmp_path / "work").rename(tmp_path / "out") / "large"
-    assert file_digest(file, heard.append) == first
-    assert heard == [LARGE], "as it was known"
+    assert file_digest(file, on_bytes_read.append) == first
+    assert on_bytes_read == [LARGE], "as it was known"
     with file.open("r+b") as stream:
         stream.write(b"1")
-    heard.clear()
-    assert file_digest(file, heard.append) != first
-    assert (sum(heard), len(heard) > 1) == (LARGE, True)
+    on_bytes_read.clear()
+    assert file_digest(file, on_bytes_read.append) != first
+    assert (sum(on_bytes_read), len(on_bytes_read) > 1) == (LARGE, True)

@@ -29,11 +29,11 @@ class Names(TorchDispatchMode):
 @torch.no_grad()
 @pytest.mark.parametrize("step", ["decode", "denoise"])
 def test_steps_ask_the_gpu_for_nothing(model: MMInterleaved, step: str) -> None:
-    reading = Session.of(model, device="cpu").begin_generation(1)
-    reading.read([[[1, 5], torch.rand(3, 32, 32)]])
+    state = Session.of(model, device="cpu").begin_generation(1)
+    state.read([[[1, 5], torch.rand(3, 32, 32)]])
     denoising = Denoising(num_inference_steps=1)
-    list(reading.draw([0], [0], denoising))
-    memory = reading.memory
+    list(state.draw([0], [0], denoising))
+    memory = state.memory
     recorded = memory.cache(1, 64).step if step == "decode" else memory.drawing(1, denoising).step
     with Names() as names:
         recorded.function()

@@ -19,9 +19,11 @@ def model_with(config: MMInterleavedConfig, **scheduler: object) -> MMInterleave
 
 def theirs(model: MMInterleaved, denoising: Denoising, predictions: list[torch.Tensor]) -> Iterator[Step]:
     answers = iter(predictions)
-    dice = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
-    noise = torch.stack([torch.randn(SHAPE[1:], generator=die) for die in dice])
-    return denoise(lambda _latents, _time: next(answers), noise, model.image_decoder.noise_schedule, denoising, dice)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    noise = torch.stack([torch.randn(SHAPE[1:], generator=generator) for generator in generators])
+    return denoise(
+        lambda _latents, _time: next(answers), noise, model.image_decoder.noise_schedule, denoising, generators
+    )
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")  # dpm with numpy 2
@@ -38,10 +40,10 @@ def test_steps_are_those_of_diffusers(
     denoising = Denoising(num_inference_steps=num_steps, scheduler=scheduler)
     predictions = list(torch.randn(num_steps, *SHAPE, generator=torch.Generator().manual_seed(0)))
 
-    dice = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
 
     def normal() -> torch.Tensor:
-        return torch.stack([torch.randn(SHAPE[1:], generator=die) for die in dice])
+        return torch.stack([torch.randn(SHAPE[1:], generator=generator) for generator in generators])
 
     latents, before = normal(), torch.zeros(SHAPE)
     bound = torch.tensor(schedule.bound(scheduler))

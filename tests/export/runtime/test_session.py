@@ -9,7 +9,7 @@ from PIL import Image
 
 from export.runtime import Session
 from export.runtime.runner import Tensors
-from export.store.samples import opened
+from export.store.samples import open_image
 from export.validate.end_to_end import compare
 from models import MMInterleaved
 from models.generation import scoring
@@ -25,8 +25,8 @@ def session(request: pytest.FixtureRequest, exported: Path, model_dir: Path) -> 
     return Session.of(MMInterleaved.from_pretrained(model_dir), device="cpu")
 
 
-def pictures(model_dir: Path) -> list[Image.Image]:
-    return list(map(opened, sorted((model_dir / "samples").glob("*.png"))))
+def images(model_dir: Path) -> list[Image.Image]:
+    return list(map(open_image, sorted((model_dir / "samples").glob("*.png"))))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")  # dpm with numpy 2
@@ -51,7 +51,7 @@ def test_it_draws_when_the_model_wants_to_and_reads_what_it_drew(
 
 
 def test_a_batch_of_documents_of_every_kind(session: Session, unchanged_model: MMInterleaved, model_dir: Path) -> None:
-    first, second, third = pictures(model_dir)
+    first, second, third = images(model_dir)
     long = "a text that does not fit into the cache that a reading begins with " * 6
     documents = [["draw"], [first, "one", second, long], [third, "draw"], []]
     options = {**INTERLEAVED, "temperature": 1.0, "top_k": 20, "scheduler": "ddpm", "guidance_scale": 2.0}
@@ -61,7 +61,7 @@ def test_a_batch_of_documents_of_every_kind(session: Session, unchanged_model: M
 
 def test_beams(session: Session, unchanged_model: MMInterleaved, model_dir: Path) -> None:
     options = {"mode": "text", "num_beams": 3, "max_new_tokens": 5}
-    documents = [pictures(model_dir)[:1], ["two"]]
+    documents = [images(model_dir)[:1], ["two"]]
     assert session.generate(documents, **options) == unchanged_model.generate(documents, **options)
 
 
@@ -69,7 +69,7 @@ def test_texts_are_ranked(
     session: Session, unchanged_model: MMInterleaved, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "CANDIDATES_AT_A_TIME", 3)  # in two goes, the second behind the same document
-    document, candidates = [pictures(model_dir)[0], "is it?"], ["yes", "no", "a much longer answer", "n", "yes"]
+    document, candidates = [images(model_dir)[0], "is it?"], ["yes", "no", "a much longer answer", "n", "yes"]
     both = unchanged_model.score(document, candidates), session.score(document, candidates)
     for expected, found in zip(*both, strict=True):
         assert found.log_probability == pytest.approx(expected.log_probability, rel=1e-4)
@@ -92,31 +92,31 @@ def test_streams_do_not_disturb_each_other(session: Session) -> None:
     assert written == [session.generate([prompt], **options).text for prompt in prompts]
 
 
-def test_previews_come_before_the_picture(session: Session) -> None:
+def test_previews_come_before_the_image(session: Session) -> None:
     pieces = list(
         session.generate_stream(["draw"], mode="image", num_inference_steps=3, guidance_scale=1.0, preview_every=1)
     )
     assert [getattr(piece, "done", None) for piece in pieces] == [1, 2, None]
 
 
-def test_a_picture_is_projected_once_and_nothing_moves(
+def test_an_image_is_projected_once_and_nothing_moves(
     session: Session, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_projected: dict[str, int] = {}
     for name in ("mmfs_values_llm", "mmfs_values_unet"):
-        run = session.parts[name].run
+        run = session.runners[name].run
 
         def counted(inputs: Tensors, name: str = name, run: Callable[[Tensors], Tensors] = run) -> Tensors:
             num_projected[name] = num_projected.get(name, 0) + len(inputs["ms_features"])
             return run(inputs)
 
-        monkeypatch.setattr(session.parts[name], "run", counted)
+        monkeypatch.setattr(session.runners[name], "run", counted)
     options = {**INTERLEAVED, "guidance_scale": 3.0, "image_guidance_scale": 2.0}
-    prompt = [*pictures(model_dir)[:2], "draw"]
+    prompt = [*images(model_dir)[:2], "draw"]
 
     written = session.generate(prompt, **options)
     assert len(written.images) == 1
-    assert num_projected == {"mmfs_values_llm": 3, "mmfs_values_unet": 2}, "nothing is drawn after the last picture"
+    assert num_projected == {"mmfs_values_llm": 3, "mmfs_values_unet": 2}, "nothing is drawn after the last image"
     memory = session._free[-1]
     tensors = [*memory.seen.banks.values(), *memory.drawn_from.banks.values(), *memory.cache(1, 64).past.values()]
     addresses = [tensor.data_ptr() for tensor in tensors]
@@ -129,7 +129,7 @@ def test_a_picture_is_projected_once_and_nothing_moves(
 def test_what_an_earlier_document_left_behind_does_not_count(session: Session, model_dir: Path) -> None:
     options = {"mode": "text", "max_new_tokens": 6}
     before = session.generate(["one"], **options)
-    session.generate([*pictures(model_dir), "something else entirely"], **options)
+    session.generate([*images(model_dir), "something else entirely"], **options)
     assert session.generate(["one"], **options) == before
 
 

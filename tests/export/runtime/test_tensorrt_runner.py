@@ -27,9 +27,9 @@ from export.process.fingerprint import sources_digest
 from export.runtime import Session
 from export.runtime.runners import tensorrt_runners
 from export.runtime.tensorrt_runner import Loader, TensorRTError, TensorRTRunner
-from export.stages import NEUTRAL_DIR
+from export.store.job import NEUTRAL_DIR
 from export.store.manifest import file_entry, ports_entry, read_manifest, write_manifest
-from export.store.samples import opened
+from export.store.samples import open_image
 from export.validate.end_to_end import compare
 from models import MMInterleaved
 
@@ -100,9 +100,9 @@ class Engine:
     """A plan here is a file's name and its profiles."""
 
     def __init__(self, plan: bytes) -> None:
-        said = json.loads(plan)
-        self.session = onnxruntime.InferenceSession(said["onnx"], providers=["CPUExecutionProvider"])
-        self.profiles = said["profiles"]
+        described = json.loads(plan)
+        self.session = onnxruntime.InferenceSession(described["onnx"], providers=["CPUExecutionProvider"])
+        self.profiles = described["profiles"]
         self.runs: list[dict[str, list[int]]] = []
         self.contexts: list[Context] = []
 
@@ -187,7 +187,7 @@ def add_plan(root: Path, manifest: dict[str, Any], name: str) -> None:
         "limits": asdict(LIMITS),
         "profiles": [{"name": profile.name, "axes": profile.axes} for profile in profiles],
         "mmfs_nodes": "plugins",
-        "carrier": "python",
+        "plugin_kind": "python",
         "plugin_library": None,
         "requires": requirements("rtx", "python", ["sm_80", "compute_80"], (13, 0)),
     }
@@ -222,16 +222,16 @@ def test_engines_write_and_draw_what_the_model_does(
     both = zip(unchanged_model.generate(documents, **options), session.generate(documents, **options), strict=True)
     assert [compare(expected, found) for expected, found in both] == [None] * 3
 
-    runs = session.parts["llm"].engine.runs  # type: ignore[attr-defined]
+    runs = session.runners["llm"].engine.runs  # type: ignore[attr-defined]
     sizes = [run["inputs_embeds"][:2] for run in runs]
     assert max(batch for batch, _ in sizes) == 2, "three documents in two runs"
     assert max(tokens for _, tokens in sizes) == 7, "a long text in chunks"
-    contexts = session.parts["llm"].engine.contexts  # type: ignore[attr-defined]
+    contexts = session.runners["llm"].engine.contexts  # type: ignore[attr-defined]
     assert {(context.number, context.is_eager) for context in contexts} >= {(0, True), (1, False)}
     recorded = [context for context in contexts if context.is_eager]
     assert all(context.num_shapes_set == len(context.shapes) for context in recorded), "what is recorded stays as it is"
     assert len({context.memory for context in contexts}) == 1, "and takes no memory of its own"
-    drawn = session.parts["unet_mmfs"].engine.runs  # type: ignore[attr-defined]
+    drawn = session.runners["unet_mmfs"].engine.runs  # type: ignore[attr-defined]
     assert {tuple(run["sample"][:1] + run["unet_mmfs_value_0"][:1]) for run in drawn} == {(4, 4)}, "static"
 
 
@@ -240,9 +240,9 @@ def test_a_cache_is_written_where_it_is(
     open_engines: Callable[..., Session], unchanged_model: MMInterleaved, model_dir: Path
 ) -> None:
     session = open_engines()
-    llm = session.parts["llm"]
+    llm = session.runners["llm"]
     options = {"max_new_tokens": 6, "max_new_images": 1, "num_inference_steps": 2, "seed": 5}
-    seen = opened(model_dir / "samples/0.png")
+    seen = open_image(model_dir / "samples/0.png")
     documents = [["draw"], [seen, "a text of more tokens than one call takes, by far"], ["draw", "draw"]]
     for _ in range(2):  # the second time in memory that holds what the first one left
         found = session.generate(documents, **options)
@@ -262,9 +262,9 @@ def test_a_cache_is_written_where_it_is(
         assert not inputs[past][:, :, 1:].any()
 
 
-def test_no_more_pictures_than_there_are_slots(open_engines: Callable[..., Session]) -> None:
+def test_no_more_images_than_there_are_slots(open_engines: Callable[..., Session]) -> None:
     noise = [torch.rand(3, 32, 32) for _ in range(5)]
-    with pytest.raises(ValueError, match="hold 5 pictures; the engines were built for 4"):
+    with pytest.raises(ValueError, match="hold 5 images; the engines were built for 4"):
         open_engines().generate(noise, mode="text", max_new_tokens=1)
 
 
@@ -275,7 +275,7 @@ def test_no_more_tokens_than_the_engine_keeps(open_engines: Callable[..., Sessio
 
 def test_an_axis_that_an_engine_does_not_have_is_named(open_engines: Callable[..., Session]) -> None:
     with pytest.raises(ValueError, match=r"The engine of llm has no dynamic axis rows\. Expected batch or .* tokens\."):
-        open_engines().parts["llm"].most("rows")
+        open_engines().runners["llm"].most("rows")
 
 
 def test_a_plan_that_does_not_load_is_refused_in_its_own_words(
@@ -309,32 +309,32 @@ def test_what_was_left_to_pytorch_needs_the_model(
 
 
 @pytest.mark.parametrize(
-    ("carriers", "num_registered", "host_code"),
+    ("plugin_kinds", "num_registered", "host_code"),
     [({"aot"}, 0, False), ({"python", "aot"}, 2, False), ({"library"}, 0, True), (set(), 0, False)],
     ids=lambda value: "-".join(sorted(value)) if isinstance(value, set) else None,
 )
-def test_a_tensorrt_gets_what_the_carriers_of_its_plans_need(
-    carriers: set[str], num_registered: int, host_code: bool
+def test_a_tensorrt_gets_what_the_plugin_kinds_of_its_plans_need(
+    plugin_kinds: set[str], num_registered: int, host_code: bool
 ) -> None:
     trt = stand_in()
-    loaders = [Loader(trt, carriers) for _ in range(2)]
+    loaders = [Loader(trt, plugin_kinds) for _ in range(2)]
     assert len(trt.get_plugin_registry().registered) == num_registered, "once in a process"
     assert all(hasattr(loader.runtime, "engine_host_code_allowed") == host_code for loader in loaders)
 
 
 def test_what_tensorrt_does_not_say_yes_to_is_refused(open_engines: Callable[..., Session]) -> None:
-    part = open_engines().parts["context_resampler"]
-    assert isinstance(part, TensorRTRunner)
-    sizes = {axis: least for axis, (least, _, _) in part.profiles[0].axes.items()}
+    runner = open_engines().runners["context_resampler"]
+    assert isinstance(runner, TensorRTRunner)
+    sizes = {axis: least for axis, (least, _, _) in runner.profiles[0].axes.items()}
     inputs = {
         name: torch.zeros([size if isinstance(size, int) else sizes[size] for size in port.shape], dtype=port.dtype)
-        for name, port in part.inputs.items()
+        for name, port in runner.inputs.items()
     }
-    part.run(inputs)
-    ((_, context),) = part.contexts.items()
+    runner.run(inputs)
+    ((_, context),) = runner.contexts.items()
     context.execution.memory = 0
     with pytest.raises(TensorRTError, match=r"context_resampler did not run: it gave no reason\."):
-        part.run(inputs)
+        runner.run(inputs)
     context.execution.set_tensor_address = lambda name, address: False
     with pytest.raises(TensorRTError, match="context_resampler refuses the address of "):
-        part.run(inputs)
+        runner.run(inputs)

@@ -10,19 +10,19 @@ PORTS = {"mmfs_value_0": Port(torch.float32, ("images", 3, 2, 2))}
 
 
 class Project(ComponentRunner):
-    """Repeats a picture's number."""
+    """Repeats an image's number."""
 
     def __init__(self) -> None:
         super().__init__("mmfs_values_llm", {"ms_features": Port(torch.float32, ("images", 1, 1))}, PORTS, CPU)
-        self.num_pictures = 0
+        self.num_images = 0
 
     def run(self, inputs: Tensors) -> Tensors:
         features = inputs["ms_features"]
-        self.num_pictures += len(features)
+        self.num_images += len(features)
         return {"mmfs_value_0": features[..., None].expand(-1, 3, 2, 2).contiguous()}
 
 
-def picture(number: float) -> torch.Tensor:
+def image(number: float) -> torch.Tensor:
     return torch.full((1, 1, 1), number)
 
 
@@ -31,20 +31,20 @@ def shown(pool: ValuePool, owner: int) -> list[float]:
     return pool.banks["mmfs_value_0"][first:last, 0, 0, 0].tolist()
 
 
-def test_documents_have_their_own_pictures_in_reading_order() -> None:
+def test_documents_have_their_own_images_in_reading_order() -> None:
     project = Project()
     pool = ValuePool(project, PORTS, CPU, num_slots=6)
     address = pool.banks["mmfs_value_0"].data_ptr()
-    pool.add(torch.cat([picture(1), picture(2)]), [0, 2])
-    assert project.num_pictures == 0, "nobody has looked yet"
+    pool.add(torch.cat([image(1), image(2)]), [0, 2])
+    assert project.num_images == 0, "nobody has looked yet"
     assert [shown(pool, owner) for owner in range(3)] == [[1], [], [2]]
-    pool.add(picture(3), [2])
-    pool.add(torch.cat([picture(4), picture(5)]), [0, 1])
+    pool.add(image(3), [2])
+    pool.add(torch.cat([image(4), image(5)]), [0, 1])
     assert [shown(pool, owner) for owner in range(3)] == [[1, 4], [5], [2, 3]]
-    assert project.num_pictures == 5
+    assert project.num_images == 5
     assert (pool.banks["mmfs_value_0"].data_ptr(), pool.num_moves) == (address, 0)
-    pool.add(torch.cat([picture(6), picture(7)]), [1, 1])
-    with pytest.raises(PoolFull, match="hold 7 pictures; the engines were built for 6"):
+    pool.add(torch.cat([image(6), image(7)]), [1, 1])
+    with pytest.raises(PoolFull, match="hold 7 images; the engines were built for 6"):
         pool.range_of(1)
     pool.clear()
     assert pool.range_of(0) == (0, 0)
@@ -53,12 +53,12 @@ def test_documents_have_their_own_pictures_in_reading_order() -> None:
 def test_banks_without_a_bound_grow_and_count_their_moves() -> None:
     pool = ValuePool(Project(), PORTS, CPU, num_slots=None)
     for number in range(5):
-        pool.add(picture(number), [0])
+        pool.add(image(number), [0])
         assert shown(pool, 0) == list(range(number + 1))
     assert (len(pool.banks["mmfs_value_0"]), pool.num_moves) == (8, 3)
 
 
-def test_a_network_without_mmfs_has_pictures_and_no_banks() -> None:
+def test_a_network_without_mmfs_has_images_and_no_banks() -> None:
     pool = ValuePool(None, {}, CPU, num_slots=None)
     pool.add(torch.zeros(3, 1, 1), [0, 0, 1])
     assert (pool.range_of(0), pool.range_of(1), pool.banks) == ((0, 2), (2, 3), {})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from export.graph.components import Component
-from export.stages import NEUTRAL_DIR
+from export.store.job import NEUTRAL_DIR
 from export.validate.parity import TOLERANCE
 
 
@@ -48,7 +48,7 @@ def test_components_are_described_and_validated(manifest: dict, components: dict
 
 def test_it_says_what_was_used_and_what_was_not_done(manifest: dict, model_dir: Path) -> None:
     assert manifest["schema"] == 5
-    expected = {"precision": "float32", "llm_weights": "same", "flavour": "trt_split"}
+    expected = {"precision": "float32", "llm_weights": "same", "kv_cache": "trt_split"}
     assert manifest["how"] == {**expected, "max_past": None, "few_layers": None, "images": []}
     assert manifest["model_dir"] == str(model_dir)
     assert manifest["left_to_pytorch"] == manifest["not_exported"] == []
@@ -56,4 +56,4 @@ def test_it_says_what_was_used_and_what_was_not_done(manifest: dict, model_dir: 
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["versions"])
     assert manifest["samples"] == "the first 3 documents of samples/samples.json beside the model"
     assert manifest["generation"]["status"] == "pass"
-    assert manifest["generation"]["num_pictures"] == len(manifest["generation"]["texts"]) == 3
+    assert manifest["generation"]["num_images"] == len(manifest["generation"]["texts"]) == 3

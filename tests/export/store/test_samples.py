@@ -24,7 +24,7 @@ def test_documents_beside_the_model_are_read_in_order(tmp_path: Path) -> None:
     assert samples.source == "the first 4 documents of samples/samples.json beside the model"
 
 
-def test_given_pictures_come_first(tmp_path: Path) -> None:
+def test_given_images_come_first(tmp_path: Path) -> None:
     write(tmp_path, [[{"image": "a.png"}]])
     samples = load_samples(tmp_path, [tmp_path / "samples/a.png"])
     assert [len(document) for document in samples.documents] == [1]
@@ -44,9 +44,9 @@ def test_noise_says_that_it_is_noise(tmp_path: Path) -> None:
         ([[{"sound": "a.wav"}]], "not a list of documents"),
         ([[{"text": "x", "image": "a.png"}]], "not a list of documents"),
         (["x"], "not a list of documents"),
-        ([[{"text": "x"}]], "hold no picture.* or name pictures with --images"),
+        ([[{"text": "x"}]], "hold no image.* or name images with --images"),
     ],
-    ids=["no-json", "unknown-kind", "two-kinds", "not-a-list", "no-picture"],
+    ids=["no-json", "unknown-kind", "two-kinds", "not-a-list", "no-image"],
 )
 def test_unusable_samples_are_refused(tmp_path: Path, content: object, message: str) -> None:
     write(tmp_path, content)
@@ -54,16 +54,16 @@ def test_unusable_samples_are_refused(tmp_path: Path, content: object, message: 
         load_samples(tmp_path)
 
 
-def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
     write(tmp_path, [[{"image": "b.png"}]])
     with pytest.raises(FileNotFoundError, match=r"b\.png\. Expected a file as PNG"):
         load_samples(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"not a picture", None], ids=["text", "cut"])
-def test_a_file_that_is_no_whole_picture_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"not an image", None], ids=["text", "cut"])
+def test_a_file_that_is_no_whole_image_is_named(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "a.png"
     Image.effect_noise((64, 64), 50).save(file)
     file.write_bytes(file.read_bytes()[:-2000] if content is None else content)
-    with pytest.raises(ValueError, match=r"a\.png cannot be read as a picture .* Expected a whole PNG, JPEG"):
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image .* Expected a whole PNG, JPEG"):
         load_samples(tmp_path, [file])

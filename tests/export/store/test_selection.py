@@ -9,8 +9,8 @@ MODEL = ("eye", "llm", "unet", "vae")
 
 def manifest(there: str, left: str = "") -> dict[str, Any]:
     """Of an export that holds these components."""
-    choice = ComponentSelection(tuple(there.split()), tuple(left.split()))
-    return {"components": dict.fromkeys(there.split()), **absent(choice.components, choice, MODEL)}
+    selection = ComponentSelection(tuple(there.split()), tuple(left.split()))
+    return {"components": dict.fromkeys(there.split()), **absent(selection.components, selection, MODEL)}
 
 
 def test_all_is_exported_but_what_is_left_to_pytorch() -> None:
@@ -47,7 +47,7 @@ def test_what_only_the_earlier_export_has_is_not_said_to_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("earlier", "choice", "joined", "is_held"),
+    ("earlier", "selection", "joined", "is_held"),
     [
         (
             manifest("eye llm unet vae"),
@@ -76,7 +76,7 @@ def test_what_only_the_earlier_export_has_is_not_said_to_be_asked_for() -> None:
     ],
 )
 def test_an_export_grows(
-    earlier: dict[str, Any], choice: ComponentSelection, joined: ComponentSelection, is_held: bool
+    earlier: dict[str, Any], selection: ComponentSelection, joined: ComponentSelection, is_held: bool
 ) -> None:
-    assert choice.joined(earlier) == joined
+    assert selection.joined(earlier) == joined
     assert joined.is_held_by(earlier) == is_held

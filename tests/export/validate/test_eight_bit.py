@@ -10,8 +10,8 @@ from export.graph.components import Component
 from export.graph.kv_cache import lower_attention
 from export.graph.precision import lower_precision
 from export.graph.quantization import write_quantized
-from export.stages import NEUTRAL_DIR
-from export.store.samples import load_samples, opened
+from export.store.job import NEUTRAL_DIR
+from export.store.samples import load_samples, open_image
 from export.validate import eight_bit
 from export.validate.eight_bit import (
     check_perplexity,
@@ -23,7 +23,7 @@ from export.validate.eight_bit import (
 from export.validate.half_precision import Run, Tensors
 from export.validate.inputs import Case, pack
 from export.validate.parity import ParityError
-from export.validate.validate import runner
+from export.validate.validate import run_of
 from models import MMInterleaved
 
 
@@ -42,7 +42,7 @@ def quantized(exported: Path, components: dict[str, Component], tmp_path: Path) 
                 scales = numpy_helper.to_array(tensor)
                 tensor.raw_data = (scales * scales.dtype.type(factor)).tobytes()
         onnx.save(proto, file)
-        return runner(components["llm"], file, precision)
+        return run_of(components["llm"], file, precision)
 
     return open_
 
@@ -130,19 +130,19 @@ def test_greedy_texts_stand_beside_each_other(
     assert found.text.split(",")[:2] == found.pytorch_text.split(",")[:2]
 
 
-def test_the_gates_are_those_of_eight_bits() -> None:
+def test_the_tolerances_are_those_of_eight_bits() -> None:
     assert (eight_bit.LEAST_COSINE, eight_bit.MOST_NORM_CHANGE) == (0.99, 0.05)
     assert eight_bit.MOST_PERPLEXITY_CHANGE == 0.01
 
 
-def test_pictures_are_alike_where_the_model_sees_the_same(
+def test_images_are_alike_where_the_model_sees_the_same(
     unchanged_model: MMInterleaved, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (opened(model_dir / f"samples/{number}.png") for number in (0, 1))
+    first, second = (open_image(model_dir / f"samples/{number}.png") for number in (0, 1))
     cosine = eight_bit.LEAST_SEEN_COSINE
     assert cosine == 0.98
     assert compare_seen(unchanged_model, ["a", first], ["b", first]) is None, "words are judged elsewhere"
     monkeypatch.setattr(eight_bit, "LEAST_SEEN_COSINE", 1 - 1e-9)  # random weights hardly see a difference
     difference = compare_seen(unchanged_model, [first, first], [first, second])
     assert difference is not None
-    assert difference.startswith("the visual tokens of picture 1 have a cosine of ")
+    assert difference.startswith("the visual tokens of image 1 have a cosine of ")

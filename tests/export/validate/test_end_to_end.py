@@ -22,7 +22,7 @@ def test_a_model_that_writes_or_draws_otherwise_is_not_equal(
 ) -> None:
     with torch.no_grad():
         model.get_parameter(part).neg_()
-    with pytest.raises(ParityError, match=r"in document 0 (PyTorch writes|picture 0 has a PSNR of)"):
+    with pytest.raises(ParityError, match=r"in document 0 (PyTorch writes|image 0 has a PSNR of)"):
         check_generation(model, Session.open(exported, "ort"), load_samples(model_dir).documents)
 
 
@@ -32,4 +32,4 @@ def test_documents_are_compared_in_words_and_decibels() -> None:
     assert psnrs([grey(9)], [grey(9)]) == [100.0]
     assert "PSNR of 28.1 dB" in (compare([grey(100)], [grey(110)]) or "")
     assert compare(["a"], ["b"]) == "PyTorch writes ['a'], and the exported model ['b']."
-    assert "['<picture of 6 x 4>'], and the exported model []" in (compare([grey(1)], []) or "")
+    assert "['<image of 6 x 4>'], and the exported model []" in (compare([grey(1)], []) or "")

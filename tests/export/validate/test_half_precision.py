@@ -82,9 +82,9 @@ def test_a_graph_that_looks_elsewhere_is_refused(
     def careless(inputs: Tensors) -> Tensors:
         return component.run({**inputs, "visible": inputs["visible"] - torch.tensor([1, 0])})
 
-    with pytest.raises(ParityError, match="the picture that is seen changes model_output by 0"):
+    with pytest.raises(ParityError, match="the image that is seen changes model_output by 0"):
         check_seeing(component, blind, case)
-    with pytest.raises(ParityError, match="picture 0, which nothing may see, changes model_output"):
+    with pytest.raises(ParityError, match="image 0, which nothing may see, changes model_output"):
         check_seeing(component, careless, case)
 
 

@@ -6,7 +6,7 @@ ASKED = {"mode": "image", "num_inference_steps": 2, "seed": 3}
 
 
 @pytest.mark.parametrize(("step_error", "least", "most"), [(1e-7, 60.0, 100.0), (0.5, 0.0, 40.0)])
-def test_pictures_move_as_far_as_their_steps_are_off(model, step_error, least, most):
+def test_images_move_as_far_as_their_steps_are_off(model, step_error, least, most):
     expected = model.generate(["draw"], **ASKED)
     worst = own_psnr_db(model, ["draw"], ASKED, expected, step_error)
     assert least < worst <= most
