@@ -1,4 +1,4 @@
-# make test, make demo: each sets up what it needs in .venv and goes.
+# make test, make demo, make docs: each sets up what it needs in .venv and goes.
 # Variables: PYTHON (which interpreter makes the environment), VENV (where), SLOW=1 (slow tests too).
 
 PYTHON ?= python3
@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint clean
+.PHONY: help test demo docs lint clean
 
 help:
 	@echo 'make test    lint, types, tests and a tiny run of every benchmark (SLOW=1: slow tests too)'
 	@echo 'make demo    train the toy model, score it, export it, and write runs/demo/index.html'
+	@echo 'make docs    the API reference, from the docstrings: build/docs/index.html'
 	@echo 'make lint    formatting, lint and types only'
 	@echo 'make clean   remove the environment, caches and build output; runs/ stays'
 
@@ -44,6 +45,10 @@ test: lint
 demo: $(STAMP)
 	@echo '== demo: train, score, export; then open runs/demo/index.html'
 	@$(BIN)/python -m trainer.demo
+
+docs: $(STAMP)
+	@$(BIN)/python docs/reference.py build/docs
+	@echo '== open build/docs/index.html'
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
