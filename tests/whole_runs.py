@@ -21,7 +21,8 @@ def copy_of(run: Path, tmp_path: Path) -> Path:
 
 
 def steps(out: Path) -> list[dict[str, Any]]:
-    """The log's steps, without times and memory."""
+    """The log's steps, without times and memory. Those of a resumed run equal those of an uninterrupted one bit for
+    bit, as `assert_same` says."""
     return [{k: v for k, v in record.items() if k not in TIMES} for record in read_log(out) if "event" not in record]
 
 
@@ -30,7 +31,8 @@ def events(out: Path) -> list[str]:
 
 
 def assert_same(left: Any, right: Any, where: str) -> None:
-    """Bit for bit, tensors in nested containers included."""
+    """Bit for bit, tensors in nested containers included: what docs/training.md promises of a run that is resumed on
+    the same CPU with the same numbers of processes and threads."""
     assert type(left) is type(right), where
     if isinstance(left, torch.Tensor):
         assert torch.equal(left, right), where
