@@ -28,6 +28,7 @@ from trainer.logging.metrics import read_log
 from trainer.recipes import RECIPES
 from trainer.run import make_run
 from trainer.step.accumulate import Chunks, accumulate
+from trainer.system_config import CheckpointConfig
 
 TOLERANCE = 1e-3  # relative, float32: gradients of a whole network, added up in another order
 IMAGES_AT_ONCE = 8
@@ -105,7 +106,7 @@ def bench_waiting_for_data(config: TrainConfig, benchmark: BenchmarkFixture, tmp
         num_steps=3 if scale == "smoke" else 12,
         max_minutes=None,
         num_workers=1,
-        checkpoint_every=100,
+        checkpoint=CheckpointConfig(every=100),
         encoder_pretraining=EncoderPretrainingConfig(),
     )
     if recipe.init is not None:

@@ -21,6 +21,7 @@ from trainer.data.stream import Stream
 from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks, accumulate, keep_frozen_in
 from trainer.step.optimizer import make_optimizer
+from trainer.system_config import MemoryConfig
 
 
 def large_run(*, tiny: bool) -> TrainConfig:
@@ -32,9 +33,9 @@ def large_run(*, tiny: bool) -> TrainConfig:
         encoder_pretraining=EncoderPretrainingConfig(),
         frozen=list(PAPER_FROZEN),
         precision="bfloat16",
-        recompute=["vision_encoder", "language_model"],
-        image_chunk=2,
-        token_chunk=16,
+        memory=MemoryConfig(
+            image_chunk=2, token_chunk=16, activation_checkpointing=["vision_encoder", "language_model"]
+        ),
         ema_decay=0.0,
     )
     if tiny:
@@ -44,8 +45,7 @@ def large_run(*, tiny: bool) -> TrainConfig:
         model=large_model(),
         data=DataConfig(num_rows=2, row_tokens=2048),
         optim=OptimConfig(unet_lr_factor=0.1),
-        image_chunk=16,
-        token_chunk=1024,
+        memory=replace(run.memory, image_chunk=16, token_chunk=1024),
     )
 
 
@@ -90,7 +90,7 @@ class LargeStep:
         with torch.device(device):
             self._model = MMInterleaved(config.model).train()
         freeze(self._model, config.frozen)
-        enable_activation_checkpointing(self._model, config.recompute)
+        enable_activation_checkpointing(self._model, config.memory.activation_checkpointing)
         self._dtype = getattr(torch, config.precision)
         keep_frozen_in(self._model, self._dtype)
         self._optimizer = make_optimizer(self._model, config.optim)
@@ -106,7 +106,7 @@ class LargeStep:
             self._batch,
             num_targets=self.shape.num_targets,
             num_drawn=self.shape.num_drawn,
-            chunks=Chunks(images=self._config.image_chunk, tokens=self._config.token_chunk),
+            chunks=Chunks(images=self._config.memory.image_chunk, tokens=self._config.memory.token_chunk),
             dtype=self._dtype,
         )
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.optim.max_grad_norm)

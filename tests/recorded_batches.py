@@ -40,7 +40,7 @@ def train(out: str, options: Sequence[str], trouble: tuple[int, int, str] | None
             return batch
 
     with mock.patch.object(phases, "CorpusStream", Recording):
-        return main([*options, "--out", out, "--num_workers", "0", "--micro_batch_rows", "1"])
+        return main([*options, "--out", out, "--num_workers", "0", "--memory.micro_batch_rows", "1"])
 
 
 def hash_of(batch: Batch) -> str:

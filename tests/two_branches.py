@@ -29,6 +29,7 @@ from trainer.recipes import tiny
 from trainer.step import checkpoint
 from trainer.step.loop import train
 from trainer.step.phase import Phase
+from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig
 
 NUM_ROWS = 4
 NUM_STEPS = 8
@@ -164,7 +165,9 @@ def run(
     resume: bool = False,
     trouble: tuple[int, int, str] | None = None,
     signal_while_sampling: int | None = None,
-    **options: Any,
+    micro_batch_rows: int = 0,
+    sample_every: int = 0,
+    **parallel: Any,
 ) -> int:
     """Train; 0 when done, else the exit code of why not, 1 for gradients that are not finite. Leaves in `out`,
     besides the run: the averaged weights of each rank in average<rank>.json, what it said in stderr<rank>, and with
@@ -174,11 +177,18 @@ def run(
     rank = int(os.environ.get("RANK", 0))
     if "RANK" in os.environ:
         os.dup2(os.open(directory / f"stderr{rank}", os.O_CREAT | os.O_WRONLY), sys.stderr.fileno())
-    config = replace(tiny(), out=out, checkpoint_every=3, keep=9, log_every=1, **options)
+    config = replace(
+        tiny(),
+        out=out,
+        parallel=ParallelConfig(**parallel),
+        memory=MemoryConfig(micro_batch_rows=micro_batch_rows),
+        logging=LoggingConfig(every=1, sample_every=sample_every),
+        checkpoint=CheckpointConfig(every=3, keep_latest=9),
+    )
     ours = phase()
     if trouble is not None:
         ours = replace(ours, batch=_Troubled(*trouble, directory / "checkpoints"))
-    if config.sample_every:
+    if config.logging.sample_every:
         ours = replace(ours, sample=_Sampled(ours.module, directory, signal_at=signal_while_sampling))
     with joined(torch.device("cpu")) as processes, Interrupt(directory) as interrupt:
         log = RunLog(directory if processes.is_first else None, log_every=1, stream=io.StringIO())

@@ -8,18 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models import MMInterleavedConfig
-from models.component_names import CheckpointedComponent, FrozenComponent
+from models.component_names import FrozenComponent
 from models.lora_config import LoraConfig
 from trainer.data.config import CorpusConfig, DataConfig
-from trainer.errors import UsageError
+from trainer.errors import require
+from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig
 
-Part = Literal["visual_tokenizer", "language_model", "image_decoder"]
-"""A part of the model; `<BoI>` belongs to the language model."""
-
-
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise UsageError(sentence)
+InitComponent = Literal["visual_tokenizer", "language_model", "image_decoder"]
+"""A component of the model that can be initialised apart; `<BoI>` belongs to the language model."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +26,22 @@ class OptimConfig:
     """Peak learning rate."""
 
     betas: tuple[float, float] = (0.9, 0.995)
-    """How much of its means of gradients, and of their squares, AdamW keeps in a step."""
+    """Decay rates of AdamW's running means of the gradient and of its square."""
 
     eps: float = 1e-6
-    """What AdamW adds to the root of the mean square that it divides by."""
+    """Added to the denominator of AdamW's update."""
 
     weight_decay: float = 0.05
-    """Of matrices and convolutions; norms, biases, embeddings, gates and sampling offsets have none."""
+    """For matrices and convolutions; norms, biases, embeddings, gates and sampling offsets have none."""
 
     warmup_steps: int = 1000
     """Steps over which the learning rate rises to `lr`."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up: half a cosine down to 0 at the last step, or level."""
+    """After the warm-up: half a cosine, down to 0 at the last step, or constant."""
 
     sampling_offsets_lr_factor: float = 0.1
-    """The learning rate of the layers that say where MMFS looks, as a share of `lr`."""
+    """The learning rate of the layers that predict MMFS's sampling offsets, as a multiple of `lr`."""
 
     gate_lr_factor: float = 1.0
     """The learning rate of the gates of the synchronizers, as a multiple of `lr`."""
@@ -57,18 +53,18 @@ class OptimConfig:
     """The learning rate of the language model without its synchronizers, as a multiple of `lr`; 0.1 in Table 12."""
 
     max_grad_norm: float = 1.0
-    """The gradient of all parameters together is scaled down to this norm."""
+    """Gradients are scaled down so that the norm of all of them together is at most this."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optim.lr is {self.lr}; expected a number above 0.")
-        _require(
+        require(self.lr > 0, f"optim.lr is {self.lr}; expected a number above 0.")
+        require(
             all(0 <= beta < 1 for beta in self.betas),
             f"optim.betas are {self.betas}; expected two numbers of at least 0 and below 1.",
         )
         for name in ("unet_lr_factor", "language_model_lr_factor"):
-            _require(getattr(self, name) > 0, f"optim.{name} is {getattr(self, name)}; expected a number above 0.")
-        _require(self.warmup_steps >= 0, f"optim.warmup_steps is {self.warmup_steps}; expected 0 or more.")
-        _require(self.max_grad_norm > 0, f"optim.max_grad_norm is {self.max_grad_norm}; expected a number above 0.")
+            require(getattr(self, name) > 0, f"optim.{name} is {getattr(self, name)}; expected a number above 0.")
+        require(self.warmup_steps >= 0, f"optim.warmup_steps is {self.warmup_steps}; expected 0 or more.")
+        require(self.max_grad_norm > 0, f"optim.max_grad_norm is {self.max_grad_norm}; expected a number above 0.")
 
 
 @dataclass(frozen=True)
@@ -79,13 +75,13 @@ class EncoderPretrainingConfig:
     """0: none."""
 
     images_per_step: int = 32
-    """Pictures in a batch."""
+    """Images in a batch."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        _require(self.num_steps >= 0, f"encoder_pretraining.num_steps is {self.num_steps}; expected 0 or more.")
-        _require(
+        require(self.num_steps >= 0, f"encoder_pretraining.num_steps is {self.num_steps}; expected 0 or more.")
+        require(
             self.images_per_step >= 1,
             f"encoder_pretraining.images_per_step is {self.images_per_step}; expected 1 or more.",
         )
@@ -150,9 +146,9 @@ class TrainConfig:
     init: str | None = None
     """A directory written by `MMInterleaved.save_pretrained` whose weights the run starts from; null: random ones."""
 
-    init_parts: list[Part] | None = None
-    """The parts that are taken from `init`; the others start from random weights and may be built otherwise. null: the
-    whole model, which then has the very settings of the run's."""
+    init_components: list[InitComponent] | None = None
+    """The components whose weights come from `init`; the others start from random weights and may be built otherwise.
+    null: all of them, and then the model in `init` has to have the run's settings."""
 
     ema_decay: float = 0.0
     """Above 0: `model/` gets an exponential moving average of the weights with this decay, not the last weights."""
@@ -164,62 +160,18 @@ class TrainConfig:
     """Pause after so many minutes of this process, with a checkpoint that the same command goes on from; null:
     no limit."""
 
-    log_every: int = 20
-    """Steps between two progress lines, and between two points in TensorBoard; log.jsonl has every step."""
-
-    wandb: str | None = None
-    """The Weights & Biases project that gets the settings and all records of log.jsonl too; null: none. The command
-    `wandb offline` makes it keep them in the run directory, for `wandb sync`."""
-
-    peak_tflops: float | None = None
-    """What one device can do, in 10^12 operations a second of matrix products in `precision`; the log tells the share
-    of it that the model's own operations are (MFU). null: known for common NVIDIA GPUs in bfloat16, else not told."""
-
-    sample_every: int = 0
-    """Steps between two sheets of samples in samples/, made from the emoji world's held-out documents or those of the
-    corpus (`held_out` of its sources), with another one after the last step; 0: none. The other processes wait
-    meanwhile."""
-
-    checkpoint_every: int = 500
-    """Steps between two checkpoints."""
-
-    keep: int = 2
-    """How many of the newest checkpoints stay."""
-
-    micro_batch_rows: int = 0
-    """Rows, or pictures of the encoder's pre-training, that a process computes at a time; it adds the gradients of its
-    share of the batch up before each update. The result is the same, the memory smaller. 0: its whole share at once."""
-
-    image_chunk: int = 0
-    """Drawn images of a micro-batch whose U-Net graph is in memory at a time; 0: all. The result and the time are the
-    same."""
-
-    token_chunk: int = 0
-    """Supervised tokens of a micro-batch whose logits are in memory at a time; 0: all. The result is the same, the
-    language model's head is computed twice."""
-
-    recompute: list[CheckpointedComponent] = field(default_factory=list)
-    """Parts whose layers keep their inputs alone and are computed again for the gradient, which is the same."""
-
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the main training multiplies matrices in. Trained weights, their gradients, the optimizer and sums are
     float32; with bfloat16, frozen matrices are kept in it, in `model/` too."""
 
-    shard_size: int = 0
-    """With several processes, how many of them share one copy of the trainable parameters and of the optimizer's state
-    (FSDP2). 0: all; 1: each has its own, plain data parallelism."""
-
-    shard_layers: bool = False
-    """With several processes, share the language model's layers one by one, trained and frozen weights alike: a process
-    has those of a layer whole while it computes it, and all of them at the start and while samples are made. Less
-    memory, more communication, the same result."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     max_skipped_in_a_row: int = 3
     """A step whose gradient is infinite or not a number is left out; after so many in a row, the next one ends the
     run."""
-
-    watchdog_minutes: float = 20.0
-    """With several processes, how long one may keep the others waiting before the run names it and ends."""
 
     device: str = "auto"
     """"auto" is the GPU where there is one; or "cpu", "cuda", "cuda:1", ..."""
@@ -233,58 +185,37 @@ class TrainConfig:
     def __post_init__(self) -> None:
         # YAML and JSON have no tuples: with lists in its free-form dictionaries, a configuration equals its round trip.
         object.__setattr__(self, "model", MMInterleavedConfig.from_dict(self.model.to_dict()))
-        for name in ("log_every", "checkpoint_every", "keep"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected 1 or more.")
-        _require(self.num_steps >= 0, f"num_steps is {self.num_steps}; expected 0 or more.")
-        _require(
+        require(self.num_steps >= 0, f"num_steps is {self.num_steps}; expected 0 or more.")
+        require(
             self.num_steps + self.encoder_pretraining.num_steps > 0,
             "num_steps and encoder_pretraining.num_steps are both 0; expected something to train.",
         )
-        _require(
+        require(
             self.corpus is None or self.encoder_pretraining.num_steps == 0,
             f"encoder_pretraining.num_steps is {self.encoder_pretraining.num_steps}; expected 0 with a corpus, whose "
             "images have no dense labels.",
         )
-        _require(
+        require(
             self.parts is None or (self.init is None and self.corpus is not None),
             f"parts are given, with {'no corpus' if self.corpus is None else f'init {self.init}'}; expected a corpus, "
             "which any tokenizer can read, and no init, for parts are a beginning themselves.",
         )
-        _require(
-            self.init is not None or self.init_parts is None,
-            f"init_parts are {self.init_parts} and init is null; expected a model in init whose parts these are.",
+        require(
+            self.init is not None or self.init_components is None,
+            f"init_components are {self.init_components} and init is null; expected a model in init whose components "
+            "these are.",
         )
-        _require(
-            self.corpus is None or self.sample_every == 0 or any(one.held_out for one in self.corpus.sources.values()),
-            f"sample_every is {self.sample_every}, with a corpus that holds nothing out; expected 0, or a source with "
-            "samples that are not trained on: --corpus.sources.NAME.held_out 4.",
+        require(
+            self.corpus is None
+            or self.logging.sample_every == 0
+            or any(source.held_out for source in self.corpus.sources.values()),
+            f"logging.sample_every is {self.logging.sample_every}, with a corpus that holds nothing out; expected 0, "
+            "or a source with samples that are not trained on: --corpus.sources.NAME.held_out 4.",
         )
-        counts = (
-            "sample_every",
-            "micro_batch_rows",
-            "image_chunk",
-            "token_chunk",
-            "shard_size",
-            "max_skipped_in_a_row",
-        )
-        for name in ("num_threads", "num_workers", *counts):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
-        _require(
-            not self.shard_layers or self.shard_size != 1,
-            "shard_layers is true, with shard_size 1, by which no weights are shared; expected another shard_size: 0 "
-            "for all processes, or a divisor of their number.",
-        )
-        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; expected 0 (none) or a number below 1.")
-        _require(
-            self.peak_tflops is None or self.peak_tflops > 0,
-            f"peak_tflops is {self.peak_tflops}; expected a number above 0, or null for a GPU known by its name.",
-        )
-        _require(
-            self.wandb is None or self.wandb != "",
-            "wandb is empty; expected the name of a project, or null for none.",
-        )
-        _require(self.watchdog_minutes > 0, f"watchdog_minutes is {self.watchdog_minutes}; expected a number above 0.")
-        _require(
+        for name in ("num_threads", "num_workers", "max_skipped_in_a_row"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
+        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; expected 0 (none) or a number below 1.")
+        require(
             self.max_minutes is None or self.max_minutes > 0,
             f"max_minutes is {self.max_minutes}; expected a number above 0, or null for no limit.",
         )

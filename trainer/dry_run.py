@@ -1,4 +1,4 @@
-"""What `--dry-run` tells of a few real steps on real data, of which nothing was kept."""
+"""What `--dry_run` tells of a few real steps on real data, of which nothing was kept."""
 
 from __future__ import annotations
 

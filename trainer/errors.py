@@ -17,3 +17,9 @@ class OutOfMemoryError(RuntimeError):
 
 class UnusableDataError(ValueError):
     """More of the data is broken than the settings allow, or their rules leave nothing of it. Exit code 1."""
+
+
+def require(holds: bool, sentence: str) -> None:
+    """Raise UsageError with the sentence unless the condition holds."""
+    if not holds:
+        raise UsageError(sentence)

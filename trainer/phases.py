@@ -50,11 +50,13 @@ def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = Tru
             model.get_submodule(name).requires_grad_(False)
     if config.num_steps == 0:
         return
-    enable_activation_checkpointing(model, config.recompute)
+    enable_activation_checkpointing(model, config.memory.activation_checkpointing)
     dtype = getattr(torch, config.precision)
     if not config.encoder_pretraining.num_steps:  # which is in float32
         keep_frozen_in(model, dtype)
-    losses = StepLosses(Chunks(config.image_chunk or None, config.token_chunk or None), dtype, stream.datasets)
+    losses = StepLosses(
+        Chunks(config.memory.image_chunk or None, config.memory.token_chunk or None), dtype, stream.datasets
+    )
     yield Phase(
         name="main",
         index=1,
@@ -72,7 +74,7 @@ def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = Tru
         stack=model.language_model.decoder,
         read_and_broken=stream.read_and_broken,
         documents=stream.keys,
-        sample=Sampler(model, config) if writes and config.sample_every else None,
+        sample=Sampler(model, config) if writes and config.logging.sample_every else None,
     )
 
 

@@ -57,7 +57,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
     config = with_fingerprints(config)
     deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes is not None else math.inf
     device = choose_device(config.device)
-    require_wandb(config.wandb)
+    require_wandb(config.logging.wandb)
     found = find_start(config, resume)
     start = found.checkpoint
     if config.num_threads:
@@ -96,7 +96,11 @@ def rehearse(config: TrainConfig, num_steps: int) -> int:
 
     Raises what `make_run` raises.
     """
-    config = replace(with_fingerprints(config), num_workers=0, log_every=num_steps)  # no workers: they count apart
+    config = replace(
+        with_fingerprints(config),
+        num_workers=0,  # a worker process would count what it reads where this one cannot see it
+        logging=replace(config.logging, every=num_steps),
+    )
     device = choose_device(config.device)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
@@ -138,18 +142,18 @@ def rehearse(config: TrainConfig, num_steps: int) -> int:
 def make_log(config: TrainConfig, processes: Processes, device: torch.device, first_step: int) -> RunLog:
     """The log of the run for the first process, a silent one that writes nothing for the others."""
     if not processes.is_first:
-        return RunLog(None, log_every=config.log_every, stream=io.StringIO())
+        return RunLog(None, log_every=config.logging.every, stream=io.StringIO())
     peak = peak_flops(config, device)
-    wandb = join_project(config) if config.wandb is not None else None
+    wandb = join_project(config) if config.logging.wandb is not None else None
     log = RunLog(
         Path(config.out),
-        log_every=config.log_every,
+        log_every=config.logging.every,
         first_step=first_step,
         peak_flops=None if peak is None else peak * processes.num,
         sink=wandb,
     )
     if wandb is not None:
-        log.event(EVENT, project=config.wandb, run_id=wandb.run_id)
+        log.event(EVENT, project=config.logging.wandb, run_id=wandb.run_id)
     return log
 
 
@@ -248,8 +252,8 @@ def announce(
     if processes.num > 1:
         name = f"{processes.num} processes, each on {name}"
     origin = str(start.path) if start else config.init or "random weights"
-    if start is None and config.init_parts is not None:
-        origin = f"random weights and {', '.join(config.init_parts) or 'no part'} of {config.init}"
+    if start is None and config.init_components is not None:
+        origin = f"random weights and {', '.join(config.init_components) or 'no part'} of {config.init}"
     log.say(
         f"{config.recipe} in {config.out}: {num_parameters:,} parameters, {num_trainable:,} trainable, on {name}; "
         f"from {origin}"
@@ -259,7 +263,7 @@ def announce(
         recipe=config.recipe,
         resumed_from=str(start.path) if start else None,
         init=config.init,
-        init_parts=config.init_parts,
+        init_components=config.init_components,
         num_parameters=num_parameters,
         num_trainable=num_trainable,
         device=name,

@@ -18,6 +18,7 @@ from trainer.errors import UsageError
 from trainer.logging.metrics import forget_steps_after, read_log
 from trainer.options.changed_settings import changed_settings
 from trainer.options.parser import AUTO, NONE, dump, load
+from trainer.options.renamed import refuse_renamed_settings
 from trainer.process.interrupt import STOP_FILE
 from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
@@ -64,6 +65,7 @@ def find_start(config: TrainConfig, resume: str) -> Start:
     if start is not None:
         _check_place(start, newest, out)
     saved = start.config if start is not None else _written_settings(out)
+    refuse_renamed_settings(saved, str(start.path if start is not None else out / SETTINGS))
     changed = changed_settings(saved, config)
     if changed:
         place = start.path.parent.parent if start is not None else out

@@ -107,8 +107,9 @@ def of_corpus(corpus: CorpusConfig, model: MMInterleaved) -> list[Asked]:
     if not asked:
         held_out = {name: source.held_out for name, source in corpus.sources.items()}
         raise UsageError(
-            f"sample_every asks for samples, and nothing that is held out of the corpus ({held_out}) can be shown: all "
-            "of it is broken, dropped by the rules, or too long for a row. Hold out more, or leave sample_every 0."
+            f"logging.sample_every asks for samples, and nothing that is held out of the corpus ({held_out}) can be "
+            "shown: all of it is broken, dropped by the rules, or too long for a row. Hold out more, or leave "
+            "logging.sample_every 0."
         )
     return asked
 

@@ -77,7 +77,7 @@ def from_weights(config: TrainConfig, init: str) -> MMInterleaved:
     """The weights of the model directory `init`, or of some of its parts."""
     try:
         saved = settings_of(init)
-        if config.init_parts is not None:
+        if config.init_components is not None:
             model = MMInterleaved(config.model, new_processor(config))
             take_parts(model, MMInterleaved.from_pretrained(init), config)
             return model
@@ -116,8 +116,8 @@ def settings_of(init: str) -> MMInterleavedConfig:
 
 
 def take_parts(model: MMInterleaved, source: MMInterleaved, config: TrainConfig) -> None:
-    """Copy the weights of the parts that `config.init_parts` names."""
-    for part in config.init_parts or ():
+    """Copy the weights of the parts that `config.init_components` names."""
+    for part in config.init_components or ():
         try:
             model.get_submodule(part).load_state_dict(source.get_submodule(part).state_dict())
             if part == "language_model":
@@ -125,5 +125,5 @@ def take_parts(model: MMInterleaved, source: MMInterleaved, config: TrainConfig)
         except RuntimeError as error:
             raise UsageError(
                 f"init is '{config.init}', whose {part} has another shape than this run's: {error}. Give both the same "
-                "settings there, or leave it out of init_parts."
+                "settings there, or leave it out of init_components."
             ) from error

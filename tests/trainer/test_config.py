@@ -11,17 +11,11 @@ from trainer.recipes import tiny
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        pytest.param({"keep": 0}, r"keep is 0; expected 1 or more", id="keep-none"),
         pytest.param({"ema_decay": 1.0}, r"ema_decay is 1.0; expected 0", id="ema"),
         pytest.param({"max_minutes": 0.0}, r"max_minutes is 0.0; expected a number above 0", id="minutes"),
-        pytest.param({"watchdog_minutes": 0.0}, r"watchdog_minutes is 0.0; expected a number above 0", id="watchdog"),
-        pytest.param({"shard_size": -1}, r"shard_size is -1; expected 0 or more", id="shards"),
         pytest.param(
-            {"shard_layers": True, "shard_size": 1},
-            r"shard_layers is true, with shard_size 1.*expected another shard_size",
-            id="shards-of-one",
+            {"init_components": ["language_model"]}, r"init is null; expected a model in init", id="init-components"
         ),
-        pytest.param({"init_parts": ["language_model"]}, r"init is null; expected a model in init", id="init-parts"),
         pytest.param({"num_steps": 0}, r"are both 0; expected something to train", id="nothing"),
     ],
 )

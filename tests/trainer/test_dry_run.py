@@ -74,7 +74,7 @@ def test_a_step_on_a_gpu_has_the_gradient_of_one_on_a_cpu(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_dry_run_on_a_gpu_tells_its_memory(precision: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["tiny", "--encoder_pretraining.num_steps", "0", "--device", "cuda", "--precision", precision]
-    assert pretrain.main([*command, "--dry-run", "2"]) == 0
+    assert pretrain.main([*command, "--dry_run", "2"]) == 0
     printed = capsys.readouterr().out
     found = re.search(r"peak memory +([0-9.]+) GB", printed)
     assert found is not None, printed

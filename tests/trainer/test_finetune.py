@@ -137,7 +137,18 @@ def test_boxes_are_learned_in_whole_pictures_and_shown(tiny_model, shards, tmp_p
     data, out = tmp_path / "data", tmp_path / "run"
     assert index([str(folder), "--form", "refcoco", "--images", str(images), "--out", str(data)]) == 0
     sizes = ["--corpus.num_rows", "1", "--corpus.row_tokens", "192", "--corpus.sources.rec.held_out", "2"]
-    run = ["--num_steps", "1", "--sample_every", "1", "--num_workers", "0", "--num_threads", "1", "--out", str(out)]
+    run = [
+        "--num_steps",
+        "1",
+        "--logging.sample_every",
+        "1",
+        "--num_workers",
+        "0",
+        "--num_threads",
+        "1",
+        "--out",
+        str(out),
+    ]
     assert main(["rec", "--init", str(tiny_model), "--manifest", str(data), *sizes, *run]) == 0
     assert [file.name for file in (out / "samples").iterdir()] == ["0000001.png"]
     processor = MMInterleaved.from_pretrained(out / "model").processor

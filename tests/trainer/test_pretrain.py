@@ -25,12 +25,12 @@ PATIENCE_S = 600
 
 def test_a_dry_run_reports_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["tiny", "--dry-run", "2"]) == 0
+    assert main(["tiny", "--dry_run", "2"]) == 0
     assert not list(tmp_path.iterdir())
     said = capsys.readouterr().out
     assert "main 2/2" in said
     assert all(f"\n{fact} " in said for fact in ("rows", "padding", "speed", "data", "peak memory", "whole run"))
-    assert main(["tiny", "--dry-run", "0"]) == 2
+    assert main(["tiny", "--dry_run", "0"]) == 2
     assert "dry-run is 0; expected 1 or more steps" in capsys.readouterr().err
 
 
@@ -78,11 +78,15 @@ def test_a_full_memory_ends_the_command_with_three_ways_out(tmp_path, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nDetails follow.")
 
     monkeypatch.setattr(MMInterleaved, "read", full)
-    options = ("--encoder_pretraining.num_steps", "0", "--micro_batch_rows", "2")
+    options = ("--encoder_pretraining.num_steps", "0", "--memory.micro_batch_rows", "2")
     assert main(["tiny", "--out", str(tmp_path / "full"), *options]) == 1
     sentence = capsys.readouterr().err
     assert "The memory is used up: CUDA out of memory. Tried to allocate 2.00 GiB. Try" in sentence
-    knobs = ["--image_chunk 1", "--micro_batch_rows 1", "--recompute '[language_model"]
+    knobs = [
+        "--memory.image_chunk 1",
+        "--memory.micro_batch_rows 1",
+        "--memory.activation_checkpointing '[language_model",
+    ]
     assert sorted(knobs, key=sentence.index) == knobs
     assert events(tmp_path / "full") == ["start", "stopped"]
 
@@ -96,7 +100,7 @@ def test_a_memory_that_the_update_fills_has_other_ways_out(tmp_path, monkeypatch
     assert main(["tiny", "--out", str(tmp_path / "full"), *options]) == 1
     sentence = capsys.readouterr().err
     assert "It was the optimizer's update" in sentence
-    assert "--image_chunk" not in sentence
+    assert "--memory.image_chunk" not in sentence
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_a_signal_ends_a_real_process_with_a_complete_checkpoint(tmp_path, numbe
     out = tmp_path / "run"
     options = ("--out", str(out), "--num_steps", "100000", "--encoder_pretraining.num_steps", "0", "--num_workers", "1")
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.pretrain", "tiny", *options, "--checkpoint_every", "100000"],
+        [sys.executable, "-m", "trainer.pretrain", "tiny", *options, "--checkpoint.every", "100000"],
         cwd=ROOT,
         start_new_session=True,
         stdout=subprocess.PIPE,

@@ -36,7 +36,7 @@ def test_a_run_leaves_everything_behind(finished):
 
 def test_samples_change_nothing(finished, tmp_path):
     out = tmp_path / "sampled"
-    assert main(["tiny", "--out", str(out), "--sample_every", "4"]) == 0
+    assert main(["tiny", "--out", str(out), "--logging.sample_every", "4"]) == 0
     assert steps(out) == steps(finished)
     assert sorted(file.name for file in (out / "samples").iterdir()) == ["0000004.png", "0000006.png"]
     assert "samples after step 6" in (out / "index.html").read_text()
@@ -102,8 +102,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 def test_a_dry_run_that_is_stopped_in_its_first_step_has_nothing_to_tell(tmp_path, monkeypatch, capsys):
     interrupt_at(monkeypatch, Stream, "part", 0)
-    options = ("--micro_batch_rows", "1", "--encoder_pretraining.num_steps", "0", "--out", str(tmp_path / "none"))
-    assert main(["tiny", "--dry-run", "2", *options]) == 3
+    options = (
+        "--memory.micro_batch_rows",
+        "1",
+        "--encoder_pretraining.num_steps",
+        "0",
+        "--out",
+        str(tmp_path / "none"),
+    )
+    assert main(["tiny", "--dry_run", "2", *options]) == 3
     assert capsys.readouterr().out.splitlines()[-1] == "no step was made"
 
 

@@ -36,7 +36,12 @@ def test_a_run_is_not_overwritten(finished, tmp_path, capsys, options, sentence)
 def test_a_branch_starts_from_a_checkpoint_of_another_run(finished, tmp_path):
     out = tmp_path / "branch"
     older = finished / "checkpoints" / "main-0000003"
-    assert main(["tiny", "--out", str(out), "--resume", str(older), "--keep", "1", "--log_every", "1"]) == 0
+    assert (
+        main(
+            ["tiny", "--out", str(out), "--resume", str(older), "--checkpoint.keep_latest", "1", "--logging.every", "1"]
+        )
+        == 0
+    )
     assert steps(out) == [s for s in steps(finished) if s["phase"] == "main" and s["step"] > 3]
     assert_same(
         load_file(out / "model" / "model.safetensors"), load_file(finished / "model" / "model.safetensors"), "model"

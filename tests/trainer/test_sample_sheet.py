@@ -24,12 +24,13 @@ from trainer.sample_sheet import (
     of_corpus,
     sheet,
 )
+from trainer.system_config import LoggingConfig
 
 NUM_VISUAL = tiny().model.visual_tokenizer.num_visual_tokens
 
 
 def config(out, **tasks):
-    return replace(tiny(), out=str(out), data=replace(tiny().data, tasks=tasks), sample_every=2)
+    return replace(tiny(), out=str(out), data=replace(tiny().data, tasks=tasks), logging=LoggingConfig(sample_every=2))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_what_is_held_out_is_shown_and_never_trained_on(model, corpus):
 
 
 def test_a_sheet_of_a_corpus(model, corpus, tmp_path):
-    sample = Sampler(model, on(corpus, out=str(tmp_path), sample_every=1))
+    sample = Sampler(model, on(corpus, out=str(tmp_path), logging=LoggingConfig(sample_every=1)))
     for step in (1, 2):
         sample(step)
     one, other = (np.asarray(PILImage.open(tmp_path / "samples" / f"000000{step}.png")) for step in (1, 2))
@@ -160,7 +161,7 @@ def test_a_long_document_is_cut_where_a_row_ends(model, shards):
 def test_a_corpus_has_to_hold_something_out(shards, model):
     manifest = shards.manifest(shards.pairs("a.tar", ["a snail", "an owl"]))
     with pytest.raises(UsageError, match="sample_every is 5, with a corpus that holds nothing out"):
-        on(CorpusConfig({"pairs": SourceConfig(manifest)}), sample_every=5)
+        on(CorpusConfig({"pairs": SourceConfig(manifest)}), logging=LoggingConfig(sample_every=5))
     with pytest.raises(ValueError, match="held_out is 2; expected less than its 2 samples"):
         CorpusStream(CorpusConfig({"pairs": SourceConfig(manifest, held_out=2)}), model.config, seed=0)
     with pytest.raises(ValueError, match="held_out is -1"):

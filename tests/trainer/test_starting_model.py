@@ -137,7 +137,7 @@ def test_parts_are_a_start_for_models_that_differ_elsewhere(tmp_path, capsys):
     options = ("--encoder_pretraining.num_steps", "0", "--num_steps", "1", "--optim.lr", "1e-12")
     without = ("--model.language_model.mmfs", "null", "--model.image_decoder.mmfs", "null")
     init = ("--init", str(encoder / "model"))
-    parts = ("--init_parts", "[visual_tokenizer, language_model]")
+    parts = ("--init_components", "[visual_tokenizer, language_model]")
     assert main(["tiny", "--out", str(out), *options, *init, *parts, "--model.image_decoder.mmfs", "null"]) == 0
     origin = f"from random weights and visual_tokenizer, language_model of {encoder / 'model'}"
     assert origin in capsys.readouterr().out

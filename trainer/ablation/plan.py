@@ -10,6 +10,7 @@ from models import MMInterleavedConfig
 from trainer.ablation.scales import Lesson, Scale
 from trainer.config import TrainConfig
 from trainer.plurals import counted
+from trainer.system_config import CheckpointConfig
 
 PROGRAM = "python -m trainer.ablate"
 
@@ -139,13 +140,12 @@ class Run:
             optim=replace(base.optim, warmup_steps=max(1, self.num_steps // 8)),
             encoder_pretraining=replace(base.encoder_pretraining, num_steps=0),
             init=str(start),
-            init_parts=None if self.arm.keeps_language_model else ["visual_tokenizer"],
+            init_components=None if self.arm.keeps_language_model else ["visual_tokenizer"],
             frozen=["language_model"] if self.arm.keeps_language_model else [],
             seed=self.seed,
             max_minutes=max_minutes,
             num_workers=scale.num_workers,
-            checkpoint_every=max(1, self.num_steps // 4),
-            keep=1,
+            checkpoint=CheckpointConfig(every=max(1, self.num_steps // 4), keep_latest=1),
         )
 
     def without_mmfs(self) -> Run:

@@ -75,7 +75,7 @@ def figures(config: TrainConfig, machine: Machine) -> Figures:
     """
     num_rows = (config.corpus or config.data).num_rows
     each = -(-num_rows // machine.num_gpus)
-    shape = batch_shape(config, min(config.micro_batch_rows or each, each))
+    shape = batch_shape(config, min(config.memory.micro_batch_rows or each, each))
     model = shell(config)
     parameters = count_parameters(model)
     plain = measure(model, config, shape)
@@ -161,7 +161,7 @@ def batch_shape(config: TrainConfig, num_rows: int) -> BatchShape:
 
 def step_flops(config: TrainConfig, plain: StepCost, recomputed: StepCost) -> int:
     """Of one micro-batch, forward, backward, and the forward again of what is recomputed."""
-    again = sum(recomputed.forward_flops[RECOMPUTED_IN[part]] for part in config.recompute)
+    again = sum(recomputed.forward_flops[RECOMPUTED_IN[part]] for part in config.memory.activation_checkpointing)
     return plain.flops + again
 
 
@@ -175,14 +175,14 @@ def _batch_line(config: TrainConfig, shape: BatchShape) -> str:
 
 def _whole_weights(config: TrainConfig, machine: Machine, parameters: Parameters) -> list[str]:
     """When layers that are shared one by one are whole all the same."""
-    if not config.shard_layers or machine.num_gpus == 1:
+    if not config.parallel.shard_layers or machine.num_gpus == 1:
         return []
     start = start_bytes(config, machine, parameters)
     lines = [
         "At its start, each GPU has all weights whole, and those outside of the layers once more, as they are",
         f"gathered: {start / GB:.1f} GB, {_share(start, machine)}.",
     ]
-    if config.sample_every:
+    if config.logging.sample_every:
         samples = sample_bytes(config, machine, parameters)
         lines.append(
             f"For samples it has all whole again, beside shards: {samples / GB:.1f} GB, {_share(samples, machine)}."
@@ -219,8 +219,9 @@ def _verdict(total: float, machine: Machine) -> str:
     verdict = _share(total, machine)
     if total > 0.9 * machine.gpu_bytes:
         verdict += (
-            "; too little is left. Try --recompute,\n--image_chunk, --token_chunk, --micro_batch_rows, "
-            "--shard_layers true,\n--lora.rank 16 where the language model learns."
+            "; too little is left. Try --memory.activation_checkpointing,\n--memory.image_chunk, --memory.token_chunk, "
+            "--memory.micro_batch_rows,\n"
+            "--parallel.shard_layers true, --lora.rank 16 where the language model learns."
         )
     return verdict
 

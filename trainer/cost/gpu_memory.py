@@ -110,20 +110,20 @@ def memory_bytes(
     unless the micro-batch `is_alone` in its step, another one. Of layers that are shared one by one, there are the
     gradients of two, one of which is being sent; those before are shards.
     """
-    shards = config.shard_size or machine.num_gpus
+    shards = config.parallel.shard_size or machine.num_gpus
     trainable = 4.0 * parameters.num_trainable
     of_drawing = 4.0 * sum(parameters.trainable.get(part, 0) for part in DRAWING)
     several = machine.num_gpus > 1
-    layers = parameters.layers if several and config.shard_layers else ()
+    layers = parameters.layers if several and config.parallel.shard_layers else ()
     frozen_apart, apart = sum(layer.frozen for layer in layers), float(sum(layer.trained for layer in layers))
     together = trainable - apart  # gathered as one
     in_shards = apart / shards * (1 if shards == machine.num_gpus else 2)  # copies are added up in a buffer more
     learned = together + in_shards  # gradients of micro-batches before
     sending = 2.0 * max((layer.trained for layer in layers), default=0)
-    chosen = {RECOMPUTED_IN[part] for part in config.recompute}
+    chosen = {RECOMPUTED_IN[part] for part in config.memory.activation_checkpointing}
     kept = {name: (recomputed if name in chosen else plain).kept_bytes[name] for name in plain.kept_bytes}
     everything = float(sum(kept.values()))
-    before_images = of_drawing if config.image_chunk else 0.0
+    before_images = of_drawing if config.memory.image_chunk else 0.0
     moments = [
         (before_images if is_alone else learned, everything),
         ((of_drawing if is_alone else learned) + sending, everything - kept.get("image_decoder", 0)),
@@ -150,14 +150,14 @@ def start_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) -
     and as FSDP2 receives them, since they are gathered once to begin with."""
     trainable = 4.0 * parameters.num_trainable
     together = trainable - sum(layer.trained for layer in parameters.layers)
-    return parameters.frozen_bytes + trainable + together * (1 + 1 / (config.shard_size or machine.num_gpus))
+    return parameters.frozen_bytes + trainable + together * (1 + 1 / (config.parallel.shard_size or machine.num_gpus))
 
 
 def sample_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) -> float:
     """Of one GPU while samples are made of layers that are shared: all weights whole, beside shards of them, of AdamW's
     state and, where there is an average, of it and of the weights that it stands in for."""
     trainable = 4.0 * parameters.num_trainable
-    num_shards = config.shard_size or machine.num_gpus
+    num_shards = config.parallel.shard_size or machine.num_gpus
     shards = sum(layer.frozen for layer in parameters.layers) + (5 if config.ema_decay else 3) * trainable
     return parameters.frozen_bytes + trainable + shards / num_shards
 

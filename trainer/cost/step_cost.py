@@ -103,8 +103,8 @@ def measure(model: MMInterleaved, config: TrainConfig, shape: BatchShape) -> Ste
     with NO_DATA:
         return _Meter(model, config.precision).measure(
             shape,
-            images=min(config.image_chunk or shape.num_drawn, shape.num_drawn),
-            tokens=min(config.token_chunk or shape.num_targets, shape.num_targets),
+            images=min(config.memory.image_chunk or shape.num_drawn, shape.num_drawn),
+            tokens=min(config.memory.token_chunk or shape.num_targets, shape.num_targets),
         )
 
 

@@ -35,7 +35,7 @@ class StepFlops:
     def of(cls, config: TrainConfig) -> StepFlops:
         """Of the main training of a run, from one micro-batch on tensors without data."""
         num_rows = (config.corpus or config.data).num_rows
-        shape = batch_shape(config, config.micro_batch_rows or num_rows)
+        shape = batch_shape(config, config.memory.micro_batch_rows or num_rows)
         shape = replace(shape, num_drawn=max(shape.num_drawn, 1), num_targets=max(shape.num_targets, 1))
         cost = measure(shell(config), config, shape)
         flops = {part: forward + cost.backward_flops[part] for part, forward in cost.forward_flops.items()}
@@ -55,8 +55,8 @@ class StepFlops:
 def peak_flops(config: TrainConfig, device: torch.device) -> float | None:
     """Operations a second that one device could do: `peak_tflops`, or for bfloat16 that of a GPU known by its name.
     None: nobody knows."""
-    if config.peak_tflops is not None:
-        return config.peak_tflops * 1e12
+    if config.logging.peak_tflops is not None:
+        return config.logging.peak_tflops * 1e12
     if device.type != "cuda" or config.precision != "bfloat16":
         return None
     return peak_of(torch.cuda.get_device_name(device))

@@ -130,7 +130,7 @@ class SourceConfig:
 
     held_out: int = 0
     """The last so many samples of the manifest are never trained on; sheets of samples are made from them
-    (`sample_every`)."""
+    (`logging.sample_every`)."""
 
     fingerprint: str | None = None
     """Of the manifest (`Manifest.fingerprint`); null: written down at the start of the run."""

@@ -16,7 +16,7 @@ RECIPE = "toy"
 SCRATCH_RECIPE = "toy_scratch"
 QUICK = {
     "num_steps": 4,
-    "log_every": 1,
+    "logging.every": 1,
     "data.num_rows": 2,
     "encoder_pretraining.images_per_step": 2,
 }

@@ -49,7 +49,7 @@ class WandbRun:
         except wandb.Error as error:
             raise UsageError(
                 f"wandb refuses the run of project '{project}': {error} Log in (`wandb login`), or keep the records on "
-                "this machine (`wandb offline`), or leave wandb null."
+                "this machine (`wandb offline`), or leave logging.wandb null."
             ) from error
         self._exit_code = 1
         # By the run's own count: a resumed run may make steps again, and wandb's may not go back.
@@ -75,18 +75,20 @@ class WandbRun:
 
 
 def join_project(config: TrainConfig) -> WandbRun:
-    """The run of the project `config.wandb` that the run directory's log names, or a new one.
+    """The run of the project `config.logging.wandb` that the run directory's log names, or a new one.
 
     Raises:
         UsageError: wandb is missing, or refuses the run.
     """
-    assert config.wandb is not None
+    assert config.logging.wandb is not None
     directory = Path(config.out)
     records = read_log(directory) if (directory / LOG).exists() else iter(())
     run_ids = [
-        record["run_id"] for record in records if record.get("event") == EVENT and record["project"] == config.wandb
+        record["run_id"]
+        for record in records
+        if record.get("event") == EVENT and record["project"] == config.logging.wandb
     ]
-    return WandbRun(directory, config.wandb, config.to_dict(), run_ids[-1] if run_ids else None)
+    return WandbRun(directory, config.logging.wandb, config.to_dict(), run_ids[-1] if run_ids else None)
 
 
 def require_wandb(project: str | None) -> None:
@@ -100,6 +102,6 @@ def _wandb(project: str) -> Any:
         return importlib.import_module("wandb")
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"wandb is '{project}', and the package is missing: pip install 'mmfs[wandb]'. Or leave wandb null; "
-            "log.jsonl and TensorBoard have the same."
+            f"logging.wandb is '{project}', and the package is missing: pip install 'mmfs[wandb]'. Or leave it "
+            "null; log.jsonl and TensorBoard have the same."
         ) from error

@@ -9,13 +9,11 @@ from typing import Any
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
-        *("out", "max_minutes", "log_every", "wandb", "peak_tflops", "sample_every", "checkpoint_every", "keep"),
-        *("device", "num_threads", "num_workers"),
-        *("image_chunk", "token_chunk", "recompute"),
-        *("micro_batch_rows", "shard_size", "shard_layers", "max_skipped_in_a_row", "watchdog_minutes"),
+        *("parallel", "memory", "logging", "checkpoint"),
+        *("out", "max_minutes", "max_skipped_in_a_row", "device", "num_threads", "num_workers"),
     }
 )
-"""Settings that do not decide what is learned, so that a resumed run may have others."""
+"""Settings, or groups of them, that do not decide what is learned, so that a resumed run may have others."""
 
 CORPUS_MAY_CHANGE_ON_RESUME = frozenset({"manifest", "max_broken", "allow_changed"})
 """The same of `corpus`: a manifest may have moved, as long as its fingerprint is the same."""

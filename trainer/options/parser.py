@@ -15,6 +15,7 @@ from trainer.config import TrainConfig
 from trainer.data.config import CorpusConfig
 from trainer.errors import UsageError
 from trainer.options.errors import sentence_of
+from trainer.options.renamed import RENAMED_RUN_OPTIONS, refuse_renamed_options, refuse_renamed_settings_in_files
 
 PROGRAM = "python -m trainer.pretrain"
 RECIPE = "[RECIPE]"
@@ -81,7 +82,7 @@ def make_parser(
         "parameters, memory, operations, days.",
     )
     parser.add_argument(
-        "--dry-run",
+        "--dry_run",
         type=int | None,
         default=None,
         metavar="STEPS",
@@ -134,6 +135,8 @@ def parse(
 
 
 def _parse(options: list[str], recipes: Recipes, name: str, program: str, named: str) -> Command:
+    refuse_renamed_options(options, RENAMED_RUN_OPTIONS)
+    refuse_renamed_settings_in_files(options)
     parser = make_parser(recipes[name](), recipes, program, named)
     try:
         values = parser.instantiate(parser.parse_args(options)).as_dict()
@@ -145,7 +148,7 @@ def _parse(options: list[str], recipes: Recipes, name: str, program: str, named:
     if (manifest := values.pop("manifest", None)) is not None:
         values["corpus"] = with_manifest(values["corpus"], manifest)
     if asked["dry_run"] is not None and asked["dry_run"] < 1:
-        raise UsageError(f"dry-run is {asked['dry_run']}; expected 1 or more steps.")
+        raise UsageError(f"dry_run is {asked['dry_run']}; expected 1 or more steps.")
     return Command(TrainConfig(**values), **asked)
 
 

@@ -4,7 +4,7 @@ The tables give learning rates, steps, batches and sizes. CLIP, frozen in pre-tr
 language model where a table gives it no learning rate and no text is learned.
 
 A step fits 8 GPUs of 80 GB (`--estimate 8x80`). Where the language model of 13 B parameters learns whole, as the tables
-have it for vqa and rec, and instruct too, it does because its layers are shared one by one (`shard_layers`).
+have it for vqa and rec, and instruct too, it does because its layers are shared one by one (`parallel.shard_layers`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from models.component_names import FrozenComponent
 from trainer.config import OptimConfig, TrainConfig
 from trainer.data.config import CorpusConfig, DataConfig, SourceConfig
 from trainer.recipes.paper import fitting, paper_model
+from trainer.system_config import ParallelConfig
 
 
 def vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
@@ -144,6 +145,6 @@ def _finetuning(
         frozen=frozen,
         num_steps=num_steps,
         optim=optim,
-        shard_layers=shard_layers,
+        parallel=ParallelConfig(shard_layers=shard_layers),
         **fitting(micro_batch_rows, image_chunk),
     )

@@ -14,6 +14,7 @@ from models.frozen import PAPER_FROZEN
 from trainer.config import OptimConfig, PartsConfig, TrainConfig
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs
+from trainer.system_config import CheckpointConfig, MemoryConfig
 
 CLIP_L = "openai/clip-vit-large-patch14"
 
@@ -40,7 +41,7 @@ def paper_13b() -> TrainConfig:
         frozen=list(PAPER_FROZEN),
         num_steps=15_000,
         optim=paper_optim(),
-        checkpoint_every=1000,
+        checkpoint=CheckpointConfig(every=1000),
         **fitting(),
     )
 
@@ -69,7 +70,7 @@ def ablation_3b() -> TrainConfig:
         frozen=list(PAPER_FROZEN),
         num_steps=10_000,
         optim=paper_optim(),
-        checkpoint_every=1000,
+        checkpoint=CheckpointConfig(every=1000),
         **fitting(),
     )
 
@@ -78,10 +79,12 @@ def fitting(micro_batch_rows: int = 2, image_chunk: int = 8) -> dict[str, Any]:
     """What makes a step fit 80 GB (`--estimate 8x80`) and changes no result but by the rounding of bfloat16."""
     return {
         "precision": "bfloat16",
-        "micro_batch_rows": micro_batch_rows,
-        "image_chunk": image_chunk,
-        "token_chunk": 1024,
-        "recompute": ["vision_encoder", "language_model"],
+        "memory": MemoryConfig(
+            micro_batch_rows=micro_batch_rows,
+            image_chunk=image_chunk,
+            token_chunk=1024,
+            activation_checkpointing=["vision_encoder", "language_model"],
+        ),
     }
 
 

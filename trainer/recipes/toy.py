@@ -7,6 +7,7 @@ from dataclasses import replace
 from models import MMInterleavedConfig
 from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig
 from trainer.data.config import DataConfig
+from trainer.system_config import CheckpointConfig, LoggingConfig
 
 
 def toy() -> TrainConfig:
@@ -85,7 +86,7 @@ def toy_scratch() -> TrainConfig:
         encoder_pretraining=EncoderPretrainingConfig(num_steps=1500, optim=replace(optim, lr=2e-3)),
         freeze_encoder=True,
         ema_decay=0.995,
-        checkpoint_every=100,
+        checkpoint=CheckpointConfig(every=100),
     )
 
 
@@ -102,8 +103,8 @@ def tiny() -> TrainConfig:
             num_steps=2, images_per_step=2, optim=OptimConfig(lr=1e-3, warmup_steps=1)
         ),
         ema_decay=0.9,
-        log_every=2,
-        checkpoint_every=3,
+        logging=LoggingConfig(every=2),
+        checkpoint=CheckpointConfig(every=3),
         num_threads=1,  # this small, more threads only wait for each other
         num_workers=0,
     )

@@ -8,6 +8,7 @@ from models import MMInterleavedConfig
 from models.component_names import FrozenComponent
 from trainer.config import TrainConfig
 from trainer.recipes.toy import toy
+from trainer.system_config import CheckpointConfig
 
 
 def toy_vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
@@ -53,5 +54,5 @@ def _twin(
         num_steps=120,
         max_minutes=None,
         optim=replace(base.optim, lr=3e-4, warmup_steps=10),
-        checkpoint_every=60,
+        checkpoint=CheckpointConfig(every=60),
     )

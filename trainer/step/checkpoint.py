@@ -77,16 +77,16 @@ class Saver:
     Args:
         directory: of all checkpoints of a run; on several machines, one that all of them see.
         processes: who saves.
-        keep: how many of the newest checkpoints stay.
+        keep_latest: how many of the newest checkpoints stay.
     """
 
-    def __init__(self, directory: Path, processes: Processes, *, keep: int) -> None:
+    def __init__(self, directory: Path, processes: Processes, *, keep_latest: int) -> None:
         self.latest: Path | None = None
         """The newest one that this object has completed, or is writing."""
 
         self._directory = directory
         self._processes = processes
-        self._keep = keep
+        self._keep_latest = keep_latest
         self._completer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Any] | None = None
 
@@ -157,7 +157,7 @@ class Saver:
 
     def _make_latest(self, final: Path) -> None:
         _point_latest_to(final)
-        for old in find_all(self._directory)[: -self._keep]:
+        for old in find_all(self._directory)[: -self._keep_latest]:
             shutil.rmtree(old.path)
 
 

@@ -63,8 +63,8 @@ class DataParallel:
         shard_size = shard_size or processes.num
         if processes.num % shard_size:
             raise UsageError(
-                f"shard_size is {shard_size}, and there are {processes.num} processes; expected a divisor of their "
-                "number, or 0 for all of them."
+                f"parallel.shard_size is {shard_size}, and there are {processes.num} processes; expected a divisor of "
+                "their number, or 0 for all of them."
             )
         if processes.num > 1:
             sizes = {"copy": processes.num // shard_size, "shard": shard_size}

@@ -81,13 +81,15 @@ def train(
     learned, base = learned_names(module), fingerprint(module)
     for name in phase.frozen:
         module.get_submodule(name).requires_grad_(False)
-    rows = rows_of_micro_batches(phase.num_rows, config.micro_batch_rows, processes)
-    parallel = DataParallel(module, processes, config.shard_size, phase.stack if config.shard_layers else None)
+    rows = rows_of_micro_batches(phase.num_rows, config.memory.micro_batch_rows, processes)
+    parallel = DataParallel(
+        module, processes, config.parallel.shard_size, phase.stack if config.parallel.shard_layers else None
+    )
     optimizer = make_optimizer(module, phase.optim)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = WeightEMA(module, phase.ema_decay) if phase.ema_decay else None
     state = TrainingState(module, learned, optimizer, average, processes, seed=config.seed)
-    saver = Saver(Path(config.out) / CHECKPOINTS, processes, keep=config.keep)
+    saver = Saver(Path(config.out) / CHECKPOINTS, processes, keep_latest=config.checkpoint.keep_latest)
     if processes.num > 1:  # what is random in a layer must not be the same for all rows of a batch
         seed_randomly(config.seed, phase.index, processes.rank)
     first = 0
@@ -98,7 +100,7 @@ def train(
         log.say(f"  {line}")
     flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
     loader = micro_batch_loader(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
-    with saver, Watchdog(processes, 60 * config.watchdog_minutes) as watchdog:
+    with saver, Watchdog(processes, 60 * config.parallel.watchdog_minutes) as watchdog:
 
         def save(step: int) -> None:
             watchdog.enters("the checkpoint")
@@ -157,10 +159,10 @@ def train(
                 done = step + 1
 
             stop = contributions if isinstance(contributions, Stop) else agreed_stop(interrupt, processes)
-            if writes and (stop or done % config.checkpoint_every == 0 or done == phase.num_steps):
+            if writes and (stop or done % config.checkpoint.every == 0 or done == phase.num_steps):
                 save(done)
             saver.finish_if_written()
-            is_shown = phase.sample is not None and (done % config.sample_every == 0 or done == phase.num_steps)
+            is_shown = phase.sample is not None and (done % config.logging.sample_every == 0 or done == phase.num_steps)
             if is_shown and stop is None:
                 watchdog.enters("the samples")
                 make_samples(phase, done, parallel, average, processes, interrupt)

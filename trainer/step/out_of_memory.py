@@ -25,19 +25,20 @@ def out_of_memory_explained(way_out: str) -> Iterator[None]:
 
 def cheapest_knobs(config: TrainConfig) -> str:
     """Settings that need less memory and teach the same, the cheapest in time first."""
-    images = f"{config.image_chunk // 2}" if config.image_chunk > 1 else "1"
-    rows = f"{config.micro_batch_rows // 2}" if config.micro_batch_rows > 1 else "1"
+    images = f"{config.memory.image_chunk // 2}" if config.memory.image_chunk > 1 else "1"
+    rows = f"{config.memory.micro_batch_rows // 2}" if config.memory.micro_batch_rows > 1 else "1"
     return (
-        f"Try, the cheapest in time first: --image_chunk {images} (drawn images whose U-Net graph is kept; costs "
-        f"nothing), --micro_batch_rows {rows} (rows computed at a time; a little slower), --recompute "
-        "'[language_model, vision_encoder, unet]' (keeps the inputs of layers alone; a third more computation). "
+        f"Try, the cheapest in time first: --memory.image_chunk {images} (drawn images whose U-Net activations are in "
+        f"memory; costs nothing), --memory.micro_batch_rows {rows} (rows computed at a time; a little slower), "
+        "--memory.activation_checkpointing '[language_model, vision_encoder, unet]' (stores only the inputs of "
+        "layers; a third more computation). "
         "The result of all three is the same."
     )
 
 
 FEWER_STATES = (
     "It was the optimizer's update, whose state takes 8 bytes a trained parameter (--estimate has the figures). Try "
-    "more GPUs with --shard_size 0 (all share one state), or train less: --lora.rank 16, or "
+    "more GPUs with --parallel.shard_size 0 (all share one state), or train less: --lora.rank 16, or "
     "--frozen '[language_model]'."
 )
 """The way out where the first update needs more than forward and backward did."""

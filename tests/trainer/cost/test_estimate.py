@@ -11,17 +11,18 @@ from trainer import pretrain
 from trainer.cost.estimate import described, estimate, figures
 from trainer.cost.gpu_memory import GB, Machine, memory_bytes
 from trainer.recipes import FINETUNING, RECIPES
+from trainer.system_config import ParallelConfig
 
 
 @pytest.mark.slow
 def test_the_command_tells_and_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = ["--shard_layers", "true", "--sample_every", "1"]
+    settings = ["--parallel.shard_layers", "true", "--logging.sample_every", "1"]
     assert pretrain.main(["tiny", *settings, "--out", str(out), "--estimate", "2x0.001"]) == 0
     report = capsys.readouterr().out
     assert not out.exists()
     assert "tiny: a step has 2 rows, 1 at a time on each of 2 GPUs" in report
-    assert "too little is left. Try --recompute" in report
+    assert "too little is left. Try --memory.activation_checkpointing" in report
     assert "2 H100 at 70% of 67 TFLOP/s (float32)" in report
     assert "For samples it has all whole again, beside shards: 0.0 GB" in report
 
@@ -71,7 +72,7 @@ def test_a_whole_language_model_fits_them_layer_by_layer() -> None:
     in_layers = sum(layer.trained for layer in known.parameters.layers)
     assert in_layers / 4e9 == pytest.approx(12.7, abs=0.1)
     assert known.memory["gathered for a step"] == 4 * known.parameters.num_trainable - in_layers
-    at_once = replace(config, shard_layers=False)
+    at_once = replace(config, parallel=ParallelConfig(shard_layers=False))
     costs = (known.parameters, known.plain, known.recomputed)
     memory = memory_bytes(at_once, machine, *costs, is_alone=known.shape.num_rows * 8 == known.num_rows)
     assert "too little is left" in described(at_once, machine, replace(known, memory=memory))

@@ -21,6 +21,7 @@ from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks, accumulate
 from trainer.step.ema import WeightEMA
 from trainer.step.optimizer import make_optimizer
+from trainer.system_config import MemoryConfig, ParallelConfig
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def tiny() -> TrainConfig:
 
 @pytest.mark.parametrize(("image_chunk", "num_micro_batches"), [(0, 1), (2, 1), (2, 2)])
 def test_the_memory_of_a_step_is_what_a_real_one_has_at_most(image_chunk: int, num_micro_batches: int) -> None:
-    config = replace(RECIPES["toy"](), image_chunk=image_chunk)
+    config = replace(RECIPES["toy"](), memory=MemoryConfig(image_chunk=image_chunk))
     shape = batch_shape(config, 2)
     model = MMInterleaved(config.model).train()
     model.visual_tokenizer.adapter.requires_grad_(False)
@@ -90,7 +91,7 @@ def test_memory_is_shared_by_the_gpus(tiny: TrainConfig) -> None:
     def on(config: TrainConfig, num_gpus: int) -> dict[str, float]:
         return memory_bytes(config, Machine(num_gpus, 80 * GB), parameters, cost, cost, is_alone=False)
 
-    one, eight, copies = on(tiny, 1), on(tiny, 8), on(replace(tiny, shard_size=1), 8)
+    one, eight, copies = on(tiny, 1), on(tiny, 8), on(replace(tiny, parallel=ParallelConfig(shard_size=1)), 8)
     assert (one["AdamW"], eight["AdamW"], copies["AdamW"]) == (2 * weights, weights / 4, 2 * weights)
     assert (one["gathered for a step"], eight["gathered for a step"]) == (0, weights)
     assert one["average of the weights"] == weights
@@ -105,10 +106,11 @@ def test_layers_are_shared_one_by_one_if_asked_for(tiny: TrainConfig) -> None:
     model.language_model.decoder.layers[0].mlp.requires_grad_(False)
     parameters = count_parameters(model)
     cost = StepCost(kept_bytes={"encoder": 7}, forward_flops={}, backward_flops={})
-    apart = replace(config, shard_layers=True)
+    apart = replace(config, parallel=ParallelConfig(shard_layers=True))
+    apart_in_pairs = replace(config, parallel=ParallelConfig(shard_layers=True, shard_size=2))
     whole, one, four, copies = (
         memory_bytes(setting, Machine(num_gpus, 80 * GB), parameters, cost, cost, is_alone=False)
-        for setting, num_gpus in ((config, 4), (apart, 1), (apart, 4), (replace(apart, shard_size=2), 4))
+        for setting, num_gpus in ((config, 4), (apart, 1), (apart, 4), (apart_in_pairs, 4))
     )
     layers = model.language_model.decoder.layers
     in_layer = sum(p.nbytes for p in layers[1].parameters())
@@ -131,7 +133,11 @@ def test_layers_that_are_shared_one_by_one_are_whole_at_the_start_and_for_sample
     every = sum(p.nbytes for p in model.parameters())
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     frozen_apart, trained_apart = (sum(p.nbytes for p in layer.parameters()) for layer in (layers[0], layers[1:]))
-    config, machine, parameters = replace(tiny, shard_layers=True), Machine(4, GB), count_parameters(model)
+    config, machine, parameters = (
+        replace(tiny, parallel=ParallelConfig(shard_layers=True)),
+        Machine(4, GB),
+        count_parameters(model),
+    )
     assert start_bytes(config, machine, parameters) == every + 1.25 * (trained - trained_apart)
     without_average = replace(config, ema_decay=0.0)
     assert sample_bytes(without_average, machine, parameters) == every + (frozen_apart + 3 * trained) / 4

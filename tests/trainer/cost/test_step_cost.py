@@ -24,6 +24,7 @@ from trainer.cost.step_cost import BatchShape, Operations, measure, shell
 from trainer.data.stream import Stream
 from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks, accumulate
+from trainer.system_config import MemoryConfig
 
 ATTENTION_ON_CPU = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -43,7 +44,7 @@ def tiny() -> TrainConfig:
 
 @pytest.mark.parametrize("image_chunk", [0, 2])
 def test_what_is_kept_for_the_backward_is_what_a_real_step_keeps(image_chunk: int) -> None:
-    config = replace(RECIPES["toy"](), image_chunk=image_chunk)
+    config = replace(RECIPES["toy"](), memory=MemoryConfig(image_chunk=image_chunk))
     shape = batch_shape(config, 2)
     assert shape.num_drawn > 2
     model = MMInterleaved(config.model).train()
@@ -118,7 +119,7 @@ def test_chunks_recomputation_and_half_precision_keep_less(tiny: TrainConfig) ->
     enable_activation_checkpointing(model, get_args(CheckpointedComponent))
     less = measure(model, tiny, SHAPE).kept_bytes
     assert all(less[part] < plain.kept_bytes[part] for part in ("encoder", "language_model", "image_decoder"))
-    config = replace(tiny, image_chunk=1, token_chunk=4)
+    config = replace(tiny, memory=MemoryConfig(image_chunk=1, token_chunk=4))
     chunked = measure(shell(config), config, SHAPE)
     assert chunked.kept_bytes["image_decoder"] < 0.4 * plain.kept_bytes["image_decoder"]
     assert chunked.kept_bytes["logits"] < 0.5 * plain.kept_bytes["logits"]

@@ -32,7 +32,7 @@ def settings(shards) -> list[str]:
     file = shards.root / "corpus.yaml"
     corpus = {"sources": sources, "num_rows": 2, "row_tokens": 96, "max_broken": 0.1}
     file.write_text(json.dumps({"corpus": corpus, "encoder_pretraining": {"num_steps": 0}, "num_steps": 4}))
-    return ["tiny", "--config", str(file), "--checkpoint_every", "2"]
+    return ["tiny", "--config", str(file), "--checkpoint.every", "2"]
 
 
 def test_a_run_on_a_corpus_is_stopped_and_resumed_exactly(settings, tmp_path, monkeypatch, capsys):

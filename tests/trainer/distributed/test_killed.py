@@ -26,7 +26,7 @@ def options(shards) -> list[str]:
     corpus = {"sources": sources, "num_rows": NUM_ROWS, "row_tokens": 96}
     file = shards.root / "corpus.yaml"
     file.write_text(json.dumps({"corpus": corpus, "encoder_pretraining": {"num_steps": 0}, "num_steps": NUM_STEPS}))
-    return ["tiny", "--config", str(file), "--checkpoint_every", "3", "--num_threads", "1"]
+    return ["tiny", "--config", str(file), "--checkpoint.every", "3", "--num_threads", "1"]
 
 
 @pytest.mark.slow  # importing everything for several processes

@@ -30,10 +30,20 @@ def test_two_processes_begin_and_one_finishes(tmp_path):
     """SIGTERM goes to the whole group, and `torchrun` sends it on, so that all get it twice; mostly, samples are being
     made then."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    assert main([*SETTINGS, "--out", str(alone), "--micro_batch_rows", "1"]) == 0
+    assert main([*SETTINGS, "--out", str(alone), "--memory.micro_batch_rows", "1"]) == 0
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     launcher = subprocess.Popen(
-        [sys.executable, *torchrun, "-m", "trainer.pretrain", *SETTINGS, "--out", str(shared), "--sample_every", "1"],
+        [
+            sys.executable,
+            *torchrun,
+            "-m",
+            "trainer.pretrain",
+            *SETTINGS,
+            "--out",
+            str(shared),
+            "--logging.sample_every",
+            "1",
+        ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(PATIENCE_S)},
         start_new_session=True,

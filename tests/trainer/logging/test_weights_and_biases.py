@@ -20,8 +20,19 @@ from trainer.logging.metrics import RunLog, Step, read_log
 from trainer.logging.weights_and_biases import EVENT, join_project
 from trainer.pretrain import main
 from trainer.recipes import tiny
+from trainer.system_config import LoggingConfig
 
-TINY = ("tiny", "--encoder_pretraining.num_steps", "0", "--num_steps", "4", "--log_every", "2", "--num_workers", "0")
+TINY = (
+    "tiny",
+    "--encoder_pretraining.num_steps",
+    "0",
+    "--num_steps",
+    "4",
+    "--logging.every",
+    "2",
+    "--num_workers",
+    "0",
+)
 
 
 class StandIn(ModuleType):
@@ -52,7 +63,7 @@ class StandIn(ModuleType):
 
 def begin_and_leave(directory: Path, project: str) -> str:
     """A start of a run that logs one step; the id of its copy."""
-    copy = join_project(replace(tiny(), out=str(directory), wandb=project))
+    copy = join_project(replace(tiny(), out=str(directory), logging=LoggingConfig(wandb=project)))
     with closing(RunLog(directory, log_every=1, stream=io.StringIO(), sink=copy)) as log:
         log.event(EVENT, project=project, run_id=copy.run_id)
         log.step(Step("main", 1, 2, {"loss": 1.0, "lr": 0.1}, 10, 1, 0.5, 0.1))
@@ -68,8 +79,8 @@ def wandb(monkeypatch) -> StandIn:
 
 def test_settings_and_records_are_sent_and_a_resumed_run_goes_on(wandb, tmp_path):
     out = tmp_path / "named"
-    assert main([*TINY, "--out", str(out), "--wandb", "snails", "--max_minutes", "1e-9"]) == 0  # one step
-    assert main([*TINY, "--out", str(out), "--wandb", "snails"]) == 0
+    assert main([*TINY, "--out", str(out), "--logging.wandb", "snails", "--max_minutes", "1e-9"]) == 0  # one step
+    assert main([*TINY, "--out", str(out), "--logging.wandb", "snails"]) == 0
     first, second = wandb.runs
     assert first.options["project"] == "snails"
     assert first.options["name"] == "named"
@@ -89,7 +100,7 @@ def test_settings_and_records_are_sent_and_a_resumed_run_goes_on(wandb, tmp_path
 
 def test_a_run_that_a_signal_stops_has_failed_until_it_goes_on(wandb, tmp_path):
     wandb.on_point = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    command = [*TINY, "--out", str(tmp_path / "run"), "--wandb", "snails"]
+    command = [*TINY, "--out", str(tmp_path / "run"), "--logging.wandb", "snails"]
     assert main(command) == 3
     wandb.on_point = lambda: None
     assert main(command) == 0
@@ -102,12 +113,12 @@ def test_a_run_that_an_error_ends_has_failed(wandb, tmp_path, monkeypatch):
 
     wandb.on_point = broken
     with pytest.raises(ConnectionError, match="no route"):
-        main([*TINY, "--out", str(tmp_path / "unexpected"), "--wandb", "snails"])
+        main([*TINY, "--out", str(tmp_path / "unexpected"), "--logging.wandb", "snails"])
     wandb.on_point = lambda: None
     losses = MMInterleaved.text_losses
     monkeypatch.setattr(MMInterleaved, "text_losses", lambda *arguments: losses(*arguments) * float("nan"))
     never = ("--max_skipped_in_a_row", "0")
-    assert main([*TINY, *never, "--out", str(tmp_path / "nan"), "--wandb", "snails"]) == 1
+    assert main([*TINY, *never, "--out", str(tmp_path / "nan"), "--logging.wandb", "snails"]) == 1
     assert [run.exit_codes for run in wandb.runs] == [[1], [1]]
 
 
@@ -119,22 +130,22 @@ def test_another_project_gets_a_run_of_its_own(wandb, tmp_path):
 
 def test_without_the_package_nothing_begins(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert main([*TINY, "--out", str(tmp_path / "run"), "--wandb", "snails"]) == 2
-    assert "wandb is 'snails', and the package is missing: pip install 'mmfs[wandb]'" in capsys.readouterr().err
+    assert main([*TINY, "--out", str(tmp_path / "run"), "--logging.wandb", "snails"]) == 2
+    assert "logging.wandb is 'snails', and the package is missing: pip install 'mmfs[wandb]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_a_refusal_ends_the_command_with_a_sentence(wandb, tmp_path, capsys):
     wandb.refuses = True
-    assert main([*TINY, "--out", str(tmp_path / "run"), "--wandb", "snails"]) == 2
+    assert main([*TINY, "--out", str(tmp_path / "run"), "--logging.wandb", "snails"]) == 2
     said = capsys.readouterr().err
     assert "wandb refuses the run of project 'snails': no API key configured. Log in" in said
     wandb.refuses = False
     assert (
-        main([*TINY, "--out", str(tmp_path / "run"), "--wandb", "snails", "--num_steps", "1"]) == 2
+        main([*TINY, "--out", str(tmp_path / "run"), "--logging.wandb", "snails", "--num_steps", "1"]) == 2
     )  # not another run
-    assert main([*TINY, "--out", str(tmp_path / "run"), "--wandb", ""]) == 2
-    assert "wandb is empty; expected the name of a project" in capsys.readouterr().err
+    assert main([*TINY, "--out", str(tmp_path / "run"), "--logging.wandb", ""]) == 2
+    assert "logging.wandb is empty; expected the name of a project" in capsys.readouterr().err
 
 
 def test_the_real_package_keeps_a_run_without_a_network(monkeypatch, tmp_path):

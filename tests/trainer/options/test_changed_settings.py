@@ -4,11 +4,21 @@ from trainer.config import EncoderPretrainingConfig, OptimConfig
 from trainer.data.config import CorpusConfig, DataConfig, SourceConfig
 from trainer.options.changed_settings import changed_settings
 from trainer.recipes import tiny
+from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig
 
 
 def test_changed_settings_names_what_matters():
     before = tiny()
-    housekeeping = replace(before, out="x", keep=9, num_workers=3, log_every=7, max_minutes=1.0, checkpoint_every=1)
+    housekeeping = replace(
+        before,
+        out="x",
+        num_workers=3,
+        max_minutes=1.0,
+        parallel=ParallelConfig(shard_size=1),
+        memory=MemoryConfig(image_chunk=1),
+        logging=LoggingConfig(every=7),
+        checkpoint=CheckpointConfig(every=1, keep_latest=9),
+    )
     assert changed_settings(before.to_dict(), housekeeping) == []
     after = replace(before, seed=1, optim=OptimConfig(lr=0.5, warmup_steps=before.optim.warmup_steps))
     assert changed_settings(before.to_dict(), after) == ["optim.lr: 0.001 -> 0.5", "seed: 0 -> 1"]

@@ -77,8 +77,8 @@ def test_help_tells_what_every_setting_means(capsys):
     assert exit_.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "--resume [auto|none|PATH] auto: go on with an unfinished run" in said
-    assert "--shard_layers {true,false} With several processes, share the language model's layers" in said
-    assert "--watchdog_minutes WATCHDOG_MINUTES With several processes, how long one may keep" in said
+    assert "--parallel.shard_layers {true,false} Share the language model's layers one by one" in said
+    assert "--parallel.watchdog_minutes WATCHDOG_MINUTES How long one process may keep" in said
     assert "--optim.lr LR Peak learning rate." in said
     assert "that the tests make; paper_13b: The paper's model" in said
     assert "torchrun --nproc-per-node N -m trainer.pretrain [RECIPE]" in said
@@ -107,8 +107,8 @@ def test_what_a_run_writes_down_is_what_it_had(tmp_path, name):
             id="not-a-choice",
         ),
         pytest.param(
-            ["tiny", "--shard_layers", "maybe"],
-            r"^shard_layers is 'maybe'; expected true or false. All",
+            ["tiny", "--parallel.shard_layers", "maybe"],
+            r"^parallel.shard_layers is 'maybe'; expected true or false. All",
             id="not-a-bool",
         ),
         pytest.param(["tiny", "--lora.rank", "many"], r"^lora.rank is 'many'; expected an int. All", id="nested"),
@@ -120,8 +120,8 @@ def test_what_a_run_writes_down_is_what_it_had(tmp_path, name):
             ["tiny", "--max_minutes", "soon"], r"^max_minutes is 'soon'; expected a float, or null. All", id="nullable"
         ),
         pytest.param(
-            ["tiny", "--init_parts", "[eyes]"],
-            r"^init_parts holds 'eyes'; expected one of visual_tokenizer, language_model, image_decoder, or null. All",
+            ["tiny", "--init_components", "[eyes]"],
+            r"^init_components holds 'eyes'; expected one of visual_tokenizer, language_model, image_decoder, or null",
             id="in-a-list",
         ),
         pytest.param(

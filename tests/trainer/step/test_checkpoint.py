@@ -45,8 +45,8 @@ def begin(saver, step, state, *, phase="main", phase_index=1):
     saver.save(state, phase=phase, phase_index=phase_index, step=step, config={"seed": 3}, base=BASE)
 
 
-def save(directory, step, processes, *, state=None, keep=2, **options):
-    with Saver(directory, processes, keep=keep) as saver:
+def save(directory, step, processes, *, state=None, keep_latest=2, **options):
+    with Saver(directory, processes, keep_latest=keep_latest) as saver:
         begin(saver, step, state or state_of(nn.Linear(2, 3), processes), **options)
     return saver.latest
 
@@ -93,7 +93,7 @@ def test_a_parameter_that_never_had_a_gradient_has_no_moments_afterwards(tmp_pat
 def test_a_save_is_of_the_moment_when_it_began(tmp_path, processes):
     module = nn.Linear(2, 3)
     before = module.weight.detach().clone()
-    with Saver(tmp_path, processes, keep=1) as saver:
+    with Saver(tmp_path, processes, keep_latest=1) as saver:
         begin(saver, 1, state_of(module, processes))
         nn.init.zeros_(module.weight)
     loaded = nn.Linear(2, 3)
@@ -105,9 +105,9 @@ def test_keeps_the_newest_and_points_to_the_latest(tmp_path, processes):
     for step in (1, 2):
         save(tmp_path, step, processes, phase="encoder", phase_index=0)
     for step in (1, 10, 9):  # not written in order of step: resumed runs never do that, but the order must not matter
-        save(tmp_path, step, processes, keep=3)
+        save(tmp_path, step, processes, keep_latest=3)
     assert names(tmp_path) == ["main-0000001", "main-0000009", "main-0000010"]
-    save(tmp_path, 11, processes, keep=1)
+    save(tmp_path, 11, processes, keep_latest=1)
     assert names(tmp_path) == ["main-0000011"]
     assert (tmp_path / "LATEST").read_text() == "main-0000011\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "main-0000011"]
@@ -121,7 +121,7 @@ def test_a_killed_save_changes_nothing(tmp_path, processes):
     shutil.rmtree(elsewhere.parent)
     assert checkpoint.find_latest(tmp_path).path == kept
     assert (tmp_path / "LATEST").read_text() == "main-0000001\n"
-    save(tmp_path, 2, processes, keep=1)  # and the next save is not in the way of the remains
+    save(tmp_path, 2, processes, keep_latest=1)  # and the next save is not in the way of the remains
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", "main-0000002"]
 
 

@@ -53,7 +53,7 @@ def losses(out):
 @pytest.mark.parametrize(
     ("options", "sample_every", "rtol"),
     [
-        pytest.param(("--recompute", "[language_model]"), 2, 1e-5, id="trained-and-recomputed"),
+        pytest.param(("--memory.activation_checkpointing", "[language_model]"), 2, 1e-5, id="trained-and-recomputed"),
         pytest.param(("--lora.rank", "2", "--precision", "bfloat16"), 0, 2e-2, id="adapters-in-bfloat16"),
     ],
 )
@@ -64,8 +64,8 @@ def test_the_same_losses_with_layers_apart(tmp_path, options, sample_every, rtol
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     arguments = [*TINY, *options, "--num_workers", "0"]
     assert main([*arguments, "--out", str(alone)]) == 0
-    sharing = [*arguments, "--shard_layers", "true", "--micro_batch_rows", "1"]
-    sharing += ["--sample_every", str(sample_every)]
+    sharing = [*arguments, "--parallel.shard_layers", "true", "--memory.micro_batch_rows", "1"]
+    sharing += ["--logging.sample_every", str(sample_every)]
     assert processes.run(partial(main, [*sharing, "--out", str(shared)]), 2) == [0, 0]
     assert len(losses(shared)) == len(losses(alone)) == 5
     for (*where, loss, norm), (*expected_where, expected_loss, expected_norm) in zip(

@@ -17,6 +17,7 @@ from trainer.recipes import tiny
 from trainer.step import checkpoint
 from trainer.step.loop import train
 from trainer.step.phase import Phase
+from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig
 
 CPU = torch.device("cpu")
 
@@ -81,12 +82,11 @@ def run(
     config = replace(
         tiny(),
         out=str(directory),
-        checkpoint_every=checkpoint_every,
-        keep=9,
+        checkpoint=CheckpointConfig(every=checkpoint_every, keep_latest=9),
         num_workers=num_workers,
-        micro_batch_rows=rows,
+        memory=MemoryConfig(micro_batch_rows=rows),
         max_skipped_in_a_row=skips,
-        sample_every=sample,
+        logging=LoggingConfig(sample_every=sample),
     )
     directory.mkdir(exist_ok=True)
     log = RunLog(directory, log_every=5, stream=io.StringIO())

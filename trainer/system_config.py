@@ -1,0 +1,109 @@
+"""The groups of settings that say how a run computes and what it writes. None of them decides what is learned, so a
+resumed run may have others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from models.component_names import CheckpointedComponent
+from trainer.errors import require
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the processes that `torchrun` started share the work."""
+
+    shard_size: int = 0
+    """How many processes share one copy of the trainable parameters and of the optimizer's state (FSDP2). 0: all; 1:
+    each has its own (plain data parallelism)."""
+
+    shard_layers: bool = False
+    """Share the language model's layers one by one, trained and frozen weights alike: a process holds a layer's weights
+    whole only while it computes the layer, and all of them at the start and while samples are made. Less memory, more
+    communication, the same result."""
+
+    watchdog_minutes: float = 20.0
+    """How long one process may keep the others waiting before the run names it and ends."""
+
+    def __post_init__(self) -> None:
+        require(self.shard_size >= 0, f"parallel.shard_size is {self.shard_size}; expected 0 or more.")
+        require(
+            not self.shard_layers or self.shard_size != 1,
+            "parallel.shard_layers is true, with parallel.shard_size 1, by which no weights are shared; expected "
+            "another shard_size: 0 for all processes, or a divisor of their number.",
+        )
+        require(
+            self.watchdog_minutes > 0,
+            f"parallel.watchdog_minutes is {self.watchdog_minutes}; expected a number above 0.",
+        )
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """How much of a step is in memory at a time. The result of a step is the same with any of these."""
+
+    micro_batch_rows: int = 0
+    """Rows (or images, in the encoder's pre-training) that a process computes at a time; their gradients are added up
+    before the update. 0: all of its share of the batch at once."""
+
+    image_chunk: int = 0
+    """Drawn images of a micro-batch whose U-Net activations are in memory at a time; 0: all. Costs no time."""
+
+    token_chunk: int = 0
+    """Supervised tokens of a micro-batch whose logits are in memory at a time; 0: all. The language model's head is
+    computed twice."""
+
+    activation_checkpointing: list[CheckpointedComponent] = field(default_factory=list)
+    """Components whose layers store only their inputs and are computed again for the gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch_rows", "image_chunk", "token_chunk"):
+            require(getattr(self, name) >= 0, f"memory.{name} is {getattr(self, name)}; expected 0 or more.")
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What a run reports, and how often."""
+
+    every: int = 20
+    """Steps between two progress lines, and between two points in TensorBoard; log.jsonl has every step."""
+
+    sample_every: int = 0
+    """Steps between two sheets of samples in samples/, made from held-out documents of the emoji world or of the corpus
+    (`held_out` of its sources), with another one after the last step; 0: none. The other processes wait meanwhile."""
+
+    wandb: str | None = None
+    """A Weights & Biases project that also gets the settings and all records of log.jsonl; null: none. After the
+    command `wandb offline` they stay in the run directory, for `wandb sync`."""
+
+    peak_tflops: float | None = None
+    """Peak matrix-product throughput of one device in `precision`, in 10^12 operations a second, for the model FLOPs
+    utilisation (MFU) in the log. null: known for common NVIDIA GPUs in bfloat16, else no MFU is logged."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"logging.every is {self.every}; expected 1 or more.")
+        require(self.sample_every >= 0, f"logging.sample_every is {self.sample_every}; expected 0 or more.")
+        require(
+            self.wandb is None or self.wandb != "",
+            "logging.wandb is empty; expected the name of a project, or null for none.",
+        )
+        require(
+            self.peak_tflops is None or self.peak_tflops > 0,
+            f"logging.peak_tflops is {self.peak_tflops}; expected a number above 0, or null for a GPU known by its "
+            "name.",
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written, and how many stay."""
+
+    every: int = 500
+    """Steps between two checkpoints."""
+
+    keep_latest: int = 2
+    """How many of the newest checkpoints stay."""
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep_latest"):
+            require(getattr(self, name) >= 1, f"checkpoint.{name} is {getattr(self, name)}; expected 1 or more.")
