@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from models.config import MMInterleavedConfig
+from models.frozen import MODULE_NAMES
 from models.generation.generation_mixin import GenerationMixin
 from models.generation.torch_state import TorchGenerationState
+from models.image_codec import vae_dtype
 from models.lora import ADAPTER_FOLDER, is_adapter, load_adapter, matrices, save_adapter, tensors_to_save
 from models.network import Network
 from models.pretrained.from_parts import from_parts
@@ -134,7 +136,7 @@ class MMInterleaved(Network, GenerationMixin):
         device: torch.device | str = "cpu",
     ) -> None:
         """Take all weights of a model directory, strictly; the parameters become of this type, on this device. Adapters
-        keep their numbers.
+        keep their numbers, and a VAE that overflows float16 is float32 instead.
 
         Raises:
             ValueError: names or shapes differ.
@@ -148,11 +150,13 @@ class MMInterleaved(Network, GenerationMixin):
                 f"{missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
                 " Give the configuration that they were saved with."
             )
+        of_vae = vae_dtype(self.config.image_decoder, dtype)
         for name, parameter in self.named_parameters():
             if is_adapter(name):
                 parameter.data = parameter.to(device, dtype)
             else:
-                parameter.data = torch.empty(parameter.shape, dtype=dtype, device=device)
+                own = of_vae if name.startswith(f"{MODULE_NAMES['vae']}.") else dtype
+                parameter.data = torch.empty(parameter.shape, dtype=own, device=device)
         expected = matrices(self)
         for piece in weights.pieces():
             piece.put(expected[piece.name])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from models.batch import IGNORED, Batch
+from models.network import Network
 
 PAD, BOS, EOS, BOI, IMAGE = range(5)
 NUM_VISUAL_TOKENS, SIDE = 2, 32
@@ -58,3 +61,20 @@ def pack_rows(rows: list[list[list[int | str]]], *, drawn_image_side: int = SIDE
         drawn_pixels=torch.rand(len(drawn), 3, drawn_image_side, drawn_image_side, generator=generator),
         drawn_keys=torch.arange(len(drawn)) + 1000,
     )
+
+
+def batch_for(model: Network, rows: list, *, shape: tuple[int, int] = (32, 32)) -> Batch:
+    """`pack_rows` with the model's special tokens and sizes."""
+    batch, config = pack_rows(rows, drawn_image_side=model.config.image_decoder.image_size), model.config
+    own = {
+        PAD: config.pad_token_id,
+        BOS: config.bos_token_id,
+        EOS: config.eos_token_id,
+        BOI: config.begin_of_image_id,
+        IMAGE: config.image_token_id,
+    }
+    renamed = {
+        name: getattr(batch, name).clone().apply_(lambda token: own.get(token, token))
+        for name in ("input_ids", "targets")
+    }
+    return dataclasses.replace(batch, **renamed, pixel_values=torch.rand(len(batch.pixel_values), 3, *shape))

@@ -14,6 +14,9 @@ from transformers import (
     AutoModelForCausalLM,
     CLIPConfig,
     CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPVisionModel,
     PreTrainedTokenizerFast,
 )
@@ -140,4 +143,54 @@ def write_diffusion(folder: Path, kind: str = "sd1", **unet_changes: Any) -> Pat
     AutoencoderKL(**vae).save_pretrained(folder / "vae")
     schedule = {"beta_start": 0.001, "beta_end": 0.01, "beta_schedule": "scaled_linear"}
     DDIMScheduler(**schedule, prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    return folder
+
+
+def write_text_encoder(
+    folder: Path, suffix: str = "", *, num_tokens: int = 3, width: int = 24, num_layers: int = 1
+) -> CLIPTextModel:
+    """Into a diffusion snapshot, with a tokenizer of four words. The second one of SDXL ("_2") projects its pooled
+    output."""
+    words = ["!", "<|startoftext|>", "<|endoftext|>", "a</w>"]
+    tokenizer = folder / f"tokenizer{suffix}"
+    tokenizer.mkdir()
+    (tokenizer / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    settings = {"tokenizer_class": "CLIPTokenizer", "pad_token": "!", "model_max_length": num_tokens}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = CLIPTextConfig(
+        vocab_size=4,
+        hidden_size=width,
+        projection_dim=width,
+        intermediate_size=32,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2,
+        max_position_embeddings=num_tokens,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_factor=4.0,
+    )
+    encoder = (CLIPTextModelWithProjection if suffix else CLIPTextModel)(config).eval()
+    encoder.save_pretrained(folder / f"text_encoder{suffix}")
+    return encoder
+
+
+def write_sdxl(folder: Path, *, zeros_for_empty_prompt: bool = True, **unet_changes: Any) -> Path:
+    """A whole Stable Diffusion XL, which diffusers' own pipeline loads."""
+    write_diffusion(folder, "sdxl", **unet_changes)
+    write_text_encoder(folder, width=12, num_layers=2)
+    write_text_encoder(folder, "_2", width=20, num_layers=2)
+    index = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": zeros_for_empty_prompt,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder

@@ -104,7 +104,7 @@ class ComponentRunner(ABC):
         }
 
 
-ALWAYS_FLOAT32 = ("timestep", "pixel_values", "latents")
+ALWAYS_FLOAT32 = ("timestep", "time_ids", "pixel_values", "latents")
 """What a model in half precision takes in float32 too."""
 
 

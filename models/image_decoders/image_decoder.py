@@ -93,7 +93,7 @@ class ImageDecoder(nn.Module, ABC):
             placement=config.mmfs_placement,
             position_table=config.mmfs_position_table,
         )
-        self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(vae or config.vae)
+        self.codec = PixelCodec(config.pixel_fold) if config.vae is None else LatentCodec(config, vae)
         height, width = config.drawn_image_size
         if height % self.latent_px or width % self.latent_px:
             raise ValueError(

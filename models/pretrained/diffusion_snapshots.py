@@ -114,8 +114,8 @@ def _check_conditions(source: Source, unet: dict[str, Any]) -> None:
 
 def _other_condition(source: Source, name: str, value: Any) -> ValueError:
     return ValueError(
-        f"{source.name}/unet has {name} {value!r}: it wants conditions beside text, which MM-Interleaved does not make. "
-        f"Expected {EXPECTED}."
+        f"{source.name}/unet has {name} {value!r}: it wants conditions beside text, which MM-Interleaved does not "
+        f"make. Expected {EXPECTED}."
     )
 
 
@@ -172,7 +172,13 @@ def empty_prompt(source: Source, config: ImageDecoderConfig) -> dict[str, Tensor
     second = _load_text_encoder(source, CLIPTextModelWithProjection, "text_encoder_2")
     small = first(_ids_of_nothing(source, first, "tokenizer"), output_hidden_states=True)
     large = second(_ids_of_nothing(source, second, "tokenizer_2"), output_hidden_states=True)
-    states = torch.cat([small.hidden_states[-2][0], large.hidden_states[-2][0]], dim=-1)
+    both = small.hidden_states[-2][0], large.hidden_states[-2][0]
+    if len(both[0]) != len(both[1]):
+        raise ValueError(
+            f"The text encoders of {source.name} make {len(both[0])} and {len(both[1])} tokens; expected equally many. "
+            "The snapshot is mixed of several models; get it again."
+        )
+    states = torch.cat(both, dim=-1)
     _check_shape(source, states, num_tokens, width)
     pooled = large.text_embeds[0]
     if pooled.shape != (pooled_dim,):

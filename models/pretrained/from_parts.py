@@ -16,19 +16,17 @@ from torch import nn
 from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisualTokenizerConfig
 from models.config import MMInterleavedConfig
 from models.frozen import PAPER_FROZEN, FrozenComponent, freeze, known_components
+from models.image_codec import vae_dtype
 from models.network import Network
+from models.pretrained.diffusion_snapshots import diffusion_settings, empty_prompt, load_unet, load_vae
 from models.pretrained.snapshots import (
     SD_2_1,
     PretrainedComponents,
     Source,
     clip_settings,
-    diffusion_settings,
-    empty_prompt,
     language_model_settings,
     load_clip,
     load_language_model,
-    load_unet,
-    load_vae,
     pixel_statistics,
 )
 from models.pretrained.tokenizer import ExtendedTokenizer, extended_tokenizer
@@ -73,7 +71,7 @@ def from_parts(
         make: the model of a configuration, a processor and the parts, which fit; `MMInterleaved`.
         vision_encoder: a CLIP, or its image half, in the format of transformers. The default is the paper's, as below.
         language_model: a causal LM of type llama, mistral, qwen2 or qwen3 in the format of transformers.
-        image_decoder: a Stable Diffusion 1.x or 2.x in the format of diffusers: U-Net, VAE and noise schedule.
+        image_decoder: a Stable Diffusion 1.x, 2.x or XL in the format of diffusers: U-Net, VAE and noise schedule.
         tokenizer: where the tokenizer is; None: with the language model.
         like: everything that the parts do not say: the sizes of what joins them, and on which side of each difference
             between paper and release to stand. None: what a configuration has by default.
@@ -81,15 +79,16 @@ def from_parts(
             what CLIP was trained with; for other sizes its position embeddings are interpolated.
         drawn_image_size: of the images that are drawn, pixels: a side or (height, width). None: what the U-Net was
             trained with.
-        dtype: of all weights.
+        dtype: of all weights; SDXL's VAE, which overflows float16, stays float32 in its place.
         language_model_dtype: of the language model's weights; None: `dtype`.
         language_model_bits: store the matrices of the language model's layers in 8 or 4 bits (bitsandbytes). Such a
             model runs and trains what is not frozen.
         device: where the weights are to be.
         frozen: the parts that get no gradients; see `models.frozen.freeze`.
         negative_context: what the learned condition "no text" starts from. "new": random numbers. "empty_prompt": what
-            the text encoder of `image_decoder` makes of "" (the release), which its U-Net knows as such; the snapshot
-            then needs its `text_encoder/` and `tokenizer/`.
+            the text encoder of `image_decoder` makes of "" (the release), which its U-Net knows as such, or the zeros
+            that SDXL was trained with; the snapshot then needs its `text_encoder/` and `tokenizer/`, of SDXL
+            `model_index.json` (see `models.pretrained.diffusion_snapshots.empty_prompt`).
         local_files_only: use no network: hub names are looked up in the local cache.
 
     Raises:
@@ -123,24 +122,23 @@ def from_parts(
         image_decoder=_image_decoder_config(base.image_decoder, decoder_source, drawn_image_size),
         **tokens.ids,
     )
-    no_text = None
+    no_text: dict[str, torch.Tensor] = {}
     if negative_context == "empty_prompt":
-        decoder = config.image_decoder
-        no_text = empty_prompt(decoder_source, decoder.num_context_tokens, decoder.unet["cross_attention_dim"])
+        no_text = empty_prompt(decoder_source, config.image_decoder)
     pretrained = PretrainedComponents(
         vision_encoder=load_clip(vision_source, dtype),
         language_model=load_language_model(lm_source, language_model_dtype or dtype, language_model_bits, device),
         unet=load_unet(decoder_source, dtype),
-        vae=load_vae(decoder_source, dtype),
+        vae=load_vae(decoder_source, vae_dtype(config.image_decoder, dtype)),
     )
     height, width = config.image_size
     processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
     model = make(config, processor, pretrained)
     # `<BoI>` starts as a token among others: an embedding of 0 has no direction, which a norm would have to divide.
     model.begin_of_image.data.copy_(model.language_model.mean_embedding())
-    if no_text is not None:
-        model.image_decoder.negative_context.data.copy_(no_text)
-    _convert_parameters(model, dtype, without=model.language_model.host)
+    for name, tensor in no_text.items():
+        model.image_decoder.get_parameter(name).data.copy_(tensor)
+    _convert_parameters(model, dtype, without=[model.language_model.host, model.image_decoder.codec])
     freeze(model, frozen)
     model.to(device).eval()
     _copy_out_of_files(model)
@@ -195,9 +193,9 @@ def _image_decoder_config(
 
 
 @torch.no_grad()
-def _convert_parameters(model: nn.Module, dtype: torch.dtype, *, without: nn.Module) -> None:
+def _convert_parameters(model: nn.Module, dtype: torch.dtype, *, without: Iterable[nn.Module]) -> None:
     """Parameters only: buffers (rotary frequencies, pixel statistics) stay as exact as they were made."""
-    left_out = {id(parameter) for parameter in without.parameters()}
+    left_out = {id(parameter) for module in without for parameter in module.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in left_out:
             parameter.data = parameter.data.to(dtype)

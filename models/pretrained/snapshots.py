@@ -19,13 +19,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedConfig,
@@ -36,9 +33,6 @@ from models.json_files import read_json
 from models.language_models.families import host_class
 
 CLIP_TYPES = ("clip", "clip_vision_model")
-
-SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
-"""What a U-Net was trained with; all else in a scheduler's file is how its authors sample."""
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WITHDRAWN = "stabilityai/stable-diffusion-2"
@@ -98,7 +92,7 @@ class Source:
         """
         if self.is_local and not (Path(self.name) / file).is_file():
             raise FileNotFoundError(f"{self.name} has no {file}. Expected {expected} as the {self.what}.")
-        with self._explained():
+        with self.explained():
             return read_json(self._path(file))
 
     def optional_json(self, file: str) -> dict[str, Any]:
@@ -122,7 +116,7 @@ class Source:
             ValueError: weights are missing, damaged or of another shape.
             FileNotFoundError: there are none.
         """
-        with self._explained(), _without_reports():
+        with self.explained(), _without_reports():
             network, report = loader(
                 self.name, output_loading_info=True, local_files_only=self.local_files_only, **options
             )
@@ -134,7 +128,8 @@ class Source:
         return network
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
+        """Errors of the libraries that read the source become sentences about it; see `load`."""
         try:
             yield
         except OSError as error:
@@ -184,43 +179,6 @@ def language_model_settings(source: Source) -> dict[str, Any]:
     return _own(AutoConfig.for_model(**values))
 
 
-def diffusion_settings(source: Source) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Arguments of the U-Net, of the VAE, and of the noise schedule of a Stable Diffusion 1.x or 2.x.
-
-    Raises:
-        FileNotFoundError: the snapshot is not there.
-        ValueError: it is something else.
-    """
-    expected = "a Stable Diffusion 1.x or 2.x directory with unet/, vae/ and scheduler/"
-    unet = source.json("unet/config.json", expected=expected)
-    vae = source.json("vae/config.json", expected=expected)
-    schedule = source.json("scheduler/scheduler_config.json", expected=expected)
-    for part, values, kind in (("unet", unet, "UNet2DConditionModel"), ("vae", vae, "AutoencoderKL")):
-        if values.get("_class_name") != kind:
-            raise ValueError(f"{source.name}/{part} holds {values.get('_class_name')!r}; expected {kind}: {expected}.")
-    for part, values, names in (
-        ("unet", unet, ("sample_size", "block_out_channels", "cross_attention_dim")),
-        ("vae", vae, ("block_out_channels",)),
-    ):
-        if lacking := [name for name in names if values.get(name) is None]:
-            raise ValueError(f"{source.name}/{part}/config.json does not say {lacking}. Expected {expected}.")
-    for name in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim"):
-        if unet.get(name) is not None:
-            raise ValueError(
-                f"{source.name}/unet has {name} {unet[name]!r}: it wants conditions beside text, which "
-                f"MM-Interleaved does not make. Expected {expected}."
-            )
-    channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if channels[0] != channels[1]:
-        raise ValueError(
-            f"{source.name}/unet takes {channels[0]} channels and its VAE makes {channels[1]}; U-Nets for "
-            "inpainting, depth or upscaling take more than the image. Expected one that draws from text alone."
-        )
-    # An old file may leave clip_sample out, and its default is for pixels: latents are not between -1 and 1.
-    noise = {name: schedule[name] for name in SCHEDULE if name in schedule} | {"clip_sample": False}
-    return _public(unet), _public(vae), noise
-
-
 def load_clip(source: Source, dtype: torch.dtype) -> CLIPVisionModel:
     """The image half of a CLIP."""
     return source.load(CLIPVisionModel.from_pretrained, dtype=dtype, attn_implementation="sdpa")
@@ -247,43 +205,6 @@ def load_language_model(source: Source, dtype: torch.dtype, bits: Literal[4, 8] 
     return source.load(AutoModelForCausalLM.from_pretrained, **options)
 
 
-def load_unet(source: Source, dtype: torch.dtype) -> UNet2DConditionModel:
-    """The U-Net of a Stable Diffusion."""
-    return source.load(UNet2DConditionModel.from_pretrained, subfolder="unet", torch_dtype=dtype)
-
-
-def load_vae(source: Source, dtype: torch.dtype) -> AutoencoderKL:
-    """The VAE of a Stable Diffusion."""
-    return source.load(AutoencoderKL.from_pretrained, subfolder="vae", torch_dtype=dtype)
-
-
-@torch.no_grad()
-def empty_prompt(source: Source, num_tokens: int, width: int) -> Tensor:
-    """What the text encoder of a Stable Diffusion makes of an empty prompt, [num_tokens, width] float32.
-
-    Raises:
-        FileNotFoundError: the snapshot has no `text_encoder/` or no `tokenizer/`.
-        ValueError: it makes another number of tokens, or another width.
-    """
-    for part in ("text_encoder/config.json", "tokenizer/tokenizer_config.json"):
-        source.json(part, expected="one with text_encoder/ and tokenizer/ for the empty prompt")
-    encoder = source.load(CLIPTextModel.from_pretrained, subfolder="text_encoder", dtype=torch.float32)
-    with source._explained():
-        tokenizer = CLIPTokenizer.from_pretrained(
-            source.name, subfolder="tokenizer", local_files_only=source.local_files_only
-        )
-    length = encoder.config.max_position_embeddings
-    ids = tokenizer("", padding="max_length", max_length=length, return_tensors="pt").input_ids
-    states: Tensor = encoder(ids).last_hidden_state[0]
-    if states.shape != (num_tokens, width):
-        raise ValueError(
-            f"The text encoder of {source.name} makes {states.shape[0]} tokens of {states.shape[1]} channels; the "
-            f"image decoder reads {num_tokens} of {width}. Give like= with other "
-            "image_decoder.num_context_tokens, or negative_context='new'."
-        )
-    return states
-
-
 def _check_type(source: Source, values: dict[str, Any], types: Collection[str], expected: str) -> None:
     if values.get("model_type") not in types:
         raise ValueError(
@@ -296,10 +217,6 @@ def _own(config: Any) -> dict[str, Any]:
     """What a transformers configuration says beyond what every one says."""
     values = config.to_dict()
     return {name: values[name] for name in values if name not in PreTrainedConfig().to_dict() or name == "model_type"}
-
-
-def _public(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if not name.startswith("_")}
 
 
 @contextmanager

@@ -16,12 +16,12 @@ def test_the_input_is_left_alone() -> None:
     pixels = torch.rand(1, 3, 32, 32)
     before = pixels.clone()
     PixelCodec(1).encode(pixels)
-    LatentCodec(MMInterleavedConfig.tiny().image_decoder.vae).encode(pixels)
+    LatentCodec(MMInterleavedConfig.tiny().image_decoder).encode(pixels)
     assert torch.equal(pixels, before)
 
 
 def test_latents_are_scaled_sampled_by_their_noise_and_decoded_back() -> None:
-    codec = LatentCodec(MMInterleavedConfig.tiny().image_decoder.vae).eval()
+    codec = LatentCodec(MMInterleavedConfig.tiny().image_decoder).eval()
     pixels = torch.rand(2, 3, 32, 32)
     mode = codec.encode(pixels)
     assert mode.shape == (2, 4, 16, 16)
@@ -35,4 +35,4 @@ def test_latents_are_scaled_sampled_by_their_noise_and_decoded_back() -> None:
 
 
 def test_the_vae_is_frozen() -> None:
-    assert not any(p.requires_grad for p in LatentCodec(MMInterleavedConfig.tiny().image_decoder.vae).parameters())
+    assert not any(p.requires_grad for p in LatentCodec(MMInterleavedConfig.tiny().image_decoder).parameters())

@@ -9,16 +9,16 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from models.component_configs import CLIP_MEAN
+from models.pretrained.diffusion_snapshots import diffusion_settings
 from models.pretrained.snapshots import (
     Source,
     clip_settings,
-    diffusion_settings,
     language_model_settings,
     load_clip,
     load_language_model,
     pixel_statistics,
 )
-from tiny_snapshots import write_clip, write_diffusion, write_language_model
+from tiny_snapshots import write_clip, write_diffusion, write_language_model, write_sdxl
 
 CPU = torch.device("cpu")
 
@@ -91,11 +91,11 @@ def test_a_quantised_snapshot(tmp_path: Path) -> None:
     [
         ("unet", {"_class_name": "UNet2DModel"}, "holds 'UNet2DModel'; expected UNet2DConditionModel"),
         ("vae", {"_class_name": "VQModel"}, "holds 'VQModel'; expected AutoencoderKL"),
-        (
-            "unet",
-            {"addition_embed_type": "text_time"},
-            "addition_embed_type 'text_time': it wants conditions beside text",
-        ),
+        ("unet", {"addition_embed_type": "image"}, "addition_embed_type 'image': it wants conditions beside text"),
+        ("unet", {"addition_embed_type": "text_time"}, "as 256 and 2816 of SDXL base"),
+        ("vae", {"latents_mean": [0.1] * 4}, r"has {'latents_mean': .*: its latents are shifted or scaled by channel"),
+        ("vae", {"shift_factor": 0.1}, r"has {'shift_factor': 0.1}: its latents are shifted"),
+        ("scheduler", {"_class_name": "EDMDPMSolverMultistepScheduler"}, "noise that is not measured in steps of"),
         ("unet", {"class_embed_type": "projection"}, "class_embed_type 'projection': it wants conditions beside text"),
         ("unet", {"in_channels": 9}, "takes 9 channels and its VAE makes 4; U-Nets for inpainting"),
         ("unet", {"sample_size": None}, r"does not say \['sample_size'\]"),
@@ -103,9 +103,32 @@ def test_a_quantised_snapshot(tmp_path: Path) -> None:
 )
 def test_a_diffusion_model_of_another_kind(tmp_path: Path, part: str, changes: dict, message: str) -> None:
     folder = write_diffusion(tmp_path)
-    change(folder / part / "config.json", **changes)
+    change(folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **changes)
     with pytest.raises(ValueError, match=message):
         diffusion_settings(source(folder, "image decoder"))
+
+
+def test_a_snapshot_that_denoises_with_a_transformer(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer/config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel"}))
+    with pytest.raises(ValueError, match=r"a transformer \(SD3Transformer2DModel\), as Stable Diffusion 3 and FLUX do"):
+        diffusion_settings(source(tmp_path, "image decoder"))
+
+
+def test_the_refiner_of_sdxl(tmp_path: Path) -> None:
+    """By what its index says, and without one by its widths; those here are the real ones' in small."""
+    base = write_sdxl(tmp_path / "base")
+    unet, vae, schedule = diffusion_settings(source(base, "image decoder"))
+    assert unet["addition_embed_type"] == "text_time"
+    assert vae["scaling_factor"] == 0.3
+    assert schedule["prediction_type"] == "v_prediction"
+    change(base / "model_index.json", requires_aesthetics_score=True)
+    with pytest.raises(ValueError, match=r"is the refiner of Stable Diffusion XL: its U-Net takes an aesthetic score"):
+        diffusion_settings(source(base, "image decoder"))
+    widths = {"cross_attention_dim": 20, "projection_class_embeddings_input_dim": 5 * 4 + 20}
+    refiner = write_diffusion(tmp_path / "refiner", "sdxl", **widths)
+    with pytest.raises(ValueError, match=r"is the refiner of Stable Diffusion XL"):
+        diffusion_settings(source(refiner, "image decoder"))
 
 
 def test_a_lost_tensor_a_damaged_file_and_no_file(tmp_path: Path) -> None:
