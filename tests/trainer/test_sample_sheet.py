@@ -50,7 +50,7 @@ def test_a_sheet_for_a_step_which_is_the_same_again(model, tmp_path, precision):
     assert sorted(file.name for file in (tmp_path / "samples").iterdir()) == ["0000002.png", "0000040.png"]
     first, again = (np.asarray(PILImage.open(tmp_path / "samples" / f"{name}.png")) for name in ("0000002", "0000040"))
     assert first.shape[1] == len(COLUMNS) * CELL_PX
-    assert (first == again).all()
+    assert np.abs(first.astype(int) - again).max() <= 1, "a step of 8 bits, where a pixel lies between two"
     borders = np.flatnonzero((first[:, :, 0] == 211).all(axis=1))
     assert len(borders) == 2  # a line for each family that has a weight
 
