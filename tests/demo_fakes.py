@@ -7,34 +7,34 @@ from PIL import Image as PILImage
 
 from trainer.data.document import Document
 from trainer.data.emoji.tasks import TaskOptions, documents
-from trainer.demo.content import Demo, Look, Recorded, Run, Story
+from trainer.demo.content import Demo, Recorded, Run, SampledImage, Story
 from trainer.evaluation.answers import Written
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.grading import grade
 from trainer.evaluation.settings import Settings
-from trainer.evaluation.tasks import EXAMS, true_picture
+from trainer.evaluation.tasks import EVALUATION_TASKS, true_image
 from trainer.logging.charts import Curve
 
-SIDE_PX = 32
+SIDE = 32
 NUM_CONCEPTS = 27
 WORLD = TaskOptions(num_concepts=NUM_CONCEPTS)
 
 
 def perfect_answer(document: Document) -> Written:
     """What a faultless model would say."""
-    if EXAMS[document.task].kind == "text":
+    if EVALUATION_TASKS[document.task].kind == "text":
         return document.truth["answer"]
-    return PILImage.fromarray(true_picture(document).pixels).resize((SIDE_PX, SIDE_PX), PILImage.Resampling.BOX)
+    return PILImage.fromarray(true_image(document).pixels).resize((SIDE, SIDE), PILImage.Resampling.BOX)
 
 
 def fake_evaluation(sha256: str, *, num_documents: int, every_wrong: int) -> Evaluation:
     """Right answers, but each `every_wrong`-th document is answered with the next one's."""
     results = {}
-    for task, exam in EXAMS.items():
+    for task, definition in EVALUATION_TASKS.items():
         asked = documents(task, "val", 0, num_documents + 1, options=WORLD)
         written = [perfect_answer(asked[i + (i % every_wrong == 0)]) for i in range(num_documents)]
-        results[task] = grade(exam, asked[:-1], written, num_concepts=NUM_CONCEPTS, side_px=SIDE_PX, wall_s=1.5)
-    settings = Settings(num_texts=num_documents, num_pictures=num_documents, num_concepts=NUM_CONCEPTS)
+        results[task] = grade(definition, asked[:-1], written, num_concepts=NUM_CONCEPTS, image_side=SIDE, wall_s=1.5)
+    settings = Settings(num_texts=num_documents, num_images=num_documents, num_concepts=NUM_CONCEPTS)
     weights = {"sha256": sha256 * 64, "num_parameters": 3_210_000, "has_mmfs": True}
     return Evaluation(results, settings, weights, wall_s=12.0)
 
@@ -66,7 +66,7 @@ def fake_demo(*, num_documents: int = 2) -> Demo:
         without_mmfs=fake_record(num_documents=num_documents),
         runs=(fake_run("the long run", 3000), fake_run("this run", 120)),
         stories=(Story(story.segments[:1], (perfect_answer(story), " the owl moves <up>")),),
-        looks=(Look(reading.document.segments[0].pixels, "which number?", "37", points),),
+        sampled_images=(SampledImage(reading.document.segments[0].pixels, "which number?", "37", points),),
         export={
             "samples": "the first 4 documents",
             "components": {

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from live_bytes import LiveBytes
 from trainer.process.distributed import joined
 from trainer.step.ema import WeightEMA
-from trainer.step.fsdp import DataParallel
+from trainer.step.fsdp import ParallelModule
 from two_branches import Branches
 
 WIDTH = 64
@@ -36,7 +36,7 @@ def write_layers_at_once(out: str, num_layers: int, shard_layers: bool) -> int:
     gathered weights, whose storages FSDP2 makes once and empties."""
     with joined(torch.device("cpu")) as processes:
         module = nn.Sequential(nn.Linear(1, WIDTH), EqualLayers(num_layers))
-        parallel = DataParallel(module, processes, stack=module[1] if shard_layers else None)
+        parallel = ParallelModule(module, processes, stack=module[1] if shard_layers else None)
         for _ in range(2):
             with LiveBytes() as live:
                 parallel.gather()
@@ -54,7 +54,7 @@ def write_numbers_held(out: str, shard_layers: bool) -> int:
     each kind between steps, of all while others may compute with them alone, and after the end."""
     with joined(torch.device("cpu")) as processes:
         module = Branches()
-        parallel = DataParallel(module, processes, stack=module.stack if shard_layers else None)
+        parallel = ParallelModule(module, processes, stack=module.stack if shard_layers else None)
         average = WeightEMA(module, 0.9)
         held = {
             "trainable": sum(numbers_of(p) for p in module.parameters() if p.requires_grad),

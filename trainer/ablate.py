@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: stopped during an examination, which begins again when the same command is given.")
+        print(f"\n{PROGRAM}: stopped during an evaluation, which begins again when the same command is given.")
         return 130
 
 

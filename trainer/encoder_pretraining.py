@@ -1,7 +1,7 @@
 """A short start for a randomly initialised image encoder: what stands where, in the pyramid and in the visual tokens.
 
 1x1 linear heads on each level of the pyramid name the sprite or the printed digit in each cell, and the number under a
-sprite; a linear head on the visual tokens says which sprites the picture has and where. The heads are thrown away
+sprite; a linear head on the visual tokens says which sprites the image has and where. The heads are thrown away
 afterwards. The main losses alone teach an encoder to see only slowly, since they reach it through a language model and
 a U-Net that cannot use it yet. A pre-trained CLIP needs none of this.
 
@@ -22,7 +22,7 @@ from models import MMInterleaved
 from models.visual_tokenizer import VisualTokenizer
 from trainer.config import TrainConfig
 from trainer.data.emoji.world import num_label_classes
-from trainer.data.labelled_scenes import LabelledPictures, LabelledScenes
+from trainer.data.labelled_scenes import LabelledImages, LabelledScenes
 from trainer.step.phase import Phase
 
 
@@ -43,7 +43,7 @@ class EncoderOutput:
     """Share of those cells with a numbered sprite whose number is told rightly, both digits."""
 
     accuracy_layout: Tensor
-    """Share of the present sprites that the visual tokens place within an eighth of the picture's side, x and y."""
+    """Share of the present sprites that the visual tokens place within an eighth of the image's side, x and y."""
 
 
 class EncoderPretraining(nn.Module):
@@ -65,9 +65,9 @@ class EncoderPretraining(nn.Module):
         )  # then tens and ones of the number
         self.layout_head = nn.Linear(visual_tokenizer.config.num_visual_tokens * token_dim, 3 * num_concepts)
 
-    def counts(self, batch: LabelledPictures) -> list[int]:
+    def counts(self, batch: LabelledImages) -> list[int]:
         """What is counted of a batch: on each level, finest first, the cells of background, sprites and digits, and
-        those with a number; then the sprites that its pictures have, and those that they lack."""
+        those with a number; then the sprites that its images have, and those that they lack."""
         counts = []
         for shape in self.visual_tokenizer.spatial_shapes:
             classes, numbers = cell_labels(batch.classes, shape), cell_labels(batch.numbers, shape)
@@ -75,7 +75,7 @@ class EncoderPretraining(nn.Module):
         num_present = int(batch.present.sum())
         return [*counts, num_present, batch.present.numel() - num_present]
 
-    def forward(self, batch: LabelledPictures, counts: Sequence[int] | None = None) -> EncoderOutput:
+    def forward(self, batch: LabelledImages, counts: Sequence[int] | None = None) -> EncoderOutput:
         """All heads' losses on a batch; every level of the pyramid weighs the same.
 
         Args:
@@ -118,17 +118,17 @@ class EncoderPretraining(nn.Module):
         return classes == 0, (classes > 0) & (classes <= self.num_concepts), classes > self.num_concepts
 
     def _layout(
-        self, tokens: Tensor, batch: LabelledPictures, num_present: int, num_absent: int
+        self, tokens: Tensor, batch: LabelledImages, num_present: int, num_absent: int
     ) -> tuple[Tensor, Tensor]:
         """Loss of the visual tokens, and [N, K] bool: which sprites they place about rightly.
 
         The tokens are normalised as the language model normalises what it reads, so their size stays as it is.
         """
         said = self.layout_head(F.rms_norm(tokens, tokens.shape[-1:]).flatten(1)).unflatten(1, (self.num_concepts, 3))
-        presence, centres = said[..., 0].float(), said[..., 1:].float() + 0.5  # the picture's middle to begin with
+        presence, centres = said[..., 0].float(), said[..., 1:].float() + 0.5  # the image's middle to begin with
         rare = F.binary_cross_entropy_with_logits(presence, batch.present.float(), reduction="none")
         told = torch.stack([share(rare, batch.present, num_present), share(rare, ~batch.present, num_absent)])
-        distance = (centres - batch.centres).abs()  # in sides of the picture
+        distance = (centres - batch.centres).abs()  # in sides of the image
         loss = told.sum() + 2 * share(distance.sum(-1), batch.present, num_present)
         return loss, (presence > 0) & (distance < 1 / 8).all(-1)
 
@@ -184,7 +184,7 @@ def encoder_phase(model: MMInterleaved, config: TrainConfig) -> Phase:
     )
 
 
-def _accumulate(module: nn.Module, batch: LabelledPictures, counts: Sequence[int]) -> dict[str, Tensor]:
+def _accumulate(module: nn.Module, batch: LabelledImages, counts: Sequence[int]) -> dict[str, Tensor]:
     """Gradients of a micro-batch, and its share of the values of the whole step."""
     output = module(batch, counts)
     output.loss.backward()

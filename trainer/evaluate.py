@@ -1,7 +1,7 @@
 """`python -m trainer.evaluate MODEL_DIR`: how well a model reads and draws held-out documents, with chance beside it.
 
 The documents are those of the validation split: each shows a sprite on a colour, or two sprites together, that training
-pictures never do. Every answer comes from `MMInterleaved.generate`, greedily for text and with guidance for pictures.
+images never do. Every answer comes from `MMInterleaved.generate`, greedily for text and with guidance for images.
 `trainer.evaluation.tasks` says what the model is given and how an answer is scored.
 """
 
@@ -14,11 +14,20 @@ from pathlib import Path
 
 from trainer.errors import UsageError
 from trainer.evaluation.settings import Settings
-from trainer.evaluation.tasks import EXAMS
+from trainer.evaluation.tasks import EVALUATION_TASKS
+from trainer.options.renamed import refuse_renamed_options
 from trainer.process.environment import num_cores
 from trainer.process.out_directory import make_room_for
 
 PROGRAM = "python -m trainer.evaluate"
+
+RENAMED_OPTIONS = {
+    "--num_pictures": "--num-images",
+    "--num_steps": "--num-steps",
+    "--guidance_scale": "--guidance-scale",
+    "--num_workers": "--num-workers",
+}
+"""Options by their names before 0.2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
     parser.add_argument(
-        "--tasks", nargs="+", default=list(defaults.tasks), metavar="TASK", help=f"of {', '.join(EXAMS)}"
+        "--tasks", nargs="+", default=list(defaults.tasks), metavar="TASK", help=f"of {', '.join(EVALUATION_TASKS)}"
     )
     parser.add_argument(
         "--count",
@@ -36,28 +45,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="documents of each family answered in writing; default: %(default)s",
     )
     parser.add_argument(
-        "--num_pictures", type=int, help="documents of each family answered with a picture; default: half of --count"
+        "--num-images", type=int, help="documents of each family answered with an image; default: half of --count"
     )
     parser.add_argument(
-        "--num_steps", type=int, default=defaults.num_steps, help="denoising steps a picture; default: %(default)s"
+        "--num-steps", type=int, default=defaults.num_steps, help="denoising steps an image; default: %(default)s"
     )
     parser.add_argument(
-        "--guidance_scale", type=float, default=defaults.guidance_scale, help="1 is none; default: %(default)s"
+        "--guidance-scale", type=float, default=defaults.guidance_scale, help="1 is none; default: %(default)s"
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the pictures' noise; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the images' noise; default: %(default)s")
     parser.add_argument(
         "--device", default="auto", help="auto is the GPU where there is one; or cpu, cuda, cuda:1, ...; default: auto"
     )
     parser.add_argument(
-        "--num_workers",
+        "--num-workers",
         type=int,
         help=f"processes that answer; 0: this one, as always on a GPU; default on the CPU: {num_cores()}",
     )
     parser.add_argument("--config", type=Path, help="a run's config.yaml, for its world; default: the model's own run")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all results as JSON")
+    try:
+        refuse_renamed_options(sys.argv[1:] if arguments is None else arguments, RENAMED_OPTIONS)
+    except UsageError as error:
+        parser.error(str(error))
     given = parser.parse_args(arguments)
     if given.num_workers is not None and given.num_workers < 0:
-        parser.error(f"--num_workers is {given.num_workers}; expected 0 or more.")
+        parser.error(f"--num-workers is {given.num_workers}; expected 0 or more.")
 
     # here, for --help needs neither PyTorch nor what is built on it
     from models import MMInterleaved
@@ -72,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         on_cpu = device.type == "cpu"
         if given.num_workers and not on_cpu:
             raise UsageError(
-                f"--num_workers is {given.num_workers}, with --device {device}; expected 0, for a GPU holds the model "
+                f"--num-workers is {given.num_workers}, with --device {device}; expected 0, for a GPU holds the model "
                 "once, or --device cpu."
             )
         if given.out is not None:
@@ -82,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings(
             tasks=tuple(given.tasks),
             num_texts=given.count,
-            num_pictures=max(given.count // 2, 1) if given.num_pictures is None else given.num_pictures,
+            num_images=max(given.count // 2, 1) if given.num_images is None else given.num_images,
             num_steps=given.num_steps,
             guidance_scale=given.guidance_scale,
             seed=given.seed,

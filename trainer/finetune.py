@@ -3,7 +3,7 @@
 TASK is vqa, rec, seg2img, story or instruct (the paper's appendix B.2, Tables 12 to 15, and a chat), or one of them
 with toy_ before it: the same in the emoji world, from the shipped weights, which need no --init. The settings are those
 of `trainer.pretrain`, and so are the run directory, `--resume` and the exit codes; the model is that of MODEL_DIR, at
-the task's size of pictures.
+the task's size of images.
 
 A task reads its published data sets, or JSON lines with one sample each (`trainer.data.sources.published` lists the
 forms of the former, `trainer.data.sources.tasks` the keys of the latter), once they are indexed:

@@ -78,7 +78,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
             with closing(make_log(config, processes, device, steps_before(phases, start))) as log:
                 try:
                     if found.note is not None:
-                        log.say(found.note)
+                        log.message(found.note)
                     announce(log, model, config, device, processes, start)
                     status = run_phases(phases, model, config, processes, device, log, interrupt, start)
                 except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
@@ -110,7 +110,7 @@ def rehearse(config: TrainConfig, num_steps: int) -> int:
         *_, phase = make_phases(model, config, writes=False)
         stream = None if processes.is_first else io.StringIO()
         with closing(RunLog(None, log_every=num_steps, stream=stream)) as log:
-            log.say(f"{config.recipe}: a dry run of {counted(num_steps, 'step')}, of which nothing is kept")
+            log.message(f"{config.recipe}: a dry run of {counted(num_steps, 'step')}, of which nothing is kept")
             outcome = train(
                 replace(phase, num_steps=num_steps),
                 config,
@@ -120,10 +120,10 @@ def rehearse(config: TrainConfig, num_steps: int) -> int:
                 interrupt=interrupt,
                 writes=False,
             )
-            num_read, num_broken = processes.total(phase.read_and_broken())
-            peak_bytes = processes.largest(peak_memory_bytes(device))
+            num_read, num_broken = processes.all_reduce_sum(phase.read_and_broken())
+            peak_bytes = processes.all_reduce_max(peak_memory_bytes(device))
             if not log.recent:
-                log.say("no step was made")
+                log.message("no step was made")
                 return outcome.stop.exit_code if outcome.stop is not None else 0
             lines = report(
                 log.recent,
@@ -135,7 +135,7 @@ def rehearse(config: TrainConfig, num_steps: int) -> int:
                 peak_bytes=peak_bytes,
             )
             for line in lines:
-                log.say(line)
+                log.message(line)
             return outcome.stop.exit_code if outcome.stop is not None else 0
 
 
@@ -170,7 +170,7 @@ def run_phases(
     """Train one phase after the other, as far as it goes; returns the exit code."""
     left = [phase for phase in phases if start is None or phase.index >= start.phase_index]
     for phase in left:
-        log.say(f"{phase.name}: {counted(phase.num_steps, 'step')}")
+        log.message(f"{phase.name}: {counted(phase.num_steps, 'step')}")
         outcome = train(
             phase,
             config,
@@ -254,7 +254,7 @@ def announce(
     origin = str(start.path) if start else config.init or "random weights"
     if start is None and config.init_components is not None:
         origin = f"random weights and {', '.join(config.init_components) or 'no part'} of {config.init}"
-    log.say(
+    log.message(
         f"{config.recipe} in {config.out}: {num_parameters:,} parameters, {num_trainable:,} trainable, on {name}; "
         f"from {origin}"
     )
@@ -281,7 +281,7 @@ def conclude(
     goes_on = "The same command goes on."
     if outcome.stop is not None and outcome.stop is not Stop.DEADLINE:
         log.event("stopped", reason=outcome.stop.name, **facts)
-        log.say(
+        log.message(
             f"{outcome.stop.name}: stopped after step {outcome.step} of phase '{phase.name}' with a complete "
             f"checkpoint. {goes_on}"
         )
@@ -294,10 +294,10 @@ def conclude(
                 save_model(model, out / MODEL)
     if outcome.finished:
         log.event("done", **facts)
-        log.say(f"done: {out / MODEL}")
+        log.message(f"done: {out / MODEL}")
     else:
         log.event("paused", **facts)
-        log.say(
+        log.message(
             f"max_minutes ({config.max_minutes:g}) are over: paused after step {outcome.step} of {phase.num_steps} of "
             f"phase '{phase.name}' with a complete checkpoint{f' and {out / MODEL}' if is_trained else ''}. {goes_on}"
         )

@@ -155,8 +155,8 @@ def _samples(samples: Mapping[int, bytes]) -> str:
     sheets = []
     for step in shown:
         data = base64.b64encode(samples[step]).decode("ascii")
-        picture = f'<img alt="samples after step {step}" src="data:image/png;base64,{data}">'
-        sheets.append(f'<div class="sample"><p class=note>after step {step:,}</p>{picture}</div>')
+        image = f'<img alt="samples after step {step}" src="data:image/png;base64,{data}">'
+        sheets.append(f'<div class="sample"><p class=note>after step {step:,}</p>{image}</div>')
     earlier = f"<details><summary>Earlier ones</summary>{''.join(sheets[1:])}</details>" if sheets[1:] else ""
     return (
         f"<h2>Samples</h2><p class=note>Held-out documents, always the same; {len(shown)} of the {len(steps)} sheets "

@@ -18,11 +18,11 @@ from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.document import Document, Image, Segment
 from trainer.data.emoji.tasks import TaskOptions, documents
-from trainer.data.stream import picture_px
+from trainer.data.stream import rendered_side
 from trainer.errors import UsageError
 from trainer.evaluation.answers import Written, go_on, to_model
 from trainer.evaluation.settings import Settings
-from trainer.evaluation.tasks import EXAMS, true_picture
+from trainer.evaluation.tasks import EVALUATION_TASKS, true_image
 from trainer.run_files import SAMPLES
 
 NUM_SHOWN = 4
@@ -35,7 +35,7 @@ SPARE_TOKENS = 2 * MAX_NEW_TOKENS
 """What of the language model's length is left for what it makes."""
 
 COLUMNS = ("given", "truth", "model")
-CELL_PX, PICTURE_PX, MARGIN_PX, LINE_PX, FONT_PX = 300, 96, 10, 16, 12
+CELL_PX, IMAGE_PX, MARGIN_PX, LINE_PX, FONT_PX = 300, 96, 10, 16, 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Asked:
     given: Sequence[Segment]
     truth: Written
     max_new_tokens: int
-    """0: a picture is to be drawn."""
+    """0: an image is to be drawn."""
 
 
 class Sampler:
@@ -69,14 +69,14 @@ class Sampler:
     def __call__(self, step: int, is_left: Callable[[], bool] = lambda: False) -> None:
         """Write the samples after so many steps; the model is in evaluation mode. Nothing is written if `is_left` says
         in between that they are not to be finished."""
-        side_px = self._model.config.image_size[0]
+        image_side = self._model.config.image_size[0]
         rows = []
         for asked in self._asked:
             if is_left():
                 return
             with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._is_half):
                 written = go_on(self._model, asked.given, self._settings, max_new_tokens=asked.max_new_tokens, seed=0)
-            rows.append((to_model(asked.given, side_px), [asked.truth], [written]))
+            rows.append((to_model(asked.given, image_side), [asked.truth], [written]))
         self._folder.mkdir(exist_ok=True)
         unfinished = self._folder / f".{step:07d}.png"
         sheet(rows).save(unfinished)
@@ -85,12 +85,14 @@ class Sampler:
 
 def of_world(data: DataConfig, model: MMInterleaved) -> list[Asked]:
     """One document of each family of the emoji world that is trained on."""
-    options = TaskOptions(data.num_concepts, picture_px(model.config.image_size[0]), data.num_sprites)
+    options = TaskOptions(data.num_concepts, rendered_side(model.config.image_size[0]), data.num_sprites)
     asked = []
     for task in (task for task, weight in data.tasks.items() if weight):
-        exam, [document] = EXAMS[task], documents(task, "val", 0, 1, options=options)
-        truth = document.truth["answer"] if exam.kind == "text" else PILImage.fromarray(true_picture(document).pixels)
-        asked.append(Asked(exam.prompt(document), truth, exam.max_new_tokens))
+        definition, [document] = EVALUATION_TASKS[task], documents(task, "val", 0, 1, options=options)
+        truth = (
+            document.truth["answer"] if definition.kind == "text" else PILImage.fromarray(true_image(document).pixels)
+        )
+        asked.append(Asked(definition.prompt(document), truth, definition.max_new_tokens))
     return asked
 
 
@@ -148,17 +150,17 @@ def sheet(rows: Sequence[Sequence[Sequence[Written]]]) -> PILImage.Image:
 
 
 def _cell(segments: Sequence[Written]) -> PILImage.Image:
-    """Pictures side by side, as many as fit a line, and the text below."""
-    pictures = [one for one in segments if not isinstance(one, str)]
+    """Images side by side, as many as fit a line, and the text below."""
+    images = [one for one in segments if not isinstance(one, str)]
     lines = textwrap.wrap("".join(one if isinstance(one, str) else "" for one in segments).strip(), 42)
-    step_px = PICTURE_PX + MARGIN_PX
+    step_px = IMAGE_PX + MARGIN_PX
     in_line = (CELL_PX - MARGIN_PX) // step_px
-    text_y = MARGIN_PX + step_px * -(-len(pictures) // in_line)
+    text_y = MARGIN_PX + step_px * -(-len(images) // in_line)
     cell = PILImage.new("RGB", (CELL_PX, text_y + LINE_PX * len(lines) + MARGIN_PX), "white")
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         place = (MARGIN_PX + number % in_line * step_px, MARGIN_PX + number // in_line * step_px)
-        how = PILImage.Resampling.NEAREST if picture.width < PICTURE_PX else PILImage.Resampling.BOX
-        cell.paste(picture.resize((PICTURE_PX, PICTURE_PX), how), place)
+        how = PILImage.Resampling.NEAREST if image.width < IMAGE_PX else PILImage.Resampling.BOX
+        cell.paste(image.resize((IMAGE_PX, IMAGE_PX), how), place)
     pen = ImageDraw.Draw(cell)
     for number, line in enumerate(lines):
         pen.text((MARGIN_PX, text_y + LINE_PX * number), line, fill="black", font=ImageFont.load_default(FONT_PX))

@@ -123,16 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--command", required=True, help="what the runs were started with, for training.json")
     parser.add_argument(
-        "--without_mmfs",
+        "--without-mmfs",
         type=Path,
         nargs="+",
         metavar="RUN",
         help="runs of the same model without MMFS, the last evaluated",
     )
-    parser.add_argument("--without_mmfs_command", metavar="COMMAND", help="what those were started with")
+    parser.add_argument("--without-mmfs-command", metavar="COMMAND", help="what those were started with")
     given = parser.parse_args(arguments)
     if (given.without_mmfs is None) != (given.without_mmfs_command is None):
-        parser.error("--without_mmfs and --without_mmfs_command come together.")
+        parser.error("--without-mmfs and --without-mmfs-command come together.")
     try:
         ship(given.runs, given.out, given.command)
         if given.without_mmfs is not None:

@@ -53,7 +53,7 @@ def make_model(config: TrainConfig) -> MMInterleaved:
 
 
 def new_processor(config: TrainConfig) -> MMInterleavedProcessor:
-    """The tokenizer of the run's data, and the size of the pictures that its model reads."""
+    """The tokenizer of the run's data, and the size of the images that its model reads."""
     texts = config.data if config.corpus is None else config.corpus
     return MMInterleavedProcessor(texts.tokenizer(), image_size=config.model.image_size)
 

@@ -27,8 +27,8 @@ class Shards:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def picture(self, seed: int, wh: tuple[int, int] = (50, 40), kind: str = "PNG") -> bytes:
-        """A random picture as a file."""
+    def image_bytes(self, seed: int, wh: tuple[int, int] = (50, 40), kind: str = "PNG") -> bytes:
+        """A random image as a file."""
         pixels = np.random.default_rng(seed).integers(0, 256, (wh[1], wh[0], 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, kind)
@@ -54,7 +54,7 @@ class Shards:
         members = []
         for number, caption in enumerate(captions):
             members += [
-                (f"{number:05d}.png", self.picture(seed + number)),
+                (f"{number:05d}.png", self.image_bytes(seed + number)),
                 (f"{number:05d}.txt", caption.encode()),
             ]
         return self.tar(name, members)
@@ -76,10 +76,10 @@ class Shards:
         parquet.write_table(arrow.Table.from_pylist(list(rows)), self.root / name)
         return self.root / name
 
-    def folder(self, name: str, pictures: Mapping[str, bytes]) -> Path:
+    def folder(self, name: str, files: Mapping[str, bytes]) -> Path:
         path = self.root / name
         path.mkdir()
-        for file, data in pictures.items():
+        for file, data in files.items():
             (path / file).write_bytes(data)
         return path
 

@@ -14,14 +14,14 @@ from trainer.errors import UsageError
 from trainer.recipes import tiny
 from trainer.run_files import MODEL
 
-QUESTIONS = Lesson("questions", {"read": 1.0, "compare": 1.0}, 2, 1, 3, step_s=0.1, exam_s=1.0)
+QUESTIONS = Lesson("questions", {"read": 1.0, "compare": 1.0}, 2, 1, 3, step_s=0.1, evaluation_s=1.0)
 TINY = Scale(
     "tiny",
     tiny,
     {"questions": QUESTIONS},
     None,
     num_texts=3,
-    num_pictures=1,
+    num_images=1,
     num_drawing_steps=1,
     machine="any machine",
 )

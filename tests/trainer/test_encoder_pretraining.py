@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from models import MMInterleaved
-from trainer.data.labelled_scenes import LabelledPictures
+from trainer.data.labelled_scenes import LabelledImages
 from trainer.encoder_pretraining import balanced_cross_entropy, cell_labels, encoder_phase, share
 from trainer.recipes import tiny
 
-PICTURES = range(tiny().encoder_pretraining.images_per_step)
+IMAGES = range(tiny().encoder_pretraining.images_per_step)
 
 
 def test_cell_labels_are_those_at_the_centres():
@@ -46,19 +46,19 @@ def phase():
     return encoder_phase(MMInterleaved(config.model), config)
 
 
-def test_batches_are_pictures_with_labels(phase):
-    batch = phase.batch(0, PICTURES)
-    assert isinstance(batch, LabelledPictures)
-    num_images, size = len(PICTURES), tiny().model.visual_tokenizer.vision_encoder["image_size"]
+def test_batches_are_images_with_labels(phase):
+    batch = phase.batch(0, IMAGES)
+    assert isinstance(batch, LabelledImages)
+    num_images, size = len(IMAGES), tiny().model.visual_tokenizer.vision_encoder["image_size"]
     assert batch.pixel_values.shape == (num_images, 3, size, size)
     assert batch.classes.shape == batch.numbers.shape == (num_images, size, size)
     assert phase.size(batch) == (0, num_images)
-    assert torch.equal(phase.batch(0, PICTURES).pixel_values, batch.pixel_values)
-    assert not torch.equal(phase.batch(1, PICTURES).pixel_values, batch.pixel_values)
+    assert torch.equal(phase.batch(0, IMAGES).pixel_values, batch.pixel_values)
+    assert not torch.equal(phase.batch(1, IMAGES).pixel_values, batch.pixel_values)
 
 
 def test_maps_and_tokens_learn_what_stands_where(phase):
-    batch = phase.batch(3, PICTURES)
+    batch = phase.batch(3, IMAGES)
     counts = phase.counts(batch)
     optimizer = torch.optim.AdamW(phase.module.parameters(), lr=3e-3)  # at 1e-2 the accuracies leap from step to step
     before = phase.accumulate(phase.module, batch, counts)
@@ -73,7 +73,7 @@ def test_maps_and_tokens_learn_what_stands_where(phase):
 
 
 def test_numbers_are_asked_only_of_numbered_sprites(phase):
-    batch = phase.batch(0, PICTURES)
+    batch = phase.batch(0, IMAGES)
     silent = replace(batch, numbers=torch.full_like(batch.numbers, -1))
     output = phase.module(silent)
     assert output.accuracy_numbers.item() == 0
@@ -87,12 +87,12 @@ def test_shares_of_a_batch_add_up_to_the_whole_batch(phase):
         phase.module.zero_grad()
         return found
 
-    pictures = range(6)
-    whole = phase.batch(1, pictures)
+    images = range(6)
+    whole = phase.batch(1, images)
     counts = phase.counts(whole)
     expected = phase.accumulate(phase.module, whole, counts)
     expected_gradients = gradients()
-    shares = [phase.batch(1, pictures[share]) for share in (slice(0, 1), slice(1, 6))]
+    shares = [phase.batch(1, images[share]) for share in (slice(0, 1), slice(1, 6))]
     assert [sum(column) for column in zip(*map(phase.counts, shares), strict=True)] == counts
     parts = [phase.accumulate(phase.module, batch, counts) for batch in shares]
     for name, value in expected.items():
@@ -103,7 +103,7 @@ def test_shares_of_a_batch_add_up_to_the_whole_batch(phase):
 
 
 def test_every_level_is_supervised(phase):
-    phase.module(phase.batch(0, PICTURES)).loss.backward()
+    phase.module(phase.batch(0, IMAGES)).loss.backward()
     assert len(phase.module.heads) == len(phase.module.visual_tokenizer.spatial_shapes)
     assert all(head.weight.grad.abs().sum() > 0 for head in phase.module.heads)
 

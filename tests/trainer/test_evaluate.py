@@ -9,7 +9,7 @@ from trainer.evaluate import main
 from trainer.evaluation.evaluator import evaluate
 from trainer.evaluation.settings import Settings
 
-SHORT = ("--tasks", "read", "--count", "1", "--num_workers", "0")
+SHORT = ("--tasks", "read", "--count", "1", "--num-workers", "0")
 
 
 def test_the_command_writes_all_that_is_needed_to_do_it_again(
@@ -22,11 +22,11 @@ def test_the_command_writes_all_that_is_needed_to_do_it_again(
         "draw",
         "--count",
         "2",
-        "--num_steps",
+        "--num-steps",
         "1",
         "--seed",
         "5",
-        "--num_workers",
+        "--num-workers",
         "1",
         "--device",
         "cpu",
@@ -68,7 +68,7 @@ def test_wrong_use_is_explained(untrained: Path, tmp_path: Path, capsys: pytest.
         ("/proc/none/scores.json", "which cannot be written: No such file"),
     ],
 )
-def test_what_cannot_be_written_is_told_before_the_exam(
+def test_what_cannot_be_written_is_told_before_the_evaluation(
     untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, sentence: str
 ) -> None:
     (tmp_path / "notes.txt").touch()
@@ -83,17 +83,25 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "answered in writing; default: 48" in said
-    assert "denoising steps a picture; default: 24" in said
+    assert "denoising steps an image; default: 24" in said
     assert "1 is none; default: 2.0" in said
-    assert "of the pictures' noise; default: 0" in said
+    assert "of the images' noise; default: 0" in said
     assert "--device DEVICE auto is the GPU where there is one; or cpu, cuda, cuda:1, ...; default: auto" in said
 
 
 @pytest.mark.gpu
 def test_a_gpu_examines_alone(untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "scores.json"
-    options = ["--tasks", "read", "draw", "--count", "2", "--num_steps", "1", "--out", str(file)]
-    assert main([str(untrained), *options, "--num_workers", "2"]) == 2
-    assert "--num_workers is 2, with --device cuda:0; expected 0" in capsys.readouterr().err
+    options = ["--tasks", "read", "draw", "--count", "2", "--num-steps", "1", "--out", str(file)]
+    assert main([str(untrained), *options, "--num-workers", "2"]) == 2
+    assert "--num-workers is 2, with --device cuda:0; expected 0" in capsys.readouterr().err
     assert main([str(untrained), *options]) == 0
     assert json.loads(file.read_text())["device"] == torch.cuda.get_device_name(0)
+
+
+def test_an_option_under_its_old_name_is_refused_with_the_new_one(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["model", "--num_pictures", "3", "--guidance_scale=2"])
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert "--num_pictures is now called --num-images. --guidance_scale is now called --guidance-scale." in said

@@ -28,7 +28,7 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture
 def questions(shards) -> str:
     """The manifest of eight questions."""
-    images = shards.folder("images", {f"{n}.png": shards.picture(n) for n in range(8)})
+    images = shards.folder("images", {f"{n}.png": shards.image_bytes(n) for n in range(8)})
     rows = [{"image": f"{n}.png", "question": "How many?", "answer": str(n)} for n in range(8)]
     return shards.manifest(shards.jsonl("questions.jsonl", rows), images=[images])
 
@@ -118,8 +118,8 @@ def test_wrong_use_gets_a_sentence(arguments, sentence, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_boxes_are_learned_in_whole_pictures_and_shown(tiny_model, shards, tmp_path):
-    """From the published files to a sheet of held-out samples and a model that has its pictures squeezed."""
+def test_boxes_are_learned_in_whole_images_and_shown(tiny_model, shards, tmp_path):
+    """From the published files to a sheet of held-out samples and a model that has its images squeezed."""
     folder = tmp_path / "refcoco"
     folder.mkdir()
     numbers = range(6)
@@ -133,7 +133,7 @@ def test_boxes_are_learned_in_whole_pictures_and_shown(tiny_model, shards, tmp_p
     }
     (folder / "refs(unc).p").write_bytes(pickle.dumps(references, 2))
     (folder / "instances.json").write_text(json.dumps(instances))
-    images = shards.folder("images", {f"{n}.png": shards.picture(n) for n in numbers})
+    images = shards.folder("images", {f"{n}.png": shards.image_bytes(n) for n in numbers})
     data, out = tmp_path / "data", tmp_path / "run"
     assert index([str(folder), "--form", "refcoco", "--images", str(images), "--out", str(data)]) == 0
     sizes = ["--corpus.num_rows", "1", "--corpus.row_tokens", "192", "--corpus.sources.rec.held_out", "2"]

@@ -16,8 +16,8 @@ from trainer.recipes import tiny
 from trainer.sample_sheet import (
     CELL_PX,
     COLUMNS,
+    IMAGE_PX,
     MARGIN_PX,
-    PICTURE_PX,
     SPARE_TOKENS,
     Sampler,
     last_left_out,
@@ -55,13 +55,13 @@ def test_a_sheet_for_a_step_which_is_the_same_again(model, tmp_path, precision):
     assert len(borders) == 2  # a line for each family that has a weight
 
 
-def test_pictures_and_text_stand_in_their_columns():
+def test_images_and_text_stand_in_their_columns():
     red, blue = (PILImage.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     pixels = np.asarray(sheet([([red, red, red, " words"], ["truth"], [blue])]))
     is_red, is_blue = ((pixels == colour).all(axis=2) for colour in ((255, 0, 0), (0, 0, 255)))
-    assert is_red.sum() == 3 * PICTURE_PX**2
+    assert is_red.sum() == 3 * IMAGE_PX**2
     assert np.flatnonzero(is_red.any(axis=0)).max() < CELL_PX - MARGIN_PX
-    assert is_blue.sum() == PICTURE_PX**2
+    assert is_blue.sum() == IMAGE_PX**2
     assert np.flatnonzero(is_blue.any(axis=0)).min() == 2 * CELL_PX + MARGIN_PX
     truth = pixels[40:, CELL_PX + 1 : 2 * CELL_PX]
     assert (truth == 0).any()
@@ -76,9 +76,9 @@ def on(corpus: CorpusConfig, **settings) -> TrainConfig:
 
 @pytest.fixture
 def corpus(shards) -> CorpusConfig:
-    """Twelve questions about pictures, a broken one among the last, and eight pairs."""
-    pictures = {f"{number}.png": shards.picture(number) for number in range(12)}
-    images = shards.folder("images", {**pictures, "9.png": b"broken"})
+    """Twelve questions about images, a broken one among the last, and eight pairs."""
+    encoded = {f"{number}.png": shards.image_bytes(number) for number in range(12)}
+    images = shards.folder("images", {**encoded, "9.png": b"broken"})
     rows = [{"image": f"{n}.png", "question": f"Who is {n}?", "answer": f"It is {n}."} for n in range(12)]
     asked = shards.manifest(shards.jsonl("asked.jsonl", rows), images=[images])
     pairs = shards.manifest(shards.pairs("pairs.tar", [f"a snail with number {n}" for n in range(8)]))
@@ -89,7 +89,7 @@ def corpus(shards) -> CorpusConfig:
 def test_what_is_held_out_is_shown_and_never_trained_on(model, corpus):
     asked = of_corpus(corpus, model)
     texts = [one for one in asked if isinstance(one.truth, str) and one.truth.startswith("It is")]
-    assert [one.truth for one in texts] == ["It is 8.", "It is 10.", "It is 11."], "9 has a broken picture"
+    assert [one.truth for one in texts] == ["It is 8.", "It is 10.", "It is 11."], "9 has a broken image"
     assert all(one.given[-1].text.endswith("The answer is:") and one.max_new_tokens for one in texts)
     pairs = asked[len(texts) :]
     assert len(pairs) == 4
@@ -116,25 +116,25 @@ def test_a_sheet_of_a_corpus(model, corpus, tmp_path):
     assert (one == other).all()
     assert len(np.flatnonzero((one[:, :, 0] == 211).all(axis=1))) == 7
     truth = one[:, CELL_PX : 2 * CELL_PX]
-    assert ((truth > 0) & (truth < 200)).any(), "a true picture is among them"
+    assert ((truth > 0) & (truth < 200)).any(), "a true image is among them"
 
 
 def test_the_last_segment_to_learn_is_left_out():
-    picture = Image(np.zeros((8, 8, 3), np.uint8), target=np.full((4, 4, 3), 9, np.uint8))
+    image = Image(np.zeros((8, 8, 3), np.uint8), target=np.full((4, 4, 3), 9, np.uint8))
 
     def left(*segments):
         return last_left_out(Document(segments, "x", "x/0", 0, {}))
 
-    story = left(Text("One."), picture, Text("Two.", loss=False), picture, Text("Three.", loss=False))
+    story = left(Text("One."), image, Text("Two.", loss=False), image, Text("Three.", loss=False))
     assert len(story.given) == 3
-    assert np.asarray(story.truth).tolist() == picture.target.tolist()
-    assert left(picture, Text("What?", loss=False), Text(" A snail.")).truth == "A snail."
-    assert left(picture, Text("What?", loss=False)) is None
+    assert np.asarray(story.truth).tolist() == image.target.tolist()
+    assert left(image, Text("What?", loss=False), Text(" A snail.")).truth == "A snail."
+    assert left(image, Text("What?", loss=False)) is None
     assert left(Text("Alone.")) is None
 
 
 def test_a_long_document_is_cut_where_a_row_ends(model, shards):
-    images = shards.folder("images", {"a.png": shards.picture(0)})
+    images = shards.folder("images", {"a.png": shards.image_bytes(0)})
     long = {"segments": [{"text": "One."}, {"image": "a.png"}, {"text": "Two. " * 100}]}
     text = {"segments": [{"text": "One. " * 100}, {"image": "a.png"}]}
     manifest = shards.manifest(shards.jsonl("a.jsonl", [long, text, long]), images=[images])

@@ -71,8 +71,8 @@ def test_of_the_model_without_mmfs_only_the_scores_travel(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = [str(run), "--out", str(out), "--command", "train it", "--without_mmfs", str(run)]
-    arguments += ["--without_mmfs_command", "train it bare"]
+    arguments = [str(run), "--out", str(out), "--command", "train it", "--without-mmfs", str(run)]
+    arguments += ["--without-mmfs-command", "train it bare"]
     assert ship.main(arguments) == 2
     assert f"python -m trainer.evaluate {run}/model --out {run}/scores.json" in capsys.readouterr().err
     scores = {"weights": {"has_mmfs": False}, "tasks": {"read": {"scores": {"exact": 0.5}, "documents": ["many"]}}}

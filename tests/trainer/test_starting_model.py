@@ -70,7 +70,7 @@ def test_a_run_begins_with_pre_trained_parts_and_ends_with_a_model(parts, shards
     assert any(name.startswith("image_decoder.unet.host.") for name in moved)
 
 
-def test_another_size_of_pictures_fits_the_same_weights(saved):
+def test_another_size_of_images_fits_the_same_weights(saved):
     base = tiny()
     larger = replace(base.model, visual_tokenizer=replace(base.model.visual_tokenizer, image_size=(64, 64)))
     model = make_model(replace(base, init=saved, model=larger))

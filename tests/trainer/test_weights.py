@@ -6,7 +6,7 @@ from models import MMInterleaved
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.evaluation.answers import to_model
-from trainer.evaluation.tasks import EXAMS
+from trainer.evaluation.tasks import EVALUATION_TASKS
 from trainer.recipes import toy
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +22,8 @@ def test_the_toy_recipe_goes_on_from_them() -> None:
     assert (ROOT / recipe.init / "model.safetensors").stat().st_size <= 12e6
 
 
-def test_they_see_what_is_in_a_picture() -> None:
-    """Of the sprites in eight held-out pictures they name more than half; guessing names one in eleven."""
+def test_they_see_what_is_in_a_image() -> None:
+    """Of the sprites in eight held-out images they name more than half; guessing names one in eleven."""
     recipe = toy()
     model = MMInterleaved.from_pretrained(ROOT / "trainer" / "weights" / "toy")
     options = TaskOptions(recipe.data.num_concepts, 64, recipe.data.num_sprites)
@@ -32,5 +32,5 @@ def test_they_see_what_is_in_a_picture() -> None:
         prompt = to_model(document.segments[: document.prompt], 64)
         [written] = model.generate(prompt, mode="text", max_new_tokens=24)
         assert isinstance(written, str)
-        named.append(EXAMS["caption"].score(written, document, recipe.data.num_concepts)["sprites"])
+        named.append(EVALUATION_TASKS["caption"].score(written, document, recipe.data.num_concepts)["sprites"])
     assert sum(named) / len(named) > 0.5

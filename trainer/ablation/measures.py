@@ -1,4 +1,4 @@
-"""What the tables show: scores of the exams, two more for several pictures, and what the paper measured."""
+"""What the tables show: scores of the evaluation tasks, two more for several images, and what the paper measured."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from trainer.evaluation.grading import MAX_SHIFTS, Answered, TaskResult
 from trainer.evaluation.scores import chance_levels
 
 PER_CENT = 100.0
-IN_ASKED_PICTURE = "in_asked_picture"
-IN_SOME_PICTURE = "in_some_picture"
+IN_ASKED_IMAGE = "in_asked_image"
+IN_SOME_IMAGE = "in_some_image"
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ MEASURES = (
             "visual_tokens": "32 tokens 22.5 → 27.7, 256 tokens 23.6 → 27.8 (TextVQA, Table 5a)",
         },
     ),
-    Measure("questions", "read", "some_number", "some number of the picture"),
-    Measure("questions", "compare", "number_in_image", "the number asked for, of the picture asked about"),
-    Measure("questions", "compare", IN_ASKED_PICTURE, "some number of the picture asked about"),
+    Measure("questions", "read", "some_number", "some number of the image"),
+    Measure("questions", "compare", "number_in_image", "the number asked for, of the image asked about"),
+    Measure("questions", "compare", IN_ASKED_IMAGE, "some number of the image asked about"),
     Measure(
         "questions",
         "compare",
-        IN_SOME_PICTURE,
-        "some number of any of the pictures",
+        IN_SOME_IMAGE,
+        "some number of any of the images",
         {"mmfs": "30.7 → 33.1 from one scale and image to several of both (TextVQA with 2 shots, Table 10)"},
     ),
-    Measure("questions", "compare", "which_image", "which picture has a thing"),
+    Measure("questions", "compare", "which_image", "which image has a thing"),
     Measure(
         "label_map",
         "label_map",
@@ -70,7 +70,7 @@ class Level:
 
 
 def levels(tasks: Mapping[str, TaskResult]) -> dict[str, dict[str, Level]]:
-    """The scores of an examination by task and name, with those that only the tables have."""
+    """The scores of an evaluation by task and name, with those that only the tables have."""
     found = {
         task: {name: Level(score.mean, score.chance, score.num_documents) for name, score in result.scores.items()}
         for task, result in tasks.items()
@@ -81,9 +81,9 @@ def levels(tasks: Mapping[str, TaskResult]) -> dict[str, dict[str, Level]]:
 
 
 def where_numbers_stand(answered: Sequence[Answered]) -> dict[str, Level]:
-    """Of the answers about "image i", how many hold a number of image i, and how many a number of any picture; empty if
+    """Of the answers about "image i", how many hold a number of image i, and how many a number of any image; empty if
     no question is of that kind."""
-    asked = [one for one in answered if picture_asked_about(one.document) is not None]
+    asked = [one for one in answered if image_asked_about(one.document) is not None]
     chance = chance_levels(
         [one.document for one in asked],
         lambda owner, document: places_of_number(owner.truth["answer"], document),
@@ -92,22 +92,22 @@ def where_numbers_stand(answered: Sequence[Answered]) -> dict[str, Level]:
     scores = [places_of_number(str(one.answer), one.document) for one in asked]
     return {
         name: Level(sum(its[name] for its in scores) / len(scores), chance.get(name), len(scores))
-        for name in (IN_ASKED_PICTURE, IN_SOME_PICTURE)
+        for name in (IN_ASKED_IMAGE, IN_SOME_IMAGE)
         if scores
     }
 
 
-def picture_asked_about(document: Document) -> int | None:
-    """Which picture, from 0, the first question of a document of several asks a number of; None if it asks no such."""
+def image_asked_about(document: Document) -> int | None:
+    """Which image, from 0, the first question of a document of several asks a number of; None if it asks no such."""
     found = re.search(r"in image (\d+)\?$", document.truth["questions"][0]["text"])
     return int(found.group(1)) - 1 if found else None
 
 
 def places_of_number(answer: str, document: Document) -> dict[str, float]:
-    """Whether the first number of an answer stands in the picture that is asked about, and in any: 1 or 0 each."""
+    """Whether the first number of an answer stands in the image that is asked about, and in any: 1 or 0 each."""
     said = re.search(r"\d+", answer)
-    pictures = [{item["number"] for item in picture["objects"]} for picture in document.truth["images"]]
-    holding = [said is not None and int(said.group()) in numbers for numbers in pictures]
-    asked = picture_asked_about(document)
+    images = [{item["number"] for item in image["objects"]} for image in document.truth["images"]]
+    holding = [said is not None and int(said.group()) in numbers for numbers in images]
+    asked = image_asked_about(document)
     assert asked is not None, f"{document.key} asks for no number"
-    return {IN_ASKED_PICTURE: float(holding[asked]), IN_SOME_PICTURE: float(any(holding))}
+    return {IN_ASKED_IMAGE: float(holding[asked]), IN_SOME_IMAGE: float(any(holding))}

@@ -103,7 +103,7 @@ STUDIES = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its examination."""
+    """One training and its evaluation."""
 
     arm: Arm
     lesson: Lesson
@@ -157,7 +157,7 @@ class Run:
         base = scale.recipe()
         data = self.lesson.data(base.data, base.model.visual_tokenizer.num_visual_tokens, self.arm.num_visual_tokens)
         longer = data.row_tokens / base.data.row_tokens
-        return self.lesson.step_s * longer * self.num_steps + self.lesson.exam_s
+        return self.lesson.step_s * longer * self.num_steps + self.lesson.evaluation_s
 
 
 def runs_of(study: Study, scale: Scale, num_seeds: int) -> Iterator[Run]:

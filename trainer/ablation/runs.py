@@ -1,4 +1,4 @@
-"""One run of a study: trained, examined, and its result kept, so that it is never made twice."""
+"""One run of a study: trained, evaluated, and its result kept, so that it is never made twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Result:
     training: dict[str, Any]
     """`TrainConfig.to_dict()`."""
 
-    examination: dict[str, Any]
+    evaluation: dict[str, Any]
     """`trainer.evaluation.settings.Settings` as a dictionary."""
 
     scores: dict[str, dict[str, Level]]
@@ -81,13 +81,13 @@ class Bench:
         """How a run is trained."""
         return run.config(self.scale, self.out, start_of(run, self.encoder, self.out), max_minutes)
 
-    def examination(self, run: Run) -> Settings:
-        """How a run is examined."""
+    def evaluation_settings(self, run: Run) -> Settings:
+        """How a run is evaluated."""
         world = self.training(run).data
         return Settings(
             tasks=tuple(run.lesson.tasks),
             num_texts=self.scale.num_texts,
-            num_pictures=self.scale.num_pictures,
+            num_images=self.scale.num_images,
             num_steps=self.scale.num_drawing_steps,
             num_concepts=world.num_concepts,
             num_sprites=world.num_sprites,
@@ -104,7 +104,7 @@ class Bench:
             return None
         result = Result.load(file)
         changed = changed_settings(result.training, self.training(run))
-        changed += changed_settings(result.examination, self.examination(run))
+        changed += changed_settings(result.evaluation, self.evaluation_settings(run))
         if changed:
             raise UsageError(
                 f"{file.parent} was made with other settings (there -> now): {'; '.join(changed)}. Remove it, or make "
@@ -113,7 +113,7 @@ class Bench:
         return result
 
     def make(self, run: Run, max_minutes: float | None) -> int | None:
-        """Train and examine a run, or go on where an earlier call was stopped.
+        """Train and evaluate a run, or go on where an earlier call was stopped.
 
         Args:
             run: what to make.
@@ -134,7 +134,7 @@ class Bench:
                     return None
             model = MMInterleaved.from_pretrained(directory / MODEL)
             weights = describe_weights(directory / MODEL, model)
-            settings = self.examination(run)
+            settings = self.evaluation_settings(run)
             evaluation = evaluate(model, settings, weights=weights, progress=show_progress)
             show_progress("")
         scores = levels(evaluation.tasks)

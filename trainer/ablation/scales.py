@@ -14,7 +14,7 @@ from trainer.recipes import toy_scratch
 SHIPPED = Path("trainer/weights/toy")
 
 IMAGES_A_ROW = 4
-"""About how many pictures a row of questions has: with more visual tokens each, rows get longer, not emptier."""
+"""About how many images a row of questions has: with more visual tokens each, rows get longer, not emptier."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +28,18 @@ class Lesson:
     num_steps: int
     num_rows: int
     num_sprites: int
-    """The most sprites in a picture to read numbers from."""
+    """The most sprites in an image to read numbers from."""
 
     step_s: float
     """Seconds of a step, to tell how long it will take."""
 
-    exam_s: float
-    """Seconds of the examination."""
+    evaluation_s: float
+    """Seconds of the evaluation."""
 
     ramp_steps: int = 0
 
     def data(self, base: DataConfig, num_tokens: int, num_visual_tokens: int | None) -> DataConfig:
-        """The data of a run whose pictures have `num_visual_tokens` tokens; None: `num_tokens`, the base's."""
+        """The data of a run whose images have `num_visual_tokens` tokens; None: `num_tokens`, the base's."""
         more = 0 if num_visual_tokens is None else (num_visual_tokens - num_tokens) * IMAGES_A_ROW
         return replace(
             base,
@@ -66,7 +66,7 @@ class Scale:
     num_texts: int
     """Held-out documents a family that are answered in writing."""
 
-    num_pictures: int
+    num_images: int
     """Held-out label maps to draw from."""
 
     num_drawing_steps: int
@@ -90,19 +90,19 @@ CPU = Scale(
     "cpu",
     _cpu_recipe,
     _by_name(
-        Lesson("questions", {"read": 1.0, "compare": 1.0}, 440, 8, 4, ramp_steps=120, step_s=0.45, exam_s=25.0),
-        Lesson("label_map", {"label_map": 1.0}, 180, 4, 4, step_s=0.8, exam_s=15.0),
+        Lesson("questions", {"read": 1.0, "compare": 1.0}, 440, 8, 4, ramp_steps=120, step_s=0.45, evaluation_s=25.0),
+        Lesson("label_map", {"label_map": 1.0}, 180, 4, 4, step_s=0.8, evaluation_s=15.0),
     ),
     SHIPPED,
     num_texts=96,
-    num_pictures=32,
+    num_images=32,
     num_drawing_steps=12,
     machine="one free core",
 )
 
 
 def gpu_model() -> MMInterleavedConfig:
-    """About 28 M parameters: reads 128-pixel pictures, draws 64-pixel ones."""
+    """About 28 M parameters: reads 128-pixel images, draws 64-pixel ones."""
     toy = MMInterleavedConfig.toy()
     vision, lm, decoder = toy.visual_tokenizer, toy.language_model, toy.image_decoder
     assert lm.mmfs is not None, "the toy language model has MMFS"
@@ -163,12 +163,12 @@ GPU = Scale(
     "gpu",
     _gpu_recipe,
     _by_name(
-        Lesson("questions", {"read": 1.0, "compare": 1.0}, 1000, 64, 6, ramp_steps=300, step_s=0.1, exam_s=40.0),
-        Lesson("label_map", {"label_map": 1.0}, 800, 32, 6, step_s=0.15, exam_s=40.0),
+        Lesson("questions", {"read": 1.0, "compare": 1.0}, 1000, 64, 6, ramp_steps=300, step_s=0.1, evaluation_s=40.0),
+        Lesson("label_map", {"label_map": 1.0}, 800, 32, 6, step_s=0.15, evaluation_s=40.0),
     ),
     None,
     num_texts=256,
-    num_pictures=96,
+    num_images=96,
     num_drawing_steps=24,
     machine="one large GPU, after the encoder's pre-training",
     num_workers=8,

@@ -9,7 +9,7 @@ from typing import Any
 from trainer.ablation.measures import MEASURES, PER_CENT, Level, Measure
 from trainer.ablation.plan import Arm, Run, Study
 from trainer.ablation.runs import Result
-from trainer.evaluation.tasks import EXAMS
+from trainer.evaluation.tasks import EVALUATION_TASKS
 
 Done = Mapping[Run, Result]
 
@@ -62,7 +62,7 @@ def markdown(study: Study, table: Sequence[Mapping[str, Any]], facts: Sequence[s
     for row in table:
         cells = [_cell(row["arms"].get(arm.name)) for arm in study.arms]
         chance = "" if row["chance"] is None else f"{row['chance']:.0f}"
-        lines.append(_line([EXAMS[row["task"]].title, row["label"], chance, *cells, row["paper"]]))
+        lines.append(_line([EVALUATION_TASKS[row["task"]].title, row["label"], chance, *cells, row["paper"]]))
     return "\n".join([*lines, "", *(f"* {fact}" for fact in facts), ""])
 
 

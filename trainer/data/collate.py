@@ -1,6 +1,7 @@
-"""Rows to what the model takes.
+"""Packed rows become the batch that the model takes.
 
-Letters: R rows, T tokens a row, N images in all rows together, M drawn ones, H = W = image_px, h = w = drawn_px.
+Letters: R rows, T tokens a row, N images in all rows together, M drawn ones, H = W = image_side,
+h = w = drawn_image_side.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def collate(
     special: SpecialTokens,
     *,
     row_tokens: int,
-    image_px: int,
-    drawn_px: int,
+    image_side: int,
+    drawn_image_side: int,
     seed: int,
     step: int,
     first_row: int = 0,
@@ -46,7 +47,7 @@ def collate(
     places: list[tuple[int, int]] = []
     drawn: list[int] = []
     drawn_keys: list[int] = []
-    drawn_pictures: list[np.ndarray] = []
+    drawn_images: list[np.ndarray] = []
     for r, row in enumerate(rows):
         start = num_images = 0
         for number, document in enumerate(row.documents):
@@ -61,7 +62,7 @@ def collate(
                 if image.drawn:
                     drawn.append(len(bank))
                     drawn_keys.append(stable_key(seed, step, first_row + r, num_images))
-                    drawn_pictures.append(image.pixels if image.target is None else image.target)
+                    drawn_images.append(image.pixels if image.target is None else image.target)
                 bank.append(image.pixels)
                 places.append((r, start + image.column))
                 num_images += 1
@@ -71,17 +72,17 @@ def collate(
         targets=torch.from_numpy(targets),
         document_ids=torch.from_numpy(document_ids),
         position_ids=torch.from_numpy(position_ids),
-        pixel_values=_resized(bank, image_px),
+        pixel_values=_resized(bank, image_side),
         image_positions=torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
         drawn=torch.tensor(drawn, dtype=torch.int64),
-        drawn_pixels=_resized(drawn_pictures, drawn_px),
+        drawn_pixels=_resized(drawn_images, drawn_image_side),
         drawn_keys=torch.tensor(drawn_keys, dtype=torch.int64),
         dataset_ids=torch.from_numpy(dataset_ids) if datasets else None,
     )
 
 
-def _resized(pictures: Sequence[np.ndarray], size_px: int) -> torch.Tensor:
-    """[number of pictures, 3, size_px, size_px], also for none."""
-    if not pictures:
-        return torch.zeros(0, 3, size_px, size_px)
-    return torch.from_numpy(box_resize(np.stack(pictures), size_px))
+def _resized(images: Sequence[np.ndarray], image_side: int) -> torch.Tensor:
+    """[number of images, 3, image_side, image_side], also for none."""
+    if not images:
+        return torch.zeros(0, 3, image_side, image_side)
+    return torch.from_numpy(box_resize(np.stack(images), image_side))

@@ -25,7 +25,7 @@ def _even_weights() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The emoji world as training data. Sizes of pictures and visual tokens are the model's."""
+    """The emoji world as training data. Sizes of images and visual tokens are the model's."""
 
     num_rows: int = 16
     """Rows in a batch."""
@@ -37,10 +37,10 @@ class DataConfig:
     """How many sprites occur, 8 to 256."""
 
     num_sprites: int = 9
-    """The most sprites in a picture to read numbers from, 1 to 9."""
+    """The most sprites in an image to read numbers from, 1 to 9."""
 
     ramp_steps: int = 0
-    """Steps over which the most sprites in a picture to read grow from 1 to `num_sprites`; 0: all from the start."""
+    """Steps over which the most sprites in an image to read grow from 1 to `num_sprites`; 0: all from the start."""
 
     tasks: dict[str, float] = field(default_factory=_even_weights)
     """Weight of each task family: its share of the documents. A family left out has none."""
@@ -60,8 +60,8 @@ class DataConfig:
         least = max(MIN_CONCEPTS, 3 * self.num_sprites)
         if not least <= self.num_concepts <= 256:
             raise ValueError(
-                f"data.num_concepts is {self.num_concepts}; with {self.num_sprites} sprites in a picture expected "
-                f"{least} to 256, so that pictures without held-out compositions always exist."
+                f"data.num_concepts is {self.num_concepts}; with {self.num_sprites} sprites in an image expected "
+                f"{least} to 256, so that images without held-out compositions always exist."
             )
 
     def tokenizer(self) -> Tokenizer:
@@ -71,7 +71,7 @@ class DataConfig:
         return load_tokenizer()
 
     def num_sprites_at(self, step: int) -> int:
-        """The most sprites in a picture to read at a step of the training."""
+        """The most sprites in an image to read at a step of the training."""
         if step >= self.ramp_steps:
             return self.num_sprites
         return 1 + step * (self.num_sprites - 1) // self.ramp_steps
@@ -121,7 +121,7 @@ class SourceConfig:
 
     max_images_per_row: int = 30
     fit: Literal["crop", "squeeze"] = "crop"
-    """How a picture becomes a square. "crop": its middle (the paper); a sample whose box is not in view there is
+    """How an image becomes a square. "crop": its middle (the paper); a sample whose box is not in view there is
     dropped, and other boxes become shares of the middle. "squeeze": all of it, whatever its shape."""
 
     flip: bool = False
@@ -210,7 +210,7 @@ class CorpusConfig:
 
     @property
     def fit(self) -> Literal["crop", "squeeze"]:
-        """How a model that learned from this data has pictures fitted: as all sources do, else cropped."""
+        """How a model that learned from this data has images fitted: as all sources do, else cropped."""
         return "squeeze" if {source.fit for source in self.sources.values()} == {"squeeze"} else "crop"
 
     def with_fingerprints(self) -> CorpusConfig:

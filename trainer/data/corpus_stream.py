@@ -285,14 +285,14 @@ class CorpusStream(RowStream):
         fit = self.config.sources[name].fit
         moment = rng.random() if image.strip else None
         try:
-            picture = decode(image.read(), self.config.max_pixels, label_map=image.label_map, moment=moment)
+            decoded = decode(image.read(), self.config.max_pixels, label_map=image.label_map, moment=moment)
         except BrokenSampleError as error:
             self._quarantine.add(name, image.name, str(error))
             return None
         # What opens a document or belongs to a question is never drawn, so nobody needs it at that size.
-        target = None if opens or image.given else square(picture, self.drawn_px, fit=fit)
-        pixels = square(picture, self.image_px, fit=fit, label_map=image.label_map)
-        visible = visible_part(picture, fit)
+        target = None if opens or image.given else square(decoded, self.drawn_image_side, fit=fit)
+        pixels = square(decoded, self.image_side, fit=fit, label_map=image.label_map)
+        visible = visible_part(decoded, fit)
         return Image(pixels, draw=not image.given, placed=not image.given, target=target, visible=visible)
 
     def _tokens(self, document: Document) -> Tokens:

@@ -24,20 +24,20 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A picture; `pixels` is uint8 [H, W, 3], RGB."""
+    """An image; `pixels` is uint8 [H, W, 3], RGB."""
 
     pixels: np.ndarray
     draw: bool = True
     """Whether the model learns to draw it. The first segment of a document is never drawn (paper B.1)."""
 
     placed: bool = True
-    """Whether the model learns that text goes on with a picture here; False for pictures of questions."""
+    """Whether the model learns that text goes on with an image here; False for images of questions."""
 
     target: np.ndarray | None = None
     """What it learns to draw, uint8 [h, w, 3], where that is not `pixels` averaged down."""
 
     visible: tuple[float, float, float, float] = WHOLE
-    """Left, top, right and bottom of `pixels` in the picture that it was cropped from, as shares of that."""
+    """Left, top, right and bottom of `pixels` in the image that it was cropped from, as shares of that."""
 
 
 Segment = Text | Image

@@ -23,7 +23,7 @@ def flipped(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
 
 
 def flipped_text(text: str) -> str:
-    """Boxes change the sides of the picture, and so do the words; 1000 thousandths are its width."""
+    """Boxes change the sides of the image, and so do the words; 1000 thousandths are its width."""
 
     def box(found: re.Match[str]) -> str:
         x1, y1, x2, y2 = found.groups()

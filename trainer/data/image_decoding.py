@@ -20,14 +20,14 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 def decode(data: bytes, max_pixels: int, *, label_map: bool = False, moment: float | None = None) -> PILImage.Image:
-    """An RGB picture.
+    """An RGB image.
 
     Args:
         data: a JPEG, PNG or WebP file.
         max_pixels: refuse what declares more, before any pixel is decoded.
-        label_map: a picture of one channel holds numbers of classes, which get a colour each (`class_colours`).
+        label_map: an image of one channel holds numbers of classes, which get a colour each (`class_colours`).
         moment: from 0 to below 1: the file is a strip of square frames, or an array [frames, H, W, 3] as a .npy file,
-            and the frame there is the picture.
+            and the frame there is the image.
 
     Raises:
         BrokenSampleError: it is none of these, damaged, cut off, or too large.
@@ -37,14 +37,14 @@ def decode(data: bytes, max_pixels: int, *, label_map: bool = False, moment: flo
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow finds odd but can read
-            with PILImage.open(io.BytesIO(data), formats=FORMATS) as picture:
-                if picture.width * picture.height > max_pixels:
+            with PILImage.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > max_pixels:
                     raise BrokenSampleError(
-                        f"The image declares {picture.width} x {picture.height} pixels; the limit is {max_pixels:,}."
+                        f"The image declares {image.width} x {image.height} pixels; the limit is {max_pixels:,}."
                     )
-                if label_map and picture.mode in ("L", "I", "I;16"):
-                    return PILImage.fromarray(class_colours()[np.asarray(picture).astype(np.int64) % 256])
-                return picture.convert("RGB") if moment is None else _cut_out(picture, moment).convert("RGB")
+                if label_map and image.mode in ("L", "I", "I;16"):
+                    return PILImage.fromarray(class_colours()[np.asarray(image).astype(np.int64) % 256])
+                return image.convert("RGB") if moment is None else _cut_out(image, moment).convert("RGB")
     except BrokenSampleError:
         raise
     except PILImage.UnidentifiedImageError as error:
@@ -92,38 +92,38 @@ def class_colours() -> np.ndarray:
 
 
 def square(
-    picture: PILImage.Image,
-    size_px: int,
+    image: PILImage.Image,
+    image_side: int,
     *,
     fit: Literal["crop", "squeeze"] = "crop",
     label_map: bool = False,
 ) -> np.ndarray:
-    """The middle square at a size (the paper's CenterCrop): uint8 [size_px, size_px, 3].
+    """The middle square at a size (the paper's CenterCrop): uint8 [image_side, image_side, 3].
 
     The same steps as `models.MMInterleavedProcessor.encode_image`, so that training sees what inference will.
 
     Args:
-        picture: RGB.
-        size_px: of the square.
-        fit: "squeeze" takes all of the picture instead.
+        image: RGB.
+        image_side: of the square.
+        fit: "squeeze" takes all of the image instead.
         label_map: colours are not mixed.
     """
     if fit == "crop":
-        picture = picture.crop(_middle(picture))
+        image = image.crop(_middle(image))
     sampling = PILImage.Resampling.NEAREST if label_map else PILImage.Resampling.BICUBIC
-    return np.array(picture.resize((size_px, size_px), sampling))
+    return np.array(image.resize((image_side, image_side), sampling))
 
 
-def visible_part(picture: PILImage.Image, fit: Literal["crop", "squeeze"]) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the square that `square` makes of a picture, as shares of the picture."""
-    if fit == "squeeze" or picture.width == picture.height:
+def visible_part(image: PILImage.Image, fit: Literal["crop", "squeeze"]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the square that `square` makes of an image, as shares of the image."""
+    if fit == "squeeze" or image.width == image.height:
         return WHOLE
-    left, top, right, bottom = _middle(picture)
-    return left / picture.width, top / picture.height, right / picture.width, bottom / picture.height
+    left, top, right, bottom = _middle(image)
+    return left / image.width, top / image.height, right / image.width, bottom / image.height
 
 
-def _middle(picture: PILImage.Image) -> tuple[int, int, int, int]:
+def _middle(image: PILImage.Image) -> tuple[int, int, int, int]:
     """The largest square in the centre, in pixels."""
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
     return left, top, left + side, top + side

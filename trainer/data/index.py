@@ -39,7 +39,7 @@ from trainer.data.sources.manifest import (
     Manifest,
     Shard,
     fingerprint_of,
-    pictures_of,
+    images_of,
     records_of,
     to_json,
 )
@@ -57,7 +57,7 @@ MAX_PROBLEMS_TOLD = 5
 
 
 @dataclass(frozen=True)
-class Part:
+class IndexedShard:
     """What is known of one shard once it is read; its table of places is next to it."""
 
     shard: Shard
@@ -162,7 +162,7 @@ def make_index(
     return _assemble(out, kind, parts, max_broken)
 
 
-def _in_order(read: Any, identities: list[dict[str, Any]], num_workers: int) -> Iterator[Part]:
+def _in_order(read: Any, identities: list[dict[str, Any]], num_workers: int) -> Iterator[IndexedShard]:
     if num_workers <= 1:
         yield from map(read, range(len(identities)), identities)
         return
@@ -172,10 +172,10 @@ def _in_order(read: Any, identities: list[dict[str, Any]], num_workers: int) -> 
 
 def read_shard(
     out: Path, kind: Literal["pairs", "documents"], images: ImageFiles, number: int, identity: dict[str, Any]
-) -> Part:
+) -> IndexedShard:
     """The part of the manifest that shard `number` makes; read again only if it has changed."""
     description, table = out / PARTS / f"{number:06d}.json", out / PARTS / f"{number:06d}.npy"
-    if (part := _finished_part(description)) is not None and part.identity == identity:
+    if (part := _finished_shard(description)) is not None and part.identity == identity:
         return part
     problems: list[str] = []
     num_missing = 0
@@ -184,26 +184,26 @@ def read_shard(
         places = find_pairs(paths[0], problems)
     else:
         # Only the description, written last, makes a part count; so these need not be written aside.
-        records, pictures = records_of(number), pictures_of(number)
-        with (out / records).open("wb") as record_file, (out / pictures).open("wb") as picture_file:
+        records, image_name = records_of(number), images_of(number)
+        with (out / records).open("wb") as record_file, (out / image_name).open("wb") as image_file:
             rows = _rows(paths, identity["form"], identity["split"], problems)
-            places, num_missing = copy_records(rows, images, record_file, picture_file, pictures, problems)
+            places, num_missing = copy_records(rows, images, record_file, image_file, image_name, problems)
     np.save(table, places)
     checksum = _checksum(paths) if identity["checksums"] else None
     shard = Shard(identity["paths"][0], sum(identity["sizes_bytes"]), checksum, len(places), len(problems))
-    part = Part(shard, identity, num_missing, problems)
+    part = IndexedShard(shard, identity, num_missing, problems)
     write_atomically(description, json.dumps(asdict(part)))
     return part
 
 
-def _finished_part(description: Path) -> Part | None:
+def _finished_shard(description: Path) -> IndexedShard | None:
     if not description.exists():
         return None
     fields = json.loads(description.read_text(encoding="utf-8"))
-    return Part(Shard(**fields.pop("shard")), **fields)
+    return IndexedShard(Shard(**fields.pop("shard")), **fields)
 
 
-def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[Part], max_broken: float) -> Manifest:
+def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[IndexedShard], max_broken: float) -> Manifest:
     shards = tuple(part.shard for part in parts)
     num_samples = sum(shard.num_samples for shard in shards)
     num_broken = sum(shard.num_broken for shard in shards)

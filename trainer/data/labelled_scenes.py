@@ -1,6 +1,6 @@
-"""Pictures of the world with everything that is known about them, to pre-train an image encoder on.
+"""Images of the world with everything that is known about them, to pre-train an image encoder on.
 
-Letters: N pictures of H x W pixels, K sprites that occur.
+Letters: N images of H x W pixels, K sprites that occur.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from trainer.data.config import DataConfig
 from trainer.data.emoji.layouts import random_scene
 from trainer.data.emoji.world import dense_labels, layout_labels, number_labels, render
 from trainer.data.stable_key import stable_key
-from trainer.data.stream import picture_px
+from trainer.data.stream import rendered_side
 
 
 @dataclass(frozen=True)
-class LabelledPictures:
-    """Pictures and what they show."""
+class LabelledImages:
+    """Images and what they show."""
 
     pixel_values: Tensor
     """[N, 3, H, W] float32 in [0, 1]."""
@@ -34,34 +34,34 @@ class LabelledPictures:
     """[N, H, W] int64: on a sprite the number printed under it, else -1."""
 
     present: Tensor
-    """[N, K] bool: whether a sprite stands in the picture."""
+    """[N, K] bool: whether a sprite stands in the image."""
 
     centres: Tensor
     """[N, K, 2] float32: its centre (x, y) in [0, 1]."""
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> LabelledPictures:
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> LabelledImages:
         """The same on another device."""
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
-        return LabelledPictures(**moved)
+        return LabelledImages(**moved)
 
-    def pin_memory(self) -> LabelledPictures:
+    def pin_memory(self) -> LabelledImages:
         """The same in page-locked memory (the hook that a DataLoader calls)."""
-        return LabelledPictures(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return LabelledImages(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
 
 class LabelledScenes:
-    """Step number and neighbouring numbers of pictures to these labelled pictures; a pure function of (settings, seed,
+    """Step number and neighbouring numbers of images to these labelled images; a pure function of (settings, seed,
     step)."""
 
     def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int) -> None:
         self.config = config
-        self.image_px = model.image_size[0]
+        self.image_side = model.image_size[0]
         self.seed = seed
 
-    def __call__(self, step: int, images: range) -> LabelledPictures:
-        """The pictures of a step; labels have the pictures' size."""
-        size_px = picture_px(self.image_px)
-        stride = size_px // self.image_px
+    def __call__(self, step: int, images: range) -> LabelledImages:
+        """The images of a step; labels have the images' size."""
+        side = rendered_side(self.image_side)
+        stride = side // self.image_side
         num_concepts = self.config.num_concepts
         scenes = [
             random_scene(
@@ -72,13 +72,13 @@ class LabelledScenes:
             )
             for image in images
         ]
-        pictures = np.stack([render(scene, size_px) for scene in scenes])
-        classes = np.stack([dense_labels(scene, num_concepts, size_px) for scene in scenes])
-        numbers = np.stack([number_labels(scene, size_px) for scene in scenes])
+        rendered = np.stack([render(scene, side) for scene in scenes])
+        classes = np.stack([dense_labels(scene, num_concepts, side) for scene in scenes])
+        numbers = np.stack([number_labels(scene, side) for scene in scenes])
         middle = slice(stride // 2, None, stride)
         present, centres = zip(*(layout_labels(scene, num_concepts) for scene in scenes), strict=True)
-        return LabelledPictures(
-            pixel_values=torch.from_numpy(box_resize(pictures, self.image_px)),
+        return LabelledImages(
+            pixel_values=torch.from_numpy(box_resize(rendered, self.image_side)),
             classes=torch.from_numpy(classes[:, middle, middle]),
             numbers=torch.from_numpy(numbers[:, middle, middle]),
             present=torch.from_numpy(np.stack(present)),

@@ -81,7 +81,7 @@ def tokenize(document: Document, tokenizer: Tokenizer, special: SpecialTokens, n
     """Tokens and targets of a document.
 
     Supervised are the text with loss, `<BoI>` after text, and `</s>`. Placeholders never are, nor is a `<BoI>` that
-    opens the document, follows another image or has a picture of a question behind it: where pictures stand is then the
+    opens the document, follows another image or has an image of a question behind it: where images stand is then the
     reader's choice, not the text's.
     """
     ids = [special.begin]

@@ -1,7 +1,7 @@
-"""Pictures of the emoji world: `python -m trainer.data.preview --task story --out FILE.png`.
+"""Images of the emoji world: `python -m trainer.data.preview --task story --out FILE.png`.
 
-A contact sheet with one document a line: its pictures at the size that the model reads (and, with --drawn-px, at the
-size that it draws), enlarged, and its text below.
+A contact sheet with one document a line: its images at the size that the model reads (or with --drawn-image-side, at
+the size that it draws), enlarged, and its text below.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ LINE_PX = 14
 FONT_PX = 11
 
 
-def contact_sheet(items: Sequence[Document], *, zoom: int, drawn_px: int | None, columns: int) -> PILImage.Image:
-    """The documents in so many columns; `drawn_px` shows the pictures averaged down to that size."""
-    cells = [_cell(document, zoom, drawn_px) for document in items]
+def contact_sheet(
+    items: Sequence[Document], *, zoom: int, drawn_image_side: int | None, columns: int
+) -> PILImage.Image:
+    """The documents in so many columns; `drawn_image_side` shows the images averaged down to that size."""
+    cells = [_cell(document, zoom, drawn_image_side) for document in items]
     width, height = max(cell.width for cell in cells), max(cell.height for cell in cells)
     sheet = PILImage.new("RGB", (columns * width, -(-len(cells) // columns) * height), "white")
     for index, cell in enumerate(cells):
@@ -39,28 +41,28 @@ def contact_sheet(items: Sequence[Document], *, zoom: int, drawn_px: int | None,
     return sheet
 
 
-def _cell(document: Document, zoom: int, drawn_px: int | None) -> PILImage.Image:
-    pictures = [_enlarged(item.pixels, zoom, drawn_px) for item in document.segments if isinstance(item, Image)]
+def _cell(document: Document, zoom: int, drawn_image_side: int | None) -> PILImage.Image:
+    images = [_enlarged(item.pixels, zoom, drawn_image_side) for item in document.segments if isinstance(item, Image)]
     words = "".join("[image]" if isinstance(item, Image) else item.text for item in document.segments)
-    width = sum(picture.width + MARGIN_PX for picture in pictures) + MARGIN_PX
+    width = sum(image.width + MARGIN_PX for image in images) + MARGIN_PX
     lines = textwrap.wrap(words, max(12, width // 7))
-    height = pictures[0].height + 3 * MARGIN_PX + LINE_PX * len(lines)
+    height = images[0].height + 3 * MARGIN_PX + LINE_PX * len(lines)
     cell = PILImage.new("RGB", (width, height), "white")
     x = MARGIN_PX
-    for picture in pictures:
-        cell.paste(picture, (x, MARGIN_PX))
-        x += picture.width + MARGIN_PX
+    for image in images:
+        cell.paste(image, (x, MARGIN_PX))
+        x += image.width + MARGIN_PX
     text = ImageDraw.Draw(cell)
     font = ImageFont.load_default(FONT_PX)
     for number, line in enumerate(lines):
-        text.text((MARGIN_PX, pictures[0].height + 2 * MARGIN_PX + LINE_PX * number), line, fill="black", font=font)
+        text.text((MARGIN_PX, images[0].height + 2 * MARGIN_PX + LINE_PX * number), line, fill="black", font=font)
     return cell
 
 
-def _enlarged(pixels: np.ndarray, zoom: int, drawn_px: int | None) -> PILImage.Image:
+def _enlarged(pixels: np.ndarray, zoom: int, drawn_image_side: int | None) -> PILImage.Image:
     side = zoom * pixels.shape[0]
-    if drawn_px is not None:
-        planes = box_resize(pixels[None], drawn_px)[0]
+    if drawn_image_side is not None:
+        planes = box_resize(pixels[None], drawn_image_side)[0]
         pixels = np.rint(planes.transpose(1, 2, 0) * 255).astype(np.uint8)
     return PILImage.fromarray(pixels).resize((side, side), PILImage.Resampling.NEAREST)
 
@@ -70,15 +72,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
     number = partial(parser.add_argument, type=int)
     parser.add_argument("--task", choices=list(TASKS), required=True, help="the family of documents")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the image to write")
     parser.add_argument("--split", choices=SPLITS, default="val", help="which documents; default: %(default)s")
     number("--start", default=0, help="index of the first document; default: %(default)s")
     number("--count", default=12, help="how many documents; default: %(default)s")
     number("--columns", default=3, help="how many beside each other; default: %(default)s")
     number("--zoom", default=2, help="how many times enlarged; default: %(default)s")
     number("--num-concepts", default=TaskOptions.num_concepts, help="kinds of things; default: %(default)s")
-    number("--image-px", default=TaskOptions.image_px, help="side of the pictures read; default: %(default)s")
-    number("--drawn-px", help="show the pictures at the size that the model draws; default: as they are read")
+    number("--image-side", default=TaskOptions.image_side, help="side of the images read; default: %(default)s")
+    number("--drawn-image-side", help="show the images at the size that the model draws; default: as they are read")
     return parser
 
 
@@ -92,9 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(args, name) < 1:
                 raise UsageError(f"--{name} is {getattr(args, name)}; expected 1 or more.")
         make_room_for(args.out)
-        options = TaskOptions(num_concepts=args.num_concepts, image_px=args.image_px)
+        options = TaskOptions(num_concepts=args.num_concepts, image_side=args.image_side)
         items = documents(args.task, args.split, args.start, args.count, options=options)
-        contact_sheet(items, zoom=args.zoom, drawn_px=args.drawn_px, columns=args.columns).save(args.out)
+        contact_sheet(items, zoom=args.zoom, drawn_image_side=args.drawn_image_side, columns=args.columns).save(
+            args.out
+        )
     except ValueError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ class RowStream(ABC):
     """The batches of a run: `stream(step)`.
 
     Args:
-        model: gives the sizes of pictures read and drawn, and the number of visual tokens.
+        model: gives the sizes of images read and drawn, and the number of visual tokens.
         special: the tokens that are not text.
         num_rows: rows of a batch.
         row_tokens: tokens of a row.
@@ -23,7 +23,7 @@ class RowStream(ABC):
         datasets: names of the parts of the mixture that rows are made of.
 
     Raises:
-        ValueError: the model reads or draws pictures that are no squares.
+        ValueError: the model reads or draws images that are no squares.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class RowStream(ABC):
     ) -> None:
         height, width = model.image_size
         if height != width:
-            raise ValueError(f"The model reads pictures of {width} x {height} px; training makes squares.")
-        self.image_px = height
+            raise ValueError(f"The model reads images of {width} x {height} px; training makes squares.")
+        self.image_side = height
         drawn_height, drawn_width = model.drawn_image_size
         if drawn_height != drawn_width:
-            raise ValueError(f"The model draws pictures of {drawn_width} x {drawn_height} px; training makes squares.")
-        self.drawn_px = drawn_height
+            raise ValueError(f"The model draws images of {drawn_width} x {drawn_height} px; training makes squares.")
+        self.drawn_image_side = drawn_height
         self.num_visual_tokens = model.visual_tokenizer.num_visual_tokens
         self.num_rows = num_rows
         self.row_tokens = row_tokens
@@ -61,8 +61,8 @@ class RowStream(ABC):
             [self.row(step, row) for row in rows],
             self._special,
             row_tokens=self.row_tokens,
-            image_px=self.image_px,
-            drawn_px=self.drawn_px,
+            image_side=self.image_side,
+            drawn_image_side=self.drawn_image_side,
             seed=self.seed,
             step=step,
             first_row=rows.start,

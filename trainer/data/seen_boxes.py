@@ -1,4 +1,4 @@
-"""Boxes of what a picture shows, when a crop of it is seen."""
+"""Boxes of what an image shows, when a crop of it is seen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIN_SEEN = 0.5
 
 
 def in_view(segments: tuple[Segment, ...]) -> tuple[Segment, ...] | None:
-    """The boxes in the texts as shares of what is seen of the picture before them; None if one is not in view."""
+    """The boxes in the texts as shares of what is seen of the image before them; None if one is not in view."""
     visible, seen = WHOLE, []
     for segment in segments:
         if isinstance(segment, Image):

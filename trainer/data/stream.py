@@ -18,9 +18,9 @@ from trainer.data.pack import Row, SpecialTokens, Tokens, pack_row, tokenize
 from trainer.data.row_stream import RowStream
 
 
-def picture_px(image_px: int) -> int:
-    """The smallest size at which the world renders pictures that average down to `image_px` exactly."""
-    return math.lcm(CANVAS, image_px)
+def rendered_side(image_side: int) -> int:
+    """The smallest size at which the world renders images that average down to `image_side` exactly."""
+    return math.lcm(CANVAS, image_side)
 
 
 class Stream(RowStream):
@@ -28,7 +28,7 @@ class Stream(RowStream):
 
     Args:
         config: the data.
-        model: gives the sizes of pictures read and drawn, and the number of visual tokens.
+        model: gives the sizes of images read and drawn, and the number of visual tokens.
         seed: another seed, other documents.
     """
 
@@ -44,9 +44,9 @@ class Stream(RowStream):
             seed=seed,
             datasets=[name for name, weight in config.tasks.items() if weight],
         )
-        if picture_px(self.image_px) % self.drawn_px:
+        if rendered_side(self.image_side) % self.drawn_image_side:
             raise ValueError(
-                f"The model draws {self.drawn_px} px, pictures have {picture_px(self.image_px)} px; "
+                f"The model draws {self.drawn_image_side} px, images have {rendered_side(self.image_side)} px; "
                 "expected a divisor, so that what it learns to draw is an exact mean."
             )
         self._names = list(config.tasks)
@@ -61,7 +61,7 @@ class Stream(RowStream):
         """The endless documents that one row of one batch is filled from."""
         options = TaskOptions(
             num_concepts=self.config.num_concepts,
-            image_px=picture_px(self.image_px),
+            image_side=rendered_side(self.image_side),
             num_sprites=self.config.num_sprites_at(step),
         )
         rng = np.random.default_rng([self.seed, step, row])

@@ -1,4 +1,4 @@
-"""`python -m trainer.demo`: train the toy model, examine it, export it, and write a page that shows it all.
+"""`python -m trainer.demo`: train the toy model, evaluate it, export it, and write a page that shows it all.
 
 The training goes on from the weights in `trainer/weights/toy`, which the same command made in a longer run. Stopped
 with Ctrl-C, the demo goes on where it was when it is started again.

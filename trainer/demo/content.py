@@ -33,10 +33,10 @@ class Story:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """Where one query of the language model samples a picture."""
+class SampledImage:
+    """An image, and the locations where one query of the language model samples it."""
 
-    picture: np.ndarray
+    image: np.ndarray
     """uint8 [H, W, 3]."""
 
     question: str
@@ -69,7 +69,7 @@ class Demo:
 
     runs: tuple[Run, ...]
     stories: tuple[Story, ...]
-    looks: tuple[Look, ...]
+    sampled_images: tuple[SampledImage, ...]
     export: Mapping[str, Any]
     """The manifest of `python -m export.trt`."""
 

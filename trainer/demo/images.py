@@ -1,4 +1,4 @@
-"""Pictures inside a page."""
+"""Images inside a page."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image as PILImage
 
 
-def inline_png(picture: np.ndarray | PILImage.Image) -> str:
-    """A picture (uint8 [H, W, 3], or PIL) as a data URI."""
-    image = picture if isinstance(picture, PILImage.Image) else PILImage.fromarray(picture)
+def inline_png(image: np.ndarray | PILImage.Image) -> str:
+    """An image (uint8 [H, W, 3], or PIL) as a data URI."""
+    pil = image if isinstance(image, PILImage.Image) else PILImage.fromarray(image)
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    pil.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def img(picture: np.ndarray | PILImage.Image, alt: str) -> str:
-    """The picture as an element."""
-    return f'<img src="{inline_png(picture)}" alt="{escape(alt)}">'
+def img(image: np.ndarray | PILImage.Image, alt: str) -> str:
+    """The image as an element."""
+    return f'<img src="{inline_png(image)}" alt="{escape(alt)}">'

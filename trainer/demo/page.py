@@ -23,7 +23,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Demo], str]], ...] = (
     ("losses", "Losses", losses.section),
     ("gallery", "Held-out documents", gallery.section),
     ("stories", "Told by the model alone", stories.section),
-    ("looks", "Where MMFS looks", sampling_locations.section),
+    ("locations", "Sampling locations of MMFS", sampling_locations.section),
     ("export", "As ONNX", export.section),
     ("origin", "How this was made", origin.section),
 )
@@ -46,9 +46,9 @@ def render_page(demo: Demo) -> str:
 def _lead(demo: Demo) -> str:
     millions = demo.live.weights["num_parameters"] / 1e6
     return (
-        f'<p class="lead">MM-Interleaved at toy size: {millions:.1f} million parameters that read pictures of emoji, '
+        f'<p class="lead">MM-Interleaved at toy size: {millions:.1f} million parameters that read images of emoji, '
         "write about them, and draw new ones, in one sequence of text and images. Its language model and its image "
-        "decoder look back at the pixels of all earlier pictures through MMFS, a deformable attention over several "
+        "decoder attend to the pixels of all earlier images through MMFS, a deformable attention over several "
         "images and scales.</p>"
     )
 

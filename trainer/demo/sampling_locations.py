@@ -1,4 +1,4 @@
-"""Where the language model's MMFS layers look in a picture.
+"""The sampling locations of the language model's MMFS layers in an image.
 
 Letters: H heads, L levels, P points, T tokens, C language-model width.
 """
@@ -17,27 +17,27 @@ from models.generation.documents import pieces_of
 from models.generation.torch_state import TorchGenerationState
 from models.language_model import LanguageSynchronizer
 from trainer.data.document import Document, Image
-from trainer.demo.content import Look
+from trainer.demo.content import SampledImage
 from trainer.evaluation.answers import to_model
 from trainer.evaluation.evaluator import Evaluation
 
-NUM_LOOKS = 6
+NUM_SAMPLED = 6
 
 
-def look(model: MMInterleaved, evaluation: Evaluation) -> Iterator[Look]:
-    """Where the model looks to answer the first questions of the reading examination; nothing without MMFS."""
+def sampled_images(model: MMInterleaved, evaluation: Evaluation) -> Iterator[SampledImage]:
+    """Where the model samples to answer the first questions of the reading task; nothing without MMFS."""
     if len(model.language_model.synchronizers):
-        for one in evaluation.tasks["read"].answered[:NUM_LOOKS]:
-            yield look_at(model, one.document, str(one.answer))
+        for one in evaluation.tasks["read"].answered[:NUM_SAMPLED]:
+            yield sampled_image(model, one.document, str(one.answer))
 
 
 @torch.no_grad()
-def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
-    """The sampling points with which the model reads the last token of a question about one picture.
+def sampled_image(model: MMInterleaved, document: Document, answer: str) -> SampledImage:
+    """The sampling points with which the model reads the last token of a question about one image.
 
     Args:
         model: with MMFS in its language model.
-        document: its prompt is one picture and one question.
+        document: its prompt is one image and one question.
         answer: what the model writes, to stand beside the question.
 
     Raises:
@@ -45,10 +45,10 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
     """
     prompt = document.segments[: document.prompt]
     if len(prompt) != 2 or not isinstance(prompt[0], Image) or isinstance(prompt[1], Image):
-        raise ValueError(f"The prompt of {document.key} has {len(prompt)} segments; expected a picture and a question.")
+        raise ValueError(f"The prompt of {document.key} has {len(prompt)} segments; expected an image and a question.")
     layers = [layer for layer in model.language_model.modules() if isinstance(layer, MMFS)]
     if not layers:
-        raise ValueError("This language model has no MMFS layers, so it looks nowhere. Load one with MMFS.")
+        raise ValueError("This language model has no MMFS layers, so it samples no image. Load one with MMFS.")
     if (processor := model.processor) is None:
         raise ValueError("The model has no processor. Expected one, to read the question with.")
     queries: dict[MMFS, Tensor] = {}
@@ -59,7 +59,7 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     try:
         reading = TorchGenerationState(model)
-        reading.folded = None  # so that it is the layers that look, with the hooks on them
+        reading.folded = None  # so that the layers themselves run, with their hooks
         segments = to_model(prompt, model.config.image_size[0])
         reading.read([[piece for segment in segments for piece in pieces_of(segment, processor, model.config)]])
     finally:
@@ -69,7 +69,7 @@ def look_at(model: MMInterleaved, document: Document, answer: str) -> Look:
     for layer, query in queries.items():
         location, weight = sampling_points(layer, query)
         points += [(x, y, w) for (x, y), w in zip(location.tolist(), weight.tolist(), strict=True)]
-    return Look(prompt[0].pixels, prompt[1].text, answer, tuple(points))
+    return SampledImage(prompt[0].pixels, prompt[1].text, answer, tuple(points))
 
 
 def sampling_points(layer: MMFS, query: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ def sampling_points(layer: MMFS, query: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         [H*P, 2] places (x, y) in [0, 1], the same on all levels; [H*P] attention, summed over the levels. With the
-        null slot the attention of a head is less than 1: the rest looks nowhere.
+        null slot the attention of a head is less than 1: the rest goes to the null slot.
     """
     mixed = layer.query_proj(query) + layer.age_embedding[0]
     offsets = layer.sampling_offsets(mixed)

@@ -19,7 +19,7 @@ from trainer.demo.content import Demo
 from trainer.demo.export_samples import write_samples
 from trainer.demo.options import PROGRAM, Options
 from trainer.demo.page import render_page
-from trainer.demo.sampling_locations import look
+from trainer.demo.sampling_locations import sampled_images
 from trainer.demo.starting_weights import recorded_without_mmfs, training_facts
 from trainer.demo.stories import tell
 from trainer.demo.training import training_arguments, training_runs
@@ -66,16 +66,16 @@ def run(options: Options) -> int:
     world = world_of(model_dir, None)
     settings = Settings(num_concepts=world.num_concepts, num_sprites=world.num_sprites)
     if options.quick:
-        settings = replace(settings, num_texts=2, num_pictures=1, num_steps=2)
+        settings = replace(settings, num_texts=2, num_images=1, num_steps=2)
     shipped = None
     if options.start is not None:
         with stopwatch.stage("scores of the shipped weights"):
-            shipped = examine(options.start, settings, options.out / "scores_shipped.json")
+            shipped = evaluate_directory(options.start, settings, options.out / "scores_shipped.json")
     with stopwatch.stage("scores after live training"):
-        live = examine(model_dir, settings, options.out / "scores_live.json")
+        live = evaluate_directory(model_dir, settings, options.out / "scores_live.json")
     with stopwatch.stage("stories"):
         stories = list(tell(model, settings, num_stories=1 if options.quick else 3))
-        looks = list(look(model, live))
+        sampled = list(sampled_images(model, live))
     export_dir = options.out / "export"
     write_samples(model, settings, model_dir / "samples")
     exporting = ["export.trt", str(model_dir), "--out", str(export_dir)]
@@ -91,7 +91,7 @@ def run(options: Options) -> int:
         without_mmfs=recorded_without_mmfs(options.start),
         runs=tuple(training_runs(options)),
         stories=tuple(stories),
-        looks=tuple(looks),
+        sampled_images=tuple(sampled),
         export=json.loads((export_dir / "manifest.json").read_text(encoding="utf-8")),
         made_by=made_by,
         commands={
@@ -110,7 +110,7 @@ def run(options: Options) -> int:
     return 0
 
 
-def examine(model_dir: Path, settings: Settings, file: Path) -> Evaluation:
+def evaluate_directory(model_dir: Path, settings: Settings, file: Path) -> Evaluation:
     """Evaluate the model in a directory, and keep the results as JSON."""
     model = MMInterleaved.from_pretrained(model_dir)
     evaluation = evaluate(

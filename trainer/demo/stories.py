@@ -15,7 +15,7 @@ STORY_TOKENS = 96
 
 
 def tell(model: MMInterleaved, settings: Settings, *, num_stories: int) -> Iterator[Story]:
-    """Let the model go on from the first sentence of held-out stories, in text and pictures as it likes."""
+    """Let the model go on from the first sentence of held-out stories, in text and images as it likes."""
     for index, document in enumerate(held_out(model, settings, "story", num_stories)):
         prompt = prompt_of(document)
         written = model.generate(

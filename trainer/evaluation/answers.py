@@ -1,4 +1,4 @@
-"""What a model says to documents: text, greedily, or a picture, with guidance; by several processes if asked."""
+"""What a model says to documents: text, greedily, or an image, with guidance; by several processes if asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models import MMInterleaved
 from trainer.data.document import Document, Segment, Text
 from trainer.evaluation.image_scores import to_float
 from trainer.evaluation.settings import Settings
-from trainer.evaluation.tasks import EXAMS, Task
+from trainer.evaluation.tasks import EVALUATION_TASKS, Task
 from trainer.process.interrupt import ignore_in_worker
 
 Written = str | PILImage.Image
@@ -29,7 +29,7 @@ class Job:
 
     document: Document
     index: int
-    """Its number within its family: what the seed of a picture counts on from."""
+    """Its number within its family: what the seed of an image counts on from."""
 
 
 def answer_all(
@@ -45,32 +45,32 @@ def answer_all(
         yield from pool.map(_work, jobs)
 
 
-_examinee: tuple[MMInterleaved, Settings]
-"""In a worker: whom it asks."""
+_evaluated: tuple[MMInterleaved, Settings]
+"""In a worker process: the model that it evaluates, and the settings."""
 
 
 def _begin_work(copy: bytes) -> None:
-    global _examinee
+    global _evaluated
     ignore_in_worker(0)
     torch.set_num_threads(1)
-    _examinee = pickle.loads(copy)
+    _evaluated = pickle.loads(copy)
 
 
 def _work(job: Job) -> tuple[Written, float]:
-    model, settings = _examinee
+    model, settings = _evaluated
     return timed_answer(model, job, settings)
 
 
 def timed_answer(model: MMInterleaved, job: Job, settings: Settings) -> tuple[Written, float]:
     """The answer to a job, and the seconds it took."""
     start = time.monotonic()
-    exam = EXAMS[job.document.task]
-    return answer(model, job.document, exam, settings, seed=job.index), time.monotonic() - start
+    task = EVALUATION_TASKS[job.document.task]
+    return answer(model, job.document, task, settings, seed=job.index), time.monotonic() - start
 
 
-def answer(model: MMInterleaved, document: Document, exam: Task, settings: Settings, *, seed: int) -> Written:
-    """What the model says to a document: text (perhaps empty), or a picture."""
-    return go_on(model, exam.prompt(document), settings, max_new_tokens=exam.max_new_tokens, seed=seed)
+def answer(model: MMInterleaved, document: Document, task: Task, settings: Settings, *, seed: int) -> Written:
+    """What the model says to a document: text (perhaps empty), or an image."""
+    return go_on(model, task.prompt(document), settings, max_new_tokens=task.max_new_tokens, seed=seed)
 
 
 def go_on(
@@ -81,7 +81,7 @@ def go_on(
     if max_new_tokens:
         written = model.generate(segments, mode="text", max_new_tokens=max_new_tokens)
         return "".join(piece for piece in written if isinstance(piece, str)).strip()
-    [picture] = model.generate(
+    [image] = model.generate(
         segments,
         mode="image",
         max_new_images=1,
@@ -89,16 +89,16 @@ def go_on(
         guidance_scale=settings.guidance_scale,
         seed=settings.seed + seed,
     )
-    return picture
+    return image
 
 
-def to_model(segments: Sequence[Segment], image_px: int) -> list[Written]:
-    """A document's segments as `generate` takes them; pictures are averaged down as in training."""
+def to_model(segments: Sequence[Segment], image_side: int) -> list[Written]:
+    """A document's segments as `generate` takes them; images are averaged down as in training."""
     return [
-        segment.text if isinstance(segment, Text) else shrunk_picture(segment.pixels, image_px) for segment in segments
+        segment.text if isinstance(segment, Text) else shrunk_image(segment.pixels, image_side) for segment in segments
     ]
 
 
-def shrunk_picture(pixels: np.ndarray, side_px: int) -> PILImage.Image:
-    """uint8 [H, H, 3] averaged down to `side_px`, which divides H."""
-    return PILImage.fromarray(np.rint(to_float(pixels, side_px) * 255).astype(np.uint8))
+def shrunk_image(pixels: np.ndarray, image_side: int) -> PILImage.Image:
+    """uint8 [H, H, 3] averaged down to `image_side`, which divides H."""
+    return PILImage.fromarray(np.rint(to_float(pixels, image_side) * 255).astype(np.uint8))

@@ -26,7 +26,7 @@ def describe_weights(model_dir: Path, model: MMInterleaved) -> dict[str, Any]:
 
 
 def world_of(model_dir: Path, config_file: Path | None) -> DataConfig:
-    """The world that a model is examined in: of the given settings, else of its run, else of the default recipe."""
+    """The world that a model is evaluated in: of the given settings, else of its run, else of the default recipe."""
     beside = model_dir.parent / "config.yaml"
     file = config_file if config_file is not None else beside if beside.is_file() else None
     config: TrainConfig = load(file, ALL_RECIPES) if file is not None else ALL_RECIPES[DEFAULT_RECIPE]()

@@ -1,4 +1,4 @@
-"""A model examined: every family asked, answered and graded."""
+"""A model evaluated: every family asked, answered and graded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.evaluation.grading import TaskResult, grade
 from trainer.evaluation.held_out import held_out
 from trainer.evaluation.progress import Progress, progress_line
 from trainer.evaluation.settings import Settings
-from trainer.evaluation.tasks import EXAMS
+from trainer.evaluation.tasks import EVALUATION_TASKS
 from trainer.process.environment import environment
 
 
@@ -31,7 +31,7 @@ class Evaluation:
     """A GPU by its name."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with all that is needed to do it again; drawn pictures are left out."""
+        """Plain data for JSON, with all that is needed to do it again; drawn images are left out."""
         return {
             "settings": asdict(self.settings),
             "weights": self.weights,
@@ -60,7 +60,7 @@ def evaluate(
     num_workers: int = 0,
     progress: Progress = lambda _line: None,
 ) -> Evaluation:
-    """Examine a model.
+    """Evaluate a model.
 
     Args:
         model: with a processor, in evaluation mode.
@@ -85,14 +85,14 @@ def evaluate(
         written[job.document.task].append(one)
         seconds[job.document.task] += spent_s
         progress(progress_line(asked, written, seconds, max(num_workers, 1)))
-    side_px = min(*model.config.drawn_image_size, CANVAS)
+    image_side = min(*model.config.drawn_image_size, CANVAS)
     results = {
         task: grade(
-            EXAMS[task],
+            EVALUATION_TASKS[task],
             asked[task],
             written[task],
             num_concepts=settings.num_concepts,
-            side_px=side_px,
+            image_side=image_side,
             wall_s=seconds[task],
         )
         for task in asked
@@ -109,9 +109,9 @@ def table(evaluation: Evaluation) -> str:
         for name, score in result.scores.items():
             chance = "-" if score.chance is None else f"{score.chance:.3f}"
             mean = f"{score.mean:.3f} ± {score.standard_error:.3f}"
-            lines.append(f"{task:<10} {EXAMS[task].labels[name]:<42} {mean:>14} {chance:>7}")
+            lines.append(f"{task:<10} {EVALUATION_TASKS[task].labels[name]:<42} {mean:>14} {chance:>7}")
     return "\n".join(lines)
 
 
 def _in_words(written: Written) -> str:
-    return written if isinstance(written, str) else f"picture of {written.width} x {written.height} px"
+    return written if isinstance(written, str) else f"image of {written.width} x {written.height} px"

@@ -13,7 +13,7 @@ from trainer.evaluation.image_scores import to_float
 from trainer.evaluation.scores import Score, chance_levels
 from trainer.evaluation.tasks import Answer, Task
 
-MAX_SHIFTS = {"text": 48, "picture": 4}
+MAX_SHIFTS = {"text": 48, "image": 4}
 """How many other documents' answers each document is scored with to measure chance."""
 
 
@@ -33,7 +33,7 @@ class Answered:
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """One family's examination."""
+    """One family's evaluation."""
 
     answered: tuple[Answered, ...]
     scores: dict[str, Score]
@@ -42,41 +42,41 @@ class TaskResult:
 
 
 def grade(
-    exam: Task,
+    task: Task,
     asked: Sequence[Document],
     written: Sequence[Written],
     *,
     num_concepts: int,
-    side_px: int,
+    image_side: int,
     wall_s: float = 0.0,
 ) -> TaskResult:
     """Score the answers of one family, the truth itself, and chance.
 
     Args:
-        exam: of the family.
+        task: of the family.
         asked: its documents.
         written: the answer to each.
         num_concepts: how many sprites a drawn one is told from.
-        side_px: pictures are compared at this size; it divides the size of the drawn ones.
+        image_side: images are compared at this size; it divides the size of the drawn ones.
         wall_s: seconds that the answers took.
     """
 
     def score(given: Answer, document: Document) -> dict[str, float]:
-        return exam.score(given, document, num_concepts)
+        return task.score(given, document, num_concepts)
 
-    truths = {document.key: exam.true_answer(document, side_px) for document in asked}
+    truths = {document.key: task.true_answer(document, image_side) for document in asked}
     best = {document.key: score(truths[document.key], document) for document in asked}
 
     def score_other(owner: Document, document: Document) -> dict[str, float]:
         scores = score(truths[owner.key], document)
         return {name: scores[name] for name in best[owner.key].keys() & best[document.key].keys()}
 
-    chance = chance_levels(asked, score_other, max_shifts=MAX_SHIFTS[exam.kind])
+    chance = chance_levels(asked, score_other, max_shifts=MAX_SHIFTS[task.kind])
     answered = tuple(
-        Answered(document, one, score(_scorable(one, side_px), document))
+        Answered(document, one, score(_scorable(one, image_side), document))
         for document, one in zip(asked, written, strict=True)
     )
-    names = [name for name in exam.labels if any(name in its for its in best.values())]
+    names = [name for name in task.labels if any(name in its for its in best.values())]
     scores = {
         name: Score.of(
             [one.scores[name] for one in answered if name in one.scores],
@@ -88,5 +88,5 @@ def grade(
     return TaskResult(answered, scores, wall_s)
 
 
-def _scorable(written: Written, side_px: int) -> Answer:
-    return written if isinstance(written, str) else to_float(np.asarray(written), side_px)
+def _scorable(written: Written, image_side: int) -> Answer:
+    return written if isinstance(written, str) else to_float(np.asarray(written), image_side)

@@ -1,6 +1,6 @@
 """What a set of scores is worth: their mean, its error, and chance.
 
-Scores are shares between 0 (wrong) and 1 (right). `text_scores` and `picture_scores` say how right one answer is.
+Scores are shares between 0 (wrong) and 1 (right). `text_scores` and `image_scores` say how right one answer is.
 """
 
 from __future__ import annotations

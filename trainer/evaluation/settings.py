@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trainer.data.emoji.tasks import PRETRAINING_FAMILIES
 from trainer.errors import UsageError
-from trainer.evaluation.tasks import EXAMS
+from trainer.evaluation.tasks import EVALUATION_TASKS
 
 
 @dataclass(frozen=True)
@@ -17,28 +17,28 @@ class Settings:
     num_texts: int = 48
     """Documents of each family that is answered in writing: validation documents 0, 1, 2, ..."""
 
-    num_pictures: int = 24
-    """Documents of each family that is answered with a picture."""
+    num_images: int = 24
+    """Documents of each family that is answered with an image."""
 
     num_steps: int = 24
-    """Denoising steps a picture."""
+    """Denoising steps an image."""
 
     guidance_scale: float = 2.0
     seed: int = 0
-    """Picture i starts from the noise of seed + i."""
+    """Image i starts from the noise of seed + i."""
 
     data_seed: int = 0
     num_concepts: int = 32
     num_sprites: int = 9
 
     def __post_init__(self) -> None:
-        unknown = [task for task in self.tasks if task not in EXAMS]
+        unknown = [task for task in self.tasks if task not in EVALUATION_TASKS]
         if unknown or not self.tasks:
-            raise UsageError(f"tasks are {list(self.tasks)}; expected some of {', '.join(EXAMS)}.")
-        for name in ("num_texts", "num_pictures", "num_steps"):
+            raise UsageError(f"tasks are {list(self.tasks)}; expected some of {', '.join(EVALUATION_TASKS)}.")
+        for name in ("num_texts", "num_images", "num_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 1 or more.")
 
     def num_documents(self, task: str) -> int:
-        """How many documents of a family are examined."""
-        return self.num_texts if EXAMS[task].kind == "text" else self.num_pictures
+        """How many documents of a family are evaluated."""
+        return self.num_texts if EVALUATION_TASKS[task].kind == "text" else self.num_images

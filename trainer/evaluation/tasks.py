@@ -1,4 +1,4 @@
-"""How each task family of the emoji world is examined: what the model is given, and how its answer is scored.
+"""How each task family of the emoji world is evaluated: what the model is given, and how its answer is scored.
 
 The first score of a family is its headline. Every score is a share between 0 and 1 of one document; a score that makes
 no sense for a document is absent.
@@ -20,15 +20,15 @@ from trainer.evaluation.image_scores import background_right, foreground_iou, sp
 from trainer.evaluation.text_scores import box_iou, exact_match, number_match, read_box
 
 Answer = str | np.ndarray
-"""Text, or a picture: float32 [h, h, 3] in [0, 1]."""
+"""Text, or an image: float32 [h, h, 3] in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One family's examination."""
+    """One family's evaluation."""
 
     title: str
-    kind: Literal["text", "picture"]
+    kind: Literal["text", "image"]
     given: str
     """What the model gets and has to do, in words."""
 
@@ -41,17 +41,17 @@ class Task:
     max_new_tokens: int = 0
     prompt: Callable[[Document], Sequence[Segment]] = prompt_of
 
-    def true_answer(self, document: Document, side_px: int) -> Answer:
-        """The answer that the document itself gives; a picture at the side that the model draws at."""
-        return document.truth["answer"] if self.kind == "text" else to_float(true_picture(document).pixels, side_px)
+    def true_answer(self, document: Document, image_side: int) -> Answer:
+        """The answer that the document itself gives; an image at the side that the model draws at."""
+        return document.truth["answer"] if self.kind == "text" else to_float(true_image(document).pixels, image_side)
 
 
-def true_picture(document: Document) -> Image:
-    """The picture that is to be drawn: the last segment of a document of a picture task."""
-    picture = document.segments[-1]
-    if not isinstance(picture, Image):
-        raise ValueError(f"The last segment of {document.key} is text; expected the picture to draw.")
-    return picture
+def true_image(document: Document) -> Image:
+    """The image that is to be drawn: the last segment of a document of an image task."""
+    image = document.segments[-1]
+    if not isinstance(image, Image):
+        raise ValueError(f"The last segment of {document.key} is text; expected the image to draw.")
+    return image
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def score_caption(answer: Answer, document: Document, _num_concepts: int) -> dic
 
 
 def score_reading(answer: Answer, document: Document, _num_concepts: int) -> dict[str, float]:
-    """The number asked for, and whether it is at least one that stands in the picture."""
+    """The number asked for, and whether it is at least one that stands in the image."""
     numbers = [str(item["number"]) for item in document.truth["images"][0]["objects"]]
     return {
         "number": number_match(str(answer), document.truth["answer"]),
@@ -122,7 +122,7 @@ def score_comparison(answer: Answer, document: Document, _num_concepts: int) -> 
 
 
 def score_drawing(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
-    """Sprites and background of the last picture."""
+    """Sprites and background of the last image."""
     assert isinstance(answer, np.ndarray)
     facts = document.truth["images"][-1]
     return {
@@ -134,7 +134,7 @@ def score_drawing(answer: Answer, document: Document, num_concepts: int) -> dict
 def score_layout(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
     """The same, and whether the sprites' shapes lie where the label map says."""
     assert isinstance(answer, np.ndarray)
-    true = to_float(true_picture(document).pixels, len(answer))
+    true = to_float(true_image(document).pixels, len(answer))
     overlap = foreground_iou(answer, true, document.truth["images"][-1])
     return {**score_drawing(answer, document, num_concepts), "foreground": overlap}
 
@@ -143,11 +143,11 @@ DRAWING_LABELS = {
     "sprites": "the right sprites in their places",
     "background": "the right background colour",
 }
-EXAMS: dict[str, Task] = {
+EVALUATION_TASKS: dict[str, Task] = {
     "caption": Task(
         title="Caption",
         kind="text",
-        given="A picture and “a photo of”; the model writes the caption.",
+        given="An image and “a photo of”; the model writes the caption.",
         labels={
             "exact": "every word right",
             "sprites": "sprites named (shared over the longer list)",
@@ -160,23 +160,23 @@ EXAMS: dict[str, Task] = {
     "read": Task(
         title="Detail reading",
         kind="text",
-        given="A picture of several sprites with small printed numbers, and a question for one of them.",
-        labels={"number": "exact number", "some_number": "any number that stands in the picture"},
+        given="An image of several sprites with small printed numbers, and a question for one of them.",
+        labels={"number": "exact number", "some_number": "any number that stands in the image"},
         score=score_reading,
         max_new_tokens=10,
     ),
     "ground": Task(
         title="Grounding",
         kind="text",
-        given="A picture and a sprite's name; the model writes the corners of its box in thousandths.",
+        given="An image and a sprite's name; the model writes the corners of its box in thousandths.",
         labels={"iou_50": "overlap (IoU) of at least one half", "iou": "mean overlap (IoU)"},
         score=score_grounding,
         max_new_tokens=24,
     ),
     "compare": Task(
-        title="Several pictures",
+        title="Several images",
         kind="text",
-        given="Two to four pictures and a question about one of them.",
+        given="Two to four images and a question about one of them.",
         labels={
             "answer": "right answer",
             "number_in_image": "“which number is under … in image i?”",
@@ -186,23 +186,23 @@ EXAMS: dict[str, Task] = {
         max_new_tokens=10,
     ),
     "draw": Task(
-        title="Text to picture",
-        kind="picture",
+        title="Text to image",
+        kind="image",
         given="A sentence; the model draws it.",
         labels=DRAWING_LABELS,
         score=score_drawing,
     ),
     "label_map": Task(
-        title="Label map to picture",
-        kind="picture",
+        title="Label map to image",
+        kind="image",
         given="Coloured silhouettes and a caption; the model draws the scene.",
         labels={**DRAWING_LABELS, "foreground": "foreground overlap (IoU) with the truth"},
         score=score_layout,
     ),
     "story": Task(
         title="Story",
-        kind="picture",
-        given="Three sentences with their pictures and a fourth sentence; the model draws the fourth picture.",
+        kind="image",
+        given="Three sentences with their images and a fourth sentence; the model draws the fourth image.",
         labels=DRAWING_LABELS,
         score=score_drawing,
         prompt=lambda document: document.segments[:-1],
@@ -210,8 +210,8 @@ EXAMS: dict[str, Task] = {
     "chat": Task(
         title="Chat",
         kind="text",
-        given="A user's turn: a picture of one to four sprites with numbers, and a question for one of them.",
-        labels={"number": "exact number", "some_number": "any number that stands in the picture"},
+        given="A user's turn: an image of one to four sprites with numbers, and a question for one of them.",
+        labels={"number": "exact number", "some_number": "any number that stands in the image"},
         score=score_reading,
         max_new_tokens=10,
     ),

@@ -94,7 +94,7 @@ class RunLog:
         self._peak_memory_bytes: int | None = None
         self._line_open = False
 
-    def say(self, sentence: str) -> None:
+    def message(self, sentence: str) -> None:
         """A line of its own on the terminal."""
         self._end_line()
         print(sentence, file=self._stream, flush=True)

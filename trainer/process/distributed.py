@@ -19,7 +19,7 @@ PATIENCE = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all of a run. Every method that is not a property has to be called by all of them."""
+    """This process among all of a run. Every method that is not a property is a collective: all have to call it."""
 
     rank: int
     """From 0 to num - 1. The first one writes the log and tells what happens."""
@@ -38,12 +38,12 @@ class Processes:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def total(self, numbers: Sequence[int]) -> list[int]:
-        """The sums of everybody's whole numbers. They are on the CPU, so that no GPU has to finish first."""
+    def all_reduce_sum(self, numbers: Sequence[int]) -> list[int]:
+        """The sums of whole numbers over all processes. They are on the CPU, so that no GPU has to finish first."""
         return self._reduced(numbers, dist.ReduceOp.SUM)
 
-    def largest(self, number: int) -> int:
-        """Everybody's largest."""
+    def all_reduce_max(self, number: int) -> int:
+        """The largest of the numbers of all processes."""
         return self._reduced([number], dist.ReduceOp.MAX)[0]
 
     def _reduced(self, numbers: Sequence[int], how: dist.ReduceOp.RedOpType) -> list[int]:
@@ -51,16 +51,16 @@ class Processes:
         dist.all_reduce(tensor, how)
         return tensor.tolist()
 
-    def total_of_tensor(self, tensor: Tensor) -> Tensor:
-        """The sum of everybody's tensors, on their devices."""
+    def all_reduce_sum_tensor(self, tensor: Tensor) -> Tensor:
+        """The sum of the tensors of all processes, on their devices."""
         if self.num > 1:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
         return tensor
 
     def barrier(self) -> None:
-        """Go on when all have come here."""
-        self.total([0])
+        """Wait until all processes have come here."""
+        self.all_reduce_sum([0])
 
 
 def is_launched() -> bool:
@@ -80,9 +80,9 @@ def num_local() -> int:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Meet the other processes of `torchrun`; without it, be a group of one.
+    """Join the process group of `torchrun`; without it, a group of one process.
 
-    Numbers travel by gloo, gradients on GPUs by NCCL.
+    Whole numbers are reduced with gloo, gradients on GPUs with NCCL.
     """
     if is_launched():
         store, rank, num = next(rendezvous("env://"))

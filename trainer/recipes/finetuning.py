@@ -20,7 +20,7 @@ from trainer.system_config import ParallelConfig
 
 
 def vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
-    """Questions about pictures, and captions: pictures of 448 px, only the answer is learned (Table 12).
+    """Questions about images, and captions: images of 448 px, only the answer is learned (Table 12).
 
     16 rows of up to 16 questions are the table's batch of 256.
     """
@@ -33,13 +33,13 @@ def vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
         num_steps=10_000,
         optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
         frozen=["vision_encoder", "image_decoder"],
-        micro_batch_rows=1,  # of larger pictures
+        micro_batch_rows=1,  # of larger images
         shard_layers=True,
     )
 
 
 def rec(model: MMInterleavedConfig | None = None) -> TrainConfig:
-    """Referring expressions: the box of what a sentence describes, in whole pictures squeezed to squares (Table 13)."""
+    """Referring expressions: the box of what a sentence describes, in whole images squeezed to squares (Table 13)."""
     return _finetuning(
         "rec",
         model or paper_model(),
@@ -53,7 +53,7 @@ def rec(model: MMInterleavedConfig | None = None) -> TrainConfig:
 
 
 def seg2img(model: MMInterleavedConfig | None = None) -> TrainConfig:
-    """A label map and a caption to the picture; only the picture is learned (Table 14).
+    """A label map and a caption to the image; only the image is learned (Table 14).
 
     64 rows of up to 8 pairs are the table's batch of 512.
     """
@@ -70,9 +70,9 @@ def seg2img(model: MMInterleavedConfig | None = None) -> TrainConfig:
 
 
 def story(model: MMInterleavedConfig | None = None) -> TrainConfig:
-    """Stories of sentences and pictures; all pictures are learned, no sentence (Table 15).
+    """Stories of sentences and images; all images are learned, no sentence (Table 15).
 
-    32 rows of four stories with five pictures are the table's batch of 128.
+    32 rows of four stories with five images are the table's batch of 128.
     """
     return _finetuning(
         "story",
@@ -86,7 +86,7 @@ def story(model: MMInterleavedConfig | None = None) -> TrainConfig:
 
 
 def instruct(model: MMInterleavedConfig | None = None) -> TrainConfig:
-    """A chat with pictures on both sides; only the assistant's turns are learned. Rates and steps as in Table 12."""
+    """A chat with images on both sides; only the assistant's turns are learned. Rates and steps as in Table 12."""
     return _finetuning(
         "instruct",
         model or paper_model(),

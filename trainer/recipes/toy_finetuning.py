@@ -12,7 +12,7 @@ from trainer.system_config import CheckpointConfig
 
 
 def toy_vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
-    """`vqa` small: numbers under sprites, captions, questions about several pictures."""
+    """`vqa` small: numbers under sprites, captions, questions about several images."""
     return _twin("vqa", {"read": 3.0, "caption": 1.0, "compare": 2.0}, ["image_decoder"], model)
 
 
@@ -31,12 +31,12 @@ def toy_seg2img(model: MMInterleavedConfig | None = None) -> TrainConfig:
 
 
 def toy_story(model: MMInterleavedConfig | None = None) -> TrainConfig:
-    """`story` small: four sentences and their pictures."""
+    """`story` small: four sentences and their images."""
     return _twin("story", {"story": 1.0}, ["language_model"], model)
 
 
 def toy_instruct(model: MMInterleavedConfig | None = None) -> TrainConfig:
-    """`instruct` small: a chat about a picture that ends with drawing one."""
+    """`instruct` small: a chat about an image that ends with drawing one."""
     return _twin("instruct", {"chat": 1.0}, [], model)
 
 

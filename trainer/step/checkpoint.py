@@ -118,7 +118,7 @@ class Saver:
         self.finish()
         final = self._directory / f"{phase}-{step:07d}"
         self.latest = final
-        if self._processes.largest(int(self._processes.is_first and read(final) is not None)):
+        if self._processes.all_reduce_max(int(self._processes.is_first and read(final) is not None)):
             if self._processes.is_first:
                 self._make_latest(final)
             return

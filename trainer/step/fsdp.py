@@ -30,7 +30,7 @@ class _Whole(nn.Module):
         return torch.zeros((), device=device, requires_grad=True) * 1  # FSDP2 listens to what has a history
 
 
-class DataParallel:
+class ParallelModule:
     """A module that several processes train on shares of a batch; with one process, the module as it is.
 
     Between steps, each process holds its shard of every trainable parameter, a DTensor, and so do an optimizer and an
@@ -139,7 +139,7 @@ class DataParallel:
         """Zeros where only other processes have a gradient; none where nobody has one, as in a single process. The
         gradients of layers are shards of the sum already."""
         trainable = [p for p in self.module.parameters() if p.requires_grad and not isinstance(p, DTensor)]
-        num_with = self._processes.total([parameter.grad is not None for parameter in trainable])
+        num_with = self._processes.all_reduce_sum([parameter.grad is not None for parameter in trainable])
         for parameter, num in zip(trainable, num_with, strict=True):
             if num and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

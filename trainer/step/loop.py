@@ -25,7 +25,7 @@ from trainer.run_files import CHECKPOINTS
 from trainer.step.checkpoint import Checkpoint, Saver
 from trainer.step.dataloader import micro_batch_loader
 from trainer.step.ema import WeightEMA
-from trainer.step.fsdp import DataParallel, full_tensor
+from trainer.step.fsdp import ParallelModule, full_tensor
 from trainer.step.lr_schedule import learning_rate_factor, set_learning_rate
 from trainer.step.micro_batches import rows_of_micro_batches, run_micro_batches
 from trainer.step.optimizer import describe_groups, make_optimizer
@@ -48,7 +48,7 @@ class Outcome:
     finished: bool
     step: int
     average: WeightEMA | None
-    parallel: DataParallel
+    parallel: ParallelModule
     """Holds the module's parameters; `release` gives them back to it."""
 
     stop: Stop | None = None
@@ -82,7 +82,7 @@ def train(
     for name in phase.frozen:
         module.get_submodule(name).requires_grad_(False)
     rows = rows_of_micro_batches(phase.num_rows, config.memory.micro_batch_rows, processes)
-    parallel = DataParallel(
+    parallel = ParallelModule(
         module, processes, config.parallel.shard_size, phase.stack if config.parallel.shard_layers else None
     )
     optimizer = make_optimizer(module, phase.optim)
@@ -97,7 +97,7 @@ def train(
         first, saver.latest = start.step, start.path
         start.load(state, base, processes)
     for line in describe_groups(optimizer):
-        log.say(f"  {line}")
+        log.message(f"  {line}")
     flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
     loader = micro_batch_loader(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
     with saver, Watchdog(processes, 60 * config.parallel.watchdog_minutes) as watchdog:
@@ -113,7 +113,9 @@ def train(
             data_wait_s = time.monotonic() - begun
             watchdog.enters("the agreement on counts")
             numbers = [(*phase.counts(batch), *phase.size(batch)) for batch in micro_batches]
-            *counts, num_tokens, num_images = processes.total([sum(column) for column in zip(*numbers, strict=True)])
+            *counts, num_tokens, num_images = processes.all_reduce_sum(
+                [sum(column) for column in zip(*numbers, strict=True)]
+            )
             factor = learning_rate_factor(step, phase.num_steps, phase.optim)
             set_learning_rate(optimizer, factor)
 
@@ -147,7 +149,7 @@ def train(
                             step_s,
                             data_wait_s,
                             flops=None if flops_of is None else flops_of(counts, num_images),
-                            peak_memory_bytes=processes.largest(peak_memory_bytes(device)) if is_due else None,
+                            peak_memory_bytes=processes.all_reduce_max(peak_memory_bytes(device)) if is_due else None,
                         )
                     )
                 else:
@@ -177,7 +179,7 @@ def train(
 
 def agreed_stop(interrupt: Interrupt, processes: Processes) -> Stop | None:
     """Why all processes stop now: the strongest reason that any of them has."""
-    number = processes.largest(interrupt.reason or 0)
+    number = processes.all_reduce_max(interrupt.reason or 0)
     return Stop(number) if number else None
 
 
@@ -188,7 +190,7 @@ def to_host(contributions: Mapping[str, Tensor | None], grad_norm: Tensor, proce
     It has to, because an update with a bad gradient cannot be taken back.
     """
     present = {name: value.detach().float() for name, value in contributions.items() if value is not None}
-    sums = processes.total_of_tensor(torch.stack(list(present.values())))
+    sums = processes.all_reduce_sum_tensor(torch.stack(list(present.values())))
     *numbers, norm = torch.cat([sums, grad_norm.detach().float().reshape(1)]).tolist()
     values = dict(zip(present, numbers, strict=True))
     return {name: values.get(name) for name in contributions} | {"grad_norm": norm}
@@ -197,7 +199,7 @@ def to_host(contributions: Mapping[str, Tensor | None], grad_norm: Tensor, proce
 def make_samples(
     phase: Phase,
     step: int,
-    parallel: DataParallel,
+    parallel: ParallelModule,
     average: WeightEMA | None,
     processes: Processes,
     interrupt: Interrupt,
@@ -217,7 +219,7 @@ def skipped(phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: in
     """Tell of a step that was left out, which all processes do together, for they all see the same norm."""
     as_text = {name: str(value) for name, value in values.items()}  # JSON has no NaN
     log.event("skipped", phase=phase.name, step=step, values=as_text, documents=phase.documents(step))
-    log.say(
+    log.message(
         f"{phase.name} {step + 1}: skipped, for its gradient norm is {values['grad_norm']} ({num_in_a_row} in a row)"
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
 from trainer.process.interrupt import Stop
-from trainer.step.fsdp import DataParallel
+from trainer.step.fsdp import ParallelModule
 from trainer.step.phase import Phase
 from trainer.step.training_state import random_states, set_random_states
 
@@ -39,7 +39,7 @@ def rows_of_micro_batches(num_rows: int, micro_batch_rows: int, processes: Proce
 
 def run_micro_batches(
     phase: Phase,
-    parallel: DataParallel,
+    parallel: ParallelModule,
     micro_batches: Sequence[Any],
     counts: Sequence[int],
     device: torch.device,

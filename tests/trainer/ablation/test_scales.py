@@ -13,12 +13,12 @@ def test_longer_rows_for_more_visual_tokens():
     lesson, base = CPU.lessons["questions"], CPU.recipe().data
     assert lesson.data(base, 4, None).row_tokens == lesson.data(base, 4, 4).row_tokens == base.row_tokens
     assert lesson.data(base, 4, 1).row_tokens == base.row_tokens
-    assert lesson.data(base, 4, 64).row_tokens >= base.row_tokens + 4 * 60  # a document of four pictures fits
+    assert lesson.data(base, 4, 64).row_tokens >= base.row_tokens + 4 * 60  # a document of four images fits
 
 
 def test_the_gpu_scale_is_planned_for_two_runs_of_nine_minutes():
     planned_s = sum(run.nominal_s(GPU) for run in runs_of(STUDIES["mmfs"], GPU, num_seeds=1))
-    encoder_s = 0.2 * GPU.recipe().encoder_pretraining.num_steps  # of pictures alone: shorter steps than a lesson's
+    encoder_s = 0.2 * GPU.recipe().encoder_pretraining.num_steps  # of images alone: shorter steps than a lesson's
     assert planned_s + encoder_s < 2 * 9 * 60
 
 

@@ -30,6 +30,6 @@ def test_mean_and_spread_over_seeds():
 
 def test_a_table_shows_what_is_there():
     text = markdown(STUDY, rows(STUDY, runs((0.02,), (0.9, 0.8))), ["a fact"])
-    assert "| Detail reading | some number of the picture | 4 | 2.0 | 85.0 ± 7.1 |  |" in text
+    assert "| Detail reading | some number of the image | 4 | 2.0 | 85.0 ± 7.1 |  |" in text
     assert text.endswith("\n\n* a fact\n")
     assert "Label map" not in text

@@ -61,7 +61,7 @@ def test_fine_tuning_fits_gpus_of_80_gb() -> None:
 
 @pytest.mark.slow
 def test_a_whole_language_model_fits_them_layer_by_layer() -> None:
-    """Of vqa, which reads the largest pictures: 13.5 B parameters learn, of which 12.7 B are in layers."""
+    """Of vqa, which reads the largest images: 13.5 B parameters learn, of which 12.7 B are in layers."""
     config, machine = FINETUNING["vqa"](), Machine(8, 80 * GB)
     known = figures(config, machine)
     report = described(config, machine, known)

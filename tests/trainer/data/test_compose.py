@@ -12,7 +12,7 @@ from trainer.data.config import SourceConfig
 from trainer.data.document import Image, Text
 from trainer.data.sources.sample import Sample, StoredImage
 
-PICTURE = Image(np.zeros((2, 2, 3), dtype=np.uint8))
+IMAGE = Image(np.zeros((2, 2, 3), dtype=np.uint8))
 
 
 def stored(name: str, text: int = 0, similarity: float | None = None) -> StoredImage:
@@ -78,14 +78,14 @@ def test_a_fixed_order_stays():
 
 
 def test_segments_have_spaces_between_them_and_loss_where_it_belongs():
-    segments = as_segments(["one", PICTURE, "two", "three"], text_loss_needs_image=True, space=" ")
-    assert segments == (Text("one", loss=False), PICTURE, Text(" two"), Text(" three"))
+    segments = as_segments(["one", IMAGE, "two", "three"], text_loss_needs_image=True, space=" ")
+    assert segments == (Text("one", loss=False), IMAGE, Text(" two"), Text(" three"))
     assert as_segments(["one", "two"], text_loss_needs_image=False, space="") == (Text("one"), Text("two"))
 
 
 @pytest.mark.parametrize(("num_tokens", "starts"), [(7, {0}), (5, {0, 1}), (3, {0, 1, 2}), (1, {0, 1, 2, 3})])
 def test_a_long_document_is_entered_wherever_enough_follows(num_tokens, starts):
-    segments = (Text("ab"), Text(" c"), PICTURE, Text(" d"))
+    segments = (Text("ab"), Text(" c"), IMAGE, Text(" d"))
     lengths = {id(segment): length for segment, length in zip(segments, (2, 1, 2, 1), strict=True)}
     found = set()
     for seed in range(60):

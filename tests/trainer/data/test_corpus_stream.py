@@ -48,7 +48,7 @@ def captions(shards) -> str:
 @pytest.fixture
 def mmc4(shards) -> str:
     """A manifest of 30 documents with 0 to 9 images, a third of them too dissimilar, in a zip and a plain file."""
-    images = shards.folder("images", {f"{n}.png": shards.picture(100 + n) for n in range(10)})
+    images = shards.folder("images", {f"{n}.png": shards.image_bytes(100 + n) for n in range(10)})
     rows = []
     for number in range(30):
         texts = [f"Sentence {n} of document {number}." for n in range(10)]
@@ -125,18 +125,18 @@ def test_batches_are_well_formed(captions, mmc4):
         assert_well_formed(stream_of(*sources)(step))
 
 
-def test_input_and_target_are_the_stored_picture_at_their_own_sizes(captions, shards):
+def test_input_and_target_are_the_stored_image_at_their_own_sizes(captions, shards):
     model = dataclasses.replace(MODEL, image_decoder=dataclasses.replace(MODEL.image_decoder, image_size=48))
-    pictures = [decode(shards.picture(n), 10_000) for n in range(40)]
+    decoded = [decode(shards.image_bytes(n), 10_000) for n in range(40)]
     batch = CorpusStream(CorpusConfig({"a": SourceConfig(captions)}, num_rows=2, row_tokens=128), model, seed=0)(0)
     read, drawn = (
-        {square(p, size).tobytes(): n for n, p in enumerate(pictures)}
+        {square(p, size).tobytes(): n for n, p in enumerate(decoded)}
         for size in (MODEL.visual_tokenizer.vision_encoder["image_size"], 48)
     )
 
     def numbers(pixels, known):
         bytes_ = (pixels * 255).round().byte().permute(0, 2, 3, 1)
-        return [known[picture.numpy().tobytes()] for picture in bytes_]
+        return [known[image.numpy().tobytes()] for image in bytes_]
 
     seen = numbers(batch.pixel_values, read)
     assert numbers(batch.drawn_pixels, drawn) == [seen[index] for index in batch.drawn.tolist()]
@@ -305,8 +305,8 @@ def test_the_paper_recipe_is_the_papers(mmc4, captions):
 
 
 def test_broken_images_and_rows_are_passed_over_and_named(shards, tmp_path):
-    whole = shards.picture(0)
-    jpeg = shards.picture(1, (200, 200), "JPEG")
+    whole = shards.image_bytes(0)
+    jpeg = shards.image_bytes(1, (200, 200), "JPEG")
     members = []
     for number, (data, text) in enumerate(
         [(whole, b"a good snail"), (jpeg[:3000], b"cut"), (shards.bomb(), b"bomb"), (whole, b"\xff"), (b"", b"empty")]
@@ -329,7 +329,7 @@ def test_broken_images_and_rows_are_passed_over_and_named(shards, tmp_path):
 
 
 def test_a_broken_image_leaves_its_document(shards):
-    images = shards.folder("images", {"a.png": shards.picture(0), "b.png": b"broken"})
+    images = shards.folder("images", {"a.png": shards.image_bytes(0), "b.png": b"broken"})
     row = {"segments": [{"text": "One."}, {"image": "b.png"}, {"text": "Two."}, {"image": "a.png"}]}
     only = {"segments": [{"text": "Three."}, {"image": "b.png"}]}
     manifest = shards.manifest(shards.jsonl("a.jsonl", [row, only]), images=[images])

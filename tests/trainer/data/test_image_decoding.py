@@ -17,9 +17,9 @@ from trainer.data.sources.sample import BrokenSampleError
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_pictures_of_every_format(shards, kind):
-    picture = decode(shards.picture(0, (50, 40), kind), 2000)
-    assert (picture.size, picture.mode) == ((50, 40), "RGB")
+def test_images_of_every_format(shards, kind):
+    image = decode(shards.image_bytes(0, (50, 40), kind), 2000)
+    assert (image.size, image.mode) == ((50, 40), "RGB")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
@@ -35,12 +35,12 @@ def test_what_declares_too_many_pixels_is_refused_undecoded(shards):
     with pytest.raises(BrokenSampleError, match=r"20000 x 20000 pixels|could be decompression bomb"):
         decode(bomb, 64_000_000)
     with pytest.raises(BrokenSampleError, match=r"declares 50 x 40 pixels; the limit is 1,999"):
-        decode(shards.picture(0, (50, 40)), 1999)
+        decode(shards.image_bytes(0, (50, 40)), 1999)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_truncated_picture_is_broken(shards, kind):
-    data = shards.picture(0, (100, 100), kind)
+def test_a_truncated_image_is_broken(shards, kind):
+    data = shards.image_bytes(0, (100, 100), kind)
     for size in (len(data) // 2, 20, 0):
         with pytest.raises(BrokenSampleError, match="cannot be decoded"):
             decode(data[:size], 10_000)
@@ -57,10 +57,10 @@ def test_other_formats_are_broken():
 @pytest.mark.parametrize("fit", ["crop", "squeeze"])
 @pytest.mark.parametrize("wh", [(50, 40), (40, 50), (32, 32), (7, 100)])
 def test_training_sees_what_inference_sees(shards, wh, fit):
-    picture = decode(shards.picture(3, wh), 10_000)
-    pixels = square(picture, 32, fit=fit)
+    image = decode(shards.image_bytes(3, wh), 10_000)
+    pixels = square(image, 32, fit=fit)
     assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
-    shown = MMInterleavedProcessor(Tokenizer(BPE()), image_size=32, fit=fit).encode_image(picture)
+    shown = MMInterleavedProcessor(Tokenizer(BPE()), image_size=32, fit=fit).encode_image(image)
     assert torch.equal(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, shown)
 
 
@@ -91,6 +91,6 @@ def test_other_arrays_are_broken(data, sentence):
 
 def test_frames_stand_above_each_other_or_side_by_side(shards):
     for wh, boxes in (((10, 25), [(0, 0, 10, 10), (0, 10, 10, 20)]), ((20, 10), [(0, 0, 10, 10), (10, 0, 20, 10)])):
-        strip = decode(shards.picture(1, wh), 1000)
+        strip = decode(shards.image_bytes(1, wh), 1000)
         for moment, box in zip((0.2, 0.7), boxes, strict=True):
-            assert decode(shards.picture(1, wh), 1000, moment=moment).tobytes() == strip.crop(box).tobytes()
+            assert decode(shards.image_bytes(1, wh), 1000, moment=moment).tobytes() == strip.crop(box).tobytes()

@@ -22,40 +22,40 @@ def test_pairs_of_several_shards(shards):
     assert [shard.num_samples for shard in manifest.shards] == [1, 2, 3]
     assert [shard.size_bytes for shard in manifest.shards] == [path.stat().st_size for path in paths]
     assert len({shard.checksum for shard in manifest.shards}) == 3
-    assert [manifest[5].images[0].read(), manifest[5].key] == [shards.picture(22), "2.tar/5"]
+    assert [manifest[5].images[0].read(), manifest[5].key] == [shards.image_bytes(22), "2.tar/5"]
     assert {path.name for path in manifest.directory.iterdir()} == {"manifest.json", "samples.npy", "problems.txt"}
 
 
 @pytest.mark.parametrize("name", ["docs_shard_0_v2.jsonl.zip", "docs.jsonl"])
 @pytest.mark.parametrize("archived", [False, True], ids=["folder", "tar"])
 def test_mmc4(shards, name, archived):
-    pictures = {"a.png": shards.picture(1), "b.png": shards.picture(2)}
-    images = shards.tar("images.tar", list(pictures.items())) if archived else shards.folder("images", pictures)
+    encoded = {"a.png": shards.image_bytes(1), "b.png": shards.image_bytes(2)}
+    images = shards.tar("images.tar", list(encoded.items())) if archived else shards.folder("images", encoded)
     row = shards.mmc4_row(["One.", "Two."], [("b.png", 1, 0.3), ("a.png", 0, 0.2), ("gone.png", 0, 0.9)])
     manifest = load_manifest(shards.manifest(shards.jsonl(name, [row, row]), images=[images]))
     sample = manifest[1]
     assert (sample.texts, sample.fixed_order, sample.is_pair) == (("One.", "Two."), False, False)
     assert [(i.read(), i.text, i.similarity) for i in sample.images] == [
-        *((pictures["a.png"], 0, 0.2), (pictures["b.png"], 1, 0.3))
+        *((encoded["a.png"], 0, 0.2), (encoded["b.png"], 1, 0.3))
     ]
     assert manifest.num_missing_images == 2
     assert "similarity_matrix" not in (manifest.directory / "parts" / "000000.documents").read_text()
 
 
 def test_obelics_by_name(shards):
-    images = shards.folder("images", {"a.png": shards.picture(1)})
+    images = shards.folder("images", {"a.png": shards.image_bytes(1)})
     path = shards.parquet("a.parquet", [{"texts": [None, "One."], "images": ["a.png", None]}])
     sample = load_manifest(shards.manifest(path, images=[images]))[0]
     assert (sample.texts, sample.fixed_order, sample.images[0].text) == (("One.",), True, 0)
-    assert sample.images[0].read() == shards.picture(1)
+    assert sample.images[0].read() == shards.image_bytes(1)
 
 
-def test_pictures_inside_a_table_are_copied(shards):
-    rows = [{"image": {"bytes": shards.picture(n), "path": f"{n}.png"}, "caption": f"snail {n}"} for n in range(3)]
+def test_images_inside_a_table_are_copied(shards):
+    rows = [{"image": {"bytes": shards.image_bytes(n), "path": f"{n}.png"}, "caption": f"snail {n}"} for n in range(3)]
     path = shards.parquet("a.parquet", rows)
     manifest = load_manifest(shards.manifest(path))
     path.unlink()
-    assert [manifest[n].images[0].read() for n in range(3)] == [shards.picture(n) for n in range(3)]
+    assert [manifest[n].images[0].read() for n in range(3)] == [shards.image_bytes(n) for n in range(3)]
     assert manifest[2].is_pair
 
 
@@ -105,7 +105,7 @@ def test_a_manifest_may_move_with_its_data(shards):
     make_index([path], shards.root / "data" / "index")
     shutil.move(shards.root / "data", shards.root / "moved")
     manifest = load_manifest(shards.root / "moved" / "index")
-    assert manifest[0].images[0].read() == shards.picture(0)
+    assert manifest[0].images[0].read() == shards.image_bytes(0)
     assert manifest.changed_shards() == []
 
 

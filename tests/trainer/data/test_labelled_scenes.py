@@ -18,27 +18,27 @@ def test_a_step_is_pure_and_steps_differ():
 
 def test_shapes_at_the_models_size():
     for model, size in ((TOY, 64), (MMInterleavedConfig.tiny(), 32)):
-        pictures = LabelledScenes(DataConfig(), model, seed=1)(0, range(3))
-        assert pictures.pixel_values.shape == (3, 3, size, size)
-        assert pictures.classes.shape == pictures.numbers.shape == (3, size, size)
-        assert pictures.classes.dtype == pictures.numbers.dtype == torch.int64
-        assert pictures.present.shape == (3, 32)
-        assert pictures.centres.shape == (3, 32, 2)
+        images = LabelledScenes(DataConfig(), model, seed=1)(0, range(3))
+        assert images.pixel_values.shape == (3, 3, size, size)
+        assert images.classes.shape == images.numbers.shape == (3, size, size)
+        assert images.classes.dtype == images.numbers.dtype == torch.int64
+        assert images.present.shape == (3, 32)
+        assert images.centres.shape == (3, 32, 2)
 
 
 def test_a_sprite_stands_out_from_the_background_that_surrounds_it():
-    pictures = LabelledScenes(DataConfig(), TOY, seed=1)(4, range(8))
-    assert 0 == pictures.classes.min() < pictures.classes.max() < 1 + 32 + 10
-    for pixels, classes in zip(pictures.pixel_values, pictures.classes, strict=True):
+    images = LabelledScenes(DataConfig(), TOY, seed=1)(4, range(8))
+    assert 0 == images.classes.min() < images.classes.max() < 1 + 32 + 10
+    for pixels, classes in zip(images.pixel_values, images.classes, strict=True):
         plain = pixels[:, classes == 0].median(1).values
         assert (pixels[:, classes > 0] - plain[:, None]).abs().mean() > 0.1
 
 
 def test_classes_numbers_and_layout_tell_the_same():
-    pictures = LabelledScenes(DataConfig(), TOY, seed=2)(0, range(24))
+    images = LabelledScenes(DataConfig(), TOY, seed=2)(0, range(24))
     numbered = 0
     for classes, numbers, present, centres in zip(
-        pictures.classes, pictures.numbers, pictures.present, pictures.centres, strict=True
+        images.classes, images.numbers, images.present, images.centres, strict=True
     ):
         assert set((classes[(classes > 0) & (classes <= 32)] - 1).tolist()) == set(present.nonzero().flatten().tolist())
         assert not centres[~present].any()

@@ -13,7 +13,7 @@ from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.data.pack import SpecialTokens, Tokens, cut, pack_row, tokenize
 
 PAD, BOS, EOS, BOI, IMAGE = range(5)
-PICTURE = np.zeros((64, 64, 3), dtype=np.uint8)
+PIXELS = np.zeros((64, 64, 3), dtype=np.uint8)
 SPECIAL = SpecialTokens(PAD, BOS, EOS, BOI, IMAGE)
 
 
@@ -32,7 +32,7 @@ def test_special_tokens_are_found_by_name():
 
 
 def test_a_question_about_an_image():
-    document = tokens_of(Image(PICTURE), Text(" which number is under the snail?", loss=False), Text(" 47"))
+    document = tokens_of(Image(PIXELS), Text(" which number is under the snail?", loss=False), Text(" 47"))
     question, answer = ids(" which number is under the snail?"), ids(" 47")
     assert document.input_ids == [BOS, BOI, IMAGE, IMAGE, *question, *answer, EOS]
     # Shifted: the last token of the question predicts the answer, its last digit the end.
@@ -42,7 +42,7 @@ def test_a_question_about_an_image():
 
 
 def test_the_begin_of_an_image_after_text_is_to_be_predicted_and_its_placeholders_are_not():
-    document = tokens_of(Text("a snail"), Image(PICTURE), Image(PICTURE), Text(" a", loss=False), Image(PICTURE))
+    document = tokens_of(Text("a snail"), Image(PIXELS), Image(PIXELS), Text(" a", loss=False), Image(PIXELS))
     snail, a = ids("a snail"), ids(" a")
     assert document.input_ids == [BOS, *snail, BOI, IMAGE, IMAGE, BOI, IMAGE, IMAGE, *a, BOI, IMAGE, IMAGE, EOS]
     assert len(a) == 1  # its first token would be predicted by the placeholder before it
@@ -90,7 +90,7 @@ def test_a_document_longer_than_a_row_is_refused():
 
 
 def test_a_cut_document_keeps_whole_images():
-    document = tokens_of(Text("a snail"), Image(PICTURE), Text(" a"), Image(PICTURE), Text(" snail"))
+    document = tokens_of(Text("a snail"), Image(PIXELS), Text(" a"), Image(PIXELS), Text(" snail"))
     (first, second), length = (image.column for image in document.images), len(document.input_ids)
     for end in range(length + 3):
         part = cut(document, end, 2, max_images=5)

@@ -12,12 +12,12 @@ from trainer.data.emoji.tasks import documents
 
 
 @pytest.mark.parametrize("task", ["story", "read"])
-def test_a_sheet_shows_the_pictures(task, tmp_path, capsys):
+def test_a_sheet_shows_the_images(task, tmp_path, capsys):
     out = tmp_path / "sheet.png"
     assert preview.main(["--task", task, "--out", str(out), "--count", "2", "--columns", "1", "--zoom", "2"]) == 0
     assert capsys.readouterr().out == f"wrote {out}\n"
-    with PILImage.open(out) as picture:
-        sheet = np.asarray(picture)
+    with PILImage.open(out) as image:
+        sheet = np.asarray(image)
     first = next(part for part in documents(task, "val", 0, 1)[0].segments if isinstance(part, Image))
     margin = preview.MARGIN_PX
     shown = sheet[margin : margin + 128 : 2, margin : margin + 128 : 2]
@@ -50,9 +50,9 @@ def test_help_says_what_every_option_means(capsys):
     assert "--zoom ZOOM how many times enlarged; default: 2" in said
 
 
-def test_pictures_at_the_drawn_size_are_coarse():
+def test_images_at_the_drawn_size_are_coarse():
     document = documents("draw", "val", 0, 1)[0]
-    sheet = np.asarray(preview.contact_sheet([document], zoom=1, drawn_px=16, columns=1))
+    sheet = np.asarray(preview.contact_sheet([document], zoom=1, drawn_image_side=16, columns=1))
     shown = sheet[preview.MARGIN_PX :][:64, preview.MARGIN_PX :][:, :64]
     np.testing.assert_array_equal(shown, shown[::4, ::4].repeat(4, 0).repeat(4, 1))
     assert shown.std() > 10

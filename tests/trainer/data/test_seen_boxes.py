@@ -11,7 +11,7 @@ from trainer.data.seen_boxes import in_view
 MIDDLE = (0.25, 0.0, 0.75, 1.0)
 
 
-def picture(visible: tuple[float, float, float, float]) -> Image:
+def image(visible: tuple[float, float, float, float]) -> Image:
     return Image(np.zeros((1, 1, 3), np.uint8), visible=visible)
 
 
@@ -30,12 +30,12 @@ def picture(visible: tuple[float, float, float, float]) -> Image:
 )
 def test_a_box_is_a_share_of_what_is_seen(box, seen):
     text = Text(f" {box}")
-    moved = in_view((picture(MIDDLE), text))
+    moved = in_view((image(MIDDLE), text))
     assert (None if moved is None else moved[1].text.strip()) == seen
-    assert in_view((picture(WHOLE), text))[1] is text
+    assert in_view((image(WHOLE), text))[1] is text
 
 
-def test_a_box_is_of_the_picture_before_it():
+def test_a_box_is_of_the_image_before_it():
     box = Text("(300,200)(500,400)")
-    moved = in_view((box, picture(MIDDLE), box, picture(WHOLE), box))
+    moved = in_view((box, image(MIDDLE), box, image(WHOLE), box))
     assert [one.text for one in moved if isinstance(one, Text)] == [box.text, "(100,200)(500,400)", box.text]

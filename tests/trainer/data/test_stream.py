@@ -13,7 +13,7 @@ from models.batch import Batch
 from models.config import MMInterleavedConfig
 from trainer.data.config import DataConfig
 from trainer.data.emoji.tasks import TASKS
-from trainer.data.stream import Stream, picture_px
+from trainer.data.stream import Stream, rendered_side
 
 MODEL = MMInterleavedConfig.toy()
 PAD, BOS, EOS, BOI, IMAGE = range(5)
@@ -108,7 +108,7 @@ def test_batches_are_well_formed():
         assert (batch.input_ids == IMAGE).sum() == num * len(rows)
         assert batch.pixel_values.shape == (len(rows), 3, 64, 64)
         assert 0 <= batch.pixel_values.min() <= batch.pixel_values.max() <= 1
-        # Drawn: not what opens a document; the targets are the bank's pictures averaged down.
+        # Drawn: not what opens a document; the targets are the bank's images averaged down.
         assert (batch.position_ids[rows, columns][batch.drawn] > 2).all()
         assert len(batch.drawn_keys.unique()) == len(batch.drawn) > 0
         shown = torch.nn.functional.avg_pool2d(batch.pixel_values[batch.drawn], 2)
@@ -134,12 +134,12 @@ def test_the_number_of_sprites_to_read_grows():
     assert set(counts) == set(range(1, 10))
     assert DataConfig().num_sprites_at(0) == 9
     easy = Stream(DataConfig(num_rows=4, ramp_steps=100, tasks={"read": 1.0}), MODEL, seed=0)
-    assert (easy(0).document_ids >= 0).sum() / len(easy(0).pixel_values) < 25  # one question a picture
+    assert (easy(0).document_ids >= 0).sum() / len(easy(0).pixel_values) < 25  # one question an image
     assert (easy(100).document_ids >= 0).sum() / len(easy(100).pixel_values) > 35
 
 
-def test_pictures_smaller_than_the_canvas_are_averaged_down():
-    assert [picture_px(size) for size in (16, 32, 64, 128, 224)] == [64, 64, 64, 128, 448]
+def test_images_smaller_than_the_canvas_are_averaged_down():
+    assert [rendered_side(size) for size in (16, 32, 64, 128, 224)] == [64, 64, 64, 128, 448]
     tiny = MMInterleavedConfig.tiny()
     batch = Stream(DataConfig(num_rows=1, tasks={"draw": 1.0}), tiny, seed=0)(0)
     assert batch.pixel_values.shape[1:] == (3, 32, 32)
@@ -148,7 +148,7 @@ def test_pictures_smaller_than_the_canvas_are_averaged_down():
 
 def test_a_drawn_size_that_is_no_exact_mean_is_refused():
     odd = dataclasses.replace(MODEL, image_decoder=dataclasses.replace(MODEL.image_decoder, image_size=48))
-    with pytest.raises(ValueError, match="draws 48 px, pictures have 64 px"):
+    with pytest.raises(ValueError, match="draws 48 px, images have 64 px"):
         Stream(DataConfig(), odd, seed=0)
 
 

@@ -47,13 +47,13 @@ def stream(shards):
     PILImage.fromarray(classes).save(file, "PNG")
     film = io.BytesIO()
     np.save(film, np.repeat(np.array([10, 20, 30], np.uint8), 8 * 8 * 3).reshape(3, 8, 8, 3))
-    pictures = {
-        "a.png": shards.picture(1),
-        "b.png": shards.picture(2),
+    encoded = {
+        "a.png": shards.image_bytes(1),
+        "b.png": shards.image_bytes(2),
         "map.png": file.getvalue(),
         "film.npy": film.getvalue(),
     }
-    images, numbers = shards.folder("images", pictures), count()
+    images, numbers = shards.folder("images", encoded), count()
 
     def make(row: dict[str, Any], **rules: Any) -> CorpusStream:
         manifest = shards.manifest(shards.jsonl(f"rows-{next(numbers)}.jsonl", [row]), images=[images])
@@ -119,7 +119,7 @@ def test_label_maps_get_the_colours_of_their_classes_unmixed(stream):
     assert len({tuple(colour) for colour in class_colours().tolist()}) == 256
 
 
-def test_squeezed_pictures_are_whole_and_mirrored_ones_agree_with_their_boxes(stream):
+def test_squeezed_images_are_whole_and_mirrored_ones_agree_with_their_boxes(stream):
     cropped, whole = (stream(ROWS["rec"], fit=fit) for fit in ("crop", "squeeze"))
     left, right = (next(made.documents(0, 0)).segments[0].pixels for made in (cropped, whole))
     assert left.shape == right.shape
@@ -131,13 +131,13 @@ def test_squeezed_pictures_are_whole_and_mirrored_ones_agree_with_their_boxes(st
         for document, _ in zip(flipped.documents(step, 0), range(2), strict=False)
     }
     assert seen.keys() == {" (100,200)(300,600)", " (700,200)(900,600)"}
-    picture, question, _ = seen[" (700,200)(900,600)"]
-    np.testing.assert_array_equal(picture.pixels, right[:, ::-1])
+    image, question, _ = seen[" (700,200)(900,600)"]
+    np.testing.assert_array_equal(image.pixels, right[:, ::-1])
     assert "the right snail" in question.text
 
 
 def painted_box(pixels: np.ndarray) -> tuple[float, ...]:
-    """Left, top, right and bottom of the red, as shares of the picture."""
+    """Left, top, right and bottom of the red, as shares of the image."""
     red = (pixels == (255, 0, 0)).all(axis=2)
     edges = [np.flatnonzero(red.any(axis=axis)) for axis in (0, 1)]
     (x1, x2), (y1, y2) = ((edge.min() / len(red), (edge.max() + 1) / len(red)) for edge in edges)
@@ -148,7 +148,7 @@ def painted_box(pixels: np.ndarray) -> tuple[float, ...]:
 @pytest.mark.parametrize("fit", ["crop", "squeeze"])
 @pytest.mark.parametrize("wh", [(128, 64), (64, 96), (64, 64)])
 @pytest.mark.parametrize("corners", [(40, 16, 64, 56), (36, 4, 48, 32), (16, 20, 56, 44)])
-def test_a_box_is_where_the_thing_is_however_the_picture_was_fitted(shards, wh, fit, flip, corners):
+def test_a_box_is_where_the_thing_is_however_the_image_was_fitted(shards, wh, fit, flip, corners):
     """The thing is painted red; at least half of it is in every crop."""
     canvas = PILImage.new("RGB", wh, "white")
     canvas.paste((255, 0, 0), corners)
@@ -160,13 +160,13 @@ def test_a_box_is_where_the_thing_is_however_the_picture_was_fitted(shards, wh, 
     config = CorpusConfig({"rec": SourceConfig(manifest, fit=fit, flip=flip)}, num_rows=1, row_tokens=256)
     stream = CorpusStream(config, MODEL, seed=0)
     for step in range(4):
-        picture, _, answer = next(stream.documents(step, 0)).segments
+        image, _, answer = next(stream.documents(step, 0)).segments
         [box] = read_boxes(answer.text)
-        assert box == pytest.approx(painted_box(picture.pixels), abs=1.5 / 32), "of a pixel and its blurred edge"
+        assert box == pytest.approx(painted_box(image.pixels), abs=1.5 / 32), "of a pixel and its blurred edge"
 
 
 def test_a_sample_whose_thing_is_cropped_away_is_dropped(shards):
-    images = shards.folder("images", {"a.png": shards.picture(0, (100, 50))})
+    images = shards.folder("images", {"a.png": shards.image_bytes(0, (100, 50))})
     rows = [
         {"image": "a.png", "expression": f"{x}", "bbox": [x, 10, 20, 10], "width": 100, "height": 50}
         for x in (0, 14, 16, 40)
@@ -182,7 +182,7 @@ def test_a_sample_whose_thing_is_cropped_away_is_dropped(shards):
 
 
 def test_each_visit_of_a_film_takes_a_frame(stream):
-    """A picture of 50 x 40 px has one; the array has three."""
+    """An image of 50 x 40 px has one; the array has three."""
     story = {
         "story": [{"text": "It sleeps.", "image": "a.png"}, {"text": "It wakes.", "image": "film.npy", "strip": True}]
     }

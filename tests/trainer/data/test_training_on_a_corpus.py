@@ -23,8 +23,8 @@ def settings(shards) -> list[str]:
     broken = shards.tar(
         "broken.tar", [member for n in range(15) for member in ((f"{n}.png", b"broken"), (f"{n}.txt", b"a snail"))]
     )
-    images = shards.folder("images", {"a.png": shards.picture(50)})
-    row = {"segments": [{"text": "One picture"}, {"image": "a.png"}, {"text": "of a snail."}]}
+    images = shards.folder("images", {"a.png": shards.image_bytes(50)})
+    row = {"segments": [{"text": "One image"}, {"image": "a.png"}, {"text": "of a snail."}]}
     sources = {
         "captions": {"manifest": shards.manifest(captions, broken), "few_shot": 0.5},
         "documents": {"manifest": shards.manifest(shards.jsonl("a.jsonl", [row]), images=[images]), "split": True},

@@ -25,6 +25,6 @@ def test_samples_are_real_documents_in_the_form_that_the_export_reads(model: MMI
     for document in listed:
         for segment in document:
             if "image" in segment:
-                with PILImage.open(tmp_path / "samples" / segment["image"]) as picture:
-                    assert picture.size == (64, 64)
-                    assert np.asarray(picture).std() > 0
+                with PILImage.open(tmp_path / "samples" / segment["image"]) as image:
+                    assert image.size == (64, 64)
+                    assert np.asarray(image).std() > 0

@@ -32,8 +32,8 @@ def test_text_of_the_model_is_shown_as_text(page: str) -> None:
 
 
 def test_a_demo_that_began_with_random_weights_says_so(demo: Demo) -> None:
-    page = render_page(replace(demo, shipped=None, without_mmfs=None, made_by=None, looks=(), stories=()))
+    page = render_page(replace(demo, shipped=None, without_mmfs=None, made_by=None, sampled_images=(), stories=()))
     found = parsed(page)
     assert "from random weights" in page
     assert "shipped" not in page
-    assert not {"looks", "stories"} & set(found.ids)
+    assert not {"locations", "stories"} & set(found.ids)

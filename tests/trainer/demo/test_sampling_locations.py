@@ -5,7 +5,7 @@ from torch import Tensor
 from mmfs import MMFS
 from models import MMInterleaved, MMInterleavedConfig
 from trainer.data.emoji.tasks import documents
-from trainer.demo.sampling_locations import look_at, sampling_points
+from trainer.demo.sampling_locations import sampled_image, sampling_points
 
 
 def coordinates(shapes: tuple[tuple[int, int], ...], num_heads: int) -> Tensor:
@@ -42,20 +42,20 @@ def test_the_points_are_those_that_the_layer_samples(null: bool) -> None:
 
 def test_a_question_is_looked_at_with_every_layer(model: MMInterleaved) -> None:
     [document] = documents("read", "val", 0, 1)
-    look = look_at(model, document, "37")
+    sampled = sampled_image(model, document, "37")
     sync = model.config.language_model.mmfs
     assert sync is not None
-    assert len(look.points) == 2 * sync.num_heads * sync.num_points  # layers 0 and 2
-    assert look.question == document.segments[1].text
+    assert len(sampled.points) == 2 * sync.num_heads * sync.num_points  # layers 0 and 2
+    assert sampled.question == document.segments[1].text
     for synchronizer in model.language_model.synchronizers:
         assert not synchronizer.mmfs._forward_pre_hooks
 
 
 def test_what_cannot_be_looked_at_is_refused(model: MMInterleaved) -> None:
     [story] = documents("story", "val", 0, 1)
-    with pytest.raises(ValueError, match="a picture and a question"):
-        look_at(model, story, "")
+    with pytest.raises(ValueError, match="an image and a question"):
+        sampled_image(model, story, "")
     blind = MMInterleaved(MMInterleavedConfig.tiny().without_mmfs(), model.processor)
     [document] = documents("read", "val", 0, 1)
     with pytest.raises(ValueError, match="no MMFS layers"):
-        look_at(blind, document, "")
+        sampled_image(blind, document, "")

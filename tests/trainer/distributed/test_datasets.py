@@ -28,7 +28,7 @@ def make_a_step(file: Path, micro_batch_rows: int) -> int:
     losses = StepLosses(Chunks(images=1), torch.float32, stream.datasets)
     with joined(torch.device("cpu")) as ours:
         parts = [stream.part(3, rows) for rows in rows_of_micro_batches(4, micro_batch_rows, ours)]
-        counts = ours.total([sum(column) for column in zip(*map(losses.counts, parts), strict=True)])
+        counts = ours.all_reduce_sum([sum(column) for column in zip(*map(losses.counts, parts), strict=True)])
         sums: dict[str, torch.Tensor] = {}
         for part in parts:
             for name, value in losses.accumulate(model, part, counts).items():

@@ -17,8 +17,8 @@ NUM_STEPS, NUM_ROWS = 8, 4
 def options(shards) -> list[str]:
     """Pairs and documents, small enough that every epoch is another order."""
     captions = shards.pairs("captions.tar", [f"a snail with number {n}" for n in range(20)])
-    images = shards.folder("images", {"a.png": shards.picture(50)})
-    row = {"segments": [{"text": "One picture"}, {"image": "a.png"}, {"text": "of a snail."}]}
+    images = shards.folder("images", {"a.png": shards.image_bytes(50)})
+    row = {"segments": [{"text": "One image"}, {"image": "a.png"}, {"text": "of a snail."}]}
     sources = {
         "captions": {"manifest": shards.manifest(captions), "few_shot": 0.5},
         "documents": {"manifest": shards.manifest(shards.jsonl("a.jsonl", [row]), images=[images]), "split": True},

@@ -5,11 +5,11 @@ from trainer.data.emoji.tasks import documents
 from trainer.evaluation.answers import to_model
 
 
-def test_pictures_are_averaged_down_as_in_training() -> None:
+def test_images_are_averaged_down_as_in_training() -> None:
     [document] = documents("caption", "val", 0, 1)
-    picture, text = to_model(document.segments[:2], 32)
+    image, text = to_model(document.segments[:2], 32)
     assert text == document.segments[1].text
-    assert isinstance(picture, PILImage.Image)
-    assert picture.size == (32, 32)
+    assert isinstance(image, PILImage.Image)
+    assert image.size == (32, 32)
     block = document.segments[0].pixels[:2, :2].astype(np.float64).mean((0, 1))
-    np.testing.assert_allclose(np.asarray(picture)[0, 0], block, atol=0.5)
+    np.testing.assert_allclose(np.asarray(image)[0, 0], block, atol=0.5)

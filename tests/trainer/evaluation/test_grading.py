@@ -1,31 +1,31 @@
 import numpy as np
 import pytest
 
-from demo_fakes import NUM_CONCEPTS, SIDE_PX, WORLD, fake_evaluation, perfect_answer
+from demo_fakes import NUM_CONCEPTS, SIDE, WORLD, fake_evaluation, perfect_answer
 from trainer.data.emoji.tasks import documents
 from trainer.evaluation.grading import grade
-from trainer.evaluation.tasks import EXAMS
+from trainer.evaluation.tasks import EVALUATION_TASKS
 
 
-@pytest.mark.parametrize("task", EXAMS)
+@pytest.mark.parametrize("task", EVALUATION_TASKS)
 def test_right_answers_earn_1_and_those_of_other_documents_the_chance_level(task: str) -> None:
-    exam = EXAMS[task]
+    definition = EVALUATION_TASKS[task]
     asked = documents(task, "val", 0, 6, options=WORLD)
     right = [perfect_answer(document) for document in asked]
-    perfect = grade(exam, asked, right, num_concepts=NUM_CONCEPTS, side_px=SIDE_PX)
+    perfect = grade(definition, asked, right, num_concepts=NUM_CONCEPTS, image_side=SIDE)
     assert all(one.right for one in perfect.answered)
     for score in perfect.scores.values():
         assert score.ceiling == 1
-        assert score.mean == pytest.approx(1, abs=0.01)  # a picture has 256 levels a channel, its truth more
+        assert score.mean == pytest.approx(1, abs=0.01)  # an image has 256 levels a channel, its truth more
     shifted = [
-        grade(exam, asked, right[shift:] + right[:shift], num_concepts=NUM_CONCEPTS, side_px=SIDE_PX).scores
+        grade(definition, asked, right[shift:] + right[:shift], num_concepts=NUM_CONCEPTS, image_side=SIDE).scores
         for shift in range(1, 5)
     ]
-    headline = next(iter(exam.labels))
+    headline = next(iter(definition.labels))
     if task != "compare":  # there, answers to the other kind of question are left out of chance
         chance = perfect.scores[headline].chance
         assert chance is not None
-        if exam.kind == "picture":
+        if definition.kind == "image":
             assert chance == pytest.approx(np.mean([scores[headline].mean for scores in shifted]))
         assert chance < 0.5
 

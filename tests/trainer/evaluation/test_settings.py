@@ -13,6 +13,6 @@ def test_impossible_settings_are_refused() -> None:
         Settings(tasks=())
 
 
-def test_pictures_are_counted_apart_from_texts() -> None:
-    settings = Settings(num_texts=5, num_pictures=3)
+def test_images_are_counted_apart_from_texts() -> None:
+    settings = Settings(num_texts=5, num_images=3)
     assert [settings.num_documents(task) for task in ("read", "caption", "draw", "story")] == [5, 5, 3, 3]

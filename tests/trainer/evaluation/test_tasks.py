@@ -3,7 +3,7 @@ import pytest
 
 from trainer.data.document import Document, Image
 from trainer.data.emoji.tasks import TaskOptions, documents
-from trainer.evaluation.tasks import EXAMS, read_caption, score_caption, true_picture
+from trainer.evaluation.tasks import EVALUATION_TASKS, read_caption, score_caption, true_image
 
 OPTIONS = TaskOptions(num_concepts=32)
 
@@ -12,39 +12,39 @@ def captioned(answer: str) -> Document:
     return Document((), "caption", "made/by/hand", 0, {"answer": answer})
 
 
-@pytest.mark.parametrize("task", EXAMS)
+@pytest.mark.parametrize("task", EVALUATION_TASKS)
 def test_the_truth_gets_full_scores_in_everything_that_has_a_label(task: str) -> None:
-    exam, seen = EXAMS[task], set()
+    definition, seen = EVALUATION_TASKS[task], set()
     for document in documents(task, "val", 0, 12, options=OPTIONS):
-        scores = exam.score(exam.true_answer(document, 32), document, 32)
+        scores = definition.score(definition.true_answer(document, 32), document, 32)
         assert set(scores.values()) == {1.0}, document.key
-        assert next(iter(scores)) == next(iter(exam.labels))
+        assert next(iter(scores)) == next(iter(definition.labels))
         seen |= scores.keys()
-    assert seen == exam.labels.keys()
+    assert seen == definition.labels.keys()
 
 
-@pytest.mark.parametrize("task", EXAMS)
+@pytest.mark.parametrize("task", EVALUATION_TASKS)
 def test_the_prompt_does_not_hold_the_answer(task: str) -> None:
-    exam = EXAMS[task]
+    definition = EVALUATION_TASKS[task]
     for document in documents(task, "val", 0, 4, options=OPTIONS):
-        prompt = exam.prompt(document)
+        prompt = definition.prompt(document)
         assert document.segments[: len(prompt)] == tuple(prompt)
-        if exam.kind == "picture":
+        if definition.kind == "image":
             assert len(prompt) < len(document.segments)
-            assert isinstance(true_picture(document), Image)
-            assert all(segment is not true_picture(document) for segment in prompt)
+            assert isinstance(true_image(document), Image)
+            assert all(segment is not true_image(document) for segment in prompt)
         else:
             following = document.segments[len(prompt)]
             assert following.text.strip() == document.truth["answer"]
 
 
-@pytest.mark.parametrize("task", EXAMS)
+@pytest.mark.parametrize("task", EVALUATION_TASKS)
 def test_an_empty_answer_gets_no_full_score(task: str) -> None:
-    exam = EXAMS[task]
-    empty = "" if exam.kind == "text" else np.full((32, 32, 3), 0.45, dtype=np.float32)
-    scores = [exam.score(empty, document, 32) for document in documents(task, "val", 0, 8, options=OPTIONS)]
-    headline = next(iter(exam.labels))
-    assert np.mean([its[headline] for its in scores]) <= (0 if exam.kind == "text" else 0.2)
+    definition = EVALUATION_TASKS[task]
+    empty = "" if definition.kind == "text" else np.full((32, 32, 3), 0.45, dtype=np.float32)
+    scores = [definition.score(empty, document, 32) for document in documents(task, "val", 0, 8, options=OPTIONS)]
+    headline = next(iter(definition.labels))
+    assert np.mean([its[headline] for its in scores]) <= (0 if definition.kind == "text" else 0.2)
 
 
 def test_a_caption_is_taken_apart() -> None:
@@ -81,15 +81,15 @@ def test_reading_tells_the_wrong_number_from_one_that_is_not_there() -> None:
     numbers = [str(item["number"]) for item in document.truth["images"][0]["objects"]]
     other = next(number for number in numbers if number != document.truth["answer"])
     absent = next(str(number) for number in range(10, 100) if str(number) not in numbers)
-    assert EXAMS["read"].score(other, document, 32) == {"number": 0, "some_number": 1}
-    assert EXAMS["read"].score(absent, document, 32) == {"number": 0, "some_number": 0}
+    assert EVALUATION_TASKS["read"].score(other, document, 32) == {"number": 0, "some_number": 1}
+    assert EVALUATION_TASKS["read"].score(absent, document, 32) == {"number": 0, "some_number": 0}
 
 
 def test_grounding_needs_half_an_overlap() -> None:
     [document] = documents("ground", "val", 0, 1, options=OPTIONS)
     x1, y1, x2, y2 = document.truth["box"]
     third = x1 + (x2 - x1) // 3
-    scores = EXAMS["ground"].score(f"({x1:03},{y1:03})({third:03},{y2:03})", document, 32)
+    scores = EVALUATION_TASKS["ground"].score(f"({x1:03},{y1:03})({third:03},{y2:03})", document, 32)
     assert scores["iou_50"] == 0
     assert 0.2 < scores["iou"] < 0.5
-    assert EXAMS["ground"].score("no idea", document, 32) == {"iou_50": 0, "iou": 0}
+    assert EVALUATION_TASKS["ground"].score("no idea", document, 32) == {"iou_50": 0, "iou": 0}

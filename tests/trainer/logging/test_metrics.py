@@ -28,7 +28,7 @@ def run(directory, stream, steps, **options):
     log.event("start", seed=1)
     for one in steps:
         log.step(one)
-    log.say("done")
+    log.message("done")
     log.close()
 
 

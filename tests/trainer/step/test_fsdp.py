@@ -58,7 +58,7 @@ def losses(out):
     ],
 )
 def test_the_same_losses_with_layers_apart(tmp_path, options, sample_every, rtol):
-    """Both phases: in the first, several processes share the pictures that the encoder is pre-trained on."""
+    """Both phases: in the first, several processes share the images that the encoder is pre-trained on."""
     if "--lora.rank" in options:
         pytest.importorskip("peft")
     alone, shared = tmp_path / "alone", tmp_path / "shared"

@@ -1,1 +1,1 @@
-"""The emoji world: generated pictures of real artwork whose every label is exact."""
+"""The emoji world: generated images of real artwork whose every label is exact."""

@@ -38,26 +38,26 @@ def sprites() -> tuple[Sprite, ...]:
 
 @lru_cache(maxsize=1)
 def _atlas() -> PILImage.Image:
-    with PILImage.open(ATLAS_PIXELS) as picture:
-        return picture.convert("RGBA")
+    with PILImage.open(ATLAS_PIXELS) as image:
+        return image.convert("RGBA")
 
 
 # A world of 32 concepts in some 15 sizes and both directions stays inside; 256 concepts recycle.
 @lru_cache(maxsize=4096)
-def sprite_pixels(sprite: int, size_px: int, flip: bool) -> tuple[np.ndarray, np.ndarray]:
+def sprite_pixels(sprite: int, side: int, flip: bool) -> tuple[np.ndarray, np.ndarray]:
     """A sprite at a size: colour premultiplied by alpha, and alpha.
 
     Returns:
-        `colour` uint16 [size_px, size_px, 3] (0 to 255 * 255) and `alpha` uint16 [size_px, size_px, 1] (0 to 255).
+        `colour` uint16 [side, side, 3] (0 to 255 * 255) and `alpha` uint16 [side, side, 1] (0 to 255).
     """
     x, y = sprite % ATLAS_COLUMNS * SPRITE_PX, sprite // ATLAS_COLUMNS * SPRITE_PX
-    picture = _atlas().crop((x, y, x + SPRITE_PX, y + SPRITE_PX))
+    image = _atlas().crop((x, y, x + SPRITE_PX, y + SPRITE_PX))
     if flip:
-        picture = picture.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
-    if size_px != SPRITE_PX:
+        image = image.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
+    if side != SPRITE_PX:
         # Box-like averaging on premultiplied colour: small sprites keep their mean colour and have clean edges.
-        picture = picture.convert("RGBa").resize((size_px, size_px), PILImage.Resampling.HAMMING).convert("RGBA")
-    pixels = np.asarray(picture, dtype=np.uint16)
+        image = image.convert("RGBa").resize((side, side), PILImage.Resampling.HAMMING).convert("RGBA")
+    pixels = np.asarray(image, dtype=np.uint16)
     alpha = pixels[..., 3:]
     colour = pixels[..., :3] * alpha
     colour.flags.writeable = False

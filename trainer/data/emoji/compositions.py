@@ -1,7 +1,7 @@
-"""Which sprites and background colours may meet in one picture, so that a tenth of the meetings stays unseen.
+"""Which sprites and background colours may meet in one image, so that a tenth of the meetings stays unseen.
 
-A tenth of all (sprite, colour) pairs and a tenth of all (sprite, sprite) pairs never occur in a training picture; every
-validation picture that asks for it has at least one of them. The rules are arithmetic, so anybody can check them.
+A tenth of all (sprite, colour) pairs and a tenth of all (sprite, sprite) pairs never occur in a training image; every
+validation image that asks for it has at least one of them. The rules are arithmetic, so anybody can check them.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def is_held_out_colour(sprite: int, colour: int) -> bool:
 
 
 def is_held_out_pair(sprite: int, other: int) -> bool:
-    """Whether two sprites in one picture are kept for validation."""
+    """Whether two sprites in one image are kept for validation."""
     return (sprite + other) % 10 == 7
 
 
 def is_held_out(colour: int, sprites: Sequence[int]) -> bool:
-    """Whether a picture has any composition that training must not see."""
+    """Whether an image has any composition that training must not see."""
     return any(is_held_out_colour(sprite, colour) for sprite in sprites) or any(
         is_held_out_pair(a, b) for index, a in enumerate(sprites) for b in sprites[:index]
     )
 
 
 def allowed_sprites(split: Split, num_concepts: int, colour: int, present: Collection[int]) -> list[int]:
-    """Sprites that may join a picture: different from those present and, in training, with nothing held out."""
+    """Sprites that may join an image: different from those present and, in training, with nothing held out."""
     return [
         sprite
         for sprite in range(num_concepts)
@@ -49,7 +49,7 @@ def allowed_sprites(split: Split, num_concepts: int, colour: int, present: Colle
 
 
 def allowed_colours(split: Split, colour: int, present: Collection[int]) -> list[int]:
-    """Background colours that a picture may change to from `colour`."""
+    """Background colours that an image may change to from `colour`."""
     return [
         other
         for other in range(len(COLOUR_NAMES))
@@ -58,9 +58,9 @@ def allowed_colours(split: Split, colour: int, present: Collection[int]) -> list
 
 
 def choose(rng: np.random.Generator, split: Split, num_sprites: int, num_concepts: int) -> tuple[int, list[int]]:
-    """A background colour and different sprites for one picture.
+    """A background colour and different sprites for one image.
 
-    Training pictures hold nothing held-out; validation pictures hold at least one such composition.
+    Training images hold nothing held-out; validation images hold at least one such composition.
 
     Raises:
         ValueError: `num_concepts` is too small for so many different sprites.
@@ -78,14 +78,14 @@ def choose(rng: np.random.Generator, split: Split, num_sprites: int, num_concept
             return colour, [sprites[index] for index in rng.permutation(num_sprites)]
     raise ValueError(
         f"No {num_sprites} sprites of {num_concepts} may stand together; "
-        f"take num_concepts >= {3 * num_sprites} or fewer sprites a picture."
+        f"take num_concepts >= {3 * num_sprites} or fewer sprites an image."
     )
 
 
 def _seed_composition(
     rng: np.random.Generator, split: Split, num_sprites: int, num_concepts: int
 ) -> tuple[int, list[int]]:
-    """The background colour, and in validation the first one or two sprites, which make the picture held out."""
+    """The background colour, and in validation the first one or two sprites, which make the image held out."""
     any_colour = int(rng.integers(len(COLOUR_NAMES)))
     if split == "train":
         return any_colour, []

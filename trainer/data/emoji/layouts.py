@@ -92,13 +92,13 @@ def numbered_grid(rng: np.random.Generator, colour: int, sprites: Sequence[int],
 
 
 def centred(colour: int, sprite: int) -> Scene:
-    """One big sprite in the middle; the picture is a function of the arguments."""
+    """One big sprite in the middle; the image is a function of the arguments."""
     size = 52
     return Scene(colour, (Placed(sprite, (CANVAS - size) // 2, (CANVAS - size) // 2, size),))
 
 
 def halves(colour: int, sprites: Sequence[int], direction: Direction) -> Scene:
-    """Two sprites in the two halves; the picture is a function of the arguments."""
+    """Two sprites in the two halves; the image is a function of the arguments."""
     size, margin = 30, 1
     middle = (CANVAS - size) // 2
     ends = (margin, CANVAS - margin - size)

@@ -67,7 +67,7 @@ def render_sprite(font: ImageFont.FreeTypeFont, character: str) -> PILImage.Imag
     ImageDraw.Draw(glyph).text((0, 0), character, font=font, embedded_color=True, anchor="lt")
     box = glyph.getchannel("A").point(lambda alpha: 255 * (alpha >= 16)).getbbox()
     if box is None:
-        raise ValueError(f"the font has no picture for {character!r}; take that name out of SPRITE_NAMES")
+        raise ValueError(f"the font has no image for {character!r}; take that name out of SPRITE_NAMES")
     glyph = glyph.crop(box)
     scale = SPRITE_PX / max(glyph.size)
     # Premultiplied, so that the invisible pixels' colour does not bleed into the edge.
@@ -79,7 +79,7 @@ def render_sprite(font: ImageFont.FreeTypeFont, character: str) -> PILImage.Imag
 
 
 def make_atlas(font_path: Path) -> tuple[PILImage.Image, list[dict[str, str]]]:
-    """The atlas picture, row-major, `ATLAS_COLUMNS` sprites a row, and one record a sprite."""
+    """The atlas image, row-major, `ATLAS_COLUMNS` sprites a row, and one record a sprite."""
     if not font_path.is_file():
         raise ValueError(f"no font at {font_path}; install the Debian package fonts-noto-color-emoji or pass --font")
     names = [name.strip() for name in SPRITE_NAMES.replace("\n", " ").split(",")]

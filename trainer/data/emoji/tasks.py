@@ -1,6 +1,6 @@
 """The task families: each makes a document that is a pure function of (seed, index, split, options).
 
-Every `truth` has `images`: for each picture, in reading order, its `facts` (None for a label map). Families whose
+Every `truth` has `images`: for each image, in reading order, its `facts` (None for a label map). Families whose
 answer is text add `answer`, what the model should write after the prompt.
 """
 
@@ -36,11 +36,11 @@ class TaskOptions:
     num_concepts: int = 32
     """The first so many sprites occur."""
 
-    image_px: int = 64
-    """Side of every picture, a multiple of 64."""
+    image_side: int = 64
+    """Side of every image, a multiple of 64."""
 
     num_sprites: int = 9
-    """The most sprites in a picture to read numbers from, 1 to 9; small numbers make an easy beginning."""
+    """The most sprites in an image to read numbers from, 1 to 9; small numbers make an easy beginning."""
 
 
 Task = Callable[[int, int, Split, TaskOptions], Document]
@@ -59,12 +59,12 @@ def caption(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
         words = relation(sprites, direction)
     answer = f"{words} on {_background(scene)}"
     segments = (_image(scene, options), Text(" a photo of", loss=False), Text(" " + answer))
-    truth = {"images": [facts(scene, options.image_px)], "answer": answer}
+    truth = {"images": [facts(scene, options.image_side)], "answer": answer}
     return _document("caption", index, split, segments, 2, truth)
 
 
 def draw(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
-    """Text to image: one big sprite, or two side by side; the picture is a function of the text."""
+    """Text to image: one big sprite, or two side by side; the image is a function of the text."""
     rng = _rng("draw", seed, index, split)
     colour, sprites = choose(rng, split, int(rng.integers(1, 3)), options.num_concepts)
     if len(sprites) == 1:
@@ -75,11 +75,11 @@ def draw(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
         scene = layouts.halves(colour, sprites, direction)
         words = relation(sprites, direction)
     segments = (Text(f"{words} on {_background(scene)}"), _image(scene, options))
-    return _document("draw", index, split, segments, 1, {"images": [facts(scene, options.image_px)]})
+    return _document("draw", index, split, segments, 1, {"images": [facts(scene, options.image_side)]})
 
 
 def read(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
-    """Detail reading: which number is printed under a sprite; up to four questions about one picture.
+    """Detail reading: which number is printed under a sprite; up to four questions about one image.
 
     The answer says where the sprite stands, then its number: "top left: 37". Looking comes easier to a small model once
     the place is written down. `truth["questions"]`: name and answer of each; the prompt ends with the first one.
@@ -95,7 +95,7 @@ def read(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
         name, answer = all_sprites()[item.sprite].name, _numbered(item, layouts.GRID)
         segments += [Text(f" which number is under the {name}?", loss=False), Text(" " + answer)]
         questions.append({"name": name, "answer": answer})
-    truth = {"images": [facts(scene, options.image_px)], "questions": questions, "answer": questions[0]["answer"]}
+    truth = {"images": [facts(scene, options.image_side)], "questions": questions, "answer": questions[0]["answer"]}
     return _document("read", index, split, tuple(segments), 2, truth)
 
 
@@ -103,15 +103,15 @@ def label_map_to_image(seed: int, index: int, split: Split, options: TaskOptions
     """Segmentation to image: class-coloured silhouettes and a caption, then the scene (paper B.2)."""
     rng = _rng("label_map", seed, index, split)
     scene = layouts.scattered(rng, *choose(rng, split, int(rng.integers(1, 4)), options.num_concepts))
-    # From left to right, so that the caption is a function of the picture. No gradient: the caption names one colour.
+    # From left to right, so that the caption is a function of the image. No gradient: the caption names one colour.
     scene = Scene(scene.colour, tuple(sorted(scene.placed, key=lambda item: (item.x, item.y))))
     words = _list([_phrase(item.sprite) for item in scene.placed])
     segments = (
-        Image(label_map(scene, options.image_px), draw=False),
+        Image(label_map(scene, options.image_side), draw=False),
         Text(f" {words} on {_background(scene)}"),
         _image(scene, options),
     )
-    return _document("label_map", index, split, segments, 2, {"images": [None, facts(scene, options.image_px)]})
+    return _document("label_map", index, split, segments, 2, {"images": [None, facts(scene, options.image_side)]})
 
 
 def ground(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
@@ -121,8 +121,8 @@ def ground(seed: int, index: int, split: Split, options: TaskOptions) -> Documen
     """
     rng = _rng("ground", seed, index, split)
     scene = layouts.scattered(rng, *choose(rng, split, int(rng.integers(2, 5)), options.num_concepts))
-    picture = facts(scene, options.image_px)
-    asked = picture["objects"][rng.integers(len(scene.placed))]
+    image = facts(scene, options.image_side)
+    asked = image["objects"][rng.integers(len(scene.placed))]
     x1, y1, x2, y2 = asked["box"]
     answer = f"({x1:03},{y1:03})({x2:03},{y2:03})"
     segments = (
@@ -130,27 +130,27 @@ def ground(seed: int, index: int, split: Split, options: TaskOptions) -> Documen
         Text(GROUNDING_PROMPT.format(name=asked["name"]), loss=False),
         Text(" " + answer),
     )
-    truth = {"images": [picture], "name": asked["name"], "box": asked["box"], "answer": answer}
+    truth = {"images": [image], "name": asked["name"], "box": asked["box"], "answer": answer}
     return _document("ground", index, split, segments, 2, truth)
 
 
 def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
-    """Two to four pictures, two questions: the number under a sprite in one of them, and which one has a sprite.
+    """Two to four images, two questions: the number under a sprite in one of them, and which one has a sprite.
 
-    The sprite whose number is asked stands in every picture, so the right picture must be found.
+    The sprite whose number is asked stands in every image, so the right image must be found.
     `truth["questions"]`: text and answer of each; the prompt ends with the first one.
     """
     rng = _rng("compare", seed, index, split)
     shared_colour, shared = choose(rng, split, 1, options.num_concepts)
     asked, count = shared[0], int(rng.integers(2, 5))
     others = allowed_sprites(split, options.num_concepts, shared_colour, shared)
-    # One other sprite a picture and never the same, so "which image has" has one answer.
+    # One other sprite an image and never the same, so "which image has" has one answer.
     companions = [others[place] for place in rng.permutation(len(others))[:count]]
     scenes = [layouts.numbered_grid(rng, shared_colour, [asked, companion], grid=2) for companion in companions]
     segments: list[Segment] = []
     for number, scene in enumerate(scenes, start=1):
         label = f" image {number}:" if segments else f"image {number}:"
-        segments += [Text(label, loss=False), Image(render(scene, options.image_px), draw=False)]
+        segments += [Text(label, loss=False), Image(render(scene, options.image_side), draw=False)]
     one, other = (int(place) for place in rng.integers(count, size=2))
     questions = [
         {
@@ -164,7 +164,7 @@ def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
     for question in questions:
         segments += [Text(question["text"], loss=False), Text(" " + question["answer"])]
     truth = {
-        "images": [facts(scene, options.image_px) for scene in scenes],
+        "images": [facts(scene, options.image_side) for scene in scenes],
         "questions": questions,
         "answer": questions[0]["answer"],
     }
@@ -172,7 +172,7 @@ def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
 
 
 def story(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
-    """Four pairs of sentence and picture; each picture is a function of the text so far.
+    """Four pairs of sentence and image; each image is a function of the text so far.
 
     A sprite stands in one of four quarters; then it moves, another appears, or the background changes. The prompt is
     the first sentence. `truth["sentences"]`: the four sentences.
@@ -190,12 +190,12 @@ def story(seed: int, index: int, split: Split, options: TaskOptions) -> Document
     segments: list[Segment] = []
     for sentence, scene in zip(sentences, scenes, strict=True):
         segments += [Text(" " + sentence if segments else sentence), _image(scene, options)]
-    truth = {"images": [facts(scene, options.image_px) for scene in scenes], "sentences": sentences}
+    truth = {"images": [facts(scene, options.image_side) for scene in scenes], "sentences": sentences}
     return _document("story", index, split, tuple(segments), 1, truth)
 
 
 def chat(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
-    """A chat: which number is under a sprite of the user's picture; then the user wants a sprite of it drawn big.
+    """A chat: which number is under a sprite of the user's image; then the user wants a sprite of it drawn big.
 
     The prompt ends where the assistant's first turn begins.
     """
@@ -207,13 +207,13 @@ def chat(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
     wanted = layouts.centred(colour, asked.sprite)
     segments = (
         Text(USER, loss=False),
-        Image(render(scene, options.image_px), draw=False, placed=False),
+        Image(render(scene, options.image_side), draw=False, placed=False),
         Text(f" which number is under the {name}?{ASSISTANT}", loss=False),
         Text(" " + answer, ends_turn=True),
         Text(f" {USER} draw a big {name} on {_background(wanted)}{ASSISTANT}", loss=False),
         _image(wanted, options),
     )
-    truth = {"images": [facts(picture, options.image_px) for picture in (scene, wanted)], "answer": answer}
+    truth = {"images": [facts(image, options.image_side) for image in (scene, wanted)], "answer": answer}
     return _document("chat", index, split, segments, 3, truth)
 
 
@@ -288,7 +288,7 @@ def _document(
 
 
 def _image(scene: Scene, options: TaskOptions) -> Image:
-    return Image(render(scene, options.image_px))
+    return Image(render(scene, options.image_side))
 
 
 def _phrase(sprite: int) -> str:

@@ -1,7 +1,7 @@
-"""Scenes of sprites on a coloured background, their pictures and their exact labels.
+"""Scenes of sprites on a coloured background, their images and their exact labels.
 
-A scene is described on a canvas of 64 x 64 units, so that it looks the same at every picture size.
-Letters: P sprites in a scene, H = W = picture size in pixels.
+A scene is described on a canvas of 64 x 64 units, so that it looks the same at every image size.
+Letters: P sprites in a scene, H = W = image size in pixels.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ class Scene:
     """Grey levels by which the background brightens from the centre to the right edge and to the bottom edge."""
 
 
-def _scale(size_px: int) -> int:
-    if size_px < CANVAS or size_px % CANVAS:
+def _scale(image_side: int) -> int:
+    if image_side < CANVAS or image_side % CANVAS:
         raise ValueError(
-            f"A picture of {size_px} px was asked for; expected a multiple of {CANVAS} px. "
-            "Render a larger picture and average it down to get a smaller one."
+            f"An image of {image_side} px was asked for; expected a multiple of {CANVAS} px. "
+            "Render a larger image and average it down to get a smaller one."
         )
-    return size_px // CANVAS
+    return image_side // CANVAS
 
 
 @lru_cache(maxsize=1024)
-def _background(colour: int, gradient: tuple[int, int], size_px: int) -> np.ndarray:
-    ramp = (np.arange(size_px) + 0.5) / size_px * 2 - 1
+def _background(colour: int, gradient: tuple[int, int], image_side: int) -> np.ndarray:
+    ramp = (np.arange(image_side) + 0.5) / image_side * 2 - 1
     grey = gradient[0] * ramp[None, :, None] + gradient[1] * ramp[:, None, None]
     pixels = np.array(COLOURS[COLOUR_NAMES[colour]], dtype=np.float64) + grey
     pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
@@ -98,21 +98,21 @@ def _number_ink(number: int, scale: int) -> np.ndarray:
     return ink.repeat(scale, 0).repeat(scale, 1)
 
 
-def render(scene: Scene, size_px: int = CANVAS) -> np.ndarray:
-    """The picture: uint8 [size_px, size_px, 3], RGB; `size_px` is a multiple of 64 (else ValueError)."""
-    scale = _scale(size_px)
-    picture = _background(scene.colour, scene.gradient, size_px).copy()
+def render(scene: Scene, image_side: int = CANVAS) -> np.ndarray:
+    """The image: uint8 [image_side, image_side, 3], RGB; `image_side` is a multiple of 64 (else ValueError)."""
+    scale = _scale(image_side)
+    image = _background(scene.colour, scene.gradient, image_side).copy()
     for item in scene.placed:
         x, y, side = item.x * scale, item.y * scale, item.size * scale
         colour, alpha = sprite_pixels(item.sprite, side, item.flip)
-        window = picture[y : y + side, x : x + side]
+        window = image[y : y + side, x : x + side]
         window[...] = (colour + window * (255 - alpha) + np.uint16(127)) // np.uint16(255)
     for item in scene.placed:
         if item.number is not None:
             ink = _number_ink(item.number, scale)
             x, y = item.number_x * scale, (item.y + item.size + 1) * scale
-            picture[y : y + ink.shape[0], x : x + ink.shape[1]][ink] = INK
-    return picture
+            image[y : y + ink.shape[0], x : x + ink.shape[1]][ink] = INK
+    return image
 
 
 @lru_cache(maxsize=4096)
@@ -123,10 +123,10 @@ def _silhouette(sprite: int, side: int, flip: bool) -> tuple[np.ndarray, tuple[i
     return mask, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
 
 
-def masks(scene: Scene, size_px: int = CANVAS) -> np.ndarray:
+def masks(scene: Scene, image_side: int = CANVAS) -> np.ndarray:
     """bool [P, H, W]: the pixels that show each sprite, at least half covered by it and by no later one."""
-    scale = _scale(size_px)
-    result = np.zeros((len(scene.placed), size_px, size_px), dtype=bool)
+    scale = _scale(image_side)
+    result = np.zeros((len(scene.placed), image_side, image_side), dtype=bool)
     for index, item in enumerate(scene.placed):
         x, y, side = item.x * scale, item.y * scale, item.size * scale
         silhouette = _silhouette(item.sprite, side, item.flip)[0]
@@ -135,12 +135,12 @@ def masks(scene: Scene, size_px: int = CANVAS) -> np.ndarray:
     return result
 
 
-def boxes(scene: Scene, size_px: int = CANVAS) -> list[tuple[int, int, int, int]]:
+def boxes(scene: Scene, image_side: int = CANVAS) -> list[tuple[int, int, int, int]]:
     """For each sprite the tight box (x1, y1, x2, y2) of its silhouette in pixels, right and bottom open.
 
     The box is of the whole sprite, also where a later one covers it.
     """
-    scale = _scale(size_px)
+    scale = _scale(image_side)
     result = []
     for item in scene.placed:
         x1, y1, x2, y2 = _silhouette(item.sprite, item.size * scale, item.flip)[1]
@@ -149,9 +149,9 @@ def boxes(scene: Scene, size_px: int = CANVAS) -> list[tuple[int, int, int, int]
     return result
 
 
-def box_per_mille(box_px: tuple[int, int, int, int], size_px: int) -> tuple[int, int, int, int]:
+def box_per_mille(box_px: tuple[int, int, int, int], image_side: int) -> tuple[int, int, int, int]:
     """A pixel box in the paper's coordinates for grounding, 000 to 999."""
-    x1, y1, x2, y2 = (min(999, round(1000 * edge / size_px)) for edge in box_px)
+    x1, y1, x2, y2 = (min(999, round(1000 * edge / image_side)) for edge in box_px)
     return x1, y1, x2, y2
 
 
@@ -165,12 +165,12 @@ def label_colours() -> np.ndarray:
     return np.rint(np.array(values) * 255).astype(np.uint8)
 
 
-def label_map(scene: Scene, size_px: int = CANVAS) -> np.ndarray:
+def label_map(scene: Scene, image_side: int = CANVAS) -> np.ndarray:
     """Class-coloured silhouettes on black: uint8 [H, W, 3]; the background's colour does not show."""
-    picture = np.zeros((size_px, size_px, 3), dtype=np.uint8)
-    for item, mask in zip(scene.placed, masks(scene, size_px), strict=True):
-        picture[mask] = label_colours()[item.sprite]
-    return picture
+    image = np.zeros((image_side, image_side, 3), dtype=np.uint8)
+    for item, mask in zip(scene.placed, masks(scene, image_side), strict=True):
+        image[mask] = label_colours()[item.sprite]
+    return image
 
 
 def num_label_classes(num_concepts: int) -> int:
@@ -178,11 +178,11 @@ def num_label_classes(num_concepts: int) -> int:
     return 1 + num_concepts + 10
 
 
-def dense_labels(scene: Scene, num_concepts: int, size_px: int = CANVAS) -> np.ndarray:
+def dense_labels(scene: Scene, num_concepts: int, image_side: int = CANVAS) -> np.ndarray:
     """int64 [H, W]: 0 background, 1 + sprite, and 1 + num_concepts + digit on the 4 x 6 cell of a printed digit."""
-    scale = _scale(size_px)
-    labels = np.zeros((size_px, size_px), dtype=np.int64)
-    for item, mask in zip(scene.placed, masks(scene, size_px), strict=True):
+    scale = _scale(image_side)
+    labels = np.zeros((image_side, image_side), dtype=np.int64)
+    for item, mask in zip(scene.placed, masks(scene, image_side), strict=True):
         if item.sprite >= num_concepts:
             raise ValueError(f"The scene shows sprite {item.sprite}; expected one of the first {num_concepts}.")
         labels[mask] = 1 + item.sprite
@@ -195,10 +195,10 @@ def dense_labels(scene: Scene, num_concepts: int, size_px: int = CANVAS) -> np.n
     return labels
 
 
-def number_labels(scene: Scene, size_px: int = CANVAS) -> np.ndarray:
+def number_labels(scene: Scene, image_side: int = CANVAS) -> np.ndarray:
     """int64 [H, W]: on the pixels of a sprite the number printed under it; -1 where there is none."""
-    labels = np.full((size_px, size_px), -1, dtype=np.int64)
-    for item, mask in zip(scene.placed, masks(scene, size_px), strict=True):
+    labels = np.full((image_side, image_side), -1, dtype=np.int64)
+    for item, mask in zip(scene.placed, masks(scene, image_side), strict=True):
         if item.number is not None:
             labels[mask] = item.number
     return labels
@@ -215,20 +215,20 @@ def layout_labels(scene: Scene, num_concepts: int) -> tuple[np.ndarray, np.ndarr
     return present, centres
 
 
-def facts(scene: Scene, size_px: int) -> dict[str, Any]:
-    """What is true about a picture, in plain types: the background, and of each object its name, square and number.
+def facts(scene: Scene, image_side: int) -> dict[str, Any]:
+    """What is true about an image, in plain types: the background, and of each object its name, square and number.
 
     `square` is (x, y, side) in canvas units, `box_px` the tight box in pixels, `box` the same in 000 to 999.
     """
     objects = []
-    for item, box in zip(scene.placed, boxes(scene, size_px), strict=True):
+    for item, box in zip(scene.placed, boxes(scene, image_side), strict=True):
         objects.append(
             {
                 "name": sprites()[item.sprite].name,
                 "sprite": item.sprite,
                 "square": [item.x, item.y, item.size],
                 "box_px": list(box),
-                "box": list(box_per_mille(box, size_px)),
+                "box": list(box_per_mille(box, image_side)),
                 "number": item.number,
             }
         )

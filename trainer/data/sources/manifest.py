@@ -92,8 +92,8 @@ def records_of(shard: int) -> str:
     return f"{PARTS}/{shard:06d}.documents"
 
 
-def pictures_of(shard: int) -> str:
-    """The copied pictures of a shard, relative to the manifest."""
+def images_of(shard: int) -> str:
+    """The copied images of a shard, relative to the manifest."""
     return f"{PARTS}/{shard:06d}.images"
 
 

@@ -7,7 +7,7 @@
 | llava | an array of conversations in one .json, as LLaVA has them | instruct |
 | refcoco | refs(unc).p, or the same list as .json, with instances.json beside it: RefCOCO, RefCOCO+, RefCOCOg | rec |
 | mdetr | finetune_refcoco_train.json and its like: in COCO's form, the expression is the caption of its image | rec |
-| vist | *.story-in-sequence.json of VIST; pictures are named PHOTO_ID.jpg | story |
+| vist | *.story-in-sequence.json of VIST; images are named PHOTO_ID.jpg | story |
 | pororo | the folder of PororoSV as StoryDALL-E publishes it | story |
 | flintstones | the folder of FlintstonesSV as StoryDALL-E publishes it | story |
 
@@ -91,7 +91,7 @@ def _told(error: Exception) -> str:
 
 
 def _vqav2(files: Sequence[Path], _split: str) -> Items:
-    """One row a question, answered as most people did; the split in the file gives the pictures' names."""
+    """One row a question, answered as most people did; the split in the file gives the images' names."""
     contents = [_json(file) for file in files]
     questions = {one["question_id"]: one["question"] for content in contents for one in content.get("questions", ())}
     [subtype] = {content["data_subtype"] for content in contents}
@@ -181,7 +181,7 @@ def _captioned_rows(image: Mapping[str, Any], boxes: Sequence[Any]) -> Iterator[
 
 
 def _expression_row(image: Mapping[str, Any], expression: str, bbox: Sequence[float]) -> Row:
-    """A box that reaches a fraction of a pixel beyond its picture, as some of COCO's do, ends at the edge."""
+    """A box that reaches a fraction of a pixel beyond its image, as some of COCO's do, ends at the edge."""
     width, height = image["width"], image["height"]
     x, y, box_width, box_height = bbox
     corners = [max(x, 0), max(y, 0), min(x + box_width, width), min(y + box_height, height)]
@@ -214,7 +214,7 @@ def _in_folder(names: Sequence[str], paths: Sequence[Path]) -> list[Path]:
 
 
 def _pororo(files: Sequence[Path], split: str) -> Items:
-    """One row a clip with four that follow it. Their pictures are strips of frames, in the same folder."""
+    """One row a clip with four that follow it. Their images are strips of frames, in the same folder."""
     descriptions, firsts, followings, splits = map(load_array, files)
     if split not in PORORO_SPLITS:
         raise ValueError(f"There is no split '{split}', only {', '.join(PORORO_SPLITS)}.")
@@ -236,7 +236,7 @@ def _clip(name: Any) -> str:
 
 
 def _flintstones(files: Sequence[Path], split: str) -> Items:
-    """One row a clip with four that follow it. Their pictures are arrays of frames, in a folder beside."""
+    """One row a clip with four that follow it. Their images are arrays of frames, in a folder beside."""
     annotations, followings, splits = _json(files[0]), load_pickle(files[1]), _json(files[2])
     if split not in splits:
         raise ValueError(f"{files[2].name} has no split '{split}', only {', '.join(splits)}.")

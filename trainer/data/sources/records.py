@@ -1,7 +1,7 @@
 """Documents of a manifest: what `rows` read, one JSON object a line, so that any of them is one short read away.
 
 Zip members and parquet row groups can be read only from their start; so the text of their documents (without MMC4's
-matrix of similarities, most of its bytes), and pictures that stand inside a table, are copied when they are indexed.
+matrix of similarities, most of its bytes), and images that stand inside a table, are copied when they are indexed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def copy_records(
     rows: Iterable[tuple[str, Any]],
     images: ImageFiles,
     records: IO[bytes],
-    pictures: IO[bytes],
-    pictures_name: str,
+    image_file: IO[bytes],
+    image_file_name: str,
     problems: list[str],
 ) -> tuple[np.ndarray, int]:
     """Write rows down as records.
@@ -44,8 +44,8 @@ def copy_records(
         rows: what names each in messages, and what `read_row` takes.
         images: finds the images that the documents name.
         records: gets one line a document.
-        pictures: gets the images that stand in the table itself.
-        pictures_name: what the records call that file.
+        image_file: gets the images that stand in the table itself.
+        image_file_name: what the records call that file.
         problems: gets a sentence for each row that cannot be used.
 
     Returns:
@@ -53,14 +53,14 @@ def copy_records(
     """
 
     def find_image(image: Any) -> StoredAt | None:
-        if isinstance(image, dict):  # as Hugging Face's datasets write pictures
+        if isinstance(image, dict):  # as Hugging Face's datasets write images
             image = image["bytes"] if image.get("bytes") is not None else image["path"]
         if isinstance(image, bytes):
             if len(image) > MAX_IMAGE_BYTES:
                 raise BrokenSampleError(f"An image has {len(image):,} bytes; the limit is {MAX_IMAGE_BYTES:,}.")
-            offset = pictures.tell()
-            pictures.write(image)
-            return pictures_name, offset, len(image)
+            offset = image_file.tell()
+            image_file.write(image)
+            return image_file_name, offset, len(image)
         if not isinstance(image, str):
             raise BrokenSampleError(f"An image is a {type(image).__name__}; expected a name or its bytes.")
         return images.find(image)

@@ -9,7 +9,7 @@
 
 A text with `"loss": false` is given, not learned, and stands as it is written; one with `"loss": true` is learned, and
 `"ends_turn": true` puts `</s>` behind it. An image with `"draw": false` is given; `"label_map": true` says that its
-values are classes; `"strip": true` that it holds square frames of a film, of which any is the picture. With any of
+values are classes; `"strip": true` that it holds square frames of a film, of which any is the image. With any of
 these marks, all images have to be there. `sources.tasks` has shorter rows for tasks.
 """
 

@@ -40,7 +40,7 @@ class StoredImage:
     """Whether its values are classes."""
 
     strip: bool = False
-    """Whether it is a row of square frames, of which any is the picture."""
+    """Whether it is a row of square frames, of which any is the image."""
 
     @property
     def name(self) -> str:

@@ -65,7 +65,7 @@ def _parquet(path: Path) -> Iterator[Any]:
     try:
         with parquet.ParquetFile(path) as file:
             columns = [name for name in file.schema_arrow.names if name in COLUMNS]
-            for batch in file.iter_batches(batch_size=64, columns=columns):  # a row may hold megabytes of pictures
+            for batch in file.iter_batches(batch_size=64, columns=columns):  # a row may hold megabytes of images
                 yield from batch.to_pylist()
     except broken as error:
         raise OSError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error

@@ -4,10 +4,10 @@ The wordings are those of `models.generation.prompts`, so that `generate(..., ta
 
 | row | is |
 |---|---|
-| `image`, `question`, `answer` | a question about a picture (`vqa`) |
-| `image`, `expression`, `box` or `bbox`, perhaps `width` and `height` | a thing in a picture (`rec`) |
-| `label_map`, `caption`, `image` | a picture with a map of its classes (`seg2img`) |
-| `story` of `{"text": ..., "image": ...}`, perhaps `"strip": true` | sentences, each before its picture (`story`) |
+| `image`, `question`, `answer` | a question about an image (`vqa`) |
+| `image`, `expression`, `box` or `bbox`, perhaps `width` and `height` | a thing in an image (`rec`) |
+| `label_map`, `caption`, `image` | an image with a map of its classes (`seg2img`) |
+| `story` of `{"text": ..., "image": ...}`, perhaps `"strip": true` | sentences, each before its image (`story`) |
 | `conversations` of `{"from": "human" or "gpt", "value": ...}`, `image` one name or several | a chat (`instruct`) |
 """
 
@@ -28,7 +28,7 @@ CAPTION_QUESTION = "Provide a one-sentence caption for the provided image."
 """The question that a caption answers (paper Table 17, after fine-tuning)."""
 
 PLACE = "<image>"
-"""Where a picture stands in a turn of a chat."""
+"""Where an image stands in a turn of a chat."""
 
 
 def task_segments(row: Mapping[str, Any]) -> Segments | None:
@@ -55,7 +55,7 @@ def _asked(task: str, image: Any, text: str) -> Segments:
 
 
 def _told(part: Mapping[str, Any]) -> Segments:
-    """A sentence of a story and its picture."""
+    """A sentence of a story and its image."""
     return [_given(part["text"].strip()), _drawn(part["image"]) | {"strip": bool(part.get("strip"))}]
 
 
@@ -78,7 +78,7 @@ def _drawn(image: Any) -> dict[str, Any]:
 
 
 def _box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """Corners as shares of the picture: `box` has corners, `bbox` a corner and a size, as COCO writes them."""
+    """Corners as shares of the image: `box` has corners, `bbox` a corner and a size, as COCO writes them."""
     if "box" in row:
         x1, y1, x2, y2 = map(float, row["box"])
     else:
@@ -89,7 +89,7 @@ def _box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
         x1, y1, x2, y2 = x1 / row["width"], y1 / row["height"], x2 / row["width"], y2 / row["height"]
     if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
         raise BrokenSampleError(
-            f"The box has the corners {given}; expected shares of the picture from 0 to 1, or pixels beside its width "
+            f"The box has the corners {given}; expected shares of the image from 0 to 1, or pixels beside its width "
             "and height, left before right and top before bottom."
         )
     return x1, y1, x2, y2
@@ -127,7 +127,7 @@ def _user_turn(value: str, names: Iterator[Any], *, is_first: bool) -> Segments:
 
 
 def _assistant_turn(value: str, names: Iterator[Any], *, is_last: bool) -> Segments:
-    """All of it is learned, pictures too."""
+    """All of it is learned, images too."""
     segments: Segments = []
     pieces = value.split(PLACE)
     for number, piece in enumerate(pieces):

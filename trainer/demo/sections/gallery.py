@@ -9,9 +9,9 @@ from models.generation.boxes import Box
 from trainer.data.document import Segment, Text
 from trainer.demo.content import Demo
 from trainer.demo.images import img
-from trainer.evaluation.answers import shrunk_picture
+from trainer.evaluation.answers import shrunk_image
 from trainer.evaluation.grading import Answered
-from trainer.evaluation.tasks import EXAMS, Task, true_picture
+from trainer.evaluation.tasks import EVALUATION_TASKS, Task, true_image
 from trainer.evaluation.text_scores import read_box
 
 NUM_EXAMPLES = 6
@@ -21,25 +21,27 @@ NUM_EXAMPLES = 6
 def section(demo: Demo) -> str:
     parts = [
         f'<p class="note">The first {NUM_EXAMPLES} validation documents of each family, chosen by number before '
-        "anything was scored. ✓ marks an answer with a full headline score, ✗ any other. Pictures to read have 64 "
+        "anything was scored. ✓ marks an answer with a full headline score, ✗ any other. Images to read have 64 "
         "pixels a side, drawn ones 32; all are enlarged.</p>"
     ]
     for task, result in demo.live.tasks.items():
-        exam = EXAMS[task]
+        definition = EVALUATION_TASKS[task]
         shipped = demo.shipped.tasks[task].answered if demo.shipped is not None else (None,) * len(result.answered)
         cards = "".join(
-            _card(exam, live, before)
+            _card(definition, live, before)
             for live, before in list(zip(result.answered, shipped, strict=True))[:NUM_EXAMPLES]
         )
-        wide = " wide" if exam.kind == "picture" or task == "compare" else ""
-        parts.append(f'<h3>{exam.title}</h3><p class="note">{exam.given}</p><div class="cards{wide}">{cards}</div>')
+        wide = " wide" if definition.kind == "image" or task == "compare" else ""
+        parts.append(
+            f'<h3>{definition.title}</h3><p class="note">{definition.given}</p><div class="cards{wide}">{cards}</div>'
+        )
     return "".join(parts)
 
 
-def _card(exam: Task, live: Answered, shipped: Answered | None) -> str:
+def _card(definition: Task, live: Answered, shipped: Answered | None) -> str:
     document = live.document
     answers = [("shipped", shipped)] * (shipped is not None) + [("live" if shipped is not None else "model", live)]
-    if exam.kind == "text":
+    if definition.kind == "text":
         said = "".join(
             f"<dt>{who}</dt><dd>{escape(str(one.answer)) or '<i>nothing</i>'} {_mark(one.right)}</dd>"
             for who, one in answers
@@ -48,7 +50,7 @@ def _card(exam: Task, live: Answered, shipped: Answered | None) -> str:
         made = f'<dl class="answers"><dt>truth</dt><dd>{escape(document.truth["answer"])}</dd>{said}</dl>'
     else:
         assert not isinstance(live.answer, str)
-        truth = shrunk_picture(true_picture(document).pixels, live.answer.width)
+        truth = shrunk_image(true_image(document).pixels, live.answer.width)
         figures = [f"<figure>{img(truth, 'the truth')}<figcaption>truth</figcaption></figure>"]
         figures += [
             f"<figure>{img(one.answer, 'drawn by the model')}<figcaption>{who} {_mark(one.right)} "
@@ -59,22 +61,20 @@ def _card(exam: Task, live: Answered, shipped: Answered | None) -> str:
         made = f'<div class="drawn">{"".join(figures)}</div>'
     boxes = [read_box(document.truth["answer"]), read_box(str(live.answer))] if "box" in document.truth else []
     return (
-        f'<article class="card"><div class="given">{_given(exam.prompt(document), boxes)}</div>{made}'
+        f'<article class="card"><div class="given">{_given(definition.prompt(document), boxes)}</div>{made}'
         f'<div class="key">{escape(document.key)}</div></article>'
     )
 
 
 def _given(segments: Iterable[Segment], boxes: Sequence[Box | None]) -> str:
-    """Each picture with the text before it above it; text after the last picture as a paragraph."""
+    """Each image with the text before it above it; text after the last image as a paragraph."""
     parts, before = [], ""
     for segment in segments:
         if isinstance(segment, Text):
             before += segment.text
             continue
-        picture = f'<div class="picture">{img(segment.pixels, "given")}{_overlay(boxes)}</div>'
-        parts.append(
-            f"<figure><figcaption>{escape(before.strip())}</figcaption>{picture}</figure>" if before else picture
-        )
+        image = f'<div class="image">{img(segment.pixels, "given")}{_overlay(boxes)}</div>'
+        parts.append(f"<figure><figcaption>{escape(before.strip())}</figcaption>{image}</figure>" if before else image)
         before = ""
     return "".join(parts) + (f"<p>{escape(before.strip())}</p>" if before else "")
 

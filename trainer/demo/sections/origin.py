@@ -25,8 +25,8 @@ def section(demo: Demo) -> str:
     )
     settings = demo.live.settings
     facts["Evaluation"] = (
-        f"validation documents 0 to {settings.num_texts - 1} (text) and 0 to {settings.num_pictures - 1} (pictures) of "
-        f"each family; greedy text; pictures with {settings.num_steps} denoising steps, guidance "
+        f"validation documents 0 to {settings.num_texts - 1} (text) and 0 to {settings.num_images - 1} (images) of "
+        f"each family; greedy text; images with {settings.num_steps} denoising steps, guidance "
         f"{settings.guidance_scale:g}, noise seeds from {settings.seed}"
     )
     facts["Machine and versions"] = ", ".join(f"{escape(k)} {escape(str(v))}" for k, v in demo.environment.items())

@@ -8,7 +8,7 @@ from html import escape
 from trainer.demo.content import Demo
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.scores import Score
-from trainer.evaluation.tasks import EXAMS
+from trainer.evaluation.tasks import EVALUATION_TASKS
 
 
 def section(demo: Demo) -> str:
@@ -21,7 +21,7 @@ def section(demo: Demo) -> str:
     rows = []
     for task, result in demo.live.tasks.items():
         for place, (name, score) in enumerate(result.scores.items()):
-            first = f'<span class="what">{EXAMS[task].title}</span>' if place == 0 else ""
+            first = f'<span class="what">{EVALUATION_TASKS[task].title}</span>' if place == 0 else ""
             chance = "–" if score.chance is None else f"{100 * score.chance:.1f}"
             cells = "".join(
                 f'<td class="score">{_score_cell(get(task, name), score.chance, plain=column < len(columns) - 1)}</td>'
@@ -29,7 +29,7 @@ def section(demo: Demo) -> str:
             )
             rows.append(
                 f"<tr{' class=group' if place == 0 else ''}><td>{first}</td>"
-                f"<td>{escape(EXAMS[task].labels[name])}</td>"
+                f"<td>{escape(EVALUATION_TASKS[task].labels[name])}</td>"
                 f'<td class="number">{score.num_documents}</td><td class="number">{chance}</td>{cells}</tr>'
             )
     head = "".join(f'<th class="score">{title}</th>' for title, _ in columns)
@@ -44,7 +44,7 @@ def section(demo: Demo) -> str:
         )
     return (
         '<p class="note">Per cent, ± one standard error, on held-out documents: each shows a sprite on a colour, or '
-        "two sprites together, that no training picture shows. The line in each bar is chance: the score of answering "
+        "two sprites together, that no training image shows. The line in each bar is chance: the score of answering "
         "each document with another one’s right answer, by the same scorer. The truth given as an answer "
         f"scores {'100 everywhere' if lowest == 1 else f'at least {100 * lowest:.0f}'}.</p>"
         '<p class="note">A drawn sprite counts as the one of the '

@@ -15,13 +15,13 @@ def section(demo: Demo) -> str:
     cards = "".join(f'<div class="panel told">{_told(story)}</div>' for story in demo.stories)
     return (
         '<p class="note">The model got the first sentence only. Everything marked in blue is its own, in this order: '
-        "it draws a picture, reads it back, writes the next sentence, draws again, and decides itself when to draw "
+        "it draws an image, reads it back, writes the next sentence, draws again, and decides itself when to draw "
         "and when to stop.</p>" + cards
     )
 
 
 def _told(story: Story) -> str:
-    """Pictures with the text before them; what the model made is marked."""
+    """Images with the text before them; what the model made is marked."""
     parts, before = [], ""
     told = [(segment.text if isinstance(segment, Text) else segment.pixels, False) for segment in story.prompt]
     for segment, is_own in [*told, *((written, True) for written in story.written)]:
@@ -29,7 +29,7 @@ def _told(story: Story) -> str:
         if isinstance(segment, str):
             before += f"<span{mark}>{escape(segment.strip())}</span> "
             continue
-        picture = f"<div{mark}>{img(segment, 'drawn by the model' if is_own else 'given')}</div>"
-        parts.append(f"<figure><figcaption>{before}</figcaption>{picture}</figure>")
+        image = f"<div{mark}>{img(segment, 'drawn by the model' if is_own else 'given')}</div>"
+        parts.append(f"<figure><figcaption>{before}</figcaption>{image}</figure>")
         before = ""
     return "".join(parts) + (f"<figure><figcaption>{before}</figcaption></figure>" if before else "")

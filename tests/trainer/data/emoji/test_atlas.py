@@ -37,7 +37,7 @@ def test_the_atlas_is_small_and_carries_its_licence():
         assert heading in licence
 
 
-def test_every_sprite_shows_a_picture_of_its_own():
+def test_every_sprite_shows_a_image_of_its_own():
     seen = set()
     for index in range(256):
         colour, alpha = atlas.sprite_pixels(index, atlas.SPRITE_PX, False)

@@ -29,7 +29,7 @@ def texts(document: Document) -> list[str]:
     return [segment.text for segment in document.segments if isinstance(segment, Text)]
 
 
-def pictures(document: Document) -> list[np.ndarray]:
+def images(document: Document) -> list[np.ndarray]:
     return [segment.pixels for segment in document.segments if isinstance(segment, Image)]
 
 
@@ -66,7 +66,7 @@ def test_documents_are_pure_functions_and_differ(task, split):
     for a, b in zip(once, again, strict=True):
         assert (a.key, a.prompt, a.truth, texts(a)) == (b.key, b.prompt, b.truth, texts(b))
         assert a.key == f"emoji/{task}/{split}/{5 + once.index(a)}"
-        for x, y in zip(pictures(a), pictures(b), strict=True):
+        for x, y in zip(images(a), images(b), strict=True):
             np.testing.assert_array_equal(x, y)
     assert documents(task, split, 7, 1)[0].truth == once[2].truth
     assert len({str(document.truth) for document in once}) > 4
@@ -116,11 +116,11 @@ def test_held_out_compositions_are_only_in_validation(task, split):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pictures_have_the_asked_size_and_the_background_that_truth_names(task):
-    for document in documents(task, "train", 0, 20, options=TaskOptions(image_px=128)):
-        assert all(pixels.shape == (128, 128, 3) and pixels.dtype == np.uint8 for pixels in pictures(document))
+def test_images_have_the_asked_size_and_the_background_that_truth_names(task):
+    for document in documents(task, "train", 0, 20, options=TaskOptions(image_side=128)):
+        assert all(pixels.shape == (128, 128, 3) and pixels.dtype == np.uint8 for pixels in images(document))
     for document in documents(task, "train", 0, 40):
-        for facts, pixels in zip(document.truth["images"], pictures(document), strict=True):
+        for facts, pixels in zip(document.truth["images"], images(document), strict=True):
             assert facts is None or background(pixels) == facts["background"], document.key
 
 
@@ -158,7 +158,7 @@ def test_a_drawn_big_sprite_is_the_named_one():
         match = re.fullmatch(r"a big (.*) on an? (\w+) background", texts(document)[0])
         if match is None:
             continue
-        pixels = pictures(document)[0][6:58, 6:58].astype(float)
+        pixels = images(document)[0][6:58, 6:58].astype(float)
         errors = []
         for sprite in range(32):
             colour, alpha = sprite_pixels(sprite, 52, False)
@@ -171,7 +171,7 @@ def test_a_drawn_big_sprite_is_the_named_one():
 
 
 @pytest.mark.parametrize("task", ["draw", "story"])
-def test_pictures_to_draw_are_functions_of_the_text_so_far(task):
+def test_images_to_draw_are_functions_of_the_text_so_far(task):
     drawn: dict[str, bytes] = {}
     repeated = 0
     for document in documents(task, "train", 0, 600, options=TaskOptions(num_concepts=8)):
@@ -197,7 +197,7 @@ def test_sprites_to_draw_are_large_enough_for_32_pixels():
 def test_the_numbers_to_read_are_printed_under_the_sprites_asked_for():
     for split in ("train", "val"):
         for document in documents("read", split, 0, 60):
-            (facts,), (pixels,) = document.truth["images"], pictures(document)
+            (facts,), (pixels,) = document.truth["images"], images(document)
             assert 4 <= len(facts["objects"]) <= 9
             asked = texts(document)
             questions = document.truth["questions"]
@@ -233,7 +233,7 @@ def test_label_maps_show_the_silhouettes_of_the_scene():
     for document in documents("label_map", "train", 0, 60):
         none, facts = document.truth["images"]
         assert none is None
-        labels = pictures(document)[0]
+        labels = images(document)[0]
         assert [segment.draw for segment in document.segments if isinstance(segment, Image)] == [False, True]
         for thing in facts["objects"]:
             rows, columns = np.nonzero((labels == label_colours()[thing["sprite"]]).all(-1))
@@ -270,7 +270,7 @@ def test_questions_over_several_images_have_one_right_answer():
             if match := re.fullmatch(r" which number is under the (.*) in image (\d)\?", question["text"]):
                 place = int(match[2]) - 1
                 box = box_of(facts[place], match[1])
-                number = printed_number(pictures(document)[place], box)
+                number = printed_number(images(document)[place], box)
                 assert question["answer"] == f"{place_in_words(box, 2)}: {number}"
             else:
                 name = re.fullmatch(rf" which image has {NAME}\?", question["text"])[1]

@@ -11,18 +11,18 @@ from trainer.data.sources.sample import BrokenSampleError
 
 
 def test_pairs_of_all_suffixes_are_read(shards):
-    pictures = [shards.picture(number, kind=kind) for number, kind in enumerate(("JPEG", "PNG", "WEBP"))]
+    encoded = [shards.image_bytes(number, kind=kind) for number, kind in enumerate(("JPEG", "PNG", "WEBP"))]
     path = shards.tar(
         "a.tar",
         [
-            ("0.jpg", pictures[0]),
+            ("0.jpg", encoded[0]),
             ("0.txt", b" a  snail\n"),
             ("1.json", json.dumps({"caption": "two cherries", "similarity": 0.3}).encode()),
-            ("1.png", pictures[1]),
+            ("1.png", encoded[1]),
             ("2.cls", b"3"),
             ("2.json", b"{}"),
             ("2.txt", "ein Schlüssel".encode()),
-            ("2.webp", pictures[2]),
+            ("2.webp", encoded[2]),
         ],
     )
     problems = []
@@ -30,7 +30,7 @@ def test_pairs_of_all_suffixes_are_read(shards):
     samples = [read_pair(path, place, str(number)) for number, place in enumerate(places)]
     assert problems == []
     assert [sample.texts for sample in samples] == [("a snail",), ("two cherries",), ("ein Schlüssel",)]
-    assert [image.read() for sample in samples for image in sample.images] == pictures
+    assert [image.read() for sample in samples for image in sample.images] == encoded
     assert all(sample.is_pair for sample in samples)
 
 

@@ -191,12 +191,12 @@ def test_stories_of_the_flintstones(tmp_path):
 
 
 def test_a_data_set_is_indexed_from_its_own_folder(tmp_path, shards, capsys):
-    """Pictures lie where the captions do; a frame of a strip is drawn at random when it is read."""
+    """Images lie where the captions do; a frame of a strip is drawn at random when it is read."""
     folder = pororo(tmp_path / "pororo")
     clips = folder / "Film_1" / "Film_1_ep1"
     clips.mkdir(parents=True)
     for number in range(5):
-        (clips / f"{number}.png").write_bytes(shards.picture(number, (10, 30)))
+        (clips / f"{number}.png").write_bytes(shards.image_bytes(number, (10, 30)))
     arguments = [str(folder), "--form", "pororo", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--max-broken", "0.5"]) == 2
     assert "2 of 3 samples cannot be used" in capsys.readouterr().err
@@ -207,15 +207,15 @@ def test_a_data_set_is_indexed_from_its_own_folder(tmp_path, shards, capsys):
     assert all(image.strip and not image.given for image in sample.images)
     strip = decode(sample.images[2].read(), 1000)
     for moment, frame in ((0.0, 0), (0.5, 1), (0.99, 2)):
-        picture = decode(sample.images[2].read(), 1000, moment=moment)
-        assert picture.tobytes() == strip.crop((0, 10 * frame, 10, 10 * frame + 10)).tobytes()
+        decoded = decode(sample.images[2].read(), 1000, moment=moment)
+        assert decoded.tobytes() == strip.crop((0, 10 * frame, 10, 10 * frame + 10)).tobytes()
     named = (tmp_path / "out" / "problems.txt").read_text()
     assert "story 7: list index out of range" in named
 
 
 def test_another_split_is_another_data_set(tmp_path, shards):
     make(tmp_path / "refs", **{"refs(unc).p": write_pickle(REFERENCES), "instances.json": write_json(INSTANCES)})
-    images = shards.folder("images", {f"{number}.png": shards.picture(number) for number in (8, 9)})
+    images = shards.folder("images", {f"{number}.png": shards.image_bytes(number) for number in (8, 9)})
     common = [str(tmp_path / "refs"), "--form", "refcoco", "--images", str(images), "--max-broken", "0.6", "--out"]
     assert main([*common, str(tmp_path / "train"), "--checksums"]) == 0
     assert main([*common, str(tmp_path / "test"), "--split", "testA"]) == 0

@@ -17,7 +17,7 @@ def test_right_and_wrong_answers_are_marked(demo: Demo) -> None:
     assert gallery.count('class="mark right"') == in_all / 2
 
 
-def test_drawn_pictures_and_boxes_are_shown(demo: Demo) -> None:
+def test_drawn_images_and_boxes_are_shown(demo: Demo) -> None:
     gallery = section(demo)
     assert gallery.count('alt="drawn by the model"') == 2 * 2 * 3
     assert gallery.count('alt="the truth"') == 2 * 3

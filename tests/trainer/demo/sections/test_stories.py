@@ -6,10 +6,10 @@ from trainer.demo.sections.stories import section
 
 def test_what_the_model_made_is_marked(demo: Demo) -> None:
     told = section(demo)
-    before, picture, said = told.split("<figure>")
+    before, image, said = told.split("<figure>")
     assert "panel told" in before
-    assert "<span>" in picture
-    assert '<div class="made"><img' in picture
+    assert "<span>" in image
+    assert '<div class="made"><img' in image
     assert '<span class="made">the owl moves &lt;up&gt;</span>' in said
 
 
