@@ -1,0 +1,32 @@
+"""examples/drop_in.py: four models of transformers compute the same with mmfs."""
+
+from __future__ import annotations
+
+import pytest
+
+import mmfs.layer
+from examples import drop_in
+
+TOLERANCE = 1e-6
+"""In float64, relative to the largest element of each tensor; two orders of the same sums differ by 1e-9 at most here."""
+
+
+@pytest.mark.slow
+def test_four_models_of_transformers_compute_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    results = drop_in.main(rounds=1)
+    replaced = {result.name: result.num_layers for result in results}
+    assert replaced == {"Deformable DETR": 4, "Grounding DINO": 4, "RT-DETR": 3, "Mask2Former": 2}
+    for result in results:
+        assert result.output_error < TOLERANCE
+        assert result.gradient_error < TOLERANCE
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == list(replaced)
+
+
+@pytest.mark.parametrize("make", [drop_in.rt_detr, drop_in.mask2former], ids=["module", "function"])
+def test_a_difference_would_be_seen(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = mmfs.layer.ms_deform_attn
+    monkeypatch.setattr(mmfs.layer, "ms_deform_attn", lambda *given: right(*given) * 1.001)
+    result = drop_in.compare(make(), rounds=1)
+    assert result.output_error > TOLERANCE
+    assert result.gradient_error > TOLERANCE
