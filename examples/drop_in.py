@@ -234,12 +234,12 @@ def compare(case: Case, *, rounds: int) -> Result:
     if ours.state_dict().keys() != theirs.state_dict().keys():
         raise RuntimeError(f"The parameters of {case.name} have other names with mmfs.")
     expected, actual = outputs_and_gradients(theirs.double(), case), outputs_and_gradients(ours.double(), case)
-    errors = [largest_difference(*pair) for pair in zip(actual, expected, strict=True)]
+    output_error, gradient_error = (largest_difference(*pair) for pair in zip(actual, expected, strict=True))
     theirs.float()
     ours.float()
     seconds = [(duration(theirs, case), duration(ours, case)) for _ in range(rounds)]  # in turns: one machine for both
     best_of_theirs, best_of_ours = (min(column) for column in zip(*seconds, strict=True))
-    return Result(case.name, num_layers, *errors, best_of_theirs / best_of_ours)
+    return Result(case.name, num_layers, output_error, gradient_error, best_of_theirs / best_of_ours)
 
 
 def outputs_and_gradients(model: nn.Module, case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -77,10 +77,16 @@ def cell_centres() -> Tensor:
 class SpatialCrossAttention(nn.Module):
     """BEV queries attend to the cameras that see their cell.
 
+    Buffers, one row for each pair of a point and a camera that sees it: `camera` and `cell` (int) and `places` (x, y).
+
     Args:
         width: channels of queries and features.
         level_sizes: (h, w) of the levels of a camera's features.
     """
+
+    camera: Tensor
+    cell: Tensor
+    places: Tensor
 
     def __init__(self, width: int, level_sizes: list[tuple[int, int]]) -> None:
         super().__init__()

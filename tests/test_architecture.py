@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Imports go down only. bench may import anything, and so is never imported.
+# Imports go down only. bench and examples may import what is below them, and nothing imports them.
 MAY_IMPORT = {
     "mmfs": set(),
     "models": {"mmfs"},
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "plugins_trt": {"mmfs"},
     "export": {"mmfs", "models", "plugins_trt"},
     "bench": {"mmfs", "models", "trainer", "plugins_trt", "export"},
+    "examples": {"mmfs", "models", "trainer", "plugins_trt", "export"},
 }
 # The folders inside a package, from the lowest up: a folder imports only from those before it. The package's own files,
 # which are its commands and what they share, may stand anywhere between.
@@ -32,7 +33,7 @@ FOLDERS = {
 }
 # A dependency that is heavy, or that changes fast, is known to as few folders as possible.
 ONLY_IN = {
-    "transformers": ("models", "bench"),
+    "transformers": ("models", "bench", "examples"),
     "diffusers": ("models", "bench"),
     "tensorrt": ("plugins_trt", "export", "bench"),
     "tensorrt_rtx": ("plugins_trt", "export", "bench"),
@@ -259,9 +260,10 @@ def test_a_circle_inside_a_package_is_found(tmp_path, statement):
     assert found[0] == found[-1]
 
 
-def test_nothing_may_import_bench(tmp_path):
-    root = write_tree(tmp_path, {"trainer/step/loop.py": "from bench.workloads import WORKLOADS"})
-    assert wrong_directions(root) == ["trainer/step/loop.py:1 imports bench"]
+@pytest.mark.parametrize("name", ["bench", "examples"])
+def test_nothing_may_import_what_stands_on_top(tmp_path, name):
+    root = write_tree(tmp_path, {"trainer/step/loop.py": f"from {name}.workloads import WORKLOADS"})
+    assert wrong_directions(root) == [f"trainer/step/loop.py:1 imports {name}"]
 
 
 def test_a_misplaced_dependency_is_found(tmp_path):
@@ -273,7 +275,7 @@ def test_a_misplaced_dependency_is_found(tmp_path):
     }
     assert misplaced_dependencies(write_tree(tmp_path, files)) == [
         "mmfs/functional.py:2 imports cupy, which belongs in mmfs/kernels and bench",
-        "trainer/step/loop.py:1 imports transformers, which belongs in models and bench",
+        "trainer/step/loop.py:1 imports transformers, which belongs in models and bench and examples",
     ]
 
 

@@ -73,13 +73,13 @@ def test_every_file_and_heading_it_points_to_is_there(page: str) -> None:
 
 def test_its_map_names_every_folder() -> None:
     folders = re.findall(r"^\| `([\w/]+)/` \|", text_of("README.md"), re.MULTILINE)
-    assert folders == ["mmfs", "models", "trainer", "plugins_trt", "export", "bench", "tests", "docs"]
+    assert folders == ["mmfs", "models", "trainer", "plugins_trt", "export", "bench", "examples", "tests", "docs"]
     assert all((ROOT / folder).is_dir() for folder in folders)
 
 
 def test_every_module_it_runs_exists() -> None:
     every_page = "\n".join(map(text_of, PAGES))
-    modules = set(re.findall(r"-m ((?:mmfs|models|trainer|export|bench)(?:\.\w+)*)", every_page))
+    modules = set(re.findall(r"-m ((?:mmfs|models|trainer|export|bench|examples)(?:\.\w+)*)", every_page))
     assert {"trainer.pretrain", "export.trt", "mmfs", "models.convert"} <= modules
     for module in modules:
         path = ROOT / module.replace(".", "/")

@@ -7,8 +7,9 @@ import pytest
 import mmfs.layer
 from examples import drop_in
 
-TOLERANCE = 1e-6
-"""In float64, relative to the largest element of each tensor; two orders of the same sums differ by 1e-9 at most here."""
+OUTPUTS, GRADIENTS = 1e-12, 1e-6
+"""Tolerances in float64, relative to the largest element of each tensor. Both sides add the same terms in another
+order: outputs differ by 1e-15, gradients, which pass through norms of nearly constant features, by up to 3e-9."""
 
 
 @pytest.mark.slow
@@ -17,8 +18,8 @@ def test_four_models_of_transformers_compute_the_same(capsys: pytest.CaptureFixt
     replaced = {result.name: result.num_layers for result in results}
     assert replaced == {"Deformable DETR": 4, "Grounding DINO": 4, "RT-DETR": 3, "Mask2Former": 2}
     for result in results:
-        assert result.output_error < TOLERANCE
-        assert result.gradient_error < TOLERANCE
+        assert result.output_error < OUTPUTS
+        assert result.gradient_error < GRADIENTS
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == list(replaced)
 
@@ -28,5 +29,5 @@ def test_a_difference_would_be_seen(make, monkeypatch: pytest.MonkeyPatch) -> No
     right = mmfs.layer.ms_deform_attn
     monkeypatch.setattr(mmfs.layer, "ms_deform_attn", lambda *given: right(*given) * 1.001)
     result = drop_in.compare(make(), rounds=1)
-    assert result.output_error > TOLERANCE
-    assert result.gradient_error > TOLERANCE
+    assert result.output_error > OUTPUTS
+    assert result.gradient_error > GRADIENTS
