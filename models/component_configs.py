@@ -9,9 +9,6 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
 
 def check_choices(config: object) -> None:
     """Refuse a word that is none of a field's choices: code that asks for one of two would take it for the other.
@@ -43,14 +40,15 @@ class QFormerConfig:
 
 @dataclass(frozen=True)
 class VisualTokenizerConfig:
-    """The image tokenizer (paper 3.2, part 1): a CLIP ViT, the ViT-Adapter's pyramid, a resampler."""
+    """The image tokenizer (paper 3.2, part 1): a ViT, the ViT-Adapter's pyramid, a resampler."""
 
     vision_encoder: dict[str, Any]
-    """`CLIPVisionConfig` arguments; `image_size` and `patch_size` in pixels."""
+    """`model_type`, one of those in `models/vision_encoders/families.py`, and arguments of that type's configuration in
+    transformers; `image_size` and `patch_size` in pixels."""
 
     image_size: tuple[int, int] | None = None
-    """(height, width) of the images that the model reads, pixels, multiples of the patch size. None: CLIP's own
-    square. CLIP's position table keeps the size it was trained with and is interpolated."""
+    """(height, width) of the images that the model reads, pixels, multiples of the patch size. None: the
+    encoder's own square. Its position table keeps the size it was trained with and is interpolated."""
 
     num_visual_tokens: int = 64
     qformer: QFormerConfig | None = None
@@ -81,11 +79,13 @@ class VisualTokenizerConfig:
     """Positions of the maps. False: sine and cosine at each pixel's own place. True: the table of the patch grid,
     resized to each map (the release)."""
 
-    pooling_norm: bool = True
-    """Keep the norm of CLIP's pooled output among the weights, which nothing here uses. The release threw it away."""
+    pooling_head: bool = True
+    """Keep what makes the encoder's pooled output among the weights: nothing here uses it, and the release threw it
+    away."""
 
-    image_mean: tuple[float, float, float] = CLIP_MEAN
-    image_std: tuple[float, float, float] = CLIP_STD
+    image_mean: tuple[float, float, float] | None = None
+    image_std: tuple[float, float, float] | None = None
+    """Of pixels in [0, 1], what the encoder was trained with. None: what its family is trained with."""
 
     def __post_init__(self) -> None:
         check_choices(self)

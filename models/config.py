@@ -20,7 +20,7 @@ from models.component_configs import (
 )
 from models.json_files import read_json
 
-RENAMED_KEYS = {"vision": "visual_tokenizer", "clip": "vision_encoder"}
+RENAMED_KEYS = {"vision": "visual_tokenizer", "clip": "vision_encoder", "pooling_norm": "pooling_head"}
 """Keys of files that earlier versions wrote, and what they are called now."""
 
 
@@ -57,6 +57,7 @@ class MMInterleavedConfig:
         return cls(
             visual_tokenizer=VisualTokenizerConfig(
                 vision_encoder={
+                    "model_type": "clip_vision_model",
                     "hidden_size": 16,
                     "num_hidden_layers": 2,
                     "num_attention_heads": 2,
@@ -122,6 +123,7 @@ class MMInterleavedConfig:
         return cls(
             visual_tokenizer=VisualTokenizerConfig(
                 vision_encoder={
+                    "model_type": "clip_vision_model",
                     "hidden_size": 128,
                     "num_hidden_layers": 4,
                     "num_attention_heads": 4,
@@ -191,6 +193,7 @@ class MMInterleavedConfig:
         return cls(
             visual_tokenizer=VisualTokenizerConfig(
                 vision_encoder={
+                    "model_type": "clip_vision_model",
                     "hidden_size": 1024,
                     "num_hidden_layers": 24,
                     "num_attention_heads": 16,
@@ -202,7 +205,7 @@ class MMInterleavedConfig:
                 qformer=QFormerConfig(qk_norm=True, dropout=0.1),
                 resampler_input="projected",
                 position_table=True,
-                pooling_norm=False,
+                pooling_head=False,
             ),
             language_model=LanguageModelConfig(
                 transformer={

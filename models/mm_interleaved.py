@@ -48,7 +48,7 @@ class MMInterleaved(Network, GenerationMixin):
 
     @classmethod
     def from_parts(cls, **options: Any) -> MMInterleaved:
-        """A model with the weights of a CLIP, a causal language model and a Stable Diffusion; see
+        """A model with the weights of a vision encoder, a causal language model and a Stable Diffusion; see
         `models.pretrained.from_parts` for the options."""
         return from_parts(cls, **options)
 

@@ -55,7 +55,7 @@ class Network(nn.Module):
         self.config = config
         self.lora: LoraConfig | None = None  # of the adapters in the language model
         lm_hidden = config.language_model.transformer["hidden_size"]
-        vision_encoder = pretrained and pretrained.vision_encoder
+        vision_encoder = None if pretrained is None else pretrained.vision_encoder
         self.visual_tokenizer = VisualTokenizer(config.visual_tokenizer, lm_hidden, vision_encoder)
         shapes, feature_dim = self.visual_tokenizer.spatial_shapes, self.visual_tokenizer.dim
         self.language_model = LanguageModel(

@@ -1,6 +1,7 @@
 """Images to visual tokens for the language model and multi-scale features for MMFS (paper section 3.2, part 1).
 
-Letters: N images, H x W pixels, G patches, C channels of the ViT, S pixels of all four levels together.
+Letters: N images, H x W pixels, E prefix tokens, G patches and C channels of the ViT, S pixels of all four levels
+together.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from models.component_configs import VisualTokenizerConfig
 from models.position import resized_sincos_2d, sincos_2d
 from models.qformer import QFormer
 from models.resampler import Resampler
+from models.vision_encoders.families import encoder_class
+from models.vision_encoders.interface import VisionEncoder
 from models.vit_adapter import Shapes, ViTAdapter
 
 
 class VisualTokenizer(nn.Module):
-    """CLIP ViT with ViT-Adapter, and a resampler on its last hidden state.
+    """A ViT with ViT-Adapter, and a resampler on its last hidden state.
 
     Args:
         config: sizes.
@@ -28,25 +31,25 @@ class VisualTokenizer(nn.Module):
         vision_encoder: a ViT that was loaded already and fits `config.vision_encoder`. None: a new one.
 
     Raises:
-        ValueError: as for `ViTAdapter`, `Resampler` and `QFormer`.
+        ValueError: no encoder is of the configuration's `model_type`, or as for its class, `ViTAdapter`, `Resampler`
+            and `QFormer`.
     """
 
     image_mean: Tensor  # [3, 1, 1]
     image_std: Tensor  # [3, 1, 1]
 
     def __init__(
-        self, config: VisualTokenizerConfig, lm_hidden: int, vision_encoder: CLIPVisionModel | None = None
+        self, config: VisualTokenizerConfig, lm_hidden: int, vision_encoder: VisionEncoder | None = None
     ) -> None:
         super().__init__()
         self.config = config
         if vision_encoder is None:
-            clip_config = CLIPVisionConfig(**config.vision_encoder, attn_implementation="sdpa")
-            vision_encoder = CLIPVisionModel(clip_config)
-        dim: int = vision_encoder.config.hidden_size
-        self.dim = dim
-        if not config.pooling_norm:
-            vision_encoder.post_layernorm = nn.Identity()
-        self.image_size: int = vision_encoder.config.image_size  # of CLIP's position table
+            model_type = config.vision_encoder.get("model_type")
+            vision_encoder = encoder_class(model_type, "visual_tokenizer.vision_encoder").new(config.vision_encoder)
+        self.dim = dim = vision_encoder.hidden_size
+        if not config.pooling_head:
+            vision_encoder.drop_pooling_head()
+        self.image_side = vision_encoder.image_side  # of the encoder's position table
         self.adapter = ViTAdapter(
             vision_encoder,
             num_blocks=config.adapter_blocks,
@@ -72,8 +75,9 @@ class VisualTokenizer(nn.Module):
         assert isinstance(to_lm, nn.Linear)
         nn.init.normal_(to_lm.weight, std=config.visual_token_init)
         nn.init.zeros_(to_lm.bias)
-        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
+        mean, std = config.image_mean or vision_encoder.IMAGE_MEAN, config.image_std or vision_encoder.IMAGE_STD
+        self.register_buffer("image_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @property
     def spatial_shapes(self) -> Shapes:
@@ -95,20 +99,20 @@ class VisualTokenizer(nn.Module):
         """
         height, width = pixel_values.shape[-2:]
         normalised = (pixel_values - self.image_mean) / self.image_std
-        hidden, maps = self.adapter(normalised.to(self.hidden_norm.weight.dtype))  # [N, 1 + G, C], 4 of [N, C, h, w]
+        hidden, maps = self.adapter(normalised.to(self.hidden_norm.weight.dtype))  # [N, E + G, C], 4 of [N, C, h, w]
         levels = [
             map_.flatten(2).transpose(1, 2) + self._positions(map_.shape[-2], map_.shape[-1], map_) for map_ in maps
         ]
 
         patch_positions = self._positions(*self.adapter.grid_shape(height, width), hidden)  # [G, C]
-        positions = torch.cat([torch.zeros_like(patch_positions[:1]), patch_positions])  # the class token is nowhere
+        positions = F.pad(patch_positions, (0, 0, self.adapter.num_prefix_tokens, 0))  # a class token is nowhere
         inputs = self.input_norm(self.hidden_norm(self.hidden_proj(hidden)) + positions)
         return self.resampler(inputs), torch.cat(levels, dim=1)
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
-        """[height * width, C], counted in patches of CLIP's own size, so that one point of the image has one code on
-        every level and at every resolution."""
-        grid = self.adapter.grid_shape(self.image_size, self.image_size)
+        """[height * width, C], counted in patches of the encoder's own size, so that one point of the image has one
+        code on every level and at every resolution."""
+        grid = self.adapter.grid_shape(self.image_side, self.image_side)
         if self.config.position_table:
             return resized_sincos_2d(height, width, self.dim, table=grid, device=like.device).to(like)
         return sincos_2d(height, width, self.dim, grid=grid, device=like.device).to(like)

@@ -1,7 +1,7 @@
-"""A multi-scale feature pyramid from a plain CLIP ViT: ViT-Adapter (arXiv:2205.08534, sections 3.2 to 3.4).
+"""A multi-scale feature pyramid from a plain ViT: ViT-Adapter (arXiv:2205.08534, sections 3.2 to 3.4).
 
-Letters: N images, H x W pixels, C channels, G patches (rows times columns), S' pixels of the three coarser levels
-together, L levels.
+Letters: N images, H x W pixels, C channels, E prefix tokens of the ViT, G patches (rows times columns), S' pixels of
+the three coarser levels together, L levels.
 """
 
 from __future__ import annotations
@@ -12,43 +12,43 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPVisionModel
 
 from mmfs import MSDeformAttn
 from models.position import pixel_centres
+from models.vision_encoders.interface import VisionEncoder
 
 Shapes = tuple[tuple[int, int], ...]
 """(h, w) per level."""
 
 
 class ViTAdapter(nn.Module):
-    """Gives a CLIP ViT an image pyramid, and the pyramid CLIP's knowledge, without touching CLIP's code or state dict.
+    """Gives a ViT an image pyramid, and the pyramid the ViT's knowledge, without touching the ViT's code or state dict.
 
-    A convolutional *spatial prior* sees the image at full detail. CLIP's layers run in `num_blocks` groups; before
-    each group an *injector* adds what its patches find in the pyramid (scaled by gamma, which starts at 0: CLIP is CLIP
-    until training decides otherwise), after each an *extractor* updates the pyramid from the patches.
+    A convolutional *spatial prior* sees the image at full detail. The ViT's layers run in `num_blocks` groups; before
+    each group an *injector* adds what its patches find in the pyramid (scaled by gamma, which starts at 0: the ViT is
+    what it was until training decides otherwise), after each an *extractor* updates the pyramid from the patches.
 
     Args:
-        vision_model: the ViT, kept as `vision_model`. Of its parts only `post_layernorm` is not used (it makes CLIP's
-            pooled output), and is frozen.
-        num_blocks: groups of layers; divides the number of CLIP's layers.
+        encoder: the ViT; its module is kept as `vision_model`. What its last hidden state does not depend on, as the
+            pooled output, is frozen.
+        num_blocks: groups of layers; divides the number of the ViT's layers.
         num_heads: heads of the deformable attention.
         num_points: points per head and level.
-        value_ratio: width of the attention's values, in multiples of CLIP's width.
+        value_ratio: width of the attention's values, in multiples of C.
         prior_channels: channels of the spatial prior's first convolutions; the deeper ones have 2 and 4 times as many.
         prior_scale: pixels of the spatial prior's input for each patch, a multiple of 8 or the patch size. The levels
             have 1/4, 1/8, 1/16 and 1/32 of that input's size: with 16, they are 4, 2, 1 and 1/2 times the patch grid.
-        conv_ffn_ratio: hidden width of the extractors' feed-forward, in multiples of CLIP's width.
+        conv_ffn_ratio: hidden width of the extractors' feed-forward, in multiples of C.
         num_extra_extractors: extractors that refine the pyramid once more after the last block.
 
     Raises:
-        ValueError: CLIP's layers do not divide into `num_blocks`, or `prior_scale` is neither a multiple of 8 nor the
-            patch size.
+        ValueError: the ViT's layers do not divide into `num_blocks`, or `prior_scale` is neither a multiple of 8 nor
+            the patch size.
     """
 
     def __init__(
         self,
-        vision_model: CLIPVisionModel,
+        encoder: VisionEncoder,
         *,
         num_blocks: int = 4,
         num_heads: int = 16,
@@ -60,10 +60,13 @@ class ViTAdapter(nn.Module):
         num_extra_extractors: int = 2,
     ) -> None:
         super().__init__()
-        dim, num_layers = vision_model.config.hidden_size, vision_model.config.num_hidden_layers
+        dim, num_layers = encoder.hidden_size, len(encoder.layers)
         if num_layers % num_blocks:
-            raise ValueError(f"{num_layers} CLIP layers do not divide into {num_blocks} blocks; choose a divisor.")
-        self.patch_size: int = vision_model.config.patch_size
+            raise ValueError(
+                f"The {num_layers} layers of the vision encoder do not divide into {num_blocks} blocks; choose a "
+                "divisor."
+            )
+        self.patch_size = encoder.patch_size
         if prior_scale != self.patch_size and (prior_scale < 8 or prior_scale % 8):
             raise ValueError(
                 f"prior_scale is {prior_scale}; expected a multiple of 8, so that the two finest levels (1/4 and 1/8 "
@@ -71,8 +74,11 @@ class ViTAdapter(nn.Module):
                 f"{self.patch_size}, so that the spatial prior sees the image as it is."
             )
         self.prior_scale = prior_scale
-        self.vision_model = vision_model
-        vision_model.post_layernorm.requires_grad_(False)
+        self.encoder = encoder  # a view of `vision_model`, no module
+        self.vision_model = encoder.model
+        self.num_prefix_tokens = encoder.num_prefix_tokens
+        for unused in encoder.unused():
+            unused.requires_grad_(False)
 
         self.spatial_prior = SpatialPrior(prior_channels, dim)
         self.level_embedding = nn.Parameter(torch.randn(3, dim) * 0.02)
@@ -112,20 +118,20 @@ class ViTAdapter(nn.Module):
         """Encode images.
 
         Args:
-            pixel_values: [N, 3, H, W], normalised by CLIP's mean and standard deviation, in the parameters' dtype.
-                N may be 0; H and W are multiples of the patch size, CLIP's position embeddings are interpolated
+            pixel_values: [N, 3, H, W], normalised by the encoder's mean and standard deviation, in the parameters'
+                dtype. N may be 0; H and W are multiples of the patch size, the position embeddings are interpolated
                 when they are not the configured size.
 
         Returns:
-            CLIP's last hidden state [N, 1 + G, C], class token first, without CLIP's final norm; and four maps
+            The ViT's last hidden state [N, E + G, C], as its module alone gives it, prefix tokens first; and four maps
             [N, C, h, w] of the sizes of `level_shapes`, finest first.
         """
         num_images, _, height, width = pixel_values.shape
         grid, shapes = self.grid_shape(height, width), self.level_shapes(height, width)
-        if num_images == 0:  # CLIP's attention cannot reshape an empty tensor
+        if num_images == 0:  # the ViT's attention cannot reshape an empty tensor
             dim = self.level_embedding.shape[1]
             maps = [pixel_values.new_empty(0, dim, h, w) for h, w in shapes]
-            return pixel_values.new_empty(0, 1 + grid[0] * grid[1], dim), maps
+            return pixel_values.new_empty(0, self.num_prefix_tokens + grid[0] * grid[1], dim), maps
 
         patch_centres = pixel_centres(*grid, device=pixel_values.device)  # [G, 2]
         level_centres = torch.cat([pixel_centres(h, w, device=pixel_values.device) for h, w in shapes[1:]])  # [S', 2]
@@ -134,29 +140,37 @@ class ViTAdapter(nn.Module):
         levels = [_flatten(map_) + embedding for map_, embedding in zip(coarser, self.level_embedding, strict=True)]
         pyramid = torch.cat(levels, dim=1)  # [N, S', C]
 
-        hidden = self.vision_model.pre_layrnorm(
-            self.vision_model.embeddings(pixel_values, interpolate_pos_encoding=True)
-        )  # [N, 1 + G, C]
+        hidden = self.encoder.embed(pixel_values)  # [N, E + G, C]
         stages = []
         for layers, injector, extractor in zip(self._layer_groups(), self.injectors, self.extractors, strict=True):
-            class_token, patches = hidden[:, :1], hidden[:, 1:]
-            hidden = torch.cat([class_token, injector(patches, pyramid, patch_centres, shapes[1:])], dim=1)
+            patches = injector(self._patches(hidden), pyramid, patch_centres, shapes[1:])
+            hidden = self._with_patches(hidden, patches)
             for layer in layers:
-                hidden = layer(hidden, None)
-            pyramid = extractor(pyramid, hidden[:, 1:], level_centres, shapes[1:], grid)
-            stages.append(_unflatten(hidden[:, 1:], grid))
+                hidden = self.encoder.run_layer(layer, hidden)
+            pyramid = extractor(pyramid, self._patches(hidden), level_centres, shapes[1:], grid)
+            stages.append(_unflatten(self._patches(hidden), grid))
         for extractor in self.extra_extractors:
-            pyramid = extractor(pyramid, hidden[:, 1:], level_centres, shapes[1:], grid)
+            pyramid = extractor(pyramid, self._patches(hidden), level_centres, shapes[1:], grid)
 
         coarser = _split(pyramid, shapes[1:])
         h, w = shapes[0]
         maps = [finest + self.upsample(coarser[0])[..., :h, :w], *coarser]  # an odd level is not twice the next
         for level, stage in enumerate(spread(stages)):
             maps[level] = maps[level] + _resize(stage, shapes[level])
-        return hidden, maps
+        return self.encoder.last_hidden_state(hidden), maps
+
+    def _patches(self, hidden: Tensor) -> Tensor:
+        """[N, E + G, C] -> [N, G, C]."""
+        return hidden[:, self.num_prefix_tokens :] if self.num_prefix_tokens else hidden
+
+    def _with_patches(self, hidden: Tensor, patches: Tensor) -> Tensor:
+        """[N, E + G, C] with these patches [N, G, C]."""
+        if not self.num_prefix_tokens:
+            return patches  # an empty tensor that is joined would stay in an exported graph
+        return torch.cat([hidden[:, : self.num_prefix_tokens], patches], dim=1)
 
     def _layer_groups(self) -> list[list[nn.Module]]:
-        layers = list(self.vision_model.encoder.layers)
+        layers = list(self.encoder.layers)
         size = len(layers) // len(self.injectors)
         return [layers[first : first + size] for first in range(0, len(layers), size)]
 

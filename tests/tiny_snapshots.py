@@ -18,7 +18,14 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionModel,
 )
 
 from models import MMInterleavedConfig
@@ -64,19 +71,39 @@ def like(*, gate: float = 0.0) -> MMInterleavedConfig:
     return replace(tiny, language_model=replace(tiny.language_model, gate_init=gate))
 
 
-def write_clip(folder: Path, *, image_half: bool = False) -> Path:
-    vision = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "image_size": 32,
-        "patch_size": 8,
-        "initializer_factor": 4.0,
-    }
+VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+VISION_ENCODERS = ("clip", "clip image half", "siglip", "siglip image half", "dinov2", "dinov2_with_registers")
+
+
+def write_vision_encoder(folder: Path, kind: str) -> Path:
+    """A vision encoder without `preprocessor_config.json`. Of a SigLIP 2 of fixed resolution, the type is siglip."""
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = CLIPConfig(vision_config=vision, text_config={**text, "vocab_size": 50})
-    (CLIPVisionModel(config.vision_config) if image_half else CLIPModel(config)).save_pretrained(folder)
+    text["vocab_size"] = 50
+    with_mlp = {**VIT, "intermediate_size": 32}
+    clip = CLIPConfig(vision_config={**with_mlp, "initializer_factor": 4.0}, text_config=text)
+    siglip = SiglipConfig(vision_config=with_mlp, text_config=text)
+    lively = {"mlp_ratio": 2, "initializer_range": 0.2}
+    match kind:
+        case "clip":
+            CLIPModel(clip).save_pretrained(folder)
+        case "clip image half":
+            CLIPVisionModel(clip.vision_config).save_pretrained(folder)
+        case "siglip":
+            SiglipModel(siglip).save_pretrained(folder)
+        case "siglip image half":
+            SiglipVisionModel(siglip.vision_config).save_pretrained(folder)
+        case "dinov2":
+            Dinov2Model(Dinov2Config(**VIT, **lively)).save_pretrained(folder)
+        case "dinov2_with_registers":
+            registers = Dinov2WithRegistersConfig(**VIT, **lively, num_register_tokens=3)
+            Dinov2WithRegistersModel(registers).save_pretrained(folder)
+        case _:
+            raise ValueError(kind)
+    return folder
+
+
+def write_clip(folder: Path, *, image_half: bool = False) -> Path:
+    write_vision_encoder(folder, "clip image half" if image_half else "clip")
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
     return folder
 

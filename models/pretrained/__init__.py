@@ -1,1 +1,1 @@
-"""Models built from other people's trained parts: a CLIP, a language model, a Stable Diffusion."""
+"""Models built from other people's trained parts: a vision encoder, a language model, a Stable Diffusion."""

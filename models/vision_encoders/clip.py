@@ -11,7 +11,7 @@ from models.vision_encoders.interface import VisionEncoder
 
 
 class CLIPEncoder(VisionEncoder):
-    """A class token before the patches, a norm before the first block, none after the last."""
+    """A class token before the patches, a norm before the first layer, none after the last."""
 
     MODEL = CLIPVisionModel
     CONFIG = CLIPVisionConfig
@@ -23,7 +23,7 @@ class CLIPEncoder(VisionEncoder):
         return 1
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[nn.Module]:
         return self.model.encoder.layers
 
     def embed(self, pixel_values: Tensor) -> Tensor:

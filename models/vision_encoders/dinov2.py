@@ -16,7 +16,7 @@ from models.vision_encoders.interface import IMAGENET_MEAN, IMAGENET_STD, Vision
 
 
 class Dinov2Encoder(VisionEncoder):
-    """A class token before the patches, and a norm after the last block; the pooled output is the class token."""
+    """A class token before the patches, and a norm after the last layer; the pooled output is the class token."""
 
     MODEL = Dinov2Model
     CONFIG = Dinov2Config
@@ -28,7 +28,7 @@ class Dinov2Encoder(VisionEncoder):
         return 1
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[nn.Module]:
         return self.model.encoder.layer
 
     def embed(self, pixel_values: Tensor) -> Tensor:

@@ -32,6 +32,11 @@ def encoder_class(model_type: str | None, where: str) -> type[VisionEncoder]:
                 f"{where} is a SigLIP 2 with images of any shape (NaFlex), which reads lists of patches instead of "
                 "images. Take a SigLIP 2 of fixed resolution, such as google/siglip2-so400m-patch14-384."
             )
+        case None:
+            raise ValueError(
+                f"{where} does not say its model_type. Expected clip_vision_model, siglip_vision_model, dinov2 or "
+                "dinov2_with_registers; what an earlier version wrote is clip_vision_model."
+            )
     raise ValueError(
         f"{where} holds a model of type {model_type!r}. Expected a vision encoder of type clip, clip_vision_model, "
         "siglip, siglip_vision_model (SigLIP 2 of fixed resolution is one), dinov2 or dinov2_with_registers."

@@ -19,12 +19,12 @@ IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
 
 
 class VisionEncoder(ABC):
-    """A plain ViT of transformers: square patches of one size, and blocks that all work on the same sequence of prefix
+    """A plain ViT of transformers: square patches of one size, and layers that all work on the same sequence of prefix
     tokens (class token, registers) and patches.
 
     This is a view of the module, which keeps its own code and the names of its weights; the `ViTAdapter` owns the
-    module. Between the blocks the adapter changes the patches, so the encoder is asked for its steps one by one:
-    `embed`, each of `blocks` by `run_block`, `last_hidden_state`. Without the adapter's changes, the result is the
+    module. Between the layers the adapter changes the patches, so the encoder is asked for its steps one by one:
+    `embed`, each of `layers` by `run_layer`, `last_hidden_state`. Without the adapter's changes, the result is the
     `last_hidden_state` of the module's own forward pass.
 
     Args:
@@ -82,12 +82,12 @@ class VisionEncoder(ABC):
 
     @property
     @abstractmethod
-    def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks, first to last."""
+    def layers(self) -> Sequence[nn.Module]:
+        """The transformer layers, first to last."""
 
     @abstractmethod
     def embed(self, pixel_values: Tensor) -> Tensor:
-        """What goes into the first block.
+        """What goes into the first layer.
 
         Args:
             pixel_values: [N, 3, H, W], normalised; H and W are multiples of the patch size.
@@ -96,13 +96,13 @@ class VisionEncoder(ABC):
             [N, E + G, C], positions added; the position table is interpolated where H or W is not `image_side`.
         """
 
-    def run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """One of `blocks`: [N, E + G, C] -> [N, E + G, C]."""
-        return block(hidden, None)
+    def run_layer(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """One of `layers`: [N, E + G, C] -> [N, E + G, C]."""
+        return layer(hidden, None)
 
     @abstractmethod
     def last_hidden_state(self, hidden: Tensor) -> Tensor:
-        """After the last block: [N, E + G, C] -> [N, E + G, C]."""
+        """After the last layer: [N, E + G, C] -> [N, E + G, C]."""
 
     @abstractmethod
     def unused(self) -> Sequence[nn.Module | nn.Parameter]:

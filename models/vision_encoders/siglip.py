@@ -11,7 +11,7 @@ from models.vision_encoders.interface import VisionEncoder
 
 
 class SiglipEncoder(VisionEncoder):
-    """Patches alone, and a norm after the last block; the pooled output is made by an attention head."""
+    """Patches alone, and a norm after the last layer; the pooled output is made by an attention head."""
 
     MODEL = SiglipVisionModel
     CONFIG = SiglipVisionConfig
@@ -23,7 +23,7 @@ class SiglipEncoder(VisionEncoder):
         return 0
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[nn.Module]:
         return self.model.encoder.layers
 
     def embed(self, pixel_values: Tensor) -> Tensor:

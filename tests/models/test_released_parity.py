@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from models import Batch, MMInterleaved, MMInterleavedConfig
 from models.batch import IGNORED
@@ -35,6 +34,7 @@ from models.released.names import (
 )
 from models.sequence import attention_mask, gather_context, image_visible, position_ids, token_visible
 from models.synchronized_unet import UNetSynchronizer
+from models.vision_encoders.clip import CLIPEncoder
 from models.vit_adapter import ViTAdapter
 
 DATA = Path(__file__).parents[1] / "data"
@@ -103,16 +103,16 @@ def test_qformer(qk_norm: bool) -> None:
 @torch.no_grad()
 def test_vit_adapter() -> None:
     weights, case = oracle("vit_adapter", "vision_model.")
-    clip = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=24,
-            num_attention_heads=4,
-            image_size=224,
-            patch_size=14,
-            hidden_act="quick_gelu",
-        )
+    clip = CLIPEncoder.new(
+        {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 4,
+            "image_size": 224,
+            "patch_size": 14,
+            "hidden_act": "quick_gelu",
+        }
     )
     adapter = ViTAdapter(clip, num_heads=4).eval()
     missing = fill(adapter, weights, adapter_rows(4), without={"embeddings.position_ids"})

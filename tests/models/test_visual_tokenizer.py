@@ -43,11 +43,11 @@ def test_no_image_still_gives_every_trained_part_of_the_tokens_a_gradient(tokeni
     assert tokenizer.resampler.queries.grad.abs().max() == 0
 
 
-def test_clip_sees_normalised_pixels(tokenizer):
+def test_the_encoder_sees_normalised_pixels(tokenizer):
     seen = []
     hook = tokenizer.adapter.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    pixels = torch.tensor(CONFIG.image_mean).view(1, 3, 1, 1).expand(1, 3, 32, 32).clone()
-    pixels[..., 5] += torch.tensor(CONFIG.image_std).view(3, 1)
+    pixels = tokenizer.image_mean.expand(1, 3, 32, 32).clone()
+    pixels[..., 5] += tokenizer.image_std.view(3, 1)
     before = pixels.clone()
     tokenizer(pixels)
     hook.remove()

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionModel
 
 from mmfs import MSDeformAttn
+from models.vision_encoders.clip import CLIPEncoder
 from models.vit_adapter import ViTAdapter, spread
 
 PATCH, SIDE, DIM = 8, 32, 16
@@ -12,15 +13,15 @@ PATCH, SIDE, DIM = 8, 32, 16
 
 def make_adapter(**options) -> ViTAdapter:
     torch.manual_seed(0)
-    clip = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=DIM,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            intermediate_size=32,
-            image_size=SIDE,
-            patch_size=PATCH,
-        )
+    clip = CLIPEncoder.new(
+        {
+            "hidden_size": DIM,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "image_size": SIDE,
+            "patch_size": PATCH,
+        }
     )
     settings = {"num_blocks": 2, "num_heads": 2, "prior_channels": 4, "prior_scale": 8, **options}
     return ViTAdapter(clip, **settings).eval()
@@ -148,7 +149,7 @@ def test_wrong_use_is_a_sentence():
     adapter = make_adapter()
     with pytest.raises(ValueError, match="32 x 36 pixels; both sides must be positive multiples of the patch size 8"):
         adapter(torch.randn(1, 3, 32, 36))
-    with pytest.raises(ValueError, match="4 CLIP layers do not divide into 3 blocks"):
+    with pytest.raises(ValueError, match="The 4 layers of the vision encoder do not divide into 3 blocks"):
         make_adapter(num_blocks=3)
     with pytest.raises(ValueError, match="prior_scale is 12; expected a multiple of 8"):
         make_adapter(prior_scale=12)

@@ -81,7 +81,7 @@ def _bytes_of(layer: nn.Module) -> LayerBytes:
 def part_of(name: str) -> str:
     """What a parameter belongs to, in the words of the report."""
     words = {
-        f"{MODULE_NAMES['vision_encoder']}.": "CLIP",
+        f"{MODULE_NAMES['vision_encoder']}.": "vision encoder",
         "visual_tokenizer.adapter.": "ViT-Adapter",
         "visual_tokenizer.": "visual resampler",
         f"{MODULE_NAMES['language_model']}.": "language model",

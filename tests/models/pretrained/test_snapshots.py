@@ -8,16 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from models.component_configs import CLIP_MEAN
 from models.pretrained.diffusion_snapshots import diffusion_settings
 from models.pretrained.snapshots import (
     Source,
-    clip_settings,
     language_model_settings,
-    load_clip,
     load_language_model,
+    load_vision_encoder,
     pixel_statistics,
+    vision_encoder_settings,
 )
+from models.vision_encoders.clip import CLIPEncoder
 from tiny_snapshots import write_clip, write_diffusion, write_language_model, write_sdxl
 
 CPU = torch.device("cpu")
@@ -52,9 +52,9 @@ def test_a_name_that_the_cache_does_not_have() -> None:
 
 def test_an_empty_directory(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"has no config\.json\. Expected a directory of a CLIP model as the vision"
+        FileNotFoundError, match=r"has no config\.json\. Expected a directory of a ViT such as CLIP, .* as the vision"
     ):
-        clip_settings(source(tmp_path, "vision encoder"))
+        vision_encoder_settings(source(tmp_path, "vision encoder"))
     with pytest.raises(FileNotFoundError, match=r"has no unet/config\.json\. Expected a Stable Diffusion"):
         diffusion_settings(source(tmp_path, "image decoder"))
 
@@ -62,10 +62,10 @@ def test_an_empty_directory(tmp_path: Path) -> None:
 def test_a_bert(tmp_path: Path) -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     BertModel(BertConfig(**sizes, vocab_size=20)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"type 'bert'.*as the language model: one of llama, mistral, qwen2, qwen3"):
+    with pytest.raises(ValueError, match=r"type 'bert'\. Expected a causal language model of type llama"):
         language_model_settings(source(tmp_path))
-    with pytest.raises(ValueError, match=r"type 'bert'\. Expected a CLIP ViT as the vision encoder"):
-        clip_settings(source(tmp_path, "vision encoder"))
+    with pytest.raises(ValueError, match=r"The vision encoder .* type 'bert'\. Expected a vision encoder of type clip"):
+        vision_encoder_settings(source(tmp_path, "vision encoder"))
 
 
 def test_settings_are_those_of_the_part_alone(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def test_settings_are_those_of_the_part_alone(tmp_path: Path) -> None:
     assert (lm["model_type"], lm["vocab_size"], lm["sliding_window"], lm["eos_token_id"]) == ("mistral", 260, 4, 1)
     assert not {"architectures", "transformers_version", "dtype", "_name_or_path"} & lm.keys()
     vision = source(write_clip(tmp_path / "clip"), "vision encoder")
-    assert clip_settings(vision)["patch_size"] == 8
+    assert vision_encoder_settings(vision)["patch_size"] == 8
     assert pixel_statistics(vision) == {"image_mean": (0.5,) * 3, "image_std": (0.25,) * 3}
     (tmp_path / "clip" / "preprocessor_config.json").unlink()
-    assert pixel_statistics(vision) == {}, f"then it is CLIP's, {CLIP_MEAN}"
+    assert pixel_statistics(vision) == {"image_mean": CLIPEncoder.IMAGE_MEAN, "image_std": CLIPEncoder.IMAGE_STD}
 
 
 def test_a_quantised_snapshot(tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_a_lost_tensor_a_damaged_file_and_no_file(tmp_path: Path) -> None:
     (lost := dict(weights)).pop("pre_layrnorm.weight")
     save_file(lost, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 1 tensors of the vision encoder \['pre_layrnorm.weight'\]"):
-        load_clip(source(folder, "vision encoder"), torch.float32)
+        load_vision_encoder(source(folder, "vision encoder"), torch.float32)
     save_file({**weights, "pre_layrnorm.weight": torch.ones(5)}, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"weights of the vision encoder .* do not load"):
-        load_clip(source(folder, "vision encoder"), torch.float32)
+        load_vision_encoder(source(folder, "vision encoder"), torch.float32)
     folder = write_language_model(tmp_path / "lm")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])

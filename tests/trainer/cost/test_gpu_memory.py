@@ -71,8 +71,8 @@ def test_parameters_are_those_of_the_model(tiny: TrainConfig) -> None:
     total = sum(p.numel() for p in model.parameters())
     assert counted.num_trainable + sum(counted.frozen.values()) == total
     adapter = sum(p.numel() for p in model.visual_tokenizer.adapter.parameters())
-    assert counted.frozen["CLIP"] + counted.frozen["ViT-Adapter"] == adapter
-    assert counted.trainable["CLIP"] == counted.trainable["ViT-Adapter"] == 0
+    assert counted.frozen["vision encoder"] + counted.frozen["ViT-Adapter"] == adapter
+    assert counted.trainable["vision encoder"] == counted.trainable["ViT-Adapter"] == 0
     assert counted.frozen_bytes == 4 * sum(counted.frozen.values())
 
 
