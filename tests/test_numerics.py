@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -80,3 +84,18 @@ def test_a_parameter_begins_where_it_is_told(offset: int) -> None:
 def test_a_double_cannot_begin_between_its_bytes() -> None:
     with pytest.raises(AssertionError, match="float64 cannot begin at byte 4"):
         at_offset(torch.ones(3, dtype=torch.float64), 4)
+
+
+def test_with_odd_alignment_no_tensor_begins_where_the_last_one_did(tmp_path: Path) -> None:
+    """In a process of its own: it cannot be undone."""
+    program = (
+        "import sys; from pathlib import Path; import torch; from alignment import LINE, begin_anywhere\n"
+        "begin_anywhere(Path(sys.argv[1]))\n"
+        "print(sorted({torch.ones(50).data_ptr() % LINE for _ in range(100)}))\n"
+        "print((torch.ones(3, 5) @ torch.ones(5, 2)).tolist(), torch.nn.Conv2d(1, 1, 3)(torch.ones(1, 1, 9, 9)).shape)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout
+    places, product = said.splitlines()
+    assert places == str(list(range(0, 64, 8)))
+    assert product == f"{[[5.0, 5.0]] * 3} torch.Size([1, 1, 7, 7])"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alignment import ProductArguments
 from models import MMInterleaved
 from trainer.data.labelled_scenes import LabelledScenes
 from trainer.data.stream import Stream
@@ -34,6 +35,18 @@ def test_a_run_leaves_everything_behind(finished):
     assert (newest.phase, newest.step) == ("main", config.num_steps)
 
 
+@pytest.mark.equal_bits
+def test_matrix_products_read_no_memory_that_pytorch_did_not_allocate(tmp_path):
+    """Theirs alone depend on where their arguments begin. That is the same in a run that is resumed, since PyTorch's
+    own tensors all begin alike; images in NumPy's memory and weights in mapped files do not."""
+    with ProductArguments() as arguments:
+        options = ["--encoder_pretraining.num_steps", "1", "--num_steps", "1"]
+        assert main(["tiny", "--out", str(tmp_path / "run"), *options]) == 0
+    assert arguments.num > 1000
+    assert arguments.elsewhere == []
+
+
+@pytest.mark.equal_bits
 def test_samples_change_nothing(finished, tmp_path):
     out = tmp_path / "sampled"
     assert main(["tiny", "--out", str(out), "--logging.sample_every", "4"]) == 0
@@ -71,6 +84,7 @@ def interrupt_at(monkeypatch, stream: type, method: str, stop_step: int) -> None
     monkeypatch.setattr(stream, method, make_and_interrupt)
 
 
+@pytest.mark.equal_bits
 @pytest.mark.parametrize(
     ("stream", "method", "stop_step", "phase"),
     [
@@ -114,6 +128,7 @@ def test_a_dry_run_that_is_stopped_in_its_first_step_has_nothing_to_tell(tmp_pat
     assert capsys.readouterr().out.splitlines()[-1] == "no step was made"
 
 
+@pytest.mark.equal_bits
 def test_killed_and_resumed_forgets_the_steps_after_the_checkpoint(finished, tmp_path):
     out = copy_of(finished, tmp_path)  # as kill -9 after step 5 would leave it, with the checkpoint of step 3
     shutil.rmtree(out / "checkpoints" / "main-0000006")
@@ -125,6 +140,7 @@ def test_killed_and_resumed_forgets_the_steps_after_the_checkpoint(finished, tmp
     assert {path.name for path in (out / "checkpoints").iterdir()} == {"LATEST", "main-0000003", "main-0000006"}
 
 
+@pytest.mark.equal_bits
 def test_a_pause_by_the_clock_leaves_a_model_and_goes_on(finished, tmp_path, capsys):
     out = tmp_path / "paused"
     no_time = ("--max_minutes", "1e-9")

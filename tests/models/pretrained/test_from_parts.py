@@ -235,6 +235,7 @@ def test_weights_mean_the_same_wherever_they_lie(model: MMInterleaved, offset: i
     assert_equal_up_to_rounding(moved(batch).loss, model(batch).loss)
 
 
+@pytest.mark.equal_bits
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_weight_lies_where_its_file_happens_to_put_it(parts: Folders, tmp_path: Path, dtype: torch.dtype) -> None:
     """This guards that a resumed run is equal bit for bit: libraries map files into memory, where weights begin at any
