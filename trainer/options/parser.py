@@ -141,7 +141,7 @@ def _parse(options: list[str], recipes: Recipes, name: str, program: str, named:
     try:
         values = parser.instantiate(parser.parse_args(options)).as_dict()
     except (jsonargparse.ArgumentError, ValueError) as error:
-        sentence = sentence_of(error, TrainConfig)
+        sentence = sentence_of(error, options, TrainConfig)
         raise UsageError(f"{sentence} All options and their values: {program} {name} --print_config") from error
     asked = {name: values.pop(name) for name in ("resume", "estimate", "dry_run")}
     del values["config"]

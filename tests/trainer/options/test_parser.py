@@ -98,7 +98,9 @@ def test_what_a_run_writes_down_is_what_it_had(tmp_path, name):
     ("arguments", "sentence"),
     [
         pytest.param(["nothing"], r"no recipe 'nothing'. Recipes: toy, .*tiny", id="recipe"),
-        pytest.param(["tiny", "--optim.lrr", "3"], r"--optim.lrr 3.*--print_config", id="unknown-option"),
+        pytest.param(
+            ["tiny", "--optim.lrr", "3"], r"^optim has no option 'lrr'. All.*--print_config", id="unknown-option"
+        ),
         pytest.param(["tiny", "--optim.lr", "fast"], r"^optim.lr is 'fast'; expected a float. All", id="wrong-type"),
         pytest.param(["tiny", "--num_steps", "2.5"], r"^num_steps is 2.5; expected an int. All", id="not-an-integer"),
         pytest.param(
@@ -121,19 +123,19 @@ def test_what_a_run_writes_down_is_what_it_had(tmp_path, name):
         ),
         pytest.param(
             ["tiny", "--init_components", "[eyes]"],
-            r"^init_components holds 'eyes'; expected one of visual_tokenizer, language_model, image_decoder, or null",
+            r"^init_components holds 'eyes'; expected one of visual_tokenizer, language_model, image_decoder. All",
             id="in-a-list",
         ),
         pytest.param(
             ["tiny", "--data.tasks.read", "many"],
-            r"^data.tasks holds 'many'; expected a float. All",
+            r"^data.tasks.read is 'many'; expected a float. All",
             id="in-a-dictionary",
         ),
         pytest.param(["tiny", "--optim.betas", "3"], r"^optim.betas is 3; expected a list. All", id="not-a-list"),
         pytest.param(
             ["tiny", "--corpus.sources.a.weight", "x"],
-            r"^corpus.sources.a.weight is 'x', which has no place in the settings. All",
-            id="no-place",
+            r"^corpus.sources.a.weight is 'x'; expected a float. All",
+            id="in-a-source",
         ),
         pytest.param(["tiny", "--optim.lr", "-1"], r"optim.lr is -1.0; expected a number above 0", id="range"),
         pytest.param(["tiny", "--config", "missing.yaml"], r"does not exist.*missing.yaml", id="no-file"),
@@ -148,8 +150,8 @@ def test_a_wrong_command_gets_a_sentence(arguments, sentence):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("optim: {lrr: 3}", r"'optim' does not accept option 'lrr'"),
-        ("optimm: {lr: 3}", r"'optimm.lr' is not accepted"),
+        ("optim: {lrr: 3}", r"^optim has no option 'lrr'. All"),
+        ("optimm: {lr: 3}", r"^There is no option 'optimm'. All"),
         ("lora: {rank: many}", r"^lora.rank is 'many'; expected an int. All"),
         (
             "model: {visual_tokenizer: {vision_encoder: 3}}",
