@@ -167,7 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     writing.add_argument("--scheduler", choices=get_args(SchedulerName))
     for name in ("max_new_tokens", "num_inference_steps"):
         writing.add_argument(_flag(name), type=int, metavar="N", help=f"default: {getattr(usual, name)}")
-    for name in ("temperature", "top_p", "guidance_scale", "image_guidance_scale"):
+    writing.add_argument("--temperature", type=float, metavar="X", help="default: 0, the likeliest token")
+    for name in ("top_p", "guidance_scale", "image_guidance_scale"):
         writing.add_argument(_flag(name), type=float, metavar="X", help=f"default: {getattr(usual, name)}")
     return parser
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.component_names import CheckpointedComponent
-from models.mm_interleaved import MMInterleaved
+from models.network import Network
 from models.synchronizer import AttendedImages, each
 
 
-def enable_activation_checkpointing(model: MMInterleaved, components: Iterable[CheckpointedComponent]) -> None:
+def enable_activation_checkpointing(model: Network, components: Iterable[CheckpointedComponent]) -> None:
     """From now on, in training, keep only the inputs of these components' layers. Gradients are the same.
 
     The switches are the libraries' own. What they do not know is that a layer of the language model attends to images
@@ -38,6 +38,15 @@ def enable_activation_checkpointing(model: MMInterleaved, components: Iterable[C
         _checkpoint_layers(model.language_model.host, use_reentrant=False, context_fn=contexts)
     if "unet" in components:
         model.image_decoder.unet.host.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False))
+
+
+def disable_activation_checkpointing(model: Network) -> None:
+    """From now on, keep everything that the gradient needs."""
+    for host in (model.visual_tokenizer.adapter.vision_model, model.language_model.host):
+        is_new = hasattr(host, "activation_checkpointing_disable")
+        disable = host.activation_checkpointing_disable if is_new else host.gradient_checkpointing_disable
+        disable()
+    model.image_decoder.unet.host.disable_gradient_checkpointing()
 
 
 def _checkpoint_layers(host: Any, **options: Any) -> None:

@@ -5,27 +5,38 @@ Its forward pass is in `models/network.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
+from models.activation_checkpointing import disable_activation_checkpointing, enable_activation_checkpointing
+from models.atomic_files import write_atomically
+from models.component_names import CheckpointedComponent
 from models.config import MMInterleavedConfig
 from models.frozen import MODULE_NAMES
 from models.generation.generation_mixin import GenerationMixin
 from models.generation.torch_state import TorchGenerationState
+from models.hub import model_directory, upload_model
 from models.image_codec import vae_dtype
+from models.loading_options import DeviceMap, float_dtype, one_device
 from models.lora import ADAPTER_FOLDER, is_adapter, load_adapter, matrices, save_adapter, tensors_to_save
+from models.model_card import CARD_FILE, model_card
 from models.network import Network
 from models.pretrained.from_parts import from_parts
 from models.pretrained.snapshots import PretrainedComponents
 from models.processor import MMInterleavedProcessor
+from models.released.base_weights import BASE_FILE
 from models.stored_weights import StoredWeights
-from models.tensor_files import WEIGHTS_FILE, write_tensors
+from models.tensor_files import WEIGHTS_FILE, write_shards, write_tensors
+from models.torch_defaults import usual_torch_defaults
 from models.uninitialized import uninitialized
 
 CONFIG_FILE = "config.json"
+HOST = f"{MODULE_NAMES['language_model']}."
+"""What the names of the language model's own tensors start with."""
 
 
 class MMInterleaved(Network, GenerationMixin):
@@ -56,11 +67,27 @@ class MMInterleaved(Network, GenerationMixin):
         """Nothing read yet; see `models.generation.torch_state`."""
         return TorchGenerationState(self, num_documents)
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json`, `model.safetensors`, the processor's files, and `adapter/` where adapters stay apart.
+    def gradient_checkpointing_enable(self) -> None:
+        """Activation checkpointing of all components that have it, under transformers' name for it; see
+        `models.activation_checkpointing.enable_activation_checkpointing`, which takes them one by one."""
+        enable_activation_checkpointing(self, get_args(CheckpointedComponent))
+
+    def gradient_checkpointing_disable(self) -> None:
+        """The opposite of `gradient_checkpointing_enable`."""
+        disable_activation_checkpointing(self)
+
+    def save_pretrained(self, directory: str | Path, *, max_shard_size: int | str | None = None) -> None:
+        """Write `config.json`, the weights, the processor's files, `adapter/` where adapters stay apart, and a model
+        card if there is no README.md yet.
+
+        Args:
+            directory: made if it is not there.
+            max_shard_size: of a file of weights, in bytes or as a text such as "5GB". None: all in one file, which
+                `python -m export.trt` needs.
 
         Raises:
-            ValueError: the language model is quantised.
+            ValueError: the language model is quantised; or shards are to go to a directory that holds a converted
+                model, whose shards they would replace one by one.
         """
         if getattr(self.language_model.host, "is_quantized", False):
             raise ValueError(
@@ -68,23 +95,54 @@ class MMInterleaved(Network, GenerationMixin):
                 "was built without language_model_bits."
             )
         directory = Path(directory)
+        if max_shard_size is not None and (directory / BASE_FILE).is_file():
+            raise ValueError(
+                f"{directory} holds a converted model ({BASE_FILE}). Name another directory, or leave max_shard_size "
+                "out."
+            )
         directory.mkdir(parents=True, exist_ok=True)
         self.config.save(directory / CONFIG_FILE)
-        write_tensors(directory / WEIGHTS_FILE, tensors_to_save(self))
+        if max_shard_size is None:
+            write_tensors(directory / WEIGHTS_FILE, tensors_to_save(self))
+        else:
+            write_shards(directory, tensors_to_save(self), max_shard_size)
         if self.lora is not None and not self.lora.merge:
             save_adapter(self, directory / ADAPTER_FOLDER)
         if self.processor is not None:
             self.processor.save_pretrained(directory)
+        if not (directory / CARD_FILE).exists():
+            sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in self.named_children()}
+            write_atomically(directory / CARD_FILE, model_card(self.config, sizes))
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str | None = "5GB", **options: Any) -> str:
+        """Upload the model to the Hugging Face Hub, into a repository that is made if it is not there.
+
+        Args:
+            repo_id: "owner/name".
+            max_shard_size: as for `save_pretrained`.
+            options: of `models.hub.upload_model`: revision, private, token, commit_message, create_pr.
+
+        Returns:
+            The address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return upload_model(Path(folder), repo_id, **options)
 
     @classmethod
+    @usual_torch_defaults()
     def from_pretrained(
         cls,
-        directory: str | Path,
+        name_or_directory: str | Path,
         *,
+        revision: str | None = None,
         base: Mapping[str, str | Path] | None = None,
         config: MMInterleavedConfig | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
+        device_map: DeviceMap | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
     ) -> MMInterleaved:
         """Read what `save_pretrained` or `python -m models.convert` wrote; the model is in evaluation mode.
 
@@ -92,24 +150,31 @@ class MMInterleaved(Network, GenerationMixin):
         no more memory is needed than the model takes in `dtype`.
 
         Args:
-            directory: the model.
+            name_or_directory: a directory, or the name of a repository on the Hugging Face Hub, "owner/name".
+            revision: of the repository: a branch, a tag or a commit. None: its default branch.
             base: for a model that was converted with `--base`, where the snapshots are now, if they have moved: any of
                 "language_model", "vision_encoder" and "image_decoder" with its directory.
             config: settings that the same weights fit, to use instead of the directory's: another size of images,
                 for one, which the processor then has too.
-            dtype: of the weights, a float type. Buffers (rotary frequencies, pixel statistics) stay float32.
+            dtype: of the weights, a float type or its name. "auto": as they are stored; one type for the language
+                model without its synchronizers, and one for all else. Buffers (rotary frequencies, pixel statistics)
+                stay float32.
             device: where the weights are to be.
+            device_map: the same in transformers' words, for one device.
+            token: for a private repository. None: the one that `hf auth login` stored.
+            local_files_only: take a repository from the hub's cache alone; so does `HF_HUB_OFFLINE=1`.
 
         Raises:
-            FileNotFoundError: the directory holds no model, or a snapshot is not where it was.
+            FileNotFoundError: there is no such directory or repository, it holds no model, or a snapshot is not where
+                it was.
             ValueError: the weights do not fit the configuration; the message names the keys. Or `dtype` is not a
-                float type.
+                float type, or `device_map` names several devices.
         """
-        if not dtype.is_floating_point:
-            raise ValueError(
-                f"dtype is {dtype}; expected a float type: torch.float32, torch.bfloat16 or torch.float16."
-            )
-        directory = Path(directory)
+        kind: torch.dtype | Literal["auto"] = "auto" if dtype == "auto" else float_dtype(dtype, also=', or "auto"')
+        device = one_device(device, device_map)
+        directory = model_directory(
+            name_or_directory, revision=revision, token=token, local_files_only=local_files_only
+        )
         if not (directory / CONFIG_FILE).is_file():
             raise FileNotFoundError(
                 f"{directory} holds no {CONFIG_FILE}. Expected a directory written by MMInterleaved.save_pretrained or "
@@ -118,11 +183,10 @@ class MMInterleaved(Network, GenerationMixin):
         weights = StoredWeights(directory, base)
         processor = MMInterleavedProcessor.from_directory(directory)
         if config is not None and processor is not None:
-            size = config.image_size
-            processor = MMInterleavedProcessor(processor.tokenizer, image_size=size, fit=processor.fit)
+            processor = MMInterleavedProcessor(processor.tokenizer, image_size=config.image_size, fit=processor.fit)
         settings = config or MMInterleavedConfig.load(directory / CONFIG_FILE)
         model = uninitialized(lambda: cls(settings, processor))
-        model.load_weights(weights, dtype=dtype, device=device)
+        model.load_weights(weights, dtype=kind, device=device)
         if (directory / ADAPTER_FOLDER).is_dir():
             load_adapter(model, directory / ADAPTER_FOLDER)
         return model.to(device).eval()
@@ -132,7 +196,7 @@ class MMInterleaved(Network, GenerationMixin):
         self,
         weights: StoredWeights,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         """Take all weights of a model directory, strictly; the parameters become of this type, on this device. Adapters
@@ -150,12 +214,19 @@ class MMInterleaved(Network, GenerationMixin):
                 f"{missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
                 " Give the configuration that they were saved with."
             )
-        of_vae = vae_dtype(self.config.image_decoder, dtype)
+
+        def of_type(tensors: Callable[[str], bool]) -> torch.dtype:
+            return (weights.dtype(tensors) or torch.float32) if dtype == "auto" else dtype
+
+        host_dtype = of_type(lambda name: name.startswith(HOST))
+        other_dtype = of_type(lambda name: not name.startswith(HOST))
+        of_vae = vae_dtype(self.config.image_decoder, other_dtype)
         for name, parameter in self.named_parameters():
+            own = host_dtype if name.startswith(HOST) else other_dtype
             if is_adapter(name):
-                parameter.data = parameter.to(device, dtype)
+                parameter.data = parameter.to(device, own)
             else:
-                own = of_vae if name.startswith(f"{MODULE_NAMES['vae']}.") else dtype
+                own = of_vae if name.startswith(f"{MODULE_NAMES['vae']}.") else own
                 parameter.data = torch.empty(parameter.shape, dtype=own, device=device)
         expected = matrices(self)
         for piece in weights.pieces():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from models.released.base_weights import BASE_FILE, Borrowed, Snapshot, load_base
@@ -80,3 +82,12 @@ class StoredWeights:
             shape = list(piece.stored.shape)
             shapes[piece.name] = [rows + shape[0], *shape[1:]] if shape else []
         return shapes
+
+    def dtype(self, of: Callable[[str], bool]) -> torch.dtype | None:
+        """The float type that most numbers are stored in, of the tensors whose names `of` is true for; None: there are
+        none."""
+        numbers: Counter[torch.dtype] = Counter()
+        for piece in self.pieces():
+            if piece.stored.is_floating_point() and of(piece.name):
+                numbers[piece.stored.dtype] += piece.stored.numel()
+        return numbers.most_common(1)[0][0] if numbers else None

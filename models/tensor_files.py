@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.atomic_files import UNFINISHED, put_in_place
-from models.json_files import read_json
+from models.json_files import read_json, write_json
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
@@ -129,3 +130,43 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         put_in_place(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str) -> None:
+    """Write tensors as safetensors files of a limited size with an index; as one file if they fit into one.
+
+    An index that names all of them comes last, and then what was there before is removed: an interrupted call leaves
+    the weights that were there, or the new ones.
+
+    Args:
+        directory: where `model-*.safetensors` or `model.safetensors` go.
+        tensors: by name.
+        max_shard_size: of a file, in bytes or as a text such as "5GB"; a tensor that is larger has a file of its own.
+
+    Raises:
+        ValueError: `max_shard_size` is no such text.
+    """
+    try:
+        split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
+    except ValueError as error:
+        raise ValueError(
+            f"max_shard_size is {max_shard_size!r}; expected a number of bytes, or a text such as '5GB'. {error}"
+        ) from error
+    if not split.is_sharded:
+        write_tensors(directory / WEIGHTS_FILE, tensors)
+        return
+    index = directory / INDEX_FILE
+    before = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+    written = [directory / (file + UNFINISHED) for file in split.filename_to_tensors]
+    try:
+        for file, names in split.filename_to_tensors.items():
+            shard = {name: tensors[name].contiguous() for name in names}
+            save_file(shard, directory / (file + UNFINISHED), metadata={"format": "pt"})
+        for unfinished in written:
+            put_in_place(unfinished, unfinished.with_name(unfinished.name.removesuffix(UNFINISHED)))
+    finally:
+        for unfinished in written:
+            unfinished.unlink(missing_ok=True)
+    write_json(index, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+    for old in (WEIGHTS_FILE, *sorted(before - split.filename_to_tensors.keys())):
+        (directory / old).unlink(missing_ok=True)

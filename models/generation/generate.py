@@ -21,6 +21,7 @@ from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
 from models.generation.state import GenerativeModel, Piece, processor_of
 from models.generation.token_sampler import TokenSampler
+from models.torch_defaults import usual_torch_defaults, with_usual_torch_defaults
 
 
 @overload
@@ -34,6 +35,7 @@ def generate(
 
 
 @torch.no_grad()
+@usual_torch_defaults()
 def generate(
     model: GenerativeModel, documents: Document | Sequence[Document], *, task: str | None = None, **options: Any
 ) -> Generated | list[Generated]:
@@ -50,9 +52,11 @@ def generate(
         options: the fields of `models.generation.options.GenerationOptions`.
 
     Returns:
-        The new segments of the document, or of each.
+        The new segments of the document, or of each. With `num_return_sequences` above 1, a list: all continuations of
+        the first document, then those of the next.
 
     Raises:
+        TypeError: an option of another name.
         ValueError: an argument outside its range, or a document longer than the language model reads.
     """
     batch, batched = batch_of(documents)
@@ -63,7 +67,7 @@ def generate(
     for one, result in zip(generation.continuations, generation.results, strict=True):
         assert one.finish_reason is not None, "pieces() ends when every document has"
         result.finish_reason = one.finish_reason
-    return generation.results if batched else generation.results[0]
+    return generation.results if batched or generation.options.num_return_sequences > 1 else generation.results[0]
 
 
 @torch.no_grad()
@@ -85,16 +89,29 @@ def generate_stream(
         options: the fields of `GenerationOptions`.
 
     Yields:
-        Pieces of the document: text, previews and images; for a list of documents, (number of the document, piece).
+        Pieces of the document: text, previews and images; for a list of documents, (number of the document, piece), and
+        with `num_return_sequences` above 1, (number of the continuation, piece).
 
     Raises:
         ValueError: as for `generate`, when the first piece is asked for; or `preview_every` is less than 0.
     """
     if preview_every < 0:
         raise ValueError(f"preview_every is {preview_every}; expected a number of denoising steps, or 0 for none.")
+    yield from with_usual_torch_defaults(_stream(model, documents, task, preview_every, options))
+
+
+def _stream(
+    model: GenerativeModel,
+    documents: Document | Sequence[Document],
+    task: str | None,
+    preview_every: int,
+    options: dict[str, Any],
+) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
     batch, batched = batch_of(documents)
-    for number, piece in _Generation(model, batch, task, options).pieces(preview_every):
-        yield (number, piece) if batched else piece
+    generation = _Generation(model, batch, task, options)
+    numbered = batched or generation.options.num_return_sequences > 1
+    for number, piece in generation.pieces(preview_every):
+        yield (number, piece) if numbered else piece
 
 
 @dataclass
@@ -122,14 +139,15 @@ class _Generation:
             documents = [prompt.fill(document) for document in documents]
             given = {"mode": prompt.mode, **given}
         self.model = model
-        self.options = options = GenerationOptions(**given)
+        self.options = options = GenerationOptions.of(given)
+        documents = [document for document in documents for _ in range(options.num_return_sequences)]
         self.processor = processor = processor_of(model)
         self.state = model.begin_generation(len(documents))
         self.continuations = [
             _Continuation(
                 TokenSampler(options, model.config, seed), IncrementalDetokenizer(processor, options.stops), seed
             )
-            for seed in options.seeds(len(documents))
+            for seed in options.seeds(len(documents) // options.num_return_sequences)
         ]
         self.results: list[Generated] = []
         self.prompts: list[list[Piece]] = []

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
 
 from models.denoising import Denoising, SchedulerName
 
 Mode = Literal["auto", "text", "image"]
 Overflow = Literal["error", "cut"]
+
+SEED_STRIDE = 1_000_003
+"""Between the seeds of two continuations of a document, each of which uses seed + n for its n-th image."""
+
+OTHER_WORDS = {
+    "max_length": "max_new_tokens, which counts what is written alone",
+    "min_new_tokens": "no option: a document ends where the model says so",
+    "stop_strings": "stop",
+    "stopping_criteria": "stop, or generate_stream, which can be left at any piece",
+    "eos_token_id": "stop; the end token is the configuration's",
+    "streamer": "generate_stream, which yields text and images as they are made",
+    "generator": "seed",
+    "input_ids": "documents, a list of texts and images",
+    "inputs": "documents, a list of texts and images",
+    "pixel_values": "documents, a list of texts and images",
+    "num_images_per_prompt": "num_return_sequences, or max_new_images for several in one document",
+    "negative_prompt": "no option: guidance_scale guides away from a condition that was learned",
+    "height": "no option: the drawn size is the configuration's, image_decoder.image_size",
+    "width": "no option: the drawn size is the configuration's, image_decoder.image_size",
+    "generation_config": "the options themselves, as keyword arguments",
+    "return_dict_in_generate": "no option: what is returned is a list of segments, with finish_reason, images and text",
+}
+"""Options of transformers and diffusers, and what does the same here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +54,12 @@ class GenerationOptions:
     max_new_images: int = 1
     """Images drawn at most for each document."""
 
-    temperature: float = 0.0
-    """0 takes the likeliest token; above, samples."""
+    do_sample: bool | None = None
+    """Draw the next token at random, by its probability, or take the likeliest. None: draw if `temperature` is above
+    0."""
+
+    temperature: float | None = None
+    """Of the sampling: the logits are divided by it. 0 takes the likeliest token. None: 1 with `do_sample`, else 0."""
 
     top_p: float = 1.0
     """When sampling, only from the likeliest tokens that together hold this probability."""
@@ -52,6 +80,9 @@ class GenerationOptions:
 
     seed: int | Sequence[int] = 0
     """Of the sampling and of the images: one for each document, or one that each document uses as if it were alone."""
+
+    num_return_sequences: int = 1
+    """Continuations of each document; the first is what a single one would be, the others have seeds of their own."""
 
     stop: str | Sequence[str] = ()
     """Texts that end a document; they are left out of the result."""
@@ -81,17 +112,30 @@ class GenerationOptions:
         for name, number in (
             ("max_new_tokens", self.max_new_tokens),
             ("max_new_images", self.max_new_images),
-            ("temperature", self.temperature),
+            ("temperature", self.temperature or 0),
             ("top_k", self.top_k),
         ):
             if number < 0:
                 raise ValueError(f"{name} is {number}; expected at least 0.")
         if self.num_beams < 1:
             raise ValueError(f"num_beams is {self.num_beams}; expected at least 1, which is no beam search.")
-        if self.num_beams > 1 and (self.mode != "text" or self.temperature > 0):
+        if self.do_sample is not None and self.temperature is not None and self.do_sample != (self.temperature > 0):
             raise ValueError(
-                f"num_beams is {self.num_beams} with mode {self.mode!r} and temperature {self.temperature}. Beam "
-                "search writes text alone and does not sample: set mode='text' and temperature=0, or num_beams=1."
+                f"do_sample is {self.do_sample} and temperature is {self.temperature}, which "
+                f"{'samples' if self.temperature else 'takes the likeliest token'}. Give one of them."
+            )
+        if self.num_beams > 1 and (self.mode != "text" or self.samples):
+            raise ValueError(
+                f"num_beams is {self.num_beams} with mode {self.mode!r} and temperature {self.sampling_temperature}. "
+                "Beam search writes text alone and does not sample: set mode='text' and temperature=0, or num_beams=1."
+            )
+        if self.num_return_sequences < 1:
+            raise ValueError(f"num_return_sequences is {self.num_return_sequences}; expected at least 1.")
+        if self.num_return_sequences > 1 and self.mode == "text" and not self.samples:
+            raise ValueError(
+                f"num_return_sequences is {self.num_return_sequences} and nothing is random, so all would be equal"
+                f"{'; beam search returns its best text alone' if self.num_beams > 1 else ''}. Set a temperature above "
+                "0, with num_beams=1."
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; expected a probability in (0, 1].")
@@ -114,21 +158,48 @@ class GenerationOptions:
         )
 
     @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return self.sampling_temperature > 0
+
+    @property
+    def sampling_temperature(self) -> float:
+        """The temperature; 0 takes the likeliest token."""
+        if self.temperature is not None:
+            return self.temperature
+        return 1.0 if self.do_sample else 0.0
+
+    @property
     def stops(self) -> tuple[str, ...]:
         """The texts that end a document."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def seeds(self, num_documents: int) -> list[int]:
-        """One for each document.
+        """One for each continuation, those of a document side by side.
 
         Raises:
             ValueError: the caller gave another number of them.
         """
-        if isinstance(self.seed, int):
-            return [self.seed] * num_documents
-        if len(self.seed) != num_documents:
-            raise ValueError(f"There are {len(self.seed)} seeds for {num_documents} documents; expected one each.")
-        return list(self.seed)
+        seeds = [self.seed] * num_documents if isinstance(self.seed, int) else list(self.seed)
+        if len(seeds) != num_documents:
+            raise ValueError(f"There are {len(seeds)} seeds for {num_documents} documents; expected one each.")
+        return [seed + SEED_STRIDE * copy for seed in seeds for copy in range(self.num_return_sequences)]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> GenerationOptions:
+        """The options with these names and values.
+
+        Raises:
+            TypeError: there is none of that name; for a word of transformers or diffusers, the message has ours.
+            ValueError: a value is outside its range.
+        """
+        known = [one.name for one in fields(cls)]
+        for name in given:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = OTHER_WORDS.get(name) or (near[0] if near else f"one of {', '.join(known)}")
+                raise TypeError(f"generate has no option {name!r}. Expected {hint}.")
+        return cls(**given)
 
     def most_new_places(self, num_visual_tokens: int) -> int:
         """Places of the language model that a document may take on top of its prompt."""

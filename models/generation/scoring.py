@@ -11,6 +11,7 @@ import torch
 from models.generation.documents import Document, batch_of, pieces_of
 from models.generation.prompts import prompt_for
 from models.generation.state import GenerativeModel, processor_of
+from models.torch_defaults import usual_torch_defaults
 
 CANDIDATES_AT_A_TIME = 32
 """More would be faster, and keep as many copies of the document's keys and values."""
@@ -30,6 +31,7 @@ class Score:
 
 
 @torch.no_grad()
+@usual_torch_defaults()
 def score(
     model: GenerativeModel,
     document: Document,

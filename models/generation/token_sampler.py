@@ -21,7 +21,7 @@ class TokenSampler:
     """Picks the next token of a document.
 
     Args:
-        options: temperature, top_p, top_k and repetition_penalty.
+        options: do_sample, temperature, top_p, top_k and repetition_penalty.
         config: names the tokens that are never written.
         seed: of the sampling.
     """
@@ -30,13 +30,13 @@ class TokenSampler:
         never = {config.pad_token_id, config.bos_token_id, config.image_token_id}
         self.never = sorted(never - {config.eos_token_id})  # some language models begin with their end of text
         self.begin_of_image_id = config.begin_of_image_id
-        self.samples = options.temperature > 0
+        self.samples = options.samples
         self.generator = torch.Generator().manual_seed(seed)
         self.before, self.after = LogitsProcessorList(), LogitsProcessorList()
         if options.repetition_penalty != 1:
             self.before.append(RepetitionPenaltyLogitsProcessor(float(options.repetition_penalty)))
         if self.samples:
-            self.after.append(TemperatureLogitsWarper(float(options.temperature)))
+            self.after.append(TemperatureLogitsWarper(float(options.sampling_temperature)))
             if options.top_k:
                 self.after.append(TopKLogitsWarper(options.top_k))
             if options.top_p < 1:

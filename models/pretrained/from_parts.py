@@ -18,6 +18,7 @@ from models.component_configs import ImageDecoderConfig, LanguageModelConfig, Vi
 from models.config import MMInterleavedConfig
 from models.frozen import PAPER_FROZEN, FrozenComponent, freeze, known_components
 from models.image_codec import vae_dtype
+from models.loading_options import float_dtype
 from models.network import Network
 from models.pretrained.diffusion_snapshots import diffusion_settings, empty_prompt, load_unet, load_vae
 from models.pretrained.snapshots import (
@@ -32,6 +33,7 @@ from models.pretrained.snapshots import (
 )
 from models.pretrained.tokenizer import ExtendedTokenizer, extended_tokenizer
 from models.processor import MMInterleavedProcessor
+from models.torch_defaults import usual_torch_defaults
 
 Model = TypeVar("Model", bound=Network)
 
@@ -45,6 +47,7 @@ ALIGNMENT = 64
 """Bytes: what PyTorch allocates on a CPU begins at a multiple of them (c10/core/alignment.h)."""
 
 
+@usual_torch_defaults()
 def from_parts(
     make: Callable[[MMInterleavedConfig, MMInterleavedProcessor, PretrainedComponents], Model],
     *,
@@ -55,8 +58,8 @@ def from_parts(
     like: MMInterleavedConfig | None = None,
     image_size: int | tuple[int, int] | None = None,
     drawn_image_size: int | tuple[int, int] | None = None,
-    dtype: torch.dtype = torch.float32,
-    language_model_dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    language_model_dtype: torch.dtype | str | None = None,
     language_model_bits: Literal[4, 8] | None = None,
     device: torch.device | str = "cpu",
     frozen: Iterable[FrozenComponent] = PAPER_FROZEN,
@@ -82,7 +85,7 @@ def from_parts(
             what the vision encoder was trained with; for other sizes its position embeddings are interpolated.
         drawn_image_size: of the images that are drawn, pixels: a side or (height, width). None: what the U-Net was
             trained with.
-        dtype: of all weights; SDXL's VAE, which overflows float16, stays float32 in its place.
+        dtype: of all weights, a float type or its name. SDXL's VAE overflows float16 and stays float32 instead.
         language_model_dtype: of the language model's weights; None: `dtype`.
         language_model_bits: store the matrices of the language model's layers in 8 or 4 bits (bitsandbytes). Such a
             model runs and trains what is not frozen.
@@ -99,6 +102,8 @@ def from_parts(
         ValueError: a part is of another kind, or sizes do not fit; before any weight is read.
         ImportError: `language_model_bits` without bitsandbytes.
     """
+    dtype = float_dtype(dtype)
+    lm_dtype = dtype if language_model_dtype is None else float_dtype(language_model_dtype)
     device = torch.device(device)
     vision_source = Source(os.fspath(vision_encoder), "vision encoder", local_files_only)
     lm_source = Source(os.fspath(language_model), "language model", local_files_only)
@@ -130,7 +135,7 @@ def from_parts(
         no_text = empty_prompt(decoder_source, config.image_decoder)
     pretrained = PretrainedComponents(
         vision_encoder=load_vision_encoder(vision_source, dtype),
-        language_model=load_language_model(lm_source, language_model_dtype or dtype, language_model_bits, device),
+        language_model=load_language_model(lm_source, lm_dtype, language_model_bits, device),
         unet=load_unet(decoder_source, dtype),
         vae=load_vae(decoder_source, vae_dtype(config.image_decoder, dtype)),
     )

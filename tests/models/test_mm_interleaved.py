@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -21,6 +22,7 @@ def test_a_saved_model_is_the_same_model(model: MMInterleaved, tmp_path: Path) -
         "model.safetensors",
         "tokenizer.json",
         "processor.json",
+        "README.md",
     }
     loaded = MMInterleaved.from_pretrained(tmp_path)
     batch = pack_rows(ROWS)
@@ -89,3 +91,105 @@ def test_it_reads_and_draws_images_that_are_no_squares(model: MMInterleaved, tmp
     assert output.num_drawn == len(batch.drawn) > 0
     output.loss.backward()
     assert output.loss.isfinite()
+
+
+def test_weights_go_into_several_files(model: MMInterleaved, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        model.begin_of_image += 1
+    for size in ("100KB", 300_000):
+        model.save_pretrained(tmp_path, max_shard_size=size)
+        shards = set(json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"].values())
+        assert {path.name for path in tmp_path.glob("*.safetensors")} == shards, "of what was there before, nothing"
+        assert len(shards) > 1
+        loaded = MMInterleaved.from_pretrained(tmp_path).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    model.save_pretrained(tmp_path / "small", max_shard_size="5GB")
+    assert (tmp_path / "small" / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match="max_shard_size is 'much'; expected a number of bytes"):
+        model.save_pretrained(tmp_path, max_shard_size="much")
+    (tmp_path / "base.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds a converted model \(base\.json\)\. Name another directory"):
+        model.save_pretrained(tmp_path, max_shard_size="100KB")
+
+
+def test_an_interrupted_save_leaves_the_weights_that_were_there(
+    model: MMInterleaved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save_pretrained(tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    calls: list[Path] = []
+
+    def fail_later(tensors: dict[str, torch.Tensor], file: Path, **options: object) -> None:
+        calls.append(file)
+        if len(calls) == 2:
+            raise OSError("no space left on device")
+        save_file(tensors, file, **options)
+
+    monkeypatch.setattr("models.tensor_files.save_file", fail_later)
+    with pytest.raises(OSError, match="no space"):
+        model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_types_may_be_named_or_be_as_stored(model: MMInterleaved, tmp_path: Path) -> None:
+    model.language_model.host.to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    loaded = MMInterleaved.from_pretrained(tmp_path, dtype="auto")
+    assert {p.dtype for p in loaded.language_model.host.parameters()} == {torch.bfloat16}
+    others = {p.dtype for name, p in loaded.named_parameters() if not name.startswith("language_model.host.")}
+    assert others == {torch.float32}
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    loaded = MMInterleaved.from_pretrained(tmp_path, dtype="bfloat16")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    with pytest.raises(ValueError, match=r"dtype is 'int4'; expected a float type: .* or its name, or \"auto\""):
+        MMInterleaved.from_pretrained(tmp_path, dtype="int4")
+
+
+@pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, {"": torch.device("cpu")}])
+def test_a_device_map_of_one_device(model: MMInterleaved, tmp_path: Path, device_map: object) -> None:
+    model.save_pretrained(tmp_path)
+    assert MMInterleaved.from_pretrained(tmp_path, device_map=device_map).device.type == "cpu"
+
+
+@pytest.mark.parametrize("device_map", ["auto", "balanced", {"language_model": "cpu", "": "cpu"}, {}])
+def test_a_model_is_not_spread_over_devices(tmp_path: Path, device_map: object) -> None:
+    with pytest.raises(ValueError, match=r"expected one device, .* Give device='cuda'"):
+        MMInterleaved.from_pretrained(tmp_path, device_map=device_map)
+
+
+def test_a_model_card_is_written_once(model: MMInterleaved, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("mmfs", "any-to-any")
+    assert "arxiv:2401.10208" in card.data.tags
+    num_millions = sum(p.numel() for p in model.language_model.parameters()) / 1e6
+    assert f"| `language_model` | llama | {num_millions:.1f} M |" in card.text
+    assert "reads images of 32 x 32 pixels" in card.text
+    (tmp_path / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_the_usage_of_the_model_card_runs(
+    model: MMInterleaved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save_pretrained(tmp_path)
+    code = (tmp_path / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    exec(code.replace("owner/name", str(tmp_path)), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_gradient_checkpointing_under_transformers_name(model: MMInterleaved) -> None:
+    model.train()
+    unet = model.image_decoder.unet.host
+    hosts = (model.visual_tokenizer.adapter.vision_model, model.language_model.host, unet)
+
+    def enabled() -> list[bool]:
+        return [any(getattr(module, "gradient_checkpointing", False) for module in host.modules()) for host in hosts]
+
+    model.gradient_checkpointing_enable()
+    assert enabled() == [True, True, True]
+    model(pack_rows(ROWS)).loss.backward()
+    model.gradient_checkpointing_disable()
+    assert enabled() == [False, False, False]

@@ -245,3 +245,65 @@ def test_without_a_processor_the_way_out_is_said(model: MMInterleaved) -> None:
     model.processor = None
     with pytest.raises(ValueError, match=r"no processor.*from_pretrained"):
         model.generate(["a"])
+
+
+def test_several_continuations_of_each_document(model: MMInterleaved) -> None:
+    options = {"mode": "text", "do_sample": True, "max_new_tokens": 12}
+    documents = [["ab"], ["cd", image(90)]]
+    several = model.generate(documents, num_return_sequences=3, seed=[4, 5], **options)
+    assert [one.prompt for one in several] == [document for document in documents for _ in range(3)]
+    assert [several[0], several[3]] == model.generate(documents, seed=[4, 5], **options), "the first is the only one's"
+    assert len({one.text for one in several[:3]}) == 3
+    assert model.generate(documents[0], num_return_sequences=3, seed=4, **options) == several[:3]
+    pieces = list(model.generate_stream(documents[0], num_return_sequences=3, seed=4, **options))
+    assert ["".join(text for number, text in pieces if number == n) for n in range(3)] == [
+        one.text for one in several[:3]
+    ]
+    drawn = model.generate(["ab"], mode="image", num_return_sequences=2, **FAST)
+    assert np.asarray(drawn[0].images[0]).tolist() != np.asarray(drawn[1].images[0]).tolist()
+
+
+def test_sampling_in_transformers_words(model: MMInterleaved) -> None:
+    options = {"mode": "text", "max_new_tokens": 12}
+    sampled = model.generate(["ab"], temperature=1.0, **options)
+    assert model.generate(["ab"], do_sample=True, **options) == sampled
+    assert model.generate(["ab"], do_sample=True, temperature=1.0, **options) == sampled
+    likeliest = model.generate(["ab"], **options)
+    assert likeliest != sampled
+    assert model.generate(["ab"], do_sample=False, **options) == likeliest
+    assert model.generate(["ab"], do_sample=False, temperature=0.0, **options) == likeliest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"do_sample": True, "temperature": 0.0},
+            "do_sample is True and temperature is 0.0, which takes the likeliest",
+        ),
+        ({"do_sample": False, "temperature": 0.7}, "do_sample is False and temperature is 0.7, which samples"),
+        ({"num_return_sequences": 0}, "num_return_sequences is 0; expected at least 1"),
+        ({"num_return_sequences": 2, "mode": "text"}, "nothing is random, so all would be equal. Set a temperature"),
+        ({"num_return_sequences": 2, "mode": "text", "num_beams": 2}, "beam search returns its best text alone"),
+    ],
+)
+def test_options_that_do_not_go_together(model: MMInterleaved, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.generate(["a"], **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("streamer", "no option 'streamer'. Expected generate_stream, which yields text and images"),
+        ("max_length", "Expected max_new_tokens"),
+        ("stopping_criteria", "Expected stop, or generate_stream"),
+        ("max_new_token", "Expected max_new_tokens"),
+        ("xyz", "no option 'xyz'. Expected one of mode, max_new_tokens"),
+    ],
+)
+def test_options_of_other_libraries_are_told_ours(model: MMInterleaved, option: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        model.generate(["a"], **{option: None})
+    with pytest.raises(TypeError, match=message):
+        next(model.generate_stream(["a"], **{option: None}))
