@@ -95,7 +95,7 @@ class PartsConfig:
     """A causal language model of type llama, mistral, qwen2 or qwen3."""
 
     vision_encoder: str
-    """A CLIP, SigLIP, SigLIP 2 of fixed resolution or DINOv2."""
+    """A ViT such as CLIP, SigLIP or DINOv2."""
 
     image_decoder: str
     """A Stable Diffusion 1.x or 2.x."""

@@ -73,10 +73,10 @@ def from_parts(
 
     Args:
         make: the model of a configuration, a processor and the parts, which fit; `MMInterleaved`.
-        vision_encoder: a CLIP, SigLIP, SigLIP 2 of fixed resolution, or the image half of one, or a DINOv2, in the
-            format of transformers. The default is the paper's, as below.
-        language_model: a causal LM of type llama, mistral, qwen2, qwen3, gemma3_text or phi3, in the format of
-            transformers.
+        vision_encoder: a ViT in the format of transformers, of a type that `models/vision_encoders/families.py` lists,
+            or a model that has it as its image half. The default is the paper's, as below.
+        language_model: a causal LM in the format of transformers, of a type that `models/language_models/families.py`
+            lists.
         image_decoder: a Stable Diffusion 1.x, 2.x or XL in the format of diffusers: U-Net, VAE and noise schedule.
         tokenizer: where the tokenizer is; None: with the language model.
         like: everything that the parts do not say: the sizes of what joins them, and on which side of each difference
