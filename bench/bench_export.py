@@ -90,7 +90,8 @@ def denoising(scale: Scale, device: str) -> tuple[Recorded, Callable[[], None], 
     how = Denoising(num_inference_steps=30, guidance_scale=3.5)
     drawing = memory.drawing(1, how)
     generator = torch.Generator().manual_seed(0)
-    drawing.context.copy_(torch.randn(drawing.context.shape, generator=generator))
+    context = drawing.condition["encoder_hidden_states"]
+    context.copy_(torch.randn(context.shape, generator=generator))
     drawing.visible.copy_(torch.tensor([[NUM_IMAGES - 1, NUM_IMAGES]]).expand(2, 2))
     table = memory.assets.schedule.table("ddim", 30)
     drawing.table[: len(table)] = table.to(drawing.table.device)

@@ -7,7 +7,7 @@ come from it. The cuts and most names are those of a split deployment in which v
     mmfs_values_llm     ms_features -> mmfs_value_{j}          once per image, read by every token afterwards
     mmfs_values_unet    ms_features -> unet_mmfs_value_{j}     once per image, read by every denoising step
     llm                 inputs_embeds, ... -> logits, hidden_states, new_key_{i}, new_value_{i}
-    context_resampler   context_hidden, context_length -> encoder_hidden_states
+    context_resampler   context_hidden, context_length -> encoder_hidden_states; of SDXL text_embeds, time_ids too
     unet_mmfs           sample, timestep, encoder_hidden_states, ... -> model_output
     vae_decoder         latents -> image
 
@@ -202,13 +202,13 @@ class LanguageModelWithoutMMFS(LanguageModelWithPast):
 
 
 class ContextResampler(nn.Module):
-    """Language-model states to the context tokens of both halves of classifier-free guidance."""
+    """Language-model states to the U-Net's conditions for both halves of classifier-free guidance."""
 
     def __init__(self, model: MMInterleaved) -> None:
         super().__init__()
         self.image_decoder = model.image_decoder
 
-    def forward(self, context_hidden: Tensor, context_length: Tensor) -> Tensor:
+    def forward(self, context_hidden: Tensor, context_length: Tensor) -> tuple[Tensor, ...]:
         """The states in reading order; they are reversed here, because the image decoder counts from the nearest.
 
         Args:
@@ -216,14 +216,16 @@ class ContextResampler(nn.Module):
             context_length: [b] int64.
 
         Returns:
-            [2b, n, cross_attention_dim]: the negative context b times, then the conditional ones.
+            The tensors of a condition, as `Condition.named` orders them: encoder_hidden_states [2b, n,
+            cross_attention_dim], of SDXL text_embeds [2b, P] and time_ids [2b, 6] too. In each the negative condition
+            comes b times, then the conditional ones.
         """
         back = torch.arange(context_hidden.shape[1], device=context_hidden.device)
         exists = back < context_length.unsqueeze(1)
         columns = (context_length.unsqueeze(1) - 1 - back).clamp(min=0).unsqueeze(-1)
         nearest_first = context_hidden.gather(1, columns.expand(-1, -1, context_hidden.shape[2]))
         conditional = self.image_decoder.condition(nearest_first, exists)
-        return Condition.cat([self.image_decoder.negative(conditional), conditional]).tokens
+        return tuple(Condition.cat([self.image_decoder.negative(conditional), conditional]).named().values())
 
 
 class UNet(nn.Module):
@@ -232,28 +234,22 @@ class UNet(nn.Module):
     def __init__(self, model: MMInterleaved) -> None:
         super().__init__()
         self.unet = model.image_decoder.unet
+        self.added = [name for name in model.image_decoder.condition_shapes if name != "encoder_hidden_states"]
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, visible: Tensor, *values: Tensor
-    ) -> Tensor:
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, *others: Tensor) -> Tensor:
         """The prediction for each noisy image, [b, c, h, w].
 
         Args:
             sample: [b, c, h, w] noisy latents.
             timestep: [b] float32, diffusion time.
             encoder_hidden_states: [b, n, cross_attention_dim] context tokens.
-            visible: [b, 2] int64, range of images of the bank that a drawn image sees.
-            values: unet_mmfs_value_0, ... [N, X, H, D].
+            others: what the U-Net takes beside the tokens, each with b rows; then, of a model with synchronizers,
+                `visible` [b, 2] int64, range of images of the bank that a drawn image sees, and unet_mmfs_value_0, ...
+                [N, X, H, D].
         """
-        return self.unet(sample, timestep, encoder_hidden_states, values=values, visible=visible)
-
-
-class UNetWithoutMMFS(UNet):
-    """The same for a model that has no synchronizers."""
-
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:  # type: ignore[override]
-        """As above, without `visible`."""
-        return super().forward(sample, timestep, encoder_hidden_states, timestep)
+        added = dict(zip(self.added, others, strict=False))
+        visible, *values = others[len(added) :] or (timestep,)  # without synchronizers nothing reads it
+        return self.unet(sample, timestep, encoder_hidden_states, added, values=values, visible=visible)
 
 
 class VAEDecoder(nn.Module):
@@ -337,7 +333,7 @@ def _context_resampler(model: MMInterleaved) -> Component:
             "context_hidden": Port(FLOAT, ("batch", "context", model.language_model.hidden_size)),
             "context_length": Port(INT, ("batch",)),
         },
-        outputs={"encoder_hidden_states": Port(FLOAT, ("2*batch", *model.image_decoder.negative_context.shape))},
+        outputs=_condition(model, "2*batch"),
     )
 
 
@@ -347,17 +343,21 @@ def _unet_mmfs(model: MMInterleaved) -> Component:
     latents = ("batch", *decoder.latent_shape)
     return Component(
         "unet_mmfs",
-        UNet(model) if values else UNetWithoutMMFS(model),
+        UNet(model),
         inputs={
             "sample": Port(FLOAT, latents),
             "timestep": Port(FLOAT, ("batch",)),
-            "encoder_hidden_states": Port(FLOAT, ("batch", *decoder.negative_context.shape)),
+            **_condition(model, "batch"),
             **({"visible": Port(INT, ("batch", 2))} if values else {}),
             **values,
         },
         outputs={"model_output": Port(FLOAT, latents)},
         num_synchronizers=len(decoder.unet.synchronizers),
     )
+
+
+def _condition(model: MMInterleaved, axis: str) -> dict[str, Port]:
+    return {name: Port(FLOAT, (axis, *shape)) for name, shape in model.image_decoder.condition_shapes.items()}
 
 
 def _vae_decoder(model: MMInterleaved) -> Component:

@@ -28,7 +28,7 @@ FLOAT32_OPERATORS = {
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
 
-WIDE_PORTS = frozenset({"pixel_values", "timestep", "sample", "model_output", "logits", "latents", "image"})
+WIDE_PORTS = frozenset({"pixel_values", "timestep", "time_ids", "sample", "model_output", "logits", "latents", "image"})
 """What a runtime computes with in float32 on its side."""
 
 MMFS_NARROW = {"MMFS": (0, INPUTS["MMFS"].index("null_value")), "MSDeformAttn": (0,)}

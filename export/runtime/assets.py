@@ -63,14 +63,14 @@ class Assets:
 
 @torch.no_grad()
 def write_assets(model: MMInterleaved, directory: Path) -> list[Path]:
-    """Write all of them; the model has a processor. `negative_context` [n, cross_attention_dim] is also a constant of
-    `context_resampler`."""
+    """Write all of them; the model has a processor. `negative_context` [n, cross_attention_dim] and, of SDXL,
+    `negative_pooled` [P] are also constants of `context_resampler`."""
     directory.mkdir()
     assets = Assets.of(model)
     assets.config.save(directory / CONFIG_FILE)
     processor_of(model).save_pretrained(directory)
     assets.schedule.save(directory / SCHEDULE_FILE)
     save_file({"embedding": assets.embedding}, directory / EMBEDDING_FILE)
-    negative_context = model.image_decoder.negative_context.detach().clone()
-    save_file({"negative_context": negative_context}, directory / NEGATIVE_CONTEXT_FILE)
+    negative = {name: tensor.detach().clone() for name, tensor in model.image_decoder.named_parameters(recurse=False)}
+    save_file(negative, directory / NEGATIVE_CONTEXT_FILE)
     return sorted(directory.iterdir())

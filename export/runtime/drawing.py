@@ -5,7 +5,7 @@ Letters: M images, k predictions of each image (1 to 3), c x h x w latents, n co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,8 +38,12 @@ class Drawing:
         rows = self.num_predictions * num_images
         self.shape: tuple[int, ...] = tuple(int(size) for size in latents)
         self.latents, self.before, self.estimate, self.noise = torch.zeros(4, *self.shape, device=device).unbind()
-        context = unet.inputs["encoder_hidden_states"]
-        self.context = torch.zeros(rows, *map(int, context.shape[1:]), dtype=context.dtype, device=device)
+        others = {"sample", "timestep", "visible", *pool.banks}
+        self.condition = {
+            name: torch.zeros(rows, *map(int, port.shape[1:]), dtype=port.dtype, device=device)
+            for name, port in unet.inputs.items()
+            if name not in others
+        }
         self.visible = torch.zeros(rows, 2, dtype=torch.int64, device=device)
         num_columns = schedule.table("ddim", 1).shape[1]
         self.table = torch.zeros(schedule.num_train_timesteps, num_columns, device=device)
@@ -49,19 +53,26 @@ class Drawing:
         self._num_moves = pool.num_moves
 
     def steps(
-        self, conditional: Tensor, negative: Tensor, visible: Tensor, seeds: Sequence[int], denoising: Denoising
+        self,
+        conditional: Mapping[str, Tensor],
+        negative: Mapping[str, Tensor],
+        visible: Tensor,
+        seeds: Sequence[int],
+        denoising: Denoising,
     ) -> Iterator[Step]:
         """Draw, step by step.
 
         Args:
-            conditional: [M, n, cross_attention_dim], what to draw.
-            negative: [M, n, cross_attention_dim], what stands for nothing.
+            conditional: what to draw, by the names of the U-Net's inputs: encoder_hidden_states [M, n,
+                cross_attention_dim], and what the U-Net takes beside it.
+            negative: the same, what stands for nothing.
             visible: [M, 2] int64, slots.
             seeds: M; all that is random about an image is a function of its own.
             denoising: scheduler and number of steps; the guidance is that of this object.
         """
         without = self.num_predictions - 1
-        self.context.copy_(torch.cat([*[negative] * without, conditional]))
+        for name, rows in self.condition.items():
+            rows.copy_(torch.cat([*[negative[name]] * without, conditional[name]]))
         nothing = torch.zeros_like(visible)
         self.visible.copy_(torch.cat([nothing, visible, visible][-self.num_predictions :]))
         table = self.schedule.table(denoising.scheduler, denoising.num_inference_steps)
@@ -89,9 +100,9 @@ class Drawing:
         row = self.table.index_select(0, self.place)[0]
         predictions = self.unet(
             sample=self.latents.repeat(self.num_predictions, 1, 1, 1),
-            timestep=row[0].expand(len(self.context)),
-            encoder_hidden_states=self.context,
+            timestep=row[0].expand(len(self.visible)),
             visible=self.visible,
+            **self.condition,
             **self.pool.banks,
         )["model_output"]
         output = guide(predictions.float(), self.denoising)

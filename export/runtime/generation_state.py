@@ -94,9 +94,11 @@ class ExportedGenerationState(GenerationState):
         for row in rows:
             length = self.lengths[row]
             hidden = self._cache.hidden[row : row + 1, :length]
-            context = self.runners["context_resampler"](context_hidden=hidden, context_length=torch.tensor([length]))
-            contexts.append(context["encoder_hidden_states"])  # [2, n, cross_attention_dim]
-        negative, conditional = torch.stack(contexts, dim=1)
+            contexts.append(
+                self.runners["context_resampler"](context_hidden=hidden, context_length=torch.tensor([length]))
+            )
+        halves = {name: torch.stack([context[name] for context in contexts], dim=1) for name in contexts[0]}
+        negative, conditional = ({name: half[place] for name, half in halves.items()} for place in range(2))
         visible = torch.tensor(self.image_ranges(rows, self.memory.drawn_from.range_of))
         drawing = self.memory.drawing(len(rows), denoising)
         return drawing.steps(conditional, negative, visible, seeds, denoising)

@@ -123,7 +123,7 @@ def _eager(component: Component, inputs: Tensors, dtype: torch.dtype) -> Tensors
     """What PyTorch computes with weights and inputs in another precision."""
     weights = {name: weight.to(dtype) for name, weight in component.module.named_parameters()}
     given = (
-        tensor.to(dtype) if tensor.is_floating_point() and name != "timestep" else tensor
+        tensor.to(dtype) if tensor.is_floating_point() and name not in ("timestep", "time_ids") else tensor
         for name, tensor in ((name, inputs[name]) for name in component.inputs)
     )
     outputs = torch.func.functional_call(component.module, weights, tuple(given))

@@ -67,7 +67,7 @@ def real_cases(
     context = {"context_hidden": hidden, "context_length": torch.tensor(ends)}
     alone = {"context_hidden": hidden[:1, : ends[0]], "context_length": torch.tensor(ends[:1])}
     cases["context_resampler"] = [Case(f"{rows} contexts", context), Case("one context", alone)]
-    both_halves = components["context_resampler"].run(context)["encoder_hidden_states"]
+    both_halves = components["context_resampler"].run(context)
 
     noisy, timesteps, latents = _noisy_latents(model, batch, rows)
     cases["unet_mmfs"] = _unet_cases(components["unet_mmfs"], batch, noisy, timesteps, both_halves, unet_values)
@@ -169,7 +169,12 @@ def _llm_cases(
 
 
 def _unet_cases(
-    unet: Component, batch: Batch, noisy: Tensor, timesteps: Tensor, both_halves: Tensor, values: dict[str, Tensor]
+    unet: Component,
+    batch: Batch,
+    noisy: Tensor,
+    timesteps: Tensor,
+    both_halves: dict[str, Tensor],
+    values: dict[str, Tensor],
 ) -> list[Case]:
     """A guided step, one image that sees every image, and one in a document without images."""
     rows = len(noisy)
@@ -178,11 +183,13 @@ def _unet_cases(
     last = torch.searchsorted(row_of_image, torch.arange(rows), right=True)
     before = torch.stack([first, torch.maximum(first, last - 1)], dim=1)  # a document's last image is being drawn
 
-    def inputs(num: int, context: Tensor, visible: Tensor, bank: dict[str, Tensor]) -> dict[str, Tensor]:
+    def inputs(which: slice, visible: Tensor, bank: dict[str, Tensor]) -> dict[str, Tensor]:
+        condition = {name: rows[which] for name, rows in both_halves.items()}
+        num = len(visible)
         chosen = {
             "sample": noisy.repeat(2, 1, 1, 1)[:num],
             "timestep": timesteps.repeat(2)[:num],
-            "encoder_hidden_states": context,
+            **condition,
             "visible": visible,
             **bank,
         }
@@ -191,9 +198,9 @@ def _unet_cases(
     everything = torch.tensor([[0, len(batch.pixel_values)]])
     no_image = {name: tensor[:0] for name, tensor in values.items()}
     return [
-        Case("both halves of a guided step", inputs(2 * rows, both_halves, before.repeat(2, 1), values)),
-        Case("one image that sees all images", inputs(1, both_halves[rows : rows + 1], everything, values)),
-        Case("one image without images", inputs(1, both_halves[:1], torch.zeros(1, 2, dtype=torch.int64), no_image)),
+        Case("both halves of a guided step", inputs(slice(None), before.repeat(2, 1), values)),
+        Case("one image that sees all images", inputs(slice(rows, rows + 1), everything, values)),
+        Case("one image without images", inputs(slice(1), torch.zeros(1, 2, dtype=torch.int64), no_image)),
     ]
 
 

@@ -119,6 +119,11 @@ class ImageDecoder(nn.Module, ABC):
         """The learned condition "no text" in place of this one, of the same sizes and dtypes: for classifier-free
         guidance, and where training drops the text."""
 
+    @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one image's part of each tensor of a condition, by its name in `Condition.named`."""
+        return {"encoder_hidden_states": tuple(self.negative_context.shape)}
+
     def read_context(self, context: Tensor, exists: Tensor) -> Tensor:
         """Language-model states to tokens, [M, n + extra, cross_attention_dim]; arguments as for `condition`."""
         context = context.to(self.context_proj.weight.dtype)

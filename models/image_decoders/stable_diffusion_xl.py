@@ -48,6 +48,14 @@ class StableDiffusionXL(ImageDecoder):
         pooled = self.negative_pooled.to(condition.tokens).expand_as(condition.added["text_embeds"])
         return Condition(tokens, {**condition.added, "text_embeds": pooled})
 
+    @property
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            **super().condition_shapes,
+            "text_embeds": tuple(self.negative_pooled.shape),
+            "time_ids": (NUM_TIME_IDS,),
+        }
+
     def _time_ids(self, num_images: int) -> Tensor:
         """[M, 6] float32 in pixels; filled where it stays, so that it can be traced and recorded."""
         height, width = self.config.drawn_image_size
