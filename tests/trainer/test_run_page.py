@@ -33,7 +33,8 @@ def test_curves_of_every_phase_and_quantity():
     assert "<h1>a &lt;run&gt;</h1>" in page
     numbers = re.findall(r"</span><span>(.*?)</span>", second)
     assert numbers == ["0.9", "1", "200", "0.2"]
-    heights = [float(y) for y in re.findall(r",([\d.]+)", re.findall(r'points="(.*?)"', page)[-1])]
+    heights = [float(y) for y in re.findall(r" [\d.]+ ([\d.]+)", re.findall(r'class="mean" d="(.*?)"', page)[-1])]
+    assert heights
     assert all(0 <= y <= HEIGHT for y in heights)
     assert not re.search(r"(src|href)=", page)  # nothing from outside
 

@@ -1,4 +1,7 @@
-"""How far an evaluation is, in one line."""
+"""How far an evaluation is, in one line.
+
+Not tqdm: an image takes many times as long as a text, and the time left is known only from each family's own pace.
+"""
 
 from __future__ import annotations
 

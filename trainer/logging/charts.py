@@ -1,17 +1,25 @@
-"""Line charts as SVG that takes its colours from the page around it."""
+"""Line charts as SVG: matplotlib lays them out, the page around them gives their colours, also dark ones."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Sequence
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from html import escape
+from typing import Any
 
 WIDTH, HEIGHT = 460, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 30
+"""Of a chart's viewBox. A page scales it to its width."""
+
 MAX_POINTS = 600
 """Longer curves are thinned to this many points: more than the chart has pixels for."""
+
+POINTS_PER_INCH = 72
+"""What matplotlib's SVG has: one unit of the viewBox is one point."""
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ def loss_chart(curve: Curve, *, y_range: tuple[float, float]) -> str:
         y_range: lowest and highest value of the axis, so that charts side by side can share it.
 
     Returns:
-        An `<svg>` element; colours are the CSS variables --line, --faint and --text.
+        An `<svg class="chart">` element without colours of its own. The page's CSS gives them to its classes `grid`,
+        `raw` and `mean`, and to `text`.
 
     Raises:
         ValueError: there are no values, or one isn't positive.
@@ -56,7 +65,7 @@ def loss_chart(curve: Curve, *, y_range: tuple[float, float]) -> str:
             f"'{curve.name}' has {len(curve.values)} values, the lowest {min(curve.values, default=None)}; "
             "a logarithmic chart needs at least one, all above 0."
         )
-    return _chart(curve, log_ticks(*y_range), partial(_log_y, y_range=y_range))
+    return _chart(curve, y_range, is_log=True)
 
 
 def level_chart(curve: Curve, *, from_zero: bool) -> str:
@@ -67,7 +76,7 @@ def level_chart(curve: Curve, *, from_zero: bool) -> str:
         from_zero: the axis holds 0; else it begins a little below the lowest value.
 
     Returns:
-        An `<svg>` element.
+        An `<svg class="chart">` element, as of `loss_chart`.
 
     Raises:
         ValueError: there are no values.
@@ -79,30 +88,7 @@ def level_chart(curve: Curve, *, from_zero: bool) -> str:
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
     margin = 0.05 * (highest - lowest) or 0.05 * abs(highest) or 1.0
     y_range = (lowest if from_zero and lowest == 0 else lowest - margin, highest + margin)
-    return _chart(curve, round_ticks(*y_range), partial(_level_y, y_range=y_range))
-
-
-def _chart(curve: Curve, ticks: Sequence[float], place: Callable[[float], float]) -> str:
-    """An `<svg>` with an axis of `ticks`; `place` is where a value stands."""
-    x_range = (curve.steps[0], max(curve.steps[-1], curve.steps[0] + 1))
-    mean = curve.smoothed(max(1, len(curve.values) // 50))
-    labels = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
-        for value in ticks
-        for y in [place(value)]
-    ] + [
-        f'<text x="{_x(step, x_range):.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{step:,}</text>'
-        for step, anchor in ((x_range[0], "start"), (sum(x_range) // 2, "middle"), (x_range[1], "end"))
-        if anchor != "middle" or step not in x_range
-    ]
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(curve.name)}">'
-        f"{''.join(labels)}"
-        f'<polyline class="raw" points="{_points(curve, x_range, place)}"/>'
-        f'<polyline class="mean" points="{_points(mean, x_range, place)}"/>'
-        "</svg>"
-    )
+    return _chart(curve, y_range, is_log=False)
 
 
 def shared_range(curves: Sequence[Curve]) -> tuple[float, float]:
@@ -111,35 +97,58 @@ def shared_range(curves: Sequence[Curve]) -> tuple[float, float]:
     return min(values) / 1.1, max(values) * 1.1
 
 
-def log_ticks(lowest: float, highest: float) -> list[float]:
-    """The values 1, 2 and 5 times a power of ten in a range."""
-    powers = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
-    candidates = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    return [value for value in candidates if lowest <= value <= highest]
+def _chart(curve: Curve, y_range: tuple[float, float], *, is_log: bool) -> str:
+    """The `<svg>` of a curve and its running mean on axes without frames."""
+    # here, for only the end of a run draws charts
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+    figure = Figure(figsize=(WIDTH / POINTS_PER_INCH, HEIGHT / POINTS_PER_INCH), layout="constrained")
+    axes = figure.add_subplot(frameon=False, xlim=(curve.steps[0], max(curve.steps[-1], curve.steps[0] + 1)))
+    for line, name in ((curve, "raw"), (curve.smoothed(max(1, len(curve.values) // 50)), "mean")):
+        thin = line.thinned(MAX_POINTS)
+        axes.plot(thin.steps, thin.values, gid=name)
+    if is_log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
+    axes.set_ylim(y_range)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10), integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.tick_params(left=False, bottom=False, labelsize=11)
+    axes.grid(axis="y")
+    file = io.BytesIO()
+    with rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(file, format="svg")
+    drawn = ElementTree.fromstring(file.getvalue())
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(curve.name)}">'
+        f"{''.join(_elements(drawn))}</svg>"
+    )
 
 
-def round_ticks(lowest: float, highest: float, most: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten in a range that is not empty: at most `most`, at least two."""
-    rough = (highest - lowest) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    distance = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough)
-    return [n * distance for n in range(math.ceil(lowest / distance), math.floor(highest / distance) + 1)]
+def _elements(drawn: Any) -> Iterator[str]:
+    """The grid, the labels and the curves of matplotlib's SVG, without its styles and ids: on one page with others,
+    styles would hold for all, and ids would not be unique."""
+    for group in drawn.iter(f"{SVG}g"):
+        name = group.get("id", "")
+        if name in ("raw", "mean"):
+            yield from (f'<path class="{name}" d="{_rounded(path.get("d"))}"/>' for path in group.iter(f"{SVG}path"))
+        elif name.startswith(("xtick", "ytick")):
+            yield from (f'<path class="grid" d="{_rounded(path.get("d"))}"/>' for path in group.iter(f"{SVG}path"))
+            yield from (_label(text, "middle" if name.startswith("x") else "end") for text in group.iter(f"{SVG}text"))
 
 
-def _points(curve: Curve, x_range: tuple[int, int], place: Callable[[float], float]) -> str:
-    thin = curve.thinned(MAX_POINTS)
-    pairs = zip(thin.steps, thin.values, strict=True)
-    return " ".join(f"{_x(step, x_range):.1f},{place(value):.1f}" for step, value in pairs)
+def _label(text: Any, anchor: str) -> str:
+    """A label of an axis."""
+    x, y = float(text.get("x")), float(text.get("y"))
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text.text)}</text>'
 
 
-def _x(step: float, x_range: tuple[int, int]) -> float:
-    return LEFT + (step - x_range[0]) / (x_range[1] - x_range[0]) * (WIDTH - LEFT - RIGHT)
-
-
-def _log_y(value: float, y_range: tuple[float, float]) -> float:
-    return _level_y(math.log(value), (math.log(y_range[0]), math.log(y_range[1])))
-
-
-def _level_y(value: float, y_range: tuple[float, float]) -> float:
-    lowest, highest = y_range
-    return TOP + (highest - value) / (highest - lowest) * (HEIGHT - TOP - BOTTOM)
+def _rounded(path: str) -> str:
+    """The path with a tenth of a unit as its precision."""
+    return " ".join(word if word.isalpha() else f"{float(word):.1f}" for word in path.split())

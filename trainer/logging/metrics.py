@@ -181,6 +181,8 @@ class RunLog:
         return sum(flops) / (self.peak_flops * sum(step.step_s for step in steps))
 
     def _show(self, step: Step, means: Mapping[str, float]) -> None:
+        """On a terminal one line that is renewed; else whole lines, when they are due, for files and `torchrun`. tqdm
+        writes carriage returns there too, and has no means over several steps."""
         if self._stream.isatty():
             line = progress_line(step, means, max_length=shutil.get_terminal_size().columns - 1)
             self._stream.write(f"\r{line}\x1b[K")  # the escape clears what a longer line left behind
