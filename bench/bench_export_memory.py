@@ -21,7 +21,7 @@ import onnx
 from tokenizers import Tokenizer
 
 from bench.measure import resident_bytes
-from export.graph.components import components_of
+from export.components.all import components_of
 from export.graph.external_data import write_weights
 from export.graph.kv_cache import DEFAULT_KV_CACHE, lower_attention
 from export.graph.meta_model import open_meta_model

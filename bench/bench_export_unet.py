@@ -22,15 +22,16 @@ import onnx
 
 from bench.bench_export_memory import peak_bytes, write_checkpoint
 from bench.workloads import Scale
+from export.components.all import components_of
+from export.components.component import Component
+from export.components.profiles import Limits
 from export.engine.build_process import BUILT_FILE, Request, main
-from export.engine.profiles import Limits, profiles_of
-from export.graph.components import Component, components_of
+from export.engine.profiles import profiles_of
 from export.graph.external_data import write_weights
 from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision, with_precision
 from export.process.child_process import run_child
-from export.store.manifest import ports_entry
 from models import MMInterleavedConfig
 from plugins_trt.tensorrt_package import library_folders, why_not
 
@@ -76,13 +77,13 @@ def build(folder: Path) -> dict[str, float]:
     model, _ = open_meta_model(folder / "model")
     component: Component = with_precision(components_of(model)[NAME], "float16")
     del model
-    inputs = ports_entry(component.inputs)
+    shapes = component.input_shapes()
     request = Request(
         builder="rtx",
         onnx=str(folder / f"{NAME}.onnx"),
         plan=str(folder / "plan"),
         log=str(folder / "log"),
-        profiles=tuple(profile.shapes(inputs) for profile in profiles_of(NAME, inputs, Limits())),
+        profiles=tuple(profile.shapes(shapes) for profile in profiles_of(NAME, shapes, Limits())),
         architectures=("sm_90",),
         plugins="python",
     )

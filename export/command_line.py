@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from export.engine.profiles import Limits
+from export.components.profiles import Limits
 from export.graph.kv_cache import DEFAULT_KV_CACHE, KV_CACHE_LAYOUTS
 from export.graph.precision import PRECISIONS
 from export.graph.quantization import WEIGHTS

@@ -19,7 +19,7 @@ from pathlib import Path
 import onnx
 
 from export.atomic_files import write_atomically
-from export.graph.components import components_of
+from export.components.all import components_of
 from export.graph.external_data import write_weights
 from export.graph.kv_cache import lower_attention
 from export.graph.meta_model import open_meta_model
@@ -27,9 +27,10 @@ from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision, precision_of
 from export.graph.quantization import weights_of, write_quantized
 from export.graph.truncate import truncate_layers
-from export.process.fingerprint import digest_of, file_digest, sources_digest
+from export.process.fingerprint import digest_of, file_digest
 from export.process.progress import Log
-from export.store.job import LOWERING_SOURCES, NEUTRAL_DIR, Job
+from export.process.source_digest import modules_digest
+from export.store.job import LOWERING_MODULES, NEUTRAL_DIR, Job
 from export.store.manifest import ONNX_DIR
 from models import MMInterleaved
 
@@ -99,7 +100,7 @@ def lower(job: Job, log: Log) -> None:
         head = f"[{number}/{len(files)}] {name}"
         how = [precision, weights, job.kv_cache, job.capacity]
         # The graph alone does not say which numbers it points to.
-        key = digest_of([job.graph_key, file_digest(neutral), *how, sources_digest(LOWERING_SOURCES)])
+        key = digest_of([job.graph_key, file_digest(neutral), *how, modules_digest(LOWERING_MODULES)])
         if _has_key(folder / neutral.name, key):
             log(f"{head}: lowered before")
             continue

@@ -27,12 +27,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from export.command_line import GRAPH_STAGES, STAGES, USUAL_BUILDER, USUAL_KIND, command_line
+from export.components.all import components_of
+from export.components.profiles import Limits
 from export.engine.build import BuildOptions, build_engines
 from export.engine.checks import EngineError
 from export.engine.compatibility import check_whole, is_undamaged
 from export.engine.memory_estimate import gpu_bytes, memory_of, report
-from export.engine.profiles import Limits
-from export.graph.components import components_of
 from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import Precision, precision_of

@@ -13,15 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from export.components.profiles import Limits, Profile
 from export.engine.build_process import BUILT_FILE, INSPECTED_FILE, Request
 from export.engine.checks import EngineError, check_plugins, inspected, memory_in_log
-from export.engine.compatibility import capability_for, here, requirements
-from export.engine.profiles import Limits, Profile, profiles_of
+from export.engine.compatibility import KERNELS, capability_for, here, requirements
+from export.engine.profiles import profiles_of
 from export.engine.reuse import drop_stale
 from export.process.child_process import ChildError, run_child
-from export.process.fingerprint import digest_of, file_digest, sources_digest
+from export.process.fingerprint import digest_of, file_digest
 from export.process.lock import directory_lock
 from export.process.progress import Log, ReadProgress, RemainingBuildTime
+from export.process.source_digest import files_digest, modules_digest
 from export.store.manifest import ENGINES_DIR, file_entry, read_manifest, write_manifest
 from mmfs.kernels.nvrtc import nvrtc
 from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
@@ -29,11 +31,11 @@ from plugins_trt.plugin_kinds import USUAL, architectures_of, check_plugin_kind
 from plugins_trt.tensorrt_package import PACKAGES, library_folders, open_package
 
 TIMING_FILE = "timing.cache"
-BUILDER_SOURCES = ("export/engine/build_process.py",)
-"""Of our own files, what every plan depends on besides its graph."""
+BUILDER_MODULES = ("export.engine.build_process",)
+"""With all that they import but `PLUGIN_MODULES`: of our own code, what every plan depends on besides its graph."""
 
-PLUGIN_SOURCES = ("plugins_trt/*.py", "mmfs/kernels/*")
-"""The same of plans whose plugins are compiled here."""
+PLUGIN_MODULES = ("plugins_trt.plugin_kinds",)
+"""With all that they import: what plans depend on whose plugins are compiled here."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def _one_engine(
         file = root / listed["path"]
         if not file.is_file() or file_digest(file, on_bytes_read) != listed["sha256"]:
             raise EngineError(f"{file} is not the file that was checked. Export again with --stage validate.")
-    profiles = profiles_of(name, component["inputs"], options.limits)
+    shapes = {port["name"]: port["shape"] for port in component["inputs"]}
+    profiles = profiles_of(name, shapes, options.limits)
     uses_plugins = name not in options.function_fallback
     plugin_kind = options.plugin_kind if uses_plugins else None
     key = engine_key(component, profiles, options, trt_version, plugin_kind)
@@ -166,7 +169,7 @@ def _one_engine(
             onnx=str(onnx),
             plan=str(scratch / "plan"),
             log=str(log_file),
-            profiles=tuple(profile.shapes(component["inputs"]) for profile in profiles),
+            profiles=tuple(profile.shapes(shapes) for profile in profiles),
             architectures=options.architectures,
             plugins=plugin_kind,
             plugin_library=str(options.plugin_library) if options.plugin_library is not None else None,
@@ -234,12 +237,12 @@ def engine_key(
         if options.plugin_library is not None:
             plugins += [file_digest(options.plugin_library)]
         else:
-            plugins += [sources_digest(PLUGIN_SOURCES), *options.architectures, *nvrtc().version]
+            plugins += [modules_digest(PLUGIN_MODULES), files_digest(KERNELS), *options.architectures, *nvrtc().version]
     return digest_of(
         {
             "onnx": [file["sha256"] for file in _files(component)],
             "profiles": _profile_entries(profiles),
-            "builder": [options.builder, trt_version, sources_digest(BUILDER_SOURCES)],
+            "builder": [options.builder, trt_version, modules_digest(BUILDER_MODULES, without=PLUGIN_MODULES)],
             "plugins": plugins if plugin_kind is not None else None,
             "machine": [here(), capability_for(options.builder)],
         }

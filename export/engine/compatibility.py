@@ -15,16 +15,18 @@ from typing import Any
 import torch
 
 from export.engine.drivers import DRIVER_FILE, Cuda, driver_branch, least_for_machine_code, least_for_ptx, newest_ptx
-from export.process.fingerprint import OnBytesRead, file_digest, sources_digest
+from export.process.fingerprint import OnBytesRead, digest_of, file_digest
 from export.process.progress import Log, ReadProgress
+from export.process.source_digest import files_digest, modules_digest
 from export.store.rebuild_command import how_to_rebuild_engines, rebuild_command
 from plugins_trt.tensorrt_package import PACKAGES
 
 BUILDERS = {"trt": "tensorrt", "rtx": "rtx"}
 """Whose engines a back end runs, as a key of `PACKAGES`."""
 
-KERNEL_SOURCES = ("mmfs/kernels/*.cu", "mmfs/kernels/*.cuh", "mmfs/kernels/*.h", "mmfs/kernels/arguments.py")
-"""What the machine code in a plan and the arguments that we launch it with have to agree on."""
+KERNELS = ("mmfs/kernels/*.cu", "mmfs/kernels/*.cuh", "mmfs/kernels/*.h")
+ARGUMENTS = "mmfs.kernels.arguments"
+"""The module that makes the arguments of a launch."""
 
 
 class IncompatibleExport(ValueError):
@@ -48,13 +50,18 @@ class Machine:
     """Branch of the GPU's driver, e.g. 580; None: unknown."""
 
     kernels_sha256: str
-    """Of `KERNEL_SOURCES`."""
+    """From `kernels_digest`."""
 
     @classmethod
     def here(cls, builder_version: str, device: torch.device) -> Machine:
         """This one, with the GPU `device`."""
         capability = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
-        return cls(here(), builder_version, capability, driver_branch(DRIVER_FILE), sources_digest(KERNEL_SOURCES))
+        return cls(here(), builder_version, capability, driver_branch(DRIVER_FILE), kernels_digest())
+
+
+def kernels_digest() -> str:
+    """Of what the machine code in a plan and the arguments that we launch it with have to agree on."""
+    return digest_of([files_digest(KERNELS), modules_digest([ARGUMENTS])])
 
 
 def here() -> str:
@@ -89,7 +96,7 @@ def requirements(builder: str, plugin_kind: str | None, architectures: list[str]
         "architectures": architectures,
         "cuda": None if cuda is None else _dotted(cuda),
         "least_driver": least,
-        "kernels_sha256": sources_digest(KERNEL_SOURCES) if plugin_kind == "python" else None,
+        "kernels_sha256": kernels_digest() if plugin_kind == "python" else None,
     }
 
 

@@ -20,9 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from export.engine.profiles import Limits, profiles_of
-from export.graph.components import Component, Port
-from export.store.manifest import ports_entry
+from export.components.component import Component, Port
+from export.components.profiles import Limits
+from export.engine.profiles import profiles_of
 
 BUILD_FACTOR = 4
 
@@ -63,13 +63,13 @@ class Memory:
 @torch.no_grad()
 def memory_of(component: Component, limits: Limits) -> Memory:
     """What a component takes; it is run on tensors without data."""
-    profiles = profiles_of(component.name, ports_entry(component.inputs), limits)
+    profiles = profiles_of(component.name, component.input_shapes(), limits)
     largest = {axis: max(profile.axes[axis][2] for profile in profiles) for axis in profiles[0].axes}
     if "batch" in largest:
         largest["2*batch"] = 2 * largest["batch"]
     sizes = {name: _num_bytes(port, largest) for name, port in component.inputs.items()}
-    cache = sum(size for name, size in sizes.items() if name.startswith("past_"))
-    bank = sum(size for name, size in sizes.items() if "mmfs_value_" in name)
+    cache = sum(size for name, size in sizes.items() if component.inputs[name].role == "cache")
+    bank = sum(size for name, size in sizes.items() if component.inputs[name].role == "bank")
     outputs = sum(_num_bytes(port, largest) for port in component.outputs.values())
     with FakeTensorMode(allow_non_fake_inputs=True), Meter() as meter:
         inputs = [torch.zeros(_shape(port, largest), dtype=port.dtype) for port in component.inputs.values()]

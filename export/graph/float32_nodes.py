@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
+from export.components.all import FLOAT32_PORTS
 from export.graph.onnx_graph import GraphError
 from plugins_trt.node_contract import INPUTS
 from plugins_trt.onnx_function import DOMAIN
@@ -27,9 +28,6 @@ FLOAT32_OPERATORS = {
 """Operators that compute in float32, and what they are part of."""
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
-
-WIDE_PORTS = frozenset({"pixel_values", "timestep", "time_ids", "sample", "model_output", "logits", "latents", "image"})
-"""What a runtime computes with in float32 on its side."""
 
 MMFS_NARROW = {"MMFS": (0, INPUTS["MMFS"].index("null_value")), "MSDeformAttn": (0,)}
 """Inputs of the mmfs nodes that are projected features; the others say where and how much to sample."""
@@ -83,7 +81,7 @@ def check_float32_nodes(proto: ModelProto, precision: str) -> None:
     if num_narrow.total() and not num_narrow[True]:
         raise GraphError(f"No product of the {precision} graph is {precision}: nothing would be faster or smaller.")
     for port in (*proto.graph.input, *proto.graph.output):
-        if port.name in WIDE_PORTS and element_type(port) != FLOAT:
+        if port.name in FLOAT32_PORTS and element_type(port) != FLOAT:
             raise GraphError(f"{port.name} of the {precision} graph is not float32, which a runtime computes it in.")
 
 

@@ -24,8 +24,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.graph.cached_attention import DOMAIN, OPERATOR
-from export.graph.components import Component
+from export.components.cached_attention import DOMAIN, OPERATOR
+from export.components.component import Component
 from export.graph.external_data import without_weights
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset

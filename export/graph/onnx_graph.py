@@ -17,11 +17,10 @@ import torch
 from onnx import ModelProto, TensorShapeProto
 from onnxscript.optimizer import optimize_ir
 
-from export.graph import cached_attention
-from export.graph.components import Component
+from export.components import cached_attention
+from export.components.component import Component
 from export.graph.external_data import point_to, without_weights
 from export.graph.meta_model import Stored
-from mmfs import MSDeformAttn
 from models.uninitialized import LARGE_BYTES
 from plugins_trt.onnx_function import DOMAIN, attach_functions
 from plugins_trt.onnx_node import translation_table
@@ -214,11 +213,7 @@ def _count_mmfs_nodes(proto: ModelProto) -> dict[str, int]:
 
 
 def _check_mmfs_nodes(graph: Graph, component: Component) -> None:
-    modules = list(component.module.modules())
-    expected = {
-        "MMFS": component.num_synchronizers,
-        "MSDeformAttn": sum(isinstance(m, MSDeformAttn) for m in modules) if component.name == "image_tokenizer" else 0,
-    }
+    expected = {"MMFS": component.num_synchronizers, "MSDeformAttn": component.num_deformable_attentions}
     expected = {name: count for name, count in expected.items() if count}
     if graph.num_mmfs_nodes != expected:
         raise GraphError(

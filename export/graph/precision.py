@@ -20,7 +20,8 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.graph.components import Component, Port
+from export.components.all import FLOAT32_PORTS, spec_of
+from export.components.component import Component, Port
 from export.graph.external_data import is_external, without_weights
 from export.graph.float32_nodes import (
     FLOAT,
@@ -28,7 +29,6 @@ from export.graph.float32_nodes import (
     MMFS_NARROW,
     NARROW,
     PRODUCTS,
-    WIDE_PORTS,
     check_float32_nodes,
     element_type,
     float32_nodes,
@@ -51,8 +51,8 @@ JOINING = frozenset({"Add", "Sub", "Concat", "TensorScatter"})
 
 
 def precision_of(component: str, asked: Precision) -> Precision:
-    """What a component is exported in: the VAE overflows float16, and stays float32 there."""
-    return "float32" if component == "vae_decoder" and asked == "float16" else asked
+    """What a component is exported in: one that overflows float16 stays float32 there."""
+    return "float32" if asked == "float16" and not spec_of(component).takes_float16 else asked
 
 
 def with_precision(component: Component, precision: Precision) -> Component:
@@ -63,7 +63,7 @@ def with_precision(component: Component, precision: Precision) -> Component:
 
     def ports(declared: Mapping[str, Port]) -> dict[str, Port]:
         return {
-            name: Port(narrow, port.shape) if port.dtype == torch.float32 and name not in WIDE_PORTS else port
+            name: replace(port, dtype=narrow) if port.dtype == torch.float32 and name not in FLOAT32_PORTS else port
             for name, port in declared.items()
         }
 
@@ -138,7 +138,7 @@ class _Lowering:
     def run(self) -> None:
         for port in self.graph.input:
             if element_type(port) == FLOAT:
-                self.types[port.name] = FLOAT if port.name in WIDE_PORTS else self.narrow
+                self.types[port.name] = FLOAT if port.name in FLOAT32_PORTS else self.narrow
                 port.type.tensor_type.elem_type = self.types[port.name]
         outputs = {port.name: port for port in self.graph.output if element_type(port) == FLOAT}
         nodes = list(self.graph.node)
@@ -156,7 +156,7 @@ class _Lowering:
         self.graph.initializer.extend(kept)
 
     def _port_type(self, name: str) -> int:
-        return FLOAT if name in WIDE_PORTS else self.narrow
+        return FLOAT if name in FLOAT32_PORTS else self.narrow
 
     def _take(self, node: NodeProto, outputs: Mapping[str, object]) -> None:
         """Type one node, with casts before it, and after it where it makes an output of the graph."""

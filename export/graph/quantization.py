@@ -20,6 +20,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from export.components.all import spec_of
 from export.graph.external_data import is_external, without_weights, write_weights
 from export.graph.float32_nodes import NARROW, back_to_products, check_float32_nodes, float32_nodes
 from export.graph.onnx_graph import GraphError
@@ -46,7 +47,7 @@ MOVING = frozenset({"Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Fla
 
 def weights_of(component: str, asked: Weights) -> Weights:
     """How a component keeps its weights."""
-    return asked if component == "llm" else "same"
+    return asked if spec_of(component).takes_eight_bit_weights else "same"
 
 
 def matrices_of(model: MMInterleaved) -> list[Tensor]:

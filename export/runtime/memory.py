@@ -46,7 +46,7 @@ class Memory:
 
 def _pool(runners: Mapping[str, ComponentRunner], project: str, network: str) -> ValuePool:
     runner = runners[network]
-    ports = {name: port for name, port in runner.inputs.items() if "mmfs_value_" in name}
+    ports = {name: port for name, port in runner.inputs.items() if port.role == "bank"}
     return ValuePool(runners.get(project), ports, runner.device, runner.most("images") if ports else None)
 
 

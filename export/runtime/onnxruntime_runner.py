@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from export.graph.components import Port
+from export.components.component import Port
 from export.runtime.runner import ComponentRunner, Tensors
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

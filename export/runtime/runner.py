@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from export.graph.components import Component, Port
+from export.components.component import Component, Port
 from export.graph.kv_cache import aliases_of
 
 Tensors = dict[str, Tensor]
@@ -104,10 +104,6 @@ class ComponentRunner(ABC):
         }
 
 
-ALWAYS_FLOAT32 = ("timestep", "time_ids", "pixel_values", "latents")
-"""What a model in half precision takes in float32 too."""
-
-
 class TorchRunner(ComponentRunner):
     """A component as PyTorch computes it.
 
@@ -119,7 +115,7 @@ class TorchRunner(ComponentRunner):
 
     def __init__(self, component: Component, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         inputs, outputs = (
-            {name: _of_type(name, port, dtype) for name, port in ports.items()}
+            {name: _of_type(port, dtype, name in component.float32_in_pytorch) for name, port in ports.items()}
             for ports in (component.inputs, component.outputs)
         )
         super().__init__(component.name, inputs, outputs, device)
@@ -130,9 +126,8 @@ class TorchRunner(ComponentRunner):
         return self.component.run(inputs)
 
 
-def _of_type(name: str, port: Port, dtype: torch.dtype) -> Port:
-    narrow = port.dtype.is_floating_point and name not in ALWAYS_FLOAT32
-    return replace(port, dtype=dtype) if narrow else port
+def _of_type(port: Port, dtype: torch.dtype, stays_float32: bool) -> Port:
+    return replace(port, dtype=dtype) if port.dtype.is_floating_point and not stays_float32 else port
 
 
 def axis_lengths(ports: Mapping[str, Port], tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from export.components.all import components_of
+from export.components.component import Component, Port
+from export.components.profiles import Profile
 from export.engine.compatibility import Machine, check_engine, check_file, check_model, check_whole, engine_of
-from export.engine.profiles import Profile
-from export.graph.components import Component, Port, components_of
 from export.graph.truncate import truncate_layers
 from export.runtime.assets import Assets
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -113,4 +114,7 @@ def _assets(root: Path, manifest: Mapping[str, Any]) -> Assets:
 
 
 def _ports(entry: Mapping[str, Any], direction: str) -> dict[str, Port]:
-    return {port["name"]: Port(getattr(torch, port["dtype"]), tuple(port["shape"])) for port in entry[direction]}
+    return {
+        port["name"]: Port(getattr(torch, port["dtype"]), tuple(port["shape"]), port["role"])
+        for port in entry[direction]
+    }

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 
 import torch
 
+from export.components.all import components_of
 from export.engine.compatibility import BUILDERS, Machine
-from export.graph.components import components_of
 from export.runtime.assets import Assets
 from export.runtime.generation_state import ExportedGenerationState
 from export.runtime.memory import Memory

@@ -19,8 +19,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from export.engine.profiles import Profile
-from export.graph.components import Port
+from export.components.component import Port
+from export.components.profiles import Profile
 from export.runtime.runner import ComponentRunner, Tensors, axis_lengths
 from plugins_trt.plugin import plugins_of
 from plugins_trt.tensorrt_package import PACKAGES

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from export.graph.components import Port
+from export.components.component import Port
 from export.runtime.runner import ComponentRunner, Tensors
 
 

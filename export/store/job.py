@@ -11,32 +11,33 @@ from pathlib import Path
 from export.graph.kv_cache import DEFAULT_KV_CACHE, KVCacheLayout
 from export.graph.precision import Precision
 from export.graph.quantization import Weights
-from export.process.fingerprint import digest_of, file_digest, sources_digest
+from export.process.fingerprint import digest_of, file_digest
 from export.process.progress import Log, ReadProgress
+from export.process.source_digest import modules_digest
 from export.store.manifest import PACKAGES as PACKAGES_OF_GRAPHS
 from export.store.samples import SAMPLES_DIR
 from export.store.selection import ComponentSelection
 
 NEUTRAL_DIR = "neutral"
 JOB_FILE = "job.json"
-GRAPH_SOURCES = (
-    "mmfs/**/*.py",
-    "models/**/*.py",
-    "plugins_trt/onnx_*.py",
-    "export/graph/components.py",
-    "export/graph/cached_attention.py",
-    "export/graph/onnx_graph.py",
-    "export/graph/meta_model.py",
-    "export/graph/external_data.py",
-    "export/graph/truncate.py",
+GRAPH_MODULES = (
+    "export.components.all",
+    "export.graph.onnx_graph",
+    "export.graph.meta_model",
+    "export.graph.truncate",
 )
-"""Of our own files, what the neutral graphs depend on."""
+"""With all that they import: of our own code, what the neutral graphs depend on."""
 
-LOWERING_SOURCES = tuple(
-    f"export/graph/{name}.py"
-    for name in ("kv_cache", "precision", "float32_nodes", "opset", "external_data", "quantization")
+LOWERING_MODULES = (
+    "export.graph.kv_cache",
+    "export.graph.precision",
+    "export.graph.external_data",
+    "export.graph.quantization",
 )
-VALIDATION_SOURCES = ("export/**/*.py",)
+"""The same of the graphs in their precision and KV-cache layout."""
+
+VALIDATION_MODULES = ("export.stage_process",)
+"""The same of a finished export: everything that a stage runs."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Job:
                 "model": [(file.name, file_digest(file, on_bytes_read)) for file in files],
                 "few_layers": few_layers,
                 "packages": {package: version(package) for package in PACKAGES_OF_GRAPHS},
-                "sources": sources_digest(GRAPH_SOURCES),
+                "sources": modules_digest(GRAPH_MODULES),
             }
         )
         samples = sorted((model_dir / SAMPLES_DIR).glob("*"))
@@ -104,7 +105,7 @@ class Job:
                 "kv_cache": [kv_cache, capacity],
                 "samples": [(file.name, file_digest(file)) for file in samples],
                 "images": [file_digest(image) for image in images if image.is_file()],
-                "sources": sources_digest((*LOWERING_SOURCES, *VALIDATION_SOURCES)),
+                "sources": modules_digest(VALIDATION_MODULES),
             }
         )
         return cls(

@@ -11,7 +11,7 @@ from typing import Any
 
 import mmfs
 from export.atomic_files import write_atomically
-from export.graph.components import Component, Port
+from export.components.component import Component, Port
 from export.graph.kv_cache import aliases_of
 from export.graph.onnx_graph import Graph
 from export.process.fingerprint import file_digest
@@ -160,9 +160,9 @@ def file_entry(file: Path, root: Path) -> dict[str, Any]:
     return {"path": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "sha256": file_digest(file)}
 
 
-def ports_entry(ports: dict[str, Port]) -> list[dict[str, Any]]:
-    """Inputs or outputs as the manifest describes them: name, dtype, and shape with the names of dynamic axes."""
+def ports_entry(ports: Mapping[str, Port]) -> list[dict[str, Any]]:
+    """Inputs or outputs as the manifest describes them: name, dtype, shape with the names of dynamic axes, and role."""
     return [
-        {"name": name, "dtype": str(port.dtype).removeprefix("torch."), "shape": list(port.shape)}
+        {"name": name, "dtype": str(port.dtype).removeprefix("torch."), "shape": list(port.shape), "role": port.role}
         for name, port in ports.items()
     ]

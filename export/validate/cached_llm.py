@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from export.components.llm import GARBAGE
 from export.runtime.runner import ComponentRunner, Tensors
-from export.validate.inputs import GARBAGE
 from export.validate.parity import ParityError, Run
 
 

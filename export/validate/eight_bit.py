@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from export.graph.components import Component
+from export.components.check_inputs import Case
+from export.components.component import Component
 from export.validate.half_precision import Tensors, check_direction, greedy, relative_length, row_of
-from export.validate.inputs import Case
 from export.validate.parity import CaseResult, ParityError, Run
 from models import MMInterleaved
 from models.generation.documents import Segment

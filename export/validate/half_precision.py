@@ -12,16 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.graph.components import Component
+from export.components.check_inputs import Case
+from export.components.component import Component, Tolerances
 from export.graph.precision import Precision
-from export.validate.inputs import Case
 from export.validate.parity import CaseResult, ParityError, Run
 
-TIMES_EAGER = 2.0
-"""How much larger than PyTorch's own the error of a graph may be."""
-
-LEAST_COSINE = 0.9995
-MOST_NORM_CHANGE = 5e-3
 LARGEST_SHARE = 0.5
 """Of the largest float16, what an activation may reach."""
 
@@ -62,24 +57,28 @@ def check_half(component: Component, run: Run, cases: Sequence[Case], precision:
         errors = {}
         for name, right in expected.items():
             where = f"{component.name}, case {case.name!r}: output {name}"
-            errors[name] = _judge(found[name], right, eager[name], dtype, where)
+            errors[name] = _judge(found[name], right, eager[name], dtype, component.tolerances, where)
         results.append(CaseResult(case.name, {n: list(t.shape) for n, t in case.inputs.items()}, errors))
     return results
 
 
-def _judge(found: Tensor, right: Tensor, eager: Tensor, dtype: torch.dtype, where: str) -> float:
+def _judge(
+    found: Tensor, right: Tensor, eager: Tensor, dtype: torch.dtype, tolerances: Tolerances, where: str
+) -> float:
     """The error, if it passes."""
     error = relative_length(found, right, where)
     if not right.any():
         return error
     own = float((eager.double() - right.double()).norm() / right.double().norm())
-    allowed = TIMES_EAGER * max(own, torch.finfo(dtype).eps / 2)  # half a step is what rounding a result may cost
+    allowed = tolerances.times_eager * max(
+        own, torch.finfo(dtype).eps / 2
+    )  # half a step is what rounding a result may cost
     if not error <= allowed:
         raise ParityError(
             f"{where} is off by {error:.1e} of its length; PyTorch in {dtype} is off by {own:.1e}, and {allowed:.1e} "
             "is allowed."
         )
-    check_direction(found, right, where, LEAST_COSINE, MOST_NORM_CHANGE)
+    check_direction(found, right, where, tolerances.cosine, tolerances.norm)
     return error
 
 
@@ -123,7 +122,7 @@ def _eager(component: Component, inputs: Tensors, dtype: torch.dtype) -> Tensors
     """What PyTorch computes with weights and inputs in another precision."""
     weights = {name: weight.to(dtype) for name, weight in component.module.named_parameters()}
     given = (
-        tensor.to(dtype) if tensor.is_floating_point() and name not in ("timestep", "time_ids") else tensor
+        tensor.to(dtype) if tensor.is_floating_point() and name not in component.float32_in_pytorch else tensor
         for name, tensor in ((name, inputs[name]) for name in component.inputs)
     )
     outputs = torch.func.functional_call(component.module, weights, tuple(given))
@@ -167,7 +166,7 @@ def check_seeing(component: Component, run: Run, case: Case) -> None:
     def changed_by(image: int, compute: Run) -> float:
         other = dict(inputs)
         for port in inputs:
-            if "mmfs_value_" in port:
+            if component.inputs[port].role == "bank":
                 other[port] = inputs[port].clone()
                 other[port][image] += inputs[port].abs().max()
         before, after = compute(inputs)[name], compute(other)[name]

@@ -11,13 +11,9 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from export.graph.components import Component
+from export.components.check_inputs import Case
+from export.components.component import Component
 from export.runtime.onnxruntime_runner import session_options
-from export.validate.inputs import Case
-
-TOLERANCE = 1e-4
-"""Largest relative error of any element in float32."""
-
 
 Run = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """A component at work: float32 inputs by name to float32 outputs by name."""
@@ -102,10 +98,10 @@ def check_run(component: Component, run: Run, cases: Sequence[Case]) -> list[Cas
                 errors[name] = relative_error(found[name].numpy(), tensor.numpy())
             except ParityError as error:
                 raise ParityError(f"{where}: output {name}: {error}.") from None
-            if not errors[name] <= TOLERANCE:
+            if not errors[name] <= component.tolerances.relative_error:
                 raise ParityError(
                     f"{where}: output {name} is off by {errors[name]:.2e} relative to PyTorch; "
-                    f"{TOLERANCE:.0e} is allowed."
+                    f"{component.tolerances.relative_error:.0e} is allowed."
                 )
         results.append(CaseResult(case.name, {n: list(t.shape) for n, t in case.inputs.items()}, errors))
     return results

@@ -17,7 +17,9 @@ from typing import Any
 import onnx
 import torch
 
-from export.graph.components import Component, components_of
+from export.components.all import check_cases, components_of
+from export.components.check_inputs import Case, pack
+from export.components.component import Component
 from export.graph.kv_cache import aliases_of, with_kv_cache_layout
 from export.graph.onnx_graph import Graph
 from export.graph.precision import Precision, precision_of, with_precision
@@ -38,17 +40,13 @@ from export.validate.bfloat16_emulation import rounded_float32
 from export.validate.cached_llm import as_trt_split
 from export.validate.end_to_end import check_generation, check_images
 from export.validate.half_precision import (
-    LEAST_COSINE,
-    MOST_NORM_CHANGE,
     NUM_TOKENS,
-    TIMES_EAGER,
     check_greedy,
     check_half,
     check_seeing,
     half_inputs,
 )
-from export.validate.inputs import Case, pack, real_cases
-from export.validate.parity import TOLERANCE, CaseResult, ParityError, Run, check, check_run, open_session
+from export.validate.parity import CaseResult, ParityError, Run, check, check_run, open_session
 from models import MMInterleaved
 
 ROUNDED_DIR = "rounded"
@@ -65,7 +63,7 @@ def validate(job: Job, log: Log) -> None:
     components = components_of(model)
     samples = load_samples(Path(job.model_dir), [Path(image) for image in job.images])
     log(f"checking with {samples.source}")
-    cases = real_cases(model, components, samples.documents)
+    cases = check_cases(model, components, samples.documents)
     entries = {}
     chosen = job.selection.among(components)
     num_steps = len(chosen) + 1  # the last one is all of them at work
@@ -135,17 +133,20 @@ def _validate_one(
     if precision == "float32":
         how = "onnxruntime CPU against PyTorch, float32, real inputs"
         if as_exported is component:
-            return _validation_entry(how, TOLERANCE, check(component, file, cases))
-        return _validation_entry(how, TOLERANCE, check_run(component, run_of(as_exported, file, precision), cases))
+            return _validation_entry(how, component.tolerances.relative_error, check(component, file, cases))
+        return _validation_entry(
+            how, component.tolerances.relative_error, check_run(component, run_of(as_exported, file, precision), cases)
+        )
     run = run_of(as_exported, file, precision)
     results = check_half(component, run, cases, precision)
     how = "onnxruntime CPU" if precision == "float16" else "float32 rounded to bfloat16 after every operator"
-    tolerances = {"times_eager": TIMES_EAGER, "cosine": LEAST_COSINE, "norm": MOST_NORM_CHANGE}
+    own = component.tolerances
+    tolerances = {"times_eager": own.times_eager, "cosine": own.cosine, "norm": own.norm}
     validation = _validation_entry(
         f"{how}, against PyTorch in float32 and in {precision}, real inputs", tolerances, results
     )
     _check_seeing(component, run, cases)
-    if component.name == "llm":
+    if component.writes_text:
         room = _room(model, as_exported, cases)
         validation["num_greedy_tokens"] = check_greedy(component, run, model.language_model.embed, cases[0], room)
     return validation
@@ -193,7 +194,7 @@ def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
 
 def _check_seeing(component: Component, run: Run, cases: Sequence[Case]) -> None:
     """Where there are images to see, and not to see."""
-    looking = [case for case in cases if component.num_synchronizers and _num_images(case) > 2]
+    looking = [case for case in cases if component.num_synchronizers and _num_images(component, case) > 2]
     if looking:
         check_seeing(component, run, looking[0])
 
@@ -240,8 +241,9 @@ def run_of(component: Component, file: Path, precision: Precision) -> Run:
     return run
 
 
-def _num_images(case: Case) -> int:
-    return min((len(tensor) for name, tensor in case.inputs.items() if "mmfs_value_" in name), default=0)
+def _num_images(component: Component, case: Case) -> int:
+    banks = [tensor for name, tensor in case.inputs.items() if component.inputs[name].role == "bank"]
+    return min(map(len, banks), default=0)
 
 
 def _generation(

@@ -13,11 +13,12 @@ from filelock import FileLock
 from PIL import Image
 from tokenizers import Tokenizer
 
-from export.graph.components import Component, components_of
+from export.components.all import check_cases, components_of
+from export.components.check_inputs import Case
+from export.components.component import Component
 from export.store.manifest import MANIFEST_FILE
 from export.store.samples import SAMPLES_DIR, SAMPLES_FILE, load_samples
 from export.trt import main
-from export.validate.inputs import Case, real_cases
 from mmfs.kernels.nvrtc import find_nvrtc
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.generation.torch_state import TorchGenerationState
@@ -129,7 +130,7 @@ def components(unchanged_model: MMInterleaved) -> dict[str, Component]:
 
 @pytest.fixture(scope="session")
 def cases(unchanged_model: MMInterleaved, components: dict[str, Component], model_dir: Path) -> dict[str, list[Case]]:
-    return real_cases(unchanged_model, components, load_samples(model_dir).documents)
+    return check_cases(unchanged_model, components, load_samples(model_dir).documents)
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 import export.trt
+from export.components.check_inputs import Case
+from export.components.component import Component
+from export.components.profiles import Limits
 from export.engine.build import BuildOptions, build_engines
 from export.engine.build_process import graph_for_tensorrt
-from export.engine.profiles import Limits
-from export.graph.components import Component
 from export.graph.kv_cache import KVCacheLayout, lower_attention, with_kv_cache_layout
 from export.graph.onnx_graph import Graph
 from export.graph.precision import Precision, lower_precision, with_precision
@@ -24,7 +25,6 @@ from export.store.samples import open_image
 from export.store.selection import ComponentSelection
 from export.validate.end_to_end import compare
 from export.validate.half_precision import check_greedy, check_half, check_seeing
-from export.validate.inputs import Case
 from export.validate.parity import ParityError
 from export.validate.validate import run_of, validate
 from models import MMInterleaved

@@ -8,7 +8,9 @@ import onnx
 import pytest
 import torch
 
-from export.graph.components import Component, components_of
+from export.components.all import components_of
+from export.components.check_inputs import Case
+from export.components.component import Component, Tolerances
 from export.graph.external_data import is_external, write_weights
 from export.graph.float32_nodes import num_products
 from export.graph.kv_cache import lower_attention
@@ -17,8 +19,7 @@ from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
 from export.graph.quantization import matrices_of, quantized_entry, write_quantized
 from export.validate.eight_bit import check_quantized
-from export.validate.inputs import Case
-from export.validate.parity import TOLERANCE, check
+from export.validate.parity import check
 from export.validate.validate import run_of
 from models import MMInterleaved, MMInterleavedConfig
 
@@ -103,7 +104,7 @@ def test_a_wide_component_is_the_model(
     onnx.save(proto, tmp_path / "wide.onnx")
     component = components_of(MMInterleaved.from_pretrained(wide_dir))[name]
     results = check(component, tmp_path / "wide.onnx", [random_case(component, sizes) for sizes in all_sizes])
-    assert all(result.worst <= TOLERANCE for result in results)
+    assert all(result.worst <= Tolerances().relative_error for result in results)
 
 
 @pytest.mark.slow

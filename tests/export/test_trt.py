@@ -11,10 +11,10 @@ import pytest
 
 import export.trt
 from export import stage_process, stages
+from export.components.component import Component
+from export.components.profiles import Limits
 from export.engine.build import BuildOptions
 from export.engine.compatibility import IncompatibleExport
-from export.engine.profiles import Limits
-from export.graph.components import Component
 from export.graph.onnx_graph import Graph
 from export.graph.quantization import Channels
 from export.process.fingerprint import file_digest

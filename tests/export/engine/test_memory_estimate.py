@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 import export.trt
+from export.components.component import Component, Port
+from export.components.profiles import Limits
 from export.engine.memory_estimate import Memory, Meter, gpu_bytes, memory_of, report
-from export.engine.profiles import Limits
-from export.graph.components import Component, Port
 from export.graph.quantization import matrices_of
 from export.trt import main
 
@@ -27,12 +27,12 @@ class Twice(nn.Module):
 
 def test_every_kind_is_counted_once() -> None:
     component = Component(
-        "part",
+        "llm",
         Twice(),
         inputs={
             "x": Port(FLOAT, ("batch", 8)),
-            "past_key_0": Port(FLOAT, ("batch", "past", 8)),
-            "mmfs_value_0": Port(torch.float16, ("images", 7)),
+            "past_key_0": Port(FLOAT, ("batch", "past", 8), "cache"),
+            "mmfs_value_0": Port(torch.float16, ("images", 7), "bank"),
         },
         outputs={"y": Port(FLOAT, ("batch", 8))},
     )

@@ -1,21 +1,17 @@
 import pytest
 
-from export.engine.profiles import Limits, profiles_of
-from export.graph.components import Component
+from export.components.component import Component
+from export.components.profiles import Limits
+from export.engine.profiles import profiles_of
 from export.graph.kv_cache import with_kv_cache_layout
-from export.store.manifest import ports_entry
 
 LIMITS = Limits(max_batch=2, max_tokens=128, max_past=300, max_images=6)
-
-
-def inputs_of(component: Component) -> list[dict]:
-    return ports_entry(component.inputs)
 
 
 def test_the_language_model_has_a_profile_for_single_tokens_and_one_for_prompts(
     components: dict[str, Component],
 ) -> None:
-    inputs = inputs_of(components["llm"])
+    inputs = components["llm"].input_shapes()
     decode, prefill = profiles_of("llm", inputs, LIMITS)
     assert (decode.name, prefill.name) == ("decode", "prefill")
     assert decode.axes == {"batch": (1, 1, 2), "images": (1, 2, 6), "past": (1, 150, 300), "tokens": (1, 1, 1)}
@@ -28,14 +24,14 @@ def test_the_language_model_has_a_profile_for_single_tokens_and_one_for_prompts(
 
 
 def test_a_cache_of_fixed_size_is_no_axis_and_single_tokens_come_in_pairs(components: dict[str, Component]) -> None:
-    inputs = inputs_of(with_kv_cache_layout(components["llm"], "trt_native", 40))
+    inputs = with_kv_cache_layout(components["llm"], "trt_native", 40).input_shapes()
     decode, prefill = profiles_of("llm", inputs, LIMITS)
     assert decode.axes == {"batch": (1, 1, 2), "images": (1, 2, 6), "tokens": (1, 1, 2)}
     assert {shape[2] for shape in prefill.shapes(inputs)["past_key_0"]} == {40}
 
 
 def test_the_unet_is_static_unless_asked(components: dict[str, Component]) -> None:
-    inputs = inputs_of(components["unet_mmfs"])
+    inputs = components["unet_mmfs"].input_shapes()
     (static,) = profiles_of("unet_mmfs", inputs, LIMITS)
     assert static.axes == {"batch": (4, 4, 4), "images": (6, 6, 6)}
     (dynamic,) = profiles_of("unet_mmfs", inputs, Limits(max_batch=2, max_images=6, dynamic_unet=True))
@@ -45,15 +41,20 @@ def test_the_unet_is_static_unless_asked(components: dict[str, Component]) -> No
 def test_every_input_of_every_component_has_its_shapes_in_order(components: dict[str, Component]) -> None:
     for limits in (LIMITS, Limits(1, 1, 1, 1)):
         for name, component in components.items():
-            for profile in profiles_of(name, inputs_of(component), limits):
-                for port_name, (least, usual, largest) in profile.shapes(inputs_of(component)).items():
+            for profile in profiles_of(name, component.input_shapes(), limits):
+                for port_name, (least, usual, largest) in profile.shapes(component.input_shapes()).items():
                     assert len(least) == len(component.inputs[port_name].shape)
                     assert all(1 <= a <= b <= c for a, b, c in zip(least, usual, largest, strict=True)), (name, limits)
 
 
 def test_an_axis_without_limits_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"vae has the axes \['width'\], for which there are no limits"):
-        profiles_of("vae", [{"name": "x", "shape": ["batch", 3, "width"]}], LIMITS)
+    with pytest.raises(ValueError, match=r"vae_decoder: There are no limits for the axes \['width'\]"):
+        profiles_of("vae_decoder", {"x": ("batch", 3, "width")}, LIMITS)
+
+
+def test_a_component_that_is_not_declared_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"There is no component 'vae'\. Expected one of image_tokenizer, "):
+        profiles_of("vae", {"x": ("batch", 3)}, LIMITS)
 
 
 @pytest.mark.parametrize("name", ["max_batch", "max_tokens", "max_past", "max_images"])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.graph.cached_attention import DOMAIN, DOMAIN_VERSION, OPERATOR, cached_attention
-from export.graph.components import Component, Port, cached_causal_mask
+from export.components.cached_attention import DOMAIN, DOMAIN_VERSION, OPERATOR, cached_attention
+from export.components.component import Component, Port
+from export.components.llm import cached_causal_mask
 from export.graph.float32_nodes import check_float32_nodes
 from export.graph.kv_cache import KV_CACHE_LAYOUTS, KVCacheLayout, aliases_of, lower_attention, with_kv_cache_layout
 from export.graph.onnx_graph import GraphError

@@ -10,15 +10,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
+from export.components.all import components_of
+from export.components.check_inputs import Case
+from export.components.component import Tolerances
 from export.graph import onnx_graph
-from export.graph.components import components_of
 from export.graph.external_data import is_external, point_to, without_weights, write_weights
 from export.graph.kv_cache import lower_attention
 from export.graph.meta_model import Stored, open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
-from export.validate.inputs import Case
-from export.validate.parity import TOLERANCE, check
+from export.validate.parity import check
 from models import MMInterleaved, uninitialized
 
 
@@ -77,7 +78,7 @@ def test_a_graph_made_without_its_weights_is_the_model(
     onnx.save(proto, tmp_path / "llm.onnx")
     onnx.checker.check_model(tmp_path / "llm.onnx", full_check=True)
     results = check(components_of(unchanged_model)["llm"], tmp_path / "llm.onnx", cases["llm"])
-    assert all(result.worst <= TOLERANCE for result in results)
+    assert all(result.worst <= Tolerances().relative_error for result in results)
 
 
 def matrix_in_a_checkpoint(tmp_path: Path, dtype: torch.dtype) -> tuple[onnx.ModelProto, torch.Tensor]:

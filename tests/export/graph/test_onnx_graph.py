@@ -4,8 +4,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.graph.cached_attention import DOMAIN, OPERATOR
-from export.graph.components import Component, Port
+from export.components.cached_attention import DOMAIN, OPERATOR
+from export.components.component import Component, Port
 from export.graph.onnx_graph import OPSET, GraphError, to_onnx
 from export.store.job import NEUTRAL_DIR
 from mmfs import MSDeformAttn

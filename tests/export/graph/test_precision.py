@@ -8,10 +8,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from export.components.all import FLOAT32_PORTS
+from export.components.check_inputs import Case
+from export.components.component import Component
+from export.components.profiles import Limits
 from export.engine.build import BuildOptions, build_engines
-from export.engine.profiles import Limits
-from export.graph.components import Component
-from export.graph.float32_nodes import NARROW, WIDE_PORTS, check_float32_nodes, num_products
+from export.graph.float32_nodes import NARROW, check_float32_nodes, num_products
 from export.graph.kv_cache import lower_attention
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import drop_nan_guards, lower_precision, precision_of, with_precision
@@ -19,7 +21,6 @@ from export.graph.quantization import write_quantized
 from export.store.job import NEUTRAL_DIR
 from export.store.manifest import MANIFEST_FILE, SCHEMA, file_entry, read_manifest
 from export.validate.half_precision import check_greedy, check_half, check_seeing
-from export.validate.inputs import Case
 from export.validate.validate import run_of
 from models import MMInterleaved
 
@@ -167,7 +168,7 @@ def test_only_the_guard_behind_a_softmax_goes() -> None:
 def test_what_a_runtime_computes_with_stays_float32(components: dict[str, Component]) -> None:
     for component in components.values():
         for ports in (with_precision(component, "bfloat16").inputs, with_precision(component, "bfloat16").outputs):
-            assert {name for name, port in ports.items() if port.dtype == torch.float32} == ports.keys() & WIDE_PORTS
+            assert {name for name, port in ports.items() if port.dtype == torch.float32} == ports.keys() & FLOAT32_PORTS
 
 
 @pytest.mark.slow

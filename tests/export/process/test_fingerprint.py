@@ -1,35 +1,11 @@
 from pathlib import Path
 
-import pytest
-
-from export.process import fingerprint
-from export.process.fingerprint import LARGE, digest_of, file_digest, sources_digest
+from export.process.fingerprint import LARGE, digest_of, file_digest
 
 
 def test_order_of_names_does_not_matter_and_everything_else_does() -> None:
     assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
     assert len({digest_of(parts) for parts in ({"a": 1}, {"a": 2}, {"b": 1}, [1, 2], [2, 1], ["1"], "1")}) == 7
-
-
-def test_sources_are_told_apart_by_name_and_content(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-    (tmp_path / "a.py").write_text("one")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub/b.py").write_text("two")
-    first = sources_digest(["*.py", "sub/*.py"])
-    assert sources_digest(["sub/*", "*.py"]) == first
-    assert sources_digest(["*.py"]) != first
-    (tmp_path / "sub/b.py").write_text("2")
-    changed = sources_digest(["*.py", "sub/*.py"])
-    (tmp_path / "sub/b.py").rename(tmp_path / "sub/c.py")
-    assert len({first, changed, sources_digest(["*.py", "sub/*.py"])}) == 3
-
-
-def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-    (tmp_path / "a.py").write_text("one")
-    with pytest.raises(FileNotFoundError, match=r"No source file matches 'sub/moved\.py'"):
-        sources_digest(["*.py", "sub/moved.py"])
 
 
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ import onnxruntime
 import pytest
 import torch
 
-from export.engine.compatibility import KERNEL_SOURCES, Machine, here, requirements
-from export.engine.profiles import Limits, profiles_of
-from export.graph.components import Component
+from export.components.component import Component
+from export.components.profiles import Limits
+from export.engine.compatibility import Machine, here, kernels_digest, requirements
+from export.engine.profiles import profiles_of
 from export.graph.kv_cache import aliases_of, lower_attention, with_kv_cache_layout
-from export.process.fingerprint import sources_digest
 from export.runtime import Session
 from export.runtime.runners import tensorrt_runners
 from export.runtime.tensorrt_runner import Loader, TensorRTError, TensorRTRunner
@@ -42,7 +42,7 @@ NUM_BYTES = 1000
 
 VERSION = "1.0"
 LIMITS = Limits(max_batch=2, max_tokens=7, max_past=100, max_images=4)
-MACHINE = Machine(here(), VERSION, (8, 6), 580, sources_digest(KERNEL_SOURCES))
+MACHINE = Machine(here(), VERSION, (8, 6), 580, kernels_digest())
 
 
 class Context:

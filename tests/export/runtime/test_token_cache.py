@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from export.graph.components import Port
+from export.components.component import Port
 from export.runtime.runner import ComponentRunner, Tensors
 from export.runtime.token_cache import LEAST_CAPACITY, capacity_for, room_for
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from export.graph.components import Port
+from export.components.component import Port
 from export.runtime.runner import ComponentRunner, Tensors
 from export.runtime.value_pool import PoolFull, ValuePool
 

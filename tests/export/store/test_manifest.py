@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from export.graph.components import Component
+from export.components.component import Component, Tolerances
 from export.store.job import NEUTRAL_DIR
-from export.validate.parity import TOLERANCE
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def test_components_are_described_and_validated(manifest: dict, components: dict
             assert {port["dtype"] for port in entry[direction]} <= {"float32", "int64"}
         validation = entry["validation"]
         assert validation["status"] == "pass"
-        assert 0 <= validation["max_relative_error"] <= validation["tolerance"] == TOLERANCE
+        assert 0 <= validation["max_relative_error"] <= validation["tolerance"] == Tolerances().relative_error
         assert len(validation["cases"]) >= 2
         assert all(set(case["relative_errors"]) == set(components[name].outputs) for case in validation["cases"])
         assert entry["engines"] == entry["aliases"] == {}

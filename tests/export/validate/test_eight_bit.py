@@ -6,7 +6,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from export.graph.components import Component
+from export.components.check_inputs import Case, pack
+from export.components.component import Component
 from export.graph.kv_cache import lower_attention
 from export.graph.precision import lower_precision
 from export.graph.quantization import write_quantized
@@ -21,7 +22,6 @@ from export.validate.eight_bit import (
     log_likelihoods,
 )
 from export.validate.half_precision import Run, Tensors
-from export.validate.inputs import Case, pack
 from export.validate.parity import ParityError
 from export.validate.validate import run_of
 from models import MMInterleaved

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from export.graph.components import Component, Port
+from export.components.check_inputs import Case
+from export.components.component import Component, Port
 from export.validate.half_precision import Run, Tensors, check_greedy, check_half, check_seeing, greedy, row_of
-from export.validate.inputs import Case
 from export.validate.parity import ParityError
 
 FLOAT = torch.float32

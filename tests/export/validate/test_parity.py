@@ -5,9 +5,9 @@ import onnx
 import pytest
 import torch
 
-from export.graph.components import Component
-from export.validate.inputs import Case
-from export.validate.parity import TOLERANCE, ParityError, check, open_session, relative_error
+from export.components.check_inputs import Case
+from export.components.component import Component, Tolerances
+from export.validate.parity import ParityError, check, open_session, relative_error
 from numerics import assert_equal_up_to_rounding
 
 SIZES = [
@@ -37,7 +37,7 @@ def test_every_component_agrees_at_sizes_it_was_not_traced_with(
     for name, component in components.items():
         cases = [Case(str(i), random_inputs(component, sizes)) for i, sizes in enumerate(SIZES)]
         results = check(component, exported / "onnx" / f"{name}.onnx", cases)
-        assert [result.worst <= TOLERANCE for result in results] == [True, True]
+        assert [result.worst <= Tolerances().relative_error for result in results] == [True, True]
 
 
 @pytest.mark.parametrize("name", ["llm", "unet_mmfs"])

@@ -1,17 +1,16 @@
 """Attention over a cache as one operator: one node of the neutral graph, which each layout spells out its own way.
 
-Letters: B sequences, S new tokens, K rows of the cache, H heads, G heads of keys and values, D channels of a head.
+Letters: B sequences, T new tokens, K rows of the cache, H heads, G heads of keys and values, D channels of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from onnx.defs import OpSchema
-from onnxscript.values import Op, Opset
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -37,18 +36,18 @@ def cached_attention(
     """Softmax attention of new tokens over the rows of a cache and themselves.
 
     Args:
-        query: [B, H, S, D].
-        key: [B, G, S, D] of the new tokens; H is a multiple of G, and neighbouring heads share.
-        value: [B, G, S, D].
+        query: [B, H, T, D].
+        key: [B, G, T, D] of the new tokens; H is a multiple of G, and neighbouring heads share.
+        value: [B, G, T, D].
         past_key: [B, G, K, D].
         past_value: [B, G, K, D].
-        mask: [B, 1, S, K + S] bool, True where a token attends: the rows of the cache, then the new tokens.
+        mask: [B, 1, T, K + T] bool, True where a token attends: the rows of the cache, then the new tokens.
         write_indices: [B] int64, how many rows of the cache are valid. The mask says the same; a layout that writes
             the new rows behind them needs the number.
         scale: of the scores.
 
     Returns:
-        [B, H, S, D].
+        [B, H, T, D].
     """
     groups = query.shape[1] // key.shape[1]
     keys, values = (
@@ -72,7 +71,7 @@ class PastRows:
     def update(
         self, key: Tensor, value: Tensor, layer: int, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """[B, H, S, D] of this call -> [B, H, K + S, D], the past first."""
+        """[B, H, T, D] of this call -> [B, H, K + T, D], the past first."""
         self.new += [key, value]
         return torch.cat([self.keys[layer], key], dim=2), torch.cat([self.values[layer], value], dim=2)
 
@@ -111,10 +110,13 @@ class AttentionAsOneNode(TorchFunctionMode):
         return cached_attention(query, key, value, *past, kwargs["attn_mask"], self.write_indices, float(scale))
 
 
-_NODE = Op(
-    Opset(DOMAIN, DOMAIN_VERSION),
-    OPERATOR,
-    OpSchema(
+@cache
+def _node() -> Any:
+    """The ONNX operator. onnx is imported here, because a list of the components costs nothing of it otherwise."""
+    from onnx.defs import OpSchema
+    from onnxscript.values import Op, Opset
+
+    schema = OpSchema(
         OPERATOR,
         DOMAIN,
         DOMAIN_VERSION,
@@ -122,8 +124,8 @@ _NODE = Op(
         outputs=[OpSchema.FormalParameter("attended", "T_query")],
         type_constraints=[(f"T_{name}", ["tensor(float)", "tensor(bool)", "tensor(int64)"], "") for name in INPUTS],
         attributes=[OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT, required=True)],
-    ),
-)
+    )
+    return Op(Opset(DOMAIN, DOMAIN_VERSION), OPERATOR, schema)
 
 
 def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -136,4 +138,4 @@ def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def _cached_attention(query, key, value, past_key, past_value, mask, write_indices, scale: float):
-    return _NODE(query, key, value, past_key, past_value, mask, write_indices, scale=scale)
+    return _node()(query, key, value, past_key, past_value, mask, write_indices, scale=scale)

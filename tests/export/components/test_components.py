@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.graph.components import Component, components_of
+from export.components.all import components_of
+from export.components.check_inputs import Case, pack
+from export.components.component import Component
 from export.store.samples import load_samples
-from export.validate.inputs import Case, pack
 from models import MMInterleaved, MMInterleavedConfig
 from models.sequence import attention_mask, gather_context, token_visible
 from numerics import assert_equal_up_to_rounding

@@ -1,0 +1,76 @@
+"""All components, in the order in which a document passes through them: the model cut where a runtime has to decide
+something.
+
+    image_tokenizer     pixel_values -> visual_tokens, ms_features
+    mmfs_values_llm     ms_features -> mmfs_value_{j}          once per image, read by every token afterwards
+    mmfs_values_unet    ms_features -> unet_mmfs_value_{j}     once per image, read by every denoising step
+    llm                 inputs_embeds, ... -> logits, hidden_states, new_key_{i}, new_value_{i}
+    context_resampler   context_hidden, context_length -> encoder_hidden_states; of SDXL text_embeds, time_ids too
+    unet_mmfs           sample, timestep, encoder_hidden_states, ... -> model_output
+    vae_decoder         latents -> image
+
+The cuts and most names are those of a split deployment in which values are projected once per image. Images are one
+bank for the whole call, and who sees what is `visible` = (first, one past last) into the bank, per token in `llm` and
+per drawn image in `unet_mmfs`. A sequence sees a contiguous range of images, so two integers say what a slot list and
+image positions would; both halves of classifier-free guidance point to the same images. A bank without images is
+allowed, so no switch turns MMFS off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from export.components import context_resampler, image_tokenizer, llm, mmfs_values, unet_mmfs, vae_decoder
+from export.components.check_inputs import Case, CheckInputs
+from export.components.component import Component
+from export.components.spec import ComponentSpec
+from export.store.samples import Document
+
+if TYPE_CHECKING:
+    from models.mm_interleaved import MMInterleaved
+
+COMPONENTS: tuple[ComponentSpec, ...] = (
+    image_tokenizer.SPEC,
+    mmfs_values.LLM_SPEC,
+    mmfs_values.UNET_SPEC,
+    llm.SPEC,
+    context_resampler.SPEC,
+    unet_mmfs.SPEC,
+    vae_decoder.SPEC,
+)
+"""A new component is listed here, behind those whose outputs it is checked with."""
+
+FLOAT32_PORTS = frozenset().union(*(spec.float32_ports for spec in COMPONENTS))
+"""Inputs and outputs of any component that a runtime computes with in float32 on its side."""
+
+
+def components_of(model: MMInterleaved) -> dict[str, Component]:
+    """Every component that this model has, in the order in which a document passes through them."""
+    return {spec.name: component for spec in COMPONENTS if (component := spec.of(model)) is not None}
+
+
+def spec_of(name: str) -> ComponentSpec:
+    """The declaration of a component.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    for spec in COMPONENTS:
+        if spec.name == name:
+            return spec
+    raise ValueError(f"There is no component {name!r}. Expected one of {', '.join(spec.name for spec in COMPONENTS)}.")
+
+
+def check_cases(
+    model: MMInterleaved, components: dict[str, Component], documents: Sequence[Document]
+) -> dict[str, list[Case]]:
+    """What every component is checked with, at lengths other than those it was traced with.
+
+    Args:
+        model: with a processor.
+        components: from `components_of(model)`.
+        documents: at least one image among them.
+    """
+    given = CheckInputs(model, documents, {name: (one, spec_of(name).cases) for name, one in components.items()})
+    return {name: given.cases_of(name) for name in components}
