@@ -18,12 +18,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from export.atomic_files import write_atomically
 from export.process.progress import Log
 from export.runtime import Session
 from export.runtime.runners import exported_model
 from export.runtime.session import Backend
 from export.runtime.tensorrt_runner import TensorRTError
+from models.atomic_files import write_atomically
 from models.denoising import Denoising
 from models.generation.state import GenerationState, GenerativeModel
 from plugins_trt.tensorrt_package import MissingPackage

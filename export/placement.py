@@ -6,12 +6,12 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-from export.atomic_files import PARTIAL
 from export.engine.reuse import carry_engines
 from export.process.lock import directory_lock
 from export.store.job import JOB_FILE
 from export.store.manifest import ENGINES_DIR, MANIFEST_FILE, ONNX_DIR, manifest_of, read_manifest, write_manifest
 from export.validate.validate import ROUNDED_DIR
+from models.atomic_files import UNFINISHED
 
 
 def put_in_place(work: Path, out: Path) -> None:
@@ -33,7 +33,7 @@ def put_in_place(work: Path, out: Path) -> None:
             manifest = read_manifest(work)
             carry_engines(out, earlier, work, manifest)
             write_manifest(work, manifest)
-        for file in (*(work / ONNX_DIR).glob("*.key"), *work.rglob(f"*{PARTIAL}")):
+        for file in (*(work / ONNX_DIR).glob("*.key"), *work.rglob(f"*{UNFINISHED}")):
             file.unlink()
         if out.exists():
             out.rename(_aside(out))

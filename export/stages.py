@@ -18,7 +18,6 @@ from pathlib import Path
 
 import onnx
 
-from export.atomic_files import write_atomically
 from export.components.all import components_of
 from export.graph.external_data import write_weights
 from export.graph.kv_cache import lower_attention
@@ -33,6 +32,7 @@ from export.process.source_digest import modules_digest
 from export.store.job import LOWERING_MODULES, NEUTRAL_DIR, Job
 from export.store.manifest import ONNX_DIR
 from models import MMInterleaved
+from models.atomic_files import write_atomically
 
 
 def open_model(job: Job) -> MMInterleaved:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from export.engine.compatibility import IncompatibleExport, check_file
-from export.store.manifest import read_manifest
+from export.store.manifest import ComponentEntry, EngineEntry, Manifest, read_manifest
 from export.store.rebuild_command import how_to_rebuild, rebuild_command
 
 Kind = Literal["onnx", "tensorrt"]
@@ -54,20 +53,20 @@ def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
     repository.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{repository.name}-", dir=repository.parent) as scratch:
         whole = Path(scratch) / repository.name
-        for name, entry in manifest["components"].items():
+        for name, entry in manifest.components.items():
             engine = _engine(root, manifest, name) if kind == "tensorrt" else None
             folder = whole / name / "1"  # the version
             folder.mkdir(parents=True)
-            first, *others = [entry["onnx"], *entry["onnx"]["weights"]] if engine is None else [engine["plan"]]
+            first, *others = entry.onnx.files if engine is None else (engine.plan,)
             for file in (first, *others):
                 check_file(root, file, how_to_rebuild(root, manifest, **stage))
-            shutil.copyfile(root / first["path"], folder / MODEL_FILES[kind])
+            shutil.copyfile(root / first.path, folder / MODEL_FILES[kind])
             for file in others:  # under their names, by which the graph finds them
-                shutil.copyfile(root / file["path"], folder / Path(file["path"]).name)
-            num_profiles = 0 if engine is None else len(engine["profiles"])
+                shutil.copyfile(root / file.path, folder / Path(file.path).name)
+            num_profiles = 0 if engine is None else len(engine.profiles)
             (whole / name / "config.pbtxt").write_text(model_config(name, entry, kind, num_profiles))
         whole.rename(repository)
-    return list(manifest["components"])
+    return list(manifest.components)
 
 
 def check_new(repository: Path) -> None:
@@ -76,7 +75,7 @@ def check_new(repository: Path) -> None:
         raise FileExistsError(f"{repository} exists. Name a new directory for the model repository, or remove it.")
 
 
-def model_config(name: str, entry: Mapping[str, Any], kind: Kind, num_profiles: int = 0) -> str:
+def model_config(name: str, entry: ComponentEntry, kind: Kind, num_profiles: int = 0) -> str:
     """The text of `config.pbtxt`.
 
     Args:
@@ -91,13 +90,13 @@ def model_config(name: str, entry: Mapping[str, Any], kind: Kind, num_profiles: 
         # The banks of images have no batch, so the server may not add requests up.
         "max_batch_size: 0",
     ]
-    for block, ports in (("input", entry["inputs"]), ("output", entry["outputs"])):
+    for block, ports in (("input", entry.inputs), ("output", entry.outputs)):
         for port in ports:
-            dims = ", ".join(str(size if isinstance(size, int) else -1) for size in port["shape"])
+            dims = ", ".join(str(size if isinstance(size, int) else -1) for size in port.shape)
             lines += [
                 f"{block} {{",
-                f"  name: {_quoted(port['name'])}",
-                f"  data_type: {TYPES[port['dtype']]}",
+                f"  name: {_quoted(port.name)}",
+                f"  data_type: {TYPES[port.dtype]}",
                 f"  dims: [ {dims} ]",
                 "}",
             ]
@@ -107,13 +106,9 @@ def model_config(name: str, entry: Mapping[str, Any], kind: Kind, num_profiles: 
     return "\n".join(lines) + "\n"
 
 
-def _engine(root: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _engine(root: Path, manifest: Manifest, name: str) -> EngineEntry:
     """The newest engine of TensorRT that was built."""
-    built = [
-        found
-        for folder, found in manifest["components"][name]["engines"].items()
-        if folder.startswith("tensorrt-") and found["status"] == "built"
-    ]
+    built = list(manifest.components[name].built("tensorrt").values())
     if not built:
         build = rebuild_command(root, manifest, stage="build", builder="tensorrt")
         raise IncompatibleExport(

@@ -221,7 +221,7 @@ def is_up_to_date(out: Path, job: Job, log: Log) -> bool:
         ValueError: the job names a component that the model does not have.
     """
     manifest = manifest_of(out)
-    if manifest is None or manifest["key"] != job.key or not job.selection.is_held_by(manifest):
+    if manifest is None or manifest.key != job.key or not job.selection.is_held_by(manifest):
         return False
     return is_undamaged(out, manifest, log)
 

@@ -6,12 +6,12 @@ The table comes from `manifest.json`, so it says no more than was done.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from export.process.lock import directory_lock
-from export.store.manifest import read_manifest, write_manifest
+from export.store.manifest import EngineEntry, Manifest, NoEngine, Outcome, read_manifest, write_manifest
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def verified_where(manifest: Mapping[str, Any]) -> str:
+def verified_where(manifest: Manifest) -> str:
     """A Markdown table with a row for each component and each of its engines; below it, why something was not done."""
     lines = [
         "| component | what | made | executed | equal to PyTorch |",
@@ -35,27 +35,28 @@ def verified_where(manifest: Mapping[str, Any]) -> str:
     ]
     reasons: list[str] = []
 
-    def status(fact: Mapping[str, Any]) -> str:
-        """A status, with the number of its reason."""
-        if "reason" not in fact:
-            return str(fact["status"])
-        if fact["reason"] not in reasons:
-            reasons.append(fact["reason"])
-        return f"{fact['status']} ({reasons.index(fact['reason']) + 1})"
+    def status(outcome: Outcome | NoEngine) -> str:
+        """With the number of its reason."""
+        if outcome.reason is None:
+            return outcome.status
+        if outcome.reason not in reasons:
+            reasons.append(outcome.reason)
+        return f"{outcome.status} ({reasons.index(outcome.reason) + 1})"
 
-    for name, entry in manifest["components"].items():
-        checked = entry["validation"]
-        lines.append(f"| {name} | ONNX | yes | onnxruntime, CPU | {status(checked)} |")
-        for engine, facts in entry["engines"].items():
-            made = f"yes, on {facts['built_on']}" if facts["status"] == "built" else status(facts)
-            executed, verified = (status(facts[what]) if what in facts else "–" for what in ("executed", "verified"))
-            lines.append(f"| {name} | {engine} | {made} | {executed} | {verified} |")
-    whole = manifest["generation"]
-    if "reason" in whole:
+    for name, entry in manifest.components.items():
+        lines.append(f"| {name} | ONNX | yes | onnxruntime, CPU | {entry.validation.status} |")
+        for folder, engine in entry.engines.items():
+            if isinstance(engine, EngineEntry):
+                facts = [f"yes, on {engine.built_on}", status(engine.executed), status(engine.verified)]
+            else:
+                facts = [status(engine), "–", "–"]
+            lines.append(f"| {name} | {folder} | {' | '.join(facts)} |")
+    whole = manifest.generation
+    if isinstance(whole, Outcome):
         lines.append(f"| all together | ONNX | – | – | {status(whole)} |")
         return _with_reasons(lines, reasons)
-    images = f"{whole['num_images']} images, PSNR at least {whole['worst_psnr_db']:.0f} dB"
-    lines.append(f"| all together | ONNX | yes | onnxruntime, CPU | {len(whole['texts'])} texts the same; {images} |")
+    images = f"{whole.num_images} images, PSNR at least {whole.worst_psnr_db:.0f} dB"
+    lines.append(f"| all together | ONNX | yes | onnxruntime, CPU | {len(whole.texts)} texts the same; {images} |")
     return _with_reasons(lines, reasons)
 
 
@@ -76,9 +77,11 @@ def record_run(root: Path, folder: str, names: Sequence[str], on: str, differenc
     with directory_lock(root):
         manifest = read_manifest(root)
         for name in names:
-            facts = manifest["components"][name]["engines"][folder]
-            facts["executed"] = {"status": f"yes, on {on}"}
-            facts["verified"] = {"status": "pass"} if difference is None else {"status": "fail", "reason": difference}
+            engines = manifest.components[name].engines
+            engine = engines[folder]
+            assert isinstance(engine, EngineEntry), "it ran"
+            verified = Outcome("pass") if difference is None else Outcome("fail", difference)
+            engines[folder] = replace(engine, executed=Outcome(f"yes, on {on}"), verified=verified)
         write_manifest(root, manifest)
 
 

@@ -9,11 +9,11 @@ UNFINISHED = ".part"
 """Ends the name of a file that is being written."""
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a text file, in UTF-8."""
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write a file; text in UTF-8."""
     unfinished = file.with_name(file.name + UNFINISHED)
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         put_in_place(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -73,13 +73,13 @@ def fake_demo(*, num_documents: int = 2) -> Demo:
                 "visual_tokenizer": {
                     "num_nodes": 812,
                     "num_mmfs_nodes": {"ms_deform_attn": 4},
-                    "onnx": {"bytes": 3_400_000},
+                    "onnx": {"file": {"bytes": 3_400_000}},
                     "validation": {"max_relative_error": 2.4e-6},
                 },
                 "decode_tokens": {
                     "num_nodes": 40,
                     "num_mmfs_nodes": {},
-                    "onnx": {"bytes": 100_000},
+                    "onnx": {"file": {"bytes": 100_000}},
                     "validation": {"max_relative_error": 0.0},
                 },
             },

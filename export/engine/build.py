@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,18 @@ from export.process.fingerprint import digest_of, file_digest
 from export.process.lock import directory_lock
 from export.process.progress import Log, ReadProgress, RemainingBuildTime
 from export.process.source_digest import files_digest, modules_digest
-from export.store.manifest import ENGINES_DIR, file_entry, read_manifest, write_manifest
+from export.store.entries import file_entry
+from export.store.manifest import (
+    ENGINES_DIR,
+    BuilderEntry,
+    ComponentEntry,
+    EngineEntry,
+    MachineCode,
+    NoEngine,
+    Outcome,
+    read_manifest,
+    write_manifest,
+)
 from mmfs.kernels.nvrtc import nvrtc
 from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
 from plugins_trt.plugin_kinds import USUAL, architectures_of, check_plugin_kind
@@ -91,9 +102,9 @@ def build_engines(root: Path, options: BuildOptions, log: Log) -> None:
     failed = []
     with directory_lock(root):
         manifest = read_manifest(root)
-        components = manifest["components"]
+        components = manifest.components
         named = {*options.components, *options.torch_fallback, *options.function_fallback}
-        if unknown := sorted(named - {*components, *manifest["left_to_pytorch"]}):
+        if unknown := sorted(named - {*components, *manifest.left_to_pytorch}):
             raise ValueError(f"There is no component {', '.join(unknown)}. The export has {', '.join(components)}.")
         wanted = [name for name in components if not options.components or name in options.components]
         folder_name = f"{options.builder}-{trt_version}"
@@ -101,20 +112,25 @@ def build_engines(root: Path, options: BuildOptions, log: Log) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".build-*"):
             shutil.rmtree(leftover)
-        clock = RemainingBuildTime.of(components, wanted)
+        clock = RemainingBuildTime.of(
+            {
+                name: [one.seconds for one in components[name].engines.values() if isinstance(one, EngineEntry)]
+                for name in wanted
+            }
+        )
         for number, name in enumerate(wanted, start=1):
             head = f"[{number}/{len(wanted)}] {name}"
-            before = components[name]["engines"].get(folder_name)
+            before = components[name].engines.get(folder_name)
             if name in options.torch_fallback:
-                entry: dict[str, Any] = {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
-                log(f"{head}: {entry['reason']}")
+                entry: EngineEntry | NoEngine = NoEngine("not built", "left to PyTorch with --torch-fallback")
+                log(f"{head}: left to PyTorch with --torch-fallback")
             else:
                 entry = _one_engine(
                     root, folder, name, components[name], before, options, trt_version, clock, head, log
                 )
-            if entry["status"] == "failed":
+            if entry.status == "failed":
                 failed.append(name)
-            components[name]["engines"][folder_name] = entry
+            components[name].engines[folder_name] = entry
             write_manifest(root, manifest)
             clock.finish(name)
         drop_stale(root, manifest)
@@ -126,33 +142,33 @@ def _one_engine(
     root: Path,
     folder: Path,
     name: str,
-    component: Mapping[str, Any],
-    before: Mapping[str, Any] | None,
+    component: ComponentEntry,
+    before: EngineEntry | NoEngine | None,
     options: BuildOptions,
     trt_version: str,
     clock: RemainingBuildTime,
     head: str,
     log: Log,
-) -> dict[str, Any]:
+) -> EngineEntry | NoEngine:
     """The manifest's entry about this engine, which is there if its status is "built"."""
-    onnx = root / component["onnx"]["path"]
+    onnx = root / component.onnx.file.path
     plan = folder / f"{name}.plan"
-    on_bytes_read = ReadProgress(name, [*(root / listed["path"] for listed in _files(component)), plan], log)
-    for listed in _files(component):
-        file = root / listed["path"]
-        if not file.is_file() or file_digest(file, on_bytes_read) != listed["sha256"]:
+    on_bytes_read = ReadProgress(name, [*(root / listed.path for listed in component.onnx.files), plan], log)
+    for listed in component.onnx.files:
+        file = root / listed.path
+        if not file.is_file() or file_digest(file, on_bytes_read) != listed.sha256:
             raise EngineError(f"{file} is not the file that was checked. Export again with --stage validate.")
-    shapes = {port["name"]: port["shape"] for port in component["inputs"]}
+    shapes = component.input_shapes()
     profiles = profiles_of(name, shapes, options.limits)
     uses_plugins = name not in options.function_fallback
     plugin_kind = options.plugin_kind if uses_plugins else None
     key = engine_key(component, profiles, options, trt_version, plugin_kind)
-    if before is not None and before.get("key") == key and before["status"] == "built":
-        if plan.is_file() and file_digest(plan, on_bytes_read) == before["plan"]["sha256"]:
+    if isinstance(before, EngineEntry) and before.key == key:
+        if plan.is_file() and file_digest(plan, on_bytes_read) == before.plan.sha256:
             log(f"{head}: nothing has changed since it was built")
-            return dict(before)
+            return before
         log(f"{head}: {plan.name} is missing or damaged")
-    expected = component["num_mmfs_nodes"] if uses_plugins else {}
+    expected = component.num_mmfs_nodes if uses_plugins else {}
     log(f"{head} ...")
 
     def heartbeat(seconds: float, phase: str) -> None:
@@ -183,7 +199,7 @@ def _one_engine(
         except (EngineError, ChildError) as error:
             plan.unlink(missing_ok=True)
             log(f"      failed: {error}")
-            return {"status": "failed", "reason": str(error), "profiles": _profile_entries(profiles)}
+            return NoEngine("failed", str(error), tuple(profiles))
         finally:
             messages = log_file.read_text(encoding="utf-8", errors="replace") if log_file.exists() else ""
             if log_file.exists():
@@ -197,34 +213,33 @@ def _one_engine(
     architectures = architectures_of(used, options.architectures, options.plugin_library) if used is not None else []
     cuda = nvrtc().version if used in ("aot", "python") else None
     library = options.plugin_library if used == "library" else None
-    entry = {
-        "status": "built",
-        "key": key,
-        "plan": file_entry(plan, root),
-        "builder": {"package": PACKAGES[options.builder], "version": trt_version},
-        "built_on": here(),
-        "seconds": built["seconds"],
-        "limits": asdict(options.limits),
-        "profiles": _profile_entries(profiles),
-        "memory_bytes": memory_in_log(messages),
-        "num_layers_parsed": built["num_layers"],
-        "num_plugins": dict(expected),
-        "mmfs_nodes": "plugins" if uses_plugins else "bodies of standard operators, asked for with --function-fallback",
-        "plugin_kind": used,
-        "plugin_library": str(library.absolute()) if library is not None else None,
-        "machine_code": {"architectures": architectures, "sha256": built["machine_code_sha256"]},
-        "requires": requirements(options.builder, used, architectures, cuda),
-        "inspector": inspector,
-        "executed": {"status": "not run", "reason": "export.trt builds engines and does not execute them"},
-        "verified": {"status": "not run", "reason": "it was not executed"},
-    }
+    entry = EngineEntry(
+        key=key,
+        plan=file_entry(plan, root),
+        builder=BuilderEntry(PACKAGES[options.builder], trt_version),
+        built_on=here(),
+        seconds=built["seconds"],
+        limits=options.limits,
+        profiles=tuple(profiles),
+        memory_bytes=memory_in_log(messages),
+        num_layers_parsed=built["num_layers"],
+        num_plugins=dict(expected),
+        mmfs_nodes="plugins" if uses_plugins else "bodies of standard operators, asked for with --function-fallback",
+        plugin_kind=used,
+        plugin_library=str(library.absolute()) if library is not None else None,
+        machine_code=MachineCode(tuple(architectures), tuple(built["machine_code_sha256"])),
+        requires=requirements(options.builder, used, architectures, cuda),
+        inspector=inspector,
+        executed=Outcome("not run", "export.trt builds engines and does not execute them"),
+        verified=Outcome("not run", "it was not executed"),
+    )
     counted = ", ".join(f"{count} {operator} plugins" for operator, count in expected.items())
-    log(f"      {entry['plan']['bytes'] / 1e6:.1f} MB in {entry['seconds']:.0f} s; {counted or 'no plugins'}")
+    log(f"      {entry.plan.bytes / 1e6:.1f} MB in {entry.seconds:.0f} s; {counted or 'no plugins'}")
     return entry
 
 
 def engine_key(
-    component: Mapping[str, Any],
+    component: ComponentEntry,
     profiles: Sequence[Profile],
     options: BuildOptions,
     trt_version: str,
@@ -232,7 +247,7 @@ def engine_key(
 ) -> str:
     """Digest of everything that a plan depends on."""
     plugins: list[Any] = []
-    if plugin_kind is not None and component["num_mmfs_nodes"]:
+    if plugin_kind is not None and component.num_mmfs_nodes:
         plugins = [plugin_kind]
         if options.plugin_library is not None:
             plugins += [file_digest(options.plugin_library)]
@@ -240,18 +255,13 @@ def engine_key(
             plugins += [modules_digest(PLUGIN_MODULES), files_digest(KERNELS), *options.architectures, *nvrtc().version]
     return digest_of(
         {
-            "onnx": [file["sha256"] for file in _files(component)],
-            "profiles": _profile_entries(profiles),
+            "onnx": [file.sha256 for file in component.onnx.files],
+            "profiles": [asdict(profile) for profile in profiles],
             "builder": [options.builder, trt_version, modules_digest(BUILDER_MODULES, without=PLUGIN_MODULES)],
             "plugins": plugins if plugin_kind is not None else None,
             "machine": [here(), capability_for(options.builder)],
         }
     )
-
-
-def _files(component: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The graph and its weights, as the manifest lists them."""
-    return [component["onnx"], *component["onnx"]["weights"]]
 
 
 def _run(
@@ -276,10 +286,3 @@ def _run(
     if "error" in built:
         raise EngineError(built["error"])
     return built, inspected
-
-
-def _profile_entries(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
-    return [
-        {"name": profile.name, "axes": {axis: list(sizes) for axis, sizes in profile.axes.items()}}
-        for profile in profiles
-    ]

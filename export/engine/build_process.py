@@ -18,8 +18,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from export.atomic_files import write_atomically
 from export.process.child_process import end_with_parent
+from models.atomic_files import write_atomically
 from plugins_trt.plugin_kinds import PluginKind, open_plugin_kind
 from plugins_trt.tensorrt_package import open_package
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from export.store.manifest import Inspection
+
 
 class EngineError(RuntimeError):
     """An engine could not be built, or is not what was asked for."""
@@ -35,7 +37,7 @@ def num_plugin_layers(layers: Mapping[str, Any]) -> int:
     return sum("plugin" in str(layer.get("LayerType", "")).lower() for layer in layers["Layers"])
 
 
-def inspected(inspection: Mapping[str, Any], expected: Mapping[str, int]) -> dict[str, Any]:
+def inspected(inspection: Mapping[str, Any], expected: Mapping[str, int]) -> Inspection:
     """The manifest's entry about what the inspector sees.
 
     Args:
@@ -46,8 +48,8 @@ def inspected(inspection: Mapping[str, Any], expected: Mapping[str, int]) -> dic
         EngineError: it sees another number of plugin layers.
     """
     if "error" in inspection:
-        return {"status": "not run", "reason": f"TensorRT could not load the plan here: {inspection['error']}"}
+        return Inspection("not run", f"TensorRT could not load the plan here: {inspection['error']}")
     found, wanted = num_plugin_layers(inspection["layers"]), sum(expected.values())
     if found != wanted:
         raise EngineError(f"The inspector finds {found} plugin layers in the engine; expected were {wanted}.")
-    return {"status": "pass", "num_plugin_layers": found}
+    return Inspection("pass", num_plugin_layers=found)

@@ -7,10 +7,9 @@ knows all that, so the refusal here says what came, what was expected, and the c
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from export.engine.drivers import DRIVER_FILE, Cuda, driver_branch, least_for_ma
 from export.process.fingerprint import OnBytesRead, digest_of, file_digest
 from export.process.progress import Log, ReadProgress
 from export.process.source_digest import files_digest, modules_digest
+from export.store.manifest import EngineEntry, FileEntry, LeastDriver, Manifest, Requirements
 from export.store.rebuild_command import how_to_rebuild_engines, rebuild_command
 from plugins_trt.tensorrt_package import PACKAGES
 
@@ -69,18 +69,18 @@ def here() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-def capability_for(builder: str) -> list[int] | None:
+def capability_for(builder: str) -> tuple[int, int] | None:
     """Compute capability of the GPUs that a plan built here is for; None: any.
 
     TensorRT's plans run on GPUs like the one they were built on, TensorRT-RTX compiles its plans for the GPU that loads
     them.
     """
     own_gpu = builder == "tensorrt" and torch.cuda.is_available()
-    return list(torch.cuda.get_device_capability()) if own_gpu else None
+    return torch.cuda.get_device_capability() if own_gpu else None
 
 
-def requirements(builder: str, plugin_kind: str | None, architectures: list[str], cuda: Cuda | None) -> dict[str, Any]:
-    """An engine's part of the manifest that `check_engine` reads; made where the engine is.
+def requirements(builder: str, plugin_kind: str | None, architectures: list[str], cuda: Cuda | None) -> Requirements:
+    """What `check_engine` reads of an engine; made where the engine is.
 
     Args:
         builder: a key of `PACKAGES`.
@@ -89,45 +89,42 @@ def requirements(builder: str, plugin_kind: str | None, architectures: list[str]
         architectures: of the machine code in the plan; empty without plugins.
         cuda: of the NVRTC that made it; None: it was compiled elsewhere.
     """
-    least = None if cuda is None else {"machine_code": least_for_machine_code(cuda), "ptx": least_for_ptx(cuda)}
-    return {
-        "platform": here(),
-        "capability": capability_for(builder),
-        "architectures": architectures,
-        "cuda": None if cuda is None else _dotted(cuda),
-        "least_driver": least,
-        "kernels_sha256": kernels_digest() if plugin_kind == "python" else None,
-    }
+    return Requirements(
+        platform=here(),
+        capability=capability_for(builder),
+        architectures=tuple(architectures),
+        cuda=None if cuda is None else _dotted(cuda),
+        least_driver=None if cuda is None else LeastDriver(least_for_machine_code(cuda), least_for_ptx(cuda)),
+        kernels_sha256=kernels_digest() if plugin_kind == "python" else None,
+    )
 
 
-def check_file(root: Path, entry: Mapping[str, Any], cure: str, on_bytes_read: OnBytesRead | None = None) -> None:
+def check_file(root: Path, entry: FileEntry, cure: str, on_bytes_read: OnBytesRead | None = None) -> None:
     """Raise IncompatibleExport unless a file is there as the manifest lists it.
 
     Args:
         root: the export.
-        entry: its path, bytes and sha256.
+        entry: what the manifest says of it.
         cure: from `how_to_rebuild`.
         on_bytes_read: told of what is read.
     """
-    file = root / entry["path"]
+    file = root / entry.path
     if not file.is_file():
         raise IncompatibleExport(f"{file} is missing, and manifest.json lists it. {cure}")
     size = file.stat().st_size
-    if size != entry["bytes"]:
-        raise IncompatibleExport(
-            f"{file} has {size} bytes, and manifest.json says {entry['bytes']}: it was cut. {cure}"
-        )
-    if file_digest(file, on_bytes_read) != entry["sha256"]:
+    if size != entry.bytes:
+        raise IncompatibleExport(f"{file} has {size} bytes, and manifest.json says {entry.bytes}: it was cut. {cure}")
+    if file_digest(file, on_bytes_read) != entry.sha256:
         raise IncompatibleExport(
             f"{file} does not have the content whose SHA-256 manifest.json lists: it is damaged. {cure}"
         )
 
 
-def is_undamaged(root: Path, manifest: Mapping[str, Any], log: Log) -> bool:
+def is_undamaged(root: Path, manifest: Manifest, log: Log) -> bool:
     """Whether graphs, weights and assets are there as the manifest lists them. Reads them all; engines not."""
-    graphs = [component["onnx"] for component in manifest["components"].values()]
-    entries = [*graphs, *(file for graph in graphs for file in graph["weights"]), *manifest["assets"]]
-    on_bytes_read = ReadProgress(str(root), [root / entry["path"] for entry in entries], log)
+    graphs = [component.onnx for component in manifest.components.values()]
+    entries = [*(file for graph in graphs for file in graph.files), *manifest.assets]
+    on_bytes_read = ReadProgress(str(root), [root / entry.path for entry in entries], log)
     try:
         for entry in entries:
             check_file(root, entry, cure="", on_bytes_read=on_bytes_read)
@@ -136,30 +133,30 @@ def is_undamaged(root: Path, manifest: Mapping[str, Any], log: Log) -> bool:
     return True
 
 
-def check_whole(root: Path, manifest: Mapping[str, Any]) -> None:
+def check_whole(root: Path, manifest: Manifest) -> None:
     """Raise IncompatibleExport unless every component was exported, or left to PyTorch."""
-    if missing := manifest["not_exported"]:
+    if missing := manifest.not_exported:
         with_them = rebuild_command(root, manifest, components=None)
-        left = ",".join([*manifest["left_to_pytorch"], *missing])
-        without = rebuild_command(root, manifest, components=",".join(manifest["components"]), torch_fallback=left)
+        left = ",".join([*manifest.left_to_pytorch, *missing])
+        without = rebuild_command(root, manifest, components=",".join(manifest.components), torch_fallback=left)
         raise IncompatibleExport(
             f"{root} cannot write or draw without {', '.join(missing)}, which were not exported. Export them, too: "
             f"{with_them}; or leave them to PyTorch: {without}"
         )
 
 
-def check_model(manifest: Mapping[str, Any], model_dir: Path) -> None:
+def check_model(manifest: Manifest, model_dir: Path) -> None:
     """Raise IncompatibleExport unless a model is the one that was exported."""
-    for entry in manifest["model"].values():
-        file = model_dir / entry["path"]
-        if not file.is_file() or file_digest(file) != entry["sha256"]:
+    for entry in manifest.model.values():
+        file = model_dir / entry.path
+        if not file.is_file() or file_digest(file) != entry.sha256:
             raise IncompatibleExport(
-                f"{model_dir} is not the model that was exported: {entry['path']} is missing or has another content "
+                f"{model_dir} is not the model that was exported: {entry.path} is missing or has another content "
                 "than manifest.json lists. Name the one that was, or export this one."
             )
 
 
-def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, machine: Machine) -> Any:
+def engine_of(root: Path, manifest: Manifest, name: str, backend: str, machine: Machine) -> EngineEntry | None:
     """The manifest's entry about the engine of a component; None if the component was left to PyTorch.
 
     Raises:
@@ -167,15 +164,17 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
     """
     package, builder = PACKAGES[BUILDERS[backend]], BUILDERS[backend]
     folder = f"{builder}-{machine.builder_version}"
-    components = manifest["components"]
-    if (entry := components[name]["engines"].get(folder)) is not None:
-        if entry["status"] == "failed":
+    components = manifest.components
+    if (entry := components[name].engines.get(folder)) is not None:
+        if isinstance(entry, EngineEntry):
+            return entry
+        if entry.status == "failed":
             cure = how_to_rebuild_engines(root, manifest, builder, name, {name: None})
-            raise IncompatibleExport(f"There is no engine of {name}: {entry['reason']} {cure}")
-        return None if entry["status"] == "not built" else entry
-    others = {one: _of_other_versions(there["engines"], builder) for one, there in components.items()}
+            raise IncompatibleExport(f"There is no engine of {name}: {entry.reason} {cure}")
+        return None
+    others = {one: there.built(builder) for one, there in components.items()}
     newest = {one: list(found.values())[-1] if found else None for one, found in others.items()}
-    lacking = {one: newest[one] for one, there in components.items() if folder not in there["engines"]}
+    lacking = {one: newest[one] for one, there in components.items() if folder not in there.engines}
     cure = how_to_rebuild_engines(root, manifest, builder, name, lacking)
     if others[name]:
         raise IncompatibleExport(
@@ -185,51 +184,49 @@ def engine_of(root: Path, manifest: Mapping[str, Any], name: str, backend: str, 
     raise IncompatibleExport(f"There is no engine of {name} for {package} {machine.builder_version}. {cure}")
 
 
-def check_engine(
-    root: Path, manifest: Mapping[str, Any], name: str, entry: Mapping[str, Any], backend: str, machine: Machine
-) -> None:
+def check_engine(root: Path, manifest: Manifest, name: str, entry: EngineEntry, backend: str, machine: Machine) -> None:
     """Raise IncompatibleExport unless the machine can run an engine and its plan is whole; files are only hashed."""
     builder, incompatible = BUILDERS[backend], {name: entry}
-    if (why := _why_not(entry["requires"], machine)) is not None:
-        for one, there in manifest["components"].items():
-            other = there["engines"].get(f"{builder}-{machine.builder_version}", {"status": "unknown"})
-            if other["status"] == "built" and _why_not(other["requires"], machine) is not None:
+    if (why := _why_not(entry.requires, machine)) is not None:
+        for one, there in manifest.components.items():
+            other = there.engines.get(f"{builder}-{machine.builder_version}")
+            if isinstance(other, EngineEntry) and _why_not(other.requires, machine) is not None:
                 incompatible[one] = other
         raise IncompatibleExport(
             f"The engine of {name} {why}. {how_to_rebuild_engines(root, manifest, builder, name, incompatible)}"
         )
-    check_file(root, entry["plan"], how_to_rebuild_engines(root, manifest, builder, name, incompatible))
+    check_file(root, entry.plan, how_to_rebuild_engines(root, manifest, builder, name, incompatible))
 
 
-def _why_not(needs: Mapping[str, Any], machine: Machine) -> str | None:
-    if needs["platform"] != machine.platform:
-        return f"was built on {needs['platform']}, and this is {machine.platform}"
-    if needs["kernels_sha256"] not in (None, machine.kernels_sha256):
+def _why_not(needs: Requirements, machine: Machine) -> str | None:
+    if needs.platform != machine.platform:
+        return f"was built on {needs.platform}, and this is {machine.platform}"
+    if needs.kernels_sha256 is not None and needs.kernels_sha256 != machine.kernels_sha256:
         return (
-            f"holds machine code of other kernel sources (SHA-256 {needs['kernels_sha256'][:12]}) than mmfs/kernels "
+            f"holds machine code of other kernel sources (SHA-256 {needs.kernels_sha256[:12]}) than mmfs/kernels "
             f"has now ({machine.kernels_sha256[:12]})"
         )
     if machine.capability is None:
         return "needs an NVIDIA GPU, and PyTorch sees none"
     own = _dotted(machine.capability)
-    if needs["capability"] is not None and tuple(needs["capability"]) != machine.capability:
-        built = _dotted(needs["capability"])
+    if needs.capability is not None and needs.capability != machine.capability:
+        built = _dotted(needs.capability)
         return f"was built for GPUs of compute capability {built}, and this one has {own}"
-    running = [one for one in needs["architectures"] if _runs(one, machine.capability)]
-    if needs["architectures"] and not running:
-        return f"holds kernels for {', '.join(needs['architectures'])}, and this GPU has compute capability {own}"
+    running = [one for one in needs.architectures if _runs(one, machine.capability)]
+    if needs.architectures and not running:
+        return f"holds kernels for {', '.join(needs.architectures)}, and this GPU has compute capability {own}"
     return _why_not_driver(needs, any(one.startswith("sm_") for one in running), machine.driver)
 
 
-def _why_not_driver(needs: Mapping[str, Any], has_machine_code: bool, driver: int | None) -> str | None:
+def _why_not_driver(needs: Requirements, has_machine_code: bool, driver: int | None) -> str | None:
     """`has_machine_code` for the GPU; otherwise the driver has to translate PTX."""
-    if needs["least_driver"] is None or driver is None:
+    if needs.least_driver is None or driver is None:
         return None
-    least = needs["least_driver"]["machine_code" if has_machine_code else "ptx"]
+    least = needs.least_driver.machine_code if has_machine_code else needs.least_driver.ptx
     if driver >= least:
         return None
     kind = "machine code" if has_machine_code else "PTX"
-    told = f"needs an NVIDIA driver of at least {least} for {kind} of CUDA {needs['cuda']}, and this is {driver}"
+    told = f"needs an NVIDIA driver of at least {least} for {kind} of CUDA {needs.cuda}, and this is {driver}"
     newest = newest_ptx(driver)
     if has_machine_code or newest is None:
         return f"{told}: install a newer driver"
@@ -251,9 +248,3 @@ def _runs(architecture: str, capability: tuple[int, int]) -> bool:
     if kind == "compute":
         return (major, minor) <= capability
     return major == capability[0] and minor <= capability[1]
-
-
-def _of_other_versions(engines: Mapping[str, Any], builder: str) -> dict[str, Any]:
-    """What a builder has built, by its version; the newest comes last."""
-    built = {folder.split("-", 1)[1]: entry for folder, entry in engines.items() if folder.startswith(f"{builder}-")}
-    return {version: entry for version, entry in built.items() if entry["status"] == "built"}

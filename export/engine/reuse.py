@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from export.store.manifest import ENGINES_DIR
+from export.store.manifest import ENGINES_DIR, Manifest
 
 KINDS = ("plan", "build.log", "layers.json")
 """Ends of the names of an engine's files."""
 
 
-def stale_files(root: Path, manifest: Mapping[str, Any]) -> list[Path]:
+def stale_files(root: Path, manifest: Manifest) -> list[Path]:
     """Files of engines below `root` that a manifest does not list: nobody knows any more of which graph they are.
 
     The log of a build that failed is listed, and what belongs to no engine, as the timing cache, is not stale.
@@ -22,21 +20,22 @@ def stale_files(root: Path, manifest: Mapping[str, Any]) -> list[Path]:
     stale = []
     for file in sorted((root / ENGINES_DIR).glob("*/*")):
         name, _, kind = file.name.partition(".")
-        engines = manifest["components"].get(name, {"engines": {}})["engines"]
-        status = engines.get(file.parent.name, {"status": "unknown"})["status"]
+        component = manifest.components.get(name)
+        engine = None if component is None else component.engines.get(file.parent.name)
+        status = None if engine is None else engine.status
         is_listed = status == "built" or (status == "failed" and kind == "build.log")
         if kind in KINDS and not is_listed:
             stale.append(file)
     return stale
 
 
-def drop_stale(root: Path, manifest: Mapping[str, Any]) -> None:
+def drop_stale(root: Path, manifest: Manifest) -> None:
     """Remove them; the manifest is written before, so that it never lists what is gone."""
     for file in stale_files(root, manifest):
         file.unlink()
 
 
-def carry_engines(earlier_root: Path, earlier: Mapping[str, Any], root: Path, manifest: dict[str, Any]) -> None:
+def carry_engines(earlier_root: Path, earlier: Manifest, root: Path, manifest: Manifest) -> None:
     """Take over the engines of an earlier export whose graphs are the same, and leave it as it is.
 
     Args:
@@ -45,10 +44,10 @@ def carry_engines(earlier_root: Path, earlier: Mapping[str, Any], root: Path, ma
         root: the new export, without engines.
         manifest: which gets the entries.
     """
-    for name, component in manifest["components"].items():
-        before = earlier["components"].get(name)
-        if before is not None and before["onnx"] == component["onnx"]:
-            component["engines"] = before["engines"]
+    for name, component in manifest.components.items():
+        before = earlier.components.get(name)
+        if before is not None and before.onnx == component.onnx:
+            component.engines.update(before.engines)
     stale = stale_files(earlier_root, manifest)
     for file in (earlier_root / ENGINES_DIR).glob("*/*"):
         if file.is_dir() or file in stale:

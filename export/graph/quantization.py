@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -26,6 +26,7 @@ from export.graph.float32_nodes import NARROW, back_to_products, check_float32_n
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
 from export.graph.precision import Precision
+from export.store.manifest import QuantizedEntry
 from models import MMInterleaved
 from plugins_trt.onnx_function import DOMAIN
 
@@ -211,7 +212,7 @@ def _kept_products(graph: GraphProto) -> set[str]:
     return kept
 
 
-def quantized_entry(proto: ModelProto) -> dict[str, Any]:
+def quantized_entry(proto: ModelProto) -> QuantizedEntry:
     """What the manifest says of a graph: which weights have eight bits, and what they would take without."""
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     before = after = 0
@@ -223,13 +224,13 @@ def quantized_entry(proto: ModelProto) -> dict[str, Any]:
         before += num_weights * scale_bytes
         after += num_weights + math.prod(scales.dims) * scale_bytes
         types.add(TensorProto.DataType.Name(matrix.data_type).lower())
-    return {
-        "what": "matrices of attention and feed-forward",
-        "scheme": f"{', '.join(types)}, symmetric, a scale per output channel",
-        "num_matrices": len(nodes),
-        "bytes_before": before,
-        "bytes_after": after,
-    }
+    return QuantizedEntry(
+        what="matrices of attention and feed-forward",
+        scheme=f"{', '.join(types)}, symmetric, a scale per output channel",
+        num_matrices=len(nodes),
+        bytes_before=before,
+        bytes_after=after,
+    )
 
 
 def _source(name: str, made_by: Mapping[str, NodeProto], constants: Collection[str] = ()) -> NodeProto | None:

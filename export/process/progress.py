@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from export.atomic_files import write_atomically
 from export.process.child_process import INTERVAL_S
+from models.atomic_files import write_atomically
 
 SECONDS_FILE = "seconds.json"
 """By stage and component."""
@@ -87,12 +86,8 @@ class RemainingBuildTime:
     """By component; None: never built here."""
 
     @classmethod
-    def of(cls, components: Mapping[str, Any], names: Sequence[str]) -> RemainingBuildTime:
-        """From the times of earlier builds, whatever they were built with."""
-        times = {
-            name: [entry["seconds"] for entry in components[name]["engines"].values() if "seconds" in entry]
-            for name in names
-        }
+    def of(cls, times: Mapping[str, Sequence[float]]) -> RemainingBuildTime:
+        """From the times of earlier builds by component, whatever they were built with."""
         return cls({name: max(known) if known else None for name, known in times.items()})
 
     def finish(self, name: str) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
 from export.components.all import components_of
 from export.components.component import Component, Port
-from export.components.profiles import Profile
 from export.engine.compatibility import Machine, check_engine, check_file, check_model, check_whole, engine_of
 from export.graph.truncate import truncate_layers
 from export.runtime.assets import Assets
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.tensorrt_runner import Loader, TensorRTRunner
-from export.store.manifest import ASSETS_DIR, read_manifest
+from export.store.manifest import ASSETS_DIR, Manifest, PortEntry, read_manifest
 from export.store.rebuild_command import how_to_rebuild
 from models import MMInterleaved
 
@@ -41,7 +39,7 @@ def exported_model(root: Path, model_dir: Path) -> MMInterleaved:
     manifest = read_manifest(root)
     check_model(manifest, model_dir)
     model = MMInterleaved.from_pretrained(model_dir)
-    if (num_layers := manifest["how"]["few_layers"]) is not None:
+    if (num_layers := manifest.how.few_layers) is not None:
         truncate_layers(model, num_layers)
     return model
 
@@ -52,12 +50,12 @@ def onnxruntime_runners(
     """All components in onnxruntime, but those that were left to PyTorch on purpose, and the assets."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
-    runners = _torch_runners(manifest["left_to_pytorch"], model, device)
-    for name, entry in manifest["components"].items():
-        for listed in (entry["onnx"], *entry["onnx"]["weights"]):
+    runners = _torch_runners(manifest.left_to_pytorch, model, device)
+    for name, entry in manifest.components.items():
+        for listed in entry.onnx.files:
             check_file(root, listed, how_to_rebuild(root, manifest, stage="validate"))
-        file = root / entry["onnx"]["path"]
-        runners[name] = OnnxRuntimeRunner(name, _ports(entry, "inputs"), _ports(entry, "outputs"), file, device)
+        file = root / entry.onnx.file.path
+        runners[name] = OnnxRuntimeRunner(name, _ports(entry.inputs), _ports(entry.outputs), file, device)
     return runners, _assets(root, manifest)
 
 
@@ -67,24 +65,21 @@ def tensorrt_runners(
     """All components as engines, but those that were left to PyTorch on purpose, and the assets."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
-    entries = {name: engine_of(root, manifest, name, backend, machine) for name in manifest["components"]}
+    entries = {name: engine_of(root, manifest, name, backend, machine) for name in manifest.components}
     for name, entry in entries.items():
         if entry is not None:
             check_engine(root, manifest, name, entry, backend, machine)
     left = [name for name, entry in entries.items() if entry is None]
-    runners = _torch_runners([*left, *manifest["left_to_pytorch"]], model, device)
-    loader = Loader(package, {engine["plugin_kind"] for engine in entries.values() if engine is not None} - {None})
+    runners = _torch_runners([*left, *manifest.left_to_pytorch], model, device)
+    kinds = {engine.plugin_kind for engine in entries.values() if engine is not None}
+    loader = Loader(package, {kind for kind in kinds if kind is not None})
     for name, engine in entries.items():
         if engine is None:
             continue
-        described = manifest["components"][name]
-        profiles = [
-            Profile(profile["name"], {axis: tuple(sizes) for axis, sizes in profile["axes"].items()})
-            for profile in engine["profiles"]
-        ]
-        plan = (root / engine["plan"]["path"]).read_bytes()
-        ports = _ports(described, "inputs"), _ports(described, "outputs")
-        runners[name] = TensorRTRunner(name, *ports, plan, profiles, loader, device)
+        described = manifest.components[name]
+        plan = (root / engine.plan.path).read_bytes()
+        ports = _ports(described.inputs), _ports(described.outputs)
+        runners[name] = TensorRTRunner(name, *ports, plan, engine.profiles, loader, device)
     return runners, _assets(root, manifest)
 
 
@@ -107,14 +102,11 @@ def _torch_runners(
     return {name: TorchRunner(components[name], device) for name in names}
 
 
-def _assets(root: Path, manifest: Mapping[str, Any]) -> Assets:
-    for entry in manifest["assets"]:
+def _assets(root: Path, manifest: Manifest) -> Assets:
+    for entry in manifest.assets:
         check_file(root, entry, how_to_rebuild(root, manifest, stage="validate"))
     return Assets.load(root / ASSETS_DIR)
 
 
-def _ports(entry: Mapping[str, Any], direction: str) -> dict[str, Port]:
-    return {
-        port["name"]: Port(getattr(torch, port["dtype"]), tuple(port["shape"]), port["role"])
-        for port in entry[direction]
-    }
+def _ports(entries: Sequence[PortEntry]) -> dict[str, Port]:
+    return {port.name: Port(getattr(torch, port.dtype), port.shape, port.role) for port in entries}

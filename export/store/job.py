@@ -14,12 +14,14 @@ from export.graph.quantization import Weights
 from export.process.fingerprint import digest_of, file_digest
 from export.process.progress import Log, ReadProgress
 from export.process.source_digest import modules_digest
-from export.store.manifest import PACKAGES as PACKAGES_OF_GRAPHS
 from export.store.samples import SAMPLES_DIR
 from export.store.selection import ComponentSelection
 
 NEUTRAL_DIR = "neutral"
 JOB_FILE = "job.json"
+PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
+"""Whose versions the graphs depend on."""
+
 GRAPH_MODULES = (
     "export.components.all",
     "export.graph.onnx_graph",
@@ -92,7 +94,7 @@ class Job:
             {
                 "model": [(file.name, file_digest(file, on_bytes_read)) for file in files],
                 "few_layers": few_layers,
-                "packages": {package: version(package) for package in PACKAGES_OF_GRAPHS},
+                "packages": {package: version(package) for package in PACKAGES},
                 "sources": modules_digest(GRAPH_MODULES),
             }
         )

@@ -1,28 +1,264 @@
-"""`manifest.json`: what was exported, from what, with what, how far it is from PyTorch, and what was not done."""
+"""`manifest.json`: what was exported, from what, with what, how far it is from PyTorch, and what was not done.
+
+The file is these dataclasses as JSON. It is read strictly: an entry that is missing, unknown or of another type is an
+error that names it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import mmfs
-from export.atomic_files import write_atomically
-from export.components.component import Component, Port
-from export.graph.kv_cache import aliases_of
-from export.graph.onnx_graph import Graph
-from export.process.fingerprint import file_digest
-from models.mm_interleaved import CONFIG_FILE
-from models.tensor_files import WEIGHTS_FILE
-from plugins_trt.onnx_function import DOMAIN, DOMAIN_VERSION
+from pydantic import TypeAdapter, ValidationError
 
-SCHEMA = 6
+from export.components.profiles import Limits, Profile
+from models.atomic_files import write_atomically
+
+SCHEMA = 7
 MANIFEST_FILE = "manifest.json"
 ONNX_DIR, ASSETS_DIR, ENGINES_DIR = "onnx", "assets", "engines"
-PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file, by its place below the export's directory."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PortEntry:
+    """An input or output of a component."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    """With the names of dynamic axes."""
+
+    role: Literal["plain", "cache", "bank"]
+    """As in `export.components.component.Port`."""
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """An ONNX graph."""
+
+    file: FileEntry
+    weights: tuple[FileEntry, ...]
+    opset: int
+    mmfs_domain: int
+    """Version of the domain of the mmfs nodes."""
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The graph and its weights."""
+        return (self.file, *self.weights)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """How far a component was off with one set of inputs, per output."""
+
+    case: str
+    shapes: dict[str, list[int]]
+    relative_errors: dict[str, float]
+
+    @property
+    def worst(self) -> float:
+        """The largest of the errors."""
+        return max(self.relative_errors.values())
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How well a language model with eight-bit weights foresaw the documents."""
+
+    num_tokens: int
+    perplexity: float
+    """By the graph."""
+
+    pytorch_perplexity: float
+
+
+@dataclass(frozen=True)
+class GreedyText:
+    """One document, written on by both; that the two differ is no error."""
+
+    num_tokens: int
+    num_equal: int
+    """Of the leading tokens."""
+
+    text: str
+    """By the graph."""
+
+    pytorch_text: str
+
+
+@dataclass(frozen=True)
+class ValidationEntry:
+    """How a graph was compared with PyTorch; it passed, or there would be no export."""
+
+    runtime: str
+    tolerance: float | dict[str, float]
+    max_relative_error: float
+    cases: tuple[CaseResult, ...]
+    num_greedy_tokens: int | None = None
+    likelihood: Likelihood | None = None
+    greedy: tuple[GreedyText, ...] | None = None
+    status: Literal["pass"] = "pass"
+
+
+@dataclass(frozen=True)
+class QuantizedEntry:
+    """Which weights of a graph have eight bits, and what they would take without."""
+
+    what: str
+    scheme: str
+    num_matrices: int
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step, and why it was not done or did not pass."""
+
+    status: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What TensorRT's inspector sees in an engine."""
+
+    status: Literal["pass", "not run"]
+    reason: str | None = None
+    num_plugin_layers: int | None = None
+
+
+@dataclass(frozen=True)
+class BuilderEntry:
+    """Who built an engine."""
+
+    package: str
+    version: str
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """The kernels of mmfs in an engine."""
+
+    architectures: tuple[str, ...]
+    sha256: tuple[str, ...]
+    """Of each set of kernels."""
+
+
+@dataclass(frozen=True)
+class LeastDriver:
+    """The first branches of NVIDIA's driver that load kernels."""
+
+    machine_code: int
+    ptx: int
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a machine has to have to run an engine."""
+
+    platform: str
+    capability: tuple[int, int] | None
+    """Compute capability of its GPU; None: any."""
+
+    architectures: tuple[str, ...]
+    """Of the kernels; one of them has to run on the GPU. Empty without plugins."""
+
+    cuda: str | None
+    """Of the NVRTC that made the kernels; None: they were compiled elsewhere, or there are none."""
+
+    least_driver: LeastDriver | None
+    kernels_sha256: str | None
+    """Of the kernels' sources, where this program launches the kernels in the plan."""
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """An engine that was built."""
+
+    key: str
+    """Digest of everything that it depends on."""
+
+    plan: FileEntry
+    builder: BuilderEntry
+    built_on: str
+    seconds: float
+    limits: Limits
+    profiles: tuple[Profile, ...]
+    memory_bytes: dict[str, int]
+    """What TensorRT says that it takes."""
+
+    num_layers_parsed: int
+    num_plugins: dict[str, int]
+    """By type of the node."""
+
+    mmfs_nodes: str
+    plugin_kind: str | None
+    plugin_library: str | None
+    machine_code: MachineCode
+    requires: Requirements
+    inspector: Inspection
+    executed: Outcome
+    verified: Outcome
+    status: Literal["built"] = "built"
+
+    @property
+    def was_executed(self) -> bool:
+        """Whether it has run anywhere."""
+        return self.executed.status != "not run"
+
+
+@dataclass(frozen=True)
+class NoEngine:
+    """Why there is no engine."""
+
+    status: Literal["failed", "not built"]
+    reason: str
+    profiles: tuple[Profile, ...] = ()
+
+
+@dataclass(frozen=True)
+class ComponentEntry:
+    """A component of the export."""
+
+    onnx: GraphEntry
+    inputs: tuple[PortEntry, ...]
+    outputs: tuple[PortEntry, ...]
+    aliases: dict[str, str]
+    """By output, the input in whose memory it is written."""
+
+    num_nodes: int
+    num_mmfs_nodes: dict[str, int]
+    validation: ValidationEntry
+    engines: dict[str, EngineEntry | NoEngine]
+    """By builder and version, as "rtx-1.7.1"."""
+
+    quantized: QuantizedEntry | None = None
+
+    def built(self, builder: str) -> dict[str, EngineEntry]:
+        """Engines by the version of a builder, the newest last."""
+        return {
+            folder.removeprefix(f"{builder}-"): entry
+            for folder, entry in self.engines.items()
+            if folder.startswith(f"{builder}-") and isinstance(entry, EngineEntry)
+        }
+
+    def input_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """The shape of every input, with the names of dynamic axes."""
+        return {port.name: port.shape for port in self.inputs}
 
 
 @dataclass(frozen=True)
@@ -36,70 +272,73 @@ class GenerationResult:
     worst_psnr_db: float
     """Of all images, at most `export.validate.end_to_end.EQUAL_DB`."""
 
-
-def component_entry(
-    component: Component, graph: Graph, file: Path, validation: dict[str, Any], *, root: Path
-) -> dict[str, Any]:
-    """A component's part of the manifest."""
-    weights = file.with_suffix(".data")
-    return {
-        "onnx": {
-            **file_entry(file, root),
-            "weights": [file_entry(weights, root)] if weights.is_file() else [],
-            "opset": graph.opset,
-            f"{DOMAIN}_domain": DOMAIN_VERSION,
-        },
-        "inputs": ports_entry(component.inputs),
-        "outputs": ports_entry(component.outputs),
-        "aliases": aliases_of(component.outputs),
-        "num_nodes": graph.num_nodes,
-        "num_mmfs_nodes": graph.num_mmfs_nodes,
-        "validation": validation,
-        "engines": {},
-    }
+    status: Literal["pass"] = "pass"
 
 
-def write_onnx_manifest(
-    root: Path,
-    *,
-    key: str,
-    how: dict[str, Any],
-    model_dir: Path,
-    components: dict[str, Any],
-    assets: Sequence[Path],
-    samples: str,
-    absent: Mapping[str, list[str]],
-    generation: GenerationResult | str,
-) -> None:
-    """Write `manifest.json` after stage "validate"; all files it names are there. `key` says what they depend on, `how`
-    what was asked for, `absent` (from `export.store.selection`) what is not there, `generation` what agreed or why
-    nothing was written and drawn."""
-    manifest = {
-        "schema": SCHEMA,
-        "key": key,
-        "tool": {"name": "export.trt", "mmfs": mmfs.__version__},
-        "how": how,
-        "versions": {package: version(package) for package in PACKAGES},
-        "model_dir": str(model_dir.absolute()),
-        "model": {name: file_entry(model_dir / name, model_dir) for name in (CONFIG_FILE, WEIGHTS_FILE)},
-        "samples": samples,
-        "components": components,
-        **absent,
-        "assets": [file_entry(asset, root) for asset in assets],
-        "generation": {"status": "not run", "reason": generation}
-        if isinstance(generation, str)
-        else {"status": "pass", **asdict(generation)},
-    }
-    write_manifest(root, manifest)
+@dataclass(frozen=True)
+class How:
+    """Options of `python -m export.trt` that the graphs were made with, under their names."""
+
+    precision: str
+    llm_weights: str
+    kv_cache: str
+    max_past: int | None
+    few_layers: int | None
+    images: tuple[str, ...]
 
 
-def write_manifest(root: Path, manifest: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Tool:
+    """What wrote the export."""
+
+    name: str
+    mmfs: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of it."""
+
+    key: str
+    """Digest of everything that the export depends on."""
+
+    tool: Tool
+    how: How
+    versions: dict[str, str]
+    """Of the packages that made the graphs."""
+
+    model_dir: str
+    model: dict[str, FileEntry]
+    """Its files, by their place below `model_dir`."""
+
+    samples: str
+    """What it was checked with, in words."""
+
+    components: dict[str, ComponentEntry]
+    left_to_pytorch: tuple[str, ...]
+    """Components that PyTorch computes, on purpose."""
+
+    not_exported: tuple[str, ...]
+    """The other components that are not there."""
+
+    assets: tuple[FileEntry, ...]
+    generation: GenerationResult | Outcome
+    not_done: tuple[str, ...] = ()
+    """What nobody may believe to have been done: sentences, made when the file is written."""
+
+    schema: int = SCHEMA
+
+
+_ADAPTER = TypeAdapter(Manifest)
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
     """Put `manifest.json` in the place of an earlier one, whole or not at all."""
-    manifest["not_done"] = _not_done(manifest)
-    write_atomically(root / MANIFEST_FILE, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    manifest = replace(manifest, not_done=_not_done(manifest))
+    write_atomically(root / MANIFEST_FILE, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
+def read_manifest(root: Path) -> Manifest:
     """What `write_manifest` wrote.
 
     Raises:
@@ -110,18 +349,20 @@ def read_manifest(root: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{root} holds no {MANIFEST_FILE}. Expected what python -m export.trt writes.")
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        schema = manifest["schema"]
+        text = file.read_text(encoding="utf-8")
+        schema = json.loads(text)["schema"]
+        if schema == SCHEMA:
+            return _ADAPTER.validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{file} is damaged ({place}: {first['msg']}). Export again with --stage validate.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error!r}). Export again with --stage validate.") from error
-    if schema != SCHEMA:
-        raise ValueError(
-            f"{file} has schema {schema}; this program reads {SCHEMA}. Export again with --stage validate."
-        )
-    return manifest
+    raise ValueError(f"{file} has schema {schema}; this program reads {SCHEMA}. Export again with --stage validate.")
 
 
-def manifest_of(root: Path) -> dict[str, Any] | None:
+def manifest_of(root: Path) -> Manifest | None:
     """The same; None where nothing can be read."""
     try:
         return read_manifest(root)
@@ -129,40 +370,21 @@ def manifest_of(root: Path) -> dict[str, Any] | None:
         return None
 
 
-def _not_done(manifest: Mapping[str, Any]) -> list[str]:
-    """What nobody may believe to have been done."""
-    components = manifest["components"]
-    built = {
-        name: [entry for entry in component["engines"].values() if entry["status"] == "built"]
-        for name, component in components.items()
+def _not_done(manifest: Manifest) -> tuple[str, ...]:
+    built: Mapping[str, list[EngineEntry]] = {
+        name: [entry for entry in component.engines.values() if isinstance(entry, EngineEntry)]
+        for name, component in manifest.components.items()
     }
     lacking = [name for name, found in built.items() if not found]
-    idle = [name for name, found in built.items() if found and not any(map(was_executed, found))]
+    idle = [name for name, found in built.items() if found and not any(entry.was_executed for entry in found)]
     sentences = [
-        f"{what}: {', '.join(manifest[names])}"
-        for what, names in (("not exported", "not_exported"), ("left to PyTorch", "left_to_pytorch"))
-        if manifest[names]
+        f"{what}: {', '.join(names)}"
+        for what, names in (
+            ("not exported", manifest.not_exported),
+            ("left to PyTorch", manifest.left_to_pytorch),
+            ("no engine", lacking),
+            ("engines built and never executed", idle),
+        )
+        if names
     ]
-    if lacking:
-        sentences.append(f"no engine: {', '.join(lacking)}")
-    if idle:
-        sentences.append(f"engines built and never executed: {', '.join(idle)}")
-    return sentences
-
-
-def was_executed(engine: Mapping[str, Any]) -> bool:
-    """Whether an engine has run anywhere, by its entry."""
-    return "executed" in engine and engine["executed"]["status"] != "not run"
-
-
-def file_entry(file: Path, root: Path) -> dict[str, Any]:
-    """Where a file is, how large, and its digest."""
-    return {"path": file.relative_to(root).as_posix(), "bytes": file.stat().st_size, "sha256": file_digest(file)}
-
-
-def ports_entry(ports: Mapping[str, Port]) -> list[dict[str, Any]]:
-    """Inputs or outputs as the manifest describes them: name, dtype, shape with the names of dynamic axes, and role."""
-    return [
-        {"name": name, "dtype": str(port.dtype).removeprefix("torch."), "shape": list(port.shape), "role": port.role}
-        for name, port in ports.items()
-    ]
+    return tuple(sentences)

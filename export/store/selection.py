@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+
+from export.store.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -50,30 +51,38 @@ class ComponentSelection:
             raise ValueError("--torch-fallback names all components, and nothing is left to export.")
         return chosen
 
-    def joined(self, manifest: Mapping[str, Any]) -> ComponentSelection:
+    def joined(self, manifest: Manifest) -> ComponentSelection:
         """The same in the place of an earlier export, whose components stay."""
-        there, left = manifest["components"], manifest["left_to_pytorch"]
+        there, left = manifest.components, manifest.left_to_pytorch
         components = {*there, *self.components} if self.components else set()
-        left = {*left, *self.torch_fallback} if components else {*self.torch_fallback}
-        nobody_named = {*components, *left} - {*self.components, *self.torch_fallback}
-        parts = (components, left - {*there, *components}, nobody_named)
+        fallback = {*left, *self.torch_fallback} if components else {*self.torch_fallback}
+        nobody_named = {*components, *fallback} - {*self.components, *self.torch_fallback}
+        parts = (components, fallback - {*there, *components}, nobody_named)
         return ComponentSelection(*(tuple(sorted(part)) for part in parts))
 
-    def is_held_by(self, manifest: Mapping[str, Any]) -> bool:
+    def is_held_by(self, manifest: Manifest) -> bool:
         """Whether an export of the same model has all of it.
 
         Raises:
             ValueError: as `among`.
         """
-        there, left = manifest["components"], manifest["left_to_pytorch"]
-        chosen = self.among([*there, *left, *manifest["not_exported"]])
+        there, left = manifest.components, manifest.left_to_pytorch
+        chosen = self.among([*there, *left, *manifest.not_exported])
         return {*chosen} <= {*there} and {*self.torch_fallback} <= {*there, *left}
 
 
-def absent(chosen: Collection[str], selection: ComponentSelection, known: Collection[str]) -> dict[str, list[str]]:
-    """The manifest's part about components that an export does not hold."""
+@dataclass(frozen=True)
+class Absent:
+    """Components that an export does not hold."""
+
+    left_to_pytorch: tuple[str, ...]
+    not_exported: tuple[str, ...]
+
+
+def absent(chosen: Collection[str], selection: ComponentSelection, known: Collection[str]) -> Absent:
+    """Those of a model that were not chosen."""
     others = [name for name in known if name not in chosen]
-    return {
-        "left_to_pytorch": [name for name in others if name in selection.torch_fallback],
-        "not_exported": [name for name in others if name not in selection.torch_fallback],
-    }
+    return Absent(
+        tuple(name for name in others if name in selection.torch_fallback),
+        tuple(name for name in others if name not in selection.torch_fallback),
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from export.components.check_inputs import Case
 from export.components.component import Component
+from export.store.manifest import CaseResult, GreedyText, Likelihood
 from export.validate.half_precision import Tensors, check_direction, greedy, relative_length, row_of
-from export.validate.parity import CaseResult, ParityError, Run
+from export.validate.parity import ParityError, Run
 from models import MMInterleaved
 from models.generation.documents import Segment
 from models.generation.state import processor_of
@@ -28,31 +28,6 @@ MOST_NORM_CHANGE = 0.05
 MOST_PERPLEXITY_CHANGE = 0.01
 LEAST_SEEN_COSINE = 0.98
 """Between the visual tokens of two images that count as alike; two images of the emoji world had 0.92."""
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """How well the documents were foreseen."""
-
-    num_tokens: int
-    perplexity: float
-    """By the graph."""
-
-    pytorch_perplexity: float
-
-
-@dataclass(frozen=True)
-class Greedy:
-    """One document, written on by both; that they part is no error."""
-
-    num_tokens: int
-    num_equal: int
-    """Of the leading tokens."""
-
-    text: str
-    """By the graph."""
-
-    pytorch_text: str
 
 
 @torch.no_grad()
@@ -177,7 +152,7 @@ def compare_greedy(
     decode: Callable[[list[int]], str],
     case: Case,
     num_tokens: int,
-) -> list[Greedy]:
+) -> list[GreedyText]:
     """Let the graph and PyTorch write on after each document, each reading what it wrote itself.
 
     Args:
@@ -193,5 +168,5 @@ def compare_greedy(
         inputs = row_of(llm, case, row)
         own, right = (greedy(llm, compute, embed, inputs, num_tokens)[0] for compute in (run, llm.run))
         num_equal = next((i for i, pair in enumerate(zip(own, right, strict=True)) if pair[0] != pair[1]), num_tokens)
-        found.append(Greedy(num_tokens, num_equal, decode(own), decode(right)))
+        found.append(GreedyText(num_tokens, num_equal, decode(own), decode(right)))
     return found

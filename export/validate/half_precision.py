@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from export.components.check_inputs import Case
 from export.components.component import Component, Tolerances
 from export.graph.precision import Precision
-from export.validate.parity import CaseResult, ParityError, Run
+from export.store.manifest import CaseResult
+from export.validate.parity import ParityError, Run
 
 LARGEST_SHARE = 0.5
 """Of the largest float16, what an activation may reach."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from export.components.check_inputs import Case
 from export.components.component import Component
 from export.runtime.onnxruntime_runner import session_options
+from export.store.manifest import CaseResult
 
 Run = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """A component at work: float32 inputs by name to float32 outputs by name."""
@@ -21,20 +21,6 @@ Run = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 class ParityError(RuntimeError):
     """An exported file does not compute what PyTorch computes."""
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """How far one case is off, per output."""
-
-    case: str
-    shapes: dict[str, list[int]]
-    relative_errors: dict[str, float]
-
-    @property
-    def worst(self) -> float:
-        """The largest of them."""
-        return max(self.relative_errors.values())
 
 
 def open_session(file: Path) -> onnxruntime.InferenceSession:

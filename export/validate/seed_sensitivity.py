@@ -25,8 +25,8 @@ TWICE_DB = 6.0
 def step_error_of(directory: Path) -> float | None:
     """Of a step of the exported U-Net, relative to the largest value of its output, as it was measured against PyTorch;
     None where the export does not hold it."""
-    unet = read_manifest(directory)["components"].get(UNET)
-    return unet and unet["validation"]["max_relative_error"]
+    unet = read_manifest(directory).components.get(UNET)
+    return None if unet is None else unet.validation.max_relative_error
 
 
 def own_psnr_db(

@@ -9,14 +9,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 
+import mmfs
 from export.components.all import check_cases, components_of
 from export.components.check_inputs import Case, pack
 from export.components.component import Component
@@ -31,10 +32,22 @@ from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.runners import onnxruntime_runners_of
 from export.stages import open_model
-from export.store.job import Job
-from export.store.manifest import ASSETS_DIR, ONNX_DIR, GenerationResult, component_entry, write_onnx_manifest
+from export.store.entries import component_entry, file_entry
+from export.store.job import PACKAGES, Job
+from export.store.manifest import (
+    ASSETS_DIR,
+    ONNX_DIR,
+    CaseResult,
+    GenerationResult,
+    How,
+    Manifest,
+    Outcome,
+    Tool,
+    ValidationEntry,
+    write_manifest,
+)
 from export.store.samples import Samples, load_samples
-from export.store.selection import absent
+from export.store.selection import Absent, absent
 from export.validate import eight_bit
 from export.validate.bfloat16_emulation import rounded_float32
 from export.validate.cached_llm import as_trt_split
@@ -46,8 +59,10 @@ from export.validate.half_precision import (
     check_seeing,
     half_inputs,
 )
-from export.validate.parity import CaseResult, ParityError, Run, check, check_run, open_session
+from export.validate.parity import ParityError, Run, check, check_run, open_session
 from models import MMInterleaved
+from models.mm_interleaved import CONFIG_FILE
+from models.tensor_files import WEIGHTS_FILE
 
 ROUNDED_DIR = "rounded"
 
@@ -80,33 +95,38 @@ def validate(job: Job, log: Log) -> None:
                 validation = _validate_quantized(
                     model, component, as_exported, file, cases[name], precision, samples, log
                 )
-        entries[name] = component_entry(with_precision(as_exported, precision), graph, file, validation, root=work)
-        if weights_of(name, job.llm_weights) != "same":
-            entries[name]["quantized"] = quantized_entry(graph.proto)
-        log(f"      {len(cases[name])} cases, largest relative error {validation['max_relative_error']:.1e}")
+        quantized = None if weights_of(name, job.llm_weights) == "same" else quantized_entry(graph.proto)
+        in_precision = with_precision(as_exported, precision)
+        entries[name] = component_entry(in_precision, graph, file, validation, root=work, quantized=quantized)
+        log(f"      {len(cases[name])} cases, largest relative error {validation.max_relative_error:.1e}")
     shutil.rmtree(work / ASSETS_DIR, ignore_errors=True)
     assets = write_assets(model, work / ASSETS_DIR)
     others = absent(chosen, job.selection, components)
     with _naming_other_weights(job.llm_weights):
         generation = _generation(job, model, components, samples, others, f"[{num_steps}/{num_steps}]", log)
-    write_onnx_manifest(
-        work,
+    model_dir = Path(job.model_dir)
+    manifest = Manifest(
         key=job.key,
-        how={
-            "precision": job.precision,
-            "llm_weights": job.llm_weights,
-            "kv_cache": job.kv_cache,
-            "max_past": job.capacity,
-            "few_layers": job.few_layers,
-            "images": [str(Path(image).absolute()) for image in job.images],
-        },
-        model_dir=Path(job.model_dir),
-        components=entries,
-        assets=assets,
+        tool=Tool("export.trt", mmfs.__version__),
+        how=How(
+            precision=job.precision,
+            llm_weights=job.llm_weights,
+            kv_cache=job.kv_cache,
+            max_past=job.capacity,
+            few_layers=job.few_layers,
+            images=tuple(str(Path(image).absolute()) for image in job.images),
+        ),
+        versions={package: version(package) for package in PACKAGES},
+        model_dir=str(model_dir.absolute()),
+        model={name: file_entry(model_dir / name, model_dir) for name in (CONFIG_FILE, WEIGHTS_FILE)},
         samples=samples.source,
-        absent=others,
+        components=entries,
+        left_to_pytorch=others.left_to_pytorch,
+        not_exported=others.not_exported,
+        assets=tuple(file_entry(asset, work) for asset in assets),
         generation=generation,
     )
+    write_manifest(work, manifest)
 
 
 @contextmanager
@@ -128,7 +148,7 @@ def _validate_one(
     file: Path,
     cases: Sequence[Case],
     precision: Precision,
-) -> dict[str, Any]:
+) -> ValidationEntry:
     """The manifest's entry about what was compared."""
     if precision == "float32":
         how = "onnxruntime CPU against PyTorch, float32, real inputs"
@@ -148,7 +168,8 @@ def _validate_one(
     _check_seeing(component, run, cases)
     if component.writes_text:
         room = _room(model, as_exported, cases)
-        validation["num_greedy_tokens"] = check_greedy(component, run, model.language_model.embed, cases[0], room)
+        num_tokens = check_greedy(component, run, model.language_model.embed, cases[0], room)
+        validation = replace(validation, num_greedy_tokens=num_tokens)
     return validation
 
 
@@ -161,7 +182,7 @@ def _validate_quantized(
     precision: Precision,
     samples: Samples,
     log: Log,
-) -> dict[str, Any]:
+) -> ValidationEntry:
     """The manifest's entry about a language model with weights of eight bits."""
     assert model.processor is not None, "the command asks for one first"
     run = run_of(as_exported, file, precision)
@@ -181,7 +202,7 @@ def _validate_quantized(
         f"      perplexity {likelihood.perplexity:.3f}, PyTorch's {likelihood.pytorch_perplexity:.3f}; {num_same} of "
         f"{len(greedy)} documents written on with the same {num_tokens} tokens"
     )
-    return {**validation, "likelihood": asdict(likelihood), "greedy": [asdict(one) for one in greedy]}
+    return replace(validation, likelihood=likelihood, greedy=tuple(greedy))
 
 
 def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
@@ -199,14 +220,8 @@ def _check_seeing(component: Component, run: Run, cases: Sequence[Case]) -> None
         check_seeing(component, run, looking[0])
 
 
-def _validation_entry(how: str, tolerance: float | dict[str, float], results: Sequence[CaseResult]) -> dict[str, Any]:
-    return {
-        "status": "pass",
-        "runtime": how,
-        "tolerance": tolerance,
-        "max_relative_error": max(result.worst for result in results),
-        "cases": [asdict(result) for result in results],
-    }
+def _validation_entry(how: str, tolerance: float | dict[str, float], results: Sequence[CaseResult]) -> ValidationEntry:
+    return ValidationEntry(how, tolerance, max(result.worst for result in results), tuple(results))
 
 
 def runnable(file: Path, precision: Precision) -> Path:
@@ -251,16 +266,16 @@ def _generation(
     model: MMInterleaved,
     components: dict[str, Component],
     samples: Samples,
-    others: dict[str, list[str]],
+    others: Absent,
     head: str,
     log: Log,
-) -> GenerationResult | str:
+) -> GenerationResult | Outcome:
     """What the files write and draw together with what is left to PyTorch, or why they cannot."""
-    if missing := others["not_exported"]:
+    if missing := others.not_exported:
         reason = f"{', '.join(missing)} were not exported, and not left to PyTorch with --torch-fallback"
         log(f"{head} no writing and drawing: {reason}")
-        return reason
-    left = others["left_to_pytorch"]
+        return Outcome("not run", reason)
+    left = others.left_to_pytorch
     log(f"{head} writing and drawing with the files {'and PyTorch for ' + ', '.join(left) if left else 'alone'} ...")
     of_pytorch: dict[str, ComponentRunner] = {name: TorchRunner(components[name], model.device) for name in left}
     of_files = {name: component for name, component in components.items() if name not in left}

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from export.atomic_files import write_atomically
+from models.atomic_files import write_atomically
 
 
 def test_a_file_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:

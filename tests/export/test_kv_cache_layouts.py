@@ -1,6 +1,5 @@
 """The language model with a cache that is written in place; the rest of the tests have the other KV-cache layout."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -19,14 +18,16 @@ from export.graph.onnx_graph import Graph
 from export.graph.precision import Precision, lower_precision, with_precision
 from export.runtime import Session
 from export.stages import lower
+from export.store.entries import component_entry
 from export.store.job import NEUTRAL_DIR, Job
-from export.store.manifest import MANIFEST_FILE, SCHEMA, component_entry, read_manifest
+from export.store.manifest import read_manifest, write_manifest
 from export.store.samples import open_image
 from export.store.selection import ComponentSelection
 from export.validate.end_to_end import compare
 from export.validate.half_precision import check_greedy, check_half, check_seeing
 from export.validate.parity import ParityError
 from export.validate.validate import run_of, validate
+from export_manifests import a_component, a_manifest
 from models import MMInterleaved
 
 CAPACITY = 512
@@ -54,16 +55,16 @@ def as_exported(
 
 def test_the_manifest_says_what_is_written_in_place(as_exported: Path) -> None:
     manifest = read_manifest(as_exported)
-    kv_cache = manifest["how"]["kv_cache"]
-    llm = manifest["components"]["llm"]
+    kv_cache = manifest.how.kv_cache
+    llm = manifest.components["llm"]
     names = [f"{part}_{layer}" for layer in range(2) for part in ("key", "value")]
-    assert llm["aliases"] == {f"present_{name}": f"past_{name}" for name in names}
-    assert [one["name"] for one in llm["outputs"]][-4:] == [f"present_{name}" for name in names]
-    shapes = {one["name"]: one["shape"] for one in (*llm["inputs"], *llm["outputs"])}
+    assert llm.aliases == {f"present_{name}": f"past_{name}" for name in names}
+    assert [one.name for one in llm.outputs][-4:] == [f"present_{name}" for name in names]
+    shapes = {one.name: one.shape for one in (*llm.inputs, *llm.outputs)}
     assert shapes["past_key_0"] == shapes["present_key_0"]
     assert shapes["past_key_0"][2] == {"trt_native": CAPACITY, "ort": "past"}[kv_cache]
-    assert llm["onnx"]["opset"] == 24
-    assert manifest["generation"]["status"] == "pass"
+    assert llm.onnx.opset == 24
+    assert manifest.generation.status == "pass"
 
 
 def test_it_writes_and_draws_as_the_model_does(
@@ -162,11 +163,10 @@ def test_tensorrt_rtx_builds_it_with_its_plugins(
     file = tmp_path / "onnx/llm.onnx"
     save_llm(exported, file, "trt_native", 64, precision)
     llm = with_precision(with_kv_cache_layout(components["llm"], "trt_native", 64), precision)
-    entry = component_entry(llm, Graph.of(onnx.load(file)), file, {}, root=tmp_path)
-    others = {"left_to_pytorch": [], "not_exported": []}
-    (tmp_path / MANIFEST_FILE).write_text(json.dumps({"schema": SCHEMA, "components": {"llm": entry}, **others}))
+    entry = component_entry(llm, Graph.of(onnx.load(file)), file, a_component().validation, root=tmp_path)
+    write_manifest(tmp_path, a_manifest({"llm": entry}))
     limits = Limits(max_batch=2, max_tokens=4, max_past=64, max_images=3)
     build_engines(tmp_path, BuildOptions("rtx", limits, architectures=("sm_80",)), lambda _line: None)
-    (engine,) = read_manifest(tmp_path)["components"]["llm"]["engines"].values()
-    assert engine["status"] == "built"
-    assert engine["num_plugins"] == {"MMFS": 2}
+    (engine,) = read_manifest(tmp_path).components["llm"].engines.values()
+    assert engine.status == "built"
+    assert engine.num_plugins == {"MMFS": 2}

@@ -1,7 +1,6 @@
 """A new export in the place of an earlier one, and what becomes of the earlier one's engines."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,9 +8,11 @@ from export.engine import reuse
 from export.engine.reuse import drop_stale, stale_files
 from export.placement import put_back, put_in_place
 from export.process.lock import directory_lock
-from export.store.manifest import read_manifest, write_manifest
+from export.store.manifest import ComponentEntry, FileEntry, GraphEntry, read_manifest, write_manifest
+from export_manifests import a_component, a_manifest, an_engine, no_engine
 
 FOLDER = "rtx-1.7"
+ENGINES = {"built": an_engine(), "failed": no_engine()}
 
 
 class Killed(BaseException):
@@ -23,21 +24,21 @@ def an_export(root: Path, graphs: dict[str, str], engines: dict[str, str]) -> Pa
     (root / "onnx").mkdir(parents=True)
     (root / "job.json").write_text("{}")
     folder = root / "engines" / FOLDER
-    components: dict[str, Any] = {}
+    components: dict[str, ComponentEntry] = {}
     for name, digest in graphs.items():
         (root / f"onnx/{name}.onnx").write_text(digest)
         (root / f"onnx/{name}.key").touch()
-        components[name] = {"onnx": {"sha256": digest}, "engines": {}}
+        components[name] = a_component(onnx=GraphEntry(FileEntry("", 0, digest), (), 18, 1))
     for name, status in engines.items():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.build.log").write_text(name)
         if status == "built":
             (folder / f"{name}.plan").write_text(f"plan of {graphs[name]}")
             (folder / f"{name}.layers.json").write_text("{}")
-        components[name]["engines"] = {FOLDER: {"status": status}}
+        components[name].engines[FOLDER] = ENGINES[status]
     if engines:
         (folder / "timing.cache").write_text("tactics")
-    write_manifest(root, {"schema": 5, "components": components, "left_to_pytorch": [], "not_exported": []})
+    write_manifest(root, a_manifest(components))
     return root
 
 
@@ -81,8 +82,8 @@ def test_engines_of_graphs_that_have_changed_go(
         monkeypatch.setattr(reuse.os, "link", refuse)
     put_in_place(work, out)
     assert files(out) == NEW
-    engines = {name: entry["engines"] for name, entry in read_manifest(out)["components"].items()}
-    assert engines == {"llm": {}, "eye": {FOLDER: {"status": "built"}}, "vae": {FOLDER: {"status": "failed"}}}
+    engines = {name: entry.engines for name, entry in read_manifest(out).components.items()}
+    assert engines == {"llm": {}, "eye": {FOLDER: ENGINES["built"]}, "vae": {FOLDER: ENGINES["failed"]}}
     assert (out / f"engines/{FOLDER}/eye.plan").read_text() == "plan of b"
     assert list(out.parent.iterdir()) == [out]
 
@@ -143,8 +144,8 @@ def test_only_what_is_stale_is_dropped(out: Path) -> None:
     whole = files(out)
     drop_stale(out, manifest)
     assert files(out) == whole
-    manifest["components"]["eye"]["engines"][FOLDER] = {"status": "not built"}
-    del manifest["components"]["vae"]
+    manifest.components["eye"].engines[FOLDER] = no_engine("not built")
+    del manifest.components["vae"]
     drop_stale(out, manifest)
     gone = {f"engines/{FOLDER}/{name}" for name in ("eye.plan", "eye.build.log", "eye.layers.json", "vae.build.log")}
     assert whole - files(out) == gone

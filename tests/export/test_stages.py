@@ -176,9 +176,9 @@ def test_a_command_that_is_killed_while_it_builds_leaves_no_engine(
 
     assert main([str(model_dir), "--out", str(out), *options]) == 0
     assert not list(out.rglob(".build-*"))
-    ((_, engine),) = read_manifest(out)["components"]["vae_decoder"]["engines"].items()
-    assert engine["status"] == "built"
-    assert file_digest(out / engine["plan"]["path"]) == engine["plan"]["sha256"]
+    ((_, engine),) = read_manifest(out).components["vae_decoder"].engines.items()
+    assert engine.status == "built"
+    assert file_digest(out / engine.plan.path) == engine.plan.sha256
 
 
 @pytest.mark.slow

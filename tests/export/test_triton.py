@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
+from export.components.profiles import Profile
 from export.engine.compatibility import IncompatibleExport
-from export.store.manifest import file_entry
+from export.store.entries import file_entry
+from export.store.manifest import read_manifest, write_manifest
 from export.triton import write_repository
+from export_manifests import an_engine
 
 Field = descriptor_pb2.FieldDescriptorProto
 
@@ -65,7 +68,9 @@ def test_the_server_finds_every_graph_with_its_tensors(exported: Path, tmp_path:
             for tensor, port in zip(tensors, ports, strict=True):
                 assert tensor.data_type == {"float32": 1, "int64": 2}[port["dtype"]]
                 assert list(tensor.dims) == [size if isinstance(size, int) else -1 for size in port["shape"]]
-        assert (repository / name / "1/model.onnx").read_bytes() == (exported / entry["onnx"]["path"]).read_bytes()
+        assert (repository / name / "1/model.onnx").read_bytes() == (
+            exported / entry["onnx"]["file"]["path"]
+        ).read_bytes()
 
 
 def test_engines_offer_their_profiles(exported: Path, tmp_path: Path, model_config: Any) -> None:
@@ -73,14 +78,14 @@ def test_engines_offer_their_profiles(exported: Path, tmp_path: Path, model_conf
     shutil.copytree(exported, root)
     with pytest.raises(IncompatibleExport, match="no TensorRT engine of image_tokenizer"):
         write_repository(root, tmp_path / "repository", "tensorrt")
-    manifest = json.loads((root / "manifest.json").read_text())
-    for name, entry in manifest["components"].items():
+    manifest = read_manifest(root)
+    for name, entry in manifest.components.items():
         plan = root / f"{name}.plan"
         plan.write_bytes(name.encode())
-        profiles = [{"name": "decode"}, {"name": "prefill"}] if name == "llm" else [{"name": "all"}]
-        engine = {"status": "built", "plan": file_entry(plan, root), "profiles": profiles}
-        entry["engines"] = {"rtx-1.7": {}, "tensorrt-11.4": engine}
-    (root / "manifest.json").write_text(json.dumps(manifest))
+        profiles = tuple(Profile(one, {}) for one in (("decode", "prefill") if name == "llm" else ("all",)))
+        engine = an_engine(plan=file_entry(plan, root), profiles=profiles)
+        entry.engines.update({"rtx-1.7": an_engine(), "tensorrt-11.4": engine})
+    write_manifest(root, manifest)
     write_repository(root, tmp_path / "repository", "tensorrt")
     config = text_format.Parse((tmp_path / "repository/llm/config.pbtxt").read_text(), model_config())
     assert (config.platform, config.backend) == ("tensorrt_plan", "")

@@ -1,4 +1,3 @@
-import json
 import shlex
 import shutil
 from collections.abc import Callable
@@ -21,11 +20,13 @@ from export.process.fingerprint import file_digest
 from export.process.progress import ReadProgress
 from export.run import main as run
 from export.runtime import Session
+from export.store.entries import file_entry
 from export.store.job import NEUTRAL_DIR
-from export.store.manifest import SCHEMA, file_entry, read_manifest, write_manifest
+from export.store.manifest import Outcome, read_manifest, write_manifest
 from export.store.samples import open_image
 from export.triton import write_repository
 from export.trt import main
+from export_manifests import a_component, a_manifest, an_engine
 from models import MMInterleaved, MMInterleavedConfig
 from plugins_trt import tensorrt_package
 
@@ -256,8 +257,8 @@ def test_an_earlier_export_is_replaced_whole_or_kept_whole(
     assert main([str(model_dir), "--out", str(out)]) == 0
     assert "stage validate" not in capsys.readouterr().out
     assert (out / "manifest.json").read_bytes() == manifest
-    for entry in read_manifest(out)["components"].values():
-        assert file_digest(out / entry["onnx"]["path"]) == entry["onnx"]["sha256"]
+    for entry in read_manifest(out).components.values():
+        assert file_digest(out / entry.onnx.file.path) == entry.onnx.file.sha256
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -292,15 +293,13 @@ def test_a_part_of_a_model_is_exported_and_grows(
     assert main([str(model_dir), "--out", str(out), "--components", "vae_decoder,mmfs_values_llm"]) == 0
     assert "[3/3] no writing and drawing: " in capsys.readouterr().out
     manifest = read_manifest(out)
-    assert list(manifest["components"]) == ["mmfs_values_llm", "vae_decoder"]
+    assert list(manifest.components) == ["mmfs_values_llm", "vae_decoder"]
     assert {file.stem for file in (out / "onnx").iterdir()} == {"mmfs_values_llm", "vae_decoder"}
     others = ["image_tokenizer", "mmfs_values_unet", "llm", "context_resampler", "unet_mmfs"]
-    assert manifest["not_exported"] == others
-    assert manifest["not_done"][0] == f"not exported: {', '.join(others)}"
-    assert manifest["generation"] == {
-        "status": "not run",
-        "reason": f"{', '.join(others)} were not exported, and not left to PyTorch with --torch-fallback",
-    }
+    assert list(manifest.not_exported) == others
+    assert manifest.not_done[0] == f"not exported: {', '.join(others)}"
+    why = f"{', '.join(others)} were not exported, and not left to PyTorch with --torch-fallback"
+    assert manifest.generation == Outcome("not run", why)
     part = ["--components", "vae_decoder,mmfs_values_llm"]
     assert main([str(model_dir), "--out", str(out), *part, "--stage", "bench"]) == 2
     assert f"{out} cannot write or draw without" in capsys.readouterr().err
@@ -313,8 +312,8 @@ def test_a_part_of_a_model_is_exported_and_grows(
     plan = out / "engines/rtx-1.7/vae_decoder.plan"
     plan.parent.mkdir(parents=True)
     plan.write_bytes(b"hours of work")
-    built = {"rtx-1.7": {"status": "built", "plan": file_entry(plan, out)}}
-    manifest["components"]["vae_decoder"]["engines"] = built
+    built = {"rtx-1.7": an_engine(plan=file_entry(plan, out))}
+    manifest.components["vae_decoder"].engines.update(built)
     write_manifest(out, manifest)
     left = [name for name in others if name != "context_resampler"]
     more = ["--components", "context_resampler", "--torch-fallback", ",".join(left)]
@@ -323,10 +322,10 @@ def test_a_part_of_a_model_is_exported_and_grows(
     assert f"[4/4] writing and drawing with the files and PyTorch for {', '.join(left)} ..." in printed
     assert "3 texts equal; 3 images" in printed
     manifest = read_manifest(out)
-    assert list(manifest["components"]) == ["mmfs_values_llm", "context_resampler", "vae_decoder"]
-    assert manifest["components"]["vae_decoder"]["engines"] == built, "its graph is the same"
+    assert list(manifest.components) == ["mmfs_values_llm", "context_resampler", "vae_decoder"]
+    assert manifest.components["vae_decoder"].engines == built, "its graph is the same"
     assert plan.read_bytes() == b"hours of work"
-    assert (manifest["left_to_pytorch"], manifest["not_exported"]) == (left, [])
+    assert (manifest.left_to_pytorch, manifest.not_exported) == (tuple(left), ())
     document = ["--prompt", "draw", "--max-new-tokens", "6", "--num-inference-steps", "2"]
     assert run([str(out), *document]) == 2
     assert f"{', '.join(left)} was left to PyTorch with --torch-fallback" in capsys.readouterr().err
@@ -376,12 +375,12 @@ def test_a_part_does_not_grow_the_export_of_another_model(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    earlier = {"schema": SCHEMA, "key": "", "components": {"llm": {}, "eyes": {}}, "left_to_pytorch": []}
-    (out / "manifest.json").write_text(json.dumps(earlier))
+    write_manifest(out, a_manifest({"llm": a_component(), "eyes": a_component()}))
+    earlier = (out / "manifest.json").read_text()
     assert main([str(model_dir), "--out", str(out), "--components", "vae_decoder"]) == 2
     refused = capsys.readouterr().err
     assert "The export that is in --out already is of another model: it has eyes, and this model has " in refused
-    assert json.loads((out / "manifest.json").read_text()) == earlier
+    assert (out / "manifest.json").read_text() == earlier
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -395,7 +394,7 @@ def test_few_layers_are_compared_with_as_many(
     options = ["--few-layers", "1", "--components", "llm", "--torch-fallback", others]
     assert main([str(model_dir), "--out", str(out), *options]) == 0
     assert "3 texts equal; 3 images" in capsys.readouterr().out
-    assert read_manifest(out)["components"]["llm"]["num_mmfs_nodes"] == {"MMFS": 1}
+    assert read_manifest(out).components["llm"].num_mmfs_nodes == {"MMFS": 1}
     document = ["--prompt", "draw", "--max-new-tokens", "6", "--num-inference-steps", "2"]
     assert run([str(out), *document, "--model", str(model_dir), "--compare", str(model_dir)]) == 0
     assert "equal to PyTorch" in capsys.readouterr().out
@@ -410,13 +409,13 @@ def test_half_precision_is_proved_and_said(
     assert main([str(model_dir), "--out", str(out), "--precision", "bfloat16"]) == 0
     assert {path.name for path in out.iterdir()} == {"onnx", "assets", NEUTRAL_DIR, "manifest.json"}
     manifest = read_manifest(out)
-    assert manifest["how"]["precision"] == "bfloat16"
-    llm = manifest["components"]["llm"]
-    assert {port["name"]: port["dtype"] for port in llm["inputs"]}["inputs_embeds"] == "bfloat16"
-    assert {port["name"]: port["dtype"] for port in llm["outputs"]}["logits"] == "float32"
-    assert llm["validation"]["num_greedy_tokens"] > 8
-    assert 0 < llm["validation"]["max_relative_error"] < 0.02
-    assert manifest["generation"]["worst_psnr_db"] >= 30
+    assert manifest.how.precision == "bfloat16"
+    llm = manifest.components["llm"]
+    assert {port.name: port.dtype for port in llm.inputs}["inputs_embeds"] == "bfloat16"
+    assert {port.name: port.dtype for port in llm.outputs}["logits"] == "float32"
+    assert llm.validation.num_greedy_tokens > 8
+    assert 0 < llm.validation.max_relative_error < 0.02
+    assert manifest.generation.worst_psnr_db >= 30
 
 
 def test_scales_that_are_wrong_by_two_leave_nothing_behind(
@@ -459,14 +458,14 @@ def test_a_language_model_of_eight_bits_is_proved_said_and_writes(
     assert main([str(model_dir), "--out", str(out), *options]) == 0
     assert "3 of 3 documents written on with the same 32 tokens" in capsys.readouterr().out
     manifest = read_manifest(out)
-    assert manifest["how"]["llm_weights"] == "int8"
-    llm = manifest["components"]["llm"]
-    assert llm["quantized"]["scheme"] == "int8, symmetric, a scale per output channel"
-    assert 3 < llm["quantized"]["bytes_before"] / llm["quantized"]["bytes_after"] < 4, "float32 before"
-    checked = llm["validation"]
-    assert checked["tolerance"] == {"cosine": 0.99, "norm": 0.05, "perplexity": 0.01}
-    assert checked["likelihood"]["perplexity"] == pytest.approx(checked["likelihood"]["pytorch_perplexity"], rel=0.01)
-    assert [one["text"] == one["pytorch_text"] for one in checked["greedy"]] == [True] * 3
+    assert manifest.how.llm_weights == "int8"
+    llm = manifest.components["llm"]
+    assert llm.quantized.scheme == "int8, symmetric, a scale per output channel"
+    assert 3 < llm.quantized.bytes_before / llm.quantized.bytes_after < 4, "float32 before"
+    checked = llm.validation
+    assert checked.tolerance == {"cosine": 0.99, "norm": 0.05, "perplexity": 0.01}
+    assert checked.likelihood.perplexity == pytest.approx(checked.likelihood.pytorch_perplexity, rel=0.01)
+    assert [one.text == one.pytorch_text for one in checked.greedy] == [True] * 3
 
     session = Session.open(out, "ort", model=unchanged_model)
     document = [open_image(model_dir / "samples/0.png"), "what is it"]
@@ -480,9 +479,7 @@ def test_bench_and_serving_come_last(
     out, repository = tmp_path / "out", tmp_path / "served"
     done: list[object] = []
     monkeypatch.setattr(export.trt, "is_up_to_date", lambda *_: True)
-    monkeypatch.setattr(
-        export.trt, "read_manifest", lambda _: {"components": {}, "left_to_pytorch": [], "not_exported": []}
-    )
+    monkeypatch.setattr(export.trt, "read_manifest", lambda _: a_manifest({}))
     monkeypatch.setattr(export.trt, "run_child", lambda module, arguments, **_: done.append((module, arguments)))
     monkeypatch.setattr(export.trt, "write_repository", lambda *given: [done.append(given), "llm"][1:])
     assert main([str(model_dir), "--out", str(out), "--stage", "bench", "--triton", str(repository)]) == 0

@@ -1,6 +1,7 @@
 """Stage "build": what it keeps, refuses and writes, without TensorRT; and two small graphs with TensorRT-RTX."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.components.profiles import Limits
+from export.components.profiles import Limits, Profile
 from export.engine import build as build_module
 from export.engine.build import BuildOptions, build_engines
 from export.engine.build_process import BUILT_FILE, INSPECTED_FILE, Request
@@ -18,17 +19,29 @@ from export.engine.checks import EngineError, check_plugins, num_plugin_layers
 from export.process.child_process import ChildError
 from export.process.fingerprint import file_digest
 from export.process.lock import directory_lock
-from export.store.manifest import MANIFEST_FILE, SCHEMA, read_manifest
+from export.store.entries import file_entry
+from export.store.manifest import (
+    MANIFEST_FILE,
+    SCHEMA,
+    BuilderEntry,
+    GraphEntry,
+    Inspection,
+    NoEngine,
+    PortEntry,
+    read_manifest,
+    write_manifest,
+)
+from export_manifests import a_component, a_manifest
 from plugins_trt.onnx_function import attach_functions
 from plugins_trt.tensorrt_package import MissingPackage, why_not
 
 LIMITS = Limits(max_batch=2, max_tokens=4, max_past=8, max_images=3)
 PORTS = {
-    "vae_decoder": [{"name": "x", "dtype": "float32", "role": "plain", "shape": ["batch", 4]}],
+    "vae_decoder": [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}],
     "image_tokenizer": [
-        {"name": "value", "dtype": "float32", "role": "plain", "shape": ["images", 6, 2, 8]},
-        {"name": "locations", "dtype": "float32", "role": "plain", "shape": ["images", 5, 2, 1, 3, 2]},
-        {"name": "weights", "dtype": "float32", "role": "plain", "shape": ["images", 5, 2, 1, 3]},
+        {"name": "value", "dtype": "float32", "shape": ["images", 6, 2, 8]},
+        {"name": "locations", "dtype": "float32", "shape": ["images", 5, 2, 1, 3, 2]},
+        {"name": "weights", "dtype": "float32", "shape": ["images", 5, 2, 1, 3]},
     ],
 }
 
@@ -63,14 +76,12 @@ def root(tmp_path: Path) -> Path:
     for name in PORTS:
         file = tmp_path / f"out/onnx/{name}.onnx"
         onnx.save(graph_of(name), file)
-        components[name] = {
-            "onnx": {"path": f"onnx/{name}.onnx", "sha256": file_digest(file), "weights": []},
-            "inputs": PORTS[name],
-            "num_mmfs_nodes": {"MSDeformAttn": 1} if name == "image_tokenizer" else {},
-            "engines": {},
-        }
-    manifest = {"schema": SCHEMA, "components": components, "left_to_pytorch": ["left"], "not_exported": []}
-    (tmp_path / "out" / MANIFEST_FILE).write_text(json.dumps(manifest))
+        components[name] = a_component(
+            onnx=GraphEntry(file_entry(file, tmp_path / "out"), (), 18, 1),
+            inputs=tuple(PortEntry(p["name"], p["dtype"], tuple(p["shape"]), "plain") for p in PORTS[name]),
+            num_mmfs_nodes={"MSDeformAttn": 1} if name == "image_tokenizer" else {},
+        )
+    write_manifest(tmp_path / "out", a_manifest(components, left_to_pytorch=("left",)))
     return tmp_path / "out"
 
 
@@ -125,7 +136,7 @@ def build(root: Path, **options: Any) -> list[str]:
 
 
 def entries(root: Path) -> dict[str, Any]:
-    return {name: component["engines"].get("rtx-1.2") for name, component in read_manifest(root)["components"].items()}
+    return {name: component.engines.get("rtx-1.2") for name, component in read_manifest(root).components.items()}
 
 
 def test_every_engine_is_entered_with_what_is_known_about_it(root: Path, builder: Builder) -> None:
@@ -135,20 +146,20 @@ def test_every_engine_is_entered_with_what_is_known_about_it(root: Path, builder
         "[2/2] image_tokenizer",
     ]
     vae_decoder, image_tokenizer = entries(root).values()
-    plan = root / image_tokenizer["plan"]["path"]
+    plan = root / image_tokenizer.plan.path
     assert plan == root / "engines/rtx-1.2/image_tokenizer.plan"
     assert plan.read_bytes() == b"plan of image_tokenizer"
-    assert image_tokenizer["plan"]["sha256"] == file_digest(plan)
-    assert image_tokenizer["memory_bytes"] == {"activation": 7}
-    assert image_tokenizer["builder"] == {"package": "tensorrt_rtx", "version": "1.2"}
-    assert (image_tokenizer["num_plugins"], vae_decoder["num_plugins"]) == ({"MSDeformAttn": 1}, {})
-    assert image_tokenizer["profiles"] == [{"name": "all", "axes": {"images": [1, 2, 3]}}]
-    assert builder.requests[1].profiles[0]["value"] == [[1, 6, 2, 8], [2, 6, 2, 8], [3, 6, 2, 8]]
+    assert image_tokenizer.plan.sha256 == file_digest(plan)
+    assert image_tokenizer.memory_bytes == {"activation": 7}
+    assert image_tokenizer.builder == BuilderEntry("tensorrt_rtx", "1.2")
+    assert (image_tokenizer.num_plugins, vae_decoder.num_plugins) == ({"MSDeformAttn": 1}, {})
+    assert image_tokenizer.profiles == (Profile("all", {"images": (1, 1, 3)}),)
+    assert builder.requests[1].profiles[0]["value"] == [[1, 6, 2, 8], [1, 6, 2, 8], [3, 6, 2, 8]]
     for entry in (vae_decoder, image_tokenizer):
-        assert entry["status"] == "built"
-        assert entry["inspector"]["status"] == entry["executed"]["status"] == entry["verified"]["status"] == "not run"
-        assert entry["inspector"]["reason"].endswith("cudaError 35")
-    assert any(line.startswith("engines built and never executed: ") for line in read_manifest(root)["not_done"])
+        assert entry.status == "built"
+        assert entry.inspector.status == entry.executed.status == entry.verified.status == "not run"
+        assert entry.inspector.reason.endswith("cudaError 35")
+    assert any(line.startswith("engines built and never executed: ") for line in read_manifest(root).not_done)
     assert {path.name for path in (root / "engines/rtx-1.2").iterdir()} == {
         f"{name}.{end}" for name in PORTS for end in ("plan", "build.log")
     }
@@ -186,7 +197,7 @@ def test_a_plan_is_built_again_for_another_gpu_and_in_another_way(
     monkeypatch.setattr(build_module, "BUILDER_MODULES", ("export.engine.build",))
     build(root)
     assert builder.names() == ["vae_decoder", "image_tokenizer"]
-    monkeypatch.setattr(build_module, "PLUGIN_MODULES", ("plugins_trt.aot",))
+    monkeypatch.setattr(build_module, "KERNELS", ("mmfs/kernels/*.cuh",))
     build(root)
     assert builder.names() == ["image_tokenizer"], "vae_decoder has no plugin"
 
@@ -205,18 +216,18 @@ def test_a_process_that_dies_costs_one_engine(root: Path, builder: Builder) -> N
     with pytest.raises(EngineError, match=r"No engine of vae_decoder; .*manifest\.json says why"):
         build(root, limits=Limits(max_batch=1, max_images=2))
     vae_decoder, image_tokenizer = entries(root).values()
-    assert vae_decoder["status"] == "failed"
-    assert vae_decoder["reason"].startswith("The process was ended by signal 11")
-    assert image_tokenizer["status"] == "built"
+    assert vae_decoder.status == "failed"
+    assert vae_decoder.reason.startswith("The process was ended by signal 11")
+    assert image_tokenizer.status == "built"
     names = {path.name for path in (root / "engines/rtx-1.2").iterdir()}
     assert names == {"vae_decoder.build.log", "image_tokenizer.build.log", "image_tokenizer.plan"}, (
         "the plan of before is gone"
     )
-    assert read_manifest(root)["not_done"] == [
+    assert read_manifest(root).not_done == (
         "left to PyTorch: left",
         "no engine: vae_decoder",
         "engines built and never executed: image_tokenizer",
-    ]
+    )
 
 
 @pytest.mark.parametrize("found", [{}, {"MSDeformAttn": 2}, {"MMFS": 1}])
@@ -224,7 +235,7 @@ def test_another_number_of_plugins_than_nodes_is_an_error(root: Path, builder: B
     builder.plugins_of = found
     with pytest.raises(EngineError, match="No engine of image_tokenizer"):
         build(root)
-    assert "expected were {'MSDeformAttn': 1}" in entries(root)["image_tokenizer"]["reason"]
+    assert "expected were {'MSDeformAttn': 1}" in entries(root)["image_tokenizer"].reason
     assert not (root / "engines/rtx-1.2/image_tokenizer.plan").exists()
     with pytest.raises(EngineError, match="The network has 2 plugin layers"):
         check_plugins({"num_plugin_layers": 2, "num_plugins_in_plan": {"MMFS": 1}}, {"MMFS": 1})
@@ -235,7 +246,7 @@ def test_where_the_plan_can_be_loaded_the_inspector_has_to_agree(root: Path, bui
     assert num_plugin_layers({"Layers": layers}) == 1
     builder.inspected = {"layers": {"Layers": layers}}
     build(root, components=("image_tokenizer",))
-    assert entries(root)["image_tokenizer"]["inspector"] == {"status": "pass", "num_plugin_layers": 1}
+    assert entries(root)["image_tokenizer"].inspector == Inspection("pass", num_plugin_layers=1)
     file = root / "engines/rtx-1.2/image_tokenizer.layers.json"
     assert json.loads(file.read_text()) == {"Layers": layers}
     builder.inspected = {"error": "cudaError 35"}
@@ -244,7 +255,7 @@ def test_where_the_plan_can_be_loaded_the_inspector_has_to_agree(root: Path, bui
     builder.inspected = {"layers": {"Layers": layers}}
     with pytest.raises(EngineError, match="No engine of vae_decoder"):
         build(root)
-    assert "finds 1 plugin layers in the engine; expected were 0" in entries(root)["vae_decoder"]["reason"]
+    assert "finds 1 plugin layers in the engine; expected were 0" in entries(root)["vae_decoder"].reason
 
 
 def test_fallbacks_are_taken_when_asked_for_and_said(root: Path, builder: Builder) -> None:
@@ -252,10 +263,10 @@ def test_fallbacks_are_taken_when_asked_for_and_said(root: Path, builder: Builde
     builder.requests.clear()
     build(root, torch_fallback=("vae_decoder",), function_fallback=("image_tokenizer",))
     vae_decoder, image_tokenizer = entries(root).values()
-    assert vae_decoder == {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
+    assert vae_decoder == NoEngine("not built", "left to PyTorch with --torch-fallback")
     assert builder.requests[0].plugins is None
-    assert image_tokenizer["num_plugins"] == {}
-    assert "asked for with --function-fallback" in image_tokenizer["mmfs_nodes"]
+    assert image_tokenizer.num_plugins == {}
+    assert "asked for with --function-fallback" in image_tokenizer.mmfs_nodes
     names = {path.name for path in (root / "engines/rtx-1.2").iterdir()}
     assert names == {"image_tokenizer.plan", "image_tokenizer.build.log"}, "nothing of what is left to PyTorch"
     build(root)
@@ -266,22 +277,22 @@ def test_tensorrt_gets_ahead_of_time_plugins_unless_another_plugin_kind_is_named
     builder.plugins_of = None  # TensorRT does not tell how many of these are in a plan
     lines: list[str] = []
     build_engines(root, BuildOptions("tensorrt", LIMITS), lines.append)
-    entry = read_manifest(root)["components"]["image_tokenizer"]["engines"]["tensorrt-1.2"]
+    entry = read_manifest(root).components["image_tokenizer"].engines["tensorrt-1.2"]
     assert [request.plugins for request in builder.requests] == ["aot", "aot"]
-    assert (entry["plugin_kind"], entry["num_plugins"]) == ("aot", {"MSDeformAttn": 1})
-    assert entry["machine_code"]["architectures"] == entry["requires"]["architectures"] == ["compute_80"]
-    assert read_manifest(root)["components"]["vae_decoder"]["engines"]["tensorrt-1.2"]["plugin_kind"] is None
+    assert (entry.plugin_kind, entry.num_plugins) == ("aot", {"MSDeformAttn": 1})
+    assert entry.machine_code.architectures == entry.requires.architectures == ("compute_80",)
+    assert read_manifest(root).components["vae_decoder"].engines["tensorrt-1.2"].plugin_kind is None
     assert builder.names() == ["vae_decoder", "image_tokenizer"]
 
     builder.plugins_of = {"MSDeformAttn": 1}
     build_engines(root, BuildOptions("tensorrt", LIMITS, plugin="python"), lines.append)
     assert builder.names() == ["image_tokenizer"], "vae_decoder has no plugin"
-    assert read_manifest(root)["components"]["image_tokenizer"]["engines"]["tensorrt-1.2"]["plugin_kind"] == "python"
+    assert read_manifest(root).components["image_tokenizer"].engines["tensorrt-1.2"].plugin_kind == "python"
 
     builder.plugins_of, builder.num_layers = None, 0
     with pytest.raises(EngineError, match="No engine of image_tokenizer"):
         build_engines(root, BuildOptions("tensorrt", LIMITS), lines.append)
-    reason = read_manifest(root)["components"]["image_tokenizer"]["engines"]["tensorrt-1.2"]["reason"]
+    reason = read_manifest(root).components["image_tokenizer"].engines["tensorrt-1.2"].reason
     assert reason == "The network has 0 plugin layers; expected were {'MSDeformAttn': 1}."
 
 
@@ -294,8 +305,8 @@ def test_a_compiled_plugin_is_named_to_the_process_and_counts_for_the_key(
     library.write_bytes(b"\0mmfs_ms_deform_attn_forward_float16_8_8_1@sm_80\0mmfs_add_splits_float16_8_8_1@sm_90\0")
     build(root, plugin="library", plugin_library=library)
     assert [request.plugin_library for request in builder.requests] == [str(library)] * 2
-    assert entries(root)["image_tokenizer"]["machine_code"]["architectures"] == ["sm_80", "sm_90"]
-    assert entries(root)["image_tokenizer"]["requires"]["least_driver"] is None, "only who compiled it knows"
+    assert entries(root)["image_tokenizer"].machine_code.architectures == ("sm_80", "sm_90")
+    assert entries(root)["image_tokenizer"].requires.least_driver is None, "only who compiled it knows"
     assert entries(root)["image_tokenizer"]["plugin_library"] == str(library)
     assert entries(root)["vae_decoder"]["plugin_library"] is None
     assert builder.names() == ["vae_decoder", "image_tokenizer"]
@@ -356,8 +367,9 @@ def replace_graph(root: Path, name: str, content: bytes) -> None:
     manifest = read_manifest(root)
     file = root / f"onnx/{name}.onnx"
     file.write_bytes(content)
-    manifest["components"][name]["onnx"]["sha256"] = file_digest(file)
-    (root / MANIFEST_FILE).write_text(json.dumps(manifest))
+    component = manifest.components[name]
+    manifest.components[name] = replace(component, onnx=replace(component.onnx, file=file_entry(file, root)))
+    write_manifest(root, manifest)
 
 
 @pytest.mark.slow
@@ -370,9 +382,9 @@ def test_tensorrt_rtx_builds_half_types(root: Path, name: str, vector: int) -> N
         graph_of("image_tokenizer", TensorProto.DataType.Value(name.upper())).SerializeToString(),
     )
     build(root, components=("image_tokenizer",), architectures=("sm_90",))
-    ((_, built),) = read_manifest(root)["components"]["image_tokenizer"]["engines"].items()
-    assert built["num_plugins"] == {"MSDeformAttn": 1}
-    plan = (root / built["plan"]["path"]).read_bytes()
+    ((_, built),) = read_manifest(root).components["image_tokenizer"].engines.items()
+    assert built.num_plugins == {"MSDeformAttn": 1}
+    plan = (root / built.plan.path).read_bytes()
     assert f"mmfs_ms_deform_attn_forward_{name}_{vector}_8_1@sm_90".encode() in plan
 
 
@@ -382,16 +394,16 @@ def test_tensorrt_rtx_builds_plugins_bodies_and_says_what_it_refuses(root: Path)
     replace_graph(root, "vae_decoder", (root / "onnx/vae_decoder.onnx").read_bytes().replace(b"Add", b"Adx"))
     with pytest.raises(EngineError, match="No engine of vae_decoder"):
         build(root, architectures=("sm_90",))
-    ((folder, refused),) = read_manifest(root)["components"]["vae_decoder"]["engines"].items()
+    ((folder, refused),) = read_manifest(root).components["vae_decoder"].engines.items()
     assert folder.startswith("rtx-1.")
-    assert "The parser refused the graph" in refused["reason"]
-    built = read_manifest(root)["components"]["image_tokenizer"]["engines"][folder]
-    assert (built["status"], built["num_plugins"]) == ("built", {"MSDeformAttn": 1})
-    plan = (root / built["plan"]["path"]).read_bytes()
+    assert "The parser refused the graph" in refused.reason
+    built = read_manifest(root).components["image_tokenizer"].engines[folder]
+    assert (built.status, built.num_plugins) == ("built", {"MSDeformAttn": 1})
+    plan = (root / built.plan.path).read_bytes()
     assert b"mmfs_ms_deform_attn_forward_float32_4_8_1@sm_90" in plan
-    assert built["executed"]["status"] == "not run"
+    assert built.executed.status == "not run"
 
     build(root, components=("image_tokenizer",), function_fallback=("image_tokenizer",), architectures=("sm_90",))
-    built = read_manifest(root)["components"]["image_tokenizer"]["engines"][folder]
-    assert (built["status"], built["num_plugins"]) == ("built", {})
-    assert b"mmfs_ms_deform_attn_forward" not in (root / built["plan"]["path"]).read_bytes()
+    built = read_manifest(root).components["image_tokenizer"].engines[folder]
+    assert (built.status, built.num_plugins) == ("built", {})
+    assert b"mmfs_ms_deform_attn_forward" not in (root / built.plan.path).read_bytes()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from export.command_line import command_line
+from export.components.profiles import Limits
 from export.engine import compatibility
 from export.engine.compatibility import (
     IncompatibleExport,
@@ -20,43 +21,39 @@ from export.engine.compatibility import (
     requirements,
 )
 from export.process.progress import ReadProgress
-from export.store.manifest import file_entry
+from export.store.entries import file_entry
+from export.store.manifest import EngineEntry, GraphEntry, How, LeastDriver, NoEngine, Requirements
 from export.store.rebuild_command import how_to_rebuild
+from export_manifests import a_component, a_manifest, an_engine, no_engine
 
 THIS = Machine(platform="Linux x86_64", builder_version="1.7", capability=(9, 0), driver=580, kernels_sha256="ab" * 32)
 
-HOW = {
-    **{"precision": "float16", "llm_weights": "int8", "kv_cache": "trt_native", "max_past": 64, "few_layers": None},
-    "images": ["/my images/a.png", "/b.png"],
-}
-WHOLE: dict[str, Any] = {"components": {}, "left_to_pytorch": [], "not_exported": []}
-MANIFEST: dict[str, Any] = {"how": HOW, "model_dir": "/my models/one", **WHOLE}
+HOW = How("float16", "int8", "trt_native", 64, None, ("/my images/a.png", "/b.png"))
+LIMITS = Limits(max_batch=2, max_tokens=16, max_past=64, max_images=3, dynamic_unet=True)
+MANIFEST = a_manifest({}, how=HOW, model_dir="/my models/one")
+LIMITS_OPTIONS = "--max-batch 2 --max-tokens 16 --max-past 64 --max-images 3 --dynamic-unet"
 COMMAND = "python -m export.trt '/my models/one' --out"
 
 
 @pytest.fixture
-def entry(tmp_path: Path) -> dict[str, Any]:
+def entry(tmp_path: Path) -> EngineEntry:
     plan = tmp_path / "llm.plan"
     plan.write_bytes(b"a plan")
-    return {
-        "status": "built",
-        "plan": file_entry(plan, tmp_path),
-        "plugin_kind": "python",
-        "plugin_library": None,
-        "mmfs_nodes": "plugins",
-        "limits": {"max_batch": 2, "max_past": 64, "dynamic_unet": True},
-        "requires": {
-            "platform": "Linux x86_64",
-            "capability": None,
-            "architectures": ["sm_80", "sm_90", "compute_80"],
-            "cuda": "13.1",
-            "least_driver": {"machine_code": 580, "ptx": 590},
-            "kernels_sha256": "ab" * 32,
-        },
-    }
+    return an_engine(
+        plan=file_entry(plan, tmp_path),
+        limits=LIMITS,
+        requires=Requirements(
+            platform="Linux x86_64",
+            capability=None,
+            architectures=("sm_80", "sm_90", "compute_80"),
+            cuda="13.1",
+            least_driver=LeastDriver(machine_code=580, ptx=590),
+            kernels_sha256="ab" * 32,
+        ),
+    )
 
 
-def test_what_fits_is_not_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
+def test_what_fits_is_not_refused(tmp_path: Path, entry: EngineEntry) -> None:
     check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", THIS)
     check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, capability=(12, 1), driver=590))
     check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, capability=(12, 1), driver=None))
@@ -75,10 +72,10 @@ def test_what_fits_is_not_refused(tmp_path: Path, entry: dict[str, Any]) -> None
             r"driver of at least 590 for PTX of CUDA 13\.1, and this is 580, which reads that of CUDA 13\.0: install a "
             r"newer driver, or nvidia-cuda-nvrtc==13\.0\.\* before it is built again",
         ),
-        ({"driver": 580}, {"architectures": ["compute_80"]}, "driver of at least 590 for PTX"),
-        ({"capability": (8, 9)}, {"capability": [9, 0]}, "capability 9.0, and this one has 8.9"),
+        ({"driver": 580}, {"architectures": ("compute_80",)}, "driver of at least 590 for PTX"),
+        ({"capability": (8, 9)}, {"capability": (9, 0)}, "capability 9.0, and this one has 8.9"),
         ({"capability": (7, 5)}, {}, "holds kernels for sm_80, sm_90, compute_80, and this GPU has .* 7.5"),
-        ({"capability": (9, 0)}, {"architectures": ["sm_86", "sm_80"]}, "holds kernels for sm_86, sm_80"),
+        ({"capability": (9, 0)}, {"architectures": ("sm_86", "sm_80")}, "holds kernels for sm_86, sm_80"),
     ],
     ids=[
         *("platform", "kernels", "no-gpu", "driver", "driver-ptx", "driver-ahead"),
@@ -86,9 +83,9 @@ def test_what_fits_is_not_refused(tmp_path: Path, entry: dict[str, Any]) -> None
     ],
 )
 def test_another_machine_is_refused_with_the_command(
-    tmp_path: Path, entry: dict[str, Any], machine: dict[str, Any], needs: dict[str, Any], message: str
+    tmp_path: Path, entry: EngineEntry, machine: dict[str, Any], needs: dict[str, Any], message: str
 ) -> None:
-    entry["requires"] |= needs
+    entry = replace(entry, requires=replace(entry.requires, **needs))
     command = f"{COMMAND} {tmp_path} --stage build --builder rtx --components llm"
     with pytest.raises(IncompatibleExport, match=rf"The engine of llm .*{message}.*{command}"):
         check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", replace(THIS, **machine))
@@ -105,11 +102,11 @@ def test_another_machine_is_refused_with_the_command(
     ids=["python", "library", "bodies", "no-nodes"],
 )
 def test_the_command_builds_an_engine_of_the_same_kind(
-    tmp_path: Path, entry: dict[str, Any], built: dict[str, Any], options: str
+    tmp_path: Path, entry: EngineEntry, built: dict[str, Any], options: str
 ) -> None:
     with pytest.raises(IncompatibleExport) as refused:
-        check_engine(tmp_path, MANIFEST, "llm", {**entry, **built}, "rtx", replace(THIS, capability=None))
-    words = ["--components llm", options, "--max-batch 2 --max-past 64 --dynamic-unet"]
+        check_engine(tmp_path, MANIFEST, "llm", replace(entry, **built), "rtx", replace(THIS, capability=None))
+    words = ["--components llm", options, LIMITS_OPTIONS]
     words += ["--precision float16 --llm-weights int8 --kv-cache trt_native --images '/my images/a.png' /b.png"]
     assert str(refused.value).endswith(" ".join(filter(None, words)))
     parsed = command_line("").parse_args(shlex.split(str(refused.value).partition("export.trt ")[2]))
@@ -120,7 +117,12 @@ def test_the_command_builds_an_engine_of_the_same_kind(
 
 
 def test_the_command_makes_the_same_parts(tmp_path: Path) -> None:
-    part = {**MANIFEST, "components": {"llm": {}, "eye": {}}, "left_to_pytorch": ["vae"], "not_exported": ["unet"]}
+    part = replace(
+        MANIFEST,
+        components={"llm": a_component(), "eye": a_component()},
+        left_to_pytorch=("vae",),
+        not_exported=("unet",),
+    )
     assert " --stage validate --components llm,eye --torch-fallback vae --precision" in how_to_rebuild(
         tmp_path, part, stage="validate"
     )
@@ -140,8 +142,8 @@ def test_an_export_is_undamaged_if_all_that_it_lists_is_as_listed(
     for name in ("llm.onnx", "llm.data", "schedule.json"):
         (tmp_path / name).write_text(name)
         files[name] = file_entry(tmp_path / name, tmp_path)
-    graph = {**files["llm.onnx"], "weights": [files["llm.data"]]}
-    manifest = {"components": {"llm": {"onnx": graph}}, "assets": [files["schedule.json"]]}
+    graph = GraphEntry(files["llm.onnx"], (files["llm.data"],), 18, 1)
+    manifest = a_manifest({"llm": a_component(onnx=graph)}, assets=(files["schedule.json"],))
     assert is_undamaged(tmp_path, manifest, lines.append)
     assert [line.partition(": ")[0].partition(", ")[2] for line in lines] == [f"checking {tmp_path}"] * 3
     for name in files:
@@ -167,20 +169,19 @@ def changed(file: Path) -> None:
     [(missing, "is missing"), (cut, "has 5 bytes.* says 6: it was cut"), (changed, "does not have .* is damaged")],
 )
 def test_a_damaged_file_is_refused(
-    tmp_path: Path, entry: dict[str, Any], damage: Callable[[Path], None], message: str
+    tmp_path: Path, entry: EngineEntry, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(tmp_path / "llm.plan")
     with pytest.raises(IncompatibleExport, match=rf"llm\.plan {message}.* The way out\."):
-        check_file(tmp_path, entry["plan"], "The way out.")
+        check_file(tmp_path, entry.plan, "The way out.")
     with pytest.raises(IncompatibleExport, match=message):
         check_engine(tmp_path, MANIFEST, "llm", entry, "rtx", THIS)
 
 
-def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: dict[str, Any]) -> None:
-    left = {"status": "not built", "reason": "left to PyTorch"}
-    failed = {"status": "failed", "reason": "No memory."}
-    engines = {"rtx-1.6": entry, "rtx-1.7": entry, "rtx-1.8": left, "rtx-1.9": failed, "tensorrt-1.5": {}}
-    manifest = {**MANIFEST, "components": {"llm": {"engines": engines}}}
+def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: EngineEntry) -> None:
+    left, failed = no_engine("not built", "left to PyTorch"), no_engine("failed", "No memory.")
+    engines = {"rtx-1.6": entry, "rtx-1.7": entry, "rtx-1.8": left, "rtx-1.9": failed, "tensorrt-1.5": entry}
+    manifest = replace(MANIFEST, components={"llm": a_component(engines=engines)})
 
     def of(version: str) -> Any:
         return engine_of(tmp_path, manifest, "llm", "rtx", replace(THIS, builder_version=version))
@@ -192,15 +193,16 @@ def test_the_engine_of_the_installed_tensorrt_is_taken(tmp_path: Path, entry: di
     with pytest.raises(IncompatibleExport, match=r"built by tensorrt_rtx 1.6, 1.7, and 1.5 is installed"):
         of("1.5")
     with pytest.raises(IncompatibleExport, match=r"no engine of llm for tensorrt_rtx 1\.7\. Make it again"):
-        engine_of(tmp_path, {**MANIFEST, "components": {"llm": {"engines": {}}}}, "llm", "rtx", THIS)
+        engine_of(tmp_path, replace(MANIFEST, components={"llm": a_component()}), "llm", "rtx", THIS)
 
 
-def test_one_command_builds_all_that_lack_an_engine(tmp_path: Path, entry: dict[str, Any]) -> None:
-    bodies = {**entry, "plugin_kind": None, "mmfs_nodes": "bodies of standard operators"}
-    larger = {**entry, "limits": {"max_batch": 4}}
+def test_one_command_builds_all_that_lack_an_engine(tmp_path: Path, entry: EngineEntry) -> None:
+    bodies = replace(entry, plugin_kind=None, mmfs_nodes="bodies of standard operators")
+    larger = replace(entry, limits=Limits(max_batch=4))
 
-    def command(machine: Machine, **engines: dict[str, Any]) -> str:
-        manifest = {**MANIFEST, "components": {name: {"engines": found} for name, found in engines.items()}}
+    def command(machine: Machine, **engines: dict[str, EngineEntry | NoEngine]) -> str:
+        components = {name: a_component(engines=found) for name, found in engines.items()}
+        manifest = replace(MANIFEST, components=components)
         with pytest.raises(IncompatibleExport) as refused:
             check_engine(
                 tmp_path, manifest, "eye", engine_of(tmp_path, manifest, "eye", "rtx", machine), "rtx", machine
@@ -208,7 +210,7 @@ def test_one_command_builds_all_that_lack_an_engine(tmp_path: Path, entry: dict[
         return str(refused.value).partition(f"{tmp_path} ")[2].partition(" --precision")[0]
 
     building = "--stage build --builder rtx"
-    limits = "--plugin python --max-batch 2 --max-past 64 --dynamic-unet"
+    limits = f"--plugin python {LIMITS_OPTIONS}"
     assert command(THIS, eye={}, llm={}) == building
     assert command(THIS, eye={}, llm={}, vae={"rtx-1.7": entry}) == f"{building} --components eye,llm"
     before = {"eye": {"rtx-1.6": bodies}, "llm": {"rtx-1.6": entry}}
@@ -216,21 +218,21 @@ def test_one_command_builds_all_that_lack_an_engine(tmp_path: Path, entry: dict[
     assert command(THIS, **before) == f"{building} {fallback}"
     assert command(THIS, **before, unet={"rtx-1.6": larger}) == f"{building} --components eye,llm {fallback}"
     other_gpu = replace(THIS, capability=(7, 5))
-    now = {"eye": {"rtx-1.7": entry}, "llm": {"rtx-1.7": entry}, "vae": {"rtx-1.7": {"status": "not built"}}}
+    now = {"eye": {"rtx-1.7": entry}, "llm": {"rtx-1.7": entry}, "vae": {"rtx-1.7": no_engine("not built")}}
     assert command(other_gpu, **now) == f"{building} --components eye,llm {limits}"
 
 
 def test_requirements_are_those_of_what_is_inside() -> None:
     with_plugins, without = requirements("rtx", "python", ["sm_90"], (13, 1)), requirements("rtx", None, [], None)
-    assert with_plugins["least_driver"] == {"machine_code": 580, "ptx": 590}
-    assert (with_plugins["cuda"], with_plugins["architectures"]) == ("13.1", ["sm_90"])
-    assert len(with_plugins["kernels_sha256"]) == 64
-    assert without["least_driver"] is None
-    assert without["kernels_sha256"] is None
-    assert without["platform"] == with_plugins["platform"]
+    assert with_plugins.least_driver == LeastDriver(580, 590)
+    assert (with_plugins.cuda, with_plugins.architectures) == ("13.1", ("sm_90",))
+    assert len(with_plugins.kernels_sha256) == 64
+    assert without.least_driver is None
+    assert without.kernels_sha256 is None
+    assert without.platform == with_plugins.platform
     ahead, library = (
         requirements("tensorrt", "aot", ["compute_80"], (12, 9)),
         requirements("rtx", "library", ["sm_80"], None),
     )
-    assert (ahead["least_driver"], library["least_driver"]) == ({"machine_code": 525, "ptx": 575}, None)
-    assert ahead["kernels_sha256"] is library["kernels_sha256"] is None, "nothing of ours launches them"
+    assert (ahead.least_driver, library.least_driver) == (LeastDriver(525, 575), None)
+    assert ahead.kernels_sha256 is library.kernels_sha256 is None, "nothing of ours launches them"

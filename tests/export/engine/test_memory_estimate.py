@@ -27,7 +27,7 @@ class Twice(nn.Module):
 
 def test_every_kind_is_counted_once() -> None:
     component = Component(
-        "llm",
+        "context_resampler",
         Twice(),
         inputs={
             "x": Port(FLOAT, ("batch", 8)),

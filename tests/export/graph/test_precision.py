@@ -1,5 +1,5 @@
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ from export.graph.kv_cache import lower_attention
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import drop_nan_guards, lower_precision, precision_of, with_precision
 from export.graph.quantization import write_quantized
+from export.store.entries import file_entry
 from export.store.job import NEUTRAL_DIR
-from export.store.manifest import MANIFEST_FILE, SCHEMA, file_entry, read_manifest
+from export.store.manifest import read_manifest, write_manifest
 from export.validate.half_precision import check_greedy, check_half, check_seeing
 from export.validate.validate import run_of
 from models import MMInterleaved
@@ -195,19 +196,12 @@ def test_tensorrt_rtx_builds_it_with_its_plugins(
     if weights != "same":
         write_quantized(proto, weights, precision, tmp_path, file.with_suffix(".data"))
     onnx.save(proto, file)
-    entry = read_manifest(exported)["components"][name]
-    (tmp_path / MANIFEST_FILE).write_text(
-        json.dumps(
-            {
-                "schema": SCHEMA,
-                "components": {name: {**entry, "onnx": {**file_entry(file, tmp_path), "weights": []}}},
-                "left_to_pytorch": [],
-                "not_exported": [],
-            }
-        )
-    )
+    manifest = read_manifest(exported)
+    entry = manifest.components[name]
+    component = replace(entry, onnx=replace(entry.onnx, file=file_entry(file, tmp_path), weights=()))
+    write_manifest(tmp_path, replace(manifest, components={name: component}))
     limits = Limits(max_batch=2, max_tokens=4, max_past=8, max_images=3)
     build_engines(tmp_path, BuildOptions("rtx", limits, architectures=("sm_80",)), lambda _line: None)
-    (engine,) = read_manifest(tmp_path)["components"][name]["engines"].values()
-    assert engine["status"] == "built"
-    assert engine["num_plugins"] == entry["num_mmfs_nodes"] != {}
+    (engine,) = read_manifest(tmp_path).components[name].engines.values()
+    assert engine.status == "built"
+    assert engine.num_plugins == entry.num_mmfs_nodes != {}

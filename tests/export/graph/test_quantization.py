@@ -90,10 +90,10 @@ def test_attention_and_feed_forward_have_eight_bits_and_nothing_else(
     write_quantized(proto, kind, precision, tmp_path, tmp_path / "llm.data")
     entry, number_bytes = quantized_entry(proto), 4 if precision == "float32" else 2
     num_weights, num_scales = sum(map(math.prod, expected)), sum(shape[1] for shape in expected)
-    assert entry["num_matrices"] == len(expected)
-    assert entry["bytes_before"] == num_weights * number_bytes
-    assert entry["bytes_after"] == num_weights + num_scales * number_bytes
-    assert size - len(proto.SerializeToString()) == pytest.approx(entry["bytes_before"] - entry["bytes_after"], rel=0.2)
+    assert entry.num_matrices == len(expected)
+    assert entry.bytes_before == num_weights * number_bytes
+    assert entry.bytes_after == num_weights + num_scales * number_bytes
+    assert size - len(proto.SerializeToString()) == pytest.approx(entry.bytes_before - entry.bytes_after, rel=0.2)
     after = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     assert {name: after[name] for name in before if name in after} == {
         name: type_ for name, type_ in before.items() if f"{name}_quantized" not in after

@@ -8,7 +8,7 @@ import ctypes
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,10 +27,12 @@ from export.graph.kv_cache import aliases_of, lower_attention, with_kv_cache_lay
 from export.runtime import Session
 from export.runtime.runners import tensorrt_runners
 from export.runtime.tensorrt_runner import Loader, TensorRTError, TensorRTRunner
+from export.store.entries import file_entry, port_entries
 from export.store.job import NEUTRAL_DIR
-from export.store.manifest import file_entry, ports_entry, read_manifest, write_manifest
+from export.store.manifest import Manifest, read_manifest, write_manifest
 from export.store.samples import open_image
 from export.validate.end_to_end import compare
+from export_manifests import an_engine, no_engine
 from models import MMInterleaved
 
 CPU = torch.device("cpu")
@@ -168,29 +170,25 @@ def engines(exported: Path, tmp_path: Path) -> Path:
     shutil.copytree(exported, root)
     manifest = read_manifest(root)
     (root / "plans").mkdir()
-    for name in manifest["components"]:
+    for name in manifest.components:
         add_plan(root, manifest, name)
     write_manifest(root, manifest)
     return root
 
 
-def add_plan(root: Path, manifest: dict[str, Any], name: str) -> None:
+def add_plan(root: Path, manifest: Manifest, name: str) -> None:
     """Of the component as the manifest describes it."""
-    entry = manifest["components"][name]
-    profiles = profiles_of(name, entry["inputs"], LIMITS)
+    entry = manifest.components[name]
+    profiles = profiles_of(name, entry.input_shapes(), LIMITS)
     plan = root / "plans" / f"{name}.plan"
-    shapes = [profile.shapes(entry["inputs"]) for profile in profiles]
-    plan.write_text(json.dumps({"onnx": str(root / entry["onnx"]["path"]), "profiles": shapes}))
-    entry["engines"][f"rtx-{VERSION}"] = {
-        "status": "built",
-        "plan": file_entry(plan, root),
-        "limits": asdict(LIMITS),
-        "profiles": [{"name": profile.name, "axes": profile.axes} for profile in profiles],
-        "mmfs_nodes": "plugins",
-        "plugin_kind": "python",
-        "plugin_library": None,
-        "requires": requirements("rtx", "python", ["sm_80", "compute_80"], (13, 0)),
-    }
+    shapes = [profile.shapes(entry.input_shapes()) for profile in profiles]
+    plan.write_text(json.dumps({"onnx": str(root / entry.onnx.file.path), "profiles": shapes}))
+    entry.engines[f"rtx-{VERSION}"] = an_engine(
+        plan=file_entry(plan, root),
+        limits=LIMITS,
+        profiles=tuple(profiles),
+        requires=requirements("rtx", "python", ["sm_80", "compute_80"], (13, 0)),
+    )
 
 
 @pytest.fixture
@@ -200,7 +198,8 @@ def in_place(engines: Path, components: dict[str, Component]) -> None:
     neutral = onnx.load(engines / NEUTRAL_DIR / "llm.onnx")
     onnx.save(lower_attention(neutral, "trt_native", LIMITS.max_past), engines / "onnx/llm.onnx")
     llm = with_kv_cache_layout(components["llm"], "trt_native", LIMITS.max_past)
-    manifest["components"]["llm"] |= {"inputs": ports_entry(llm.inputs), "outputs": ports_entry(llm.outputs)}
+    ports = {"inputs": port_entries(llm.inputs), "outputs": port_entries(llm.outputs)}
+    manifest.components["llm"] = replace(manifest.components["llm"], **ports)
     add_plan(engines, manifest, "llm")
     write_manifest(engines, manifest)
 
@@ -284,7 +283,7 @@ def test_a_plan_that_does_not_load_is_refused_in_its_own_words(
     plan = engines / "plans" / "llm.plan"
     plan.write_bytes(b"?")
     manifest = read_manifest(engines)
-    manifest["components"]["llm"]["engines"][f"rtx-{VERSION}"]["plan"] = file_entry(plan, engines)
+    manifest.components["llm"].engines[f"rtx-{VERSION}"] = an_engine(plan=file_entry(plan, engines))
     write_manifest(engines, manifest)
     with pytest.raises(TensorRTError, match="tensorrt_rtx does not load the engine of llm: no such engine"):
         open_engines()
@@ -294,14 +293,13 @@ def test_what_was_left_to_pytorch_needs_the_model(
     engines: Path, open_engines: Callable[..., Session], model: MMInterleaved
 ) -> None:
     manifest = read_manifest(engines)
-    left = {"status": "not built", "reason": "left to PyTorch with --torch-fallback"}
-    manifest["components"]["vae_decoder"]["engines"][f"rtx-{VERSION}"] = left
+    left = no_engine("not built", "left to PyTorch with --torch-fallback")
+    manifest.components["vae_decoder"].engines[f"rtx-{VERSION}"] = left
     write_manifest(engines, manifest)
     with pytest.raises(ValueError, match="vae_decoder was left to PyTorch with --torch-fallback, which"):
         open_engines()
-    del manifest["components"]["context_resampler"]  # it has no graph either
-    manifest["left_to_pytorch"] = ["context_resampler"]
-    write_manifest(engines, manifest)
+    del manifest.components["context_resampler"]  # it has no graph either
+    write_manifest(engines, replace(manifest, left_to_pytorch=("context_resampler",)))
     with pytest.raises(ValueError, match="vae_decoder, context_resampler was left to PyTorch"):
         open_engines()
     options = {"mode": "image", "num_inference_steps": 2}

@@ -1,11 +1,16 @@
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from export.components.component import Component, Tolerances
 from export.store.job import NEUTRAL_DIR
+from export.store.manifest import SCHEMA, read_manifest, write_manifest
+from export_manifests import a_component, a_manifest, an_engine, no_engine
 
 
 @pytest.fixture
@@ -15,7 +20,7 @@ def manifest(exported: Path) -> dict:
 
 def test_every_file_is_listed_with_its_digest(exported: Path, model_dir: Path, manifest: dict) -> None:
     graphs = [component["onnx"] for component in manifest["components"].values()]
-    entries = [*graphs, *(file for graph in graphs for file in graph["weights"]), *manifest["assets"]]
+    entries = [*(file for graph in graphs for file in (graph["file"], *graph["weights"])), *manifest["assets"]]
     assert {entry["path"] for entry in entries} == {
         path.relative_to(exported).as_posix()
         for path in exported.rglob("*")
@@ -46,7 +51,7 @@ def test_components_are_described_and_validated(manifest: dict, components: dict
 
 
 def test_it_says_what_was_used_and_what_was_not_done(manifest: dict, model_dir: Path) -> None:
-    assert manifest["schema"] == 6
+    assert manifest["schema"] == SCHEMA == 7
     expected = {"precision": "float32", "llm_weights": "same", "kv_cache": "trt_split"}
     assert manifest["how"] == {**expected, "max_past": None, "few_layers": None, "images": []}
     assert manifest["model_dir"] == str(model_dir)
@@ -56,3 +61,33 @@ def test_it_says_what_was_used_and_what_was_not_done(manifest: dict, model_dir: 
     assert manifest["samples"] == "the first 3 documents of samples/samples.json beside the model"
     assert manifest["generation"]["status"] == "pass"
     assert manifest["generation"]["num_images"] == len(manifest["generation"]["texts"]) == 3
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    engines = {"rtx-1.7": an_engine(), "rtx-1.8": no_engine("failed", "no memory")}
+    written = a_manifest({"llm": a_component(engines=engines)}, not_exported=("unet",))
+    write_manifest(tmp_path, written)
+    read = read_manifest(tmp_path)
+    assert replace(read, not_done=()) == written
+    assert read.not_done == ("not exported: unet", "engines built and never executed: llm")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one: one.pop("samples"), r"samples: Field required"),
+        (lambda one: one.update(more=1), r"more: Unexpected"),
+        (lambda one: one.update(key=5), r"key: Input should be a valid string"),
+        (lambda one: one["components"]["llm"].update(num_nodes="7"), r"components\.llm\.num_nodes: Input should be a"),
+        (lambda one: one["components"]["llm"]["onnx"]["file"].update(at=0), r"components\.llm\.onnx\.file\.at: Unexp"),
+    ],
+    ids=["missing", "unknown", "ill-typed", "text-for-a-number", "unknown-inside"],
+)
+def test_an_entry_that_does_not_belong_is_named(tmp_path: Path, change: Callable[[dict], Any], message: str) -> None:
+    write_manifest(tmp_path, a_manifest({"llm": a_component()}))
+    file = tmp_path / "manifest.json"
+    listed = json.loads(file.read_text())
+    change(listed)
+    file.write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match=rf"manifest\.json is damaged \({message}.*Export again with --stage validate"):
+        read_manifest(tmp_path)

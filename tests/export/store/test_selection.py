@@ -1,26 +1,29 @@
-from typing import Any
+from dataclasses import asdict
 
 import pytest
 
-from export.store.selection import ComponentSelection, absent
+from export.store.manifest import Manifest
+from export.store.selection import Absent, ComponentSelection, absent
+from export_manifests import a_component, a_manifest
 
 MODEL = ("eye", "llm", "unet", "vae")
 
 
-def manifest(there: str, left: str = "") -> dict[str, Any]:
+def manifest(there: str, left: str = "") -> Manifest:
     """Of an export that holds these components."""
     selection = ComponentSelection(tuple(there.split()), tuple(left.split()))
-    return {"components": dict.fromkeys(there.split()), **absent(selection.components, selection, MODEL)}
+    return a_manifest(
+        dict.fromkeys(there.split(), a_component()), **asdict(absent(selection.components, selection, MODEL))
+    )
 
 
 def test_all_is_exported_but_what_is_left_to_pytorch() -> None:
     assert ComponentSelection().among(MODEL) == list(MODEL)
     assert ComponentSelection(torch_fallback=("vae",)).among(MODEL) == ["eye", "llm", "unet"]
     assert ComponentSelection(("vae", "eye")).among(MODEL) == ["eye", "vae"], "in the model's order"
-    assert absent(["llm"], ComponentSelection(("llm",), ("vae",)), MODEL) == {
-        "left_to_pytorch": ["vae"],
-        "not_exported": ["eye", "unet"],
-    }
+    assert absent(["llm"], ComponentSelection(("llm",), ("vae",)), MODEL) == Absent(
+        left_to_pytorch=("vae",), not_exported=("eye", "unet")
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,7 @@ def test_what_cannot_be_chosen(components: tuple[str, ...], torch_fallback: tupl
 
 
 def test_what_only_the_earlier_export_has_is_not_said_to_be_asked_for() -> None:
-    earlier = {"components": {"ear": {}, "llm": {}}, "left_to_pytorch": ["nose"], "not_exported": []}
+    earlier = a_manifest({"ear": a_component(), "llm": a_component()}, left_to_pytorch=("nose",))
     message = r"The export that is in --out already is of another model: it has ear, nose, and this model has eye, llm"
     with pytest.raises(ValueError, match=message):
         ComponentSelection(("llm", "unet")).joined(earlier).among(MODEL)
@@ -76,7 +79,7 @@ def test_what_only_the_earlier_export_has_is_not_said_to_be_asked_for() -> None:
     ],
 )
 def test_an_export_grows(
-    earlier: dict[str, Any], selection: ComponentSelection, joined: ComponentSelection, is_held: bool
+    earlier: Manifest, selection: ComponentSelection, joined: ComponentSelection, is_held: bool
 ) -> None:
     assert selection.joined(earlier) == joined
     assert joined.is_held_by(earlier) == is_held

@@ -12,7 +12,7 @@ def section(demo: Demo) -> str:
         f"<tr><td><code>{escape(name)}</code></td>"
         f'<td class="number">{component["num_nodes"]}</td>'
         f'<td class="number">{sum(component["num_mmfs_nodes"].values()) or "–"}</td>'
-        f'<td class="number">{component["onnx"]["bytes"] / 1e6:.1f} MB</td>'
+        f'<td class="number">{component["onnx"]["file"]["bytes"] / 1e6:.1f} MB</td>'
         f'<td class="number">{component["validation"]["max_relative_error"]:.1e}</td></tr>'
         for name, component in demo.export["components"].items()
     )

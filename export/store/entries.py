@@ -1,0 +1,63 @@
+"""Entries of the manifest, made from what they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from export.components.component import Component, Port
+from export.graph.kv_cache import aliases_of
+from export.graph.onnx_graph import Graph
+from export.process.fingerprint import file_digest
+from export.store.manifest import ComponentEntry, FileEntry, GraphEntry, PortEntry, QuantizedEntry, ValidationEntry
+from plugins_trt.onnx_function import DOMAIN_VERSION
+
+
+def component_entry(
+    component: Component,
+    graph: Graph,
+    file: Path,
+    validation: ValidationEntry,
+    *,
+    root: Path,
+    quantized: QuantizedEntry | None = None,
+) -> ComponentEntry:
+    """Of a component whose graph was compared with PyTorch, without engines.
+
+    Args:
+        component: with the types and shapes of its ports in the graph.
+        graph: what is in the file.
+        file: the graph; its weights lie beside it.
+        validation: how it was compared.
+        root: the export.
+        quantized: about weights in eight bits; None: it has none.
+    """
+    weights = file.with_suffix(".data")
+    return ComponentEntry(
+        onnx=GraphEntry(
+            file_entry(file, root),
+            (file_entry(weights, root),) if weights.is_file() else (),
+            graph.opset,
+            DOMAIN_VERSION,
+        ),
+        inputs=port_entries(component.inputs),
+        outputs=port_entries(component.outputs),
+        aliases=aliases_of(component.outputs),
+        num_nodes=graph.num_nodes,
+        num_mmfs_nodes=graph.num_mmfs_nodes,
+        validation=validation,
+        engines={},
+        quantized=quantized,
+    )
+
+
+def file_entry(file: Path, root: Path) -> FileEntry:
+    """Where a file is, how large, and its digest."""
+    return FileEntry(file.relative_to(root).as_posix(), file.stat().st_size, file_digest(file))
+
+
+def port_entries(ports: Mapping[str, Port]) -> tuple[PortEntry, ...]:
+    """Inputs or outputs."""
+    return tuple(
+        PortEntry(name, str(port.dtype).removeprefix("torch."), port.shape, port.role) for name, port in ports.items()
+    )
