@@ -307,8 +307,8 @@ def test_a_compiled_plugin_is_named_to_the_process_and_counts_for_the_key(
     assert [request.plugin_library for request in builder.requests] == [str(library)] * 2
     assert entries(root)["image_tokenizer"].machine_code.architectures == ("sm_80", "sm_90")
     assert entries(root)["image_tokenizer"].requires.least_driver is None, "only who compiled it knows"
-    assert entries(root)["image_tokenizer"]["plugin_library"] == str(library)
-    assert entries(root)["vae_decoder"]["plugin_library"] is None
+    assert entries(root)["image_tokenizer"].plugin_library == str(library)
+    assert entries(root)["vae_decoder"].plugin_library is None
     assert builder.names() == ["vae_decoder", "image_tokenizer"]
     library.write_bytes(library.read_bytes() + b"another build")
     build(root, plugin="library", plugin_library=library)
