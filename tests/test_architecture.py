@@ -28,7 +28,7 @@ MAY_IMPORT = {
 # The folders inside a package, from the lowest up: a folder imports only from those before it. The package's own files,
 # which are its commands and what they share, may stand anywhere between.
 FOLDERS = {
-    "export": ("process", "graph", "store", "engine", "runtime", "validate"),
+    "export": ("process", "components", "graph", "store", "engine", "runtime", "validate"),
     "trainer": ("process", "data", "logging", "step", "cost", "options", "recipes", "evaluation", "ablation", "demo"),
 }
 # A dependency that is heavy, or that changes fast, is known to as few folders as possible.

@@ -22,10 +22,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from export.components import context_resampler, image_tokenizer, llm, mmfs_values, unet_mmfs, vae_decoder
-from export.components.check_inputs import Case, CheckInputs
+from export.components.check_inputs import Case, CheckInputs, Document
 from export.components.component import Component
 from export.components.spec import ComponentSpec
-from export.store.samples import Document
 
 if TYPE_CHECKING:
     from models.mm_interleaved import MMInterleaved

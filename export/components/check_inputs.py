@@ -16,11 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from export.components.component import Component
-from export.store.samples import Document
 from models.batch import IGNORED, Batch
 
 if TYPE_CHECKING:
     from models.mm_interleaved import MMInterleaved
+
+
+Document = Sequence[str | Image.Image]
+"""Texts and images in reading order."""
 
 
 @dataclass(frozen=True)

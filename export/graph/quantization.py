@@ -10,7 +10,6 @@ A weight is read a few rows at a time, so that no float32 copy of it is ever in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -26,7 +25,6 @@ from export.graph.float32_nodes import NARROW, back_to_products, check_float32_n
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
 from export.graph.precision import Precision
-from export.store.manifest import QuantizedEntry
 from models import MMInterleaved
 from plugins_trt.onnx_function import DOMAIN
 
@@ -210,27 +208,6 @@ def _kept_products(graph: GraphProto) -> set[str]:
         elif node.output[0] in kept:  # to the places and weights of samples
             kept.add(source.output[0])
     return kept
-
-
-def quantized_entry(proto: ModelProto) -> QuantizedEntry:
-    """What the manifest says of a graph: which weights have eight bits, and what they would take without."""
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    before = after = 0
-    types = set()
-    nodes = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
-    for node in nodes:
-        matrix, scales = (tensors[name] for name in node.input)
-        num_weights, scale_bytes = math.prod(matrix.dims), helper.tensor_dtype_to_np_dtype(scales.data_type).itemsize
-        before += num_weights * scale_bytes
-        after += num_weights + math.prod(scales.dims) * scale_bytes
-        types.add(TensorProto.DataType.Name(matrix.data_type).lower())
-    return QuantizedEntry(
-        what="matrices of attention and feed-forward",
-        scheme=f"{', '.join(types)}, symmetric, a scale per output channel",
-        num_matrices=len(nodes),
-        bytes_before=before,
-        bytes_after=after,
-    )
 
 
 def _source(name: str, made_by: Mapping[str, NodeProto], constants: Collection[str] = ()) -> NodeProto | None:

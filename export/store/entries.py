@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+
+from onnx import ModelProto, TensorProto, helper
 
 from export.components.component import Component, Port
 from export.graph.kv_cache import aliases_of
@@ -60,4 +63,25 @@ def port_entries(ports: Mapping[str, Port]) -> tuple[PortEntry, ...]:
     """Inputs or outputs."""
     return tuple(
         PortEntry(name, str(port.dtype).removeprefix("torch."), port.shape, port.role) for name, port in ports.items()
+    )
+
+
+def quantized_entry(proto: ModelProto) -> QuantizedEntry:
+    """What the manifest says of a graph: which weights have eight bits, and what they would take without."""
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    before = after = 0
+    types = set()
+    nodes = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
+    for node in nodes:
+        matrix, scales = (tensors[name] for name in node.input)
+        num_weights, scale_bytes = math.prod(matrix.dims), helper.tensor_dtype_to_np_dtype(scales.data_type).itemsize
+        before += num_weights * scale_bytes
+        after += num_weights + math.prod(scales.dims) * scale_bytes
+        types.add(TensorProto.DataType.Name(matrix.data_type).lower())
+    return QuantizedEntry(
+        what="matrices of attention and feed-forward",
+        scheme=f"{', '.join(types)}, symmetric, a scale per output channel",
+        num_matrices=len(nodes),
+        bytes_before=before,
+        bytes_after=after,
     )

@@ -24,7 +24,7 @@ from export.components.component import Component
 from export.graph.kv_cache import aliases_of, with_kv_cache_layout
 from export.graph.onnx_graph import Graph
 from export.graph.precision import Precision, precision_of, with_precision
-from export.graph.quantization import Weights, quantized_entry, weights_of
+from export.graph.quantization import Weights, weights_of
 from export.process.progress import Log
 from export.runtime import Session
 from export.runtime.assets import Assets, write_assets
@@ -32,7 +32,7 @@ from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.runners import onnxruntime_runners_of
 from export.stages import open_model
-from export.store.entries import component_entry, file_entry
+from export.store.entries import component_entry, file_entry, quantized_entry
 from export.store.job import PACKAGES, Job
 from export.store.manifest import (
     ASSETS_DIR,

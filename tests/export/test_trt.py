@@ -20,6 +20,7 @@ from export.process.fingerprint import file_digest
 from export.process.progress import ReadProgress
 from export.run import main as run
 from export.runtime import Session
+from export.store import job
 from export.store.entries import file_entry
 from export.store.job import NEUTRAL_DIR
 from export.store.manifest import Outcome, read_manifest, write_manifest
@@ -276,7 +277,7 @@ def test_a_long_look_at_a_model_says_how_far_it_is(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(export.trt, "export_graphs", lambda *_: None)
-    monkeypatch.setattr(stages, "ReadProgress", partial(ReadProgress, interval_s=0.0))
+    monkeypatch.setattr(job, "ReadProgress", partial(ReadProgress, interval_s=0.0))
     assert main([str(model_dir), "--out", str(tmp_path / "out")]) == 0
     assert f" s, checking {model_dir}: 0.0 of 0.0 GB; about 0 s left\n" in capsys.readouterr().out
 

@@ -22,10 +22,10 @@ from export.graph.quantization import (
     check_quantized_weights,
     large_weights,
     matrices_of,
-    quantized_entry,
     weights_of,
     write_quantized,
 )
+from export.store.entries import quantized_entry
 from export.store.job import NEUTRAL_DIR
 from export.validate.parity import open_session
 from models import MMInterleaved
