@@ -31,7 +31,7 @@ from export.runtime.value_pool import ValuePool
 from export.trt import main as export_main
 from export.validate.end_to_end import compare
 from models import MMInterleaved, MMInterleavedConfig
-from models.denoising import Denoising
+from models.denoising_options import Denoising
 from plugins_trt.driver import driver
 from plugins_trt.launches import Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import compile_ahead

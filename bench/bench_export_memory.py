@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 
 from bench.measure import resident_bytes
 from export.components.all import components_of
+from export.formats import DEFAULT_KV_CACHE
 from export.graph.external_data import write_weights
-from export.graph.kv_cache import DEFAULT_KV_CACHE, lower_attention
+from export.graph.kv_cache import lower_attention
 from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision

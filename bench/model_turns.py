@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from models import MMInterleaved
-from models.denoising import Denoising
+from models.denoising_options import Denoising
 from models.generation.image_bank import ImageBank
 from models.generation.state import Piece
 from models.generation.torch_state import TorchGenerationState

@@ -1,1 +1,1 @@
-"""Deployment: the parts of a trained model as ONNX files, each proved equal to PyTorch."""
+"""Deployment: the components of a trained model as ONNX files, each compared with PyTorch."""

@@ -6,58 +6,12 @@ Both do the same work through the same interface; the error of the results stand
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
-import torch
-from torch import Tensor
-
-from export.process.progress import Log
-from export.runtime import Session
-from export.runtime.runners import exported_model
-from export.runtime.session import Backend
-from export.runtime.tensorrt_runner import TensorRTError
-from models.atomic_files import write_atomically
-from models.denoising import Denoising
-from models.generation.state import GenerationState, GenerativeModel
-from plugins_trt.tensorrt_package import MissingPackage
-
-PYTORCH = "PyTorch"
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is measured."""
-
-    num_prompt_tokens: int = 256
-    num_new_tokens: int = 32
-    num_inference_steps: int = 30
-    guidance_scale: float = 3.5
-    rounds: int = 5
-
-    def __post_init__(self) -> None:
-        for name in ("num_prompt_tokens", "num_new_tokens", "num_inference_steps", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}. Expected at least 1.")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One kind of work by one implementation."""
-
-    what: str
-    implementation: str
-    per_s: float
-    """Tokens or images a second, by the median round."""
-
-    relative_error: float
-    """Norm of the difference from PyTorch's logits or pixels, over the norm of those."""
+from export.formats import BACKENDS
+from export.workload import Work
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.bench", description=__doc__.partition("\n")[0])
     parser.add_argument("directory", type=Path, metavar="DIR", help="what python -m export.trt wrote")
     parser.add_argument("--model", type=Path, required=True, metavar="MODEL_DIR", help="what was exported")
-    parser.add_argument("--backend", choices=get_args(Backend), default="ort", help="default: %(default)s")
+    parser.add_argument("--backend", choices=BACKENDS, default="ort", help="default: %(default)s")
     parser.add_argument("--device", help="cpu or cuda; default: what the back end runs on")
     parser.add_argument("--prompt-tokens", type=int, default=usual.num_prompt_tokens, metavar="N")
     parser.add_argument("--new-tokens", type=int, default=usual.num_new_tokens, metavar="N")
@@ -74,126 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=usual.rounds, metavar="N", help="timed, after one that is not")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args(arguments)
-    try:
-        work = Work(options.prompt_tokens, options.new_tokens, options.num_inference_steps, rounds=options.rounds)
-        model, in_parts = (exported_model(options.directory, options.model) for _ in range(2))
-        session = Session.open(options.directory, options.backend, model=in_parts, device=options.device)
-        device = session.assets.embedding.device
-        measured = measure({PYTORCH: model.to(device), options.backend: session}, device, work, _say)
-    except (OSError, ValueError, MissingPackage, TensorRTError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(table(measured, device))
-    if options.json is not None:
-        write_atomically(options.json, json.dumps([asdict(one) for one in measured], indent=2) + "\n")
-    return 0
+    from export.measure import measure_export  # after the options, so that --help costs nothing
 
-
-@torch.no_grad()
-def measure(models: dict[str, GenerativeModel], device: torch.device, work: Work, log: Log) -> list[Measured]:
-    """Let each do the work; the first is what the others are compared with.
-
-    Args:
-        models: by name.
-        device: where they are.
-        work: what.
-        log: gets a line before each job.
-
-    Raises:
-        ValueError: the prompt and the new tokens do not fit into the language model.
-    """
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    found: list[Measured] = []
-    truth: dict[str, Tensor] = {}
-    jobs = [
-        (name, model, what, amount, run)
-        for name, model in models.items()
-        for what, (amount, run) in _jobs(model, work).items()
-    ]
-    for place, (name, model, what, amount, run) in enumerate(jobs, start=1):
-        log(f"[{place}/{len(jobs)}] {what} by {name} ...")
-        times_s = []
-        for number in range(work.rounds + 1):  # the first records, compiles and fills caches
-            prepared = _prepare(model, what, work)
-            wait()
-            start = time.perf_counter()
-            result = run(prepared)
-            wait()
-            if number:
-                times_s.append(time.perf_counter() - start)
-        exact = truth.setdefault(what, result.double().cpu())
-        error = (result.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-300)
-        found.append(Measured(what, name, amount / statistics.median(times_s), float(error)))
-    return found
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def table(measured: Sequence[Measured], device: torch.device) -> str:
-    """In Markdown; "x" is how many times as fast as PyTorch."""
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    lines = [
-        f"{where}, PyTorch {torch.__version__}",
-        "",
-        "| what | by | a second | x | error |",
-        "|---|---|---:|---:|---:|",
-    ]
-    peers = {one.what: one.per_s for one in measured if one.implementation == PYTORCH}
-    for one in measured:
-        times = one.per_s / peers[one.what]
-        lines.append(
-            f"| {one.what} | {one.implementation} | {one.per_s:.4g} | {times:.2f} | {one.relative_error:.1e} |"
-        )
-    return "\n".join(lines)
-
-
-def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[GenerationState], Tensor]]]:
-    """By name: how many tokens or images it makes, and how, from a reading that is prepared."""
-    denoising = Denoising(num_inference_steps=work.num_inference_steps, guidance_scale=work.guidance_scale)
-
-    def prefill(state: GenerationState) -> Tensor:
-        state.read([[_prompt(model, work)]])
-        assert state.logits is not None
-        return state.logits
-
-    def decode(state: GenerationState) -> Tensor:
-        for _ in range(work.num_new_tokens):
-            assert state.logits is not None
-            state.read([[[_prompt(model, work)[0]]]])
-            state.logits.cpu()  # as long as it takes to know the next token
-        assert state.logits is not None
-        return state.logits
-
-    def draw(state: GenerationState) -> Tensor:
-        *_, last = state.draw([0], [0], denoising)
-        return state.decode(last.latents)
-
-    return {
-        "tokens read": (work.num_prompt_tokens, prefill),
-        "tokens written": (work.num_new_tokens, decode),
-        "images drawn": (1, draw),
-    }
-
-
-def _prepare(model: GenerativeModel, what: str, work: Work) -> GenerationState:
-    """A reading that has read what comes before the job."""
-    state = model.begin_generation(1)
-    if what != "tokens read":
-        state.read([[_prompt(model, work)]])
-    if what == "images drawn":
-        state.read([[[model.config.begin_of_image_id]]])
-    return state
-
-
-def _prompt(model: GenerativeModel, work: Work) -> list[int]:
-    """Any tokens that are text."""
-    special = {model.config.pad_token_id, model.config.eos_token_id, model.config.begin_of_image_id}
-    special |= {model.config.bos_token_id, model.config.image_token_id}
-    vocabulary = model.config.language_model.transformer["vocab_size"]
-    text = [token for token in range(vocabulary) if token not in special]
-    return [model.config.bos_token_id, *(text[7 * place % len(text)] for place in range(work.num_prompt_tokens - 1))]
+    return measure_export(options)
 
 
 if __name__ == "__main__":

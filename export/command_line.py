@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from export.components.profiles import Limits
-from export.graph.kv_cache import DEFAULT_KV_CACHE, KV_CACHE_LAYOUTS
-from export.graph.precision import PRECISIONS
-from export.graph.quantization import WEIGHTS
-from export.triton import MODEL_FILES, Kind
-from plugins_trt.plugin_kinds import PLUGIN_KINDS
+from export.formats import DEFAULT_KV_CACHE, KV_CACHE_LAYOUTS, PRECISIONS, SERVED_KINDS, WEIGHTS, ServedKind
+from plugins_trt.kinds import PLUGIN_KINDS
 from plugins_trt.tensorrt_package import PACKAGES
 
 GRAPH_STAGES = ("onnx", "lower", "validate")
 STAGES = (*GRAPH_STAGES, "build", "bench")
 USUAL_BUILDER = "tensorrt"
-USUAL_KIND: Kind = "onnx"
+USUAL_KIND: ServedKind = "onnx"
 """Of what a model repository holds."""
 
 
@@ -62,8 +59,8 @@ def command_line(description: str) -> argparse.ArgumentParser:
     for name, what in (
         (
             "--components",
-            "which to export, prove and build, of image_tokenizer, mmfs_values_llm, mmfs_values_unet, llm, "
-            "context_resampler, unet_mmfs and vae_decoder; default: all. Those that DIR holds already stay",
+            "which to export, compare with PyTorch and build; --dry-run lists them; default: all. Those that DIR holds "
+            "already stay",
         ),
         ("--torch-fallback", "components that get neither graph nor engine, on purpose: PyTorch computes them"),
     ):
@@ -95,7 +92,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
         "--plugin",
         choices=PLUGIN_KINDS,
         help="how mmfs's kernels get into an engine. aot: as TensorRT's ahead-of-time plugins, and nothing is needed "
-        "to load it; python: as plugins in Python, which whoever loads it has to open too; library: with "
+        "to load it; python: as plugins in Python, which a program that loads it has to register too; library: with "
         "--plugin-library (default: aot for TensorRT, python for TensorRT-RTX)",
     )
     building.add_argument(
@@ -116,7 +113,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
     )
     serving.add_argument(
         "--triton-kind",
-        choices=tuple(MODEL_FILES),
+        choices=SERVED_KINDS,
         help=f"whether it holds the graphs or TensorRT's engines (default: {USUAL_KIND})",
     )
     planning = parser.add_argument_group("planning")

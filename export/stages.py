@@ -5,8 +5,9 @@
     lower     onnx/NAME.onnx      in the KV-cache layout and precision that were asked for
     validate  manifest.json       everything compared with PyTorch, and assets/
 
-They work in a folder beside the target, which takes its place when all is proved. What is done there stays when the
-process ends, however it ends, and each file says what it depends on: the next call goes on where this one stopped.
+They work in a folder beside the target, which takes its place when everything agrees with PyTorch. What is done there
+stays when the process ends, however it ends, and each file says what it depends on: the next call goes on where this
+one stopped.
 """
 
 from __future__ import annotations

@@ -9,13 +9,11 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 from export.engine.compatibility import IncompatibleExport, check_file
+from export.formats import ServedKind
 from export.store.manifest import ComponentEntry, EngineEntry, Manifest, read_manifest
 from export.store.rebuild_command import how_to_rebuild, rebuild_command
-
-Kind = Literal["onnx", "tensorrt"]
 
 TYPES = {
     "float32": "TYPE_FP32",
@@ -31,7 +29,7 @@ TYPES = {
 MODEL_FILES = {"onnx": "model.onnx", "tensorrt": "model.plan"}
 
 
-def write_repository(root: Path, repository: Path, kind: Kind) -> list[str]:
+def write_repository(root: Path, repository: Path, kind: ServedKind) -> list[str]:
     """Write a model repository.
 
     Args:
@@ -75,7 +73,7 @@ def check_new(repository: Path) -> None:
         raise FileExistsError(f"{repository} exists. Name a new directory for the model repository, or remove it.")
 
 
-def model_config(name: str, entry: ComponentEntry, kind: Kind, num_profiles: int = 0) -> str:
+def model_config(name: str, entry: ComponentEntry, kind: ServedKind, num_profiles: int = 0) -> str:
     """The text of `config.pbtxt`.
 
     Args:

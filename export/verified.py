@@ -5,6 +5,7 @@ The table comes from `manifest.json`, so it says no more than was done.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +15,14 @@ from export.process.lock import directory_lock
 from export.store.manifest import EngineEntry, Manifest, NoEngine, Outcome, read_manifest, write_manifest
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the table of an export."""
-    if len(arguments) != 1:
-        print("usage: python -m export.verified DIR", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of an export; returns the exit status: 0, or 2 for what cannot be read."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(prog="python -m export.verified", description=__doc__.partition("\n")[0])
+    parser.add_argument("directory", type=Path, metavar="DIR", help="what python -m export.trt wrote")
+    options = parser.parse_args(arguments)
     try:
-        print(verified_where(read_manifest(Path(arguments[0]))))
+        print(verified_where(read_manifest(options.directory)))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -86,4 +88,4 @@ def record_run(root: Path, folder: str, names: Sequence[str], on: str, differenc
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -7,19 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from plugins_trt.aot import AotPlugins
 from plugins_trt.machine_code import PTX_ARCHITECTURE
 from plugins_trt.node_contract import NAMESPACE
 from plugins_trt.plugin import Plugins
-
-PLUGIN_KINDS: Final = ("aot", "python", "library")
-"""aot: the kernels are in the plan, and nothing is needed to load it. python: the kernels are in the plan, which needs
-`plugin.Plugins`. library: the compiled C++ plugin, which goes into the plan itself."""
-
-USUAL: Final = {"tensorrt": "aot", "rtx": "python"}
-"""By builder: the one that needs least beside it."""
 
 
 class PluginKind(Protocol):

@@ -19,8 +19,6 @@ CHILD_PROCESSES = {"export.engine.build_process", "export.stage_process"}
 MAKES_OWN_KERNELS = ("mmfs", "plugins_trt.embed", "models.convert")
 """Commands whose parsers name types or kernels of PyTorch; all others do without it too."""
 
-NOT_LIGHT_YET = "export."
-
 LOOK = """
 import contextlib, io, json, runpy, sys, warnings
 
@@ -64,7 +62,7 @@ def answers(root: Path, names: list[str], heavy: tuple[str, ...]) -> list[tuple[
 def test_help_of_every_command_is_light():
     names = commands(ROOT)
     assert {"mmfs", "models.convert", "trainer.pretrain", "trainer.demo", "export.trt"} <= set(names)
-    light = [name for name in names if name not in MAKES_OWN_KERNELS and not name.startswith(NOT_LIGHT_YET)]
+    light = [name for name in names if name not in MAKES_OWN_KERNELS]
     found = answers(ROOT, light, (*HEAVY, "torch")) + answers(ROOT, list(MAKES_OWN_KERNELS), HEAVY)
     assert [name for name, *_ in found] == [*light, *MAKES_OWN_KERNELS]
     assert [(name, *answer) for name, *answer in found if answer != [0, True, []]] == []

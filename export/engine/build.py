@@ -37,8 +37,9 @@ from export.store.manifest import (
     write_manifest,
 )
 from mmfs.kernels.nvrtc import nvrtc
+from plugins_trt.kinds import USUAL_PLUGIN_KIND
 from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
-from plugins_trt.plugin_kinds import USUAL, architectures_of, check_plugin_kind
+from plugins_trt.plugin_kinds import architectures_of, check_plugin_kind
 from plugins_trt.tensorrt_package import PACKAGES, library_folders, open_package
 
 TIMING_FILE = "timing.cache"
@@ -70,7 +71,7 @@ class BuildOptions:
     """For which the kernels of the plugin kind "python" are compiled."""
 
     plugin: str | None = None
-    """One of `plugins_trt.plugin_kinds.PLUGIN_KINDS`; None: the builder's usual one."""
+    """One of `plugins_trt.kinds.PLUGIN_KINDS`; None: the builder's usual one."""
 
     plugin_library: Path | None = None
     """The file of the plugin kind "library"."""
@@ -78,7 +79,7 @@ class BuildOptions:
     @property
     def plugin_kind(self) -> str:
         """How the plugins get into a plan."""
-        return USUAL[self.builder] if self.plugin is None else self.plugin
+        return USUAL_PLUGIN_KIND[self.builder] if self.plugin is None else self.plugin
 
 
 def build_engines(root: Path, options: BuildOptions, log: Log) -> None:

@@ -49,7 +49,7 @@ class Request:
     """For which the plugins' kernels are compiled."""
 
     plugins: str | None
-    """One of `plugins_trt.plugin_kinds.PLUGIN_KINDS`; None: no plugins: the parser takes the bodies of the nodes."""
+    """One of `plugins_trt.kinds.PLUGIN_KINDS`; None: no plugins: the parser takes the bodies of the nodes."""
 
     plugin_library: str | None = None
     """The file of the C++ plugin, where that is the plugin kind."""

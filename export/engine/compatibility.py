@@ -106,7 +106,7 @@ def check_file(root: Path, entry: FileEntry, cure: str, on_bytes_read: OnBytesRe
         root: the export.
         entry: what the manifest says of it.
         cure: from `how_to_rebuild`.
-        on_bytes_read: told of what is read.
+        on_bytes_read: called with the number of bytes of each read.
     """
     file = root / entry.path
     if not file.is_file():

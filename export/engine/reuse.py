@@ -13,7 +13,7 @@ KINDS = ("plan", "build.log", "layers.json")
 
 
 def stale_files(root: Path, manifest: Manifest) -> list[Path]:
-    """Files of engines below `root` that a manifest does not list: nobody knows any more of which graph they are.
+    """Files of engines below `root` that a manifest does not list: it is unknown which graph they were built from.
 
     The log of a build that failed is listed, and what belongs to no engine, as the timing cache, is not stale.
     """

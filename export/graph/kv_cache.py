@@ -11,14 +11,13 @@ counts of valid rows differently from ONNX.
 Rows that are not valid do not count, but they take part in products, and nothing times zero is nothing only for finite
 numbers. In `trt_split` keys may hold anything there and values have to be finite; in the others both have to be.
 
-Letters: B sequences, S new tokens, K rows of the cache, H heads, G heads of keys and values, D channels of a head.
+Letters: B sequences, T new tokens, K rows of the cache, H heads, G heads of keys and values, D channels of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -26,13 +25,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.components.cached_attention import DOMAIN, OPERATOR
 from export.components.component import Component
+from export.formats import KVCacheLayout
 from export.graph.external_data import without_weights
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
-
-KVCacheLayout = Literal["trt_split", "trt_native", "ort"]
-KV_CACHE_LAYOUTS: tuple[KVCacheLayout, ...] = get_args(KVCacheLayout)
-DEFAULT_KV_CACHE: KVCacheLayout = "trt_split"
 
 IN_PLACE_OPSET = 24
 """The first version with TensorScatter."""
@@ -197,7 +193,7 @@ class _Lowering:
         )
 
     def _mask_over_rows(self, mask: str, past: str, new: str, write_indices: str) -> str:
-        """[B, 1, S, K + S] over past and new rows -> [B, 1, S, K] over a cache in which the new ones stand behind the
+        """[B, 1, T, K + T] over past and new rows -> [B, 1, T, K] over a cache in which the new ones stand behind the
         valid ones."""
 
         def called(what: str) -> str:

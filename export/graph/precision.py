@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -22,6 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.components.all import FLOAT32_PORTS, spec_of
 from export.components.component import Component, Port
+from export.formats import Precision
 from export.graph.external_data import is_external, without_weights
 from export.graph.float32_nodes import (
     FLOAT,
@@ -36,9 +36,6 @@ from export.graph.float32_nodes import (
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
 from plugins_trt.onnx_function import DOMAIN
-
-Precision = Literal["float32", "float16", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 BFLOAT16_OPSET = 22
 """The first version in which convolutions take bfloat16."""

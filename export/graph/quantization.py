@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -20,18 +19,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from torch import Tensor, nn
 
 from export.components.all import spec_of
+from export.formats import Precision, Weights
 from export.graph.external_data import is_external, without_weights, write_weights
 from export.graph.float32_nodes import NARROW, back_to_products, check_float32_nodes, float32_nodes
 from export.graph.onnx_graph import GraphError
 from export.graph.opset import raise_opset
-from export.graph.precision import Precision
 from models import MMInterleaved
 from plugins_trt.onnx_function import DOMAIN
-
-Weights = Literal["same", "int8", "fp8"]
-"""How the language model keeps its large weights; "same": in the export's precision."""
-
-WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 QUANTIZED = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 LARGEST = {TensorProto.INT8: 127.0, TensorProto.FLOAT8E4M3FN: 448.0}

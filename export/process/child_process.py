@@ -18,7 +18,7 @@ NUM_LAST_LINES = 8
 
 
 class ChildError(RuntimeError):
-    """The process did not come to its end."""
+    """The process failed, or was ended by a signal."""
 
 
 def run_child(
@@ -61,14 +61,14 @@ def run_child(
     reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
     reader.start()
     last: list[str] = []
-    told = start
+    last_heartbeat = start
     try:
         while True:
             try:
-                line = lines.get(timeout=max(0.0, told + interval_s - time.monotonic()))
+                line = lines.get(timeout=max(0.0, last_heartbeat + interval_s - time.monotonic()))
             except queue.Empty:
-                told = time.monotonic()
-                heartbeat(told - start, last[-1] if last else "starting")
+                last_heartbeat = time.monotonic()
+                heartbeat(last_heartbeat - start, last[-1] if last else "starting")
                 continue
             if line is None:
                 break
@@ -95,7 +95,7 @@ def end_with_parent() -> None:
 
 
 def _wait_for_parent() -> None:
-    sys.stdin.read()  # ends when nobody is left who could write
+    sys.stdin.read()  # returns when the other end is closed: the parent is gone
     os._exit(1)
 
 

@@ -22,7 +22,7 @@ LINE = re.compile(r"\[(\d+)/(\d+)\] (.+?)(?: \.\.\.|:|$)")
 
 
 class Progress:
-    """Listens to the lines that a stage prints.
+    """Estimates the time that a stage still takes from the lines that it prints.
 
     Args:
         stage: which.
@@ -106,12 +106,12 @@ class RemainingBuildTime:
 
 
 class ReadProgress:
-    """Listens to how files are read to see whether they have changed; says nothing of what is soon done.
+    """Reports progress while files are read to see whether they have changed; short work is not reported.
 
     Args:
-        what: is checked, in words.
-        files: which.
-        log: gets a line now and then.
+        what: what is checked, in words.
+        files: the files.
+        log: takes a line every `interval_s`.
         interval_s: seconds.
     """
 
@@ -119,15 +119,15 @@ class ReadProgress:
         self.what, self.log, self.interval_s = what, log, interval_s
         self.total = sum(file.stat().st_size for file in files if file.is_file())
         self.read = 0
-        self._start = self._told = time.monotonic()
+        self._start = self._logged = time.monotonic()
 
     def __call__(self, num_bytes: int) -> None:
         """So many more were read."""
         self.read += num_bytes
         now = time.monotonic()
-        if now - self._told < self.interval_s:
+        if now - self._logged < self.interval_s:
             return
-        self._told, seconds = now, now - self._start
+        self._logged, seconds = now, now - self._start
         rest = seconds * (self.total - self.read) / self.read
         self.log(
             f"      {seconds:.0f} s, checking {self.what}: {self.read / 1e9:.1f} of {self.total / 1e9:.1f} GB; "

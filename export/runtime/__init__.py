@@ -1,4 +1,4 @@
-"""An exported model at work: `Session` reads and writes documents with onnxruntime, TensorRT engines or PyTorch."""
+"""Running an exported model: `Session` reads and writes documents with onnxruntime, TensorRT engines or PyTorch."""
 
 from export.runtime.session import Session
 

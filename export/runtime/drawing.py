@@ -14,7 +14,8 @@ from export.runtime.recorded import Recorded
 from export.runtime.runner import ComponentRunner
 from export.runtime.sampler_tables import NoiseSchedule, walk
 from export.runtime.value_pool import ValuePool
-from models.denoising import Denoising, Step, guide
+from models.denoising import Step, guide
+from models.denoising_options import Denoising
 
 
 class Drawing:

@@ -1,6 +1,6 @@
 """What a batch of documents has read, by the exported components; for PyTorch: `models.generation.torch_state`.
 
-Letters: B documents, S new tokens, n new images, M images to draw, C language-model width.
+Letters: B documents, T new tokens, n new images, M images to draw, C language-model width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from export.runtime.memory import Memory
 from export.runtime.token_cache import capacity_for, room_for
-from models.denoising import Denoising, Step
+from models.denoising import Step
+from models.denoising_options import Denoising
 from models.generation.state import GenerationState, Piece
 
 
@@ -60,7 +61,7 @@ class ExportedGenerationState(GenerationState):
         return found["visual_tokens"]
 
     def _embed(self, ids: Sequence[Tensor], visual_tokens: Tensor | None, first_visual: Tensor) -> Tensor:
-        """[B, S, C] of text and images."""
+        """[B, T, C] of text and images."""
         table = self.memory.assets.embedding
         embeddings = table[pad_sequence(list(ids), True, self.config.pad_token_id).to(table.device)]
         if visual_tokens is not None:

@@ -1,4 +1,4 @@
-"""Everything of one generation that has an address: banks of values, pasts, and the drawing loop."""
+"""Buffers of one generation whose addresses stay the same: banks of values, key-value caches, and the drawing loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from export.runtime.drawing import Drawing
 from export.runtime.runner import ComponentRunner
 from export.runtime.token_cache import TokenCache
 from export.runtime.value_pool import ValuePool
-from models.denoising import Denoising
+from models.denoising_options import Denoising
 
 
 class Memory:
@@ -28,7 +28,7 @@ class Memory:
         self._drawing: Drawing | None = None
 
     def cache(self, num_rows: int, capacity: int) -> TokenCache:
-        """The cache of this size; what is in it is anybody's."""
+        """The cache of this size; its contents are undefined."""
         if (num_rows, capacity) not in self._caches:
             self._caches[num_rows, capacity] = TokenCache(
                 self.runners["llm"], self.assets.embedding, self.seen, num_rows, capacity

@@ -1,6 +1,6 @@
-"""A component at work: one call, whoever computes it.
+"""The interface to one component, which is the same for every backend.
 
-Letters: B rows of a call, whatever they are.
+Letters: B rows of a call: sequences or images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tensors = dict[str, Tensor]
 
 
 class ComponentRunner(ABC):
-    """A component, ready to be called.
+    """A component that can be called.
 
     Args:
         name: of the component.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from models import MMInterleaved
-from models.denoising import SchedulerName
+from models.denoising_options import SchedulerName
 
 LEAST_SIGNAL = 2.0**-24
 """Of DPM-Solver++, which divides by the signal where a schedule ends without any (as diffusers bounds it)."""

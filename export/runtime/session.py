@@ -1,4 +1,4 @@
-"""An exported model at work, with one interface whoever computes it.
+"""An exported model behind the interface of the PyTorch model, the same for every backend.
 
 session = Session.open(Path("runs/demo/export"), "ort")
 session.generate(["a snail left of a rocket"], mode="image").show()
@@ -9,12 +9,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 
 from export.components.all import components_of
 from export.engine.compatibility import BUILDERS, Machine
+from export.formats import BACKENDS, Backend
 from export.runtime.assets import Assets
 from export.runtime.generation_state import ExportedGenerationState
 from export.runtime.memory import Memory
@@ -24,14 +24,11 @@ from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.generation.generation_mixin import GenerationMixin
 from plugins_trt.tensorrt_package import open_package
 
-Backend = Literal["ort", "torch", "trt", "rtx"]
-
 
 class Session(GenerationMixin):
     """Reads and writes interleaved images and text as `MMInterleaved` does, with the model's components.
 
-    `generate`, `generate_stream` and `score` take what those of the model take; who computes the components makes no
-    difference but rounding.
+    `generate`, `generate_stream` and `score` take the same arguments. Backends differ in rounding alone.
 
     Args:
         runners: all components of a model, on one device.
@@ -66,8 +63,8 @@ class Session(GenerationMixin):
             MissingPackage: the back end is not installed.
             ValueError: no such back end, or no model where one is needed.
         """
-        if backend not in get_args(Backend):
-            raise ValueError(f"backend is {backend!r}; expected one of {', '.join(get_args(Backend))}.")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
         if backend == "torch":
             if model is None:
                 raise ValueError("The back end torch needs the model that was exported; give it as model.")
@@ -107,7 +104,7 @@ class Session(GenerationMixin):
         return self.assets.processor
 
     def begin_generation(self, num_documents: int) -> ExportedGenerationState:
-        """Nothing read yet; what was recorded for earlier readings serves again when nobody holds them any more."""
+        """An empty state. Memory and recorded CUDA graphs of earlier states are used again once those are gone."""
         memory = self._free.pop() if self._free else Memory(self.runners, self.assets)
         state = ExportedGenerationState(memory, num_documents)
         weakref.finalize(state, self._free.append, memory)

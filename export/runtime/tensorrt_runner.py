@@ -39,7 +39,7 @@ class Loader:
 
     Args:
         trt: from `plugins_trt.tensorrt_package.open_package`.
-        plugin_kinds: of the plugins in the plans, as the manifest names them (`plugins_trt.plugin_kinds.PLUGIN_KINDS`).
+        plugin_kinds: of the plugins in the plans, as the manifest names them (`plugins_trt.kinds.PLUGIN_KINDS`).
     """
 
     trt: ModuleType
@@ -69,11 +69,11 @@ class Loader:
 
 @dataclass
 class Context:
-    """What runs an engine with one of its profiles, and what it was told."""
+    """An execution context for one profile of an engine, with the shapes that were set."""
 
     execution: Any
     config: Any
-    """It was made with this, which nobody says that it copies."""
+    """The context was made with this. It is kept because TensorRT does not document whether the context copies it."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 

@@ -1,6 +1,6 @@
 """Keys, values and states of the tokens that a batch of documents has read, at fixed addresses.
 
-Letters: B documents, K tokens that fit, S new tokens, H heads, D channels a head, C language-model width.
+Letters: B documents, K tokens that fit, T new tokens, H heads, D channels a head, C language-model width.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ class TokenCache:
         """Read some tokens in each row, perhaps none.
 
         Args:
-            embeddings: [B, S, C]; row b's tokens stand at its beginning.
+            embeddings: [B, T, C]; row b's tokens stand at its beginning.
             before: how many tokens each row holds.
-            counts: how many it reads; `room_for` S new tokens is there.
-            visible: [B, S, 2] int64, slots of the pool.
+            counts: how many it reads; `room_for` T new tokens is there.
+            visible: [B, T, 2] int64, slots of the pool.
         """
         num_new = torch.tensor(counts, device=self.lengths.device)
         found = self._run(self.llm, embeddings, (num_new - 1).clamp(min=0).unsqueeze(1), visible)
@@ -133,7 +133,7 @@ class TokenCache:
 def room_for(llm: ComponentRunner, before: Sequence[int], counts: Sequence[int]) -> int:
     """How many rows a cache needs to read some tokens in each of its rows.
 
-    What is written in place is as many rows everywhere, whoever has so many tokens.
+    A language model that writes in place writes as many rows in each sequence, padding included.
     """
     added = [max(counts)] * len(before) if llm.aliases else counts
     return max(length + count for length, count in zip(before, added, strict=True))

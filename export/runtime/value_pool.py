@@ -1,6 +1,6 @@
 """What MMFS samples of the images of a batch of documents: every image projected once, in a slot that others name.
 
-Letters: N slots, X pyramid pixels, F feature width, H heads, D channels a head.
+Letters: N slots, S pixels of all levels of an image, F feature width, H heads, D channels a head.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ValuePool:
         self._owners, self._waiting = [], []
 
     def add(self, features: Tensor, owners: Sequence[int]) -> None:
-        """Append images [n, X, F], each behind those that its document has already."""
+        """Append images [n, S, F], each behind those that its document has already."""
         self._waiting.append((features, list(owners)))
 
     def range_of(self, owner: int) -> tuple[int, int]:

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from export.graph.kv_cache import DEFAULT_KV_CACHE, KVCacheLayout
-from export.graph.precision import Precision
-from export.graph.quantization import Weights
+from export.formats import DEFAULT_KV_CACHE, KVCacheLayout, Precision, Weights
 from export.process.fingerprint import digest_of, file_digest
 from export.process.progress import Log, ReadProgress
 from export.process.source_digest import modules_digest

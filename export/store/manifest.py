@@ -324,7 +324,7 @@ class Manifest:
     assets: tuple[FileEntry, ...]
     generation: GenerationResult | Outcome
     not_done: tuple[str, ...] = ()
-    """What nobody may believe to have been done: sentences, made when the file is written."""
+    """What was not done, in sentences, made when the file is written."""
 
     schema: int = SCHEMA
 

@@ -23,7 +23,7 @@ class ComponentSelection:
     """Components that PyTorch computes, on purpose; they get no graph and no engine."""
 
     earlier: tuple[str, ...] = field(default=(), compare=False)
-    """Those that nobody named, and that are here because the export in the target has them."""
+    """Those that the command did not name, and that are here because the export in the target has them."""
 
     def __post_init__(self) -> None:
         if both := [name for name in self.components if name in self.torch_fallback]:
@@ -56,8 +56,8 @@ class ComponentSelection:
         there, left = manifest.components, manifest.left_to_pytorch
         components = {*there, *self.components} if self.components else set()
         fallback = {*left, *self.torch_fallback} if components else {*self.torch_fallback}
-        nobody_named = {*components, *fallback} - {*self.components, *self.torch_fallback}
-        parts = (components, fallback - {*there, *components}, nobody_named)
+        not_named = {*components, *fallback} - {*self.components, *self.torch_fallback}
+        parts = (components, fallback - {*there, *components}, not_named)
         return ComponentSelection(*(tuple(sorted(part)) for part in parts))
 
     def is_held_by(self, manifest: Manifest) -> bool:

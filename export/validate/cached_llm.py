@@ -1,7 +1,7 @@
 """A language model that writes its cache in place, behind the ports of one that reads it: so that all layouts are
 checked with the same cases.
 
-Letters: B sequences, S new tokens, K rows of the cache, G heads of keys and values, D channels of a head.
+Letters: B sequences, T new tokens, K rows of the cache, G heads of keys and values, D channels of a head.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def as_trt_split(runner: ComponentRunner, dtype: torch.dtype) -> Run:
         before = {name: rows.clone() for name, rows in past.items()}
         found = runner(**{**rounded, **past})
         outputs = {name: tensor.float() for name, tensor in found.items() if name not in runner.aliases}
-        place = first_new[:, None, None, None] + torch.arange(num_new)[:, None]  # [B, 1, S, 1]
+        place = first_new[:, None, None, None] + torch.arange(num_new)[:, None]  # [B, 1, T, 1]
         for present, name in runner.aliases.items():
-            here = place.expand(-1, past[name].shape[1], -1, past[name].shape[3])  # [B, G, S, D]
+            here = place.expand(-1, past[name].shape[1], -1, past[name].shape[3])  # [B, G, T, D]
             outputs[name.replace("past_", "new_")] = found[present].gather(2, here).float()
             if not torch.equal(found[present], before[name].scatter(2, here, found[present].gather(2, here))):
                 raise ParityError(f"{runner.name}: {present} differs from {name} in other rows than the new ones.")

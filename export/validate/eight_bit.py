@@ -66,7 +66,7 @@ def check_perplexity(llm: Component, run: Run, case: Case, input_ids: Tensor, si
         run: its graph.
         case: B whole documents, nothing cached.
         input_ids: [B, T] int64, their tokens.
-        silent: the token that stands in the places of images, which nobody foresees.
+        silent: the token that stands in the places of images; it is not predicted.
 
     Raises:
         ParityError: the perplexities differ by more than `MOST_PERPLEXITY_CHANGE`.

@@ -1,4 +1,4 @@
-"""The exported model against the PyTorch model at their job: continuing documents in text, and drawing."""
+"""The exported model against the PyTorch model: continuing documents in text, and drawing."""
 
 from __future__ import annotations
 

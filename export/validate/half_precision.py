@@ -1,6 +1,6 @@
 """What a graph of half precision has to pass: errors are judged by those that PyTorch makes in the same precision.
 
-Letters: B sequences, S new tokens, K rows of the cache, C language-model width, N images of the bank.
+Letters: B sequences, T new tokens, K rows of the cache, C language-model width, N images of the bank.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from export.components.check_inputs import Case
 from export.components.component import Component, Tolerances
-from export.graph.precision import Precision
+from export.formats import Precision
 from export.store.manifest import CaseResult
 from export.validate.parity import ParityError, Run
 

@@ -16,7 +16,7 @@ from export.runtime.onnxruntime_runner import session_options
 from export.store.manifest import CaseResult
 
 Run = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""A component at work: float32 inputs by name to float32 outputs by name."""
+"""Runs a component: float32 inputs by name to float32 outputs by name."""
 
 
 class ParityError(RuntimeError):

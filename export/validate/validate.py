@@ -21,10 +21,11 @@ import mmfs
 from export.components.all import check_cases, components_of
 from export.components.check_inputs import Case, pack
 from export.components.component import Component
+from export.formats import Precision, Weights
 from export.graph.kv_cache import aliases_of, with_kv_cache_layout
 from export.graph.onnx_graph import Graph
-from export.graph.precision import Precision, precision_of, with_precision
-from export.graph.quantization import Weights, weights_of
+from export.graph.precision import precision_of, with_precision
+from export.graph.quantization import weights_of
 from export.process.progress import Log
 from export.runtime import Session
 from export.runtime.assets import Assets, write_assets
@@ -81,7 +82,7 @@ def validate(job: Job, log: Log) -> None:
     cases = check_cases(model, components, samples.documents)
     entries = {}
     chosen = job.selection.among(components)
-    num_steps = len(chosen) + 1  # the last one is all of them at work
+    num_steps = len(chosen) + 1  # the last one is all of them together
     for number, name in enumerate(chosen, start=1):
         component, precision = components[name], precision_of(name, job.precision)
         file = work / ONNX_DIR / f"{name}.onnx"
@@ -235,7 +236,7 @@ def runnable(file: Path, precision: Precision) -> Path:
 
 
 def run_of(component: Component, file: Path, precision: Precision) -> Run:
-    """A file of a KV-cache layout at work, with the ports of `trt_split` whatever its own are.
+    """A function that runs a graph of any KV-cache layout, with the ports of `trt_split`.
 
     Args:
         component: in the file's KV-cache layout and in float32.
@@ -292,9 +293,11 @@ def _check_generation(
     of_pytorch: dict[str, ComponentRunner],
     samples: Samples,
 ) -> GenerationResult:
-    """The files at their job. In half precision, and with weights of eight bits, another token may be chance, so words
-    are judged in `check_greedy` and `check_perplexity`, and here only the images; with weights of eight bits, by what
-    the model sees in them."""
+    """The files together, writing and drawing.
+
+    In half precision, and with weights of eight bits, another token may be chance, so words are judged in
+    `check_greedy` and `check_perplexity`, and here only the images; with weights of eight bits, by what the model sees in them.
+    """
     work = Path(job.work)
     assets = Assets.load(work / ASSETS_DIR)
     components = {name: with_kv_cache_layout(one, job.kv_cache, job.capacity) for name, one in components.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
-from models.denoising import Denoising, SchedulerName
+from models.denoising_options import Denoising, SchedulerName
 
 Mode = Literal["auto", "text", "image"]
 Overflow = Literal["error", "cut"]

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from models.config import MMInterleavedConfig
-from models.denoising import Denoising, Step
+from models.denoising import Step
+from models.denoising_options import Denoising
 from models.processor import MMInterleavedProcessor
 
 Piece = list[int] | Tensor

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from models.denoising import Denoising, Step
+from models.denoising import Step
+from models.denoising_options import Denoising
 from models.folded_mmfs import FoldedMMFS
 from models.generation.image_bank import ImageBank
 from models.generation.state import GenerationState, Piece

@@ -18,7 +18,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from models.component_configs import ImageDecoderConfig
-from models.denoising import Denoising, Step, denoise, guide
+from models.denoising import Step, denoise, guide
+from models.denoising_options import Denoising
 from models.image_codec import LatentCodec, PixelCodec
 from models.image_decoders.condition import Condition
 from models.position import sincos_1d

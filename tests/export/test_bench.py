@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.bench import Measured, main, table
+from export.bench import main
+from export.measure import Measured, table
 
 SMALL = ["--prompt-tokens", "9", "--new-tokens", "3", "--num-inference-steps", "2", "--rounds", "2"]
 

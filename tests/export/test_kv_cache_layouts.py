@@ -7,15 +7,17 @@ import onnx
 import pytest
 from PIL import Image
 
+import export.pipeline
 import export.trt
 from export.components.check_inputs import Case
 from export.components.component import Component
 from export.components.profiles import Limits
 from export.engine.build import BuildOptions, build_engines
 from export.engine.build_process import graph_for_tensorrt
-from export.graph.kv_cache import KVCacheLayout, lower_attention, with_kv_cache_layout
+from export.formats import KVCacheLayout, Precision
+from export.graph.kv_cache import lower_attention, with_kv_cache_layout
 from export.graph.onnx_graph import Graph
-from export.graph.precision import Precision, lower_precision, with_precision
+from export.graph.precision import lower_precision, with_precision
 from export.runtime import Session
 from export.stages import lower
 from export.store.entries import component_entry
@@ -85,7 +87,7 @@ def test_it_writes_and_draws_as_the_model_does(
 
 def test_the_command_line_chooses(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Job] = []
-    monkeypatch.setattr(export.trt, "export_graphs", lambda job, *_: jobs.append(job))
+    monkeypatch.setattr(export.pipeline, "export_graphs", lambda job, *_: jobs.append(job))
     command = [str(model_dir), "--out", str(tmp_path / "out")]
     for options in ([], ["--kv-cache", "trt_native", "--max-past", "96"], ["--kv-cache", "ort"]):
         assert export.trt.main([*command, *options]) == 0
@@ -97,7 +99,7 @@ def test_the_command_line_chooses(model_dir: Path, tmp_path: Path, monkeypatch: 
 def test_a_kv_cache_layout_without_engines_is_said_before_anything_is_traced(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export.trt, "open_package", lambda builder: None)
+    monkeypatch.setattr(export.pipeline, "open_package", lambda builder: None)
     command = [str(model_dir), "--out", str(tmp_path / "out"), "--stage", "build", "--builder", "rtx"]
     assert export.trt.main([*command, "--kv-cache", "ort"]) == 2
     assert "--kv-cache ort has no engines: TensorRT wants a cache of fixed size" in capsys.readouterr().err

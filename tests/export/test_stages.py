@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-import export.trt
+import export.pipeline
 from export import stage_process
 from export.command_line import GRAPH_STAGES
 from export.graph.onnx_graph import GraphError
 from export.graph.truncate import truncate_layers
+from export.pipeline import export_graphs
 from export.process import child_process
 from export.process.child_process import ROOT, ChildError
 from export.process.fingerprint import file_digest
@@ -27,7 +28,7 @@ from export.stage_process import ERROR_FILE, raise_error
 from export.stages import lower
 from export.store.job import NEUTRAL_DIR, Job
 from export.store.manifest import read_manifest
-from export.trt import export_graphs, main
+from export.trt import main
 from models import MMInterleaved
 
 KILLED_AT = {
@@ -196,7 +197,7 @@ def test_a_bench_that_is_killed_leaves_no_figures(
 
         child_process.run_child(module, arguments, on_line=kill_after, **options)
 
-    monkeypatch.setattr(export.trt, "run_child", run_child)
+    monkeypatch.setattr(export.pipeline, "run_child", run_child)
     files = {file: file_digest(file) for file in out.rglob("*.*") if file.is_file()}
     assert main([str(model_dir), "--out", str(out), "--stage", "bench"]) == 1
     assert "was ended by signal 9. It wrote last: " in capsys.readouterr().err
@@ -301,8 +302,8 @@ def test_stages_before_the_last_leave_their_work(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run: list[str] = []
-    monkeypatch.setattr(export.trt, "run_child", lambda module, arguments, **_: run.append(arguments[0]))
-    monkeypatch.setattr(export.trt.Progress, "save", lambda self, folder: None)
+    monkeypatch.setattr(export.pipeline, "run_child", lambda module, arguments, **_: run.append(arguments[0]))
+    monkeypatch.setattr(export.pipeline.Progress, "save", lambda self, folder: None)
     work = tmp_path / ".out.unfinished"
     work.mkdir()
     (work / ERROR_FILE).write_text('[3, "what an earlier command would have said')

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-import export.trt
+import export.pipeline
 from export import stage_process, stages
 from export.components.component import Component
 from export.components.profiles import Limits
@@ -156,9 +156,9 @@ def test_graphs_are_made_again_only_where_something_has_changed(
 ) -> None:
     built: list[tuple[Path, BuildOptions]] = []
     traced: list[Path] = []
-    monkeypatch.setattr(export.trt, "open_package", lambda builder: None)
-    monkeypatch.setattr(export.trt, "build_engines", lambda root, options, log: built.append((root, options)))
-    monkeypatch.setattr(export.trt, "export_graphs", lambda job, out, *_: traced.append(out))
+    monkeypatch.setattr(export.pipeline, "open_package", lambda builder: None)
+    monkeypatch.setattr(export.pipeline, "build_engines", lambda root, options, log: built.append((root, options)))
+    monkeypatch.setattr(export.pipeline, "export_graphs", lambda job, out, *_: traced.append(out))
     copy = tmp_path / "model"
     shutil.copytree(model_dir, copy)
     command = ["--out", str(exported), "--stage", "build", "--builder", "rtx"]
@@ -200,7 +200,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         on_line(f"stage {arguments[0]}")
         stage_process.main(arguments)
 
-    monkeypatch.setattr(export.trt, "run_child", run_here)
+    monkeypatch.setattr(export.pipeline, "run_child", run_here)
     monkeypatch.setattr(stage_process, "end_with_parent", lambda: None)
 
 
@@ -265,7 +265,7 @@ def test_an_earlier_export_is_replaced_whole_or_kept_whole(
 
 def test_what_a_link_points_to_is_replaced(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grown: list[tuple[Path, Path]] = []
-    monkeypatch.setattr(export.trt, "export_graphs", lambda job, out, *_: grown.append((Path(job.work), out)))
+    monkeypatch.setattr(export.pipeline, "export_graphs", lambda job, out, *_: grown.append((Path(job.work), out)))
     large_disk = tmp_path.resolve() / "large disk"
     (large_disk / "export").mkdir(parents=True)
     (tmp_path / "out").symlink_to(large_disk / "export")
@@ -276,7 +276,7 @@ def test_what_a_link_points_to_is_replaced(model_dir: Path, tmp_path: Path, monk
 def test_a_long_look_at_a_model_says_how_far_it_is(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export.trt, "export_graphs", lambda *_: None)
+    monkeypatch.setattr(export.pipeline, "export_graphs", lambda *_: None)
     monkeypatch.setattr(job, "ReadProgress", partial(ReadProgress, interval_s=0.0))
     assert main([str(model_dir), "--out", str(tmp_path / "out")]) == 0
     assert f" s, checking {model_dir}: 0.0 of 0.0 GB; about 0 s left\n" in capsys.readouterr().out
@@ -479,10 +479,10 @@ def test_bench_and_serving_come_last(
 ) -> None:
     out, repository = tmp_path / "out", tmp_path / "served"
     done: list[object] = []
-    monkeypatch.setattr(export.trt, "is_up_to_date", lambda *_: True)
-    monkeypatch.setattr(export.trt, "read_manifest", lambda _: a_manifest({}))
-    monkeypatch.setattr(export.trt, "run_child", lambda module, arguments, **_: done.append((module, arguments)))
-    monkeypatch.setattr(export.trt, "write_repository", lambda *given: [done.append(given), "llm"][1:])
+    monkeypatch.setattr(export.pipeline, "is_up_to_date", lambda *_: True)
+    monkeypatch.setattr(export.pipeline, "read_manifest", lambda _: a_manifest({}))
+    monkeypatch.setattr(export.pipeline, "run_child", lambda module, arguments, **_: done.append((module, arguments)))
+    monkeypatch.setattr(export.pipeline, "write_repository", lambda *given: [done.append(given), "llm"][1:])
     assert main([str(model_dir), "--out", str(out), "--stage", "bench", "--triton", str(repository)]) == 0
     measured = ("export.bench", [str(out), "--model", str(model_dir), "--json", str(out / "bench.json")])
     assert done == [measured, (out, repository, "onnx")]

@@ -2,7 +2,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from models.denoising import Denoising, denoise, estimate_clean, guide
+from models.denoising import denoise, estimate_clean, guide
+from models.denoising_options import Denoising
 
 TRUTH = torch.linspace(-0.9, 0.9, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
 

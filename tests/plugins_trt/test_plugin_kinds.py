@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from plugins_trt.kinds import PLUGIN_KINDS, USUAL_PLUGIN_KIND
 from plugins_trt.plugin import Plugins
-from plugins_trt.plugin_kinds import PLUGIN_KINDS, USUAL, architectures_of, check_plugin_kind, open_plugin_kind
+from plugins_trt.plugin_kinds import architectures_of, check_plugin_kind, open_plugin_kind
 from plugins_trt.tensorrt_package import PACKAGES
 
 KERNELS = (
@@ -42,8 +43,8 @@ def tensorrt(*, takes_library: bool = True) -> Any:
 
 
 def test_every_builder_takes_its_usual_plugin_kind() -> None:
-    assert USUAL.keys() == PACKAGES.keys()
-    for builder, kind in USUAL.items():
+    assert USUAL_PLUGIN_KIND.keys() == PACKAGES.keys()
+    for builder, kind in USUAL_PLUGIN_KIND.items():
         check_plugin_kind(kind, builder, None)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-import export.trt
+import export.pipeline
 from export.components.component import Component, Port
 from export.components.profiles import Limits
 from export.engine.memory_estimate import Memory, Meter, gpu_bytes, memory_of, report
@@ -80,7 +80,7 @@ def test_the_sum_keeps_what_stays_and_takes_turns_for_the_rest() -> None:
 @pytest.fixture
 def as_if_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every component takes the same, in bytes; running them all takes ten seconds."""
-    monkeypatch.setattr(export.trt, "memory_of", lambda *_: Memory(10**6, 2 * 10**6, 3 * 10**6, 10**5, 2 * 10**5))
+    monkeypatch.setattr(export.pipeline, "memory_of", lambda *_: Memory(10**6, 2 * 10**6, 3 * 10**6, 10**5, 2 * 10**5))
 
 
 @pytest.mark.usefixtures("as_if_measured")
@@ -114,7 +114,7 @@ def test_a_trial_with_few_layers_is_planned_as_one(model_dir, tmp_path, capsys, 
     def a_megabyte_a_layer(component: Component, _limits: Limits) -> Memory:
         return Memory(10**6 * component.num_cached_attentions, 0, 0, 0, 0)
 
-    monkeypatch.setattr(export.trt, "memory_of", a_megabyte_a_layer)
+    monkeypatch.setattr(export.pipeline, "memory_of", a_megabyte_a_layer)
     for options, weights in (([], "2.0"), (["--few-layers", "1"], "1.0")):
         assert main([str(model_dir), "--out", str(tmp_path), "--dry-run", *options]) == 0
         rows = [row.split() for row in capsys.readouterr().out.splitlines()]

@@ -10,8 +10,9 @@ from onnx import TensorProto, helper
 from export.components.cached_attention import DOMAIN, DOMAIN_VERSION, OPERATOR, cached_attention
 from export.components.component import Component, Port
 from export.components.llm import cached_causal_mask
+from export.formats import KV_CACHE_LAYOUTS, KVCacheLayout
 from export.graph.float32_nodes import check_float32_nodes
-from export.graph.kv_cache import KV_CACHE_LAYOUTS, KVCacheLayout, aliases_of, lower_attention, with_kv_cache_layout
+from export.graph.kv_cache import aliases_of, lower_attention, with_kv_cache_layout
 from export.graph.onnx_graph import GraphError
 from export.graph.precision import lower_precision
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from export.runtime import Session
 from export.runtime.recorded import Recorded
 from models import MMInterleaved
-from models.denoising import Denoising
+from models.denoising_options import Denoising
 
 ASKS_THE_GPU = {"_local_scalar_dense", "nonzero", "lift_fresh", "lift_fresh_copy", "unique", "masked_select"}
 """Operators that wait for a result or copy from the CPU: a CUDA graph cannot hold them."""

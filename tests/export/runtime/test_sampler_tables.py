@@ -7,7 +7,8 @@ import torch
 
 from export.runtime.sampler_tables import NoiseSchedule, walk
 from models import MMInterleaved, MMInterleavedConfig
-from models.denoising import Denoising, Step, denoise
+from models.denoising import Step, denoise
+from models.denoising_options import Denoising
 
 SHAPE = (2, 12, 4, 4)
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from models import MMInterleaved
-from models.denoising import Denoising
+from models.denoising_options import Denoising
 from models.generation.generated import Preview
 from models.generation.torch_state import TorchGenerationState
 from rows import BOI, EOS

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from models import MMInterleaved
-from models.denoising import Denoising
+from models.denoising_options import Denoising
 from models.generation.state import ContextFull
 from models.generation.torch_state import TorchGenerationState
 from rows import BOI, pack_rows

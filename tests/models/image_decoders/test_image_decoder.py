@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import MMInterleavedConfig
-from models.denoising import Denoising
+from models.denoising_options import Denoising
 from models.image_decoders.condition import Condition
 from models.image_decoders.image_decoder import ImageDecoder
 from models.image_decoders.make import make_image_decoder

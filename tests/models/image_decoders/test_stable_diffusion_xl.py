@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from models import MMInterleavedConfig
-from models.denoising import Denoising
+from models.denoising_options import Denoising
 from models.image_decoders.condition import Condition
 from models.image_decoders.make import make_image_decoder
 from models.image_decoders.stable_diffusion import StableDiffusion
