@@ -17,7 +17,8 @@ from export.graph.kv_cache import lower_attention
 from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
-from export.graph.quantization import matrices_of, quantized_entry, write_quantized
+from export.graph.quantization import matrices_of, write_quantized
+from export.store.entries import quantized_entry
 from export.validate.eight_bit import check_quantized
 from export.validate.parity import check
 from export.validate.validate import run_of
@@ -119,11 +120,11 @@ def test_a_wide_language_model_of_eight_bits_is_half_as_large(wide_dir: Path, tm
     onnx.save(small, file)
     sizes = [sum(one.stat().st_size for one in tmp_path.rglob(name)) for name in ("half.data", "small.*")]
     entry, expected = quantized_entry(small), matrices_of(skeleton)
-    assert 0.5 < entry["bytes_after"] / entry["bytes_before"] < 0.51
-    assert sizes[0] - sizes[1] == pytest.approx(entry["bytes_before"] - entry["bytes_after"], rel=0.02)
+    assert 0.5 < entry.bytes_after / entry.bytes_before < 0.51
+    assert sizes[0] - sizes[1] == pytest.approx(entry.bytes_before - entry.bytes_after, rel=0.02)
     assert sizes[1] < 0.65 * sizes[0], "here, a fifth belongs to MMFS and the head, which keep their type"
-    assert entry["num_matrices"] == len(expected) == 2 * 7
-    assert entry["bytes_before"] == 2 * sum(matrix.numel() for matrix in expected)
+    assert entry.num_matrices == len(expected) == 2 * 7
+    assert entry.bytes_before == 2 * sum(matrix.numel() for matrix in expected)
 
     llm = components_of(MMInterleaved.from_pretrained(wide_dir))["llm"]
     case = random_case(llm, LLM_SIZES[2])
