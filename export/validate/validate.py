@@ -296,7 +296,8 @@ def _check_generation(
     """The files together, writing and drawing.
 
     In half precision, and with weights of eight bits, another token may be chance, so words are judged in
-    `check_greedy` and `check_perplexity`, and here only the images; with weights of eight bits, by what the model sees in them.
+    `check_greedy` and `check_perplexity`, and here only the images; with weights of eight bits, by what the model sees
+    in them.
     """
     work = Path(job.work)
     assets = Assets.load(work / ASSETS_DIR)
