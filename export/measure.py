@@ -121,7 +121,7 @@ def table(measured: Sequence[Measured], device: torch.device) -> str:
 
 
 def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[GenerationState], Tensor]]]:
-    """By name: how many tokens or images it makes, and how, from a reading that is prepared."""
+    """By name: how many tokens or images it makes, and how, from a prepared state."""
     denoising = Denoising(num_inference_steps=work.num_inference_steps, guidance_scale=work.guidance_scale)
 
     def prefill(state: GenerationState) -> Tensor:
@@ -149,7 +149,7 @@ def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[
 
 
 def _prepare(model: GenerativeModel, what: str, work: Work) -> GenerationState:
-    """A reading that has read what comes before the job."""
+    """A state that has read what comes before the job."""
     state = model.begin_generation(1)
     if what != "tokens read":
         state.read([[_prompt(model, work)]])

@@ -23,7 +23,7 @@ from export.graph.onnx_graph import GraphError
 from export.graph.precision import precision_of
 from export.graph.quantization import matrices_of, weights_of
 from export.graph.truncate import truncate_layers
-from export.placement import put_back, put_in_place
+from export.placement import replace_export, restore_export
 from export.process.child_process import ChildError, run_child
 from export.process.lock import directory_lock
 from export.process.progress import Log, Progress
@@ -78,7 +78,7 @@ def export_model(options: argparse.Namespace) -> int:
         if options.out.is_symlink():
             options.out = options.out.resolve()  # what it points to is replaced, and the link stays
         _check_arguments(options, stage)
-        put_back(options.out)
+        restore_export(options.out)
         if (earlier := manifest_of(options.out)) is not None:
             selection = selection.joined(earlier)
         work = options.out.with_name(f".{options.out.name}.unfinished")
@@ -163,7 +163,7 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], log: Log) -> None:
         if stages[-1] != GRAPH_STAGES[-1]:
             log(f"{work} holds what is done; --stage {GRAPH_STAGES[-1]} goes on")
             return
-        put_in_place(work, out)
+        replace_export(work, out)
     log(f"wrote {out} in {time.perf_counter() - start:.0f} s")
 
 

@@ -14,7 +14,7 @@ from export.validate.validate import ROUNDED_DIR
 from models.atomic_files import UNFINISHED
 
 
-def put_in_place(work: Path, out: Path) -> None:
+def replace_export(work: Path, out: Path) -> None:
     """Let the finished export take the place of an earlier one, whose engines of the same graphs stay.
 
     Args:
@@ -24,7 +24,7 @@ def put_in_place(work: Path, out: Path) -> None:
     Raises:
         ValueError: another process works on `out`.
     """
-    put_back(out)
+    restore_export(out)
     for leftover in (work / ROUNDED_DIR, work / ENGINES_DIR, _aside(out)):
         shutil.rmtree(leftover, ignore_errors=True)
     (work / JOB_FILE).unlink()
@@ -41,7 +41,7 @@ def put_in_place(work: Path, out: Path) -> None:
     shutil.rmtree(_aside(out), ignore_errors=True)
 
 
-def put_back(out: Path) -> None:
+def restore_export(out: Path) -> None:
     """Let an export be there again that a command had moved aside when it was killed, or go if the new one is there.
 
     Raises:

@@ -1,7 +1,7 @@
 """One stage of an export, in a process of its own: `python -m export.stage_process STAGE JOB.json`.
 
-Tracing and proving keep gigabytes, which go with the process. What it prints are lines of progress; what went wrong is
-in a file beside the job.
+Tracing and validation keep gigabytes, which are freed with the process, and a crash ends the stage alone. It prints
+lines of progress; an error that it refuses with is in a file beside the job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from export.validate.validate import validate
 ERROR_FILE = "error.json"
 STAGES: dict[str, Callable[[Job, Log], None]] = {"onnx": trace, "lower": lower, "validate": validate}
 ERRORS: tuple[type[Exception], ...] = (GraphError, ParityError, FileNotFoundError, ValueError, OSError)
-"""What a stage refuses with; the first that fits is raised again by the process that waits."""
+"""What a stage refuses with; the first that fits is raised again in the process that started it."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a model on its way to an engine."""
+    """One component of a model."""
 
     name: str
     module: nn.Module

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from export.components.check_inputs import Case, CheckInputs
-from export.components.context_resampler import condition_ports
 from export.components.component import FLOAT, INT, Component, Port
+from export.components.context_resampler import condition_ports
 from export.components.mmfs_values import unet_values
 from export.components.profiles import Limits, Profile, ranges_of, usual_ranges
 from export.components.spec import ComponentSpec

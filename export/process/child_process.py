@@ -1,4 +1,8 @@
-"""A program of this project in a process of its own, with a heartbeat every few seconds."""
+"""A program of this project in a process of its own, with a heartbeat every few seconds.
+
+A builder of engines may end its process by a signal, and what it wrote before says why; concurrent.futures reports
+neither, and cannot set the library path of a process alone.
+"""
 
 from __future__ import annotations
 

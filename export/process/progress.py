@@ -1,4 +1,8 @@
-"""How long a stage still takes, from what each component took the last time, and reading files, from their sizes."""
+"""How long a stage still takes, from what each component took the last time, and reading files, from their sizes.
+
+The progress of a stage is a line each, which is as readable in a log as on a terminal. Components differ a thousandfold
+in size, so a bar that takes its steps for equal (tqdm) would estimate the time left wrongly.
+"""
 
 from __future__ import annotations
 

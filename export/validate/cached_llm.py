@@ -15,9 +15,9 @@ from export.validate.parity import ParityError, Run
 
 
 def as_trt_split(runner: ComponentRunner, dtype: torch.dtype) -> Run:
-    """What takes any number of past rows and returns the new ones, by means of a part that returns `present_...`.
+    """What takes any number of past rows and returns the new ones, by means of a runner that returns `present_...`.
 
-    Rows beyond those that a case has are garbage, which must not count; and what `part` writes beside the new rows is
+    Rows beyond those that a case has are garbage, which must not count; and what `runner` writes beside the new rows is
     an error.
 
     Args:
@@ -56,7 +56,7 @@ def with_rows(past: Tensor, num_rows: int) -> Tensor:
 
 
 def _num_rows(runner: ComponentRunner, inputs: Tensors) -> int:
-    """Of the cache: as many as the part has, or as are needed.
+    """Of the cache: as many as the graph has, or as are needed.
 
     Raises:
         ParityError: it has too few.

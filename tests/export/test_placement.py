@@ -6,7 +6,7 @@ import pytest
 
 from export.engine import reuse
 from export.engine.reuse import drop_stale, stale_files
-from export.placement import put_back, put_in_place
+from export.placement import replace_export, restore_export
 from export.process.lock import directory_lock
 from export.store.manifest import ComponentEntry, FileEntry, GraphEntry, read_manifest, write_manifest
 from export_manifests import a_component, a_manifest, an_engine, no_engine
@@ -80,7 +80,7 @@ def test_engines_of_graphs_that_have_changed_go(
 
     if not has_links:
         monkeypatch.setattr(reuse.os, "link", refuse)
-    put_in_place(work, out)
+    replace_export(work, out)
     assert files(out) == NEW
     engines = {name: entry.engines for name, entry in read_manifest(out).components.items()}
     assert engines == {"llm": {}, "eye": {FOLDER: ENGINES["built"]}, "vae": {FOLDER: ENGINES["failed"]}}
@@ -105,13 +105,13 @@ def test_a_kill_at_any_rename_loses_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", until_killed)
         with pytest.raises(Killed):
-            put_in_place(work, out)
-    put_back(out)
+            replace_export(work, out)
+    restore_export(out)
     assert files(out) == before
     assert stale_files(out, read_manifest(out)) == []
 
     (work / "job.json").write_text("{}")  # the same command goes on
-    put_in_place(work, out)
+    replace_export(work, out)
     assert files(out) == NEW
     assert list(out.parent.iterdir()) == [out]
 
@@ -119,7 +119,7 @@ def test_a_kill_at_any_rename_loses_nothing(
 def test_what_a_killed_command_had_yet_to_remove_goes(out: Path) -> None:
     an_export(out.with_name(".out.replaced"), {"llm": "old"}, {})
     before = files(out)
-    put_back(out)
+    restore_export(out)
     assert list(out.parent.iterdir()) == [out]
     assert files(out) == before
 
@@ -127,15 +127,15 @@ def test_what_a_killed_command_had_yet_to_remove_goes(out: Path) -> None:
 def test_a_command_that_is_at_it_is_left_alone(out: Path) -> None:
     aside = out.rename(out.with_name(".out.replaced"))
     with directory_lock(aside), pytest.raises(ValueError, match="Another process is writing into"):
-        put_back(out)
+        restore_export(out)
     assert not out.exists()
-    put_back(out)
+    restore_export(out)
     assert out.is_dir()
 
 
 def test_engines_that_cannot_be_told_apart_go(work: Path, out: Path) -> None:
     (out / "manifest.json").write_text("{}")
-    put_in_place(work, out)
+    replace_export(work, out)
     assert not (out / "engines").exists()
 
 

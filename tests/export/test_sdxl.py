@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from export.graph.components import Component, components_of
+from export.components.all import check_cases, components_of
+from export.components.check_inputs import Case
+from export.components.component import Component, Tolerances
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
 from export.runtime import Session
@@ -18,8 +20,7 @@ from export.runtime.assets import NEGATIVE_CONTEXT_FILE, write_assets
 from export.trt import main
 from export.validate.end_to_end import compare
 from export.validate.half_precision import check_half, check_seeing
-from export.validate.inputs import Case, real_cases
-from export.validate.parity import TOLERANCE, check
+from export.validate.parity import check
 from export.validate.validate import run_of
 from models import MMInterleaved, MMInterleavedConfig
 from tiny_snapshots import U_NETS
@@ -51,7 +52,7 @@ def sdxl_components(sdxl: MMInterleaved) -> dict[str, Component]:
 
 @pytest.fixture
 def sdxl_cases(sdxl: MMInterleaved, sdxl_components: dict[str, Component]) -> dict[str, list[Case]]:
-    return real_cases(sdxl, sdxl_components, DOCUMENTS)
+    return check_cases(sdxl, sdxl_components, DOCUMENTS)
 
 
 def test_the_resampler_gives_what_the_u_net_takes(sdxl_components: dict[str, Component]) -> None:
@@ -77,7 +78,7 @@ def test_graphs_compute_what_pytorch_computes(
     (tmp_path / "onnx").mkdir()
     file = tmp_path / f"onnx/{name}.onnx"
     onnx.save(proto, file)
-    assert all(result.worst <= TOLERANCE for result in check(component, file, cases))
+    assert all(result.worst <= Tolerances().relative_error for result in check(component, file, cases))
     if name == "unet_mmfs":
         unsized = component.run({**cases[0].inputs, "time_ids": cases[0].inputs["time_ids"] * 0})["model_output"]
         assert (unsized - component.run(cases[0].inputs)["model_output"]).abs().max() > 1e-3
