@@ -1,8 +1,8 @@
 """Both ops as torch.library operators: schema, shapes, gradient. One node each under torch.compile and torch.export.
 
-`torch.ops.mmfs.ms_deform_attn` and `torch.ops.mmfs.mmfs_attention` take checked arguments from functional.py. The sizes
-of the levels are a flat list of ints, h, w, h, w, ...: constants of the graph, which exporters need. The gradients are
-operators too; they have no gradient of their own, and the reference has.
+`torch.ops.mmfs.ms_deform_attn` and `torch.ops.mmfs.mmfs_attention` take the fields of the structures in arguments.py,
+which functional.py has checked. The sizes of the levels are a flat list of ints, h, w, h, w, ...: constants of the
+graph, which exporters need. The gradients are operators too; they cannot be differentiated again, the reference can.
 
 `mmfs_attention_with_lse` is mmfs_attention for a call that will be differentiated: where the CUDA kernels compute,
 it also keeps the log-sum-exp for the backward. The backward of mmfs_attention itself computes it again.
@@ -10,7 +10,6 @@ it also keeps the log-sum-exp for the backward. The backward of mmfs_attention i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -18,49 +17,19 @@ import torch
 from torch import Tensor
 
 from mmfs import compiled, cuda, embedding_bag
+from mmfs.arguments import (
+    MMFSAttentionArguments,
+    MMFSAttentionGradients,
+    MSDeformAttnArguments,
+    MSDeformAttnGradients,
+    schema,
+)
 from mmfs.reference import accumulation_dtype
 
 NO_DOUBLE_BACKWARD = (
     "mmfs cannot differentiate its gradient again: backward was called with create_graph=True, or through a gradient. "
     "Expected a first-order gradient. Call the op with backend='reference' to differentiate twice."
 )
-
-
-torch.library.define(
-    "mmfs::ms_deform_attn",
-    "(Tensor value, int[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-torch.library.define(
-    "mmfs::ms_deform_attn_backward",
-    "(Tensor grad_out, Tensor value, int[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights, "
-    "bool needs_value) -> (Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-# spatial_shapes is empty when image_shapes [N, L, 2] holds the sizes of each image.
-MMFS_ARGUMENTS = (
-    "Tensor value, int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, Tensor attention_logits, "
-    "Tensor visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, Tensor? null_value, "
-    "Tensor? image_shapes"
-)
-torch.library.define(
-    "mmfs::mmfs_attention",
-    f"({MMFS_ARGUMENTS}) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-torch.library.define(
-    "mmfs::mmfs_attention_with_lse",
-    f"({MMFS_ARGUMENTS}) -> (Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-torch.library.define(
-    "mmfs::mmfs_attention_backward",
-    f"(Tensor grad_out, {MMFS_ARGUMENTS}, bool needs_value, Tensor? lse=None) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-# `define` and `impl` rather than `custom_op`, which imports torch._dynamo (seconds) at the first call of every process.
-PORTABLE = "CompositeExplicitAutograd"  # any device, below autograd
 
 
 def implementation(value: Tensor) -> ModuleType:
@@ -70,107 +39,74 @@ def implementation(value: Tensor) -> ModuleType:
     return embedding_bag if compiled.why_not(value) else compiled
 
 
-def _ms_deform_attn(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
-    result: Tensor = implementation(value).ms_deform_attn_forward(
-        value, spatial_shapes, sampling_locations, attention_weights
+# An operator is called with the fields of a structure one by one. ctx is Any: torch gives a context object that has no
+# public type.
+# ---------------------------------------------------------------------------------------------------------------------
+# ms_deform_attn
+
+
+def _ms_deform_attn(*fields: Any) -> Tensor:
+    arguments = MSDeformAttnArguments(*fields)
+    result: Tensor = implementation(arguments.value).ms_deform_attn_forward(arguments)
+    return result
+
+
+def _ms_deform_attn_fake(*fields: Any) -> Tensor:
+    arguments = MSDeformAttnArguments(*fields)
+    return _empty_output(arguments.value, arguments.attention_weights)
+
+
+def _ms_deform_attn_backward(grad_out: Tensor, needs_value: bool, *fields: Any) -> MSDeformAttnGradients:
+    arguments = MSDeformAttnArguments(*fields)
+    result: MSDeformAttnGradients = implementation(arguments.value).ms_deform_attn_backward(
+        grad_out, arguments, needs_value
     )
     return result
 
 
-def _ms_deform_attn_fake(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
-    batch, num_queries, num_heads = attention_weights.shape[:3]
-    return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
-
-
-def _ms_deform_attn_backward(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    needs_value: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = implementation(value).ms_deform_attn_backward(
-        grad_out, value, spatial_shapes, sampling_locations, attention_weights, needs_value
+def _ms_deform_attn_backward_fake(grad_out: Tensor, needs_value: bool, *fields: Any) -> MSDeformAttnGradients:
+    arguments = MSDeformAttnArguments(*fields)
+    return MSDeformAttnGradients(
+        value=_empty_like(arguments.value) if needs_value else arguments.value.new_empty(0),
+        sampling_locations=_empty_like(arguments.sampling_locations),
+        attention_weights=_empty_like(arguments.attention_weights),
     )
+
+
+def _differentiate_ms_deform_attn(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    fields, _ = _restored(ctx)
+    gradients = torch.ops.mmfs.ms_deform_attn_backward(grad_out, ctx.needs_input_grad[0], *fields)
+    return _gradients_of(ctx, MSDeformAttnArguments._fields, fields, MSDeformAttnGradients(*gradients))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# mmfs_attention
+
+
+def _mmfs_attention(*fields: Any) -> Tensor:
+    arguments = MMFSAttentionArguments(*fields)
+    result: Tensor = implementation(arguments.value).mmfs_attention_forward(arguments)
     return result
 
 
-def _ms_deform_attn_backward_fake(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    needs_value: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    grad_value = _empty_like(value) if needs_value else value.new_empty(0)
-    return grad_value, _empty_like(sampling_locations), _empty_like(attention_weights)
+def _mmfs_attention_fake(*fields: Any) -> Tensor:
+    arguments = MMFSAttentionArguments(*fields)
+    return _empty_output(arguments.value, arguments.attention_logits)
 
 
-def _mmfs_attention(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-    image_shapes: Tensor | None,
-) -> Tensor:
-    result: Tensor = implementation(value).mmfs_attention_forward(
-        value,
-        spatial_shapes if image_shapes is None else image_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-        null_value,
-    )
-    return result
-
-
-def _mmfs_attention_fake(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-    image_shapes: Tensor | None,
-) -> Tensor:
-    batch, num_queries, num_heads = attention_logits.shape[:3]
-    return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
-
-
-def _mmfs_attention_with_lse(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
-    computes = implementation(value)
+def _mmfs_attention_with_lse(*fields: Any) -> tuple[Tensor, Tensor]:
+    arguments = MMFSAttentionArguments(*fields)
+    computes = implementation(arguments.value)
     if computes is not cuda:
-        return _mmfs_attention(value, spatial_shapes, *rest), _no_lse(value)
-    *given, image_shapes = rest
-    sizes = spatial_shapes if image_shapes is None else image_shapes
-    return cuda.mmfs_attention_with_lse(value, sizes, *given)
+        return computes.mmfs_attention_forward(arguments), _no_lse(arguments.value)
+    return cuda.mmfs_attention_with_lse(arguments)
 
 
-def _mmfs_attention_with_lse_fake(value: Tensor, spatial_shapes: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
-    out = _mmfs_attention_fake(value, spatial_shapes, *rest)
+def _mmfs_attention_with_lse_fake(*fields: Any) -> tuple[Tensor, Tensor]:
+    value, attention_logits = (arguments := MMFSAttentionArguments(*fields)).value, arguments.attention_logits
+    out = _empty_output(value, attention_logits)
     if implementation(value) is not cuda:
         return out, _no_lse(value)
-    attention_logits: Tensor = rest[2]
     return out, value.new_empty(attention_logits.shape[:3], dtype=accumulation_dtype(value.dtype))
 
 
@@ -179,147 +115,123 @@ def _no_lse(value: Tensor) -> Tensor:
 
 
 def _mmfs_attention_backward(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-    image_shapes: Tensor | None,
-    needs_value: bool,
-    lse: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    computes = implementation(value)
+    grad_out: Tensor, needs_value: bool, lse: Tensor | None, *fields: Any
+) -> MMFSAttentionGradients:
+    arguments = MMFSAttentionArguments(*fields)
+    computes = implementation(arguments.value)
     kept = {"lse": lse} if computes is cuda else {}
-    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = computes.mmfs_attention_backward(
-        grad_out,
-        value,
-        spatial_shapes if image_shapes is None else image_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-        null_value,
-        needs_value,
-        **kept,
-    )
+    result: MMFSAttentionGradients = computes.mmfs_attention_backward(grad_out, arguments, needs_value, **kept)
     return result
 
 
 def _mmfs_attention_backward_fake(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-    image_shapes: Tensor | None,
-    needs_value: bool,
-    lse: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    def like(tensor: Tensor | None) -> Tensor:
-        return value.new_empty(0, dtype=working) if tensor is None else _empty_like(tensor)
-
-    working = accumulation_dtype(value.dtype)
-    return (
+    grad_out: Tensor, needs_value: bool, lse: Tensor | None, *fields: Any
+) -> MMFSAttentionGradients:
+    arguments = MMFSAttentionArguments(*fields)
+    value, dtype = arguments.value, accumulation_dtype(arguments.value.dtype)
+    given = (getattr(arguments, name) for name in MMFSAttentionGradients._fields[1:])
+    return MMFSAttentionGradients(
         _empty_like(value) if needs_value else value.new_empty(0),
-        _empty_like(reference_points),
-        _empty_like(sampling_offsets),
-        _empty_like(attention_logits),
-        like(offset_table),
-        like(logit_table),
-        like(null_value),
+        *(value.new_empty(0, dtype=dtype) if tensor is None else _empty_like(tensor) for tensor in given),
     )
+
+
+def _differentiate_mmfs_attention(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    fields, (lse,) = _restored(ctx)
+    gradients = torch.ops.mmfs.mmfs_attention_backward(grad_out, ctx.needs_input_grad[0], lse, *fields)
+    return _gradients_of(ctx, MMFSAttentionArguments._fields, fields, MMFSAttentionGradients(*gradients))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Both
+
+
+def _empty_output(value: Tensor, weights: Tensor) -> Tensor:
+    """[B, Q, H*D], for attention weights or logits [B, Q, H, L, P]."""
+    batch, num_queries, num_heads = weights.shape[:3]
+    return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
 
 
 def _empty_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
-# ctx is Any: torch gives a context object that has no public type.
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _keep(ctx, inputs)
 
 
-def _save_ms_deform_attn(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    value, ctx.spatial_shapes, sampling_locations, attention_weights = inputs
-    ctx.save_for_backward(value, sampling_locations, attention_weights)
+def _save_without_lse(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _keep(ctx, inputs, None)
 
 
-def _differentiate_ms_deform_attn(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    value, sampling_locations, attention_weights = ctx.saved_tensors
-    needs_value = ctx.needs_input_grad[0]
-    grad_value, grad_locations, grad_weights = torch.ops.mmfs.ms_deform_attn_backward(
-        grad_out, value, ctx.spatial_shapes, sampling_locations, attention_weights, needs_value
-    )
-    return grad_value if needs_value else None, None, grad_locations, grad_weights
-
-
-def _save_mmfs_attention(ctx: Any, inputs: tuple[Any, ...], output: Tensor, lse: Tensor | None = None) -> None:
-    value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes = inputs
-    ctx.save_for_backward(value, *tensors, null_value, image_shapes, lse)
-
-
-def _save_mmfs_attention_with_lse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _save_mmfs_attention(ctx, inputs, *output)
+def _save_with_lse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _keep(ctx, inputs, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
-def _differentiate_mmfs_attention(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
-    value, *tensors, null_value, image_shapes, lse = ctx.saved_tensors
-    offset_table, logit_table = tensors[-2:]
-    needs_value = ctx.needs_input_grad[0]
-    arguments = (value, ctx.spatial_shapes, *tensors, ctx.null_logit, null_value, image_shapes)
-    grad_value, grad_points, grad_offsets, grad_logits, grad_offset_table, grad_logit_table, grad_null_value = (
-        torch.ops.mmfs.mmfs_attention_backward(grad_out, *arguments, needs_value, lse)
-    )
-    return (
-        grad_value if needs_value else None,
-        None,
-        grad_points,
-        grad_offsets,
-        grad_logits,
-        None,
-        None if offset_table is None else grad_offset_table,
-        None if logit_table is None else grad_logit_table,
-        None,
-        None if null_value is None else grad_null_value,
-        None,
-    )
+def _keep(ctx: Any, fields: tuple[Any, ...], *others: Tensor | None) -> None:
+    """Tensors where autograd watches over them, everything else beside them."""
+    tensors = [field if isinstance(field, Tensor) else None for field in fields]
+    ctx.constants = [field if tensor is None else None for field, tensor in zip(fields, tensors, strict=True)]
+    ctx.save_for_backward(*tensors, *others)
+
+
+def _restored(ctx: Any) -> tuple[list[Any], tuple[Tensor | None, ...]]:
+    """The fields and the others that `_keep` was given."""
+    saved, constants = ctx.saved_tensors, ctx.constants
+    tensors, others = saved[: len(constants)], saved[len(constants) :]
+    return [field if tensor is None else tensor for field, tensor in zip(constants, tensors, strict=True)], others
+
+
+def _gradients_of(ctx: Any, names: tuple[str, ...], fields: list[Any], gradients: Any) -> tuple[Tensor | None, ...]:
+    """One for each field: None where it was not asked for, or where there is no tensor to have one."""
+    named = gradients._asdict()
+    if not ctx.needs_input_grad[0]:
+        del named["value"]
+    return tuple([None if field is None else named.get(name) for name, field in zip(names, fields, strict=True)])
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
     raise RuntimeError(NO_DOUBLE_BACKWARD)
 
 
-for _op, _forward, _fake in (
-    ("mmfs::ms_deform_attn", _ms_deform_attn, _ms_deform_attn_fake),
-    ("mmfs::ms_deform_attn_backward", _ms_deform_attn_backward, _ms_deform_attn_backward_fake),
-    ("mmfs::mmfs_attention", _mmfs_attention, _mmfs_attention_fake),
-    ("mmfs::mmfs_attention_with_lse", _mmfs_attention_with_lse, _mmfs_attention_with_lse_fake),
-    ("mmfs::mmfs_attention_backward", _mmfs_attention_backward, _mmfs_attention_backward_fake),
+# `define` and `impl` rather than `custom_op`, which imports torch._dynamo (seconds) at the first call of every process.
+PORTABLE = "CompositeExplicitAutograd"  # any device, below autograd
+MS_DEFORM_ATTN, MMFS_ATTENTION = schema(MSDeformAttnArguments), schema(MMFSAttentionArguments)
+THREE_TENSORS, SEVEN_TENSORS = (
+    f"({', '.join(['Tensor'] * len(gradients._fields))})"
+    for gradients in (MSDeformAttnGradients, MMFSAttentionGradients)
+)
+for _name, _schema, _forward, _fake in (
+    ("ms_deform_attn", f"({MS_DEFORM_ATTN}) -> Tensor", _ms_deform_attn, _ms_deform_attn_fake),
+    (
+        "ms_deform_attn_backward",
+        f"(Tensor grad_out, bool needs_value, {MS_DEFORM_ATTN}) -> {THREE_TENSORS}",
+        _ms_deform_attn_backward,
+        _ms_deform_attn_backward_fake,
+    ),
+    ("mmfs_attention", f"({MMFS_ATTENTION}) -> Tensor", _mmfs_attention, _mmfs_attention_fake),
+    (
+        "mmfs_attention_with_lse",
+        f"({MMFS_ATTENTION}) -> (Tensor, Tensor)",
+        _mmfs_attention_with_lse,
+        _mmfs_attention_with_lse_fake,
+    ),
+    (
+        "mmfs_attention_backward",
+        f"(Tensor grad_out, bool needs_value, Tensor? lse, {MMFS_ATTENTION}) -> {SEVEN_TENSORS}",
+        _mmfs_attention_backward,
+        _mmfs_attention_backward_fake,
+    ),
 ):
-    torch.library.impl(_op, PORTABLE, _forward)
-    torch.library.register_fake(_op, _fake)
-torch.library.register_autograd(
-    "mmfs::ms_deform_attn", _differentiate_ms_deform_attn, setup_context=_save_ms_deform_attn
-)
-torch.library.register_autograd(
-    "mmfs::mmfs_attention", _differentiate_mmfs_attention, setup_context=_save_mmfs_attention
-)
-torch.library.register_autograd(
-    "mmfs::mmfs_attention_with_lse", _differentiate_mmfs_attention, setup_context=_save_mmfs_attention_with_lse
-)
+    torch.library.define(f"mmfs::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(f"mmfs::{_name}", PORTABLE, _forward)
+    torch.library.register_fake(f"mmfs::{_name}", _fake)
+for _name, _differentiate, _setup in (
+    ("ms_deform_attn", _differentiate_ms_deform_attn, _save),
+    ("mmfs_attention", _differentiate_mmfs_attention, _save_without_lse),
+    ("mmfs_attention_with_lse", _differentiate_mmfs_attention, _save_with_lse),
+):
+    torch.library.register_autograd(f"mmfs::{_name}", _differentiate, setup_context=_setup)
 torch.library.register_autograd("mmfs::ms_deform_attn_backward", _refuse)
 torch.library.register_autograd("mmfs::mmfs_attention_backward", _refuse)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmfs.embedding_bag import MMFSGradients
+from mmfs.arguments import (
+    MMFSAttentionArguments,
+    MMFSAttentionGradients,
+    MSDeformAttnArguments,
+    MSDeformAttnGradients,
+)
 from mmfs.reference import accumulation_dtype, count_visible, image_planes
 
 InstructionSet = Literal["avx2", "portable"]
@@ -32,15 +38,9 @@ STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 DONE, NO_MEMORY = 0, 3
 """Status of kernels/cpu.cpp; anything else is about sizes."""
 
-PARAMETERS = (
-    "reference_points",
-    "sampling_offsets",
-    "attention_logits",
-    "offset_table",
-    "logit_table",
-    "null_value",
-)
-"""Fields of MMFSAttentionCall that have a gradient, in the order of `mmfs_attention_backward`."""
+PARAMETERS = MMFSAttentionGradients._fields[1:]
+"""What has a gradient besides value: names of fields of MMFSAttentionArguments and of MMFSAttentionCall."""
+parameters_of = operator.attrgetter(*PARAMETERS)
 
 
 class Sizes(ctypes.Structure):
@@ -219,134 +219,83 @@ def best_library() -> ctypes.CDLL:
 # The ops
 
 
-def ms_deform_attn_forward(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
+def ms_deform_attn_forward(arguments: MSDeformAttnArguments) -> Tensor:
     """`reference.ms_deform_attn_reference`, without a graph."""
-    call = ms_deform_attn_call(value, spatial_shapes, sampling_locations, attention_weights)
-    out = value.new_empty(*attention_weights.shape[:2], value.shape[2] * value.shape[3])
+    value = arguments.value
+    call = ms_deform_attn_call(arguments)
+    out = value.new_empty(*arguments.attention_weights.shape[:2], value.shape[2] * value.shape[3])
     call.out = out.data_ptr()
-    check(best_library().mmfs_cpu_ms_deform_attn(call), value, spatial_shapes)
+    check(best_library().mmfs_cpu_ms_deform_attn(call), value, arguments.spatial_shapes)
     return out
 
 
 def ms_deform_attn_backward(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    needs_value: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights."""
-    call = ms_deform_attn_call(value, spatial_shapes, sampling_locations, attention_weights)
-    working = accumulation_dtype(value.dtype)
+    grad_out: Tensor, arguments: MSDeformAttnArguments, needs_value: bool
+) -> MSDeformAttnGradients:
+    """Gradients of `ms_deform_attn_forward`; of value only if needs_value."""
+    value, spatial_shapes, sampling_locations, attention_weights = arguments
+    call = ms_deform_attn_call(arguments)
+    dtype = accumulation_dtype(value.dtype)
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
-    grad_locations = empty_like(sampling_locations, working)
-    grad_weights = empty_like(attention_weights, working)
+    grad_locations = empty_like(sampling_locations, dtype)
+    grad_weights = empty_like(attention_weights, dtype)
     call.grad_out = grad_out.data_ptr()
     call.grad_value = grad_value.data_ptr() if needs_value else None
     call.grad_sampling_locations = grad_locations.data_ptr()
     call.grad_attention_weights = grad_weights.data_ptr()
     check(best_library().mmfs_cpu_ms_deform_attn_backward(call), value, spatial_shapes)
-    return (
+    return MSDeformAttnGradients(
         grad_value,
         as_array(grad_locations, sampling_locations.dtype),
         as_array(grad_weights, attention_weights.dtype),
     )
 
 
-def mmfs_attention_forward(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-) -> Tensor:
-    """`reference.mmfs_attention_reference`, without a graph. reference_points [B, Q, 2]."""
-    parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
-    call = mmfs_attention_call(value, spatial_shapes, visible, null_logit, parameters)
-    out = value.new_empty(*attention_logits.shape[:2], value.shape[-2] * value.shape[-1])
+def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
+    """`reference.mmfs_attention_reference`, without a graph."""
+    value = arguments.value
+    call = mmfs_attention_call(arguments)
+    out = value.new_empty(*arguments.attention_logits.shape[:2], value.shape[-2] * value.shape[-1])
     call.out = out.data_ptr()
-    check(best_library().mmfs_cpu_mmfs_attention(call), value, spatial_shapes, visible)
+    check(best_library().mmfs_cpu_mmfs_attention(call), value, arguments.sizes, arguments.visible)
     return out
 
 
 def mmfs_attention_backward(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-    needs_value: bool,
-) -> MMFSGradients:
+    grad_out: Tensor, arguments: MMFSAttentionArguments, needs_value: bool
+) -> MMFSAttentionGradients:
     """Gradients of `mmfs_attention_forward`; of value only if needs_value."""
-    parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
-    call = mmfs_attention_call(value, spatial_shapes, visible, null_logit, parameters)
-    working = accumulation_dtype(value.dtype)
+    value, parameters = arguments.value, parameters_of(arguments)
+    call = mmfs_attention_call(arguments)
+    dtype = accumulation_dtype(value.dtype)
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
-    grads = [value.new_empty(0) if part is None else empty_like(part, working) for part in parameters]
+    grads = [value.new_empty(0, dtype=dtype) if part is None else empty_like(part, dtype) for part in parameters]
     call.grad_out = grad_out.data_ptr()
     call.grad_value = grad_value.data_ptr() if needs_value else None
     for name, part, grad in zip(PARAMETERS, parameters, grads, strict=True):
         setattr(call, f"grad_{name}", None if part is None else grad.data_ptr())
-    check(best_library().mmfs_cpu_mmfs_attention_backward(call), value, spatial_shapes, visible)
-    return MMFSGradients(
+    check(best_library().mmfs_cpu_mmfs_attention_backward(call), value, arguments.sizes, arguments.visible)
+    return MMFSAttentionGradients(
         grad_value,
-        *(
-            value.new_empty(0, dtype=working) if part is None else as_array(grad, part.dtype)
-            for part, grad in zip(parameters, grads, strict=True)
-        ),
+        *(grad if part is None else as_array(grad, part.dtype) for part, grad in zip(parameters, grads, strict=True)),
     )
 
 
-def ms_deform_attn_strategy(
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    *,
-    is_forward: bool,
-) -> Strategy:
+def ms_deform_attn_strategy(arguments: MSDeformAttnArguments, *, is_forward: bool) -> Strategy:
     """How `ms_deform_attn_forward` or `ms_deform_attn_backward` computes: asks the kernel, computes nothing."""
-    call = ms_deform_attn_call(value, spatial_shapes, sampling_locations, attention_weights)
-    strategy = Strategy()
-    check(best_library().mmfs_cpu_ms_deform_attn_strategy(call, is_forward, strategy), value, spatial_shapes)
+    call, strategy = ms_deform_attn_call(arguments), Strategy()
+    status = best_library().mmfs_cpu_ms_deform_attn_strategy(call, is_forward, strategy)
+    check(status, arguments.value, arguments.spatial_shapes)
     return strategy
 
 
-def mmfs_attention_strategy(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-    *,
-    is_forward: bool,
-) -> Strategy:
+def mmfs_attention_strategy(arguments: MMFSAttentionArguments, *, is_forward: bool) -> Strategy:
     """How `mmfs_attention_forward` or `mmfs_attention_backward` computes: asks the kernel, computes nothing."""
-    parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
-    call = mmfs_attention_call(value, spatial_shapes, visible, null_logit, parameters)
-    strategy = Strategy()
-    check(best_library().mmfs_cpu_mmfs_attention_strategy(call, is_forward, strategy), value, spatial_shapes, visible)
+    call, strategy = mmfs_attention_call(arguments), Strategy()
+    status = best_library().mmfs_cpu_mmfs_attention_strategy(call, is_forward, strategy)
+    check(status, arguments.value, arguments.sizes, arguments.visible)
     return strategy
 
 
@@ -354,14 +303,13 @@ def mmfs_attention_strategy(
 # The arguments of a call
 
 
-def ms_deform_attn_call(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> MSDeformAttnCall:
+def ms_deform_attn_call(arguments: MSDeformAttnArguments) -> MSDeformAttnCall:
     """The call without its results."""
-    working = accumulation_dtype(value.dtype)
+    value, spatial_shapes, sampling_locations, attention_weights = arguments
+    dtype = accumulation_dtype(value.dtype)
     value = value.contiguous()
-    locations = as_array(sampling_locations, working)
-    weights = as_array(attention_weights, working)
+    locations = as_array(sampling_locations, dtype)
+    weights = as_array(attention_weights, dtype)
     shapes = flat_shapes(spatial_shapes)
     call = MSDeformAttnCall(
         sizes=sizes_of(value, shapes, attention_weights, num_images=value.shape[0], sizes_per_image=False),
@@ -373,25 +321,18 @@ def ms_deform_attn_call(
     return call
 
 
-def mmfs_attention_call(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    visible: Tensor,
-    null_logit: float | None,
-    parameters: Sequence[Tensor | None],
-) -> MMFSAttentionCall:
-    """The call without its results; parameters in the order of PARAMETERS."""
-    working = accumulation_dtype(value.dtype)
-    value = value.contiguous()
-    visible = as_array(visible, torch.int64)
-    given = [part if part is None else as_array(part, working) for part in parameters]
-    _, _, logits, offset_table, logit_table, _ = given
-    assert logits is not None
-    shapes = flat_shapes(spatial_shapes)
-    sizes_per_image = isinstance(spatial_shapes, Tensor)
-    num_images = len(spatial_shapes) if sizes_per_image else value.shape[0]
+def mmfs_attention_call(arguments: MMFSAttentionArguments) -> MMFSAttentionCall:
+    """The call without its results."""
+    dtype = accumulation_dtype(arguments.value.dtype)
+    value = arguments.value.contiguous()
+    visible = as_array(arguments.visible, torch.int64)
+    given = [part if part is None else as_array(part, dtype) for part in parameters_of(arguments)]
+    offset_table, logit_table, null_logit = arguments.offset_table, arguments.logit_table, arguments.null_logit
+    shapes = flat_shapes(arguments.sizes)
+    sizes_per_image = arguments.image_shapes is not None
+    num_images = len(arguments.sizes) if sizes_per_image else value.shape[0]
     call = MMFSAttentionCall(
-        sizes=sizes_of(value, shapes, logits, num_images, sizes_per_image),
+        sizes=sizes_of(value, shapes, arguments.attention_logits, num_images, sizes_per_image),
         offset_ages=0 if offset_table is None else offset_table.shape[0],
         logit_ages=0 if logit_table is None else logit_table.shape[0],
         has_null=null_logit is not None,

@@ -5,12 +5,15 @@ Same arguments as the functions of the same names in embedding_bag.py. CuPy is i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from mmfs.embedding_bag import MMFSGradients
+from mmfs.arguments import (
+    MMFSAttentionArguments,
+    MMFSAttentionGradients,
+    MSDeformAttnArguments,
+    MSDeformAttnGradients,
+)
 from mmfs.kernels import calls
 from mmfs.kernels.arguments import KINDS
 from mmfs.kernels.launch import CudaDevice, cuda_device, why_not_launch
@@ -72,124 +75,37 @@ def instances_for(channels: Channels, num_channels: int) -> list[Instance]:
     return rows + value_gradient_instances(channels.dtype, num_channels)
 
 
-def ms_deform_attn_forward(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
-    return calls.ms_deform_attn_forward(_device(value), value, spatial_shapes, sampling_locations, attention_weights)
+def ms_deform_attn_forward(arguments: MSDeformAttnArguments) -> Tensor:
+    return calls.ms_deform_attn_forward(_device(arguments.value), arguments)
 
 
 def ms_deform_attn_backward(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    needs_value: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_out: Tensor, arguments: MSDeformAttnArguments, needs_value: bool
+) -> MSDeformAttnGradients:
     """Two calls give the same bits under `torch.use_deterministic_algorithms(True)`."""
-    return calls.ms_deform_attn_backward(
-        _device(value),
-        grad_out,
-        value,
-        spatial_shapes,
-        sampling_locations,
-        attention_weights,
-        needs_value,
-        torch.are_deterministic_algorithms_enabled(),
-    )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return calls.ms_deform_attn_backward(_device(arguments.value), grad_out, arguments, needs_value, deterministic)
 
 
-def mmfs_attention_forward(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-) -> Tensor:
-    out, _ = mmfs_attention_with_lse(
-        value,
-        spatial_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-        null_value,
-    )
+def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
+    out, _ = mmfs_attention_with_lse(arguments)
     return out
 
 
-def mmfs_attention_with_lse(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def mmfs_attention_with_lse(arguments: MMFSAttentionArguments) -> tuple[Tensor, Tensor]:
     """The output, and the log-sum-exp [B, Q, H] of each softmax, for the backward."""
-    return calls.mmfs_attention_forward(
-        _device(value),
-        value,
-        spatial_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-        null_value,
-    )
+    return calls.mmfs_attention_forward(_device(arguments.value), arguments)
 
 
 def mmfs_attention_backward(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-    needs_value: bool,
-    lse: Tensor | None = None,
-) -> MMFSGradients:
+    grad_out: Tensor, arguments: MMFSAttentionArguments, needs_value: bool, lse: Tensor | None = None
+) -> MMFSAttentionGradients:
     """Two calls give the same bits under `torch.use_deterministic_algorithms(True)`.
 
     lse: of `mmfs_attention_with_lse`; None: computed again.
     """
-    return calls.mmfs_attention_backward(
-        _device(value),
-        grad_out,
-        value,
-        spatial_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-        null_value,
-        needs_value,
-        lse=lse,
-        deterministic=torch.are_deterministic_algorithms_enabled(),
-    )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return calls.mmfs_attention_backward(_device(arguments.value), grad_out, arguments, needs_value, lse, deterministic)
 
 
 def _device(tensor: Tensor) -> CudaDevice:

@@ -17,6 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmfs.arguments import (
+    MMFSAttentionArguments,
+    MMFSAttentionGradients,
+    MSDeformAttnArguments,
+    MSDeformAttnGradients,
+)
 from mmfs.reference import accumulation_dtype, count_visible, image_planes, of_age, softmax_with_null
 
 CHUNK_CORNERS = 1 << 18
@@ -72,57 +78,51 @@ class Attention(NamedTuple):
 # ms_deform_attn
 
 
-def ms_deform_attn_forward(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
+def ms_deform_attn_forward(arguments: MSDeformAttnArguments) -> Tensor:
     """`reference.ms_deform_attn_reference`, without a graph."""
+    value = arguments.value
     table = pixel_table(value)
-    batch, num_queries, num_heads = attention_weights.shape[:3]
+    batch, num_queries, num_heads = arguments.attention_weights.shape[:3]
     out = table.new_empty(batch * num_queries * num_heads, value.shape[-1])  # [T*H, D]
-    for chunk in ms_deform_attn_chunks(value, spatial_shapes, sampling_locations, attention_weights):
+    for chunk in ms_deform_attn_chunks(arguments):
         out[bags_of(chunk.queries, num_heads)] = sum_of_rows(table, chunk)
     return out.view(batch, num_queries, num_heads * value.shape[-1]).to(value.dtype)
 
 
 def ms_deform_attn_backward(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    needs_value: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights."""
+    grad_out: Tensor, arguments: MSDeformAttnArguments, needs_value: bool
+) -> MSDeformAttnGradients:
+    """Gradients of `ms_deform_attn_forward`; of value only if needs_value."""
+    value, _, sampling_locations, attention_weights = arguments
     table = pixel_table(value)
     num_heads = value.shape[2]
     grad = grad_out.reshape(-1, value.shape[-1]).to(table.dtype)  # [T*H, D]
     grad_locations = grad.new_empty(sampling_locations.flatten(0, 1).shape)  # [T, H, L, P, 2]
     grad_weights = grad.new_empty(attention_weights.flatten(0, 1).shape)
     entries: list[Entries] = []
-    for chunk in ms_deform_attn_chunks(value, spatial_shapes, sampling_locations, attention_weights):
+    for chunk in ms_deform_attn_chunks(arguments):
         dots, slopes = sample_gradients(table, chunk, grad)
         grad_weights[chunk.queries] = dots.unflatten(0, (-1, num_heads))
         grad_locations[chunk.queries] = (slopes * chunk.weights[..., None]).unflatten(0, (-1, num_heads))
         if needs_value:
             entries.append(entries_of(chunk, table))
-    return (
+    return MSDeformAttnGradients(
         table_gradient(entries, grad, value) if needs_value else value.new_empty(0),
         grad_locations.view_as(sampling_locations).to(sampling_locations.dtype),
         grad_weights.view_as(attention_weights).to(attention_weights.dtype),
     )
 
 
-def ms_deform_attn_chunks(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> Iterator[Chunk]:
+def ms_deform_attn_chunks(arguments: MSDeformAttnArguments) -> Iterator[Chunk]:
     """Row b of the batch samples image b: a triple is a bag."""
+    value, spatial_shapes, sampling_locations, attention_weights = arguments
     batch, num_queries, num_heads, num_levels, num_points = attention_weights.shape
-    working = accumulation_dtype(value.dtype)
+    dtype = accumulation_dtype(value.dtype)
     planes = image_planes(value, spatial_shapes)  # [B, L, 3]
     all_locations, all_weights = sampling_locations.flatten(0, 1), attention_weights.flatten(0, 1)  # [T, H, L, P, ...]
     for queries in chunks_of(batch * num_queries, num_heads * num_levels * num_points * 4):
-        locations = all_locations[queries].to(working).flatten(0, 1)  # [E, L, P, 2]
-        weights = all_weights[queries].to(working).flatten(0, 1)  # [E, L, P]
+        locations = all_locations[queries].to(dtype).flatten(0, 1)  # [E, L, P, 2]
+        weights = all_weights[queries].to(dtype).flatten(0, 1)  # [E, L, P]
         bags = torch.arange(queries.start * num_heads, queries.stop * num_heads, device=value.device)
         image = bags // (num_heads * num_queries)
         samples = find_corners(locations, planes.index_select(0, image), bags % num_heads, num_heads)
@@ -134,34 +134,13 @@ def ms_deform_attn_chunks(
 # mmfs_attention
 
 
-def mmfs_attention_forward(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-) -> Tensor:
-    """`reference.mmfs_attention_reference`, without a graph. reference_points [B, Q, 2]."""
+def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
+    """`reference.mmfs_attention_reference`, without a graph."""
+    value, null_value = arguments.value, arguments.null_value
     table = pixel_table(value)
-    batch, num_queries, num_heads = attention_logits.shape[:3]
+    batch, num_queries, num_heads = arguments.attention_logits.shape[:3]
     out = table.new_empty(batch * num_queries, num_heads, value.shape[-1])
-    chunks = mmfs_attention_chunks(
-        value,
-        spatial_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-    )
-    for chunk, attention in chunks:
+    for chunk, attention in mmfs_attention_chunks(arguments):
         seen = sum_of_rows(table, chunk).view(-1, num_heads, value.shape[-1])
         if null_value is not None:
             seen = seen + attention.null_weight[..., None] * null_value.to(table.dtype)
@@ -169,64 +148,31 @@ def mmfs_attention_forward(
     return out.view(batch, num_queries, num_heads * value.shape[-1]).to(value.dtype)
 
 
-class MMFSGradients(NamedTuple):
-    """Gradients of mmfs_attention's tensors; without elements where there was no tensor or no need."""
-
-    value: Tensor
-    reference_points: Tensor
-    sampling_offsets: Tensor
-    attention_logits: Tensor
-    offset_table: Tensor
-    logit_table: Tensor
-    null_value: Tensor
-
-
 def mmfs_attention_backward(
-    grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-    needs_value: bool,
-) -> MMFSGradients:
+    grad_out: Tensor, arguments: MMFSAttentionArguments, needs_value: bool
+) -> MMFSAttentionGradients:
     """Gradients of `mmfs_attention_forward`; of value only if needs_value.
 
     With w the softmax weights, v the samples and g the gradient of the output: dL/dw = g.v, and through the softmax
     dL/dlogit = w (g.v - sum of w g.v over all entries, null among them).
     """
+    value, null_value = arguments.value, arguments.null_value
     table = pixel_table(value)
-    num_heads, dim = attention_logits.shape[2], value.shape[-1]
+    num_heads, dim = arguments.attention_logits.shape[2], value.shape[-1]
     grad = grad_out.reshape(-1, dim).to(table.dtype)  # [T*H, D]
 
     def zeros_like(tensor: Tensor | None, flat: bool) -> Tensor:
         shape = (0,) if tensor is None else tensor.flatten(0, 1).shape if flat else tensor.shape
         return grad.new_zeros(shape)
 
-    grad_points = zeros_like(reference_points, flat=True)  # [T, 2]
-    grad_offsets = zeros_like(sampling_offsets, flat=True)  # [T, H, P, 2]
-    grad_logits = zeros_like(attention_logits, flat=True)  # [T, H, L, P]
-    grad_offset_table = zeros_like(offset_table, flat=False)
-    grad_logit_table = zeros_like(logit_table, flat=False)
+    grad_points = zeros_like(arguments.reference_points, flat=True)  # [T, 2]
+    grad_offsets = zeros_like(arguments.sampling_offsets, flat=True)  # [T, H, P, 2]
+    grad_logits = zeros_like(arguments.attention_logits, flat=True)  # [T, H, L, P]
+    grad_offset_table = zeros_like(arguments.offset_table, flat=False)
+    grad_logit_table = zeros_like(arguments.logit_table, flat=False)
     grad_null_value = zeros_like(null_value, flat=False)
     entries: list[Entries] = []
-    chunks = mmfs_attention_chunks(
-        value,
-        spatial_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-    )
-    for chunk, attention in chunks:
+    for chunk, attention in mmfs_attention_chunks(arguments):
         dots, slopes = sample_gradients(table, chunk, grad)
         location_slopes = (slopes * chunk.weights[..., None]).sum(1)  # [E, P, 2]: all levels share a location
         dots = all_triples(dots, attention)  # [C, H, M, L, P]
@@ -252,59 +198,51 @@ def mmfs_attention_backward(
     def finished(grad_tensor: Tensor, tensor: Tensor | None) -> Tensor:
         return grad_tensor if tensor is None else grad_tensor.view(tensor.shape).to(tensor.dtype)
 
-    return MMFSGradients(
+    return MMFSAttentionGradients(
         table_gradient(entries, grad, value) if needs_value else value.new_empty(0),
-        finished(grad_points, reference_points),
-        finished(grad_offsets, sampling_offsets),
-        finished(grad_logits, attention_logits),
-        finished(grad_offset_table, offset_table),
-        finished(grad_logit_table, logit_table),
+        finished(grad_points, arguments.reference_points),
+        finished(grad_offsets, arguments.sampling_offsets),
+        finished(grad_logits, arguments.attention_logits),
+        finished(grad_offset_table, arguments.offset_table),
+        finished(grad_logit_table, arguments.logit_table),
         finished(grad_null_value, null_value),
     )
 
 
-def mmfs_attention_chunks(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-) -> Iterator[tuple[Chunk, Attention]]:
+def mmfs_attention_chunks(arguments: MMFSAttentionArguments) -> Iterator[tuple[Chunk, Attention]]:
     """Chunks of queries in order, each with the samples of the images it sees and with its softmax."""
-    num_heads, num_levels, num_points = attention_logits.shape[2:]
-    working = accumulation_dtype(value.dtype)
-    planes = image_planes(value, spatial_shapes)  # [N, L, 3]
-    num_visible = count_visible(visible, planes.shape[0]).flatten()  # [T]
-    last = visible[..., 1].flatten().long()
-    all_points, all_offsets = reference_points.flatten(0, 1), sampling_offsets.flatten(0, 1)  # [T, ...]
-    all_logits = attention_logits.flatten(0, 1)
+    num_heads, num_levels, num_points = arguments.attention_logits.shape[2:]
+    offset_table, logit_table = arguments.offset_table, arguments.logit_table
+    dtype = accumulation_dtype(arguments.value.dtype)
+    planes = image_planes(arguments.value, arguments.sizes)  # [N, L, 3]
+    num_visible = count_visible(arguments.visible, planes.shape[0]).flatten()  # [T]
+    last = arguments.visible[..., 1].flatten().long()
+    all_points = arguments.reference_points.flatten(0, 1)  # [T, 2]
+    all_offsets = arguments.sampling_offsets.flatten(0, 1)  # [T, H, P, 2]
+    all_logits = arguments.attention_logits.flatten(0, 1)  # [T, H, L, P]
     most = int(num_visible.max()) if num_visible.numel() else 0
     for queries in chunks_of(len(last), num_heads * max(most, 1) * num_levels * num_points * 4):
         num_seen = num_visible[queries]
-        ages = torch.arange(1, int(num_seen.max()) + 1, device=value.device)  # [M]
+        ages = torch.arange(1, int(num_seen.max()) + 1, device=last.device)  # [M]
         seen = ages <= num_seen[:, None]  # [C, M]
         triples = None
         if not bool(seen.all()):
             triples = seen[:, None].expand(-1, num_heads, -1).flatten().nonzero().squeeze(1)
 
-        logits = all_logits[queries].to(working)[:, :, None].expand(-1, -1, len(ages), -1, -1)  # [C, H, M, L, P]
+        logits = all_logits[queries].to(dtype)[:, :, None].expand(-1, -1, len(ages), -1, -1)  # [C, H, M, L, P]
         if logit_table is not None:
-            logits = logits + of_age(logit_table.to(working), ages).transpose(0, 1)
+            logits = logits + of_age(logit_table.to(dtype), ages).transpose(0, 1)
         logits = logits.masked_fill(~seen[:, None, :, None, None], -torch.inf)
-        weights, null_weight = (part[0] for part in softmax_with_null(logits[None], null_logit))
+        weights, null_weight = (part[0] for part in softmax_with_null(logits[None], arguments.null_logit))
         attention = Attention(weights, null_weight, ages, triples)
 
-        offsets = all_offsets[queries].to(working)[:, :, None]  # [C, H, 1, P, 2]
+        offsets = all_offsets[queries].to(dtype)[:, :, None]  # [C, H, 1, P, 2]
         if offset_table is not None:
-            offsets = offsets + of_age(offset_table.to(working), ages).transpose(0, 1)
-        locations = all_points[queries].to(working)[:, None, None, None] + offsets  # [C, H, 1 or M, P, 2]
+            offsets = offsets + of_age(offset_table.to(dtype), ages).transpose(0, 1)
+        locations = all_points[queries].to(dtype)[:, None, None, None] + offsets  # [C, H, 1 or M, P, 2]
         locations = locations.expand(-1, -1, len(ages), -1, -1)
 
-        bag = torch.arange(len(num_seen) * num_heads, device=value.device)[:, None]  # of this chunk
+        bag = torch.arange(len(num_seen) * num_heads, device=last.device)[:, None]  # of this chunk
         image = (last[queries, None] - ages).repeat_interleave(num_heads, 0)  # [C*H, M]
         bag, image = (
             seen_triples(part.expand_as(image).reshape(*weights.shape[:3]), attention) for part in (bag, image)

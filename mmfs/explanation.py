@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from mmfs import compiled, cuda, functional
+from mmfs.arguments import MMFSAttentionArguments, MSDeformAttnArguments
 from mmfs.autograd import implementation
 from mmfs.kernels import calls
-from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.arguments import KernelArguments
 from mmfs.kernels.launch import cuda_device
 from mmfs.kernels.plan import VECTOR_BYTES, Launch
 from mmfs.kernels.value_gradient import plan_value_gradient
+from mmfs.plurals import counted
 from mmfs.reference import accumulation_dtype
 
 
@@ -38,20 +40,21 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
     Raises:
         ValueError, TypeError: as the call itself; op is neither of the two.
     """
+    call: MSDeformAttnArguments | MMFSAttentionArguments
     if op is functional.ms_deform_attn:
         given = bound(op, arguments, options)
         backend = given.pop("backend")
-        given["spatial_shapes"] = functional.check_ms_deform_attn(**given)
+        call = MSDeformAttnArguments(**given | {"spatial_shapes": functional.shared_sizes(given["spatial_shapes"])})
+        functional.check_ms_deform_attn(call)
     elif op is functional.mmfs_attention:
         given = bound(op, arguments, options)
         backend = given.pop("backend")
-        sizes, image_shapes = functional.check_mmfs_attention(**given)
-        given["spatial_shapes"] = sizes if image_shapes is None else image_shapes
-        given["reference_points"] = given["reference_points"].expand(*given["attention_logits"].shape[:2], 2)
+        given["spatial_shapes"], given["image_shapes"] = functional.sizes_of(given["spatial_shapes"])
+        call = functional.checked_mmfs_attention(MMFSAttentionArguments(**given))
     else:
         name = getattr(op, "__name__", type(op).__name__)  # a layer has none, and prints itself with all its parts
         raise TypeError(f"op is {name}. Expected mmfs.ms_deform_attn or mmfs.mmfs_attention.")
-    value: Tensor = given["value"]
+    value = call.value
     if functional.choose(backend, value) == "reference":
         who, lines = "plain PyTorch (mmfs/reference.py)", ["because of backend='reference'; differentiates twice"]
     else:
@@ -60,9 +63,9 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
             deterministic = torch.are_deterministic_algorithms_enabled()
             device = cuda_device(cuda.device_index(value.device))
             who = "the CUDA kernels"
-            lines = of_cuda(op.__name__, given, device.num_sms, device.shared_bytes, deterministic)
+            lines = of_cuda(call, device.num_sms, device.shared_bytes, deterministic)
         elif computes is compiled:
-            who, lines = f"the compiled CPU kernel, {compiled.best_instruction_set()}", of_compiled(op.__name__, given)
+            who, lines = f"the compiled CPU kernel, {compiled.best_instruction_set()}", of_compiled(call)
         else:
             who, lines = "PyTorch's embedding_bag (mmfs/embedding_bag.py)", of_embedding_bag(value)
         reasons = {"the CUDA kernels": cuda.why_not(value), "the compiled CPU kernel": compiled.why_not(value)}
@@ -82,12 +85,12 @@ def bound(op: Callable[..., Tensor], arguments: tuple[Any, ...], options: dict[s
 # On a CPU
 
 
-def of_compiled(name: str, given: dict[str, Any]) -> list[str]:
-    if name == "ms_deform_attn":
-        forward, backward = (compiled.ms_deform_attn_strategy(**given, is_forward=way) for way in (True, False))
+def of_compiled(call: MSDeformAttnArguments | MMFSAttentionArguments) -> list[str]:
+    if isinstance(call, MSDeformAttnArguments):
+        forward, backward = (compiled.ms_deform_attn_strategy(call, is_forward=way) for way in (True, False))
     else:
-        forward, backward = (compiled.mmfs_attention_strategy(**given, is_forward=way) for way in (True, False))
-    value: Tensor = given["value"]
+        forward, backward = (compiled.mmfs_attention_strategy(call, is_forward=way) for way in (True, False))
+    value = call.value
     if backward.gradient_in_place:
         gradient = "gradient of value summed where it belongs, because few rows have one"
     else:
@@ -145,28 +148,31 @@ class Notebook:
         self.num_sms = num_sms
         self.shared_bytes = shared_bytes
         self.launches: list[Launch] = []
-        self.arguments: Arguments | None = None
+        self.arguments: KernelArguments | None = None
 
-    def launch(self, launch: Launch, arguments: Arguments) -> None:
+    def launch(self, launch: Launch, arguments: KernelArguments) -> None:
         self.launches.append(launch)
         self.arguments = arguments
 
 
-def of_cuda(name: str, given: dict[str, Any], num_sms: int, shared_bytes: int, deterministic: bool) -> list[str]:
+def of_cuda(
+    call: MSDeformAttnArguments | MMFSAttentionArguments, num_sms: int, shared_bytes: int, deterministic: bool
+) -> list[str]:
     """What launches on a GPU with so many multiprocessors, and so much shared memory for a block."""
-    call: dict[str, Any] = {
-        key: without_memory(part) if isinstance(part, Tensor) else part for key, part in given.items()
+    tensors: dict[str, Any] = {
+        name: without_memory(field) for name, field in call._asdict().items() if isinstance(field, Tensor)
     }
+    call = call._replace(**tensors)
     forward, backward = Notebook(num_sms, shared_bytes), Notebook(num_sms, shared_bytes)
-    value: Tensor = call["value"]
-    query_shape = given["attention_weights" if name == "ms_deform_attn" else "attention_logits"].shape[:2]
-    grad_out = value.new_empty(*query_shape, value.shape[-2] * value.shape[-1])
-    if name == "ms_deform_attn":
-        calls.ms_deform_attn_forward(forward, **call)
-        calls.ms_deform_attn_backward(backward, grad_out, **call, needs_value=True, deterministic=deterministic)
+    value = call.value
+    weights = call.attention_logits if isinstance(call, MMFSAttentionArguments) else call.attention_weights
+    grad_out = value.new_empty(*weights.shape[:2], value.shape[-2] * value.shape[-1])
+    if isinstance(call, MMFSAttentionArguments):
+        calls.mmfs_attention_forward(forward, call)
+        calls.mmfs_attention_backward(backward, grad_out, call, needs_value=True, deterministic=deterministic)
     else:
-        calls.mmfs_attention_forward(forward, **call)
-        calls.mmfs_attention_backward(backward, grad_out, **call, needs_value=True, deterministic=deterministic)
+        calls.ms_deform_attn_forward(forward, call)
+        calls.ms_deform_attn_backward(backward, grad_out, call, needs_value=True, deterministic=deterministic)
 
     lines = [f"forward: {launched(launch)}" for launch in forward.launches]
     if len(forward.launches) > 1:
@@ -179,7 +185,7 @@ def of_cuda(name: str, given: dict[str, Any], num_sms: int, shared_bytes: int, d
         plan = plan_value_gradient(
             backward.arguments,
             value.dtype,
-            is_mmfs_attention=name == "mmfs_attention",
+            is_mmfs_attention=isinstance(call, MMFSAttentionArguments),
             deterministic=deterministic,
             num_sms=num_sms,
             shared_bytes=shared_bytes,
@@ -208,10 +214,3 @@ def without_memory(tensor: Tensor) -> Tensor:
     extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     memory = torch.empty(offset + max(extent, 0), dtype=tensor.dtype, device="meta")
     return memory.as_strided(tensor.shape, tensor.stride(), offset)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

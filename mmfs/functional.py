@@ -15,6 +15,11 @@ from torch import Tensor
 
 import mmfs.autograd  # noqa: F401  (registers torch.ops.mmfs)
 from mmfs import compiled, cuda
+from mmfs.arguments import (
+    MMFSAttentionArguments,
+    MMFSAttentionGradients,
+    MSDeformAttnArguments,
+)
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
@@ -56,10 +61,11 @@ def ms_deform_attn(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or backend.
     """
-    sizes = check_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
+    arguments = MSDeformAttnArguments(value, shared_sizes(spatial_shapes), sampling_locations, attention_weights)
+    check_ms_deform_attn(arguments)
     if choose(backend, value) == "reference":
-        return ms_deform_attn_reference(value, sizes, sampling_locations, attention_weights)
-    out: Tensor = torch.ops.mmfs.ms_deform_attn(value, sizes, sampling_locations, attention_weights)
+        return ms_deform_attn_reference(arguments)
+    out: Tensor = torch.ops.mmfs.ms_deform_attn(*arguments)
     return out
 
 
@@ -114,33 +120,8 @@ def mmfs_attention(
             kernels do not wait to look at numbers: there, a query with such a range gets NaN, and all of the output
             is NaN if the sizes of images that differ do not add up to the pixels of value.
     """
-    sizes, image_shapes = check_mmfs_attention(
-        value,
-        spatial_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-        null_value,
-    )
-    reference_points = reference_points.expand(*attention_logits.shape[:2], 2)
-    if choose(backend, value) == "reference":
-        return mmfs_attention_reference(
-            value,
-            sizes if image_shapes is None else image_shapes,
-            reference_points,
-            sampling_offsets,
-            attention_logits,
-            visible,
-            offset_table=offset_table,
-            logit_table=logit_table,
-            null_logit=null_logit,
-            null_value=null_value,
-        )
-    arguments = (
+    sizes, image_shapes = sizes_of(spatial_shapes)
+    arguments = MMFSAttentionArguments(
         value,
         sizes,
         reference_points,
@@ -149,10 +130,13 @@ def mmfs_attention(
         visible,
         offset_table,
         logit_table,
-        null_logit if null_logit is None else float(null_logit),
+        null_logit,
         null_value,
         image_shapes,
     )
+    arguments = checked_mmfs_attention(arguments)
+    if choose(backend, value) == "reference":
+        return mmfs_attention_reference(arguments)
     out: Tensor
     if will_be_differentiated(arguments):
         out, _ = torch.ops.mmfs.mmfs_attention_with_lse(*arguments)
@@ -199,11 +183,9 @@ def choose(backend: str | None, value: Tensor) -> str:
 # What calls are refused
 
 
-def check_ms_deform_attn(
-    value: Tensor, spatial_shapes: Sizes, sampling_locations: Tensor, attention_weights: Tensor
-) -> list[int]:
-    """Raises as `ms_deform_attn`; the sizes of the levels as h, w, h, w, ..."""
-    sizes = shared_sizes(spatial_shapes)
+def check_ms_deform_attn(arguments: MSDeformAttnArguments) -> None:
+    """Raises as `ms_deform_attn`."""
+    value, sizes, sampling_locations, attention_weights = arguments
     floating = {"value": value, "sampling_locations": sampling_locations, "attention_weights": attention_weights}
     check_floating(floating)
     if value.ndim != 4:
@@ -219,39 +201,23 @@ def check_ms_deform_attn(
     letters = "where B and H are value's, L the number of spatial_shapes"
     check_shape("sampling_locations", sampling_locations, (*per_query, 2), f"[B, Q, H, L, P, 2], {letters}")
     check_shape("attention_weights", attention_weights, per_query, f"[B, Q, H, L, P], {letters}")
-    return sizes
 
 
-def check_mmfs_attention(
-    value: Tensor,
-    spatial_shapes: Sizes,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-) -> tuple[list[int], Tensor | None]:
-    """Raises as `mmfs_attention`; the sizes of the levels as h, w, h, w, ... or, where images differ, [N, L, 2]."""
+def checked_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionArguments:
+    """The arguments as the operator takes them: reference_points expanded to [B, Q, 2], null_logit a float.
+
+    Raises:
+        ValueError, TypeError: as `mmfs_attention`.
+    """
+    optional = MMFSAttentionArguments._field_defaults
     floating = {
-        "value": value,
-        "reference_points": reference_points,
-        "sampling_offsets": sampling_offsets,
-        "attention_logits": attention_logits,
+        name: tensor
+        for name in MMFSAttentionGradients._fields
+        if (tensor := getattr(arguments, name)) is not None or name not in optional
     }
-    if offset_table is not None:
-        floating["offset_table"] = offset_table
-    if logit_table is not None:
-        floating["logit_table"] = logit_table
-    if null_value is not None:
-        floating["null_value"] = null_value
     check_floating(floating)
-    sizes: list[int] = []
-    image_shapes: Tensor | None = None
-    if isinstance(spatial_shapes, Tensor) and spatial_shapes.ndim == 3:
-        image_shapes = check_integer("spatial_shapes", spatial_shapes)
+    value, attention_logits = arguments.value, arguments.attention_logits
+    if (image_shapes := arguments.image_shapes) is not None:
         check_shape("spatial_shapes", image_shapes, (*image_shapes.shape[:2], 2), "[N, L, 2]")
         check_device(value, {"spatial_shapes": image_shapes})
         if value.ndim != 3:
@@ -261,14 +227,13 @@ def check_mmfs_attention(
             )
         num_levels = image_shapes.shape[1]
     else:
-        sizes = shared_sizes(spatial_shapes)
         if value.ndim != 4:
             raise ValueError(
                 f"value has shape {shape(value)}. Expected [N, S, H, D]; when images differ in size, give "
                 "[total pixels, H, D] and spatial_shapes [N, L, 2]."
             )
-        check_pixels(sizes, value.shape[1])
-        num_levels = len(sizes) // 2
+        check_pixels(arguments.spatial_shapes, value.shape[1])
+        num_levels = len(arguments.spatial_shapes) // 2
 
     num_heads, dim = value.shape[-2:]
     if attention_logits.ndim != 5:
@@ -278,17 +243,29 @@ def check_mmfs_attention(
     logits_shape = (batch, num_queries, num_heads, num_levels, num_points)
     check_shape("attention_logits", attention_logits, logits_shape, f"[B, Q, H, L, P], {letters}")
     offsets_shape = (batch, num_queries, num_heads, num_points, 2)
-    check_shape("sampling_offsets", sampling_offsets, offsets_shape, f"[B, Q, H, P, 2], {letters}")
-    check_shape("visible", check_integer("visible", visible), (batch, num_queries, 2), f"[B, Q, 2], {letters}")
-    check_points(reference_points, batch, num_queries)
-    check_table("offset_table", offset_table, (num_heads, num_points, 2), "[A, H, P, 2]")
-    check_table("logit_table", logit_table, (num_heads, num_levels, num_points), "[A, H, L, P]")
-    if null_value is not None:
-        check_shape("null_value", null_value, (num_heads, dim), "[H, D] of value")
+    check_shape("sampling_offsets", arguments.sampling_offsets, offsets_shape, f"[B, Q, H, P, 2], {letters}")
+    visible = check_integer("visible", arguments.visible)
+    check_shape("visible", visible, (batch, num_queries, 2), f"[B, Q, 2], {letters}")
+    check_points(arguments.reference_points, batch, num_queries)
+    check_table("offset_table", arguments.offset_table, (num_heads, num_points, 2), "[A, H, P, 2]")
+    check_table("logit_table", arguments.logit_table, (num_heads, num_levels, num_points), "[A, H, L, P]")
+    if arguments.null_value is not None:
+        check_shape("null_value", arguments.null_value, (num_heads, dim), "[H, D] of value")
     check_device(value, floating | {"visible": visible})
+    null_logit = arguments.null_logit
     if null_logit is not None and not isinstance(null_logit, int | float):
         raise TypeError(f"null_logit is a {type(null_logit).__name__}. Expected a number, or None for a plain softmax.")
-    return sizes, image_shapes
+    return arguments._replace(
+        reference_points=arguments.reference_points.expand(batch, num_queries, 2),
+        null_logit=None if null_logit is None else float(null_logit),
+    )
+
+
+def sizes_of(spatial_shapes: Sizes) -> tuple[list[int], Tensor | None]:
+    """Sizes of the levels as h, w, h, w, ... or, where images differ, none of these but an int tensor [N, L, 2]."""
+    if isinstance(spatial_shapes, Tensor) and spatial_shapes.ndim == 3:
+        return [], check_integer("spatial_shapes", spatial_shapes)
+    return shared_sizes(spatial_shapes), None
 
 
 def shared_sizes(spatial_shapes: Sizes) -> list[int]:

@@ -13,62 +13,49 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmfs.arguments import MMFSAttentionArguments, MSDeformAttnArguments
 
-def ms_deform_attn_reference(
-    value: Tensor, spatial_shapes: Sequence[int] | Tensor, sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
-    """Deformable-DETR's op (Zhu et al., 2021, Eq. 3, after its projections). See `mmfs.ms_deform_attn` for arguments.
 
-    spatial_shapes is flat here: h, w of level 0, h, w of level 1, ...
-    """
+def ms_deform_attn_reference(arguments: MSDeformAttnArguments) -> Tensor:
+    """Deformable-DETR's op (Zhu et al., 2021, Eq. 3, after its projections); arguments as in `mmfs.ms_deform_attn`."""
+    value, spatial_shapes, sampling_locations, attention_weights = arguments
     batch = value.shape[0]
-    working = accumulation_dtype(value.dtype)
+    dtype = accumulation_dtype(value.dtype)
     planes = image_planes(value, spatial_shapes)[:, None]  # [B, 1, L, 3]: row b of the batch samples image b
     out = weighted_samples(
-        value.flatten(0, 1).to(working), planes, sampling_locations.to(working), attention_weights.to(working)
+        value.flatten(0, 1).to(dtype), planes, sampling_locations.to(dtype), attention_weights.to(dtype)
     )  # [B, Q, H, D]
     return out.reshape(batch, sampling_locations.shape[1], value.shape[2] * value.shape[3]).to(value.dtype)
 
 
-def mmfs_attention_reference(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    *,
-    offset_table: Tensor | None = None,
-    logit_table: Tensor | None = None,
-    null_logit: float | None = 0.0,
-    null_value: Tensor | None = None,
-) -> Tensor:
-    """MMFS between its projections (MM-Interleaved, Eq. 4). See `mmfs.mmfs_attention` for arguments.
-
-    spatial_shapes is flat here (h, w, h, w, ...), or a tensor [N, L, 2] when images differ.
-    """
-    num_heads = attention_logits.shape[2]
-    working = accumulation_dtype(value.dtype)
-    pixels = value.flatten(0, -3).to(working)  # [R, H, D]
-    planes = image_planes(value, spatial_shapes)  # [N, L, 3]
+def mmfs_attention_reference(arguments: MMFSAttentionArguments) -> Tensor:
+    """MMFS between its projections (MM-Interleaved, Eq. 4); arguments as in `mmfs.mmfs_attention`."""
+    value, visible, null_value = arguments.value, arguments.visible, arguments.null_value
+    offset_table, logit_table = arguments.offset_table, arguments.logit_table
+    num_heads = arguments.attention_logits.shape[2]
+    dtype = accumulation_dtype(value.dtype)
+    pixels = value.flatten(0, -3).to(dtype)  # [R, H, D]
+    planes = image_planes(value, arguments.sizes)  # [N, L, 3]
     num_visible = count_visible(visible, num_images=planes.shape[0])  # [B, Q]
     num_ages = int(num_visible.max()) if num_visible.numel() else 0
     ages = torch.arange(1, num_ages + 1, device=value.device)
     seen = ages <= num_visible[..., None]  # [B, Q, M]
 
-    logits = attention_logits.to(working)[:, :, :, None].expand(-1, -1, -1, num_ages, -1, -1)  # [B, Q, H, M, L, P]
+    logits = arguments.attention_logits.to(dtype)[:, :, :, None].expand(
+        -1, -1, -1, num_ages, -1, -1
+    )  # [B, Q, H, M, L, P]
     if logit_table is not None:
-        logits = logits + of_age(logit_table.to(working), ages).transpose(0, 1)
+        logits = logits + of_age(logit_table.to(dtype), ages).transpose(0, 1)
     logits = logits.masked_fill(~seen[:, :, None, :, None, None], -torch.inf)
-    weights, null_weight = softmax_with_null(logits, null_logit)
+    weights, null_weight = softmax_with_null(logits, arguments.null_logit)
 
-    points = reference_points.to(working)[:, :, None, None]  # [B, Q, 1, 1, 2]
-    offsets = sampling_offsets.to(working)
+    points = arguments.reference_points.to(dtype)[:, :, None, None]  # [B, Q, 1, 1, 2]
+    offsets = arguments.sampling_offsets.to(dtype)
     if null_value is None:
         null_value = pixels.new_zeros(num_heads, value.shape[-1])
-    out = null_weight[..., None] * null_value.to(working)  # [B, Q, H, D]
+    out = null_weight[..., None] * null_value.to(dtype)  # [B, Q, H, D]
     for m, age in enumerate(ages):  # one age at a time: nothing of size queries x images x channels
-        of_this_age = 0 if offset_table is None else of_age(offset_table.to(working), age)
+        of_this_age = 0 if offset_table is None else of_age(offset_table.to(dtype), age)
         locations = (points + (offsets + of_this_age))[:, :, :, None]  # [B, Q, H, 1, P, 2], the same on every level
         image = torch.where(seen[..., m], visible[..., 1].long() - age, 0)  # [B, Q]
         out = out + weighted_samples(pixels, planes[image], locations, weights[:, :, :, m], seen[..., m])

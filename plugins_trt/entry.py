@@ -16,7 +16,7 @@ from typing import Final
 
 import torch
 
-from mmfs.kernels.arguments import ARRAY, CODES, FLOAT, NAMES, POINTER, SIZES, Arguments, kind_of
+from mmfs.kernels.arguments import ARRAY, CODES, FLOAT, NAMES, POINTER, SIZES, KernelArguments, kind_of
 from mmfs.kernels.source import Instance, kernel_source
 from plugins_trt.launches import arguments_of, channels_of, plan
 from plugins_trt.node_contract import INPUTS, Node, sizes_of
@@ -117,7 +117,7 @@ class Entry:
         )
 
 
-def _assignments(arguments: Arguments) -> Iterator[str]:
+def _assignments(arguments: KernelArguments) -> Iterator[str]:
     """C++ that sets every member that is not zero."""
     for name, code in zip(NAMES, CODES, strict=True):
         part = getattr(arguments, name)

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
-from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.arguments import KernelArguments
 from mmfs.kernels.calls import FEWEST_MS_DEFORM_ATTN_BATCHES
 from mmfs.kernels.plan import VECTOR_BYTES, Channels, Launch, plan_rows, plan_splits, share_channels
 from mmfs.kernels.source import Instance
@@ -31,7 +31,7 @@ KERNELS: Final = {
 
 @dataclass(frozen=True)
 class Address:
-    """What a kernel has to know of a tensor; its sizes are members of `Arguments`."""
+    """What a kernel has to know of a tensor; its sizes are members of `KernelArguments`."""
 
     pointer: int
     dtype: torch.dtype
@@ -145,7 +145,7 @@ def _split(node: Node, sizes: Sizes, channels: Channels, launch: Launch, num_sms
     return plan_splits(launch, channels, num_samples, 1, num_sms, FEWEST_MS_DEFORM_ATTN_BATCHES)
 
 
-def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any) -> Arguments:
+def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any) -> KernelArguments:
     """The members that say what a call computes.
 
     Args:
@@ -155,8 +155,7 @@ def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any
         output: likewise.
     """
     tensors = {name: _as_tensor(address) for name, address in given.items()}
-    is_mmfs_attention = node.operator == "MMFS"
-    return Arguments(
+    return KernelArguments(
         num_rows=sizes.num_rows,
         num_queries=sizes.num_queries,
         num_images=sizes.num_images,
@@ -174,9 +173,12 @@ def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any
         widths=node.spatial_shapes[1::2],
         visible=tensors.get("visible"),
         value=tensors["value"],
+        # Of these each node has its own.
+        locations=tensors.get("sampling_locations"),
+        weights=tensors.get("attention_weights"),
         points=tensors.get("reference_points"),
-        offsets=tensors["sampling_offsets" if is_mmfs_attention else "sampling_locations"],
-        logits=tensors["attention_logits" if is_mmfs_attention else "attention_weights"],
+        offsets=tensors.get("sampling_offsets"),
+        logits=tensors.get("attention_logits"),
         offset_table=tensors.get("offset_table"),
         logit_table=tensors.get("logit_table"),
         null_value=tensors.get("null_value"),

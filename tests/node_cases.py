@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
-from op_cases import mmfs_attention_case, ms_deform_attn_case
+from op_cases import arguments_of, mmfs_attention_case, ms_deform_attn_case
 from plugins_trt.node_contract import INPUTS, Node
 
 LEVELS = ((4, 7), (3, 2))
@@ -38,5 +38,5 @@ def reference(node: Node, inputs: Sequence[Tensor], dtype: torch.dtype) -> Tenso
         for name, tensor in zip(INPUTS[node.operator], inputs, strict=True)
     }
     if node.operator == "MSDeformAttn":
-        return ms_deform_attn_reference(given.pop("value"), FLAT, **given)
-    return mmfs_attention_reference(given.pop("value"), FLAT, **given, null_logit=node.null_logit)
+        return ms_deform_attn_reference(arguments_of(FLAT, **given))
+    return mmfs_attention_reference(arguments_of(FLAT, **given, null_logit=node.null_logit))

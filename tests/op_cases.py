@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmfs.arguments import MMFSAttentionArguments, MSDeformAttnArguments
+
 Sizes = Sequence[tuple[int, int]]
 NOT_SQUARE: Sizes = ((4, 7), (3, 2))
 
@@ -100,6 +102,18 @@ def mmfs_attention_case(
     first = (torch.rand(count.shape, generator=draw) * (num_images - count + 1)).long()
     visible = torch.stack([first, first + count], dim=-1)
     return Case(tensors, {"spatial_shapes": sizes, "visible": visible, "null_logit": null_logit})
+
+
+def arguments_of(spatial_shapes: Sizes | Sequence[int] | Tensor, **named: Any) -> Any:
+    """The structure that the implementations take: of ms_deform_attn if there are sampling_locations.
+
+    spatial_shapes: pairs (h, w), the same as a flat list, or a tensor [N, L, 2].
+    """
+    if isinstance(spatial_shapes, Tensor):
+        return MMFSAttentionArguments(spatial_shapes=[], image_shapes=spatial_shapes, **named)
+    flat = [side for size in spatial_shapes for side in ([size] if isinstance(size, int) else size)]
+    structure = MSDeformAttnArguments if "sampling_locations" in named else MMFSAttentionArguments
+    return structure(spatial_shapes=flat, **named)
 
 
 def ms_deform_attn_by_grid_sample(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmfs.plurals import counted
 from trainer.logging.metrics import Step
-from trainer.plurals import counted
 
 
 def report(

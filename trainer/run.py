@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mmfs.plurals import counted
 from models import MMInterleaved
 from trainer.config import TrainConfig
 from trainer.cost.utilisation import peak_flops
@@ -22,7 +23,6 @@ from trainer.logging.metrics import RunLog
 from trainer.logging.weights_and_biases import EVENT, join_project, require_wandb
 from trainer.options.parser import AUTO
 from trainer.phases import make_phases, steps_before
-from trainer.plurals import counted
 from trainer.process.distributed import Processes, is_launched, joined, local_rank, num_local
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes

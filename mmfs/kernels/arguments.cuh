@@ -31,10 +31,10 @@ struct Arguments {
     int64 num_points;        // P
     int64 num_offset_ages;   // A of offset_table
     int64 num_logit_ages;    // A of logit_table
-    int64 num_splits;        // parts into which the samples of a row and head are split
+    int64 num_splits;        // into how many splits the samples of a row and head are divided
     int64 num_tiles;         // parts of the gradients of tables and null_value that a caller adds up; 1: added here
     int64 tile_pixels;       // pixels of a block that owns a part of the gradient of value
-    int64 has_lse;      // 0: mmfs_attention_backward computes lse first
+    int64 has_lse;           // 0: mmfs_attention_backward computes lse first
     int64 has_null;
     double null_logit;
     int64 heights[MAX_LEVELS];  // not read with image_planes
@@ -43,24 +43,31 @@ struct Arguments {
     const int64* visible;       // [T, 2]
 
     const void* value;  // [R, H, D]
-    Array points;       // [T, 2], reference points
-    Array offsets;      // [T, H, P, 2], or the locations [T, H, L, P, 2] of ms_deform_attn
-    Array logits;       // [T, H, L, P], or the weights of ms_deform_attn
+    // Of ms_deform_attn alone, and not given in a call of mmfs_attention:
+    Array locations;  // [T, H, L, P, 2]
+    Array weights;    // [T, H, L, P]
+    // Of mmfs_attention alone, and not given in a call of ms_deform_attn:
+    Array points;        // [T, 2], reference points
+    Array offsets;       // [T, H, P, 2]
+    Array logits;        // [T, H, L, P]
     Array offset_table;  // [A, H, P, 2]
     Array logit_table;   // [A, H, L, P]
     Array null_value;    // [H, D]
 
     // Types of accumulation, below called "wide": float, or double for double values.
-    void* out;             // [T, H, D], dtype of value
-    void* lse;        // wide [T, H]
-    void* split_sums;      // wide [splits, T, H, D]
-    void* split_softmaxes;  // wide [splits, T, H, 2]: peak, total
+    void* out;               // [T, H, D], dtype of value
+    void* lse;               // wide [T, H]
+    void* split_sums;        // wide [splits, T, H, D]
+    void* split_softmaxes;   // wide [splits, T, H, 2]: peak, total
 
-    const void* grad_out;    // [T, H, D], dtype of value
-    void* grad_value;        // [R, H, D]: wide and zero at first, to add to; dtype of value where blocks own it; or null
-    void* grad_points;       // wide [T, H, 2]
-    Array grad_offsets;      // like offsets
-    Array grad_logits;       // like logits
+    const void* grad_out;  // [T, H, D], dtype of value
+    // [R, H, D]: wide and zero at first, to add to; in the dtype of value where blocks own it; null if not wanted.
+    void* grad_value;
+    Array grad_locations;     // like locations
+    Array grad_weights;       // like weights
+    void* grad_points;        // wide [T, H, 2]
+    Array grad_offsets;       // like offsets
+    Array grad_logits;        // like logits
     void* grad_offset_table;  // wide [tiles, A, H, P, 2], zero at first
     void* grad_logit_table;   // wide [tiles, A, H, L, P], zero at first
     void* grad_null_value;    // wide [tiles, H, D], zero at first

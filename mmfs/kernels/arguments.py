@@ -15,7 +15,7 @@ KINDS: Final = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bflo
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class KernelArguments:
     """Members in the order of arguments.cuh, where they are explained. A tensor that a kernel does not need is None."""
 
     num_rows: int
@@ -40,6 +40,8 @@ class Arguments:
     image_planes: Tensor | None = None
     visible: Tensor | None = None
     value: Tensor
+    locations: Tensor | None = None
+    weights: Tensor | None = None
     points: Tensor | None = None
     offsets: Tensor | None = None
     logits: Tensor | None = None
@@ -52,6 +54,8 @@ class Arguments:
     split_softmaxes: Tensor | None = None
     grad_out: Tensor | None = None
     grad_value: Tensor | None = None
+    grad_locations: Tensor | None = None
+    grad_weights: Tensor | None = None
     grad_points: Tensor | None = None
     grad_offsets: Tensor | None = None
     grad_logits: Tensor | None = None
@@ -100,12 +104,16 @@ POINTER: Final = "Q"
 ARRAY: Final = "Qq"  # a tensor of any floating dtype: a pointer with its dtype
 ARRAYS: Final = frozenset(
     (
+        "locations",
+        "weights",
         "points",
         "offsets",
         "logits",
         "offset_table",
         "logit_table",
         "null_value",
+        "grad_locations",
+        "grad_weights",
         "grad_offsets",
         "grad_logits",
     )
@@ -118,7 +126,7 @@ def _code_of(name: str, annotation: str) -> str:
     return {"int": INTEGER, "bool": INTEGER, "float": FLOAT, "tuple[int, ...]": SIZES}[annotation]
 
 
-NAMES: Final = tuple(field.name for field in fields(Arguments))
-CODES: Final = tuple(_code_of(field.name, str(field.type)) for field in fields(Arguments))
+NAMES: Final = tuple(field.name for field in fields(KernelArguments))
+CODES: Final = tuple(_code_of(field.name, str(field.type)) for field in fields(KernelArguments))
 LAYOUT: Final = struct.Struct("<" + "".join(CODES))
 _all_members = operator.attrgetter(*NAMES)

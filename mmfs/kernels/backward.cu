@@ -170,14 +170,14 @@ MMFS_DEVICE void ms_deform_attn_backward(const Arguments& arguments) {
             level = level_of(arguments, image, index / static_cast<int>(arguments.num_points));
             const Location<W> location = ms_deform_attn_location<W>(arguments, place.row, place.head, index);
             place_sample(location.x, location.y, level.height, level.width, sample);
-            weight = read<W>(arguments.logits, entry);
+            weight = read<W>(arguments.weights, entry);
         }
         const int count = place.active ? min(LANES, samples - first) : 0;
         const Products<W> products = gradient.products(sample, level, weight, image, count);
         if (own) {
-            write(arguments.grad_logits, entry, products.of_sample);
-            write(arguments.grad_offsets, entry * 2, weight * products.along_x);
-            write(arguments.grad_offsets, entry * 2 + 1, weight * products.along_y);
+            write(arguments.grad_weights, entry, products.of_sample);
+            write(arguments.grad_locations, entry * 2, weight * products.along_x);
+            write(arguments.grad_locations, entry * 2 + 1, weight * products.along_y);
         }
     }
 }

@@ -11,8 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mmfs.embedding_bag import MMFSGradients
-from mmfs.kernels.arguments import MAX_LEVELS, Arguments
+from mmfs.arguments import (
+    MMFSAttentionArguments,
+    MMFSAttentionGradients,
+    MSDeformAttnArguments,
+    MSDeformAttnGradients,
+)
+from mmfs.kernels.arguments import MAX_LEVELS, KernelArguments
 from mmfs.kernels.plan import Launch, plan_rows, plan_splits, share_channels
 from mmfs.kernels.value_gradient import plan_value_gradient
 from mmfs.reference import accumulation_dtype
@@ -30,83 +35,74 @@ class Device(Protocol):
     def shared_bytes(self) -> int:
         """Of shared memory that a block can ask for."""
 
-    def launch(self, launch: Launch, arguments: Arguments) -> None: ...
+    def launch(self, launch: Launch, arguments: KernelArguments) -> None: ...
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # ms_deform_attn
 
 
-def ms_deform_attn_forward(
-    device: Device,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
+def ms_deform_attn_forward(device: Device, arguments: MSDeformAttnArguments) -> Tensor:
     """`reference.ms_deform_attn_reference`, without a graph."""
-    batch, num_queries, num_heads = attention_weights.shape[:3]
-    arguments = _ms_deform_attn_arguments(value, spatial_shapes, sampling_locations, attention_weights)
+    value = arguments.value
+    batch, num_queries, num_heads = arguments.attention_weights.shape[:3]
+    members = _ms_deform_attn_members(arguments)
     out = value.new_empty(batch, num_queries, num_heads * value.shape[-1])
     if out.numel():
-        arguments.out = out
-        channels = share_channels(value.shape[-1], arguments.value, out)
-        launch = plan_rows("ms_deform_attn_forward", channels, arguments.num_rows, num_heads)
-        num_samples = arguments.num_levels * arguments.num_points
+        members.out = out
+        channels = share_channels(value.shape[-1], members.value, out)
+        launch = plan_rows("ms_deform_attn_forward", channels, members.num_rows, num_heads)
+        num_samples = members.num_levels * members.num_points
         launch = plan_splits(launch, channels, num_samples, 1, device.num_sms, FEWEST_MS_DEFORM_ATTN_BATCHES)
-        arguments.num_splits = launch.grid[2]
-        if arguments.num_splits == 1:
-            device.launch(launch, arguments)
+        members.num_splits = launch.grid[2]
+        if members.num_splits == 1:
+            device.launch(launch, members)
         else:
-            parts = (arguments.num_splits, arguments.num_rows, num_heads, value.shape[-1])
-            arguments.split_sums = value.new_empty(parts, dtype=accumulation_dtype(value.dtype))
-            device.launch(launch, arguments)
-            device.launch(plan_rows("add_splits", channels, arguments.num_rows, num_heads), arguments)
+            shape = (members.num_splits, members.num_rows, num_heads, value.shape[-1])
+            members.split_sums = value.new_empty(shape, dtype=accumulation_dtype(value.dtype))
+            device.launch(launch, members)
+            device.launch(plan_rows("add_splits", channels, members.num_rows, num_heads), members)
     return out
 
 
 def ms_deform_attn_backward(
     device: Device,
     grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    arguments: MSDeformAttnArguments,
     needs_value: bool,
     deterministic: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value (without elements unless needs_value), sampling_locations and attention_weights.
+) -> MSDeformAttnGradients:
+    """Gradients of `ms_deform_attn_forward`; of value only if needs_value.
 
     deterministic: all sums are in a fixed order, so that two calls give the same bits.
     """
-    arguments = _ms_deform_attn_arguments(value, spatial_shapes, sampling_locations, attention_weights)
-    arguments.grad_out = grad_out.contiguous()
-    works = _works(arguments)
-    arguments.grad_offsets = grad_locations = _written(sampling_locations, works)
-    arguments.grad_logits = grad_weights = _written(attention_weights, works)
-    channels = share_channels(value.shape[-1], arguments.value, arguments.grad_out)
-    launch = plan_rows("ms_deform_attn_backward", channels, arguments.num_rows, arguments.num_heads)
+    value = arguments.value
+    members = _ms_deform_attn_members(arguments)
+    members.grad_out = grad_out.contiguous()
+    works = _works(members)
+    members.grad_locations = grad_locations = _written(arguments.sampling_locations, works)
+    members.grad_weights = grad_weights = _written(arguments.attention_weights, works)
+    channels = share_channels(value.shape[-1], members.value, members.grad_out)
+    launch = plan_rows("ms_deform_attn_backward", channels, members.num_rows, members.num_heads)
     grad_value = _launch_backward(
-        device, launch, arguments, value, needs_value, is_mmfs_attention=False, deterministic=deterministic
+        device, launch, members, value, needs_value, is_mmfs_attention=False, deterministic=deterministic
     )
-    return grad_value, grad_locations, grad_weights
+    return MSDeformAttnGradients(grad_value, grad_locations, grad_weights)
 
 
-def _ms_deform_attn_arguments(
-    value: Tensor, spatial_shapes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor
-) -> Arguments:
-    batch, num_queries, num_heads, num_levels, num_points = attention_weights.shape
-    return Arguments(
-        **_images(value, spatial_shapes),
+def _ms_deform_attn_members(arguments: MSDeformAttnArguments) -> KernelArguments:
+    batch, num_queries, num_heads, num_levels, num_points = arguments.attention_weights.shape
+    return KernelArguments(
+        **_images(arguments.value, arguments.spatial_shapes),
         num_rows=batch * num_queries,
         num_queries=num_queries,
         num_heads=num_heads,
-        num_channels=value.shape[-1],
+        num_channels=arguments.value.shape[-1],
         num_levels=num_levels,
         num_points=num_points,
-        value=value.contiguous(),
-        offsets=sampling_locations.contiguous(),
-        logits=attention_weights.contiguous(),
+        value=arguments.value.contiguous(),
+        locations=arguments.sampling_locations.contiguous(),
+        weights=arguments.attention_weights.contiguous(),
     )
 
 
@@ -114,110 +110,70 @@ def _ms_deform_attn_arguments(
 # mmfs_attention
 
 
-def mmfs_attention_forward(
-    device: Device,
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def mmfs_attention_forward(device: Device, arguments: MMFSAttentionArguments) -> tuple[Tensor, Tensor]:
     """`reference.mmfs_attention_reference`, without a graph, and the log-sum-exp [B, Q, H] that the backward takes.
 
     A row whose visible range reaches beyond the bank is NaN, and so is all output if sizes per image do not add up to
     the pixels of value: finding out before the launch would be to wait for the device.
     """
-    batch, num_queries, num_heads = attention_logits.shape[:3]
-    arguments = _mmfs_attention_arguments(
-        value,
-        spatial_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-        null_value,
-    )
+    value = arguments.value
+    batch, num_queries, num_heads = arguments.attention_logits.shape[:3]
+    members = _mmfs_attention_members(arguments)
     out = value.new_empty(batch, num_queries, num_heads * value.shape[-1])
     lse = _wide_zeros(value, batch, num_queries, num_heads)
     if not out.numel():
         return out, lse
-    arguments.out, arguments.lse = out, lse
-    channels = share_channels(value.shape[-1], arguments.value, out)
-    launch = plan_rows("mmfs_attention_forward", channels, arguments.num_rows, num_heads)
-    num_samples = arguments.num_levels * arguments.num_points
-    launch = plan_splits(launch, channels, num_samples, arguments.num_images, device.num_sms)
-    arguments.num_splits = launch.grid[2]
-    if arguments.num_splits == 1:
-        device.launch(launch, arguments)
+    members.out, members.lse = out, lse
+    channels = share_channels(value.shape[-1], members.value, out)
+    launch = plan_rows("mmfs_attention_forward", channels, members.num_rows, num_heads)
+    num_samples = members.num_levels * members.num_points
+    launch = plan_splits(launch, channels, num_samples, members.num_images, device.num_sms)
+    members.num_splits = launch.grid[2]
+    if members.num_splits == 1:
+        device.launch(launch, members)
     else:
-        parts = (arguments.num_splits, arguments.num_rows, num_heads)
-        arguments.split_sums = value.new_empty(*parts, value.shape[-1], dtype=lse.dtype)
-        arguments.split_softmaxes = value.new_empty(*parts, 2, dtype=lse.dtype)
-        device.launch(launch, arguments)
-        device.launch(plan_rows("merge_splits", channels, arguments.num_rows, num_heads), arguments)
+        shape = (members.num_splits, members.num_rows, num_heads)
+        members.split_sums = value.new_empty(*shape, value.shape[-1], dtype=lse.dtype)
+        members.split_softmaxes = value.new_empty(*shape, 2, dtype=lse.dtype)
+        device.launch(launch, members)
+        device.launch(plan_rows("merge_splits", channels, members.num_rows, num_heads), members)
     return out, lse
 
 
 def mmfs_attention_backward(
     device: Device,
     grad_out: Tensor,
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
+    arguments: MMFSAttentionArguments,
     needs_value: bool,
     lse: Tensor | None = None,
     deterministic: bool = False,
-) -> MMFSGradients:
+) -> MMFSAttentionGradients:
     """Gradients of `mmfs_attention_forward`; of value only if needs_value.
 
     lse: what the forward returned; None: computed again, from the logits.
     deterministic: all sums are in a fixed order, so that two calls give the same bits.
     """
-    arguments = _mmfs_attention_arguments(
-        value,
-        spatial_shapes,
-        reference_points,
-        sampling_offsets,
-        attention_logits,
-        visible,
-        offset_table,
-        logit_table,
-        null_logit,
-        null_value,
-    )
-    arguments.grad_out = grad_out.contiguous()
-    channels = share_channels(value.shape[-1], arguments.value, arguments.grad_out)
-    num_rows, num_heads = arguments.num_rows, arguments.num_heads
-    num_samples = arguments.num_levels * arguments.num_points
+    value = arguments.value
+    members = _mmfs_attention_members(arguments)
+    members.grad_out = grad_out.contiguous()
+    channels = share_channels(value.shape[-1], members.value, members.grad_out)
+    num_rows, num_heads = members.num_rows, members.num_heads
+    num_samples = members.num_levels * members.num_points
     launch = plan_rows("mmfs_attention_backward", channels, num_rows, num_heads, num_samples, device.shared_bytes)
-    arguments.num_tiles = max(1, launch.grid[0]) if deterministic else 1
+    members.num_tiles = max(1, launch.grid[0]) if deterministic else 1
 
-    works = _works(arguments)
-    arguments.grad_points = _wide_zeros(value, num_rows, num_heads, 2)
-    arguments.grad_offsets = grad_offsets = _written(sampling_offsets, works)
-    arguments.grad_logits = grad_logits = _written(attention_logits, works)
-    for name, table in (("offset_table", offset_table), ("logit_table", logit_table), ("null_value", null_value)):
-        if table is not None:
-            setattr(arguments, f"grad_{name}", _wide_zeros(value, arguments.num_tiles, *table.shape))
-    arguments.has_lse = lse is not None
-    arguments.lse = _wide_zeros(value, num_rows, num_heads) if lse is None else lse
+    works = _works(members)
+    members.grad_points = _wide_zeros(value, num_rows, num_heads, 2)
+    members.grad_offsets = grad_offsets = _written(arguments.sampling_offsets, works)
+    members.grad_logits = grad_logits = _written(arguments.attention_logits, works)
+    for name in ("offset_table", "logit_table", "null_value"):
+        tensor = getattr(arguments, name)
+        if tensor is not None:
+            setattr(members, f"grad_{name}", _wide_zeros(value, members.num_tiles, *tensor.shape))
+    members.has_lse = lse is not None
+    members.lse = _wide_zeros(value, num_rows, num_heads) if lse is None else lse
     grad_value = _launch_backward(
-        device, launch, arguments, value, needs_value, is_mmfs_attention=True, deterministic=deterministic
+        device, launch, members, value, needs_value, is_mmfs_attention=True, deterministic=deterministic
     )
 
     def finished(sums: Tensor | None, tensor: Tensor | None) -> Tensor:
@@ -225,48 +181,38 @@ def mmfs_attention_backward(
             return _wide_zeros(value, 0)
         return sums.sum(0).view(tensor.shape).to(tensor.dtype)
 
-    points = arguments.grad_points.sum(1).view(reference_points.shape).to(reference_points.dtype)
-    return MMFSGradients(
+    points = arguments.reference_points
+    return MMFSAttentionGradients(
         grad_value,
-        points,
+        members.grad_points.sum(1).view(points.shape).to(points.dtype),
         grad_offsets,
         grad_logits,
-        finished(arguments.grad_offset_table, offset_table),
-        finished(arguments.grad_logit_table, logit_table),
-        finished(arguments.grad_null_value, null_value),
+        finished(members.grad_offset_table, arguments.offset_table),
+        finished(members.grad_logit_table, arguments.logit_table),
+        finished(members.grad_null_value, arguments.null_value),
     )
 
 
-def _mmfs_attention_arguments(
-    value: Tensor,
-    spatial_shapes: Sequence[int] | Tensor,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    offset_table: Tensor | None,
-    logit_table: Tensor | None,
-    null_logit: float | None,
-    null_value: Tensor | None,
-) -> Arguments:
-    batch, num_queries, num_heads, num_levels, num_points = attention_logits.shape
-    return Arguments(
-        **_images(value, spatial_shapes),
+def _mmfs_attention_members(arguments: MMFSAttentionArguments) -> KernelArguments:
+    batch, num_queries, num_heads, num_levels, num_points = arguments.attention_logits.shape
+    offset_table, logit_table, null_value = arguments.offset_table, arguments.logit_table, arguments.null_value
+    return KernelArguments(
+        **_images(arguments.value, arguments.sizes),
         num_rows=batch * num_queries,
         num_queries=num_queries,
         num_heads=num_heads,
-        num_channels=value.shape[-1],
+        num_channels=arguments.value.shape[-1],
         num_levels=num_levels,
         num_points=num_points,
         num_offset_ages=0 if offset_table is None else offset_table.shape[0],
         num_logit_ages=0 if logit_table is None else logit_table.shape[0],
-        has_null=null_logit is not None,
-        null_logit=null_logit or 0.0,
-        visible=visible.long().contiguous(),
-        value=value.contiguous(),
-        points=reference_points.contiguous(),
-        offsets=sampling_offsets.contiguous(),
-        logits=attention_logits.contiguous(),
+        has_null=arguments.null_logit is not None,
+        null_logit=arguments.null_logit or 0.0,
+        visible=arguments.visible.long().contiguous(),
+        value=arguments.value.contiguous(),
+        points=arguments.reference_points.contiguous(),
+        offsets=arguments.sampling_offsets.contiguous(),
+        logits=arguments.attention_logits.contiguous(),
         offset_table=None if offset_table is None else offset_table.contiguous(),
         logit_table=None if logit_table is None else logit_table.contiguous(),
         null_value=None if null_value is None else null_value.contiguous(),
@@ -278,7 +224,7 @@ def _mmfs_attention_arguments(
 
 
 def _images(value: Tensor, spatial_shapes: Sequence[int] | Tensor) -> dict[str, Any]:
-    """Members of Arguments that say where the images and their levels are.
+    """Members of KernelArguments that say where the images and their levels are.
 
     Raises:
         ValueError: more levels or pixels than the kernels can index.
@@ -320,15 +266,15 @@ def image_planes(image_shapes: Tensor, num_pixels: int) -> Tensor:
     return torch.where(fits, planes, -1)
 
 
-def _works(arguments: Arguments) -> bool:
+def _works(members: KernelArguments) -> bool:
     """Whether the output has elements."""
-    return arguments.num_rows * arguments.num_heads * arguments.num_channels > 0
+    return members.num_rows * members.num_heads * members.num_channels > 0
 
 
 def _launch_backward(
     device: Device,
     launch: Launch,
-    arguments: Arguments,
+    members: KernelArguments,
     value: Tensor,
     needs_value: bool,
     *,
@@ -340,12 +286,12 @@ def _launch_backward(
     Returns:
         The gradient of value, in its dtype; without elements unless needs_value.
     """
-    if not needs_value or not _works(arguments) or not value.numel():
-        if _works(arguments):
-            device.launch(launch, arguments)
+    if not needs_value or not _works(members) or not value.numel():
+        if _works(members):
+            device.launch(launch, members)
         return torch.zeros_like(value, memory_format=torch.contiguous_format) if needs_value else value.new_empty(0)
     plan = plan_value_gradient(
-        arguments,
+        members,
         value.dtype,
         is_mmfs_attention=is_mmfs_attention,
         deterministic=deterministic,
@@ -353,13 +299,13 @@ def _launch_backward(
         shared_bytes=device.shared_bytes,
     )
     if plan.launch is None:
-        grad_value = arguments.grad_value = _wide_zeros(value, *value.shape)
-        device.launch(launch, arguments)
+        grad_value = members.grad_value = _wide_zeros(value, *value.shape)
+        device.launch(launch, members)
         return grad_value.to(value.dtype)
-    device.launch(launch, arguments)
-    grad_value = arguments.grad_value = torch.empty_like(value, memory_format=torch.contiguous_format)
-    arguments.tile_pixels = plan.launch.tile_pixels
-    device.launch(plan.launch, arguments)
+    device.launch(launch, members)
+    grad_value = members.grad_value = torch.empty_like(value, memory_format=torch.contiguous_format)
+    members.tile_pixels = plan.launch.tile_pixels
+    device.launch(plan.launch, members)
     return grad_value
 
 

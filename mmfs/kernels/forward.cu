@@ -80,7 +80,7 @@ MMFS_DEVICE void ms_deform_attn_forward(const Arguments& arguments) {
             level = level_of(arguments, image, index / static_cast<int>(arguments.num_points));
             const Location<W> location = ms_deform_attn_location<W>(arguments, place.row, place.head, index);
             place_sample(location.x, location.y, level.height, level.width, sample);
-            weight = read<W>(arguments.logits, place.row_and_head(arguments) * samples + index);
+            weight = read<W>(arguments.weights, place.row_and_head(arguments) * samples + index);
         }
         batch.put(static_cast<int>(threadIdx.x), sample, level.first_pixel, weight);
         __syncwarp();

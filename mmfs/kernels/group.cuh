@@ -131,7 +131,7 @@ template <typename W>
 MMFS_DEVICE Location<W> ms_deform_attn_location(const Arguments& arguments, int64 row, int head, int index) {
     const int64 samples = arguments.num_levels * arguments.num_points;
     const int64 location = ((row * arguments.num_heads + head) * samples + index) * 2;
-    return {read<W>(arguments.offsets, location), read<W>(arguments.offsets, location + 1)};
+    return {read<W>(arguments.locations, location), read<W>(arguments.locations, location + 1)};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

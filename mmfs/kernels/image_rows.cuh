@@ -70,7 +70,7 @@ MMFS_DEVICE Wide<T> place_in_image(const Arguments& arguments, int64 row, int he
         const int64 samples = arguments.num_levels * arguments.num_points;
         const Location<W> location = ms_deform_attn_location<W>(arguments, row, head, index);
         place_sample(location.x, location.y, level.height, level.width, sample);
-        return read<W>(arguments.logits, (row * arguments.num_heads + head) * samples + index);
+        return read<W>(arguments.weights, (row * arguments.num_heads + head) * samples + index);
     }
 }
 

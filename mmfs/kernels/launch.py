@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mmfs.kernels.arguments import LAYOUT, Arguments
+from mmfs.kernels.arguments import LAYOUT, KernelArguments
 from mmfs.kernels.cache import cache_key, cached_binary
 from mmfs.kernels.nvrtc import OPTIONS, find_nvrtc, nvrtc
 from mmfs.kernels.plan import SHARED_BYTES, Launch
@@ -56,7 +56,7 @@ class CudaDevice:
         most: int = cupy.cuda.Device(self.index).attributes["MaxSharedMemoryPerBlockOptin"]
         return most
 
-    def launch(self, launch: Launch, arguments: Arguments) -> None:
+    def launch(self, launch: Launch, arguments: KernelArguments) -> None:
         import cupy
         import numpy
 

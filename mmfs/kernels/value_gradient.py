@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import torch
 
-from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.arguments import KernelArguments
 from mmfs.kernels.plan import WARP, Launch
 from mmfs.kernels.source import MOST_THREADS, Instance
 from mmfs.reference import accumulation_dtype
@@ -47,7 +47,7 @@ class ValueGradient:
 
 
 def plan_value_gradient(
-    arguments: Arguments,
+    arguments: KernelArguments,
     dtype: torch.dtype,
     *,
     is_mmfs_attention: bool,
@@ -107,7 +107,7 @@ def _blocks(launch: Launch) -> int:
     return x * y * z
 
 
-def _grid(arguments: Arguments, num_pixels: int, tile_pixels: int, slice_channels: int) -> tuple[int, int, int]:
+def _grid(arguments: KernelArguments, num_pixels: int, tile_pixels: int, slice_channels: int) -> tuple[int, int, int]:
     if arguments.image_planes is None:
         num_tiles = arguments.num_images * -(-num_pixels // tile_pixels)
     else:
@@ -116,7 +116,7 @@ def _grid(arguments: Arguments, num_pixels: int, tile_pixels: int, slice_channel
 
 
 def _map(
-    arguments: Arguments, dtype: torch.dtype, is_mmfs_attention: bool, num_pixels: int, shared_bytes: int
+    arguments: KernelArguments, dtype: torch.dtype, is_mmfs_attention: bool, num_pixels: int, shared_bytes: int
 ) -> Launch:
     wide = accumulation_dtype(dtype).itemsize
     lane_channels = channels_of_lane(arguments.num_channels)
@@ -137,7 +137,7 @@ def _map(
     )
 
 
-def _dense(arguments: Arguments, dtype: torch.dtype, num_pixels: int) -> Launch:
+def _dense(arguments: KernelArguments, dtype: torch.dtype, num_pixels: int) -> Launch:
     tiles = column_tiles(arguments.num_channels)
     threads = MOST_THREADS["dense_gradient"]
     list_bytes = 4 * threads + -(-4 * threads // WARP // 16) * 16

@@ -60,7 +60,7 @@ def sizes_per_image() -> tuple[Any, ...]:
             torch.ops.mmfs.mmfs_attention.default, mmfs_attention_arguments(tables=False, null_value=False), id="bare"
         ),
         pytest.param(torch.ops.mmfs.mmfs_attention.default, sizes_per_image(), id="sizes-per-image"),
-        pytest.param(torch.ops.mmfs.mmfs_attention_with_lse.default, mmfs_attention_arguments(), id="and-log-sums"),
+        pytest.param(torch.ops.mmfs.mmfs_attention_with_lse.default, mmfs_attention_arguments(), id="with-lse"),
     ],
 )
 def test_opcheck(op: Any, arguments: tuple[Any, ...]) -> None:
@@ -78,11 +78,11 @@ def test_backward_operators_describe_their_outputs(arguments: tuple[Any, ...], n
     grad = torch.ones(2, 5, 6)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(
-        torch.ops.mmfs.mmfs_attention_backward.default, (grad, *detached, needs_value), test_utils=checks
+        torch.ops.mmfs.mmfs_attention_backward.default, (grad, needs_value, None, *detached), test_utils=checks
     )
-    ms_deform_attn = [part.detach() if isinstance(part, Tensor) else part for part in ms_deform_attn_arguments()]
+    detached = [part.detach() if isinstance(part, Tensor) else part for part in ms_deform_attn_arguments()]
     torch.library.opcheck(
-        torch.ops.mmfs.ms_deform_attn_backward.default, (grad, *ms_deform_attn, needs_value), test_utils=checks
+        torch.ops.mmfs.ms_deform_attn_backward.default, (grad, needs_value, *detached), test_utils=checks
     )
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from alignment import OFFSETS, at_offset
 from mmfs import compiled, embedding_bag
+from mmfs.arguments import MMFSAttentionArguments, MSDeformAttnArguments
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from numerics import assert_equal_up_to_rounding, assert_within_error_budget
-from op_cases import Case, largest_difference, mmfs_attention_case, ms_deform_attn_case
+from op_cases import Case, arguments_of, largest_difference, mmfs_attention_case, ms_deform_attn_case
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "mmfs" / "kernels"
@@ -38,7 +39,7 @@ MS_DEFORM_ATTN = [
     pytest.param({"dim": 0}, id="no-channels"),
 ]
 
-MMFS = [
+MMFS_ATTENTION = [
     pytest.param({}, id="tables-null-logit-null-value"),
     pytest.param({"null_logit": None}, id="plain-softmax"),
     pytest.param({"null_logit": None, "null_value": False, "tables": False}, id="paper-without-ages"),
@@ -117,91 +118,44 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return use
 
 
-class CompiledMSDeformAttn(torch.autograd.Function):
-    """ms_deform_attn by `compiled`, whichever implementation is registered under the operator."""
+class Compiled(torch.autograd.Function):
+    """Either op by `compiled`, whichever implementation is registered under its operator."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, sizes: list[int]) -> Tensor:
-        ctx.save_for_backward(value, locations, weights)
-        ctx.sizes = sizes
-        return compiled.ms_deform_attn_forward(value, sizes, locations, weights)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        value, locations, weights = ctx.saved_tensors
-        needs_value = ctx.needs_input_grad[0]
-        return *compiled.ms_deform_attn_backward(grad, value, ctx.sizes, locations, weights, needs_value), None
-
-
-class CompiledMMFSAttention(torch.autograd.Function):
-    """mmfs_attention by `compiled`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, sizes: Any, visible: Tensor, null_logit: float | None, value: Tensor, *rest: Tensor | None
-    ) -> Tensor:
-        *parameters, null_value = rest
-        ctx.save_for_backward(value, *rest)
-        ctx.others = sizes, visible, null_logit
-        points, offsets, logits, offset_table, logit_table = parameters
-        return compiled.mmfs_attention_forward(
-            value, sizes, points, offsets, logits, visible, offset_table, logit_table, null_logit, null_value
-        )
+    def forward(ctx: Any, structure: Any, *fields: Any) -> Tensor:
+        tensors = [field if isinstance(field, Tensor) else None for field in fields]
+        ctx.structure, ctx.fields = structure, [None if isinstance(field, Tensor) else field for field in fields]
+        ctx.save_for_backward(*tensors)
+        return getattr(compiled, f"{name_of(structure)}_forward")(structure(*fields))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        value, points, offsets, logits, offset_table, logit_table, null_value = ctx.saved_tensors
-        sizes, visible, null_logit = ctx.others
-        grads = compiled.mmfs_attention_backward(
-            grad,
-            value,
-            sizes,
-            points,
-            offsets,
-            logits,
-            visible,
-            offset_table,
-            logit_table,
-            null_logit,
-            null_value,
-            ctx.needs_input_grad[3],
-        )
-        given = (value, points, offsets, logits, offset_table, logit_table, null_value)
-        return None, None, None, *(g if t is not None else None for g, t in zip(grads, given, strict=True))
+        fields = [
+            constant if tensor is None else tensor
+            for constant, tensor in zip(ctx.fields, ctx.saved_tensors, strict=True)
+        ]
+        arguments = ctx.structure(*fields)
+        needs_value = ctx.needs_input_grad[1]
+        backward = getattr(compiled, f"{name_of(ctx.structure)}_backward")
+        grads = backward(grad, arguments, needs_value)._asdict()
+        return None, *(grads.get(name) if field is not None else None for name, field in arguments._asdict().items())
 
 
-def compiled_ms_deform_attn(
-    value: Tensor, spatial_shapes: Any, sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
-    return CompiledMSDeformAttn.apply(value, sampling_locations, attention_weights, flat(spatial_shapes))
+def name_of(structure: Any) -> str:
+    return "ms_deform_attn" if structure is MSDeformAttnArguments else "mmfs_attention"
 
 
-def compiled_mmfs_attention(
-    value: Tensor,
-    spatial_shapes: Any,
-    reference_points: Tensor,
-    sampling_offsets: Tensor,
-    attention_logits: Tensor,
-    visible: Tensor,
-    *,
-    offset_table: Tensor | None = None,
-    logit_table: Tensor | None = None,
-    null_logit: float | None = 0.0,
-    null_value: Tensor | None = None,
-) -> Tensor:
-    parameters = (reference_points, sampling_offsets, attention_logits, offset_table, logit_table, null_value)
-    return CompiledMMFSAttention.apply(flat(spatial_shapes), visible, null_logit, value, *parameters)
+def compiled_ms_deform_attn(**named: Any) -> Tensor:
+    return Compiled.apply(MSDeformAttnArguments, *arguments_of(**named))
 
 
-def flat(spatial_shapes: Any) -> Any:
-    if isinstance(spatial_shapes, Tensor):
-        return spatial_shapes
-    return [side for size in spatial_shapes for side in size]
+def compiled_mmfs_attention(**named: Any) -> Tensor:
+    return Compiled.apply(MMFSAttentionArguments, *arguments_of(**named))
 
 
 def reference_of(op: Any) -> Any:
     exact = ms_deform_attn_reference if op is compiled_ms_deform_attn else mmfs_attention_reference
-    return lambda *, spatial_shapes, **rest: exact(spatial_shapes=flat(spatial_shapes), **rest)
+    return lambda **named: exact(arguments_of(**named))
 
 
 def assert_equals_reference(op: Any, case: Case) -> None:
@@ -217,8 +171,8 @@ def test_ms_deform_attn_equals_reference(kernel: str, options: dict[str, Any]) -
     assert_equals_reference(compiled_ms_deform_attn, ms_deform_attn_case(**options))
 
 
-@pytest.mark.parametrize("options", MMFS)
-def test_multi_image_op_equals_reference(kernel: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", MMFS_ATTENTION)
+def test_mmfs_attention_equals_reference(kernel: str, options: dict[str, Any]) -> None:
     assert_equals_reference(compiled_mmfs_attention, mmfs_attention_case(**options))
 
 
@@ -253,9 +207,8 @@ def test_every_half_number_survives_the_kernel(kernel: str) -> None:
     """One pixel read at its centre with weight 1 is copied: all bit patterns, subnormal and infinite ones too."""
     for dtype in (torch.bfloat16, torch.float16):
         value = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype).view(1, 1, 1, -1)
-        out = compiled.ms_deform_attn_forward(
-            value, [1, 1], torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
-        )
+        centre, one = torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+        out = compiled.ms_deform_attn_forward(MSDeformAttnArguments(value, [1, 1], centre, one))
         assert torch.equal(out.isnan().flatten(), value.isnan().flatten())
         assert torch.equal(out.flatten().nan_to_num(0.5), value.flatten().nan_to_num(0.5))
 
@@ -447,7 +400,7 @@ def test_the_gradient_of_a_frozen_value_is_not_computed(kernel: str) -> None:
     case = mmfs_attention_case()
     value = case.tensors.pop("value")
     leaves = {name: tensor.requires_grad_() for name, tensor in case.tensors.items()}
-    out = compiled_mmfs_attention(value, **leaves, **case.rest)
+    out = compiled_mmfs_attention(value=value, **leaves, **case.rest)
     gradients = torch.autograd.grad(out.sum(), list(leaves.values()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     assert value.grad is None
@@ -457,14 +410,11 @@ def test_results_have_the_types_of_embedding_bag(kernel: str) -> None:
     """Either implementation may run under the operator: shapes and dtypes are the same, of what was not given too."""
     for dtype in (torch.float32, torch.bfloat16):
         case = mmfs_attention_case(tables=False, null_value=False)
-        tensors = [tensor.to(dtype) for tensor in case.tensors.values()]
-        value, points, offsets, logits = tensors
-        rest = (value, flat(case.rest["spatial_shapes"]), points, offsets, logits, case.rest["visible"])
-        rest = (*rest, None, None, 0.3, None)
+        arguments = arguments_of(**{name: tensor.to(dtype) for name, tensor in case.tensors.items()}, **case.rest)
         grad = torch.ones(2, 5, 6, dtype=dtype)
         for needs_value in (True, False):
-            ours = compiled.mmfs_attention_backward(grad, *rest, needs_value)
-            theirs = embedding_bag.mmfs_attention_backward(grad, *rest, needs_value)
+            ours = compiled.mmfs_attention_backward(grad, arguments, needs_value)
+            theirs = embedding_bag.mmfs_attention_backward(grad, arguments, needs_value)
             assert [(t.shape, t.dtype) for t in ours] == [(t.shape, t.dtype) for t in theirs]
 
 

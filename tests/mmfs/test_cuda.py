@@ -12,12 +12,13 @@ from torch import Tensor
 
 from emulated_calls import assert_agrees, run_mmfs_attention, run_ms_deform_attn
 from mmfs import cuda
+from mmfs.arguments import MMFSAttentionArguments, MMFSAttentionGradients, MSDeformAttnArguments
 from mmfs.kernels import value_gradient
 from mmfs.kernels.launch import CudaDevice
 from mmfs.kernels.plan import Channels, plan_rows, plan_splits, share_channels
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from numerics import assert_within_error_budget
-from op_cases import NOT_SQUARE, Case, mmfs_attention_case, ms_deform_attn_case
+from op_cases import NOT_SQUARE, Case, arguments_of, mmfs_attention_case, ms_deform_attn_case
 
 FLAT = [side for size in NOT_SQUARE for side in size]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -125,36 +126,20 @@ def test_a_block_gets_more_than_48_kb_of_shared_memory() -> None:
     assert_agrees(run_ms_deform_attn(device, case, torch.float32, deterministic=True), case, torch.float32)
 
 
-def on_gpu(dtype: torch.dtype, **options: Any) -> tuple[Any, ...]:
+def on_gpu(dtype: torch.dtype, **options: Any) -> MMFSAttentionArguments:
     case = mmfs_attention_case(**options)
     tensors = {name: tensor.to("cuda", dtype) for name, tensor in case.tensors.items()}
-    return (
-        tensors["value"],
-        FLAT,
-        tensors["reference_points"],
-        tensors["sampling_offsets"],
-        tensors["attention_logits"],
-        case.rest["visible"].cuda(),
-        tensors["offset_table"],
-        tensors["logit_table"],
-        case.rest["null_logit"],
-        tensors["null_value"],
-    )
+    return arguments_of(**tensors, **case.rest)._replace(visible=case.rest["visible"].cuda())
 
 
-def specification(arguments: tuple[Any, ...]) -> Tensor:
-    *tensors, offset_table, logit_table, null_logit, null_value = arguments
-    return mmfs_attention_reference(
-        *tensors, offset_table=offset_table, logit_table=logit_table, null_logit=null_logit, null_value=null_value
-    )
-
-
-def as_doubles(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    floating = [isinstance(part, Tensor) and part.is_floating_point() for part in arguments]
-    return tuple(
-        part.double().requires_grad_() if is_floating else part
-        for part, is_floating in zip(arguments, floating, strict=True)
-    )
+def as_leaves(arguments: MMFSAttentionArguments, dtype: torch.dtype) -> tuple[MMFSAttentionArguments, list[Tensor]]:
+    """The same with floating tensors of this type, which are given in order too."""
+    leaves = {
+        name: field.detach().to(dtype).requires_grad_()
+        for name, field in arguments._asdict().items()
+        if isinstance(field, Tensor) and field.is_floating_point()
+    }
+    return arguments._replace(**leaves), [leaves[name] for name in MMFSAttentionGradients._fields]
 
 
 @pytest.mark.gpu
@@ -163,19 +148,14 @@ def as_doubles(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 @pytest.mark.parametrize("dim", [3, 8, 64])
 def test_mmfs_on_the_gpu(dtype: torch.dtype, dim: int) -> None:
     arguments = on_gpu(dtype, dim=dim, num_queries=37)
-    exact_arguments = as_doubles(arguments)
-    exact_leaves = [part for part in exact_arguments if isinstance(part, Tensor) and part.requires_grad]
-    baseline_arguments = tuple(
-        part.detach().to(dtype).requires_grad_() if isinstance(part, Tensor) and part.is_floating_point() else part
-        for part in arguments
-    )
-    baseline_leaves = [part for part in baseline_arguments if isinstance(part, Tensor) and part.requires_grad]
-    exact, baseline = specification(exact_arguments), specification(baseline_arguments)
-    out = cuda.mmfs_attention_forward(*arguments)
+    exact_arguments, exact_leaves = as_leaves(arguments, torch.float64)
+    baseline_arguments, baseline_leaves = as_leaves(arguments, dtype)
+    exact, baseline = mmfs_attention_reference(exact_arguments), mmfs_attention_reference(baseline_arguments)
+    out = cuda.mmfs_attention_forward(arguments)
     floor = 1e-14 if dtype is torch.float64 else 1e-6
     assert_within_error_budget(out, baseline=baseline.detach(), exact=exact.detach(), floor=floor)
     weighting = torch.linspace(-1, 2, out.numel(), device="cuda").view_as(out).to(dtype)
-    gradients = cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True)
+    gradients = cuda.mmfs_attention_backward(weighting, arguments, needs_value=True)
     exact_gradients = torch.autograd.grad(exact, exact_leaves, weighting.double())
     baseline_gradients = torch.autograd.grad(baseline, baseline_leaves, weighting)
     for actual, near, true in zip(gradients, baseline_gradients, exact_gradients, strict=True):
@@ -188,14 +168,14 @@ def test_ms_deform_attn_on_a_stream_of_ones_own() -> None:
     value = torch.rand(2, 34, 4, 8, device="cuda")
     locations = torch.rand(2, 50, 4, 2, 3, 2, device="cuda")
     weights = torch.rand(2, 50, 4, 2, 3, device="cuda")
-    expected = ms_deform_attn_reference(value, FLAT, locations, weights)
+    expected = ms_deform_attn_reference(MSDeformAttnArguments(value, FLAT, locations, weights))
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         late = torch.zeros_like(value)
         torch.cuda._sleep(10_000_000)
         late.copy_(value)
-        out = cuda.ms_deform_attn_forward(late, FLAT, locations, weights)
+        out = cuda.ms_deform_attn_forward(MSDeformAttnArguments(late, FLAT, locations, weights))
     stream.synchronize()
     torch.testing.assert_close(out, expected)
 
@@ -207,8 +187,8 @@ def test_a_graph_is_captured_and_replayed() -> None:
     weighting = torch.ones(2, 37, 6, device="cuda")
 
     def step() -> tuple[Tensor, ...]:
-        out = cuda.mmfs_attention_forward(*arguments)
-        return out, *cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True)
+        out = cuda.mmfs_attention_forward(arguments)
+        return out, *cuda.mmfs_attention_backward(weighting, arguments, needs_value=True)
 
     expected = [part.clone() for part in step()]
     torch.cuda.synchronize()
@@ -229,7 +209,7 @@ def test_two_deterministic_backwards_are_equal_bit_for_bit() -> None:
     weighting = torch.rand(2, 500, 6, device="cuda")
 
     def backward() -> tuple[Tensor, ...]:
-        return tuple(cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True))
+        return tuple(cuda.mmfs_attention_backward(weighting, arguments, needs_value=True))
 
     torch.use_deterministic_algorithms(True)
     try:
@@ -244,11 +224,11 @@ def test_two_deterministic_backwards_are_equal_bit_for_bit() -> None:
 def test_nothing_waits_for_the_device() -> None:
     arguments = on_gpu(torch.float32)
     weighting = torch.ones(2, 5, 6, device="cuda")
-    cuda.mmfs_attention_forward(*arguments)  # compiles
-    cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True)
+    cuda.mmfs_attention_forward(arguments)  # compiles
+    cuda.mmfs_attention_backward(weighting, arguments, needs_value=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        cuda.mmfs_attention_forward(*arguments)
-        cuda.mmfs_attention_backward(weighting, *arguments, needs_value=True)
+        cuda.mmfs_attention_forward(arguments)
+        cuda.mmfs_attention_backward(weighting, arguments, needs_value=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")

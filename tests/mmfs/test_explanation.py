@@ -11,7 +11,7 @@ import mmfs
 from mmfs import compiled, explanation
 from mmfs.kernels import calls
 from mmfs.kernels.plan import Launch
-from op_cases import Case, mmfs_attention_case, ms_deform_attn_case
+from op_cases import Case, arguments_of, mmfs_attention_case, ms_deform_attn_case
 
 needs_kernel = pytest.mark.skipif(compiled.why_not() is not None, reason=str(compiled.why_not()))
 
@@ -77,11 +77,11 @@ def test_launches_are_those_of_the_call() -> None:
     tensors = {name: tensor.float() for name, tensor in case.tensors.items()}
     value = tensors["value"]
     tensors["value"] = torch.cat([value.new_zeros(1), value.flatten()])[1:].view(value.shape)
-    given = {"value": tensors["value"], "spatial_shapes": [4, 7, 3, 2]} | tensors
+    given = arguments_of(**tensors, **case.rest)
     launches = Launches()
-    calls.ms_deform_attn_forward(launches, *given.values())
+    calls.ms_deform_attn_forward(launches, given)
     assert launches[0].instance.arguments == (1, 8, 1)
-    lines = explanation.of_cuda("ms_deform_attn", given, num_sms=1, shared_bytes=99 * 1024, deterministic=False)
+    lines = explanation.of_cuda(given, num_sms=1, shared_bytes=99 * 1024, deterministic=False)
     assert lines[0] == f"forward: {explanation.launched(launches[0])}"
     assert "the widest load has 4 bytes of 16" in lines[-1]
 
@@ -89,12 +89,8 @@ def test_launches_are_those_of_the_call() -> None:
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_decode_step_on_a_gpu(deterministic: bool) -> None:
     arguments = call(mmfs_attention_case(batch=1, num_queries=1, dim=64), torch.bfloat16)
-    given = explanation.bound(mmfs.mmfs_attention, (), arguments)
-    given.pop("backend")
-    given["spatial_shapes"] = [4, 7, 3, 2]
-    lines = "\n".join(
-        explanation.of_cuda("mmfs_attention", given, num_sms=132, shared_bytes=227 * 1024, deterministic=deterministic)
-    )
+    given = arguments_of(**arguments)
+    lines = "\n".join(explanation.of_cuda(given, num_sms=132, shared_bytes=227 * 1024, deterministic=deterministic))
     assert "forward: mmfs_mmfs_attention_forward_bfloat16_8_8_1, 1 x 2 x 6 blocks of 128 threads" in lines
     assert "forward: mmfs_merge_splits_bfloat16" in lines
     assert "split over 6 blocks" in lines
@@ -110,10 +106,8 @@ def test_a_decode_step_on_a_gpu(deterministic: bool) -> None:
 
 def test_the_gradient_of_a_small_map_is_a_product_of_matrices() -> None:
     arguments = call(mmfs_attention_case(num_queries=300, dim=64), torch.bfloat16)
-    given = explanation.bound(mmfs.mmfs_attention, (), arguments)
-    given.pop("backend")
-    given["spatial_shapes"] = [4, 7, 3, 2]
-    lines = explanation.of_cuda("mmfs_attention", given, num_sms=12, shared_bytes=227 * 1024, deterministic=False)
+    given = arguments_of(**arguments)
+    lines = explanation.of_cuda(given, num_sms=12, shared_bytes=227 * 1024, deterministic=False)
     assert "backward: mmfs_dense_gradient_bfloat16_8, 6 x 2 x 1 blocks of 256 threads" in "\n".join(lines)
     assert any(line.startswith("gradient of value as a product of matrices on tensor cores") for line in lines)
 

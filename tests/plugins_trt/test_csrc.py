@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
-from op_cases import mmfs_attention_case, ms_deform_attn_case
+from op_cases import arguments_of, mmfs_attention_case, ms_deform_attn_case
 from plugins_trt.launches import Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import MachineCode
 from plugins_trt.node_contract import INPUTS, Node, takes_type
@@ -256,9 +256,9 @@ def test_it_launches_what_computes_the_op(
     addresses = [Address(tensor.data_ptr(), tensor.dtype) for tensor in inputs]
     call = call_of(node, shapes, addresses, out.data_ptr(), workspace.data_ptr())
     expected = (
-        ms_deform_attn_reference(tensors.pop("value"), node.spatial_shapes, **tensors)
+        ms_deform_attn_reference(arguments_of(node.spatial_shapes, **tensors))
         if operator == "MSDeformAttn"
-        else mmfs_attention_reference(tensors.pop("value"), node.spatial_shapes, **tensors, null_logit=node.null_logit)
+        else mmfs_attention_reference(arguments_of(node.spatial_shapes, **tensors, null_logit=node.null_logit))
     )
     for _ in range(2):
         out.fill_(torch.nan)

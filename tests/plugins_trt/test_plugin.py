@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import plugins_trt.plugin
+from mmfs.arguments import MSDeformAttnArguments
 from mmfs.kernels.nvrtc import find_nvrtc
 from mmfs.reference import ms_deform_attn_reference
 from op_cases import ms_deform_attn_case
@@ -118,5 +119,5 @@ def test_a_plan_carries_the_plugin_and_its_kernels_and_runs(
     loaded.enqueue(descriptions, [], [tensor.data_ptr() for tensor in inputs], [out.data_ptr()], 0, 33)
     assert gpu.events()[0].encode("latin1", "ignore").startswith(b"load \x7fELF")
     assert gpu.events()[-1].endswith("on stream 33")
-    expected = ms_deform_attn_reference(inputs[0].float(), FLAT, *inputs[1:])
+    expected = ms_deform_attn_reference(MSDeformAttnArguments(inputs[0].float(), FLAT, *inputs[1:]))
     torch.testing.assert_close(out.float(), expected, atol=2e-3, rtol=2e-3)

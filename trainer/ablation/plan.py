@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmfs.plurals import counted
 from models import MMInterleavedConfig
 from trainer.ablation.scales import Lesson, Scale
 from trainer.config import TrainConfig
-from trainer.plurals import counted
 from trainer.system_config import CheckpointConfig
 
 PROGRAM = "python -m trainer.ablate"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from mmfs.plurals import counted
 from models.atomic_files import write_atomically
 from models.json_files import write_json
 from trainer.ablation.plan import PROGRAM, Run, Study
@@ -12,7 +13,6 @@ from trainer.ablation.runs import Bench, Result
 from trainer.ablation.scales import Scale
 from trainer.ablation.starts import pretrained_encoder
 from trainer.ablation.tables import markdown, rows
-from trainer.plurals import counted
 from trainer.process.environment import environment
 
 

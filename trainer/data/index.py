@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from mmfs.plurals import counted
 from models.atomic_files import write_atomically
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import (
@@ -48,7 +49,6 @@ from trainer.data.sources.places import PLACE
 from trainer.data.sources.published import FORMS, files_of, read_published
 from trainer.data.sources.records import copy_records
 from trainer.data.sources.tables import TABLE_SUFFIXES, read_table
-from trainer.plurals import counted
 from trainer.process.out_directory import check_directory, make_directory
 
 PROGRAM = "python -m trainer.data.index"

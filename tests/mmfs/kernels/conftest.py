@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mmfs.cuda import ROW_KERNELS
-from mmfs.kernels.arguments import LAYOUT, Arguments
+from mmfs.kernels.arguments import LAYOUT, KernelArguments
 from mmfs.kernels.plan import Launch
 from mmfs.kernels.source import Instance, source_of
 from mmfs.kernels.value_gradient import value_gradient_instances
@@ -24,6 +24,8 @@ READ_ONLY = frozenset(
         "image_planes",
         "visible",
         "value",
+        "locations",
+        "weights",
         "points",
         "offsets",
         "logits",
@@ -79,7 +81,7 @@ class EmulatedDevice:
         self.launched: list[Launch] = []
         self._libraries: dict[str, ctypes.CDLL] = {}
 
-    def launch(self, launch: Launch, arguments: Arguments) -> None:
+    def launch(self, launch: Launch, arguments: KernelArguments) -> None:
         self.launched.append(launch)
         instances = siblings(launch.instance)
         source = source_of(instances)

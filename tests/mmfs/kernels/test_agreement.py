@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from emulated_calls import MMFS_ATTENTION, MS_DEFORM_ATTN, assert_agrees, flat_sizes, weighting_of
+from emulated_calls import assert_agrees, weighting_of
 from mmfs import compiled, embedding_bag
 from mmfs.kernels import calls
-from op_cases import Case, mmfs_attention_case, ms_deform_attn_case
+from op_cases import Case, arguments_of, mmfs_attention_case, ms_deform_attn_case
 
 # The two half types differ in their conversions alone.
 DTYPES = [torch.float64, torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16]
@@ -82,33 +82,25 @@ CASES: dict[str, Callable[[], Case]] = {
     "ms_deform_attn-no-batch": lambda: ms_deform_attn_case(dim=8, batch=0),
     "ms_deform_attn-no-queries": lambda: ms_deform_attn_case(dim=8, num_queries=0),
     "ms_deform_attn-no-points": lambda: ms_deform_attn_case(dim=8, num_points=0),
-    "mmfs": lambda: mmfs_attention_case(dim=8),
-    "mmfs-strided": lambda: strided(mmfs_attention_case(dim=8)),
-    "mmfs-plain-softmax": lambda: mmfs_attention_case(dim=8, null_logit=None, null_value=False, tables=False),
-    "mmfs-not-finite": lambda: not_finite(mmfs_attention_case(dim=8), "sampling_offsets"),
-    "mmfs-no-visible-image": lambda: blind(mmfs_attention_case(dim=8)),
-    "mmfs-no-images": lambda: without_images(mmfs_attention_case(dim=8)),
-    "mmfs-no-queries": lambda: mmfs_attention_case(dim=8, num_queries=0),
-    "mmfs-no-points": lambda: mmfs_attention_case(dim=8, num_points=0),
-    "mmfs-no-batch": lambda: mmfs_attention_case(dim=8, batch=0),
+    "mmfs_attention": lambda: mmfs_attention_case(dim=8),
+    "mmfs_attention-strided": lambda: strided(mmfs_attention_case(dim=8)),
+    "mmfs_attention-plain-softmax": lambda: mmfs_attention_case(dim=8, null_logit=None, null_value=False, tables=False),
+    "mmfs_attention-not-finite": lambda: not_finite(mmfs_attention_case(dim=8), "sampling_offsets"),
+    "mmfs_attention-no-visible-image": lambda: blind(mmfs_attention_case(dim=8)),
+    "mmfs_attention-no-images": lambda: without_images(mmfs_attention_case(dim=8)),
+    "mmfs_attention-no-queries": lambda: mmfs_attention_case(dim=8, num_queries=0),
+    "mmfs_attention-no-points": lambda: mmfs_attention_case(dim=8, num_points=0),
+    "mmfs_attention-no-batch": lambda: mmfs_attention_case(dim=8, batch=0),
 }
 
 
 def run(backend: Any, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors = {name: tensor.to(dtype) for name, tensor in case.tensors.items()}
-    sizes = flat_sizes(case.rest["spatial_shapes"])
-    if "sampling_locations" in tensors:
-        op, names = "ms_deform_attn", MS_DEFORM_ATTN
-        arguments = [tensors["value"], sizes, tensors["sampling_locations"], tensors["attention_weights"]]
-    else:
-        op, names = "mmfs_attention", MMFS_ATTENTION
-        arguments = [tensors["value"], sizes, *(tensors[name] for name in MMFS_ATTENTION[2:5]), case.rest["visible"]]
-        arguments += [tensors.get("offset_table"), tensors.get("logit_table"), case.rest["null_logit"]]
-        arguments += [tensors.get("null_value")]
-    out = getattr(backend, f"{op}_forward")(*arguments)
-    gradients = getattr(backend, f"{op}_backward")(weighting_of(out), *arguments, True)
-    named = dict(zip(names, (out, *gradients), strict=True))
-    return {name: part for name, part in named.items() if name in ("output", *tensors)}
+    op = "ms_deform_attn" if "sampling_locations" in tensors else "mmfs_attention"
+    arguments = arguments_of(**tensors, **case.rest)
+    out = getattr(backend, f"{op}_forward")(arguments)
+    gradients = getattr(backend, f"{op}_backward")(weighting_of(out), arguments, True)
+    return {"output": out, **{name: grad for name, grad in gradients._asdict().items() if name in tensors}}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

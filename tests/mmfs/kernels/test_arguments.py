@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import mmfs.kernels
-from mmfs.kernels.arguments import LAYOUT, MAX_LEVELS, Arguments
+from mmfs.kernels.arguments import LAYOUT, MAX_LEVELS, KernelArguments
 
 DECLARED = (Path(mmfs.kernels.__file__).parent / "arguments.cuh").read_text()
 
@@ -18,7 +18,7 @@ DECLARED = (Path(mmfs.kernels.__file__).parent / "arguments.cuh").read_text()
 def test_members_have_the_names_order_and_kinds_that_the_structure_declares() -> None:
     body = DECLARED.partition("struct Arguments {")[2].partition("\n};")[0]
     declared = re.findall(r"^ +([\w ]+?[ *]+)(\w+)(?:\[MAX_LEVELS\])?;", body, flags=re.MULTILINE)
-    assert [name for _, name in declared] == [field.name for field in fields(Arguments)]
+    assert [name for _, name in declared] == [field.name for field in fields(KernelArguments)]
     size = sum(
         8 * (MAX_LEVELS if name in ("heights", "widths") else 2 if kind.strip() == "Array" else 1)
         for kind, name in declared
@@ -29,7 +29,7 @@ def test_members_have_the_names_order_and_kinds_that_the_structure_declares() ->
 
 def test_pack() -> None:
     value, points = torch.zeros(1, 6, 2, 3), torch.zeros(5, 2, dtype=torch.bfloat16)
-    arguments = Arguments(
+    arguments = KernelArguments(
         num_rows=5,
         num_queries=5,
         num_images=1,
@@ -52,5 +52,6 @@ def test_pack() -> None:
     assert words[33:35] == (3, 0)
     assert words[49:51] == (0, 0), "tensors that are not given"
     assert words[51] == value.data_ptr()
-    assert words[52:54] == (points.data_ptr(), 3), "a pointer with its dtype"
+    assert words[52:56] == (0, 0, 0, 0), "locations and weights, which are not given"
+    assert words[56:58] == (points.data_ptr(), 3), "a pointer with its dtype"
     assert arguments.tensors().keys() == {"value", "points"}

@@ -14,8 +14,9 @@ import torch
 
 from emulated_calls import assert_agrees, run_mmfs_attention, run_ms_deform_attn
 from mmfs import autograd, cuda, mmfs_attention
+from mmfs.arguments import MSDeformAttnArguments
 from mmfs.kernels import calls
-from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.arguments import KernelArguments
 from mmfs.kernels.plan import Launch
 from mmfs.reference import ms_deform_attn_reference
 from op_cases import NOT_SQUARE, mmfs_attention_case, ms_deform_attn_case
@@ -94,7 +95,7 @@ def test_the_log_sum_exp_of_the_forward_serves_the_backward(device: Any, monkeyp
     """Through the operator, as on a GPU. A wrong log-sum-exp shows: the backward takes what it is given."""
     kept = []
 
-    def launch(plan: Launch, arguments: Arguments) -> None:
+    def launch(plan: Launch, arguments: KernelArguments) -> None:
         if plan.instance.kernel == "mmfs_attention_backward":
             kept.append(arguments.has_lse)
         device.launch(plan, arguments)
@@ -213,18 +214,17 @@ def test_mixed_dtypes_strides_and_alignment(device: Any) -> None:
     value, locations, weights = case.tensors.values()
     shifted = torch.zeros(value.numel() + 1, dtype=torch.bfloat16)[1:].view(value.shape).copy_(value)
     transposed = weights.transpose(0, 4).contiguous().transpose(0, 4)
-    out = calls.ms_deform_attn_forward(device, shifted, FLAT, locations.float(), transposed)
-    expected = ms_deform_attn_reference(shifted, FLAT, locations.float(), transposed)
+    arguments = MSDeformAttnArguments(shifted, FLAT, locations.float(), transposed)
+    out = calls.ms_deform_attn_forward(device, arguments)
+    expected = ms_deform_attn_reference(arguments)
     assert device.launched[0].instance.arguments[0] == 1
     torch.testing.assert_close(out, expected, atol=0.02, rtol=0.01)
-    gradients = calls.ms_deform_attn_backward(
-        device, torch.ones_like(out), shifted, FLAT, locations.float(), transposed, needs_value=False
-    )
+    gradients = calls.ms_deform_attn_backward(device, torch.ones_like(out), arguments, needs_value=False)
     assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32, torch.float64]
     assert gradients[0].numel() == 0
 
 
-def test_ordered_gradient_does_not_depend_on_the_order_of_threads(device: Any) -> None:
+def test_deterministic_gradient_does_not_depend_on_the_order_of_threads(device: Any) -> None:
     """What `torch.use_deterministic_algorithms` promises: equal bit for bit."""
     case = mmfs_attention_case(num_queries=37)
     results = []
@@ -248,7 +248,10 @@ def test_too_many_levels_or_points_are_refused_by_name(device: Any) -> None:
     levels = [1, 1] * 17
     with pytest.raises(ValueError, match="spatial_shapes has 17 levels"):
         calls.ms_deform_attn_forward(
-            device, torch.zeros(1, 17, 1, 1), levels, torch.zeros(1, 1, 1, 17, 1, 2), torch.zeros(1, 1, 1, 17, 1)
+            device,
+            MSDeformAttnArguments(
+                torch.zeros(1, 17, 1, 1), levels, torch.zeros(1, 1, 1, 17, 1, 2), torch.zeros(1, 1, 1, 17, 1)
+            ),
         )
     case = mmfs_attention_case(num_points=900)
     with pytest.raises(ValueError, match="levels times points is 1800"):

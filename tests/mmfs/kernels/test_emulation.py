@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmfs.arguments import MSDeformAttnArguments
 from mmfs.kernels import calls
 from mmfs.reference import ms_deform_attn_reference
 from op_cases import NOT_SQUARE, ms_deform_attn_case
@@ -49,12 +50,13 @@ def test_a_wrong_kernel_is_stopped(device: Any, correct: str, wrong: str, findin
     value, locations, weights = (tensor.float() for tensor in case.tensors.values())
     # The last pixel of all is sampled: one further is outside the tensor.
     locations[-1, -1] = 0.999
-    expected = ms_deform_attn_reference(value, FLAT, locations, weights)
-    torch.testing.assert_close(calls.ms_deform_attn_forward(device, value, FLAT, locations, weights), expected)
+    arguments = MSDeformAttnArguments(value, FLAT, locations, weights)
+    expected = ms_deform_attn_reference(arguments)
+    torch.testing.assert_close(calls.ms_deform_attn_forward(device, arguments), expected)
     device.changed = (correct, wrong)
     device.falling = True  # the thread at the end of the block runs first
     with pytest.raises(RuntimeError, match=finding):
-        calls.ms_deform_attn_forward(device, value, FLAT, locations, weights)
+        calls.ms_deform_attn_forward(device, arguments)
 
 
 def test_half_types_round_as_pytorch_does(tmp_path: Path) -> None:

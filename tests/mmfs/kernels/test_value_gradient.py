@@ -17,7 +17,7 @@ from emulated_calls import (
     weighting_of,
 )
 from mmfs.kernels import value_gradient
-from mmfs.kernels.arguments import Arguments
+from mmfs.kernels.arguments import KernelArguments
 from mmfs.kernels.value_gradient import ValueGradient, plan_value_gradient
 from op_cases import Case, mmfs_attention_case, ms_deform_attn_case
 
@@ -45,7 +45,7 @@ def planned(
     gpu: dict[str, int] = H100,
 ) -> ValueGradient:
     num_pixels = sum(height * width for height, width in sizes)
-    arguments = Arguments(
+    arguments = KernelArguments(
         num_rows=batch * num_queries,
         num_queries=num_queries,
         num_images=batch * num_images,

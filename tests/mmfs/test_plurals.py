@@ -1,4 +1,6 @@
-from trainer.plurals import counted
+"""Numbers of things in sentences."""
+
+from mmfs.plurals import counted
 
 
 def test_one_is_singular() -> None:

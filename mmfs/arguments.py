@@ -1,0 +1,73 @@
+"""What the two ops take and what their gradients are, each as one structure: a new argument is one more field here.
+
+`functional.py` fills and checks them, whoever computes takes them whole, and torch.library's operators
+(`autograd.py`) take their fields one by one, in this order. Letters as in functional.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, get_type_hints
+
+from torch import Tensor
+
+
+class MSDeformAttnArguments(NamedTuple):
+    """Of `mmfs.ms_deform_attn`, where they are explained."""
+
+    value: Tensor  # [B, S, H, D]
+    spatial_shapes: Sequence[int]  # h, w, h, w, ... of the levels
+    sampling_locations: Tensor  # [B, Q, H, L, P, 2]
+    attention_weights: Tensor  # [B, Q, H, L, P]
+
+
+class MSDeformAttnGradients(NamedTuple):
+    """Of the loss with respect to the arguments of these names; value has no elements where it was not asked for."""
+
+    value: Tensor
+    sampling_locations: Tensor
+    attention_weights: Tensor
+
+
+class MMFSAttentionArguments(NamedTuple):
+    """Of `mmfs.mmfs_attention`, where they are explained."""
+
+    value: Tensor  # [N, S, H, D], or [total pixels, H, D] with image_shapes
+    spatial_shapes: Sequence[int]  # h, w, h, w, ... of the levels; empty with image_shapes
+    reference_points: Tensor  # [B, Q, 2]
+    sampling_offsets: Tensor  # [B, Q, H, P, 2]
+    attention_logits: Tensor  # [B, Q, H, L, P]
+    visible: Tensor  # int [B, Q, 2]
+    offset_table: Tensor | None = None  # [A, H, P, 2]
+    logit_table: Tensor | None = None  # [A, H, L, P]
+    null_logit: float | None = 0.0
+    null_value: Tensor | None = None  # [H, D]
+    image_shapes: Tensor | None = None  # int [N, L, 2], sizes of the levels of each image
+
+    @property
+    def sizes(self) -> Sequence[int] | Tensor:
+        """h, w, h, w, ... of the levels that all images have, or the sizes of each image, [N, L, 2]."""
+        return self.spatial_shapes if self.image_shapes is None else self.image_shapes
+
+
+class MMFSAttentionGradients(NamedTuple):
+    """Of the loss with respect to the arguments of these names; without elements where there is no such argument.
+
+    value has no elements where it was not asked for.
+    """
+
+    value: Tensor
+    reference_points: Tensor
+    sampling_offsets: Tensor
+    attention_logits: Tensor
+    offset_table: Tensor
+    logit_table: Tensor
+    null_value: Tensor
+
+
+SCHEMA_TYPES: Final = {Tensor: "Tensor", Sequence[int]: "int[]", Tensor | None: "Tensor?", float | None: "float?"}
+
+
+def schema(arguments: type[MSDeformAttnArguments] | type[MMFSAttentionArguments]) -> str:
+    """The fields as parameters of an operator, in torch.library's language."""
+    return ", ".join(f"{SCHEMA_TYPES[kind]} {name}" for name, kind in get_type_hints(arguments).items())
