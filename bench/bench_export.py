@@ -84,7 +84,7 @@ def decoding(scale: Scale, device: str) -> tuple[Recorded, Callable[[], None], C
 
 
 def denoising(scale: Scale, device: str) -> tuple[Recorded, Callable[[], None], Callable[[], Tensor]]:
-    """One guided step of one image that looks at the image before it."""
+    """One guided step of one image that sees the image before it."""
     memory = reading_of(scale, device).memory
     _look_at_images(memory, memory.drawn_from)
     how = Denoising(num_inference_steps=30, guidance_scale=3.5)

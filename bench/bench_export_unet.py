@@ -39,7 +39,7 @@ NAME = "unet_mmfs"
 
 
 def wide_config() -> MMInterleavedConfig:
-    """The released eye and image decoder around the tiny language model."""
+    """The released vision encoder and image decoder around the tiny language model."""
     tiny, released = MMInterleavedConfig.tiny(), MMInterleavedConfig.released_13b()
     return dataclasses.replace(tiny, visual_tokenizer=released.visual_tokenizer, image_decoder=released.image_decoder)
 

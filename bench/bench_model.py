@@ -1,4 +1,4 @@
-"""What MMFS costs a language model and an image decoder, and what it saves to read everything once.
+"""What MMFS costs a language model and an image decoder, and what reading everything once saves.
 
 Each benchmark has a baseline that computes the same. The results are compared before anything is timed, and the two are
 timed by turns; `pytest bench/bench_model.py -s` prints how they compare, `--benchmark-json` keeps it as `extra_info`.
@@ -36,23 +36,24 @@ def toy() -> MMInterleaved:
     return MMInterleaved.from_pretrained(TOY)
 
 
-def pictures(model: MMInterleaved, count: int) -> list[Piece]:
-    """A document of that many pictures with some words between them."""
-    dice = torch.Generator().manual_seed(0)
+def images(model: MMInterleaved, count: int) -> list[Piece]:
+    """A document of that many images with some words between them."""
+    generator = torch.Generator().manual_seed(0)
     document: list[Piece] = [[model.config.bos_token_id]]
     for _ in range(count):
-        picture = torch.rand(3, *model.config.image_size, generator=dice)
-        document += [[model.config.begin_of_image_id], picture, torch.randint(5, 500, (8,), generator=dice).tolist()]
+        image = torch.rand(3, *model.config.image_size, generator=generator)
+        words = torch.randint(5, 500, (8,), generator=generator).tolist()
+        document += [[model.config.begin_of_image_id], image, words]
     return document
 
 
 def bench_decoding_with_four_images(
     toy: MMInterleaved, benchmark: BenchmarkFixture, num_threads: int, scale: Scale
 ) -> None:
-    """One more token behind four pictures, against the same language model without MMFS. Target: at most 1.25 times."""
+    """One more token behind four images, against the same language model without MMFS. Target: at most 1.25 times."""
     without = MMInterleaved(toy.config.without_mmfs()).eval()
     without.load_state_dict({name: toy.state_dict()[name] for name in without.state_dict()})
-    document = pictures(toy, 4)
+    document = images(toy, 4)
     with torch.inference_mode():
         closed, plain, reading = (TorchGenerationState(model) for model in (toy, without, toy))
         closed.folded = [fold_closed(synchronizer) for synchronizer in toy.language_model.synchronizers]
@@ -82,15 +83,15 @@ def fold_closed(synchronizer: torch.nn.Module) -> FoldedMMFS:
 def bench_four_turns(
     toy: MMInterleaved, num_steps: int, benchmark: BenchmarkFixture, num_threads: int, scale: Scale
 ) -> None:
-    """Four turns of text and a picture behind four pictures, against doing as the released script does. Target: 3 times
+    """Four turns of text and an image behind four images, against doing as the released script does. Target: 3 times
     faster. Tokens are written one by one either way, and the U-Net's own work is the same: 1 step shows what reading
     costs, 30 are what the release draws with."""
     turns = Turns(2, 2, 1) if scale == "smoke" else Turns(num_turns=4, num_tokens=16, num_inference_steps=num_steps)
-    document = pictures(toy, 4)
+    document = images(toy, 4)
     once, again = write_reading_once(toy, document, turns), write_reading_again(toy, document, turns)
     assert once.tokens == again.tokens
     error = measure.worst_error(once.pictures, again.pictures)
-    assert error < 0.01, f"the two ways draw different pictures, by {error:.1e}"
+    assert error < 0.01, f"the two ways draw different images, by {error:.1e}"
     time_both(
         benchmark,
         lambda: write_reading_once(toy, document, turns),
@@ -110,8 +111,8 @@ def bench_prefill_with_six_images(
     a fifth of the memory. "released" has the release's heads, points and levels, and 1024 channels of its 5120."""
     layer, features = mmfs_layer(toy, sizes, scale)
     num_tokens = 12 if scale == "smoke" else 2048
-    dice = torch.Generator().manual_seed(0)
-    query = torch.randn(1, num_tokens, layer.query_dim, generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, num_tokens, layer.query_dim, generator=generator)
     num_images = features.shape[1]
     last = torch.arange(num_tokens) * (num_images + 1) // num_tokens  # images come evenly; the first tokens see none
     visible = torch.stack([torch.zeros_like(last), last], dim=-1)[None]  # [1, T, 2]

@@ -2,9 +2,9 @@
 
 Wall time is that of calls from Python until the device is done; on a GPU the time of the device alone stands beside it.
 
-A result is compared with the float64 reference before anything is timed: a wrong kernel has no speed. Queries do not
-depend on each other, so a sample of them is compared: the implementation computes all queries, the incoming gradient
-is zero outside the sample, and the reference in float64 computes the sample alone.
+A result is compared with the float64 reference before anything is timed: the speed of a wrong result means nothing.
+Queries do not depend on each other, so a sample of them is compared: the implementation computes all queries, the
+incoming gradient is zero outside the sample, and the reference in float64 computes the sample alone.
 """
 
 from __future__ import annotations

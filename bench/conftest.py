@@ -115,7 +115,7 @@ def installed_peers() -> dict[str, str]:
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """The facts without which a time means nothing; the host's name is not one of them."""
+    """The hardware and versions that a time belongs to, without the host's name."""
     machine_info.pop("node", None)
     machine_info |= {
         "command": shlex.join(["pytest", *sys.argv[1:]]),

@@ -1,4 +1,4 @@
-"""How long a GPU works on a call, without what it costs to ask for it."""
+"""How long a GPU works on a call, without the time that Python takes to launch it."""
 
 from __future__ import annotations
 

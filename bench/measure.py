@@ -1,4 +1,4 @@
-"""Peak memory of a call, and how far a result is from the truth."""
+"""Peak memory of a call, and the error of a result."""
 
 from __future__ import annotations
 

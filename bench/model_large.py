@@ -139,7 +139,7 @@ class DecodingStep:
 
 
 class UNetStep:
-    """One prediction for a picture of 512 x 512 pixels that looks at two images."""
+    """One prediction for an image of 512 x 512 pixels that sees two images."""
 
     @torch.no_grad()
     def __init__(self, device: str, *, tiny: bool) -> None:
@@ -169,7 +169,7 @@ class UNetStep:
             nn.init.normal_(synchronizer.conv.weight, std=0.02)
 
     def closed(self) -> Tensor:
-        """What it predicted before MMFS had any say."""
+        """The first prediction, made while the synchronizers' convolutions were still zero and MMFS had no effect."""
         return self._closed
 
     @torch.no_grad()
@@ -203,6 +203,6 @@ def recorded(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def bytes_per_s(device: str, num_bytes: int) -> float:
-    """What the device reads from its memory, by summing a tensor that, if it is large, no cache holds."""
+    """Bandwidth of the device's memory, from summing a tensor. num_bytes: its size, more than the caches hold."""
     numbers = torch.ones(num_bytes // 4, device=device)
     return num_bytes / min(seconds(numbers.sum, device) for _ in range(5))

@@ -1,4 +1,4 @@
-"""Two ways to the same result, timed in turns: what slows the machine down for a moment slows down both."""
+"""Two ways to the same result, timed in turns: a moment in which the machine is slow then affects both."""
 
 from __future__ import annotations
 

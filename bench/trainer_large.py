@@ -51,7 +51,7 @@ def large_run(*, tiny: bool) -> TrainConfig:
 
 def large_model() -> MMInterleavedConfig:
     """A language model of 1.3 B parameters, an encoder of CLIP ViT-L's size, a U-Net and a VAE of Stable Diffusion 2's.
-    The patches have 16 pixels, so that the world's pictures are read and drawn at the same size."""
+    The patches have 16 pixels, so that the world's images are read and drawn at the same size."""
     released = MMInterleavedConfig.released_13b()
     return MMInterleavedConfig(
         visual_tokenizer=VisualTokenizerConfig(

@@ -38,8 +38,9 @@ CLOSE = 1 / 32  # of the usual distances, where samples are concentrated
 class MMFSAttentionWorkload:
     """A call of mmfs.mmfs_attention: every row sees its own M images.
 
-    query_grid: the queries are the pixels of a (h, w) latent and see all images (U-Net); None: they are tokens that
-    look from the image's centre (LLM). causal: the images are spread evenly through the tokens and seen from there on.
+    query_grid: the queries are the pixels of a (h, w) latent and see all images (U-Net); None: they are tokens whose
+    reference point is the image's centre (LLM). causal: the images are spread evenly through the tokens, and a token
+    sees those before it.
     """
 
     name: str
@@ -128,7 +129,7 @@ class MMFSAttentionWorkload:
 class MSDeformAttnWorkload:
     """A call of mmfs.ms_deform_attn.
 
-    encoder: the queries are the pixels of all levels, each looking around itself; else they look from anywhere.
+    encoder: the queries are the pixels of all levels, sampling around themselves; else reference points lie anywhere.
     """
 
     name: str

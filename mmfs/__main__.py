@@ -1,4 +1,4 @@
-"""`python -m mmfs`: versions, devices, who computes what and why, and a check of both ops against float64."""
+"""`python -m mmfs`: versions, devices, which backend computes and why, and a check of both ops against float64."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; 0 if every check passed, 1 otherwise."""
     argparse.ArgumentParser(
         prog="python -m mmfs",
-        description="Says which versions are installed, which devices there are, and who computes on each and why; "
-        "then checks outputs and gradients of both ops on each against float64, in a few seconds. "
+        description="Prints which versions are installed, which devices there are, and which backend computes on each "
+        "and why; then checks outputs and gradients of both ops on each against float64, in a few seconds. "
         "Exits with 0 if every check passed, with 1 otherwise.",
     ).parse_args(arguments)
     print(
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def cuda_packages() -> list[str]:
     """Names and versions of what is installed of CuPy and NVRTC."""
-    names = sorted(set(packages_distributions().get("cupy", ())))  # the package is called cupy-cuda13x, say
+    names = sorted(set(packages_distributions().get("cupy", ())))  # the package has a name like cupy-cuda13x
     found = [f"{name} {version(name)}" for name in names]
     if (library := find_nvrtc()) is not None:
         try:
@@ -82,27 +82,27 @@ Case = tuple[Callable[..., Tensor], dict[str, Tensor], dict[str, Tensor]]
 
 
 def ms_deform_attn_case() -> Case:
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     tensors = {
-        "value": torch.randn(2, NUM_PIXELS, 3, 8, generator=draw),
-        "sampling_locations": torch.rand(2, 11, 3, 2, 4, 2, generator=draw) * 1.4 - 0.2,
-        "attention_weights": torch.rand(2, 11, 3, 2, 4, generator=draw),
+        "value": torch.randn(2, NUM_PIXELS, 3, 8, generator=generator),
+        "sampling_locations": torch.rand(2, 11, 3, 2, 4, 2, generator=generator) * 1.4 - 0.2,
+        "attention_weights": torch.rand(2, 11, 3, 2, 4, generator=generator),
     }
     return mmfs.ms_deform_attn, tensors, {}
 
 
 def mmfs_attention_case() -> Case:
-    draw = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     tensors = {
-        "value": torch.randn(4, NUM_PIXELS, 3, 8, generator=draw),
-        "reference_points": torch.rand(2, 11, 2, generator=draw),
-        "sampling_offsets": torch.randn(2, 11, 3, 4, 2, generator=draw) * 0.3,
-        "attention_logits": torch.randn(2, 11, 3, 2, 4, generator=draw),
-        "offset_table": torch.randn(3, 3, 4, 2, generator=draw) * 0.1,
-        "logit_table": torch.randn(3, 3, 2, 4, generator=draw),
-        "null_value": torch.randn(3, 8, generator=draw),
+        "value": torch.randn(4, NUM_PIXELS, 3, 8, generator=generator),
+        "reference_points": torch.rand(2, 11, 2, generator=generator),
+        "sampling_offsets": torch.randn(2, 11, 3, 4, 2, generator=generator) * 0.3,
+        "attention_logits": torch.randn(2, 11, 3, 2, 4, generator=generator),
+        "offset_table": torch.randn(3, 3, 4, 2, generator=generator) * 0.1,
+        "logit_table": torch.randn(3, 3, 2, 4, generator=generator),
+        "null_value": torch.randn(3, 8, generator=generator),
     }
-    visible = torch.randint(0, 5, (2, 11, 2), generator=draw).sort(-1).values
+    visible = torch.randint(0, 5, (2, 11, 2), generator=generator).sort(-1).values
     return mmfs.mmfs_attention, tensors, {"visible": visible}
 
 

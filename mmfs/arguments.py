@@ -1,7 +1,7 @@
 """What the two ops take and what their gradients are, each as one structure: a new argument is one more field here.
 
-`functional.py` fills and checks them, whoever computes takes them whole, and torch.library's operators
-(`autograd.py`) take their fields one by one, in this order. Letters as in functional.py.
+`functional.py` fills and checks them, the backends take them whole, and torch.library's operators (`autograd.py`) take
+their fields one by one, in this order. Letters as in functional.py.
 """
 
 from __future__ import annotations

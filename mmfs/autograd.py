@@ -33,7 +33,7 @@ NO_DOUBLE_BACKWARD = (
 
 
 def implementation(value: Tensor) -> ModuleType:
-    """Who computes a call with this value: one of three modules with the same four functions."""
+    """The module that computes a call with this value: one of three with the same four functions."""
     if value.is_cuda:
         return embedding_bag if cuda.why_not(value) else cuda
     return embedding_bag if compiled.why_not(value) else compiled

@@ -1,6 +1,7 @@
 """Both ops on an NVIDIA GPU: what mmfs.autograd calls for CUDA tensors.
 
-Same arguments as the functions of the same names in embedding_bag.py. CuPy is imported at the first launch.
+The functions are those of embedding_bag.py, and one more, mmfs_attention_with_lse. CuPy is imported at the first
+launch.
 """
 
 from __future__ import annotations

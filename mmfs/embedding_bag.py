@@ -312,7 +312,7 @@ def find_corners(locations: Tensor, planes: Tensor, heads: Tensor, num_heads: in
     left_share, right_share = torch.where(has_left, 1 - right, 0.0), torch.where(has_right, right, 0.0)
     top_share, bottom_share = torch.where(has_top, 1 - below, 0.0), torch.where(has_bottom, below, 0.0)
 
-    # A corner outside moves onto one inside that the sample uses anyway: nothing foreign is read with weight 0.
+    # A corner outside moves onto one inside that the sample uses anyway: no other pixel is read with weight 0.
     first_row = first_pixel * num_heads + heads[:, None, None]
     left_column = left.clamp(min=0) * num_heads
     right_column = torch.minimum(left + 1, width - 1) * num_heads

@@ -1,7 +1,7 @@
 """`mmfs.explain`: who computes a call, how, and why. Nothing is computed.
 
 The answer comes from the code that decides: the compiled kernel is asked for its strategy, and the launches on a GPU
-are those of kernels/calls.py, made for tensors without memory by a device that only takes notes.
+are those of kernels/calls.py, made for tensors without memory on a device that only records them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
         arguments, options: as op takes them.
 
     Returns:
-        A few lines: who computes, the way of the forward and of the backward, and why no other backend.
+        A few lines: which backend computes, how it computes forward and backward, and why no other backend does.
 
     Raises:
         ValueError, TypeError: as the call itself; op is neither of the two.
@@ -52,7 +52,7 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
         given["spatial_shapes"], given["image_shapes"] = functional.sizes_of(given["spatial_shapes"])
         call = functional.checked_mmfs_attention(MMFSAttentionArguments(**given))
     else:
-        name = getattr(op, "__name__", type(op).__name__)  # a layer has none, and prints itself with all its parts
+        name = getattr(op, "__name__", type(op).__name__)  # a layer has no __name__, and its repr is long
         raise TypeError(f"op is {name}. Expected mmfs.ms_deform_attn or mmfs.mmfs_attention.")
     value = call.value
     if functional.choose(backend, value) == "reference":
@@ -92,7 +92,7 @@ def of_compiled(call: MSDeformAttnArguments | MMFSAttentionArguments) -> list[st
         forward, backward = (compiled.mmfs_attention_strategy(call, is_forward=way) for way in (True, False))
     value = call.value
     if backward.gradient_in_place:
-        gradient = "gradient of value summed where it belongs, because few rows have one"
+        gradient = "gradient of value summed in place, because few rows have one"
     else:
         gradient = f"gradient of value summed in padded {accumulation_dtype(value.dtype)} rows, then written"
     order = "the same bits in every call"
@@ -111,10 +111,10 @@ def work(strategy: compiled.Strategy) -> str:
 def reading(strategy: compiled.Strategy) -> str:
     ways = [
         (strategy.num_packed, "from a packed copy of the head (a row is read more than twice)"),
-        (strategy.num_in_place, "where they lie (a row is read at most twice)"),
+        (strategy.num_in_place, "in place (a row is read at most twice)"),
         (
             strategy.num_staged,
-            "each through a padded copy (a row is read at most twice, and not fit for use as it lies)",
+            "each through a padded copy (a row is read at most twice, and needs conversion or padding)",
         ),
     ]
     used = [
@@ -134,15 +134,15 @@ def of_embedding_bag(value: Tensor) -> list[str]:
 # On a GPU
 
 
-WAYS = {
+SUMMATIONS = {
     "atomic": "by atomic additions, whose order is not fixed,",
     "map": "by blocks that own a part of a map in shared memory, in a fixed order,",
     "dense": "as a product of matrices on tensor cores, in a fixed order,",
 }
 
 
-class Notebook:
-    """A device that launches nothing and remembers the launches, and what the last one was given."""
+class RecordingDevice:
+    """A device that computes nothing: it records the launches, and the arguments of the last one."""
 
     def __init__(self, num_sms: int, shared_bytes: int) -> None:
         self.num_sms = num_sms
@@ -163,7 +163,7 @@ def of_cuda(
         name: without_memory(field) for name, field in call._asdict().items() if isinstance(field, Tensor)
     }
     call = call._replace(**tensors)
-    forward, backward = Notebook(num_sms, shared_bytes), Notebook(num_sms, shared_bytes)
+    forward, backward = RecordingDevice(num_sms, shared_bytes), RecordingDevice(num_sms, shared_bytes)
     value = call.value
     weights = call.attention_logits if isinstance(call, MMFSAttentionArguments) else call.attention_weights
     grad_out = value.new_empty(*weights.shape[:2], value.shape[-2] * value.shape[-1])
@@ -190,7 +190,9 @@ def of_cuda(
             num_sms=num_sms,
             shared_bytes=shared_bytes,
         )
-        lines.append(f"gradient of value {WAYS[plan.way]} in {accumulation_dtype(value.dtype)}, because {plan.reason}")
+        lines.append(
+            f"gradient of value {SUMMATIONS[plan.way]} in {accumulation_dtype(value.dtype)}, because {plan.reason}"
+        )
     if forward.launches:
         vector, lanes, chunks = forward.launches[0].instance.arguments
         lines.append(
@@ -209,7 +211,7 @@ def launched(launch: Launch) -> str:
 
 
 def without_memory(tensor: Tensor) -> Tensor:
-    """Shape, strides, dtype and alignment alone."""
+    """A tensor on the meta device with the same shape, strides, dtype and alignment."""
     offset = tensor.data_ptr() % VECTOR_BYTES // tensor.element_size()
     extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     memory = torch.empty(offset + max(extent, 0), dtype=tensor.dtype, device="meta")

@@ -1,4 +1,4 @@
-"""The two public functions: what they take, what they refuse, and who computes them.
+"""The two public functions: their arguments, the checks of these, and the choice of a backend.
 
 Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, H heads, D channels of a head,
 L levels, P points, A rows of the age tables. Sizes are (h, w); points and offsets are (x, y).
@@ -169,7 +169,7 @@ def why_not_compiled(value: Tensor) -> str | None:
 
 
 def choose(backend: str | None, value: Tensor) -> str:
-    """ "reference" or "operator", the registered op."""
+    """ "reference", or "operator": the registered op, which chooses by value's device (autograd.implementation)."""
     if backend == "cuda" and (reason := why_not_cuda(value)) is not None:
         raise ValueError(f"backend='cuda' cannot be used: {reason}. Leave backend out to let mmfs choose.")
     if backend == "cpu" and value.device.type != "cpu":
@@ -180,7 +180,7 @@ def choose(backend: str | None, value: Tensor) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What calls are refused
+# Checks of the arguments
 
 
 def check_ms_deform_attn(arguments: MSDeformAttnArguments) -> None:

@@ -23,7 +23,7 @@ HALF_TYPES = (torch.float16, torch.bfloat16)
 class MMFS(nn.Module):
     """Multi-image multi-scale feature synchronizer (MM-Interleaved, 2024, section 3.2, Eq. 4).
 
-    A query looks at a few points of every image it may see, on every level of their feature pyramids. Each piece of
+    A query samples a few points of every image it may see, on every level of their feature pyramids. Each piece of
     Eq. 4 is there (W_q `query_proj`, PosEmbed `age_embedding`, W_p `sampling_offsets`, W_A `attention_weights`). As
     W (W_q f + PosEmbed) = W W_q f + W PosEmbed, what depends on the image is a table with a row for each age, and
     nothing of size queries x images x channels is made.
@@ -61,7 +61,7 @@ class MMFS(nn.Module):
             base: cells (w, h) that an image is divided into, or one number for both: the unit of predicted offsets.
             null: give a share of the attention to a learned `null_value` [H, D] (the released model, with logit 0)
                 instead of always to images (the paper).
-            offset_init: where the points of a fresh layer lie around the reference point: at random, or on a grid.
+            offset_init: how the points of a new layer are spread around the reference point: at random, or on a grid.
             offset_init_cells: half the width of that region, in cells.
 
         Raises:
@@ -101,7 +101,10 @@ class MMFS(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Every query starts with the same points and equal weights; the points differ, or they would stay alike."""
+        """Every query starts with the same points and equal weights.
+
+        The points differ from each other: equal ones would get equal gradients and stay equal.
+        """
         self.query_proj.reset_parameters()
         nn.init.trunc_normal_(self.age_embedding, std=0.02)
         nn.init.zeros_(self.sampling_offsets.weight)
@@ -162,7 +165,7 @@ class MMFS(nn.Module):
         """
         Args:
             query: [B, Q, query_dim], in the dtype of the parameters, like features or values.
-            reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1], float32: where each query looks from.
+            reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1], float32: what sampling offsets are added to.
             visible: int [B, Q, 2], first and one past the last image of the bank that each query sees; equal for none.
             features: [N, S, feature_dim], the bank, level by level as in the layer's spatial_shapes, each level row by
                 row (`feature_map.flatten(2).transpose(1, 2)` of each level, concatenated); or
@@ -235,7 +238,7 @@ def check_counts(**counts: int) -> None:
 
 
 def pair(base: int | Sequence[int]) -> tuple[int, int]:
-    """Cells (w, h); one number is for both."""
+    """Cells (w, h) from two numbers, or from one that holds for both."""
     cells = tuple(base) if isinstance(base, Sequence) else (base, base)
     if len(cells) != 2 or not all(isinstance(side, Integral) for side in cells):
         raise TypeError(f"base is {base!r}. Expected an int, or two of them, (w, h).")
@@ -245,7 +248,7 @@ def pair(base: int | Sequence[int]) -> tuple[int, int]:
 
 
 def check_dtypes(name: str, bank: Tensor, query: Tensor, parameters: torch.dtype) -> None:
-    """Raises TypeError where the projections of a layer would meet two dtypes."""
+    """Raises TypeError if bank, query and parameters of a layer differ in dtype, outside of autocast."""
     for which, tensor in ((name, bank), ("query", query)):
         if not isinstance(tensor, Tensor):
             raise no_tensor(which, tensor)
@@ -256,7 +259,7 @@ def check_dtypes(name: str, bank: Tensor, query: Tensor, parameters: torch.dtype
 
 
 def normalise(offsets: Tensor, cells: tuple[int, int]) -> Tensor:
-    """(x, y) in cells -> (x, y) in images of (w, h) cells; float32 at least: a location in bfloat16 is off."""
+    """(x, y) in cells -> (x, y) in units of an image of (w, h) cells; float32 at least, for precise locations."""
     x, y = offsets.to(torch.promote_types(offsets.dtype, torch.float32)).unbind(-1)
     return torch.stack([x / cells[0], y / cells[1]], dim=-1)
 
@@ -308,7 +311,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Head h looks in direction h of a ring, point p at a distance of p + 1 pixels."""
+        """The points of head h lie in direction h of a ring, point p at a distance of p + 1 pixels."""
         angles = torch.arange(self.n_heads) * (2 * math.pi / self.n_heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=-1)  # [H, 2], (x, y)
         directions = directions / directions.abs().amax(-1, keepdim=True)  # onto the square around the pixel

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmfs import MMFS
+from mmfs.arguments import MMFSAttentionArguments
 from mmfs.autograd import implementation
 
 
@@ -68,9 +69,9 @@ class FoldedMMFS:
         both = F.linear(F.rms_norm(hidden.to(self.dtype), hidden.shape[-1:], eps=self.eps), self.maps, self.bias)
         offsets = both.narrow(-1, 0, self.num_offsets).float().view(*tokens, *self.offset_shape)
         logits = both.narrow(-1, self.num_offsets, self.num_logits).view(*tokens, *self.logit_shape)
-        # Straight to who computes: for one token, the checks of `mmfs.mmfs_attention` and the way through the operator
-        # with its gradient take longer than the sampling.
-        sampled = implementation(values).mmfs_attention_forward(
+        # The backend is called directly: for one token, the checks of `mmfs.mmfs_attention` and the operator with its
+        # gradient take longer than the sampling.
+        arguments = MMFSAttentionArguments(
             values,
             self.sizes,
             self.reference_point.expand(*tokens, 2),
@@ -81,5 +82,6 @@ class FoldedMMFS:
             self.logit_table,
             self.null_logit,
             self.null_value,
-        )  # [B, T, H*D]
+        )
+        sampled = implementation(values).mmfs_attention_forward(arguments)  # [B, T, H*D]
         return F.linear(sampled, self.output, self.output_bias).to(hidden.dtype)

@@ -15,7 +15,7 @@ from plugins_trt.machine_code import MachineCode
 LIBRARY: Final = "libcuda.so.1"
 
 # Of enum CUdevice_attribute.
-MULTIPROCESSOR_COUNT: Final = 16
+NUM_SMS: Final = 16
 CAPABILITY_MAJOR: Final = 75
 CAPABILITY_MINOR: Final = 76
 
@@ -79,7 +79,7 @@ class Gpu:
         self._driver = driver
         device = ctypes.c_int()
         driver.call("cuCtxGetDevice", ctypes.byref(device))
-        self.num_sms = self._attribute(MULTIPROCESSOR_COUNT, device)
+        self.num_sms = self._attribute(NUM_SMS, device)
         self.capability = self._attribute(CAPABILITY_MAJOR, device), self._attribute(CAPABILITY_MINOR, device)
         self._kernels: dict[bytes, ctypes.c_void_p] = {}
 

@@ -20,7 +20,7 @@ from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE, compile_ah
 from plugins_trt.node_contract import VALUE_TYPES, Node
 
 CHANNELS: Final = (16, 32, 40, 64, 80, 96, 128)
-"""Of a head, in models that there are. Several share kernels."""
+"""Channels of a head in the usual models; several numbers share kernels."""
 
 TYPES: Final = {str(dtype).removeprefix("torch."): dtype for dtype in VALUE_TYPES}
 

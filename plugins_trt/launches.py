@@ -20,13 +20,14 @@ from mmfs.kernels.source import Instance
 from plugins_trt.node_contract import INPUTS, Node, Sizes, sizes_of
 
 MOST_SMS: Final = 256
-"""Processors of a GPU that the workspace is made for, before anyone knows the GPU; a larger one has some to spare."""
+"""Multiprocessors for which the workspace suffices. It is sized before the GPU is known, and a GPU with more of them
+is used as if it had so many."""
 
 KERNELS: Final = {
     "MMFS": ("mmfs_attention_forward", "merge_splits"),
     "MSDeformAttn": ("ms_deform_attn_forward", "add_splits"),
 }
-"""Of each node: the one that samples, and the one that adds up its parts where samples of a row are split."""
+"""Of each node: the one that samples, and the one that adds up the splits where the samples of a row are split."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ def workspace_bytes(node: Node, shapes: Sequence[Sequence[int]], dtype: torch.dt
     if most_splits == 1:
         return 0
     rows_per_block = launch.threads // channels.lanes
-    # Rows are split while there are fewer than two blocks for each multiprocessor, and then into at most so many parts.
-    parts = min(2 * MOST_SMS * rows_per_block, most_splits * sizes.num_rows * sizes.num_heads)
-    return parts * (sizes.num_channels + 2) * channels.wide_bytes
+    # Sums, one for each row, head and split: a row is split only while there are fewer than two blocks for each
+    # multiprocessor, and into at most most_splits.
+    num_sums = min(2 * MOST_SMS * rows_per_block, most_splits * sizes.num_rows * sizes.num_heads)
+    return num_sums * (sizes.num_channels + 2) * channels.wide_bytes
 
 
 def launches(
@@ -117,11 +119,11 @@ def launches(
     arguments.num_splits = launch.grid[2]
     planned = [launch]
     if arguments.num_splits > 1:
-        parts = arguments.num_splits * sizes.num_rows * sizes.num_heads
+        num_sums = arguments.num_splits * sizes.num_rows * sizes.num_heads
         wide = torch.float32
         arguments.split_sums = _as_tensor(Address(workspace, wide))
         if node.operator == "MMFS":
-            softmaxes = workspace + parts * sizes.num_channels * wide.itemsize
+            softmaxes = workspace + num_sums * sizes.num_channels * wide.itemsize
             arguments.split_softmaxes = _as_tensor(Address(softmaxes, wide))
         planned.append(plan_rows(KERNELS[node.operator][1], channels, sizes.num_rows, sizes.num_heads))
     packed = arguments.pack()

@@ -18,7 +18,7 @@ from mmfs.kernels.source import Instance, source_of
 
 ARCHITECTURES: Final = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 PTX_ARCHITECTURE: Final = "compute_80"
-"""Of the PTX, which a driver not older than the NVRTC here translates for whatever GPU is not in the list."""
+"""Of the PTX. A driver at least as new as the NVRTC here translates it for any GPU that is not in the list."""
 
 
 @dataclass(frozen=True)

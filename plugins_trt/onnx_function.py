@@ -68,7 +68,7 @@ def BilinearSum(value, image, location, weight, spatial_shapes: Sequence[int]):
     num_pixels = op.Shape(value, start=1, end=2)
     plane = image * num_pixels + first_pixel  # [B, Q, 1, M, L, 1]
 
-    # A zero row for what must not count: a hidden or outside pixel may hold anything, even NaN, and 0 * NaN is not 0.
+    # A zero row for what must not count: a hidden or outside pixel may hold NaN, and 0 * NaN is not 0.
     num_channels = op.Shape(value, start=3)
     num_rows = op.ReduceProd(op.Shape(value, end=3))
     rows = op.Reshape(value, op.Concat(num_rows, num_channels, axis=0), allowzero=1)
@@ -107,7 +107,7 @@ def MSDeformAttn(
     plugin_version: str = "1",
 ):
     """mmfs.ms_deform_attn: value [B, S, H, D], locations [B, Q, H, L, P, 2], weights [B, Q, H, L, P] -> [B, Q, H*D]."""
-    image = op.Range(0, op.Squeeze(op.Shape(value, end=1)), 1)  # each row of the batch looks at its own image: M = 1
+    image = op.Range(0, op.Squeeze(op.Shape(value, end=1)), 1)  # each row of the batch samples its own image: M = 1
     image = op.Reshape(image, op.Constant(value_ints=[-1, 1, 1, 1, 1, 1]))
     location = op.Unsqueeze(op.Cast(sampling_locations, to=1), [3])  # [B, Q, H, 1, L, P, 2]
     weight = op.Unsqueeze(op.Cast(attention_weights, to=1), [3])  # [B, Q, H, 1, L, P]

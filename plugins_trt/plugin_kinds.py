@@ -1,4 +1,4 @@
-"""The ways in which the mmfs nodes get into a plan, behind one interface for whoever builds engines."""
+"""The kinds of plugin by which the mmfs nodes get into a plan, behind one interface for the builder of engines."""
 
 from __future__ import annotations
 

@@ -36,18 +36,18 @@ def open_package(builder: str) -> ModuleType:
         return import_module(PACKAGES[builder])
     except (ImportError, OSError) as error:  # the bindings are there, and the library behind them is not
         raise MissingPackage(
-            f"{PACKAGES[builder]} is installed but cannot be loaded ({error}). {_way_out(builder)}"
+            f"{PACKAGES[builder]} is installed but cannot be loaded ({error}). {_how_to_install(builder)}"
         ) from error
 
 
 def why_not(builder: str) -> str | None:
     """Why a builder cannot be used, before anything is loaded; None if it may."""
     if find_spec(PACKAGES[builder]) is None:
-        return f"{PACKAGES[builder]} is not installed. {_way_out(builder)}"
+        return f"{PACKAGES[builder]} is not installed. {_how_to_install(builder)}"
     return None
 
 
-def _way_out(builder: str) -> str:
+def _how_to_install(builder: str) -> str:
     return f"Install it with: pip install 'mmfs[{EXTRAS[builder]}]'"
 
 

@@ -52,14 +52,14 @@ def ms_deform_attn_case(
     high: float = 1.3,
 ) -> Case:
     """Locations are uniform in [low, high): by default some lie outside."""
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     shape = (batch, num_queries, num_heads, len(sizes), num_points)
     num_pixels = sum(h * w for h, w in sizes)
     return Case(
         {
-            "value": torch.randn(batch, num_pixels, num_heads, dim, generator=draw, dtype=torch.float64),
-            "sampling_locations": torch.rand(*shape, 2, generator=draw, dtype=torch.float64) * (high - low) + low,
-            "attention_weights": torch.rand(shape, generator=draw, dtype=torch.float64),
+            "value": torch.randn(batch, num_pixels, num_heads, dim, generator=generator, dtype=torch.float64),
+            "sampling_locations": torch.rand(*shape, 2, generator=generator, dtype=torch.float64) * (high - low) + low,
+            "attention_weights": torch.rand(shape, generator=generator, dtype=torch.float64),
         },
         {"spatial_shapes": sizes},
     )
@@ -81,15 +81,15 @@ def mmfs_attention_case(
     null_logit: float | None = 0.3,
 ) -> Case:
     """Queries see 0, 1, ... num_images, 0, 1, ... images: none, and more than num_ages, are among them."""
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(shape, generator=draw, dtype=torch.float64) * scale
+        return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
 
     num_pixels = sum(h * w for h, w in sizes)
     tensors = {
         "value": normal(num_images, num_pixels, num_heads, dim),
-        "reference_points": torch.rand(batch, num_queries, 2, generator=draw, dtype=torch.float64),
+        "reference_points": torch.rand(batch, num_queries, 2, generator=generator, dtype=torch.float64),
         "sampling_offsets": normal(batch, num_queries, num_heads, num_points, 2, scale=spread),
         "attention_logits": normal(batch, num_queries, num_heads, len(sizes), num_points),
     }
@@ -99,7 +99,7 @@ def mmfs_attention_case(
     if null_value:
         tensors["null_value"] = normal(num_heads, dim)
     count = torch.arange(batch * num_queries).view(batch, num_queries) % (num_images + 1)
-    first = (torch.rand(count.shape, generator=draw) * (num_images - count + 1)).long()
+    first = (torch.rand(count.shape, generator=generator) * (num_images - count + 1)).long()
     visible = torch.stack([first, first + count], dim=-1)
     return Case(tensors, {"spatial_shapes": sizes, "visible": visible, "null_logit": null_logit})
 

@@ -64,7 +64,7 @@ class KernelArguments:
     grad_null_value: Tensor | None = None
 
     def pack(self) -> bytes:
-        # Once for every launch: all members in one call, and no more for each than must be.
+        # Runs once for every launch, so it is kept short: all members are packed by one call of struct.
         members: list[int | float] = []
         for name, code, part in zip(NAMES, CODES, _all_members(self), strict=True):
             if code in (INTEGER, FLOAT):

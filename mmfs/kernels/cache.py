@@ -35,7 +35,7 @@ def cached_binary(key: str, compile_binary: Callable[[], bytes]) -> bytes:
         binary = path.read_bytes()
     except OSError:
         binary = b""
-    if binary.startswith(b"\x7fELF"):  # anything else is not what was once written: the disk was full, say
+    if binary.startswith(b"\x7fELF"):  # anything else was not written completely, for example because the disk was full
         return binary
     binary = compile_binary()
     try:

@@ -1,4 +1,4 @@
-"""Both ops and their gradients as launches of the kernels. Whoever launches is given: a GPU, or the tests' emulation.
+"""Both ops and their gradients as launches of the kernels, on a device that the caller gives: a GPU, or an emulation.
 
 Nothing here waits for the device. Letters as in arguments.cuh.
 """
@@ -114,7 +114,7 @@ def mmfs_attention_forward(device: Device, arguments: MMFSAttentionArguments) ->
     """`reference.mmfs_attention_reference`, without a graph, and the log-sum-exp [B, Q, H] that the backward takes.
 
     A row whose visible range reaches beyond the bank is NaN, and so is all output if sizes per image do not add up to
-    the pixels of value: finding out before the launch would be to wait for the device.
+    the pixels of value: to find out before the launch, the host would have to wait for the device.
     """
     value = arguments.value
     batch, num_queries, num_heads = arguments.attention_logits.shape[:3]
@@ -267,7 +267,7 @@ def image_planes(image_shapes: Tensor, num_pixels: int) -> Tensor:
 
 
 def _works(members: KernelArguments) -> bool:
-    """Whether the output has elements."""
+    """Whether there is anything to compute: the output has elements."""
     return members.num_rows * members.num_heads * members.num_channels > 0
 
 
@@ -281,7 +281,7 @@ def _launch_backward(
     is_mmfs_attention: bool,
     deterministic: bool,
 ) -> Tensor:
-    """Launches what computes the other gradients, and in it or after it the gradient of value.
+    """Launches the kernel of the other gradients; the gradient of value is summed in it, or by a second one.
 
     Returns:
         The gradient of value, in its dtype; without elements unless needs_value.

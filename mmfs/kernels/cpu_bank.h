@@ -183,7 +183,7 @@ class HeadRows {
         Buffer<W> zeros;
     };
 
-    // num_reads: how many rows will be asked for; reads_at_once: between two calls of next_readings().
+    // num_reads: how many rows will be asked for; reads_at_once: between two calls of next_samples().
     HeadRows(
         const S* value, const Bank& bank, int64_t head, Range images, int64_t num_reads, int64_t reads_at_once,
         Memory& memory
@@ -215,7 +215,7 @@ class HeadRows {
     const W* zeros() const { return zeros_; }
 
     // Rows asked for before may be overwritten from now on.
-    void next_readings() { num_staged_ = 0; }
+    void next_samples() { num_staged_ = 0; }
 
     const W* row(int64_t pixel) {
         if (access_ == RowAccess::PACKED) {
@@ -415,7 +415,7 @@ struct Strategy {
 template <typename S, typename W>
 inline bool read_sample(
     W x, W y, W weight, const Plane& plane, HeadRows<S, W>& rows, const HeadGradient<W>* gradient, Sample<W>& sample,
-    Reading<W>& reading
+    SampleRows<W>& sample_rows
 ) {
     if (!place_sample(x, y, plane.height, plane.width, sample)) {
         return false;
@@ -423,10 +423,10 @@ inline bool read_sample(
     for (int corner = 0; corner < NUM_CORNERS; ++corner) {
         const bool touched = sample.pixel[corner] != UNTOUCHED;
         const int64_t pixel = plane.first_pixel + sample.pixel[corner];
-        reading.row[corner] = touched ? rows.row(pixel) : rows.zeros();
-        reading.factor[corner] = weight * sample.share[corner];
+        sample_rows.row[corner] = touched ? rows.row(pixel) : rows.zeros();
+        sample_rows.factor[corner] = weight * sample.share[corner];
         if (gradient != nullptr) {
-            reading.grad[corner] = touched ? gradient->row(pixel) : gradient->unused_row();
+            sample_rows.grad[corner] = touched ? gradient->row(pixel) : gradient->unused_row();
         }
     }
     return true;

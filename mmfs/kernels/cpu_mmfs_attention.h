@@ -112,7 +112,7 @@ struct MMFSAttentionMemory {
     Buffer<W> products;  // like weights: gradient of the output times sample
     // Of one bag and image: the samples that touch a pixel, and which of the L * P they are.
     Buffer<Sample<W>> samples;
-    Buffer<Reading<W>> readings;
+    Buffer<SampleRows<W>> sample_rows;
     Buffer<int64_t> indices;
     Buffer<W> locations;
     Buffer<W> dots;
@@ -125,7 +125,7 @@ struct MMFSAttentionMemory {
         null_weights.reserve(plan.tile);
         channels.reserve(plan.tile * padded<W>(op.bank.num_channels));
         samples.reserve(op.samples_of_image());
-        readings.reserve(op.samples_of_image());
+        sample_rows.reserve(op.samples_of_image());
         indices.reserve(op.samples_of_image());
         locations.reserve(op.num_points * 2);
         dots.reserve(op.samples_of_image() * NUM_CORNERS);
@@ -251,7 +251,7 @@ class Tile {
             locations[k] = point[k % 2] + (of_age == nullptr ? offsets[k] : offsets[k] + of_age[k]);
         }
         const W* weights = of_image(memory_.weights.data(), i, image);
-        rows.next_readings();
+        rows.next_samples();
         int64_t count = 0;
         for (int64_t level = 0; level < op_.bank.num_levels; ++level) {
             const Plane& plane = op_.bank.planes[static_cast<std::size_t>(image * op_.bank.num_levels + level)];
@@ -259,7 +259,7 @@ class Tile {
                 const int64_t k = level * num_points + p;
                 if (read_sample(
                         locations[2 * p], locations[2 * p + 1], weights[k], plane, rows, gradient,
-                        memory_.samples.data()[count], memory_.readings.data()[count]
+                        memory_.samples.data()[count], memory_.sample_rows.data()[count]
                     )) {
                     memory_.indices.data()[count++] = k;
                 }
@@ -344,7 +344,7 @@ void forward(const MMFSAttention<S, W>& op) {
                 }
             }
             tile.for_samples(rows, nullptr, [&](int64_t i, int64_t, int64_t count) {
-                add_rows(memory.readings.data(), count, rows.width(), tile.channels(i));
+                add_rows(memory.sample_rows.data(), count, rows.width(), tile.channels(i));
             });
             for (int64_t i = 0; i < tile.size; ++i) {
                 narrow_row(tile.channels(i), op.out + tile.bag(i) * num_channels, num_channels);
@@ -427,7 +427,7 @@ void backward(const MMFSAttention<S, W>& op) {
             }
             const HeadGradient<W>* wanted = gradient.wanted() ? &gradient : nullptr;
             tile.for_samples(rows, wanted, [&](int64_t i, int64_t image, int64_t count) {
-                pull_rows(memory.readings.data(), count, rows.width(), tile.channels(i), gradient.wanted(), dots);
+                pull_rows(memory.sample_rows.data(), count, rows.width(), tile.channels(i), gradient.wanted(), dots);
                 const W* weights = tile.of_image(memory.weights.data(), i, image);
                 W* products = tile.of_image(memory.products.data(), i, image);
                 std::fill_n(products, num_samples, W(0));

@@ -57,14 +57,14 @@ struct MSDeformAttnMemory {
     typename HeadRows<S, W>::Memory rows;
     Buffer<W> gradient;
     Buffer<Sample<W>> samples;
-    Buffer<Reading<W>> readings;
+    Buffer<SampleRows<W>> sample_rows;
     Buffer<int64_t> indices;
     Buffer<W> row;
     Buffer<W> dots;
 
     explicit MSDeformAttnMemory(const MSDeformAttn<S, W>& op) {
         samples.reserve(op.samples_of_bag());
-        readings.reserve(op.samples_of_bag());
+        sample_rows.reserve(op.samples_of_bag());
         indices.reserve(op.samples_of_bag());
         row.reserve(padded<W>(op.bank.num_channels));
         dots.reserve(op.samples_of_bag() * NUM_CORNERS);
@@ -87,13 +87,13 @@ void for_bags(
         // The next query's lie H * L * P further: too far for the hardware to guess.
         __builtin_prefetch(locations + num_heads * op.samples_of_bag() * 2);
         __builtin_prefetch(weights + num_heads * op.samples_of_bag());
-        rows.next_readings();
+        rows.next_samples();
         int64_t count = 0;
         for (int64_t i = 0; i < op.samples_of_bag(); ++i) {
             const Plane& plane = planes[i / op.num_points];
             if (read_sample(
                     locations[2 * i], locations[2 * i + 1], weights[i], plane, rows, gradient,
-                    memory.samples.data()[count], memory.readings.data()[count]
+                    memory.samples.data()[count], memory.sample_rows.data()[count]
                 )) {
                 memory.indices.data()[count++] = i;
             }
@@ -143,7 +143,7 @@ void forward(const MSDeformAttn<S, W>& op) {
         W* sum = memory.row.data();
         for_bags<S, W>(op, piece, group, rows, nullptr, memory, [&](int64_t bag, int64_t count) {
             std::fill_n(sum, rows.width(), W(0));
-            add_rows(memory.readings.data(), count, rows.width(), sum);
+            add_rows(memory.sample_rows.data(), count, rows.width(), sum);
             narrow_row(sum, op.out + bag * num_channels, num_channels);
         });
     });
@@ -168,7 +168,7 @@ void backward(const MSDeformAttn<S, W>& op) {
         W* dots = memory.dots.data();
         for_bags(op, piece, group, rows, wanted, memory, [&](int64_t bag, int64_t count) {
             widen_row(op.grad_out + bag * num_channels, grad_row, num_channels);
-            pull_rows(memory.readings.data(), count, rows.width(), grad_row, gradient.wanted(), dots);
+            pull_rows(memory.sample_rows.data(), count, rows.width(), grad_row, gradient.wanted(), dots);
             W* grad_weights = op.grad_weights + bag * op.samples_of_bag();
             W* grad_locations = op.grad_locations + bag * op.samples_of_bag() * 2;
             std::fill_n(grad_weights, op.samples_of_bag(), W(0));

@@ -196,7 +196,7 @@ inline void narrow_row(const W* from, S* to, int64_t count) {
 
 // The four rows of one sample.
 template <typename W>
-struct Reading {
+struct SampleRows {
     const W* row[NUM_CORNERS];
     W* grad[NUM_CORNERS];  // where the gradients of these rows are summed; unused in a forward pass
     W factor[NUM_CORNERS];  // attention weight times bilinear share
@@ -204,7 +204,7 @@ struct Reading {
 
 // NV vectors of out += sum of factor * row.
 template <typename W, int NV>
-void add_block(const Reading<W>* readings, int64_t count, int64_t channel, W* out) {
+void add_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel, W* out) {
     // One sum waits for the last: few vectors need several sums to keep the units busy.
     constexpr int SETS = NV <= 2 ? 4 : NV <= 4 ? 2 : 1;
     Vector<W> sums[SETS][NV];
@@ -215,8 +215,8 @@ void add_block(const Reading<W>* readings, int64_t count, int64_t channel, W* ou
     }
     for (int64_t i = 0; i < count; ++i) {
         for (int corner = 0; corner < NUM_CORNERS; ++corner) {
-            const Vector<W> factor = broadcast(readings[i].factor[corner]);
-            const W* row = readings[i].row[corner] + channel;
+            const Vector<W> factor = broadcast(sample_rows[i].factor[corner]);
+            const W* row = sample_rows[i].row[corner] + channel;
             for (int v = 0; v < NV; ++v) {
                 Vector<W>& sum = sums[corner % SETS][v];
                 sum = multiply_add(factor, load(row + v * LANES<W>), sum);
@@ -233,7 +233,7 @@ void add_block(const Reading<W>* readings, int64_t count, int64_t channel, W* ou
 
 // dots[i][corner] += grad_out . row over NV vectors and, with SCATTER, grad += factor * grad_out.
 template <typename W, int NV, bool SCATTER>
-void pull_block(const Reading<W>* readings, int64_t count, int64_t channel, const W* grad_out, W* dots) {
+void pull_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel, const W* grad_out, W* dots) {
     Vector<W> grad[NV];
     for (int v = 0; v < NV; ++v) {
         grad[v] = load(grad_out + channel + v * LANES<W>);
@@ -241,7 +241,7 @@ void pull_block(const Reading<W>* readings, int64_t count, int64_t channel, cons
     for (int64_t i = 0; i < count; ++i) {
         Vector<W> products[NUM_CORNERS];
         for (int corner = 0; corner < NUM_CORNERS; ++corner) {
-            const W* row = readings[i].row[corner] + channel;
+            const W* row = sample_rows[i].row[corner] + channel;
             products[corner] = grad[0] * load(row);
             for (int v = 1; v < NV; ++v) {
                 products[corner] = multiply_add(grad[v], load(row + v * LANES<W>), products[corner]);
@@ -250,8 +250,8 @@ void pull_block(const Reading<W>* readings, int64_t count, int64_t channel, cons
         add_lane_sums<W>(products, dots + i * NUM_CORNERS);
         if constexpr (SCATTER) {
             for (int corner = 0; corner < NUM_CORNERS; ++corner) {
-                const Vector<W> factor = broadcast(readings[i].factor[corner]);
-                W* sum = readings[i].grad[corner] + channel;
+                const Vector<W> factor = broadcast(sample_rows[i].factor[corner]);
+                W* sum = sample_rows[i].grad[corner] + channel;
                 for (int v = 0; v < NV; ++v) {
                     store(sum + v * LANES<W>, multiply_add(factor, grad[v], load(sum + v * LANES<W>)));
                 }
@@ -283,24 +283,24 @@ void for_blocks(int64_t width, const Block& block) {
 
 // out[width] += sum of factor * row.
 template <typename W>
-void add_rows(const Reading<W>* readings, int64_t count, int64_t width, W* out) {
+void add_rows(const SampleRows<W>* sample_rows, int64_t count, int64_t width, W* out) {
     for_blocks<W>(width, [&](int64_t channel, auto vectors) {
-        add_block<W, decltype(vectors)::value>(readings, count, channel, out);
+        add_block<W, decltype(vectors)::value>(sample_rows, count, channel, out);
     });
 }
 
 // dots[count][NUM_CORNERS] = grad_out . row and, if scatter, grad += factor * grad_out.
 template <typename W>
 void pull_rows(
-    const Reading<W>* readings, int64_t count, int64_t width, const W* grad_out, bool scatter, W* dots
+    const SampleRows<W>* sample_rows, int64_t count, int64_t width, const W* grad_out, bool scatter, W* dots
 ) {
     std::fill_n(dots, count * NUM_CORNERS, W(0));
     for_blocks<W>(width, [&](int64_t channel, auto vectors) {
         constexpr int NV = decltype(vectors)::value;
         if (scatter) {
-            pull_block<W, NV, true>(readings, count, channel, grad_out, dots);
+            pull_block<W, NV, true>(sample_rows, count, channel, grad_out, dots);
         } else {
-            pull_block<W, NV, false>(readings, count, channel, grad_out, dots);
+            pull_block<W, NV, false>(sample_rows, count, channel, grad_out, dots);
         }
     });
 }

@@ -11,7 +11,7 @@ namespace mmfs {
 constexpr int MAP_THREADS = 512;  // as in plan.py
 constexpr int MAP_WARPS = MAP_THREADS / WARP;
 
-// Neighbouring pixels go to warps that have nothing to do with each other: samples crowd, and all warps shall work.
+// Neighbouring pixels go to warps that have nothing to do with each other: samples crowd, and all warps should have work.
 MMFS_DEVICE int owner_of(int pixel) {
     return static_cast<int>(static_cast<unsigned>(pixel) * 2654435761u >> 16) % MAP_WARPS;
 }

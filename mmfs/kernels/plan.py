@@ -1,4 +1,4 @@
-"""Which instance of a kernel computes a call, and with how many threads: decided on the host from shapes alone.
+"""Which instance of a kernel computes a call, and with how many threads: decided on the host, from shapes alone.
 
 Letters as in arguments.cuh.
 """
@@ -116,7 +116,7 @@ def plan_splits(
 ) -> Launch:
     """Splits the samples of a row so that there are two blocks for each multiprocessor, if there are as many samples.
 
-    A part gets at least fewest_batches times as many samples as a group has lanes.
+    A split gets at least fewest_batches times as many samples as a group has lanes.
     """
     batches = num_images * -(-num_samples // channels.lanes)  # of a row that sees the whole bank
     blocks = launch.grid[0] * launch.grid[1]

@@ -1,4 +1,4 @@
-"""Which way the gradient of value is summed, and the launch that does it: decided on the host from shapes alone.
+"""How the gradient of value is summed, and the launch that does it: decided on the host, from shapes alone.
 
 Letters as in arguments.cuh. There are three ways:
 
@@ -25,13 +25,14 @@ from mmfs.kernels.source import MOST_THREADS, Instance
 from mmfs.reference import accumulation_dtype
 
 MANY_ADDITIONS: Final = 16
-"""To each pixel, on average: so many additions in global memory cost more than one block's sums in shared memory."""
+"""Additions to each pixel, on average, from which sums in the shared memory of one block are assumed to be cheaper than
+atomic additions in global memory."""
 MOST_TILES: Final = 4
-"""Of a map and its channels: as often are all samples placed."""
+"""Of one map: each tile places all samples again."""
 MOST_ZEROS: Final = 16
-"""Pixels of a map for each pixel that a row touches: with more, even tensor cores waste their time on zeros."""
+"""Pixels of a map for each pixel that a row touches: with more, most products of the dense way are with zeros."""
 FEWEST_DENSE_ROWS: Final = 256
-"""Of an image: fewer do not fill the matrices."""
+"""Queries in a call: fewer do not fill the matrices."""
 
 DENSE_ROWS: Final = 64  # as in dense_gradient.cu, and the next two
 DENSE_PIXELS: Final = 384

@@ -9,7 +9,7 @@ namespace mmfs {
 namespace {
 
 // Of enum CUdevice_attribute.
-constexpr int MULTIPROCESSOR_COUNT = 16;
+constexpr int NUM_SMS = 16;
 constexpr int CAPABILITY_MAJOR = 75;
 constexpr int CAPABILITY_MINOR = 76;
 
@@ -53,7 +53,7 @@ Driver::Gpu& Driver::current_gpu() {
         call("cuDeviceGetAttribute", &value, number, device);
         return value;
     };
-    return gpus_[context] = {attribute(MULTIPROCESSOR_COUNT), attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR), {}};
+    return gpus_[context] = {attribute(NUM_SMS), attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR), {}};
 }
 
 void* Driver::kernel(Gpu& gpu, const PackedImage& packed) {

@@ -51,7 +51,7 @@ const char* main_kernel(const Node& node) {
     return node.op == &MMFS ? "mmfs_attention_forward" : "ms_deform_attn_forward";
 }
 
-// Adds up the parts where the samples of a row are split.
+// Adds up the splits where the samples of a row are split.
 const char* second_kernel(const Node& node) { return node.op == &MMFS ? "merge_splits" : "add_splits"; }
 
 Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& sizes, int64 shared_bytes) {
@@ -71,9 +71,9 @@ Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& size
 int64 plan_splits(const Node& node, const Launch& launch, const Channels& channels, const Sizes& sizes,
                   int64 num_sms) {
     const int64 batches = divide_up(sizes.num_levels * sizes.num_points, channels.lanes);
-    const int64 parts = node.op == &MMFS ? sizes.num_images * batches : batches / FEWEST_MS_DEFORM_ATTN_BATCHES;
+    const int64 most_splits = node.op == &MMFS ? sizes.num_images * batches : batches / FEWEST_MS_DEFORM_ATTN_BATCHES;
     const int64 blocks = std::max<int64>(1, static_cast<int64>(launch.grid[0]) * launch.grid[1]);
-    return std::max<int64>(1, std::min({MOST_SPLITS, parts, 2 * num_sms / blocks}));
+    return std::max<int64>(1, std::min({MOST_SPLITS, most_splits, 2 * num_sms / blocks}));
 }
 
 Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<Address>& inputs, Address output) {
@@ -133,10 +133,11 @@ int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type t
     const Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
     const int64 most_splits = plan_splits(node, launch, channels, sizes, std::numeric_limits<int64>::max() / 2);
     if (most_splits == 1) return 0;
-    // Rows are split while there are fewer than two blocks for each multiprocessor, and then into at most so many parts.
-    const int64 parts =
+    // Sums, one for each row, head and split: a row is split only while there are fewer than two blocks for each
+    // multiprocessor, and into at most most_splits.
+    const int64 num_sums =
         std::min(2 * MOST_SMS * channels.rows_per_block(), most_splits * sizes.num_rows() * sizes.num_heads);
-    return parts * (sizes.num_channels + 2) * WIDE_BYTES;
+    return num_sums * (sizes.num_channels + 2) * WIDE_BYTES;
 }
 
 std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes, const std::vector<Address>& inputs,
@@ -157,11 +158,11 @@ std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes,
     launch.grid[2] = static_cast<unsigned>(splits);
     launch.arguments.num_splits = splits;
     if (splits == 1) return {launch};
-    const int64 parts = splits * sizes.num_rows() * sizes.num_heads;
+    const int64 num_sums = splits * sizes.num_rows() * sizes.num_heads;
     launch.arguments.split_sums = reinterpret_cast<void*>(workspace);
     if (node.op == &MMFS) {
         launch.arguments.split_softmaxes =
-            reinterpret_cast<void*>(workspace + parts * sizes.num_channels * WIDE_BYTES);
+            reinterpret_cast<void*>(workspace + num_sums * sizes.num_channels * WIDE_BYTES);
     }
     Launch merge = plan_rows(second_kernel(node), channels, sizes, 0);
     merge.arguments = launch.arguments;

@@ -87,7 +87,7 @@ def test_backward_operators_describe_their_outputs(arguments: tuple[Any, ...], n
 
 
 @pytest.mark.parametrize("op", [ms_deform_attn, mmfs_attention])
-def test_a_second_derivative_is_refused_with_the_way_out(op: Any) -> None:
+def test_a_second_derivative_is_refused_and_says_what_to_do(op: Any) -> None:
     case = ms_deform_attn_case() if op is ms_deform_attn else mmfs_attention_case()
     value = case.tensors.pop("value").requires_grad_()
     out = op(value=value, **case.tensors, **case.rest)

@@ -29,8 +29,8 @@ def test_many_queries_pack_and_few_read_in_place() -> None:
     assert "not the CUDA kernels: value is on cpu" in many
 
     few = mmfs.explain(mmfs.ms_deform_attn, **call(ms_deform_attn_case([(40, 50)], dim=64)))
-    assert "rows of value are read where they lie (a row is read at most twice)" in few
-    assert "gradient of value summed where it belongs" in few
+    assert "rows of value are read in place (a row is read at most twice)" in few
+    assert "gradient of value summed in place" in few
 
     half = mmfs.explain(mmfs.ms_deform_attn, **call(ms_deform_attn_case([(40, 50)], dim=64), torch.bfloat16))
     assert "each through a padded copy" in half
@@ -44,7 +44,7 @@ def test_visible_images_decide_too() -> None:
     text = mmfs.explain(mmfs.mmfs_attention, **call(case))
     assert "forward: 4 pieces of work" in text
     assert "read in 2 pieces from a packed copy" in text
-    assert "in 2 pieces where they lie" in text
+    assert "in 2 pieces in place" in text
 
 
 def test_a_named_reference_and_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
