@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor
 
 LONGEST_WAVE = 10_000.0
@@ -49,8 +50,8 @@ def sincos_2d(
     rows, columns = grid or (height, width)
     y = _waves(_centres(height, device) * rows - 0.5, dim // 2)  # [h, C/2]
     x = _waves(_centres(width, device) * columns - 0.5, dim // 2)  # [w, C/2]
-    table = torch.cat([y[:, None].expand(-1, width, -1), x[None].expand(height, -1, -1)], dim=-1)  # [h, w, C]
-    return table.flatten(0, 1)
+    y, x = repeat(y, "h c -> (h w) c", w=width), repeat(x, "w c -> (h w) c", h=height)
+    return torch.cat([y, x], dim=-1)
 
 
 def resized_sincos_2d(
@@ -61,15 +62,15 @@ def resized_sincos_2d(
     code = sincos_2d(*table, dim, device=device)
     if (height, width) == table:
         return code
-    map_ = code.T.unflatten(1, table).unsqueeze(0)  # [1, C, rows, columns]
+    map_ = rearrange(code, "(rows columns) c -> 1 c rows columns", rows=table[0], columns=table[1])
     resized = F.interpolate(map_, size=(height, width), mode="bicubic", align_corners=False)
-    return resized[0].flatten(1).T
+    return rearrange(resized, "1 c h w -> (h w) c")
 
 
 def pixel_centres(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
     """Normalised (x, y) of the pixel centres of a height x width map, row by row: [height * width, 2] float32."""
     y, x = _centres(height, device), _centres(width, device)
-    return torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], dim=-1).flatten(0, 1)
+    return torch.stack([repeat(x, "w -> (h w)", h=height), repeat(y, "h -> (h w)", w=width)], dim=-1)
 
 
 def _centres(size: int, device: torch.device | str | None) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from models.resampler import check_mask, split_heads
@@ -139,4 +140,5 @@ class PostNormAttention(nn.Module):
             attn_mask=None if mask is None else mask[:, None, None],
             dropout_p=self.dropout.p if self.training else 0.0,
         )  # [N, H, K, D]
-        return self.output_norm(latents + self.dropout(self.output_proj(attended.transpose(1, 2).flatten(2))))
+        attended = rearrange(attended, "n h k d -> n k (h d)")
+        return self.output_norm(latents + self.dropout(self.output_proj(attended)))

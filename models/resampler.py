@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 FFN_RATIO = 4
@@ -109,13 +110,13 @@ class ResamplerLayer(nn.Module):
             split_heads(self.value_proj(seen), self.num_heads),
             attn_mask=mask,
         )  # [N, H, K, D]
-        latents = latents + self.output_proj(attended.transpose(1, 2).flatten(2))
+        latents = latents + self.output_proj(rearrange(attended, "n h k d -> n k (h d)"))
         return latents + self.ffn(latents)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """[N, S, C] -> [N, H, S, D]."""
-    return x.unflatten(2, (num_heads, x.shape[2] // num_heads)).transpose(1, 2)
+    return rearrange(x, "n s (h d) -> n h s d", h=num_heads)
 
 
 def check_mask(mask: Tensor, inputs: Tensor) -> None:

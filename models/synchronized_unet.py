@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from diffusers import UNet2DConditionModel
+from einops import rearrange
 from torch import Tensor, nn
 
 from models.component_configs import SynchronizerConfig
@@ -55,13 +56,13 @@ class UNetSynchronizer(Synchronizer):
         if self.images is None:
             return hidden
         height, width = hidden.shape[-2:]
-        query = self.query_norm(hidden.flatten(2).transpose(1, 2))  # [B, h*w, C]
+        query = self.query_norm(rearrange(hidden, "b c h w -> b (h w) c"))
         query = query + self._positions(height, width, query)
         centres = pixel_centres(height, width, device=hidden.device)
         visible = self.images.visible.unsqueeze(1).expand(-1, height * width, -1)
         base = (width, height) if self.offsets_in_pixels else None
         seen = self.mmfs(query, centres, visible, values=self.images.values, base=base)
-        return hidden + self.conv(seen.transpose(1, 2).unflatten(2, (height, width)))
+        return hidden + self.conv(rearrange(seen, "b (h w) c -> b c h w", h=height, w=width))
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
         """[h*w, C]."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from models.component_configs import VisualTokenizerConfig
@@ -101,7 +102,8 @@ class VisualTokenizer(nn.Module):
         normalised = (pixel_values - self.image_mean) / self.image_std
         hidden, maps = self.adapter(normalised.to(self.hidden_norm.weight.dtype))  # [N, E + G, C], 4 of [N, C, h, w]
         levels = [
-            map_.flatten(2).transpose(1, 2) + self._positions(map_.shape[-2], map_.shape[-1], map_) for map_ in maps
+            rearrange(map_, "n c h w -> n (h w) c") + self._positions(map_.shape[-2], map_.shape[-1], map_)
+            for map_ in maps
         ]
 
         patch_positions = self._positions(*self.adapter.grid_shape(height, width), hidden)  # [G, C]

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from mmfs import MSDeformAttn
@@ -285,13 +286,11 @@ def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _flatten(maps: Tensor) -> Tensor:
-    """[N, C, h, w] -> [N, h*w, C]."""
-    return maps.flatten(2).transpose(1, 2)
+    return rearrange(maps, "n c h w -> n (h w) c")
 
 
 def _unflatten(tokens: Tensor, shape: tuple[int, int]) -> Tensor:
-    """[N, h*w, C] -> [N, C, h, w]."""
-    return tokens.transpose(1, 2).unflatten(2, shape)
+    return rearrange(tokens, "n (h w) c -> n c h w", h=shape[0], w=shape[1])
 
 
 def _split(pyramid: Tensor, shapes: Shapes) -> list[Tensor]:
