@@ -196,10 +196,12 @@ def recomputed(model: MMInterleaved, *, device: torch.device | str | None = None
     tokenizer = model.visual_tokenizer
     grid = tokenizer.adapter.grid_shape(tokenizer.image_side, tokenizer.image_side)
     patches = sincos_2d(*grid, tokenizer.dim, device=device)
+    encoder, config = tokenizer.adapter.encoder, tokenizer.config
+    mean, std = config.image_mean or encoder.IMAGE_MEAN, config.image_std or encoder.IMAGE_STD
     tensors = {
         "visual_tokenizer.pos_embed": torch.cat([torch.zeros_like(patches[:1]), patches]),
-        "visual_tokenizer.clip_mean": tokenizer.image_mean.to(device).view(1, 3, 1, 1),
-        "visual_tokenizer.clip_std": tokenizer.image_std.to(device).view(1, 3, 1, 1),
+        "visual_tokenizer.clip_mean": torch.tensor(mean, device=device).view(1, 3, 1, 1),
+        "visual_tokenizer.clip_std": torch.tensor(std, device=device).view(1, 3, 1, 1),
         "visual_tokenizer.encoder.vision_model.embeddings.position_ids": torch.arange(
             1 + len(patches), device=device
         ).unsqueeze(0),
