@@ -34,7 +34,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="of products and what is between them; norms, softmax, angles, gates and sampling places stay float32 "
+        help="of products and what is between them; norms, softmax, angles, gates and sampling locations stay float32 "
         "(default: %(default)s)",
     )
     parser.add_argument(

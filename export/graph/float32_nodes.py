@@ -114,7 +114,7 @@ def float32_node_inputs(node: NodeProto) -> Iterable[tuple[str, str]]:
     """Inputs of a node that are computed in float32, from the last product on, and what they are."""
     if node.domain == DOMAIN:
         narrow = MMFS_NARROW[node.op_type]
-        return [(name, "place or weight of a sample") for i, name in enumerate(node.input) if i not in narrow]
+        return [(name, "location or weight of a sample") for i, name in enumerate(node.input) if i not in narrow]
     if node.op_type in ("Sin", "Cos"):
         return [(node.input[0], "angle")]
     if node.op_type == "Softmax":

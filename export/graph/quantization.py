@@ -2,7 +2,7 @@
 behind each. Activations stay as they are.
 
 Quantized are the matrices of attention and feed-forward, which a decoder reads for every token. All else keeps its
-numbers: norms, MMFS with its places and weights, and the head, which is one in eighty of a LLaMA-13B's weights and
+numbers: norms, MMFS with its locations and weights, and the head, which is one in eighty of a LLaMA-13B's weights and
 whose errors nothing behind it evens out.
 
 A weight is read a few rows at a time, so that no float32 copy of it is ever in memory.
@@ -199,7 +199,7 @@ def _kept_products(graph: GraphProto) -> set[str]:
             continue
         if source.domain == DOMAIN:  # from what was sampled
             kept.add(node.output[0])
-        elif node.output[0] in kept:  # to the places and weights of samples
+        elif node.output[0] in kept:  # to the locations and weights of samples
             kept.add(source.output[0])
     return kept
 

@@ -85,8 +85,8 @@ def test_the_vae_stays_float32_where_it_would_overflow() -> None:
         ("Softmax", 0, "the softmax needs float32"),
         ("Pow", 0, "the norm needs float32"),
         ("Cos", 0, "the angle needs float32"),
-        ("MMFS", 2, "the place or weight of a sample needs float32"),
-        ("MMFS", 3, "the place or weight of a sample needs float32"),
+        ("MMFS", 2, "the location or weight of a sample needs float32"),
+        ("MMFS", 3, "the location or weight of a sample needs float32"),
     ],
     ids=["softmax", "norm", "rope", "offsets", "logits"],
 )
