@@ -48,8 +48,8 @@ class Batch:
     """[M] int64; seeds of each drawn image's noise, time step and dropped condition."""
 
     dataset_ids: Tensor | None = None
-    """[R, T] int64; which part of a mixture of data the document is from, -1 for padding. The model does not look at
-    it; it is there for who tells losses apart. None: nobody does."""
+    """[R, T] int64; which part of a mixture of data the document is from, -1 for padding. The model ignores
+    it; the trainer logs the losses of each part by it. None: one loss for all."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""

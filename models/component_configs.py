@@ -232,14 +232,14 @@ class ImageDecoderConfig:
     n x n cells, resized to each map (the release: 64)."""
 
     context_images: Literal["all", "previous"] = "all"
-    """Which images of the document a drawn image may look at. "all": those before it (the paper). "previous": only the
-    nearest (the release)."""
+    """Which images of the document a drawn image may attend to. "all": those before it (the paper). "previous": only
+    the nearest (the release)."""
 
     text_drop: float = 0.1
     """Share of training images whose text condition is replaced by the learned negative context (paper B.1)."""
 
     image_drop: float = 0.0
-    """Share of training images that may not look at any image. 0: the paper and the release, which drop only text;
+    """Share of training images that may not attend to any image. 0: the paper and the release, which drop only text;
     above, the U-Net also learns what guidance by images needs: a prediction without them."""
 
     def __post_init__(self) -> None:

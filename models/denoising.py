@@ -1,4 +1,4 @@
-"""From noise to an image: which scheduler walks the way, in how many steps, and what guides it.
+"""From noise to an image: the scheduler, the number of steps, and classifier-free guidance.
 
 Letters: M images to draw, c x h x w their latents.
 """
@@ -71,7 +71,7 @@ def denoise(
         generators: one for each image, for schedulers that add noise.
 
     Yields:
-        Where the drawing stands after each step.
+        The latents after each step.
     """
     scheduler = SCHEDULERS[denoising.scheduler].from_config(noise_schedule.config, timestep_spacing="trailing")
     scheduler.set_timesteps(denoising.num_inference_steps, device=latents.device)

@@ -23,8 +23,8 @@ class Denoising:
     """Strength of classifier-free guidance by the context: 1 follows it as it is, more exaggerates (paper B.3: 3.5)."""
 
     image_guidance_scale: float = 1.0
-    """The same for the images that the U-Net looks at (InstructPix2Pix, arXiv:2211.09800, section 3.2.1). At 1 both
-    predictions look at the same images (the release); any other value costs a third one, which looks at none. It wants
+    """The same for the images that the U-Net attends to (InstructPix2Pix, arXiv:2211.09800, section 3.2.1). At 1 both
+    predictions attend to the same images (the release); any other value costs a third one, without images. It wants
     a model trained with `image_drop`."""
 
     scheduler: SchedulerName = "ddim"

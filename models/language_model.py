@@ -83,7 +83,7 @@ class LanguageSynchronizer(Synchronizer):
 
 
 class LanguageModel(nn.Module):
-    """A causal LM (`host`) whose every n-th layer looks back at the images through a `LanguageSynchronizer`.
+    """A causal LM (`host`) whose every n-th layer attends to the images through a `LanguageSynchronizer`.
 
     Args:
         config: sizes and choices.

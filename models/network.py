@@ -141,7 +141,7 @@ class Network(nn.Module):
             hidden: [R, T, C].
             features: [N, S, F].
             batch: the rows they were computed from.
-            which: of the drawn images; only the features that these may look at are used.
+            which: of the drawn images; only the features that these may attend to are used.
         """
         chosen = replace(
             batch,

@@ -15,7 +15,7 @@ from models.batch import Batch
 
 
 def token_visible(batch: Batch) -> Tensor:
-    """Range of images that each token may look at, [R, T, 2] int64 (first, one past last) into the image bank.
+    """Range of images that each token may attend to, [R, T, 2] int64 (first, one past last) into the image bank.
 
     A token sees the images of its own document from their first visual token on; `<BoI>` does not yet see its image
     (paper 3.2: every token accesses the previous images only; the release counts an image's own tokens in).
@@ -48,7 +48,7 @@ def position_ids(batch: Batch, packing: Literal["document", "causal"] = "documen
 
 
 def image_visible(batch: Batch, context_images: Literal["all", "previous"]) -> Tensor:
-    """Range of images that each drawn image may look at, [M, 2] int64: those before it in its document."""
+    """Range of images that each drawn image may attend to, [M, 2] int64: those before it in its document."""
     row, column = batch.image_positions[batch.drawn].unbind(-1)
     length = batch.input_ids.shape[1]
     image = batch.image_positions[:, 0] * length + batch.image_positions[:, 1]

@@ -1,4 +1,4 @@
-"""A diffusers U-Net whose pixels look back at earlier images through MMFS.
+"""A diffusers U-Net whose pixels attend to earlier images through MMFS.
 
 Letters: B images being drawn, C channels and h x w size of one U-Net map, N images of the bank, S pyramid pixels,
 F feature width.
@@ -139,7 +139,7 @@ class SynchronizedUNet(nn.Module):
             context: [B, n, cross_attention_dim] context tokens.
             added: what this U-Net takes beside them, by the names of diffusers (`added_cond_kwargs`), each with B rows.
             values: per synchronizer [N, S, H, D], from `project_values`.
-            visible: [B, 2] int64, range of images of the bank that each drawn image may look at.
+            visible: [B, 2] int64, range of images of the bank that each drawn image may attend to.
 
         Returns:
             [B, c, h, w], in the dtype of the weights.

@@ -237,7 +237,7 @@ class Injector(nn.Module):
 
 
 class Extractor(nn.Module):
-    """The pyramid looks at the patches, then through a feed-forward with a convolution in it; both residual."""
+    """The pyramid attends to the patches, then passes a feed-forward network with a convolution; both residual."""
 
     def __init__(self, dim: int, num_heads: int, num_points: int, value_ratio: float, conv_ffn_ratio: float) -> None:
         super().__init__()

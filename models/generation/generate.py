@@ -1,8 +1,9 @@
 """Writing interleaved text and images (paper 3.2, inference).
 
 Text is decoded token by token; when the language model says `<BoI>` the image decoder draws the next image, which the
-model then reads like any other, so that what follows can look at it. Documents of a batch write in step; one that wants
-an image waits until all want one or are done, so that images are drawn and read together.
+model then reads like any other, so that what follows can attend to it. The documents of a batch are continued token by
+token together; one that asks for an image waits until all ask for one or are done, so that images are drawn and read
+together.
 """
 
 from __future__ import annotations

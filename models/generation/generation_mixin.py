@@ -1,4 +1,4 @@
-"""What can write has methods for it."""
+"""`generate`, `generate_stream` and `score` as methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.generation.state import GenerativeModel
 
 
 class GenerationMixin:
-    """The functions of `models.generation` as methods of a `GenerativeModel`, whoever computes it."""
+    """The functions of `models.generation` as methods of a `GenerativeModel`: PyTorch's, or an exported one."""
 
     @overload
     def generate(self: GenerativeModel, documents: Document, **options: Any) -> Generated: ...

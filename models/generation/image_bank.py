@@ -15,7 +15,7 @@ from torch import Tensor
 class ImageBank:
     """What one decoder's synchronizers sample, image by image, document by document.
 
-    Images are projected when they are first asked for: a bank that nobody looks into costs no projection.
+    Images are projected when they are first asked for: a bank that is never read costs no projection.
 
     Args:
         project: features [N, S, F] to values, per synchronizer [N, S', H, D].

@@ -1,4 +1,4 @@
-"""What writing asks of a model, whoever computes it: the model itself, or its exported parts.
+"""The interface between generation and a model, which PyTorch or exported components compute.
 
 Letters: B documents, T new tokens, n new images, M images to draw, c x h x w their latents.
 """
@@ -168,7 +168,7 @@ class GenerationState(ABC):
         return all_ids, torch.tensor(first_visual, dtype=torch.int64).view(-1, 2), pad_sequence(all_visible, True)
 
     def image_ranges(self, rows: Sequence[int], range_of: Callable[[int], tuple[int, int]]) -> list[tuple[int, int]]:
-        """The images of the bank that an image drawn for each of these rows looks at."""
+        """The images of the bank that an image drawn for each of these rows attends to."""
         ranges = [range_of(self.documents[row]) for row in rows]
         if self.config.image_decoder.context_images == "previous":
             return [(max(last - 1, first), last) for first, last in ranges]

@@ -140,7 +140,7 @@ class ImageDecoder(nn.Module, ABC):
             pixels: [M, 3, h, w] float32 in [0, 1], the truth at the output resolution.
             condition: of M images, from `condition`.
             values: per synchronizer [N, S, H, D].
-            visible: [M, 2] int64, range of images of the bank that each drawn image may look at.
+            visible: [M, 2] int64, range of images of the bank that each drawn image may attend to.
             keys: [M] int64; noise, time step and condition drop of an image are functions of its key alone, so they
                 do not depend on which images share the batch or on the number of processes. Conditions are dropped in
                 training mode only (the release drops them in evaluation too).
@@ -249,12 +249,12 @@ class ImageDecoder(nn.Module, ABC):
         Args:
             condition: of M images, from `condition`.
             values: per synchronizer [N, S, H, D].
-            visible: [M, 2] int64, the images that each drawn image may look at.
+            visible: [M, 2] int64, the images that each drawn image may attend to.
             seeds: M numbers; all that is random about an image is a function of its own.
             denoising: steps, scheduler and guidance.
 
         Yields:
-            Where the drawing stands after each step; the last one's latents are for `decode`.
+            The latents after each step; the last one's latents are for `decode`.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(self.latent_shape, generator=one) for one in generators])

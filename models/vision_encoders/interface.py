@@ -1,4 +1,4 @@
-"""What MM-Interleaved asks of a vision encoder, whoever made it.
+"""The interface of a vision encoder.
 
 Letters: N images, H x W pixels, E prefix tokens, G patches (rows times columns), C channels.
 """
