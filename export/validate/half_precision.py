@@ -151,7 +151,8 @@ def _largest_activation(module: nn.Module, component: Component, case: Case) -> 
 
 @torch.no_grad()
 def check_seeing(component: Component, run: Run, case: Case) -> None:
-    """An image that may be seen changes the result as much as in PyTorch, and one that may not changes nothing.
+    """An image that may be seen changes the result as much as in PyTorch, and one that may not changes nothing: no
+    more than a hundredth of that, since two runs of a graph may add in another order.
 
     Args:
         component: with synchronizers.
@@ -173,12 +174,13 @@ def check_seeing(component: Component, run: Run, case: Case) -> None:
         before, after = compute(inputs)[name], compute(other)[name]
         return float((after.double() - before.double()).norm() / before.double().norm())
 
+    expected = changed_by(1, component.run)
     for image in (0, 2):
-        if (change := changed_by(image, run)) != 0:
+        if not (change := changed_by(image, run)) <= 0.01 * expected + 1e-6:
             raise ParityError(
                 f"{component.name}: image {image}, which nothing may see, changes {name} by {change:.1e}."
             )
-    expected, found = changed_by(1, component.run), changed_by(1, run)
+    found = changed_by(1, run)
     if not abs(found - expected) <= 0.1 * expected + 1e-3:
         raise ParityError(
             f"{component.name}: the image that is seen changes {name} by {found:.1e} of its length, and in PyTorch "

@@ -43,6 +43,7 @@ def test_importing_the_cuda_side_imports_no_cupy() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
+@pytest.mark.own_allocator
 @pytest.mark.parametrize(
     ("dtype", "dim", "expected"),
     [

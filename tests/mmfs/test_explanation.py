@@ -86,6 +86,7 @@ def test_launches_are_those_of_the_call() -> None:
     assert "the widest load has 4 bytes of 16" in lines[-1]
 
 
+@pytest.mark.own_allocator
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_decode_step_on_a_gpu(deterministic: bool) -> None:
     arguments = call(mmfs_attention_case(batch=1, num_queries=1, dim=64), torch.bfloat16)

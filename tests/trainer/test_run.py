@@ -35,7 +35,7 @@ def test_a_run_leaves_everything_behind(finished):
     assert (newest.phase, newest.step) == ("main", config.num_steps)
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_matrix_products_read_no_memory_that_pytorch_did_not_allocate(tmp_path):
     """Theirs alone depend on where their arguments begin. That is the same in a run that is resumed, since PyTorch's
     own tensors all begin alike; images in NumPy's memory and weights in mapped files do not."""
@@ -46,7 +46,7 @@ def test_matrix_products_read_no_memory_that_pytorch_did_not_allocate(tmp_path):
     assert arguments.elsewhere == []
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_samples_change_nothing(finished, tmp_path):
     out = tmp_path / "sampled"
     assert main(["tiny", "--out", str(out), "--logging.sample_every", "4"]) == 0
@@ -84,7 +84,7 @@ def interrupt_at(monkeypatch, stream: type, method: str, stop_step: int) -> None
     monkeypatch.setattr(stream, method, make_and_interrupt)
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 @pytest.mark.parametrize(
     ("stream", "method", "stop_step", "phase"),
     [
@@ -128,7 +128,7 @@ def test_a_dry_run_that_is_stopped_in_its_first_step_has_nothing_to_tell(tmp_pat
     assert capsys.readouterr().out.splitlines()[-1] == "no step was made"
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_killed_and_resumed_forgets_the_steps_after_the_checkpoint(finished, tmp_path):
     out = copy_of(finished, tmp_path)  # as kill -9 after step 5 would leave it, with the checkpoint of step 3
     shutil.rmtree(out / "checkpoints" / "main-0000006")
@@ -140,7 +140,7 @@ def test_killed_and_resumed_forgets_the_steps_after_the_checkpoint(finished, tmp
     assert {path.name for path in (out / "checkpoints").iterdir()} == {"LATEST", "main-0000003", "main-0000006"}
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_a_pause_by_the_clock_leaves_a_model_and_goes_on(finished, tmp_path, capsys):
     out = tmp_path / "paused"
     no_time = ("--max_minutes", "1e-9")

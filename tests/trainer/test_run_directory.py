@@ -33,7 +33,7 @@ def test_a_run_is_not_overwritten(finished, tmp_path, capsys, options, sentence)
     assert snapshot(out) == before
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_a_branch_starts_from_a_checkpoint_of_another_run(finished, tmp_path):
     out = tmp_path / "branch"
     older = finished / "checkpoints" / "main-0000003"

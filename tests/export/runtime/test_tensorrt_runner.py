@@ -212,6 +212,7 @@ def open_engines(engines: Path) -> Callable[..., Session]:
     return opened
 
 
+@pytest.mark.own_allocator
 def test_engines_write_and_draw_what_the_model_does(
     open_engines: Callable[..., Session], unchanged_model: MMInterleaved, model_dir: Path
 ) -> None:
@@ -234,6 +235,7 @@ def test_engines_write_and_draw_what_the_model_does(
     assert {tuple(run["sample"][:1] + run["unet_mmfs_value_0"][:1]) for run in drawn} == {(4, 4)}, "static"
 
 
+@pytest.mark.own_allocator
 @pytest.mark.usefixtures("in_place")
 def test_a_cache_is_written_where_it_is(
     open_engines: Callable[..., Session], unchanged_model: MMInterleaved, model_dir: Path
@@ -261,6 +263,7 @@ def test_a_cache_is_written_where_it_is(
         assert not inputs[past][:, :, 1:].any()
 
 
+@pytest.mark.own_allocator
 def test_no_more_images_than_there_are_slots(open_engines: Callable[..., Session]) -> None:
     noise = [torch.rand(3, 32, 32) for _ in range(5)]
     with pytest.raises(ValueError, match="hold 5 images; the engines were built for 4"):
@@ -289,6 +292,7 @@ def test_a_plan_that_does_not_load_is_refused_in_its_own_words(
         open_engines()
 
 
+@pytest.mark.own_allocator
 def test_what_was_left_to_pytorch_needs_the_model(
     engines: Path, open_engines: Callable[..., Session], model: MMInterleaved
 ) -> None:
@@ -320,6 +324,7 @@ def test_a_tensorrt_gets_what_the_plugin_kinds_of_its_plans_need(
     assert all(hasattr(loader.runtime, "engine_host_code_allowed") == host_code for loader in loaders)
 
 
+@pytest.mark.own_allocator
 def test_what_tensorrt_does_not_say_yes_to_is_refused(open_engines: Callable[..., Session]) -> None:
     runner = open_engines().runners["context_resampler"]
     assert isinstance(runner, TensorRTRunner)

@@ -14,6 +14,7 @@ from models.generation.torch_state import TorchGenerationState
 from models.lora import add_lora, merge_lora
 from models.lora_config import LoraConfig
 from models.vision_encoders.families import encoder_class
+from numerics import FLOAT32_ROUNDING
 from rows import batch_for
 from tiny_snapshots import VISION_ENCODERS, like, write_diffusion, write_language_model, write_vision_encoder
 
@@ -74,7 +75,8 @@ def assert_checkpointing_changes_no_gradient(model: MMInterleaved, component: Ch
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     assert again.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(again[name], gradient, rtol=0, atol=2e-6 * largest)
+        # Back through all layers: PyTorch's own float32 gradients err by up to 1e-4 of the largest, against float64.
+        torch.testing.assert_close(again[name], gradient, rtol=0, atol=4 * FLOAT32_ROUNDING * largest)
 
 
 def assert_saved_and_read_again_it_is_the_same(model: MMInterleaved, directory: Path) -> None:

@@ -35,7 +35,7 @@ def settings(shards) -> list[str]:
     return ["tiny", "--config", str(file), "--checkpoint.every", "2"]
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_a_run_on_a_corpus_is_stopped_and_resumed_exactly(settings, tmp_path, monkeypatch, capsys):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main([*settings, "--out", str(whole)]) == 0

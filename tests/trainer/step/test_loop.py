@@ -146,7 +146,7 @@ def test_a_bad_gradient_stops_before_the_update(tmp_path):
     assert skipped[0]["documents"] == ["points/7/0", "points/7/1", "lines/7"]
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_a_few_bad_gradients_are_skipped(tmp_path):
     line = phase(num_steps=12, poisoned_steps=(3, 4, 8, 9))
     outcome = run(tmp_path, line, skips=2, checkpoint_every=5)
@@ -187,7 +187,7 @@ def test_micro_batches_make_the_same_update(tmp_path, rows):
     torch.testing.assert_close(parts.module.layer.weight, whole.module.layer.weight, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_a_stop_between_micro_batches_leaves_the_step_undone(tmp_path):
     whole = phase(num_steps=8)
     run(tmp_path / "whole", whole, rows=3)
@@ -240,7 +240,7 @@ def test_the_gradient_is_clipped_to_its_global_norm(tmp_path):
     assert seen[0].norm() > 0.5
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_resumed_equals_uninterrupted_with_dropout(tmp_path):
     whole = phase(num_steps=8)
     run(tmp_path / "whole", whole, checkpoint_every=3)
@@ -254,7 +254,7 @@ def test_resumed_equals_uninterrupted_with_dropout(tmp_path):
     assert torch.equal(resumed.module.layer.weight, whole.module.layer.weight)
 
 
-@pytest.mark.equal_bits
+@pytest.mark.own_allocator
 def test_samples_show_the_average_and_change_nothing(tmp_path):
     run(tmp_path / "plain", phase())
     line = phase()
