@@ -90,7 +90,7 @@ def bench_four_turns(
     document = images(toy, 4)
     once, again = write_reading_once(toy, document, turns), write_reading_again(toy, document, turns)
     assert once.tokens == again.tokens
-    error = measure.worst_error(once.pictures, again.pictures)
+    error = measure.worst_error(once.images, again.images)
     assert error < 0.01, f"the two ways draw different images, by {error:.1e}"
     time_both(
         benchmark,

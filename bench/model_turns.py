@@ -1,14 +1,15 @@
-"""Writing pictures and text by turns: with everything read once, and the way the released script does it.
+"""Writing images and text by turns: with everything read once, and the way the released script does it.
 
-The released script begins each turn anew: it encodes every picture and reads the whole document again, once to write
-text and once to draw. To draw, a grey picture stands in the place of the one to come, and is encoded and read as well.
+The released script begins each turn anew: it encodes every image and reads the whole document again, once to write
+text and once to draw. To draw, a grey image stands in the place of the one to come, and is encoded and read as well.
 Its MMFS layers project the features of all images for every token; those of the U-Net for every denoising step, once
 for each half of the guidance, which are one batch. Within a turn it keeps keys and values, as we do. What it does
 besides is not here, so that the comparison is of reading alone: it takes Eq. 4 as written, image by image, projects the
-context of every picture to draw one, and loads the diffusion pipeline from disk for each picture. The released U-Net
-looks at the nearest image (`context_images="previous"`); the toy's, in both ways of writing, at all before it ("all").
+context of every image to draw one, and loads the diffusion pipeline from disk for each image. The released U-Net
+samples the nearest image (`context_images="previous"`); the toy's, in both ways of writing, all before it ("all").
 
-Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D channels a head.
+Letters: N images of the bank, S pixels of all levels of an image, C channels of the features, H heads, D channels of a
+head.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from models.generation.torch_state import TorchGenerationState
 
 @dataclass(frozen=True)
 class Turns:
-    """How much is written: in each turn so many tokens, the likeliest, and a picture."""
+    """How much is written: in each turn so many tokens, the likeliest, and an image."""
 
     num_turns: int
     num_tokens: int
@@ -42,23 +43,23 @@ class Turns:
 
 @dataclass
 class Written:
-    """What came out."""
+    """The tokens and images that were written."""
 
     tokens: list[int] = field(default_factory=list)
-    pictures: list[Tensor] = field(default_factory=list)  # [3, h, w]
+    images: list[Tensor] = field(default_factory=list)  # [3, h, w]
 
 
 @torch.inference_mode()
 def write_reading_once(model: MMInterleaved, prompt: Sequence[Piece], turns: Turns) -> Written:
     """As `generate` does."""
-    written, reading = Written(), TorchGenerationState(model)
-    reading.read([list(prompt)])
+    written, state = Written(), TorchGenerationState(model)
+    state.read([list(prompt)])
     for turn in range(turns.num_turns):
-        text = _write_text(reading, turns, written)
-        reading.read([[[text[-1], model.config.begin_of_image_id]]])
-        picture = _draw(reading, turn, turns, written)
+        text = _write_text(state, turns, written)
+        state.read([[[text[-1], model.config.begin_of_image_id]]])
+        image = _draw(state, turn, turns, written)
         if turn + 1 < turns.num_turns:
-            reading.read([[picture]])
+            state.read([[image]])
     return written
 
 
@@ -68,36 +69,36 @@ def write_reading_again(model: MMInterleaved, prompt: Sequence[Piece], turns: Tu
     written, document = Written(), list(prompt)
     grey = torch.full((3, *model.config.image_size), 0.5)
     for turn in range(turns.num_turns):
-        reading = ForgetfulGenerationState(model)
-        reading.read([document])
-        document.append([*_write_text(reading, turns, written), model.config.begin_of_image_id])
-        reading = ForgetfulGenerationState(model)
-        reading.read([[*document, grey]])
-        reading.forget_last_picture()
-        document.append(_draw(reading, turn, turns, written))
+        state = ForgetfulGenerationState(model)
+        state.read([document])
+        document.append([*_write_text(state, turns, written), model.config.begin_of_image_id])
+        state = ForgetfulGenerationState(model)
+        state.read([[*document, grey]])
+        state.forget_last_image()
+        document.append(_draw(state, turn, turns, written))
     return written
 
 
-def _write_text(reading: TorchGenerationState, turns: Turns, written: Written) -> list[int]:
+def _write_text(state: TorchGenerationState, turns: Turns, written: Written) -> list[int]:
     """The tokens of a turn; the last one has not been read yet."""
     text: list[int] = []
     for _ in range(turns.num_tokens):
         if text:
-            reading.read([[text[-1:]]])
-        assert reading.logits is not None, "a document starts with <s>"
-        text.append(int(reading.logits[0].argmax()))
+            state.read([[text[-1:]]])
+        assert state.logits is not None, "a document starts with <s>"
+        text.append(int(state.logits[0].argmax()))
     written.tokens += text
     return text
 
 
-def _draw(reading: TorchGenerationState, turn: int, turns: Turns, written: Written) -> Tensor:
-    """A picture, and the same as the model reads it."""
-    for step in reading.draw([0], [turn], turns.denoising):
+def _draw(state: TorchGenerationState, turn: int, turns: Turns, written: Written) -> Tensor:
+    """An image, and the same as the model reads it."""
+    for step in state.draw([0], [turn], turns.denoising):
         latents = step.latents
-    picture = reading.decode(latents)[0]
-    written.pictures.append(picture)
-    height, width = reading.model.config.image_size
-    return torch.nn.functional.interpolate(picture[None], (height, width), mode="bilinear")[0]
+    image = state.decode(latents)[0]
+    written.images.append(image)
+    height, width = state.model.config.image_size
+    return torch.nn.functional.interpolate(image[None], (height, width), mode="bilinear")[0]
 
 
 class ForgetfulGenerationState(TorchGenerationState):
@@ -110,19 +111,19 @@ class ForgetfulGenerationState(TorchGenerationState):
         drawn_from = ForgetfulBank(model.image_decoder.unet.project_values, self.drawn_from.nothing, copies=2)
         self.drawn_from = self._drawn_from = drawn_from
 
-    def forget_last_picture(self) -> None:
-        """What has been read ends before the visual tokens of the picture that it ended with."""
+    def forget_last_image(self) -> None:
+        """What has been read ends before the visual tokens of the image that it ended with."""
         end = self.exists.shape[1] - self.config.visual_tokenizer.num_visual_tokens
         self.hidden, self.exists = [torch.cat(self.hidden, dim=1)[:, :end]], self.exists[:, :end]
         self._drawn_from.features = self._drawn_from.features[:-1]
 
 
 class ForgetfulBank(ImageBank):
-    """Keeps the features of one document's images, and projects them, so many times, whenever a network looks."""
+    """Keeps the features of one document's images. Whenever a network samples them, so many copies are projected."""
 
     def __init__(self, project: Callable[[Tensor], list[Tensor]], nothing: Tensor, copies: int = 1) -> None:
         super().__init__(project, nothing)
-        self.features = nothing  # [N, S, F]
+        self.features = nothing  # [N, S, C]
         self.copies = copies
 
     def add(self, features: Tensor, owners: Sequence[int]) -> None:
@@ -136,7 +137,7 @@ class ForgetfulBank(ImageBank):
 
 
 class FreshValues(Sequence[Tensor]):
-    """Per synchronizer [N, S', H, D], made anew by each walk through them."""
+    """For each synchronizer [N, S, H, D] of its own levels, projected again in each iteration."""
 
     def __init__(self, project: Callable[[Tensor], list[Tensor]], features: Tensor, num_synchronizers: int) -> None:
         self.project, self.features, self.num_synchronizers = project, features, num_synchronizers

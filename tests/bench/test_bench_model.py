@@ -40,7 +40,7 @@ def test_eq_4_as_written_is_the_layer(null: bool) -> None:
 
 
 def test_both_ways_of_writing_turns_write_the_same(model: MMInterleaved) -> None:
-    """And one of them encodes each picture once, the other in every turn."""
+    """And one of them encodes each image once, the other in every turn."""
     encoded: list[int] = []
     handle = model.visual_tokenizer.register_forward_pre_hook(lambda _module, args: encoded.append(len(args[0])))
     document = [[1], [model.config.begin_of_image_id], torch.rand(3, 32, 32), [9, 10]]
@@ -56,9 +56,9 @@ def test_both_ways_of_writing_turns_write_the_same(model: MMInterleaved) -> None
     handle.remove()
     assert once.tokens == again.tokens
     assert len(once.tokens) == 6
-    assert measure.worst_error(once.pictures, again.pictures) < 1e-3
+    assert measure.worst_error(once.images, again.images) < 1e-3
     assert num_once == 3  # the prompt's, and two that are drawn and read
-    assert num_again == (1 + 2 + 3) + (2 + 3 + 4)  # to draw, with a grey picture in the place of the next
+    assert num_again == (1 + 2 + 3) + (2 + 3 + 4)  # to draw, with a grey image in the place of the next
 
 
 def test_the_large_step_reads_what_it_says() -> None:
