@@ -4,8 +4,7 @@ A bilinear sample is a weighted sum of four rows of the table [R*H, D] of all pi
 bag of `embedding_bag`. The gradient of the table is the transposed sum: entries sorted by row, and for each row a bag
 of output gradients. The pixels that are read are never held, except one chunk's for the gradients of the weights.
 
-Letters as in reference.py, and: T = B*Q queries, C queries of one chunk, E triples (query, head, image) of one chunk in
-this order. A bag is a (query, head); its triples lie side by side.
+Letters as in reference.py, and: C queries of one chunk, E triples (query, head, image) of one chunk in this order. A bag is a (query, head); its triples lie side by side.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Samples(NamedTuple):
 class Chunk(NamedTuple):
     """C queries with what they sample."""
 
-    queries: slice  # of T
+    queries: slice  # of B*Q
     samples: Samples
     weights: Tensor  # [E, L, P], attention weights
     bags: Tensor  # int [E], bag of each triple, counted from query 0
@@ -83,7 +82,7 @@ def ms_deform_attn_forward(arguments: MSDeformAttnArguments) -> Tensor:
     value = arguments.value
     table = pixel_table(value)
     batch, num_queries, num_heads = arguments.attention_weights.shape[:3]
-    out = table.new_empty(batch * num_queries * num_heads, value.shape[-1])  # [T*H, D]
+    out = table.new_empty(batch * num_queries * num_heads, value.shape[-1])  # [B*Q*H, D]
     for chunk in ms_deform_attn_chunks(arguments):
         out[bags_of(chunk.queries, num_heads)] = sum_of_rows(table, chunk)
     return out.view(batch, num_queries, num_heads * value.shape[-1]).to(value.dtype)
@@ -96,8 +95,8 @@ def ms_deform_attn_backward(
     value, _, sampling_locations, attention_weights = arguments
     table = pixel_table(value)
     num_heads = value.shape[2]
-    grad = grad_out.reshape(-1, value.shape[-1]).to(table.dtype)  # [T*H, D]
-    grad_locations = grad.new_empty(sampling_locations.flatten(0, 1).shape)  # [T, H, L, P, 2]
+    grad = grad_out.reshape(-1, value.shape[-1]).to(table.dtype)  # [B*Q*H, D]
+    grad_locations = grad.new_empty(sampling_locations.flatten(0, 1).shape)  # [B*Q, H, L, P, 2]
     grad_weights = grad.new_empty(attention_weights.flatten(0, 1).shape)
     entries: list[Entries] = []
     for chunk in ms_deform_attn_chunks(arguments):
@@ -119,7 +118,10 @@ def ms_deform_attn_chunks(arguments: MSDeformAttnArguments) -> Iterator[Chunk]:
     batch, num_queries, num_heads, num_levels, num_points = attention_weights.shape
     dtype = accumulation_dtype(value.dtype)
     planes = image_planes(value, spatial_shapes)  # [B, L, 3]
-    all_locations, all_weights = sampling_locations.flatten(0, 1), attention_weights.flatten(0, 1)  # [T, H, L, P, ...]
+    all_locations, all_weights = (
+        sampling_locations.flatten(0, 1),
+        attention_weights.flatten(0, 1),
+    )  # [B*Q, H, L, P, ...]
     for queries in chunks_of(batch * num_queries, num_heads * num_levels * num_points * 4):
         locations = all_locations[queries].to(dtype).flatten(0, 1)  # [E, L, P, 2]
         weights = all_weights[queries].to(dtype).flatten(0, 1)  # [E, L, P]
@@ -159,15 +161,15 @@ def mmfs_attention_backward(
     value, null_value = arguments.value, arguments.null_value
     table = pixel_table(value)
     num_heads, dim = arguments.attention_logits.shape[2], value.shape[-1]
-    grad = grad_out.reshape(-1, dim).to(table.dtype)  # [T*H, D]
+    grad = grad_out.reshape(-1, dim).to(table.dtype)  # [B*Q*H, D]
 
     def zeros_like(tensor: Tensor | None, flat: bool) -> Tensor:
         shape = (0,) if tensor is None else tensor.flatten(0, 1).shape if flat else tensor.shape
         return grad.new_zeros(shape)
 
-    grad_points = zeros_like(arguments.reference_points, flat=True)  # [T, 2]
-    grad_offsets = zeros_like(arguments.sampling_offsets, flat=True)  # [T, H, P, 2]
-    grad_logits = zeros_like(arguments.attention_logits, flat=True)  # [T, H, L, P]
+    grad_points = zeros_like(arguments.reference_points, flat=True)  # [B*Q, 2]
+    grad_offsets = zeros_like(arguments.sampling_offsets, flat=True)  # [B*Q, H, P, 2]
+    grad_logits = zeros_like(arguments.attention_logits, flat=True)  # [B*Q, H, L, P]
     grad_offset_table = zeros_like(arguments.offset_table, flat=False)
     grad_logit_table = zeros_like(arguments.logit_table, flat=False)
     grad_null_value = zeros_like(null_value, flat=False)
@@ -215,11 +217,11 @@ def mmfs_attention_chunks(arguments: MMFSAttentionArguments) -> Iterator[tuple[C
     offset_table, logit_table = arguments.offset_table, arguments.logit_table
     dtype = accumulation_dtype(arguments.value.dtype)
     planes = image_planes(arguments.value, arguments.sizes)  # [N, L, 3]
-    num_visible = count_visible(arguments.visible, planes.shape[0]).flatten()  # [T]
+    num_visible = count_visible(arguments.visible, planes.shape[0]).flatten()  # [B*Q]
     last = arguments.visible[..., 1].flatten().long()
-    all_points = arguments.reference_points.flatten(0, 1)  # [T, 2]
-    all_offsets = arguments.sampling_offsets.flatten(0, 1)  # [T, H, P, 2]
-    all_logits = arguments.attention_logits.flatten(0, 1)  # [T, H, L, P]
+    all_points = arguments.reference_points.flatten(0, 1)  # [B*Q, 2]
+    all_offsets = arguments.sampling_offsets.flatten(0, 1)  # [B*Q, H, P, 2]
+    all_logits = arguments.attention_logits.flatten(0, 1)  # [B*Q, H, L, P]
     most = int(num_visible.max()) if num_visible.numel() else 0
     for queries in chunks_of(len(last), num_heads * max(most, 1) * num_levels * num_points * 4):
         num_seen = num_visible[queries]
@@ -279,7 +281,7 @@ def pixel_table(value: Tensor) -> Tensor:
 
 
 def chunks_of(num_queries: int, corners_of_query: int) -> Iterator[slice]:
-    """Split T queries so that a chunk has about CHUNK_CORNERS corners."""
+    """Split the B*Q queries so that a chunk has about CHUNK_CORNERS corners."""
     step = max(1, CHUNK_CORNERS // max(corners_of_query, 1))
     for start in range(0, num_queries, step):
         yield slice(start, min(start + step, num_queries))
@@ -352,7 +354,7 @@ def sample_gradients(table: Tensor, chunk: Chunk, grad: Tensor) -> tuple[Tensor,
     """What the output gradient says about each sample.
 
     Args:
-        grad: [T*H, D], gradient of the output.
+        grad: [B*Q*H, D], gradient of the output.
 
     Returns:
         [E, L, P], its product with the sample, and [E, L, P, 2], the derivative of that with respect to the location.
@@ -386,7 +388,7 @@ def entries_of(chunk: Chunk, table: Tensor) -> Entries:
 
 
 def table_gradient(entries: Sequence[Entries], grad: Tensor, value: Tensor) -> Tensor:
-    """Gradient of value: for each row of the table the weighted sum of grad [T*H, D] over its entries."""
+    """Gradient of value: for each row of the table the weighted sum of grad [B*Q*H, D] over its entries."""
     num_rows = value.shape[:-1].numel()
     if not entries:
         return torch.zeros_like(value, memory_format=torch.contiguous_format)

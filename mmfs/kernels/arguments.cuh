@@ -1,6 +1,6 @@
 // What every kernel is given: one structure, passed by value.
 //
-// Letters: B batch, Q queries, T = B*Q rows, N images of the bank, S pixels of all levels of an image, R pixels of all
+// Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, R pixels of all
 // images, H heads, D channels of a head, L levels, P points, A rows of an age table. Every tensor is contiguous.
 //
 // Each member has 8 bytes, so that a host in any language can pack it. arguments.py packs the same members in this order.
@@ -20,7 +20,7 @@ struct Array {
 };
 
 struct Arguments {
-    int64 num_rows;          // T
+    int64 num_rows;          // B*Q: a row is a query
     int64 num_queries;       // Q
     int64 num_images;        // N
     int64 num_pixels;        // R
@@ -40,32 +40,32 @@ struct Arguments {
     int64 heights[MAX_LEVELS];  // not read with image_planes
     int64 widths[MAX_LEVELS];
     const int64* image_planes;  // [N, L, 3]: height, width and first pixel in the bank; null: all images are alike
-    const int64* visible;       // [T, 2]
+    const int64* visible;       // [B*Q, 2]
 
     const void* value;  // [R, H, D]
     // Of ms_deform_attn alone, and not given in a call of mmfs_attention:
-    Array locations;  // [T, H, L, P, 2]
-    Array weights;    // [T, H, L, P]
+    Array locations;  // [B*Q, H, L, P, 2]
+    Array weights;    // [B*Q, H, L, P]
     // Of mmfs_attention alone, and not given in a call of ms_deform_attn:
-    Array points;        // [T, 2], reference points
-    Array offsets;       // [T, H, P, 2]
-    Array logits;        // [T, H, L, P]
+    Array points;        // [B*Q, 2], reference points
+    Array offsets;       // [B*Q, H, P, 2]
+    Array logits;        // [B*Q, H, L, P]
     Array offset_table;  // [A, H, P, 2]
     Array logit_table;   // [A, H, L, P]
     Array null_value;    // [H, D]
 
     // Types of accumulation, below called "wide": float, or double for double values.
-    void* out;               // [T, H, D], dtype of value
-    void* lse;               // wide [T, H]
-    void* split_sums;        // wide [splits, T, H, D]
-    void* split_softmaxes;   // wide [splits, T, H, 2]: peak, total
+    void* out;               // [B*Q, H, D], dtype of value
+    void* lse;               // wide [B*Q, H]
+    void* split_sums;        // wide [splits, B*Q, H, D]
+    void* split_softmaxes;   // wide [splits, B*Q, H, 2]: peak, total
 
-    const void* grad_out;  // [T, H, D], dtype of value
+    const void* grad_out;  // [B*Q, H, D], dtype of value
     // [R, H, D]: wide and zero at first, to add to; in the dtype of value where blocks own it; null if not wanted.
     void* grad_value;
     Array grad_locations;     // like locations
     Array grad_weights;       // like weights
-    void* grad_points;        // wide [T, H, 2]
+    void* grad_points;        // wide [B*Q, H, 2]
     Array grad_offsets;       // like offsets
     Array grad_logits;        // like logits
     void* grad_offset_table;  // wide [tiles, A, H, P, 2], zero at first

@@ -1,6 +1,6 @@
 // mmfs_attention on a CPU: `reference.mmfs_attention_reference` and its gradient.
 //
-// Letters: B batch, Q queries, T = B * Q, N images, H heads, D channels of a head, L levels, P points, A ages. A bag is
+// Letters: B batch, Q queries, N images, H heads, D channels of a head, L levels, P points, A ages. A bag is
 // one head of one query.
 //
 // A piece goes through its queries in tiles, and in a tile through the images: the rows of one image and head stay in
@@ -23,17 +23,17 @@ struct MMFSAttention {
     int64_t num_threads;
     bool deterministic;         // the gradients do not depend on num_threads
     const S* value;             // [R, H, D]
-    const W* reference_points;  // [T, 2]
-    const W* offsets;           // [T, H, P, 2]
-    const W* logits;            // [T, H, L, P]
-    const int64_t* visible;     // [T, 2]
+    const W* reference_points;  // [B*Q, 2]
+    const W* offsets;           // [B*Q, H, P, 2]
+    const W* logits;            // [B*Q, H, L, P]
+    const int64_t* visible;     // [B*Q, 2]
     const W* offset_table;      // [A, H, P, 2] or null; A = offset_ages
     const W* logit_table;       // [A, H, L, P] or null; A = logit_ages
     bool has_null;
     W null_logit;
     const W* null_value;  // [H, D] or null
-    S* out;               // [T, H, D]
-    const S* grad_out;    // [T, H, D]
+    S* out;               // [B*Q, H, D]
+    const S* grad_out;    // [B*Q, H, D]
     S* grad_value;        // null: not wanted
     W* grad_reference_points;
     W* grad_offsets;
@@ -43,7 +43,7 @@ struct MMFSAttention {
     W* grad_null_value;
 
     int64_t samples_of_image() const { return bank.num_levels * num_points; }
-    Range images_of(int64_t query) const {  // of T
+    Range images_of(int64_t query) const {  // of B*Q
         const Range images = {visible[2 * query], visible[2 * query + 1]};
         return images.size() == 0 ? Range{0, 0} : images;
     }
@@ -103,7 +103,8 @@ template <typename S, typename W>
 struct MMFSAttentionMemory {
     typename HeadRows<S, W>::Memory rows;
     Buffer<W> gradient;
-    // Of a tile: T index, images, attention weights [most_images, L * P padded], weight of null, one row of channels.
+    // For each query of a tile: its index in B*Q, its images, attention weights [most_images, L * P padded], weight of
+    // null, one row of channels.
     Buffer<int64_t> queries;
     Buffer<Range> images;
     Buffer<W> weights;
@@ -394,7 +395,7 @@ void backward(const MMFSAttention<S, W>& op) {
     const int64_t num_reads = plan.num_samples * NUM_CORNERS;
     ValueGradient<S, W> value_gradient(op.bank, op.grad_value, plan.groups, plan.num_chunks, num_reads);
     std::vector<SharedGradient<W>> shared(plan.pieces.size());
-    std::vector<W> grad_points(static_cast<std::size_t>(num_heads * all_queries * 2));  // [H, T, 2]
+    std::vector<W> grad_points(static_cast<std::size_t>(num_heads * all_queries * 2));  // [H, B*Q, 2]
 
     using Memory = MMFSAttentionMemory<S, W>;
     const auto make_memory = [&] {

@@ -242,7 +242,7 @@ struct Channels {
     }
 };
 
-// The block's groups: `row` counts over T, one row a group; blockIdx.y is the head.
+// The block's groups: `row` counts over B*Q, one row a group; blockIdx.y is the head.
 template <int LANES>
 struct Place {
     int lane;

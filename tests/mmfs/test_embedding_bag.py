@@ -61,7 +61,7 @@ def test_ms_deform_attn_equals_reference(options: dict[str, Any], device: str) -
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("options", MMFS)
-def test_multi_image_op_equals_reference(options: dict[str, Any], device: str) -> None:
+def test_mmfs_attention_equals_reference(options: dict[str, Any], device: str) -> None:
     assert_equals_reference(mmfs_attention, on(mmfs_attention_case(**options), device))
 
 
@@ -153,7 +153,7 @@ def test_gradients_that_meet_in_one_pixel_are_added_in_float32(dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_multi_image_op_in_half_types_is_the_float32_result_rounded(dtype: torch.dtype) -> None:
+def test_mmfs_attention_in_half_types_is_the_float32_result_rounded(dtype: torch.dtype) -> None:
     case = mmfs_attention_case(dim=8)
     value = case.tensors.pop("value").to(dtype)
     others = {name: tensor.float() for name, tensor in case.tensors.items()}

@@ -104,7 +104,7 @@ def test_wrong_arguments_of_ms_deform_attn(wrong: dict[str, Any], error: type[Ex
 
 @pytest.mark.usefixtures("nothing_computes")
 @pytest.mark.parametrize(("wrong", "error", "sentence"), WRONG_MMFS_ATTENTION)
-def test_wrong_arguments_of_the_multi_image_op(wrong: dict[str, Any], error: type[Exception], sentence: str) -> None:
+def test_wrong_arguments_of_mmfs_attention(wrong: dict[str, Any], error: type[Exception], sentence: str) -> None:
     case = mmfs_attention_case()
     with pytest.raises(error, match=sentence):
         mmfs_attention(**(case.tensors | case.rest | wrong))

@@ -51,7 +51,7 @@ MMFS = [
 
 
 @pytest.mark.parametrize("options", MMFS)
-def test_multi_image_op_equals_a_loop(options: dict[str, Any]) -> None:
+def test_mmfs_attention_equals_a_loop(options: dict[str, Any]) -> None:
     case = mmfs_attention_case(**options)
     differences = largest_difference(case.run(mmfs_attention_reference), case.run(mmfs_attention_one_by_one))
     assert max(differences.values()) < 1e-13, differences
@@ -102,7 +102,7 @@ def test_first_and_second_derivatives_of_ms_deform_attn() -> None:
     assert torch.autograd.gradgradcheck(op, leaves, fast_mode=True)
 
 
-def test_first_and_second_derivatives_of_the_multi_image_op() -> None:
+def test_first_and_second_derivatives_of_mmfs_attention() -> None:
     case = mmfs_attention_case(
         [(2, 1), (1, 1)], batch=1, num_queries=2, num_heads=1, num_points=2, num_images=3, dim=2, num_ages=2
     )
