@@ -4,7 +4,8 @@ A bilinear sample is a weighted sum of four rows of the table [R*H, D] of all pi
 bag of `embedding_bag`. The gradient of the table is the transposed sum: entries sorted by row, and for each row a bag
 of output gradients. The pixels that are read are never held, except one chunk's for the gradients of the weights.
 
-Letters as in reference.py, and: C queries of one chunk, E triples (query, head, image) of one chunk in this order. A bag is a (query, head); its triples lie side by side.
+Letters as in reference.py, and: C queries of one chunk, E triples (query, head, image) of one chunk in this order.
+A bag is a (query, head); its triples lie side by side.
 """
 
 from __future__ import annotations
