@@ -245,6 +245,40 @@ class ImageDecoderConfig:
     def __post_init__(self) -> None:
         check_choices(self)
 
+    @classmethod
+    def sdxl_base(cls) -> ImageDecoderConfig:
+        """The arguments of Stable Diffusion XL base 1.0 (arXiv:2307.01952), which draws at 1024 px: a U-Net of 2.57 G
+        parameters, deepest where its maps are smallest."""
+        return cls(
+            unet={
+                "sample_size": 128,
+                "in_channels": 4,
+                "out_channels": 4,
+                "block_out_channels": (320, 640, 1280),
+                "layers_per_block": 2,
+                "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
+                "up_block_types": (*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+                "transformer_layers_per_block": (1, 2, 10),
+                "cross_attention_dim": 2048,
+                "attention_head_dim": (5, 10, 20),
+                "use_linear_projection": True,
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 256,
+                "projection_class_embeddings_input_dim": 6 * 256 + 1280,
+            },
+            image_size=1024,
+            vae={
+                "block_out_channels": (128, 256, 512, 512),
+                "layers_per_block": 2,
+                "down_block_types": ("DownEncoderBlock2D",) * 4,
+                "up_block_types": ("UpDecoderBlock2D",) * 4,
+                "latent_channels": 4,
+                "sample_size": 1024,
+                "scaling_factor": 0.13025,
+                "force_upcast": True,
+            },
+        )
+
     @property
     def drawn_image_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the images that the model draws."""

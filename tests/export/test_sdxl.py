@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from export.components.all import check_cases, components_of
 from export.components.check_inputs import Case
 from export.components.component import Component, Tolerances
+from export.engine.memory_estimate import memory_of
+from export.engine.profiles import Limits
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
 from export.runtime import Session
@@ -23,6 +25,8 @@ from export.validate.half_precision import check_half, check_seeing
 from export.validate.parity import check
 from export.validate.validate import run_of
 from models import MMInterleaved, MMInterleavedConfig
+from models.component_configs import ImageDecoderConfig
+from models.uninitialized import uninitialized
 from tiny_snapshots import U_NETS
 
 MakeModel = Callable[[MMInterleavedConfig], MMInterleaved]
@@ -122,6 +126,19 @@ def test_both_negatives_are_written(sdxl: MMInterleaved, tmp_path: Path) -> None
     decoder = sdxl.image_decoder
     torch.testing.assert_close(negative["negative_context"], decoder.negative_context.detach())
     torch.testing.assert_close(negative["negative_pooled"], decoder.negative_pooled.detach())
+
+
+@pytest.mark.slow
+def test_memory_of_the_full_size(config: MMInterleavedConfig) -> None:
+    """2.57 G parameters of the U-Net and 12 M of MMFS in float32, without any of them in memory."""
+    full = dataclasses.replace(config, image_decoder=ImageDecoderConfig.sdxl_base())
+    model = uninitialized(lambda: MMInterleaved(full)).eval()
+    memory = memory_of(components_of(model)["unet_mmfs"], Limits())
+    num_parameters = sum(parameter.numel() for parameter in model.image_decoder.unet.parameters())
+    assert 2.57e9 < num_parameters < 2.6e9
+    # The projections of the bank's features are another component's.
+    assert 0.99 * 4 * num_parameters < memory.weights < 4 * num_parameters
+    assert memory.activations > 2 * 320 * 128 * 128 * 4, "at least one map of the widest block, of both halves"
 
 
 @pytest.mark.slow

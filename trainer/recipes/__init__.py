@@ -7,7 +7,7 @@ from models import MMInterleavedConfig
 from trainer.config import TrainConfig
 from trainer.options.parser import Recipes
 from trainer.recipes.finetuning import instruct, rec, seg2img, story, vqa
-from trainer.recipes.paper import ablation_3b, paper_13b
+from trainer.recipes.paper import ablation_3b, paper_13b, sdxl_13b
 from trainer.recipes.toy import tiny, toy, toy_refine, toy_scratch
 from trainer.recipes.toy_finetuning import toy_instruct, toy_rec, toy_seg2img, toy_story, toy_vqa
 
@@ -18,6 +18,7 @@ RECIPES: Recipes = {
     "toy_refine": toy_refine,
     "tiny": tiny,
     "paper_13b": paper_13b,
+    "sdxl_13b": sdxl_13b,
     "ablation_3b": ablation_3b,
 }
 """For `python -m trainer.pretrain`."""

@@ -6,10 +6,11 @@ The pre-trained networks are `--parts`, the data `--corpus.sources.NAME.manifest
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from models import MMInterleavedConfig
 from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisualTokenizerConfig
+from models.component_names import CheckpointedComponent
 from models.frozen import PAPER_FROZEN
 from trainer.config import OptimConfig, PartsConfig, TrainConfig
 from trainer.data.config import CorpusConfig, DataConfig
@@ -43,6 +44,20 @@ def paper_13b() -> TrainConfig:
         optim=paper_optim(),
         checkpoint=CheckpointConfig(every=1000),
         **fitting(),
+    )
+
+
+def sdxl_13b() -> TrainConfig:
+    """The paper's pre-training with Stable Diffusion XL as the image decoder, drawn at 1024 px."""
+    paper = paper_13b()
+    assert paper.parts is not None
+    return replace(
+        paper,
+        recipe="sdxl_13b",
+        out="runs/sdxl_13b",
+        model=replace(paper.model, image_decoder=ImageDecoderConfig.sdxl_base()),
+        parts=replace(paper.parts, image_decoder="stabilityai/stable-diffusion-xl-base-1.0"),
+        memory=replace(paper.memory, image_chunk=1, activation_checkpointing=list(get_args(CheckpointedComponent))),
     )
 
 

@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import MMInterleavedConfig
+from models.component_configs import ImageDecoderConfig
 from models.denoising_options import Denoising
 from models.image_decoders.condition import Condition
 from models.image_decoders.make import make_image_decoder
@@ -155,3 +157,33 @@ def test_it_draws(scheduler) -> None:
     plain, nearly = drawn(condition, guidance_scale=1.0), drawn(condition, guidance_scale=1.0 + 1e-6)
     torch.testing.assert_close(nearly, plain, rtol=1e-3, atol=1e-4)
     assert drawn(condition, image_guidance_scale=2.0).shape == first.shape
+
+
+@torch.no_grad()
+def test_the_full_size_is_sdxls() -> None:
+    """Parameters as published with SDXL base 1.0, and a step of drawing at 1024 px, on tensors without data."""
+    config = ImageDecoderConfig.sdxl_base()
+    shapes_of_features = ((64, 64), (32, 32), (16, 16), (8, 8))
+    with torch.device("meta"):
+        decoder = make_image_decoder(
+            config, context_dim=5120, feature_dim=1024, spatial_shapes=shapes_of_features
+        ).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        decoder.to_empty(device="cpu")
+        assert sum(p.numel() for p in decoder.unet.host.parameters()) == 2_567_463_684
+        assert sum(p.numel() for p in decoder.codec.vae.parameters()) == 83_653_863
+        assert decoder.latent_shape == (4, 128, 128)
+        assert [one.conv.in_channels for one in decoder.unet.synchronizers] == [1280, 640, 320]
+        condition = decoder.condition(torch.zeros(2, 7, 5120), torch.ones(2, 7, dtype=torch.bool))
+        shapes = {name: tuple(tensor.shape) for name, tensor in condition.named().items()}
+        assert shapes == {"encoder_hidden_states": (2, 77, 2048), "text_embeds": (2, 1280), "time_ids": (2, 6)}
+        assert {name: shape[1:] for name, shape in shapes.items()} == decoder.condition_shapes
+        predicted = decoder.unet(
+            torch.zeros(2, *decoder.latent_shape),
+            torch.zeros(2),
+            condition.tokens,
+            condition.added,
+            values=decoder.unet.project_values(torch.zeros(3, 5440, 1024)),
+            visible=torch.zeros(2, 2, dtype=torch.int64),
+        )
+        assert predicted.shape == (2, 4, 128, 128)

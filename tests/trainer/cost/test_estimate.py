@@ -52,6 +52,15 @@ def test_the_papers_run_is_estimated_without_its_weights() -> None:
 
 
 @pytest.mark.slow
+def test_sdxl_as_the_image_decoder_fits_too() -> None:
+    config, machine = RECIPES["sdxl_13b"](), Machine(8, 80 * GB)
+    known = figures(config, machine)
+    assert known.parameters.trainable["U-Net"] == 2_567_463_684
+    assert known.parameters.frozen["VAE"] == 83_653_863
+    assert "too little" not in described(config, machine, known)
+
+
+@pytest.mark.slow
 def test_fine_tuning_fits_gpus_of_80_gb() -> None:
     """With a language model that is frozen."""
     report = estimate(FINETUNING["story"](), Machine(8, 80 * GB))

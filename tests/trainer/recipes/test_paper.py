@@ -91,7 +91,7 @@ def test_a_trained_language_model_may_learn_slowly():
     assert groups["gate"]["base_lr"] == 1
 
 
-@pytest.mark.parametrize("recipe", ["paper_13b", "ablation_3b"])
+@pytest.mark.parametrize("recipe", ["paper_13b", "sdxl_13b", "ablation_3b"])
 def test_data_that_is_not_there_yet_is_asked_for(recipe):
     with pytest.raises(UsageError, match=r"corpus.sources.laion_\w+ has no data yet: give the directory"):
         with_fingerprints(RECIPES[recipe]())
