@@ -159,6 +159,7 @@ def test_it_draws(scheduler) -> None:
     assert drawn(condition, image_guidance_scale=2.0).shape == first.shape
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_full_size_is_sdxls() -> None:
     """Parameters as published with SDXL base 1.0, and a step of drawing at 1024 px, on tensors without data."""
