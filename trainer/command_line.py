@@ -27,14 +27,14 @@ def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
 
 
 def _run(command: Command) -> int:
-    """Estimate, rehearse or make the run."""
+    """Estimate the run, try some steps of it, or make it."""
     from trainer.cost.estimate import estimate
     from trainer.cost.gpu_memory import Machine
-    from trainer.run import make_run, rehearse
+    from trainer.run import make_dry_run, make_run
     from trainer.run_directory import require_room
 
     if command.dry_run is not None:
-        return rehearse(command.config, command.dry_run)
+        return make_dry_run(command.config, command.dry_run)
     if command.estimate is not None:
         print(estimate(command.config, Machine.parse(command.estimate)))
         return 0

@@ -1,4 +1,4 @@
-"""The settings of a run: frozen dataclasses."""
+"""The settings of a run: frozen dataclasses. Those of its data are in `trainer.data.config`."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class PartsConfig:
     """null: the one with the language model."""
 
     language_model_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """How the language model's weights are kept; the short types are for one that is frozen."""
+    """The dtype of the language model's weights; bfloat16 and float16 only where it is frozen."""
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,17 @@ class TrainConfig:
 
     encoder_pretraining: EncoderPretrainingConfig = field(default_factory=EncoderPretrainingConfig)
     freeze_encoder: bool = False
-    """In the main training, keep the vision transformer and its adapter as they are (the paper freezes its CLIP); the
-    resampler that makes visual tokens of their features still learns."""
+    """Freeze the vision transformer and its adapter in the main training (the paper freezes its CLIP); the resampler
+    that makes visual tokens of their features still learns."""
 
     frozen: list[FrozenComponent] = field(default_factory=list)
-    """The pre-trained networks, or a whole part, that stay as they are from the start (`models.frozen`)."""
+    """Components that are frozen from the start (`models.frozen`)."""
 
     lora: LoraConfig | None = None
     """Adapters to train in the language model, whose own weights are frozen then; null: none."""
 
     parts: PartsConfig | None = None
-    """The pre-trained networks to make a new model of, whose sizes and token ids come before those in `model`; null:
+    """The pre-trained networks to build a new model from. Their sizes and token ids replace those in `model`. null:
     none."""
 
     init: str | None = None
@@ -151,18 +151,18 @@ class TrainConfig:
     null: all of them, and then the model in `init` has to have the run's settings."""
 
     ema_decay: float = 0.0
-    """Above 0: `model/` gets an exponential moving average of the weights with this decay, not the last weights."""
+    """Above 0: `model/` holds an exponential moving average of the weights with this decay; 0: the last weights."""
 
     seed: int = 0
-    """Of random weights, the order of the data and the noise."""
+    """Seed of random weights, of the order of the data and of the noise."""
 
     max_minutes: float | None = None
     """Pause after so many minutes of this process, with a checkpoint that the same command goes on from; null:
     no limit."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What the main training multiplies matrices in. Trained weights, their gradients, the optimizer and sums are
-    float32; with bfloat16, frozen matrices are kept in it, in `model/` too."""
+    """The dtype of matrix products in the main training. Trained weights, their gradients, the optimizer's state and
+    sums are float32; with bfloat16, frozen matrices are stored in it, in `model/` too."""
 
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
@@ -170,17 +170,18 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     max_skipped_in_a_row: int = 3
-    """A step whose gradient is infinite or not a number is left out; after so many in a row, the next one ends the
-    run."""
+    """A step whose gradient is infinite or NaN is skipped; after so many in a row, the next one ends the run."""
 
     device: str = "auto"
     """"auto" is the GPU where there is one; or "cpu", "cuda", "cuda:1", ..."""
 
     num_threads: int = 0
-    """CPU threads of PyTorch; 0 leaves its choice (all cores, or OMP_NUM_THREADS). Other numbers round differently."""
+    """CPU threads of PyTorch; 0: PyTorch's choice (all cores, or OMP_NUM_THREADS). Another number may round
+    differently."""
 
     num_workers: int = 1
-    """Processes that make the data ahead of the step; 0 makes it in between. The data is the same."""
+    """Processes that prepare batches ahead of time; 0: the training process prepares each before its step. The data is
+    the same."""
 
     def __post_init__(self) -> None:
         # YAML and JSON have no tuples: with lists in its free-form dictionaries, a configuration equals its round trip.

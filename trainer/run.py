@@ -1,4 +1,4 @@
-"""A run from its settings to `model/`, and its rehearsal."""
+"""A run from its settings to `model/`, and its dry run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         model = make_model(config)
         phases = list(make_phases(model, config))
         with directory_lock(Path(config.out)) if processes.is_first else nullcontext():
-            processes.barrier()  # until nobody looks any more whether the directory holds a run
+            processes.barrier()  # until every process has looked whether the directory holds a run
             if processes.is_first:
                 prepare_directory(config, phases, start)
             with closing(make_log(config, processes, device, steps_before(phases, start))) as log:
@@ -91,7 +91,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         return status
 
 
-def rehearse(config: TrainConfig, num_steps: int) -> int:
+def make_dry_run(config: TrainConfig, num_steps: int) -> int:
     """A few steps of the main training from its start, and a report; nothing is written. Returns the exit code.
 
     Raises what `make_run` raises.

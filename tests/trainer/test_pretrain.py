@@ -31,7 +31,7 @@ def test_a_dry_run_reports_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert "main 2/2" in said
     assert all(f"\n{fact} " in said for fact in ("rows", "padding", "speed", "data", "peak memory", "whole run"))
     assert main(["tiny", "--dry_run", "0"]) == 2
-    assert "dry-run is 0; expected 1 or more steps" in capsys.readouterr().err
+    assert "dry_run is 0; expected 1 or more steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["nonsense", pytest.param("cuda:99", id="no-such-gpu")])

@@ -1,4 +1,4 @@
-"""What a run tells: log.jsonl (the source of truth), TensorBoard, and the progress line."""
+"""The log of a run: log.jsonl (the source of truth), TensorBoard, and the progress line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Step:
 
 
 class Sink(Protocol):
-    """Where else a log goes."""
+    """Another receiver of every record, such as Weights & Biases."""
 
     def step(self, values: Mapping[str, float], step: int) -> None:
         """What was measured, by `PHASE/NAME`, in a step; steps are counted over all phases."""
@@ -52,7 +52,7 @@ class Sink(Protocol):
         """A record that is not a step."""
 
     def close(self) -> None:
-        """No more comes."""
+        """Called once, after the last record."""
 
 
 class RunLog:
@@ -63,8 +63,8 @@ class RunLog:
         log_every: steps between two progress lines and two TensorBoard points, which are means over those steps.
         first_step: number of steps, over all phases, that were done before; later TensorBoard points are dropped.
         stream: where the progress goes; one updating line if it is a terminal. None: standard output.
-        peak_flops: operations a second that all devices together could do; None: unknown, and nothing is said of it.
-        sink: gets every record too; None: nobody does.
+        peak_flops: operations a second that all devices together could do; None: unknown, and no utilisation is logged.
+        sink: gets every record too; None: no other receiver.
     """
 
     def __init__(

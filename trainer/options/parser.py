@@ -78,7 +78,7 @@ def make_parser(
         const="1x80",
         default=None,
         metavar="GPUSxGB",
-        help="Train nothing; say what the run needs on so many GPUs of so many GB (8x80; without a value 1x80): "
+        help="Train nothing; print what the run needs on so many GPUs of so many GB (8x80; without a value 1x80): "
         "parameters, memory, operations, days.",
     )
     parser.add_argument(
@@ -86,7 +86,7 @@ def make_parser(
         type=int | None,
         default=None,
         metavar="STEPS",
-        help="Write nothing; make so many real steps on real data and tell of the data, the speed and the memory.",
+        help="Write nothing; make so many real steps on real data, and report on the data, the speed and the memory.",
     )
     if config.corpus is not None and len(config.corpus.sources) == 1:
         [name] = config.corpus.sources

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-PATIENCE = timedelta(hours=2)
+TIMEOUT = timedelta(hours=2)
 """How long processes wait for each other before PyTorch gives up: longer than any watchdog, which knows more to say."""
 
 
@@ -96,14 +96,14 @@ def joined(device: torch.device) -> Iterator[Processes]:
         store=dist.PrefixStore("training", store),
         rank=rank,
         world_size=num,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     try:
         yield Processes(
             rank=rank,
             num=num,
             local_rank=local_rank(),
-            saving=dist.new_group(backend="gloo", timeout=PATIENCE),
+            saving=dist.new_group(backend="gloo", timeout=TIMEOUT),
             store=dist.PrefixStore("threads", store if num == 1 else store.clone()),
         )
     finally:

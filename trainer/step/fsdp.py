@@ -27,7 +27,7 @@ class _Whole(nn.Module):
         self.module = module
 
     def forward(self, device: torch.device) -> Tensor:
-        return torch.zeros((), device=device, requires_grad=True) * 1  # FSDP2 listens to what has a history
+        return torch.zeros((), device=device, requires_grad=True) * 1  # FSDP2 hooks onto a tensor that needs a gradient
 
 
 class ParallelModule:
@@ -36,7 +36,7 @@ class ParallelModule:
     Between steps, each process holds its shard of every trainable parameter, a DTensor, and so do an optimizer and an
     average made of them. Frozen parameters are whole everywhere. The layers of `stack` are apart: each has its
     parameters, frozen or not, whole while it computes, forward and backward, and shards otherwise; a backward through
-    it adds everybody's gradients to their shards.
+    it adds the gradients of all processes to their shards.
 
     Args:
         module: on its device; the same in all processes.
@@ -44,7 +44,7 @@ class ParallelModule:
         shard_size: how many processes hold a trainable parameter together; 0: all of them. With 1, each has it whole
             (plain data parallelism), with a number in between, groups of so many have a copy each (HSDP).
         stack: a submodule whose forward runs each of its `layers` once. Every process calls it equally often, forward
-            and backward, whatever its share of the batch has in it: each layer waits for everybody's shards.
+            and backward, whatever its share of the batch has in it: each layer waits for the shards of all processes.
 
     Raises:
         UsageError: `shard_size` does not divide the processes.
@@ -104,7 +104,7 @@ class ParallelModule:
             self._end = self._whole(self._device)
 
     def reduce(self) -> None:
-        """End a step: parameters are sharded again, and each has the shard of the sum of everybody's gradients."""
+        """End a step: parameters are sharded again, and each has its shard of the sum of all processes' gradients."""
         if self._end is not None:
             self._agree_on_gradients()
             self._end.backward()
@@ -176,5 +176,5 @@ def _add_up(unit: FSDPModule) -> None:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that may be sharded, as a plain one; all processes have to ask."""
+    """A tensor that may be sharded, as a plain one; a collective where it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

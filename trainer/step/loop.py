@@ -29,7 +29,7 @@ from trainer.step.fsdp import ParallelModule, full_tensor
 from trainer.step.lr_schedule import learning_rate_factor, set_learning_rate
 from trainer.step.micro_batches import rows_of_micro_batches, run_micro_batches
 from trainer.step.optimizer import describe_groups, make_optimizer
-from trainer.step.out_of_memory import FEWER_STATES, cheapest_knobs, out_of_memory_explained
+from trainer.step.out_of_memory import FEWER_STATES, memory_saving_options, out_of_memory_explained
 from trainer.step.phase import Phase
 from trainer.step.training_state import (
     TrainingState,
@@ -120,7 +120,7 @@ def train(
             set_learning_rate(optimizer, factor)
 
             watchdog.enters("forward and backward")
-            with out_of_memory_explained(cheapest_knobs(config)):
+            with out_of_memory_explained(memory_saving_options(config)):
                 contributions = run_micro_batches(
                     phase, parallel, micro_batches, counts, device, lambda: agreed_stop(interrupt, processes)
                 )

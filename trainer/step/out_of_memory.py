@@ -12,18 +12,18 @@ from trainer.errors import OutOfMemoryError
 
 
 @contextmanager
-def out_of_memory_explained(way_out: str) -> Iterator[None]:
-    """Turn PyTorch's error, of a GPU or of the CPU, into a sentence with the way out. Raises OutOfMemoryError."""
+def out_of_memory_explained(advice: str) -> Iterator[None]:
+    """Turn PyTorch's error, of a GPU or of the CPU, into a sentence with advice. Raises OutOfMemoryError."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise OutOfMemoryError(f"The memory is used up: {reason} {way_out}") from error
+        raise OutOfMemoryError(f"The memory is used up: {reason} {advice}") from error
 
 
-def cheapest_knobs(config: TrainConfig) -> str:
+def memory_saving_options(config: TrainConfig) -> str:
     """Settings that need less memory and teach the same, the cheapest in time first."""
     images = f"{config.memory.image_chunk // 2}" if config.memory.image_chunk > 1 else "1"
     rows = f"{config.memory.micro_batch_rows // 2}" if config.memory.micro_batch_rows > 1 else "1"
@@ -41,4 +41,4 @@ FEWER_STATES = (
     "more GPUs with --parallel.shard_size 0 (all share one state), or train less: --lora.rank 16, or "
     "--frozen '[language_model]'."
 )
-"""The way out where the first update needs more than forward and backward did."""
+"""Advice where the first update needs more memory than forward and backward did."""
