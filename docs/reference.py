@@ -24,6 +24,8 @@ MODULES = [
     "models.processor",
     "models.batch",
     "models.network",
+    "models.vision_encoders.interface",
+    "models.language_models.interface",
     "models.generation.generate",
     "models.generation.options",
     "models.generation.generated",
