@@ -1,10 +1,10 @@
 """Both ops and their gradients as sparse sums of rows: the implementation that needs no compiled kernel.
 
-A bilinear sample is a weighted sum of four rows of the table [R*H, D] of all pixels, so one head of one query is one
+A bilinear sample is a weighted sum of four rows of the table [total pixels * H, D] of all pixels, so one head of one query is one
 bag of `embedding_bag`. The gradient of the table is the transposed sum: entries sorted by row, and for each row a bag
 of output gradients. The pixels that are read are never held, except one chunk's for the gradients of the weights.
 
-Letters as in reference.py, and: C queries of one chunk, E triples (query, head, image) of one chunk in this order.
+Letters as in reference.py, and: c queries of one chunk, e triples (query, head, image) of one chunk in this order.
 A bag is a (query, head); its triples lie side by side.
 """
 
@@ -30,7 +30,7 @@ CHUNK_CORNERS = 1 << 18
 
 
 class Corner(NamedTuple):
-    """One of the four pixels around every sample of E triples; each tensor is [E, L, P]."""
+    """One of the four pixels around every sample of e triples; each tensor is [e, L, P]."""
 
     rows: Tensor  # int, rows of the table
     shares: Tensor  # bilinear weights, 0 where not touched
@@ -38,23 +38,23 @@ class Corner(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Where the samples of E triples lie."""
+    """Where the samples of e triples lie."""
 
     corners: tuple[Corner, Corner, Corner, Corner]  # upper left, upper right, lower left, lower right
-    right: Tensor  # [E, L, P], distance from the left pixels, in pixels
-    below: Tensor  # [E, L, P], distance from the upper pixels
-    width: Tensor  # [E, L, 1]
-    height: Tensor  # [E, L, 1]
+    right: Tensor  # [e, L, P], distance from the left pixels, in pixels
+    below: Tensor  # [e, L, P], distance from the upper pixels
+    width: Tensor  # [e, L, 1]
+    height: Tensor  # [e, L, 1]
 
 
 class Chunk(NamedTuple):
-    """C queries with what they sample."""
+    """c queries with what they sample."""
 
     queries: slice  # of B*Q
     samples: Samples
-    weights: Tensor  # [E, L, P], attention weights
-    bags: Tensor  # int [E], bag of each triple, counted from query 0
-    starts: Tensor  # int [C*H], first sample of each bag
+    weights: Tensor  # [e, L, P], attention weights
+    bags: Tensor  # int [e], bag of each triple, counted from query 0
+    starts: Tensor  # int [c*H], first sample of each bag
 
 
 class Entries(NamedTuple):
@@ -66,12 +66,12 @@ class Entries(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """Softmax of C queries. Triples of images that a query does not see are among these, with weight 0."""
+    """Softmax of c queries. Triples of images that a query does not see are among these, with weight 0."""
 
-    weights: Tensor  # [C, H, M, L, P]
-    null_weight: Tensor  # [C, H]
+    weights: Tensor  # [c, H, M, L, P]
+    null_weight: Tensor  # [c, H]
     ages: Tensor  # int [M], 1, 2, ...
-    triples: Tensor | None  # int [E], which of the C*H*M triples are seen; None: all
+    triples: Tensor | None  # int [e], which of the c*H*M triples are seen; None: all
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -124,8 +124,8 @@ def ms_deform_attn_chunks(arguments: MSDeformAttnArguments) -> Iterator[Chunk]:
         attention_weights.flatten(0, 1),
     )  # [B*Q, H, L, P, ...]
     for queries in chunks_of(batch * num_queries, num_heads * num_levels * num_points * 4):
-        locations = all_locations[queries].to(dtype).flatten(0, 1)  # [E, L, P, 2]
-        weights = all_weights[queries].to(dtype).flatten(0, 1)  # [E, L, P]
+        locations = all_locations[queries].to(dtype).flatten(0, 1)  # [e, L, P, 2]
+        weights = all_weights[queries].to(dtype).flatten(0, 1)  # [e, L, P]
         bags = torch.arange(queries.start * num_heads, queries.stop * num_heads, device=value.device)
         image = bags // (num_heads * num_queries)
         samples = find_corners(locations, planes.index_select(0, image), bags % num_heads, num_heads)
@@ -177,16 +177,16 @@ def mmfs_attention_backward(
     entries: list[Entries] = []
     for chunk, attention in mmfs_attention_chunks(arguments):
         dots, slopes = sample_gradients(table, chunk, grad)
-        location_slopes = (slopes * chunk.weights[..., None]).sum(1)  # [E, P, 2]: all levels share a location
-        dots = all_triples(dots, attention)  # [C, H, M, L, P]
-        location_slopes = all_triples(location_slopes, attention)  # [C, H, M, P, 2]
+        location_slopes = (slopes * chunk.weights[..., None]).sum(1)  # [e, P, 2]: all levels share a location
+        dots = all_triples(dots, attention)  # [c, H, M, L, P]
+        location_slopes = all_triples(location_slopes, attention)  # [c, H, M, P, 2]
 
-        grad_here = grad[bags_of(chunk.queries, num_heads)].view(-1, num_heads, dim)  # [C, H, D]
-        mean_dot = (attention.weights * dots).sum((2, 3, 4))  # [C, H]
+        grad_here = grad[bags_of(chunk.queries, num_heads)].view(-1, num_heads, dim)  # [c, H, D]
+        mean_dot = (attention.weights * dots).sum((2, 3, 4))  # [c, H]
         if null_value is not None:
             mean_dot = mean_dot + attention.null_weight * (grad_here * null_value.to(grad.dtype)).sum(-1)
             grad_null_value += torch.einsum("ch,chd->hd", attention.null_weight, grad_here)
-        logit_slopes = attention.weights * (dots - mean_dot[..., None, None, None])  # [C, H, M, L, P]
+        logit_slopes = attention.weights * (dots - mean_dot[..., None, None, None])  # [c, H, M, L, P]
 
         grad_points[chunk.queries] = location_slopes.sum((1, 2, 3))
         grad_offsets[chunk.queries] = location_slopes.sum(2)
@@ -227,45 +227,45 @@ def mmfs_attention_chunks(arguments: MMFSAttentionArguments) -> Iterator[tuple[C
     for queries in chunks_of(len(last), num_heads * max(most, 1) * num_levels * num_points * 4):
         num_seen = num_visible[queries]
         ages = torch.arange(1, int(num_seen.max()) + 1, device=last.device)  # [M]
-        seen = ages <= num_seen[:, None]  # [C, M]
+        seen = ages <= num_seen[:, None]  # [c, M]
         triples = None
         if not bool(seen.all()):
             triples = seen[:, None].expand(-1, num_heads, -1).flatten().nonzero().squeeze(1)
 
-        logits = all_logits[queries].to(dtype)[:, :, None].expand(-1, -1, len(ages), -1, -1)  # [C, H, M, L, P]
+        logits = all_logits[queries].to(dtype)[:, :, None].expand(-1, -1, len(ages), -1, -1)  # [c, H, M, L, P]
         if logit_table is not None:
             logits = logits + of_age(logit_table.to(dtype), ages).transpose(0, 1)
         logits = logits.masked_fill(~seen[:, None, :, None, None], -torch.inf)
         weights, null_weight = (part[0] for part in softmax_with_null(logits[None], arguments.null_logit))
         attention = Attention(weights, null_weight, ages, triples)
 
-        offsets = all_offsets[queries].to(dtype)[:, :, None]  # [C, H, 1, P, 2]
+        offsets = all_offsets[queries].to(dtype)[:, :, None]  # [c, H, 1, P, 2]
         if offset_table is not None:
             offsets = offsets + of_age(offset_table.to(dtype), ages).transpose(0, 1)
-        locations = all_points[queries].to(dtype)[:, None, None, None] + offsets  # [C, H, 1 or M, P, 2]
+        locations = all_points[queries].to(dtype)[:, None, None, None] + offsets  # [c, H, 1 or M, P, 2]
         locations = locations.expand(-1, -1, len(ages), -1, -1)
 
         bag = torch.arange(len(num_seen) * num_heads, device=last.device)[:, None]  # of this chunk
-        image = (last[queries, None] - ages).repeat_interleave(num_heads, 0)  # [C*H, M]
+        image = (last[queries, None] - ages).repeat_interleave(num_heads, 0)  # [c*H, M]
         bag, image = (
             seen_triples(part.expand_as(image).reshape(*weights.shape[:3]), attention) for part in (bag, image)
         )
-        seen_locations = seen_triples(locations, attention)[:, None]  # [E, 1, P, 2]
+        seen_locations = seen_triples(locations, attention)[:, None]  # [e, 1, P, 2]
         samples = find_corners(seen_locations, planes.index_select(0, image), bag % num_heads, num_heads)
-        triples_of_bag = num_seen.repeat_interleave(num_heads)  # [C*H]
+        triples_of_bag = num_seen.repeat_interleave(num_heads)  # [c*H]
         starts = (triples_of_bag.cumsum(0) - triples_of_bag) * (num_levels * num_points)
         bags = bag + queries.start * num_heads
         yield Chunk(queries, samples, seen_triples(weights, attention), bags, starts), attention
 
 
 def seen_triples(of_all: Tensor, attention: Attention) -> Tensor:
-    """[C, H, M, ...] -> [E, ...]."""
+    """[c, H, M, ...] -> [e, ...]."""
     flat = of_all.flatten(0, 2)
     return flat if attention.triples is None else flat.index_select(0, attention.triples)
 
 
 def all_triples(of_seen: Tensor, attention: Attention) -> Tensor:
-    """[E, ...] -> [C, H, M, ...], 0 where a query does not see the image."""
+    """[e, ...] -> [c, H, M, ...], 0 where a query does not see the image."""
     if attention.triples is not None:
         flat = of_seen.new_zeros(attention.weights.shape[:3].numel(), *of_seen.shape[1:])
         of_seen = flat.index_copy_(0, attention.triples, of_seen)
@@ -277,7 +277,7 @@ def all_triples(of_seen: Tensor, attention: Attention) -> Tensor:
 
 
 def pixel_table(value: Tensor) -> Tensor:
-    """[..., H, D] -> [R*H, D], without a copy if value is contiguous and not of a half type."""
+    """[..., H, D] -> [total pixels * H, D], without a copy if value is contiguous and not of a half type."""
     return value.reshape(-1, value.shape[-1]).to(accumulation_dtype(value.dtype))
 
 
@@ -296,13 +296,13 @@ def find_corners(locations: Tensor, planes: Tensor, heads: Tensor, num_heads: in
     """Which rows the samples sum, and how.
 
     Args:
-        locations: [E, L or 1, P, 2], (x, y), 0 to 1 across the level.
-        planes: int [E, L, 3]: height, width, first pixel.
-        heads: int [E].
+        locations: [e, L or 1, P, 2], (x, y), 0 to 1 across the level.
+        planes: int [e, L, 3]: height, width, first pixel.
+        heads: int [e].
         num_heads: H.
     """
-    height, width, first_pixel = planes[..., None].unbind(2)  # each [E, L, 1]
-    x = locations[..., 0] * width - 0.5  # [E, L, P]
+    height, width, first_pixel = planes[..., None].unbind(2)  # each [e, L, 1]
+    x = locations[..., 0] * width - 0.5  # [e, L, P]
     y = locations[..., 1] * height - 0.5
     inside = (x > -1) & (x < width) & (y > -1) & (y < height)  # False for NaN
     x = torch.where(inside, x, 0.0)
@@ -331,7 +331,7 @@ def find_corners(locations: Tensor, planes: Tensor, heads: Tensor, num_heads: in
 
 
 def sum_of_rows(table: Tensor, chunk: Chunk) -> Tensor:
-    """Weighted sum of the rows of each bag -> [C*H, D]."""
+    """Weighted sum of the rows of each bag -> [c*H, D]."""
     out = table.new_zeros(len(chunk.starts), table.shape[1])
     for corner in chunk.samples.corners:
         out += bag_sums(table, corner.rows, corner.shares * chunk.weights, chunk.starts)
@@ -358,17 +358,17 @@ def sample_gradients(table: Tensor, chunk: Chunk, grad: Tensor) -> tuple[Tensor,
         grad: [B*Q*H, D], gradient of the output.
 
     Returns:
-        [E, L, P], its product with the sample, and [E, L, P, 2], the derivative of that with respect to the location.
+        [e, L, P], its product with the sample, and [e, L, P, 2], the derivative of that with respect to the location.
     """
     samples = chunk.samples
-    grad_of_triple = grad.index_select(0, chunk.bags)[:, None]  # [E, 1, D]
+    grad_of_triple = grad.index_select(0, chunk.bags)[:, None]  # [e, 1, D]
     dots = []
     for corner in samples.corners:
         pixels = table.index_select(0, corner.rows.flatten())
-        pixels = pixels.view(*corner.rows.flatten(1).shape, table.shape[1])  # [E, L*P, D]
+        pixels = pixels.view(*corner.rows.flatten(1).shape, table.shape[1])  # [e, L*P, D]
         dot = torch.bmm(grad_of_triple, pixels.transpose(1, 2)).view(corner.rows.shape)
         dots.append(torch.where(corner.touched, dot, 0.0))
-    upper_left, upper_right, lower_left, lower_right = dots  # each [E, L, P]
+    upper_left, upper_right, lower_left, lower_right = dots  # each [e, L, P]
     slope_x = torch.lerp(upper_right - upper_left, lower_right - lower_left, samples.below) * samples.width
     slope_y = torch.lerp(lower_left - upper_left, lower_right - upper_right, samples.right) * samples.height
     products = torch.stack([corner.shares * dot for corner, dot in zip(samples.corners, dots, strict=True)])

@@ -2,8 +2,8 @@
 
 Works on any device and in float64, and can be differentiated twice. Half types are computed in float32.
 
-Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, R pixels of all images, H heads,
-D channels of a head, L levels, P points, M the most images that one query sees, A rows of the age tables.
+Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, H heads, D channels of a
+head, L levels, P points, M the most images that one query sees, A rows of the age tables.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def mmfs_attention_reference(arguments: MMFSAttentionArguments) -> Tensor:
     offset_table, logit_table = arguments.offset_table, arguments.logit_table
     num_heads = arguments.attention_logits.shape[2]
     dtype = accumulation_dtype(value.dtype)
-    pixels = value.flatten(0, -3).to(dtype)  # [R, H, D]
+    pixels = value.flatten(0, -3).to(dtype)  # [total pixels, H, D]
     planes = image_planes(value, arguments.sizes)  # [N, L, 3]
     num_visible = count_visible(visible, num_images=planes.shape[0])  # [B, Q]
     num_ages = int(num_visible.max()) if num_visible.numel() else 0
@@ -71,14 +71,14 @@ def image_planes(value: Tensor, spatial_shapes: Sequence[int] | Tensor) -> Tenso
     """Height, width and first pixel of every level of every image.
 
     Args:
-        value: [N, S, H, D], or [R, H, D] when images differ in size.
-        spatial_shapes: h, w, h, w, ... of the levels; for a value [R, H, D] an integer tensor [N, L, 2].
+        value: [N, S, H, D], or [total pixels, H, D] when images differ in size.
+        spatial_shapes: h, w, h, w, ... of the levels; for a value [total pixels, H, D] an integer tensor [N, L, 2].
 
     Returns:
         int64 [N, L, 3]; the first pixel counts over the whole bank.
 
     Raises:
-        ValueError: sizes per image are not positive or do not add up to R.
+        ValueError: sizes per image are not positive or do not add up to the total pixels.
     """
     if isinstance(spatial_shapes, Tensor):
         sizes = spatial_shapes.to(value.device, torch.long)
@@ -154,7 +154,7 @@ def weighted_samples(
     a sample does not touch has no effect on it, whatever it holds.
 
     Args:
-        pixels: [R, H, D].
+        pixels: [total pixels, H, D].
         planes: int64, broadcastable to [B, Q, L, 3]: height, width, first pixel.
         locations: [B, Q, H, L or 1, P, 2], (x, y), 0 to 1 across the level.
         weights: [B, Q, H, L, P].

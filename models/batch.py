@@ -16,24 +16,24 @@ IGNORED = -100
 class Batch:
     """Rows of whole documents, and the images that stand in them.
 
-    Letters: R rows, T tokens a row, N images in all rows together (the image bank), M of them with an image loss.
+    Letters: B rows, T tokens a row, N images in all rows together (the image bank), M of them with an image loss.
     An image occupies one `<BoI>` token followed by a fixed number of placeholder tokens.
     """
 
     input_ids: Tensor
-    """[R, T] int64; placeholders stand where visual tokens go, the padding id fills the end of a row."""
+    """[B, T] int64; placeholders stand where visual tokens go, the padding id fills the end of a row."""
 
     targets: Tensor
-    """[R, T] int64; `targets[r, t]` is the token that position t has to predict (already shifted); -100: none."""
+    """[B, T] int64; `targets[r, t]` is the token that position t has to predict (already shifted); -100: none."""
 
     document_ids: Tensor
-    """[R, T] int64; equal numbers within a row are one document, documents are contiguous, -1 is padding."""
+    """[B, T] int64; equal numbers within a row are one document, documents are contiguous, -1 is padding."""
 
     position_ids: Tensor
-    """[R, T] int64; counts from 0 within each document."""
+    """[B, T] int64; counts from 0 within each document."""
 
     pixel_values: Tensor
-    """[N, 3, H, W] float32 in [0, 1]; the image bank: row by row, in reading order."""
+    """[N, 3, h, w] float32 in [0, 1]; the image bank: row by row, in reading order."""
 
     image_positions: Tensor
     """[N, 2] int64; row and column of each image's first visual token. Its `<BoI>` is one column earlier."""
@@ -48,7 +48,7 @@ class Batch:
     """[M] int64; seeds of each drawn image's noise, time step and dropped condition."""
 
     dataset_ids: Tensor | None = None
-    """[R, T] int64; which part of a mixture of data the document is from, -1 for padding. The model ignores
+    """[B, T] int64; which part of a mixture of data the document is from, -1 for padding. The model ignores
     it; the trainer logs the losses of each part by it. None: one loss for all."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:

@@ -1,6 +1,6 @@
 """The paper's Figure 3 as one forward pass: packed documents in, the losses of their texts and images out.
 
-Letters: R rows, T tokens a row, C language-model width, N images of the bank, S pyramid pixels, F feature width,
+Letters: B rows, T tokens a row, C language-model width, N images of the bank, S pyramid pixels, F feature width,
 M drawn images, n visual tokens an image, K supervised tokens.
 """
 
@@ -87,7 +87,7 @@ class Network(nn.Module):
             token_chunk: see `text_losses`.
 
         Returns:
-            [K] text losses of the supervised tokens, [R, T, C] hidden states, and [N, S, F] image features.
+            [K] text losses of the supervised tokens, [B, T, C] hidden states, and [N, S, F] image features.
         """
         packing = self.config.language_model.packing
         visual_tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, C], [N, S, F]
@@ -97,14 +97,14 @@ class Network(nn.Module):
             mask=attention_mask(batch, packing),
             values=self.language_model.project_values(features),
             visible=token_visible(batch),
-        )  # [R, T, C]
+        )  # [B, T, C]
         return self.text_losses(hidden, batch, token_chunk), hidden, features
 
     def embed(self, input_ids: Tensor, visual_tokens: Tensor, image_positions: Tensor) -> Tensor:
-        """Word embeddings with the visual tokens in their places, [R, T, C].
+        """Word embeddings with the visual tokens in their places, [B, T, C].
 
         Args:
-            input_ids: [R, T] int64.
+            input_ids: [B, T] int64.
             visual_tokens: [N, n, C].
             image_positions: [N, 2] int64, row and column of each image's first visual token.
         """
@@ -119,7 +119,7 @@ class Network(nn.Module):
         """Next-text-token prediction (paper Eq. 2): cross-entropy of each supervised token, row by row, [K] float32.
 
         Args:
-            hidden: [R, T, C].
+            hidden: [B, T, C].
             batch: the rows it was computed from.
             token_chunk: hold the logits of so many tokens at a time, and compute them again for the gradient. None:
                 of all tokens, once.
@@ -138,7 +138,7 @@ class Network(nn.Module):
         """Next-image prediction (paper Eq. 3): the denoising error of each drawn image, [M] float32.
 
         Args:
-            hidden: [R, T, C].
+            hidden: [B, T, C].
             features: [N, S, F].
             batch: the rows they were computed from.
             which: of the drawn images; only the features that these may attend to are used.

@@ -19,7 +19,7 @@ from models.atomic_files import write_atomically
 from models.json_files import read_json
 
 ImageInput = Image.Image | np.ndarray | Tensor
-"""A PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1]."""
+"""A PIL image, a uint8 array [h, w, 3], or a float tensor [3, h, w] in [0, 1]."""
 
 TOKENIZER_FILE = "tokenizer.json"
 PROCESSOR_FILE = "processor.json"
@@ -87,7 +87,7 @@ class MMInterleavedProcessor:
         """An image as [3, h, w] float32 in [0, 1]: the part of it that `fit` says, resized.
 
         Args:
-            image: a PIL image, a uint8 array [H, W, 3], or a float tensor [3, H, W] in [0, 1].
+            image: a PIL image, a uint8 array [h, w, 3], or a float tensor [3, h, w] in [0, 1].
 
         Raises:
             ValueError: a tensor or an array of another shape or dtype.
@@ -96,7 +96,7 @@ class MMInterleavedProcessor:
         if isinstance(image, Tensor):
             if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
                 raise ValueError(
-                    f"An image tensor must be float [3, H, W] in [0, 1]; got {image.dtype} {list(image.shape)}. "
+                    f"An image tensor must be float [3, h, w] in [0, 1]; got {image.dtype} {list(image.shape)}. "
                     "Convert it, or pass a PIL image."
                 )
             if image.shape[1:] == (self.height, self.width):
@@ -105,13 +105,13 @@ class MMInterleavedProcessor:
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 raise ValueError(
-                    f"An image array must be uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}. Convert it, or "
+                    f"An image array must be uint8 [h, w, 3]; got {image.dtype} {list(image.shape)}. Convert it, or "
                     "pass a PIL image."
                 )
             image = Image.fromarray(image)
         if not isinstance(image, Image.Image):
             raise TypeError(
-                f"An image must be a PIL image, a uint8 array [H, W, 3] or a float tensor [3, H, W]; got "
+                f"An image must be a PIL image, a uint8 array [h, w, 3] or a float tensor [3, h, w]; got "
                 f"a {type(image).__name__}. Open a file with PIL.Image.open."
             )
         image = image.convert("RGB")

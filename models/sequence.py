@@ -1,6 +1,6 @@
 """Index arithmetic of packed rows: which images a token sees, which tokens see each other, what an image is drawn from.
 
-Letters: R rows, T tokens a row, N images of the bank, M drawn images, K context length.
+Letters: B rows, T tokens a row, N images of the bank, M drawn images, K context length.
 Everything here is integer work on `Batch` fields, without learned parameters.
 """
 
@@ -15,7 +15,7 @@ from models.batch import Batch
 
 
 def token_visible(batch: Batch) -> Tensor:
-    """Range of images that each token may attend to, [R, T, 2] int64 (first, one past last) into the image bank.
+    """Range of images that each token may attend to, [B, T, 2] int64 (first, one past last) into the image bank.
 
     A token sees the images of its own document from their first visual token on; `<BoI>` does not yet see its image
     (paper 3.2: every token accesses the previous images only; the release counts an image's own tokens in).
@@ -31,7 +31,7 @@ def token_visible(batch: Batch) -> Tensor:
 
 
 def attention_mask(batch: Batch, packing: Literal["document", "causal"] = "document") -> Tensor:
-    """Who attends to whom, [R, 1, T, T] bool: oneself, and earlier tokens of the same document ("document") or of the
+    """Who attends to whom, [B, 1, T, T] bool: oneself, and earlier tokens of the same document ("document") or of the
     row ("causal": documents leak into those packed after them, as in the release)."""
     same = batch.document_ids.unsqueeze(2) == batch.document_ids.unsqueeze(1)
     if packing == "causal":
@@ -40,7 +40,7 @@ def attention_mask(batch: Batch, packing: Literal["document", "causal"] = "docum
 
 
 def position_ids(batch: Batch, packing: Literal["document", "causal"] = "document") -> Tensor:
-    """What the language model takes for a token's position, [R, T] int64: counted from the start of its document, or of
+    """What the language model takes for a token's position, [B, T] int64: counted from the start of its document, or of
     its row."""
     if packing == "document":
         return batch.position_ids
@@ -63,7 +63,7 @@ def gather_context(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Hidden states that each drawn image is made from, nearest first.
 
     Args:
-        hidden: [R, T, C] output of the language model.
+        hidden: [B, T, C] output of the language model.
         batch: the rows it was computed from.
 
     Returns:

@@ -1,6 +1,6 @@
 """Images to visual tokens for the language model and multi-scale features for MMFS (paper section 3.2, part 1).
 
-Letters: N images, H x W pixels, E prefix tokens, G patches and C channels of the ViT, S pixels of all four levels
+Letters: N images, h x w pixels, E prefix tokens, G patches and C channels of the ViT, S pixels of all four levels
 together.
 """
 
@@ -89,11 +89,11 @@ class VisualTokenizer(nn.Module):
         """Encode images.
 
         Args:
-            pixel_values: [N, 3, H, W] in [0, 1]. N may be 0; H and W are multiples of the patch size.
+            pixel_values: [N, 3, h, w] in [0, 1]. N may be 0; h and w are multiples of the patch size.
 
         Returns:
             visual tokens [N, num_visual_tokens, lm_hidden], and features [N, S, C], level by level, finest first
-            (`adapter.level_shapes(H, W)`), with their positions added.
+            (`adapter.level_shapes(h, w)`), with their positions added.
 
         Raises:
             ValueError: a side is not a multiple of the patch size.

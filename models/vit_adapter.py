@@ -1,6 +1,6 @@
 """A multi-scale feature pyramid from a plain ViT: ViT-Adapter (arXiv:2205.08534, sections 3.2 to 3.4).
 
-Letters: N images, H x W pixels, C channels, E prefix tokens of the ViT, G patches (rows times columns), S' pixels of
+Letters: N images, h x w pixels, C channels, E prefix tokens of the ViT, G patches (rows times columns), S' pixels of
 the three coarser levels together, L levels.
 """
 
@@ -119,8 +119,8 @@ class ViTAdapter(nn.Module):
         """Encode images.
 
         Args:
-            pixel_values: [N, 3, H, W], normalised by the encoder's mean and standard deviation, in the parameters'
-                dtype. N may be 0; H and W are multiples of the patch size, the position embeddings are interpolated
+            pixel_values: [N, 3, h, w], normalised by the encoder's mean and standard deviation, in the parameters'
+                dtype. N may be 0; h and w are multiples of the patch size, the position embeddings are interpolated
                 when they are not the configured size.
 
         Returns:

@@ -5,8 +5,8 @@ sprite; a linear head on the visual tokens says which sprites the image has and 
 afterwards. The main losses alone teach an encoder to see only slowly, since they reach it through a language model and
 a U-Net that cannot use it yet. A pre-trained CLIP needs none of this.
 
-Letters: N images of H x W pixels, h x w cells of a level, C feature width, K sprites that occur, n visual tokens of
-width E.
+Letters: N images of h x w pixels, h x w cells of a level, C feature width, K sprites that occur, n visual tokens of
+c channels.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class EncoderPretraining(nn.Module):
     Args:
         visual_tokenizer: what learns and stays.
         num_concepts: K; the ten digits follow the sprites (`trainer.data.emoji.world.dense_labels`).
-        token_dim: E.
+        token_dim: c.
     """
 
     def __init__(self, visual_tokenizer: VisualTokenizer, *, num_concepts: int, token_dim: int) -> None:
@@ -83,7 +83,7 @@ class EncoderPretraining(nn.Module):
             counts: `counts` of all batches of the step, added up; None: this is the only one.
         """
         counts = self.counts(batch) if counts is None else counts
-        tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, E], [N, S, C]
+        tokens, features = self.visual_tokenizer(batch.pixel_values)  # [N, n, c], [N, S, C]
         shapes = self.visual_tokenizer.spatial_shapes
         maps = features.split([h * w for h, w in shapes], dim=1)  # of [N, h*w, C]
         losses = []
@@ -134,7 +134,7 @@ class EncoderPretraining(nn.Module):
 
 
 def cell_labels(labels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The label at the centre of each cell: [N, H, W] -> [N, h, w]."""
+    """The label at the centre of each cell: [N, h', w'] -> [N, h, w]."""
     (_, height, width), (h, w) = labels.shape, shape
     rows = (torch.arange(h, device=labels.device) * height + height // 2) // h
     columns = (torch.arange(w, device=labels.device) * width + width // 2) // w

@@ -16,7 +16,7 @@ Segment = str | Image.Image
 """What is written: text or an image."""
 
 PromptSegment = str | Image.Image | Tensor | np.ndarray
-"""What is read: also float tensors [3, H, W] in [0, 1] and uint8 arrays [H, W, 3]."""
+"""What is read: also float tensors [3, h, w] in [0, 1] and uint8 arrays [h, w, 3]."""
 
 Document = Sequence[PromptSegment]
 """Text and images in reading order; any number of either, also none."""
@@ -50,8 +50,8 @@ def _check_segments(segments: Sequence[object], name: str) -> None:
     for i, segment in enumerate(segments):
         if not isinstance(segment, PromptSegment):
             raise ValueError(
-                f"{name}[{i}] is a {type(segment).__name__}; expected str, PIL image, float tensor [3, H, W] or "
-                "uint8 array [H, W, 3]."
+                f"{name}[{i}] is a {type(segment).__name__}; expected str, PIL image, float tensor [3, h, w] or "
+                "uint8 array [h, w, 3]."
             )
 
 

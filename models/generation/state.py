@@ -19,7 +19,7 @@ from models.denoising_options import Denoising
 from models.processor import MMInterleavedProcessor
 
 Piece = list[int] | Tensor
-"""Token ids, or an image [3, H, W] in [0, 1] whose `<BoI>` stands right before it."""
+"""Token ids, or an image [3, h, w] in [0, 1] whose `<BoI>` stands right before it."""
 
 
 class ContextFull(ValueError):

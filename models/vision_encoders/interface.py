@@ -1,6 +1,6 @@
 """The interface of a vision encoder.
 
-Letters: N images, H x W pixels, E prefix tokens, G patches (rows times columns), C channels.
+Letters: N images, h x w pixels, E prefix tokens, G patches (rows times columns), C channels.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class VisionEncoder(ABC):
         """What goes into the first layer.
 
         Args:
-            pixel_values: [N, 3, H, W], normalised; H and W are multiples of the patch size.
+            pixel_values: [N, 3, h, w], normalised; h and w are multiples of the patch size.
 
         Returns:
-            [N, E + G, C], positions added; the position table is interpolated where H or W is not `image_side`.
+            [N, E + G, C], positions added; the position table is interpolated where h or w is not `image_side`.
         """
 
     def run_layer(self, layer: nn.Module, hidden: Tensor) -> Tensor:

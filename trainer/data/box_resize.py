@@ -6,7 +6,7 @@ import numpy as np
 
 
 def box_resize(pixels: np.ndarray, image_side: int) -> np.ndarray:
-    """The mean of equal boxes: uint8 [N, H, W, 3] to float32 [N, 3, image_side, image_side] in [0, 1].
+    """The mean of equal boxes: uint8 [N, h, w, 3] to float32 [N, 3, image_side, image_side] in [0, 1].
 
     Raises:
         ValueError: the images are not squares whose side is a multiple of `image_side`.

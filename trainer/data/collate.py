@@ -1,7 +1,7 @@
 """Packed rows become the batch that the model takes.
 
-Letters: R rows, T tokens a row, N images in all rows together, M drawn ones, H = W = image_side,
-h = w = drawn_image_side.
+Letters: B rows, T tokens a row, N images in all rows together, M drawn ones; read images are image_side x image_side,
+drawn ones drawn_image_side x drawn_image_side.
 """
 
 from __future__ import annotations

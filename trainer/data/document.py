@@ -24,7 +24,7 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image; `pixels` is uint8 [H, W, 3], RGB."""
+    """An image; `pixels` is uint8 [h, w, 3], RGB."""
 
     pixels: np.ndarray
     draw: bool = True

@@ -26,7 +26,7 @@ def decode(data: bytes, max_pixels: int, *, label_map: bool = False, moment: flo
         data: a JPEG, PNG or WebP file.
         max_pixels: refuse what declares more, before any pixel is decoded.
         label_map: an image of one channel holds numbers of classes, which get a colour each (`class_colours`).
-        moment: from 0 to below 1: the file is a strip of square frames, or an array [frames, H, W, 3] as a .npy file,
+        moment: from 0 to below 1: the file is a strip of square frames, or an array [frames, h, w, 3] as a .npy file,
             and the frame there is the image.
 
     Raises:
@@ -69,7 +69,7 @@ def _frame(data: bytes, max_pixels: int, moment: float) -> PILImage.Image:
     except ValueError as error:
         raise BrokenSampleError(f"The array cannot be read: {error}.") from error
     if len(shape) != 4 or shape[3] != 3 or min(shape) < 1 or is_fortran or dtype.kind not in "uif":
-        raise BrokenSampleError(f"The array is {dtype} {list(shape)}; expected numbers [frames, H, W, 3].")
+        raise BrokenSampleError(f"The array is {dtype} {list(shape)}; expected numbers [frames, h, w, 3].")
     num_values = math.prod(shape[1:])
     if num_values // 3 > max_pixels:
         raise BrokenSampleError(f"The array declares {shape[2]} x {shape[1]} pixels; the limit is {max_pixels:,}.")

@@ -1,6 +1,6 @@
 """Images of the world with everything that is known about them, to pre-train an image encoder on.
 
-Letters: N images of H x W pixels, K sprites that occur.
+Letters: N images of h x w pixels, K sprites that occur.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class LabelledImages:
     """Images and what they show."""
 
     pixel_values: Tensor
-    """[N, 3, H, W] float32 in [0, 1]."""
+    """[N, 3, h, w] float32 in [0, 1]."""
 
     classes: Tensor
-    """[N, H, W] int64: 0 background, then the sprites, then the ten digits (`world.dense_labels`)."""
+    """[N, h, w] int64: 0 background, then the sprites, then the ten digits (`world.dense_labels`)."""
 
     numbers: Tensor
-    """[N, H, W] int64: on a sprite the number printed under it, else -1."""
+    """[N, h, w] int64: on a sprite the number printed under it, else -1."""
 
     present: Tensor
     """[N, K] bool: whether a sprite stands in the image."""

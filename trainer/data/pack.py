@@ -44,7 +44,7 @@ class PlacedImage:
     """Where its first visual token stands."""
 
     pixels: np.ndarray
-    """uint8 [H, W, 3]."""
+    """uint8 [h, w, 3]."""
 
     drawn: bool
     target: np.ndarray | None = None

@@ -37,7 +37,7 @@ class SampledImage:
     """An image, and the locations where one query of the language model samples it."""
 
     image: np.ndarray
-    """uint8 [H, W, 3]."""
+    """uint8 [h, w, 3]."""
 
     question: str
     answer: str

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 
 def inline_png(image: np.ndarray | PILImage.Image) -> str:
-    """An image (uint8 [H, W, 3], or PIL) as a data URI."""
+    """An image (uint8 [h, w, 3], or PIL) as a data URI."""
     pil = image if isinstance(image, PILImage.Image) else PILImage.fromarray(image)
     file = io.BytesIO()
     pil.save(file, "PNG", optimize=True)

@@ -1,6 +1,6 @@
 """Forward and backward of one micro-batch, with losses over global counts and the memory of one chunk.
 
-Letters: R rows, T tokens a row, K of them supervised, C language-model width, N images of the bank, M of them drawn,
+Letters: B rows, T tokens a row, K of them supervised, C language-model width, N images of the bank, M of them drawn,
 S pyramid pixels, F feature width.
 """
 
@@ -73,7 +73,7 @@ def accumulate(
     )
     with precision():
         text_losses, hidden, features = model.read(batch, token_chunk=chunks.tokens)
-    hidden_leaf, features_leaf = _leaf(hidden), _leaf(features)  # [R, T, C], [N, S, F]
+    hidden_leaf, features_leaf = _leaf(hidden), _leaf(features)  # [B, T, C], [N, S, F]
     image_losses = torch.zeros(len(batch.drawn), device=hidden.device)
     weight = model.config.image_loss_weight / max(num_drawn, 1)
     size = chunks.images or max(len(batch.drawn), 1)

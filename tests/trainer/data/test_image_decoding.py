@@ -73,7 +73,7 @@ def as_npy(array: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (as_npy(np.zeros((2, 8, 8), np.uint8)), r"is uint8 \[2, 8, 8\]; expected numbers \[frames, H, W, 3\]"),
+        (as_npy(np.zeros((2, 8, 8), np.uint8)), r"is uint8 \[2, 8, 8\]; expected numbers \[frames, h, w, 3\]"),
         (as_npy(np.zeros((0, 8, 8, 3), np.uint8)), "expected numbers"),
         (as_npy(np.array([None])), "is object"),
         (as_npy(np.zeros((2, 8, 9, 3), np.uint8)), "declares 9 x 8 pixels; the limit is 64"),

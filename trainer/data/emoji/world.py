@@ -124,7 +124,7 @@ def _silhouette(sprite: int, side: int, flip: bool) -> tuple[np.ndarray, tuple[i
 
 
 def masks(scene: Scene, image_side: int = CANVAS) -> np.ndarray:
-    """bool [P, H, W]: the pixels that show each sprite, at least half covered by it and by no later one."""
+    """bool [P, h, w]: the pixels that show each sprite, at least half covered by it and by no later one."""
     scale = _scale(image_side)
     result = np.zeros((len(scene.placed), image_side, image_side), dtype=bool)
     for index, item in enumerate(scene.placed):
@@ -166,7 +166,7 @@ def label_colours() -> np.ndarray:
 
 
 def label_map(scene: Scene, image_side: int = CANVAS) -> np.ndarray:
-    """Class-coloured silhouettes on black: uint8 [H, W, 3]; the background's colour does not show."""
+    """Class-coloured silhouettes on black: uint8 [h, w, 3]; the background's colour does not show."""
     image = np.zeros((image_side, image_side, 3), dtype=np.uint8)
     for item, mask in zip(scene.placed, masks(scene, image_side), strict=True):
         image[mask] = label_colours()[item.sprite]
@@ -179,7 +179,7 @@ def num_label_classes(num_concepts: int) -> int:
 
 
 def dense_labels(scene: Scene, num_concepts: int, image_side: int = CANVAS) -> np.ndarray:
-    """int64 [H, W]: 0 background, 1 + sprite, and 1 + num_concepts + digit on the 4 x 6 cell of a printed digit."""
+    """int64 [h, w]: 0 background, 1 + sprite, and 1 + num_concepts + digit on the 4 x 6 cell of a printed digit."""
     scale = _scale(image_side)
     labels = np.zeros((image_side, image_side), dtype=np.int64)
     for item, mask in zip(scene.placed, masks(scene, image_side), strict=True):
@@ -196,7 +196,7 @@ def dense_labels(scene: Scene, num_concepts: int, image_side: int = CANVAS) -> n
 
 
 def number_labels(scene: Scene, image_side: int = CANVAS) -> np.ndarray:
-    """int64 [H, W]: on the pixels of a sprite the number printed under it; -1 where there is none."""
+    """int64 [h, w]: on the pixels of a sprite the number printed under it; -1 where there is none."""
     labels = np.full((image_side, image_side), -1, dtype=np.int64)
     for item, mask in zip(scene.placed, masks(scene, image_side), strict=True):
         if item.number is not None:

@@ -14,7 +14,7 @@ WHITE, BLUE = world.COLOUR_NAMES.index("white"), world.COLOUR_NAMES.index("blue"
 
 
 def coverage(placed: tuple[Placed, ...], image_side: int) -> np.ndarray:
-    """How much of each pixel sprites cover, [H, W] in 0 to 1, from two renderings on different backgrounds."""
+    """How much of each pixel sprites cover, [h, w] in 0 to 1, from two renderings on different backgrounds."""
     on_white = world.render(Scene(WHITE, placed), image_side)[..., 0].astype(float)
     on_blue = world.render(Scene(BLUE, placed), image_side)[..., 0].astype(float)
     return 1 - (on_white - on_blue) / (world.COLOURS["white"][0] - world.COLOURS["blue"][0])
