@@ -1,8 +1,8 @@
 """Both ops and their gradients as sparse sums of rows: the implementation that needs no compiled kernel.
 
-A bilinear sample is a weighted sum of four rows of the table [total pixels * H, D] of all pixels, so one head of one query is one
-bag of `embedding_bag`. The gradient of the table is the transposed sum: entries sorted by row, and for each row a bag
-of output gradients. The pixels that are read are never held, except one chunk's for the gradients of the weights.
+A bilinear sample is a weighted sum of four rows of the table [total pixels * H, D], so one head of one query is one bag
+of `embedding_bag`. The gradient of the table is the transposed sum: entries sorted by row, and for each row a bag of
+output gradients. The pixels that are read are never held, except one chunk's for the gradients of the weights.
 
 Letters as in reference.py, and: c queries of one chunk, e triples (query, head, image) of one chunk in this order.
 A bag is a (query, head); its triples lie side by side.
