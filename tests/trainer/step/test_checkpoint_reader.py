@@ -34,7 +34,7 @@ class Malicious:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """The folder of a checkpoint's state."""
-    with joined(torch.device("cpu")) as processes, Saver(tmp_path, processes, keep=1) as saver:
+    with joined(torch.device("cpu")) as processes, Saver(tmp_path, processes, keep_latest=1) as saver:
         module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).bfloat16()
         optimizer = make_optimizer(module, OptimConfig(lr=0.1))
         state = TrainingState(module, learned_names(module), optimizer, None, processes, seed=7)
