@@ -16,6 +16,7 @@ SOURCES = ("mmfs", "models", "trainer", "plugins_trt", "export", "bench", "examp
 SIBLINGS = {
     "A vision encoder": r"dinov2\b",
     "A language model": r"gemma3\b",
+    "An exported component": r"\bvae_decoder\b[.]SPEC",
     "An op backend": r"(?m)^from mmfs import .*\bcompiled\b",
     "A data form": r"flintstones",
     "A task": r'"chat"',
