@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmfs.plurals import counted
 from models import MMInterleavedConfig
 from trainer.ablation.scales import Lesson, Scale
 from trainer.config import TrainConfig
@@ -90,8 +89,8 @@ STUDIES = {
             "visual_tokens",
             "Is the number of visual tokens the bottleneck?",
             tuple(
-                Arm(f"{kind}_{count}_tokens", f"{counted(count, 'token')}, {kind} MMFS", gate, count)
-                for count in (1, 4, 16, 64)
+                Arm(f"{kind}_{count}_tokens", f"{tokens}, {kind} MMFS", gate, count)
+                for count, tokens in ((1, "1 token"), (4, "4 tokens"), (16, "16 tokens"), (64, "64 tokens"))
                 for kind, gate in (("without", None), ("with", GATE))
             ),
             ("questions",),
