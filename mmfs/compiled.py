@@ -35,6 +35,9 @@ FOLDER = Path(__file__).parent
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """Storage of kernels/cpu.cpp."""
 
+INTERFACE_VERSION = 1
+"""INTERFACE_VERSION of kernels/cpu.cpp. A library of another one would read the structures below wrongly."""
+
 DONE, NO_MEMORY = 0, 3
 """Status of kernels/cpu.cpp; anything else is about sizes."""
 
@@ -160,7 +163,7 @@ def library(instruction_set: InstructionSet) -> ctypes.CDLL:
     """The library for an instruction set.
 
     Raises:
-        OSError: it was not built, or does not load.
+        OSError: it was not built, does not load, or has another interface.
     """
     path = FOLDER / f"_cpu_{instruction_set}.so"
     if not path.is_file():
@@ -169,6 +172,13 @@ def library(instruction_set: InstructionSet) -> ctypes.CDLL:
             "when it was installed, or compiling failed. Install g++ or clang++ and install mmfs again from source."
         )
     loaded = ctypes.CDLL(str(path))
+    version = loaded.mmfs_cpu_interface_version() if hasattr(loaded, "mmfs_cpu_interface_version") else None
+    if version != INTERFACE_VERSION:
+        found = "no interface version" if version is None else f"interface version {version}"
+        raise OSError(
+            f"the compiled CPU kernel {path} has {found}, and this version of mmfs needs {INTERFACE_VERSION}: it was "
+            "built from other sources. Install mmfs again."
+        )
     for name, call in (
         ("mmfs_cpu_ms_deform_attn", MSDeformAttnCall),
         ("mmfs_cpu_ms_deform_attn_backward", MSDeformAttnCall),

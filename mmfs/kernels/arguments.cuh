@@ -13,7 +13,7 @@ using int64 = long long;
 
 constexpr int MAX_LEVELS = 16;
 
-// A tensor of any floating dtype. Only values have their dtype in the kernel's type: the others are read once a sample.
+// A tensor whose dtype is known at run time. Only value's dtype is a template argument: the others are read little.
 struct Array {
     void* data;  // null: the tensor is not given
     int64 kind;  // enum Kind
@@ -32,14 +32,14 @@ struct Arguments {
     int64 num_offset_ages;   // A of offset_table
     int64 num_logit_ages;    // A of logit_table
     int64 num_splits;        // into how many splits the samples of a row and head are divided
-    int64 num_tiles;         // parts of the gradients of tables and null_value that a caller adds up; 1: added here
+    int64 num_tiles;         // copies of the gradients of tables and null_value, for a caller to sum; 1: atomic sums
     int64 tile_pixels;       // pixels of a block that owns a part of the gradient of value
     int64 has_lse;           // 0: mmfs_attention_backward computes lse first
     int64 has_null;
     double null_logit;
     int64 heights[MAX_LEVELS];  // not read with image_planes
     int64 widths[MAX_LEVELS];
-    const int64* image_planes;  // [N, L, 3]: height, width and first pixel in the bank; null: all images are alike
+    const int64* image_planes;  // [N, L, 3]: height, width and first pixel in the bank; null: the same sizes for all
     const int64* visible;       // [B*Q, 2]
 
     const void* value;  // [R, H, D]

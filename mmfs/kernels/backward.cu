@@ -1,9 +1,10 @@
-// Gradients of both ops; that of value by additions to global memory, or not at all where map_gradient.cu or
-// dense_gradient.cu follows. Letters as in arguments.cuh.
+// Gradients of both ops. That of value is added up in global memory, unless map_gradient.cu or dense_gradient.cu
+// computes it afterwards. Letters as in arguments.cuh.
 //
 // With w the weights, v the samples and g the gradient of the output: the gradient of w is g.v, and through the softmax
 // that of a logit is w (g.v - sum of w g.v over all entries, null among them). That sum is known only after the last
-// sample. A gradient of logits adds up w g.v and w apart and combines them at the end, so that each pixel is read once.
+// sample: for the gradient of logits, w g.v and w are summed separately and combined at the end, so that each pixel is
+// read once.
 
 #include "group.cuh"
 
@@ -12,16 +13,17 @@ namespace mmfs {
 constexpr int REDUCED_AT_ONCE = 8;  // samples of a batch whose products stay in registers until they are added up
 constexpr int NUM_PRODUCTS = 3;
 
-// What the gradient of the output says about one sample.
+// The gradient of the output times one sample and times its derivatives.
 template <typename W>
 struct Products {
     W of_sample;   // g.v
-    W along_x;     // its derivative with respect to the location
+    W along_x;     // derivative of g.v with respect to the location
     W along_y;
 };
 
-// Sums over the lanes of SAMPLES x 3 numbers. Each exchange halves the samples that a lane still has to do with: fewer
-// shuffles than one sum over lanes for each number. Afterwards parts[0] belongs to sample lane / (LANES / SAMPLES).
+// Sums SAMPLES x 3 numbers over the lanes. Each exchange halves the samples that a lane still sums, which takes
+// fewer shuffles than a separate sum over the lanes for each number. Afterwards parts[0] belongs to sample
+// lane / (LANES / SAMPLES).
 template <int LANES, int SAMPLES, typename W>
 MMFS_DEVICE void add_over_lanes(W (&parts)[SAMPLES][NUM_PRODUCTS], int lane) {
     int distance = LANES / 2;
@@ -52,7 +54,7 @@ struct BatchGradient {
     using W = Wide<T>;
     const Arguments& arguments;
     const Place<LANES>& place;
-    Batch<W> batch;                       // shares are of the bilinear weights alone
+    Batch<W> batch;                       // its shares are the bilinear weights alone
     SharedArray<Shares<W>> of_slot;       // right, below and attention weight of a sample
     SharedArray<Products<W>> results;
     Channels<T, VECTOR, LANES, CHUNKS> grad;  // of the output
@@ -69,7 +71,7 @@ struct BatchGradient {
         }
     }
 
-    // The batch consists of one sample of each lane, all of one image; count of them are to be looked at.
+    // The batch consists of one sample of each lane, all of one image; the first `count` are used.
     MMFS_DEVICE Products<W> products(const Sample<W>& sample, const Level& level, W weight, int64 image, int count) {
         const int own_slot = static_cast<int>(threadIdx.x);
         batch.put(own_slot, sample, level.first_pixel, 1);
@@ -199,7 +201,7 @@ struct AgeSums {
     W along_y;
 };
 
-// Gradients of tables and null_value: with tiles, each block of rows has its own copy, and adds in a fixed order.
+// Gradients of tables and null_value. With several tiles each block of rows adds to its own copy, in a fixed order.
 template <typename W>
 MMFS_DEVICE void add_to_table(const Arguments& arguments, void* table, int64 size, int64 entry, W x) {
     W* base = static_cast<W*>(table);
@@ -250,7 +252,7 @@ MMFS_DEVICE void add_offsets_of_age(const Arguments& arguments, const SharedArra
     }
 }
 
-// The log-sum-exp of a row, again, from its logits alone. The whole warp calls it.
+// Computes the log-sum-exp of a row again, from its logits alone. The whole warp calls it.
 template <typename W, int LANES>
 MMFS_DEVICE W lse_of(const Arguments& arguments, const Place<LANES>& place, const Visible& visible) {
     const int samples = static_cast<int>(arguments.num_levels * arguments.num_points);
@@ -269,7 +271,7 @@ MMFS_DEVICE W lse_of(const Arguments& arguments, const Place<LANES>& place, cons
     return visible.inside ? log_sum_exp(softmax) : not_a_number<W>();
 }
 
-// All gradients in one launch. The block walks the ages in step, because rows of one age add to the same table rows.
+// All gradients in one launch. All groups of a block take the ages together: images of one age share their table row.
 template <typename T, int VECTOR, int LANES, int CHUNKS>
 MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
     using W = Wide<T>;

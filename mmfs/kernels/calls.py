@@ -23,7 +23,7 @@ from mmfs.kernels.value_gradient import plan_value_gradient
 from mmfs.reference import accumulation_dtype
 
 FEWEST_MS_DEFORM_ATTN_BATCHES = 4
-"""Of a split, in batches of samples: the rows of ms_deform_attn have few samples, and merging takes one more launch."""
+"""Of a split, in batches of samples. Rows of ms_deform_attn have few samples, and merging takes one more launch."""
 
 
 class Device(Protocol):
@@ -33,7 +33,7 @@ class Device(Protocol):
 
     @property
     def shared_bytes(self) -> int:
-        """Of shared memory that a block can ask for."""
+        """Bytes of shared memory that a block can ask for."""
 
     def launch(self, launch: Launch, arguments: KernelArguments) -> None: ...
 
@@ -256,7 +256,8 @@ def _images(value: Tensor, spatial_shapes: Sequence[int] | Tensor) -> dict[str, 
 def image_planes(image_shapes: Tensor, num_pixels: int) -> Tensor:
     """Height, width and first pixel of each level of each image: int [N, L, 2] -> int64 [N, L, 3].
 
-    All -1 if the sizes do not fit value: `reference.image_planes` raises, but knows because it waits for the device.
+    All -1 if the sizes do not fit value: to raise an error, as `reference.image_planes` does, the host would have to
+    wait for the device.
     """
     sizes = image_shapes.long()
     pixels = sizes.prod(-1)
@@ -281,7 +282,7 @@ def _launch_backward(
     is_mmfs_attention: bool,
     deterministic: bool,
 ) -> Tensor:
-    """Launches the kernel of the other gradients; the gradient of value is summed in it, or by a second one.
+    """Launches the kernel of the other gradients; it sums the gradient of value too, or a second kernel does.
 
     Returns:
         The gradient of value, in its dtype; without elements unless needs_value.

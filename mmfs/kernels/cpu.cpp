@@ -13,6 +13,9 @@
 
 using namespace mmfs;
 
+// Counted up with every change of the structures or functions of this file that mmfs/compiled.py calls it by.
+constexpr int32_t INTERFACE_VERSION = 1;
+
 extern "C" {
 
 // Every array is contiguous. Storage is the type of value, out and their gradients; all other floating arrays are
@@ -37,7 +40,7 @@ struct CallSizes {
     const int64_t* spatial_shapes;  // (h, w)
 };
 
-// In a forward call the gradients are null, in a backward call out is. grad_value null: not wanted.
+// In a forward call the gradients are null. In a backward call out is null, and grad_value may be: it is not wanted.
 struct MSDeformAttnCall {
     CallSizes sizes;
     const void* value;               // [B, pixels of an image, H, D]
@@ -50,7 +53,7 @@ struct MSDeformAttnCall {
     void* grad_attention_weights;
 };
 
-// Tables and null_value may be null, and then their gradients are.
+// The tables and null_value may be null; their gradients are then null too.
 struct MMFSAttentionCall {
     CallSizes sizes;
     int64_t offset_ages;
@@ -87,7 +90,7 @@ bool lay_out(const CallSizes& sizes, Bank& bank) {
     );
 }
 
-// strategy null: computes. Else only says how it would.
+// With strategy null the call is computed; otherwise how it would be computed is written there, and nothing else.
 template <typename Op>
 Status run(const Op& op, bool is_forward, Strategy* strategy) {
     if (strategy != nullptr) {
@@ -184,6 +187,8 @@ Status dispatch(const Call& call, bool is_forward, Strategy* strategy = nullptr)
 
 #define MMFS_EXPORT extern "C" __attribute__((visibility("default")))
 
+MMFS_EXPORT int32_t mmfs_cpu_interface_version() { return INTERFACE_VERSION; }
+
 MMFS_EXPORT int32_t mmfs_cpu_has_avx2() {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -197,7 +202,7 @@ MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_backward(const MSDeformAttnCall* cal
 MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention(const MMFSAttentionCall* call) { return dispatch(*call, true); }
 MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_backward(const MMFSAttentionCall* call) { return dispatch(*call, false); }
 
-// How a call would be computed. The tensors are not read, but visible is.
+// How a call would be computed. Of the tensors only visible is read.
 MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_strategy(
     const MSDeformAttnCall* call, int32_t is_forward, Strategy* strategy
 ) {

@@ -84,8 +84,8 @@ inline Range hull(Range one, Range other) {
     return {std::min(one.first, other.first), std::max(one.last, other.last)};
 }
 
-// Rows of the batch whose images overlap, or all that see none. No other group reads these images, so with one head they
-// have one owner, who sums the gradients without a conflict and in a fixed order.
+// Rows of the batch whose images overlap, or all rows that see no image. No other group reads these images, so each
+// (group, head) can be summed by one thread, without conflicts and in a fixed order.
 struct Group {
     std::vector<int64_t> rows;
     Range images;
@@ -133,8 +133,8 @@ struct Piece {
     int64_t last_query;
 };
 
-// A unit is one piece unless there are fewer units than threads. Chunks of a unit add up the same gradients: with
-// num_threads = 1 the sums do not depend on how many threads there are.
+// A unit is one piece unless there are fewer units than threads. Several pieces of a unit add to the same gradients, so
+// the rounding of the sums depends on num_threads; with num_threads = 1 every unit is one piece.
 inline std::vector<Piece> cut(
     const std::vector<Group>& groups, int64_t num_heads, int64_t num_queries, int64_t num_threads, int64_t& num_chunks
 ) {
@@ -153,13 +153,13 @@ inline std::vector<Piece> cut(
     return pieces;
 }
 
-// In the bank the rows of a head lie a whole pixel apart, often a multiple of 4096 bytes: few sets of the cache can
-// hold them. A packed copy pays when each row is read more than about once.
+// In the bank the rows of a head are a whole pixel apart, often a multiple of 4096 bytes, and then share few sets of
+// the cache. A packed copy pays when each row is read more than about once.
 inline bool worth_packing(int64_t num_reads, int64_t num_rows) { return num_reads > 2 * num_rows; }
 
 enum class RowAccess {
     PACKED,    // from a padded copy of all rows
-    IN_PLACE,  // where they lie
+    IN_PLACE,  // from value itself
     STAGED     // each copied, widened and padded when it is asked for
 };
 
@@ -183,7 +183,7 @@ class HeadRows {
         Buffer<W> zeros;
     };
 
-    // num_reads: how many rows will be asked for; reads_at_once: between two calls of next_samples().
+    // num_reads: how many rows will be read in all; reads_at_once: at most between two calls of next_samples().
     HeadRows(
         const S* value, const Bank& bank, int64_t head, Range images, int64_t num_reads, int64_t reads_at_once,
         Memory& memory
@@ -201,7 +201,7 @@ class HeadRows {
             first_packed_ = pixels.first;
             W* packed = memory.packed.reserve(pixels.size() * width_);
             for (int64_t pixel = pixels.first; pixel < pixels.last; ++pixel) {
-                // The hardware does not follow a stride of a page.
+                // The hardware prefetcher does not follow strides as long as a page.
                 __builtin_prefetch(head_ + std::min(pixel + 8, pixels.last - 1) * stride_);
                 copy(pixel, packed + (pixel - pixels.first) * width_);
             }
@@ -214,7 +214,7 @@ class HeadRows {
     int64_t width() const { return width_; }
     const W* zeros() const { return zeros_; }
 
-    // Rows asked for before may be overwritten from now on.
+    // Rows returned so far may be overwritten from now on.
     void next_samples() { num_staged_ = 0; }
 
     const W* row(int64_t pixel) {
@@ -278,7 +278,7 @@ class HeadGradient {
     W* row(int64_t pixel) const { return sums_ + (pixel - first_) * stride_; }
     W* unused_row() const { return unused_row_; }  // for corners outside their level
 
-    // Both packed, of the same images.
+    // Both are packed and of the same images.
     void add(const HeadGradient& other) {
         for (int64_t i = 0; i < (last_ - first_) * stride_; ++i) {
             sums_[i] += other.sums_[i];
@@ -300,15 +300,15 @@ class HeadGradient {
     W* unused_row_ = nullptr;
 };
 
-// Is the gradient of value summed where it belongs, or in padded copies? num_reads: of all pieces.
+// Whether the gradient of value is summed in place, not in padded copies. num_reads: of all pieces.
 template <typename S, typename W>
 bool sums_in_place(const Bank& bank, int64_t num_chunks, int64_t num_reads) {
     const bool is_row = std::is_same<S, W>::value && padded<W>(bank.num_channels) == bank.num_channels;
     return is_row && num_chunks == 1 && !worth_packing(num_reads, bank.first_pixel.back() * bank.num_heads);
 }
 
-// The gradients of value of all pieces. The pieces of a unit meet in the same pixels: the last one to be done adds them
-// up in the order of the chunks.
+// The gradients of value of all pieces. The pieces of a unit add to the same pixels: the one that finishes last adds
+// up their gradients in the order of the chunks.
 template <typename S, typename W>
 class ValueGradient {
    public:

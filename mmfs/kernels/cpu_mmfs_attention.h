@@ -85,7 +85,7 @@ struct MMFSAttentionPlan {
         tile = std::clamp<int64_t>(WEIGHTS_OF_TILE / std::max<int64_t>(room, 1), 1, MOST_QUERIES);
     }
 
-    // A tile reads each row of an image several times, and its weights fit the cache beside the image.
+    // Enough queries to read each row of an image several times; few enough for their weights to fit the cache too.
     static constexpr int64_t WEIGHTS_OF_TILE = 1 << 14;
     static constexpr int64_t MOST_QUERIES = 128;
 
@@ -98,7 +98,7 @@ struct MMFSAttentionPlan {
     int64_t tile;  // queries
 };
 
-// What a thread works in.
+// The working memory of a thread.
 template <typename S, typename W>
 struct MMFSAttentionMemory {
     typename HeadRows<S, W>::Memory rows;
@@ -221,7 +221,7 @@ class Tile {
     W null_weight(int64_t i) const { return memory_.null_weights.data()[i]; }
     W* channels(int64_t i) const { return memory_.channels.data() + i * padded<W>(op_.bank.num_channels); }
 
-    // What belongs to query i and an image it sees, of an array laid out like the weights.
+    // The entries of query i and an image that it sees, in an array laid out like the weights.
     W* of_image(W* like_weights, int64_t i, int64_t image) const {
         return like_weights + i * weights_of_bag_ + (image - images_of(i).first) * padded<W>(op_.samples_of_image());
     }

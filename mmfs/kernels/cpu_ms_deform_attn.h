@@ -51,7 +51,7 @@ struct MSDeformAttnPlan {
     std::vector<Piece> pieces;
 };
 
-// What a thread works in: the samples of one bag that touch a pixel, and which of the L * P they are.
+// The working memory of a thread: the samples of one bag that touch a pixel, and which of the L * P they are.
 template <typename S, typename W>
 struct MSDeformAttnMemory {
     typename HeadRows<S, W>::Memory rows;
@@ -84,7 +84,7 @@ void for_bags(
         const W* locations = op.locations + bag * op.samples_of_bag() * 2;
         const W* weights = op.weights + bag * op.samples_of_bag();
         const Plane* planes = op.bank.planes.data() + row * op.bank.num_levels;
-        // The next query's lie H * L * P further: too far for the hardware to guess.
+        // Those of the next query are H * L * P further on: too far for the hardware prefetcher.
         __builtin_prefetch(locations + num_heads * op.samples_of_bag() * 2);
         __builtin_prefetch(weights + num_heads * op.samples_of_bag());
         rows.next_samples();

@@ -1,7 +1,7 @@
 // Rows of channels: how they are stored, and the two loops that take nearly all of the time.
 //
 // W is the type of accumulation, S that of storage. A working row is padded with zeros to a whole number of vectors, so
-// that no loop has a rest.
+// that no loop has a remainder.
 
 #pragma once
 
@@ -60,7 +60,7 @@ inline Vector<W> broadcast(W x) {
     return x - Vector<W>{};
 }
 
-// a * b + c. Spelled out: contraction is off, see rounded_product() of sampling.h.
+// a * b + c. Written with intrinsics, because contraction is off: see rounded_product() of sampling.h.
 #if defined(__AVX2__) && defined(__FMA__)
 inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
     return _mm256_fmadd_ps(a, b, c);
@@ -147,7 +147,7 @@ inline float widen(BFloat16 x) { return from_bits(static_cast<uint32_t>(x.bits) 
 inline float widen(Float16 x) {
     const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
     const uint32_t rest = static_cast<uint32_t>(x.bits & 0x7FFFu) << 13;
-    // Read as a float the exponent is too small by 112; the product also makes normal numbers of the subnormal ones.
+    // Read as a float, the exponent is too small by 112; the product corrects it, and normalises subnormal numbers.
     const uint32_t finite = to_bits(from_bits(rest) * from_bits((127u + 112u) << 23));
     const bool special = rest >= (31u << 23);
     return from_bits(sign | (special ? rest | 0x7F800000u : finite));
@@ -169,7 +169,7 @@ inline void narrow(float x, Float16& to) {  // to the nearest, ties to even
         half = 0x7E00u;
     } else if (magnitude >= 0x477FF000u) {  // 65520 rounds to infinity
         half = 0x7C00u;
-    } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 leaves the subnormal's bits lowest
+    } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 shifts the subnormal's bits to the lowest
         half = to_bits(from_bits(magnitude) + 0.5f) - 0x3F000000u;
     } else {
         half = (magnitude - 0x38000000u + 0x0FFFu + ((magnitude >> 13) & 1u)) >> 13;
@@ -205,7 +205,7 @@ struct SampleRows {
 // NV vectors of out += sum of factor * row.
 template <typename W, int NV>
 void add_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel, W* out) {
-    // One sum waits for the last: few vectors need several sums to keep the units busy.
+    // Each addition waits for the one before it: with few vectors, several separate sums keep the units busy.
     constexpr int SETS = NV <= 2 ? 4 : NV <= 4 ? 2 : 1;
     Vector<W> sums[SETS][NV];
     for (int set = 0; set < SETS; ++set) {
@@ -260,7 +260,7 @@ void pull_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel
     }
 }
 
-constexpr int MOST_VECTORS = 8;  // of a block: with these sums and a factor the 16 registers are not exceeded
+constexpr int MOST_VECTORS = 8;  // of a block: so many sums and a factor fit into the 16 registers
 
 // Calls block(channel, std::integral_constant<int, NV>) for the blocks of a row.
 template <typename W, int NV, typename Block>

@@ -16,7 +16,7 @@
 
 namespace mmfs {
 
-// Memory that only grows and is aligned to a cache line. What it held is lost when it grows.
+// Memory that only grows and is aligned to a cache line. Growing it loses its contents.
 template <typename T>
 class Buffer {
    public:
@@ -46,7 +46,7 @@ class Buffer {
 };
 
 // Calls work(piece, thread's own memory) for every piece, on this thread and num_threads - 1 more. They are started
-// anew for each call: a pool that outlives a call would be missing in the child of a fork.
+// for each call: the threads of a pool would be missing in the child of a fork.
 template <typename Piece, typename MakeMemory, typename Work>
 void parallel_for(
     const std::vector<Piece>& pieces, int64_t num_threads, const MakeMemory& make_memory, const Work& work
@@ -71,7 +71,7 @@ void parallel_for(
         try {
             others.emplace_back(run);
         } catch (const std::system_error&) {
-            break;  // no more threads to be had: those that run do the work
+            break;  // no more threads can be started: those that run do the work
         }
     }
     run();

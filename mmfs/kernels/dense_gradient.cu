@@ -5,9 +5,9 @@
 // memory; transposed and multiplied with the gradient of the output, [rows, channels], it gives the tile's gradient. The
 // product has many zeros in it, but tensor cores are faster by more than that. All sums are in a fixed order.
 //
-// A weight is the sum of two numbers of the half type, so the product is as good as one in float32. In a softmax no
-// weight exceeds 1: none overflows float16. Rows whose gradient of the output is not finite are summed without tensor
-// cores, which would make NaN of zero times it, at pixels that the row does not touch.
+// Each weight is split into the sum of two numbers of the half type, so the product is as exact as one in float32. No
+// weight of a softmax exceeds 1, so none overflows float16. Rows whose gradient of the output is not finite are summed
+// without tensor cores: those would multiply it by zero, which is NaN, at pixels that the row does not touch.
 
 #include "image_rows.cuh"
 #include "matrix.cuh"
@@ -19,7 +19,7 @@ constexpr int DENSE_ROWS = 64;                                      // at once
 constexpr int DENSE_PIXELS = 384;                                   // of a tile
 constexpr int DENSE_WARPS = DENSE_THREADS / WARP;
 constexpr int WARP_TILES = DENSE_PIXELS / MATRIX_ROWS / DENSE_WARPS;  // of 16 pixels
-// No two lanes of a fragment meet in a bank.
+// With these strides no two lanes of a fragment access the same bank of shared memory.
 constexpr int WEIGHT_STRIDE = DENSE_PIXELS + 4;
 MMFS_DEVICE constexpr int gradient_stride(int tiles) { return tiles * MATRIX_COLUMNS + 8; }
 
@@ -28,7 +28,8 @@ MMFS_DEVICE unsigned pair_of(T low, T high) {
     return static_cast<unsigned>(low.bits) | static_cast<unsigned>(high.bits) << 16;
 }
 
-// The weights of rows of a list on the pixels of the tile: one thread for each row and level, whose pixels differ.
+// The weights of rows of a list on the pixels of the tile: one thread for each row and level, so no two
+// threads add to the same element.
 template <typename T>
 MMFS_DEVICE void scatter_weights(const Arguments& arguments, const SharedArray<float>& weights, const SeenRows& seen_rows,
                                  int first, int count, int64 first_row, int64 image, const Tile& tile) {
@@ -59,7 +60,7 @@ MMFS_DEVICE bool is_finite(T x) {
     return widen(x) - widen(x) == 0;
 }
 
-// What tensor cores add for `count` rows, but nothing where the weight is zero.
+// Adds what tensor cores would add for `count` rows, but skips weights of zero.
 template <typename T, int TILES>
 MMFS_DEVICE void add_touched(float (&sums)[WARP_TILES][TILES][MATRIX_SUMS], const SharedArray<float>& weights,
                              const SharedArray<unsigned>& gradients, int count, int first_pixel, int lane) {
@@ -84,7 +85,7 @@ MMFS_DEVICE void add_touched(float (&sums)[WARP_TILES][TILES][MATRIX_SUMS], cons
     }
 }
 
-// TILES: of 8 channels, which a block computes.
+// TILES: how many times 8 channels a block computes.
 template <typename T, int TILES>
 MMFS_DEVICE void dense_gradient(const Arguments& arguments) {
     constexpr int GRADIENT_STRIDE = gradient_stride(TILES);

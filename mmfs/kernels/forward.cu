@@ -167,7 +167,7 @@ MMFS_DEVICE void mmfs_attention_forward(const Arguments& arguments) {
     sums.clear();
     W peak = minus_infinity<W>();
     W total = 0;  // of this lane's samples
-    // Shuffles need the whole warp: groups with fewer images take part with nothing.
+    // Shuffles need the whole warp: groups with fewer images add nothing in the last steps.
     const int steps = warp_max(end - begin);
     for (int step = 0; step < steps; ++step) {
         const int number = begin + step;

@@ -74,7 +74,7 @@ struct Visible {
     bool inside;  // false: the range reaches beyond the bank. The row then gets NaN: a launch cannot raise.
 };
 
-// Sizes per image that do not fit value come as -1.
+// Sizes per image that do not fit value are passed as -1.
 MMFS_DEVICE bool images_fit(const Arguments& arguments) {
     return arguments.image_planes == nullptr || arguments.num_images == 0 || load(arguments.image_planes) > 0;
 }
@@ -174,7 +174,7 @@ MMFS_DEVICE Batch<W> take_batch(SharedMemory& memory) {
 
 template <typename W>
 MMFS_DEVICE void place_nothing(Sample<W>& sample) {
-    // Not 0 <= x <= 1 by far: touches nothing.
+    // Far outside the level: touches no pixel.
     place_sample<W>(-2, -2, 1, 1, sample);
 }
 
@@ -218,7 +218,7 @@ struct Channels {
         }
     }
 
-    // Adds factor times sums of this type, which may be aligned for less than a vector of them.
+    // Adds factor times sums of type W, which need not be aligned to a vector.
     MMFS_DEVICE void add_part(const W* part, W factor, int lane, int64 num_channels) {
         each_chunk(lane, num_channels, [&](int chunk, int channel) {
 #pragma unroll

@@ -23,7 +23,7 @@ struct SeenRows {
     SharedArray<int> rows;    // counted from the first of the neighbours
     SharedArray<int> counts;  // of each warp
 
-    // Leaves the list behind and returns its length. All threads call it.
+    // Writes the list into rows and returns its length. All threads call it.
     template <bool IS_MMFS_ATTENTION>
     MMFS_DEVICE int find(const Arguments& arguments, int64 first, int64 end, int64 image) const {
         const int thread = static_cast<int>(threadIdx.x);
@@ -74,12 +74,12 @@ MMFS_DEVICE Wide<T> place_in_image(const Arguments& arguments, int64 row, int he
     }
 }
 
-// What a block owns: pixels [begin, end) of the bank. Where all images are alike, a tile lies within one image.
+// What a block owns: pixels [begin, end) of the bank. If all images have the same sizes, a tile lies within one image.
 struct Tile {
     int64 begin;
     int64 end;
-    int64 first_image;  // may have pixels here,
-    int64 last_image;   // and all images before this one
+    int64 first_image;  // that may have pixels here
+    int64 last_image;   // one past the last such image
 };
 
 MMFS_DEVICE Tile tile_of(const Arguments& arguments) {
@@ -95,7 +95,7 @@ MMFS_DEVICE Tile tile_of(const Arguments& arguments) {
     return {first + begin, first + min(begin + size, arguments.pixels_per_image), image, image + 1};
 }
 
-// Whether sizes per image that do not fit value keep every block from every image; see images_fit().
+// Whether an image has pixels in the tile; never if sizes per image do not fit value, see images_fit().
 MMFS_DEVICE bool touches(const Arguments& arguments, const Tile& tile, int64 image) {
     if (!images_fit(arguments)) {
         return false;

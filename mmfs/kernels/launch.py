@@ -46,11 +46,11 @@ class CudaDevice:
         self.num_sms: int = properties.multi_processor_count
         self._architecture = f"sm_{properties.major}{properties.minor}"
         self._functions: dict[Instance, Any] = {}
-        self._granted_bytes: dict[Instance, int] = {}  # of shared memory, where more than SHARED_BYTES was asked for
+        self._granted_bytes: dict[Instance, int] = {}  # shared memory of kernels that asked for more than SHARED_BYTES
 
     @cached_property
     def shared_bytes(self) -> int:
-        """Of shared memory that a block can ask for."""
+        """Bytes of shared memory that a block can ask for."""
         import cupy
 
         most: int = cupy.cuda.Device(self.index).attributes["MaxSharedMemoryPerBlockOptin"]

@@ -11,7 +11,7 @@ namespace mmfs {
 constexpr int MAP_THREADS = 512;  // as in plan.py
 constexpr int MAP_WARPS = MAP_THREADS / WARP;
 
-// Neighbouring pixels go to warps that have nothing to do with each other: samples crowd, and all warps should have work.
+// Neighbouring pixels belong to unrelated warps: samples lie close together, and all warps should have work.
 MMFS_DEVICE int owner_of(int pixel) {
     return static_cast<int>(static_cast<unsigned>(pixel) * 2654435761u >> 16) % MAP_WARPS;
 }
@@ -22,7 +22,7 @@ struct alignas(CHANNELS * sizeof(W)) LaneChannels {
 };
 
 // Two batches of as many samples as the block has threads, all of one image, which are used in turn: while one warp still
-// adds, another places the next. One barrier a batch parts them.
+// adds the samples of one batch, another places those of the next. There is one barrier a batch.
 template <typename W>
 struct SampleBatches {
     SharedArray<Pixels> pixels;     // in the tile, or UNTOUCHED
@@ -51,7 +51,7 @@ MMFS_DEVICE SampleBatches<W> take_sample_batches(SharedMemory& memory) {
     return {pixels, shares, memory.take<int>(2 * MAP_THREADS)};
 }
 
-// The channels that a lane owns, of the rows that its warp comes to.
+// The gradient of the output at the channels that a lane owns, of the row that its warp adds.
 template <typename T, int CHANNELS>
 struct RowGradient {
     using W = Wide<T>;

@@ -1,7 +1,7 @@
 // A product of matrices by one warp on tensor cores: [16, 16] x [16, 8], half types in, float32 out.
 //
-// Each lane holds pairs of neighbours along the summed dimension of 16, and some of the sums. Which ones is up to the
-// hardware: "Matrix fragments for mma.m16n8k16" in NVIDIA's PTX manual. The functions below say it.
+// Each lane holds pairs of neighbours along the summed dimension of 16, and some of the sums. Which ones the hardware
+// determines: "Matrix fragments for mma.m16n8k16" in NVIDIA's PTX manual. The functions below return them.
 
 #pragma once
 

@@ -31,7 +31,7 @@ class Compiled:
 def find_nvrtc() -> Path | str | None:
     """Where NVRTC is: beside the installed packages, or where the system looks; None if nowhere.
 
-    Beside the packages before the system: these are the versions that PyTorch and CuPy were built with.
+    The packages come first, because PyTorch and CuPy were built with their version.
     """
     for folder in _package_folders():
         for soname in SONAMES:

@@ -73,11 +73,11 @@ def plan_rows(
 
     Args:
         kernel: its name.
-        channels: of a group.
-        num_rows: T.
+        channels: how the lanes of a group share them.
+        num_rows: B*Q.
         num_heads: H.
         num_samples: L*P of a kernel that keeps sums for each level and point of a row.
-        most_shared_bytes: what a block may ask for, where it must.
+        most_shared_bytes: the most that a block may ask for.
 
     Raises:
         ValueError: more heads, levels or points than fit.

@@ -79,8 +79,8 @@ constexpr int UNTOUCHED = -1;
 
 template <typename T>
 struct Sample {
-    // row * width + column of the four pixels around the location; UNTOUCHED outside the level. Such a pixel is not
-    // read: zero times what a neighbour holds would be NaN where that is not finite.
+    // row * width + column of the four pixels around the location; UNTOUCHED outside the level. Such a corner is not
+    // read: zero times a value that is not finite would be NaN.
     int pixel[NUM_CORNERS];
     T share[NUM_CORNERS];  // bilinear weights; 0 where UNTOUCHED
     T right;               // from the left pixels to the location, 0 to 1
@@ -94,7 +94,7 @@ template <typename T>
 MMFS_FN bool place_sample(T x, T y, int height, int width, Sample<T>& sample) {
     const T column = rounded_product(x, static_cast<T>(width)) - static_cast<T>(0.5);
     const T row = rounded_product(y, static_cast<T>(height)) - static_cast<T>(0.5);
-    // Every comparison is false for NaN, and what passes fits an int.
+    // Every comparison is false for NaN, so a location that is inside is finite, and its pixels fit an int.
     const bool inside = column > static_cast<T>(-1) && column < static_cast<T>(width) && row > static_cast<T>(-1) &&
                         row < static_cast<T>(height);
     if (!inside) {
@@ -172,7 +172,7 @@ MMFS_FN Softmax<T> empty_softmax() {
     return {minus_infinity<T>(), 0};
 }
 
-// exp(logit - peak), 0 for a logit of minus infinity also where the peak is one.
+// exp(logit - peak); 0 for a logit of minus infinity, also where the peak is minus infinity.
 template <typename T>
 MMFS_FN T exp_below(T logit, T peak) {
     return logit == minus_infinity<T>() ? 0 : exp_of(logit - peak);
@@ -181,14 +181,14 @@ MMFS_FN T exp_below(T logit, T peak) {
 // The two states as one. The sums kept beside them are to be multiplied by scale_one and scale_other, and added.
 template <typename T>
 MMFS_FN Softmax<T> merge(const Softmax<T>& one, const Softmax<T>& other, T& scale_one, T& scale_other) {
-    // A NaN in either peak ends in the total.
+    // A NaN in either peak makes the total NaN.
     const T peak = one.peak >= other.peak ? one.peak : other.peak;
     scale_one = exp_below(one.peak, peak);
     scale_other = exp_below(other.peak, peak);
     return {peak, one.total * scale_one + other.total * scale_other};
 }
 
-// Adds an entry. The sums kept so far are to be multiplied by scale; what comes back is the entry's own factor.
+// Adds an entry and returns its factor. The sums kept so far are to be multiplied by scale.
 template <typename T>
 MMFS_FN T add_logit(Softmax<T>& softmax, T logit, T& scale) {
     T factor;
@@ -208,7 +208,7 @@ MMFS_FN T weight_of(T logit, T lse) {
     return exp_below(logit, lse);
 }
 
-// Weight of null in a finished softmax. With nothing to attend to all weight is null's, also in a softmax without null.
+// Weight of null in a finished softmax. Without entries it is 1, also in a softmax without null.
 template <typename T>
 MMFS_FN T null_weight(bool has_null, T null_logit, T lse) {
     if (lse == minus_infinity<T>()) {

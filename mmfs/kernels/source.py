@@ -20,7 +20,7 @@ STORAGE_TYPES: Final = {
 FILES: Final = ("forward.cu", "backward.cu", "map_gradient.cu", "dense_gradient.cu")
 ROW_THREADS: Final = 128
 MOST_THREADS: Final = {"map_gradient": 512, "dense_gradient": 256}
-"""Of a block, by kernel; of all others ROW_THREADS. The two count on having exactly so many."""
+"""Threads of a block, by kernel; all others have at most ROW_THREADS. These two need exactly this many."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def source_of(instances: Iterable[Instance]) -> str:
 
 @cache
 def kernel_source() -> str:
-    """All files, each once, with what they include put in its place: a compiler then needs no include path."""
+    """All files, each once, with includes replaced by the files they name: the compiler needs no include path."""
     included: set[str] = set()
     return "\n".join(_with_includes(name, included) for name in FILES)
 

@@ -8,8 +8,8 @@ Letters as in arguments.cuh. There are three ways:
   Any shape; fixed order. Each block places all samples of its rows, so it is worth it where few tiles make a map.
 * "dense": dense_gradient.cu. A product of matrices on tensor cores; small maps, half types, mmfs_attention.
 
-None has been timed. The limits below follow from counting additions, loads and products, and keep to shapes where the
-counts differ by far; everything else takes the atomic way.
+None of them has been timed. The limits below follow from counting additions, loads and products, and keep to shapes
+where the counts differ by far; everything else takes the atomic way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MANY_ADDITIONS: Final = 16
 """Additions to each pixel, on average, from which sums in the shared memory of one block are assumed to be cheaper than
 atomic additions in global memory."""
 MOST_TILES: Final = 4
-"""Of one map: each tile places all samples again."""
+"""Tiles of one map: each tile places all samples again."""
 MOST_ZEROS: Final = 16
 """Pixels of a map for each pixel that a row touches: with more, most products of the dense way are with zeros."""
 FEWEST_DENSE_ROWS: Final = 256
@@ -64,7 +64,7 @@ def plan_value_gradient(
         is_mmfs_attention: mmfs_attention, not ms_deform_attn.
         deterministic: two calls must give the same bits.
         num_sms: multiprocessors of the GPU.
-        shared_bytes: of shared memory that a block can ask for.
+        shared_bytes: bytes of shared memory that a block can ask for.
     """
     num_pixels = -(-arguments.num_pixels // max(1, arguments.num_images))  # of an image; the mean if they differ
     touched = 4 * arguments.num_levels * arguments.num_points  # pixels, by a row, head and image

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -429,6 +431,41 @@ def test_a_missing_library_is_explained(tmp_path: Path, monkeypatch: pytest.Monk
     assert compiled.why_not() is not None
     monkeypatch.undo()
     forget_libraries()
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        pytest.param("int mmfs_cpu_interface_version() { return 999; }", "has interface version 999", id="other"),
+        pytest.param("int mmfs_cpu_has_avx2() { return 0; }", "has no interface version", id="before-versions"),
+    ],
+)
+def test_a_library_with_another_interface_is_refused(
+    source: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = setup_script().find_compiler()
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    (tmp_path / "stale.cpp").write_text(f'extern "C" {source}')
+    library = tmp_path / "_cpu_portable.so"
+    build = [*compiler.split(), "-shared", "-fPIC", str(tmp_path / "stale.cpp"), "-o", str(library)]
+    subprocess.run(build, check=True)
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    forget_libraries()
+    reason = compiled.why_not()
+    assert reason is not None
+    assert f"{library} {found}, and this version of mmfs needs {compiled.INTERFACE_VERSION}" in reason
+    assert "Install mmfs again" in reason
+    monkeypatch.undo()
+    forget_libraries()
+
+
+def test_a_change_of_the_structures_changes_the_interface_version() -> None:
+    """Where this fails, count INTERFACE_VERSION up in compiled.py and cpu.cpp, and put the new digest here."""
+    structures = (compiled.Sizes, compiled.MSDeformAttnCall, compiled.MMFSAttentionCall, compiled.Strategy)
+    text = repr([[(name, kind.__name__) for name, kind in structure._fields_] for structure in structures])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert (compiled.INTERFACE_VERSION, digest) == (1, "02ca9d93275133c6")
 
 
 def test_without_the_avx2_library_the_portable_one_computes(
