@@ -25,7 +25,6 @@ from export.graph.quantization import matrices_of, weights_of
 from export.graph.truncate import truncate_layers
 from export.placement import replace_export, restore_export
 from export.process.child_process import ChildError, run_child
-from export.process.lock import directory_lock
 from export.process.progress import Log, Progress
 from export.stage_process import ERROR_FILE, raise_error
 from export.store.job import NEUTRAL_DIR, Job
@@ -34,6 +33,7 @@ from export.store.selection import ComponentSelection
 from export.triton import check_new, write_repository
 from export.validate.parity import ParityError
 from mmfs.kernels.nvrtc import NvrtcError
+from models.directory_lock import directory_lock
 from models.mm_interleaved import CONFIG_FILE
 from plugins_trt.kinds import USUAL_PLUGIN_KIND
 from plugins_trt.plugin_kinds import check_plugin_kind

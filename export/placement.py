@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from export.engine.reuse import carry_engines
-from export.process.lock import directory_lock
 from export.store.job import JOB_FILE
 from export.store.manifest import ENGINES_DIR, MANIFEST_FILE, ONNX_DIR, manifest_of, read_manifest, write_manifest
 from export.validate.validate import ROUNDED_DIR
 from models.atomic_files import UNFINISHED
+from models.directory_lock import directory_lock
 
 
 def replace_export(work: Path, out: Path) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from export.process.lock import directory_lock
 from export.store.manifest import EngineEntry, Manifest, NoEngine, Outcome, read_manifest, write_manifest
+from models.directory_lock import directory_lock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from trainer.phases import make_phases, steps_before
 from trainer.process.distributed import Processes, is_launched, joined, local_rank, num_local
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
-from trainer.run_directory import directory_lock, find_start, prepare_directory, save_model
+from trainer.run_directory import find_start, prepare_directory, run_directory_lock, save_model
 from trainer.run_files import MODEL
 from trainer.run_page import write_page
 from trainer.starting_model import make_model
@@ -71,7 +71,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         torch.manual_seed(config.seed)
         model = make_model(config)
         phases = list(make_phases(model, config))
-        with directory_lock(Path(config.out)) if processes.is_first else nullcontext():
+        with run_directory_lock(Path(config.out)) if processes.is_first else nullcontext():
             processes.barrier()  # until every process has looked whether the directory holds a run
             if processes.is_first:
                 prepare_directory(config, phases, start)

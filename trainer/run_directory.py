@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models import MMInterleaved
 from models.atomic_files import write_atomically
+from models.directory_lock import DirectoryInUse, directory_lock
 from models.tensor_files import WEIGHTS_FILE
 from trainer.config import TrainConfig
 from trainer.errors import UsageError
@@ -22,7 +22,7 @@ from trainer.options.renamed import refuse_renamed_settings
 from trainer.process.interrupt import STOP_FILE
 from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
-from trainer.run_files import CHECKPOINTS, LOCK, LOG, MODEL, SETTINGS
+from trainer.run_files import CHECKPOINTS, LOG, MODEL, SETTINGS
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.phase import Phase
@@ -113,18 +113,17 @@ def is_finished(out: Path) -> bool:
 
 
 @contextmanager
-def directory_lock(out: Path) -> Iterator[None]:
-    """Hold a run directory against other runs; the system lets go of it when this process ends, however it ends.
+def run_directory_lock(out: Path) -> Iterator[None]:
+    """Hold a run directory, which is made, against other runs (`models.directory_lock`).
 
     Raises:
         UsageError: it cannot be made, or another process trains in it.
     """
     make_directory(out)
-    with (out / LOCK).open("a") as file:
+    with ExitStack() as stack:
         try:
-            # unlike flock's, not inherited by the data workers, which outlive a killed process for seconds
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            stack.enter_context(directory_lock(out))
+        except DirectoryInUse:
             raise UsageError(
                 f"Another process trains in {out} now. Wait for it, end it with a file {out}/STOP, or give another "
                 f"directory: --out {out}-2."

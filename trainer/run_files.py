@@ -21,6 +21,3 @@ PAGE = "index.html"
 
 QUARANTINE = "quarantine.jsonl"
 """What of the corpus is broken, one JSON object a line."""
-
-LOCK = ".lock"
-"""Held by the process that trains in the directory."""

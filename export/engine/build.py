@@ -21,7 +21,6 @@ from export.engine.profiles import profiles_of
 from export.engine.reuse import drop_stale
 from export.process.child_process import ChildError, run_child
 from export.process.fingerprint import digest_of, file_digest
-from export.process.lock import directory_lock
 from export.process.progress import Log, ReadProgress, RemainingBuildTime
 from export.process.source_digest import files_digest, modules_digest
 from export.store.entries import file_entry
@@ -37,6 +36,7 @@ from export.store.manifest import (
     write_manifest,
 )
 from mmfs.kernels.nvrtc import nvrtc
+from models.directory_lock import directory_lock
 from plugins_trt.kinds import USUAL_PLUGIN_KIND
 from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
 from plugins_trt.plugin_kinds import architectures_of, check_plugin_kind

@@ -7,9 +7,9 @@ import pytest
 from export.engine import reuse
 from export.engine.reuse import drop_stale, stale_files
 from export.placement import replace_export, restore_export
-from export.process.lock import directory_lock
 from export.store.manifest import ComponentEntry, FileEntry, GraphEntry, read_manifest, write_manifest
 from export_manifests import a_component, a_manifest, an_engine, no_engine
+from models.directory_lock import directory_lock
 
 FOLDER = "rtx-1.7"
 ENGINES = {"built": an_engine(), "failed": no_engine()}

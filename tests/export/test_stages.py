@@ -23,13 +23,13 @@ from export.pipeline import export_graphs
 from export.process import child_process
 from export.process.child_process import ROOT, ChildError
 from export.process.fingerprint import file_digest
-from export.process.lock import directory_lock
 from export.stage_process import ERROR_FILE, raise_error
 from export.stages import lower
 from export.store.job import NEUTRAL_DIR, Job
 from export.store.manifest import read_manifest
 from export.trt import main
 from models import MMInterleaved
+from models.directory_lock import directory_lock
 
 KILLED_AT = {
     "onnx": "[7/7] vae_decoder ...",
@@ -241,7 +241,7 @@ def test_two_at_once_do_not_meet(model_dir: Path, tmp_path: Path, capsys: pytest
     (work / "of-the-other.onnx").write_text("half a graph")
     with directory_lock(work):
         assert main([str(model_dir), "--out", str(tmp_path / "out")]) == 2
-    assert f"Another process is writing into {work}. Wait for it, or name another --out." in capsys.readouterr().err
+    assert f"Another process is writing into {work}. Wait for it, or name another directory." in capsys.readouterr().err
     assert (work / "of-the-other.onnx").read_text() == "half a graph"
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from trainer.pretrain import main
-from trainer.run_directory import directory_lock, require_room
+from trainer.run_directory import require_room, run_directory_lock
 from whole_runs import assert_same, copy_of, snapshot, steps
 
 ROOT = Path(__file__).parents[2]
@@ -125,8 +125,8 @@ def test_a_directory_that_holds_something_else_is_left_alone(tmp_path, capsys):
 def test_a_directory_that_another_process_trains_in_is_left_alone(tmp_path, capsys):
     out = tmp_path / "run"
     holding = (
-        "import sys; from pathlib import Path; from trainer.run_directory import directory_lock\n"
-        "with directory_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from trainer.run_directory import run_directory_lock\n"
+        "with run_directory_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", holding, str(out)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -138,7 +138,7 @@ def test_a_directory_that_another_process_trains_in_is_left_alone(tmp_path, caps
         assert [file.name for file in out.iterdir()] == [".lock"]
         other.kill()
         other.wait()
-        with directory_lock(out):
+        with run_directory_lock(out):
             pass
     finally:
         other.kill()

@@ -18,7 +18,6 @@ from export.engine.build_process import BUILT_FILE, INSPECTED_FILE, Request
 from export.engine.checks import EngineError, check_plugins, num_plugin_layers
 from export.process.child_process import ChildError
 from export.process.fingerprint import file_digest
-from export.process.lock import directory_lock
 from export.store.entries import file_entry
 from export.store.manifest import (
     MANIFEST_FILE,
@@ -32,6 +31,7 @@ from export.store.manifest import (
     write_manifest,
 )
 from export_manifests import a_component, a_manifest
+from models.directory_lock import directory_lock
 from plugins_trt.onnx_function import attach_functions
 from plugins_trt.tensorrt_package import MissingPackage, why_not
 
