@@ -1,4 +1,4 @@
-"""Activation checkpointing: less memory for more time. The forward pass keeps what goes into a layer, and what happens
+"""Activation checkpointing: less memory for more time. The forward pass keeps the inputs of a layer, and what happens
 inside is computed again for the gradient."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from models.synchronizer import AttendedImages, each
 def enable_activation_checkpointing(model: Network, components: Iterable[CheckpointedComponent]) -> None:
     """From now on, in training, keep only the inputs of these components' layers. Gradients are the same.
 
-    The switches are the libraries' own. What they do not know is that a layer of the language model attends to images
-    through a synchronizer, which by the time of the backward has none any more; it gets the same images again.
+    This uses the libraries' own switches. In addition, the synchronizers of the language model get their images back
+    while a layer is recomputed: by the time of the backward pass they have been taken away.
 
     Raises:
         ValueError: an unknown component.
@@ -59,8 +59,8 @@ def _checkpoint_layers(host: Any, **options: Any) -> None:
 def _forward_and_recomputation(
     synchronizers: nn.ModuleList,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """The contexts of a layer's forward pass, and of its recomputation: there, the synchronizers attend to the images
-    that they attend to when this is called."""
+    """The contexts of a layer's forward pass and of its recomputation: during the recomputation, the synchronizers
+    attend to the same images as when this is called."""
     saved = [synchronizer.images for synchronizer in each(synchronizers)]
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, however the process ends."""
+"""Files that are either complete or missing, however the process ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 UNFINISHED = ".part"
-"""Ends the name of a file that is being written."""
+"""Suffix of a file that is still being written."""
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
@@ -20,8 +20,8 @@ def write_atomically(file: Path, content: str | bytes) -> None:
 
 
 def put_in_place(unfinished: Path, file: Path) -> None:
-    """Give a file that is written its name."""
-    wait_for_disk(unfinished)  # the name must not survive a power cut that the content does not
+    """Rename a file that is completely written to its final name."""
+    wait_for_disk(unfinished)  # after a power cut there must be no name without its content
     os.replace(unfinished, file)
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-"""A target that carries no loss."""
+"""The target of positions that have no loss."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of whole documents, and the images that stand in them.
+    """Rows of whole documents, and the images in them.
 
     Letters: B rows, T tokens a row, N images in all rows together (the image bank), M of them with an image loss.
     An image occupies one `<BoI>` token followed by a fixed number of placeholder tokens.
@@ -48,8 +48,8 @@ class Batch:
     """[M] int64; seeds of each drawn image's noise, time step and dropped condition."""
 
     dataset_ids: Tensor | None = None
-    """[B, T] int64; which part of a mixture of data the document is from, -1 for padding. The model ignores
-    it; the trainer logs the losses of each part by it. None: one loss for all."""
+    """[B, T] int64; which data set of a mixture the document is from, -1 for padding. The model ignores it; the
+    trainer logs a loss for each data set. None: one loss for all."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""

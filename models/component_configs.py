@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 
 def check_choices(config: object) -> None:
-    """Refuse a word that is none of a field's choices: code that asks for one of two would take it for the other.
+    """Refuse a word that is none of a field's choices: code that tests for one of two would treat it as the other.
 
     Raises:
         ValueError: such a word.
@@ -58,13 +58,13 @@ class VisualTokenizerConfig:
     resampler_layers: int = 12
     resampler_heads: int = 12
     resampler_input: Literal["normed", "projected"] = "normed"
-    """How the ViT's last hidden state h meets its positions before the resampler. "normed": `norm(h) + position`.
+    """How positions are added to the ViT's last hidden state h before the resampler. "normed": `norm(h) + position`.
     "projected": `norm(norm(linear(h)) + position)` (the release; the paper adds no positions)."""
 
     visual_token_init: float = 1e-3
     """Standard deviation of the weights that make visual tokens. The release's 1e-3 starts them as small as a
-    pre-trained LM's embeddings; from scratch, what tells images apart is then drowned by what they share (measured:
-    0.8 % of a token's size after 200 steps), and 0.05 is better."""
+    pre-trained LM's embeddings. When training from scratch, the tokens of all images are then nearly the same
+    (measured: they differ by 0.8 % of a token's size after 200 steps), and 0.05 is better."""
 
     adapter_blocks: int = 4
     adapter_heads: int = 16
@@ -80,12 +80,12 @@ class VisualTokenizerConfig:
     resized to each map (the release)."""
 
     pooling_head: bool = True
-    """Keep what makes the encoder's pooled output among the weights: nothing here uses it, and the release threw it
-    away."""
+    """Keep the weights that only the encoder's pooled output needs: nothing here uses it, and the release left them
+    out."""
 
     image_mean: tuple[float, float, float] | None = None
     image_std: tuple[float, float, float] | None = None
-    """Of pixels in [0, 1], what the encoder was trained with. None: what its family is trained with."""
+    """Of pixels in [0, 1], as the encoder was trained. None: as its family is trained."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -110,11 +110,12 @@ class SynchronizerConfig:
     """Images older than this share the oldest position embedding."""
 
     null: bool = True
-    """Let a share of attention go nowhere (the released model); False is the paper's plain softmax."""
+    """Add a null slot to the softmax, so that weights may sum to less than 1 (the release). False: the paper's plain
+    softmax."""
 
     image_positions: Literal["age", "index"] = "age"
-    """What PosEmbed counts. "age": back from the newest visible image (the release). "index": on from the first visible
-    image (the paper's m). Beyond `max_age`, images share the last row."""
+    """What PosEmbed counts. "age": backward from the newest visible image (the release). "index": forward from the
+    first visible image (the paper's m). Beyond `max_age`, images share the last row."""
 
     offset_unit: Literal["cell", "image"] = "cell"
     """What a predicted offset of 1 is. "cell": 1/16 of the image in the language model, a pixel of its own map in the
@@ -154,18 +155,18 @@ class LanguageModelConfig:
     where a gate of 0 leaves MMFS unused."""
 
     embedding_skip: float = 0.0
-    """How much of a token's embedding is added to its final state. From random weights, that state soon says what
-    comes next and hardly which word this is (bench/LOG.md), but the image decoder has to know. 0: the state alone (the
-    paper and the release)."""
+    """How much of a token's embedding is added to its final state. Trained from random weights, that state soon
+    encodes the next word and hardly the present one (bench/LOG.md), which the image decoder has to know. 0: the state
+    alone (the paper and the release)."""
 
     packing: Literal["document", "causal"] = "document"
     """What a token of a packed row attends to. "document": its own document, with positions counted from its start.
-    "causal": all that stands before it in the row, other documents too, with positions counted along the row (the
-    release). Alone in its row, a document reads the same either way."""
+    "causal": everything before it in the row, other documents too, with positions counted along the row (the
+    release). For a document alone in its row both are the same."""
 
     new_tokens: int = 0
-    """Tokens that a pre-trained LM did not have, the last n of the vocabulary: their logits come from a small head of
-    their own, added to the host's, which then has a bias (the release: 2). 0: the host's head alone."""
+    """How many tokens were added to a pre-trained LM, at the end of the vocabulary: a small head of their own adds to
+    their logits, and the host's head then has a bias (the release: 2). 0: the host's head alone."""
 
     new_tokens_from: int | None = None
     """Id of the first of these tokens. None: the host's own tables were widened for them (the release). A number: the
@@ -177,8 +178,8 @@ class LanguageModelConfig:
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that a document may have; None: any number. Of two sets of rotary frequencies (LongRoPE) only the
-        short one is used, so it is then the length of the first training."""
+        """Tokens that a document may have; None: any number. For LongRoPE this is the length of the first training,
+        because only the short set of rotary frequencies is used."""
         rotary = self.transformer.get("rope_parameters") or {}
         if rotary.get("rope_type") == "longrope":
             settings = {**self.transformer, **rotary}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 FrozenComponent = Literal["vision_encoder", "language_model", "vae", "unet_null_value", "image_decoder"]
-"""What `models.frozen.freeze` keeps from learning.
+"""The components that `models.frozen.freeze` can freeze.
 
 "vision_encoder": the ViT, without the ViT-Adapter around it. "language_model": the host with its embeddings and its
 head, without the synchronizers, the embedding of `<BoI>` and the head of the new tokens. "vae": between latents and
 pixels. "unet_null_value": the value of the null slot in the synchronizers of the U-Net, zeros. "image_decoder": all of
-it, for tasks that draw nothing.
+it, for tasks that draw no images.
 """
 
 CheckpointedComponent = Literal["vision_encoder", "language_model", "unet"]
-"""Whose layers `models.activation_checkpointing` recomputes: the ViT's, the language model's with their synchronizers,
-the U-Net's without them."""
+"""The components that `models.activation_checkpointing` can checkpoint: the layers of the ViT, those of the language
+model with their synchronizers, those of the U-Net without them."""

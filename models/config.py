@@ -154,7 +154,7 @@ class MMInterleavedConfig:
                     "max_position_embeddings": 512,
                     "initializer_range": 0.06,  # about 1/sqrt(hidden_size); the usual 0.02 is for wide models
                 },
-                # A grid of 4 x 4 points over the whole image: some point is near everything that may be asked for.
+                # A grid of 4 x 4 points over the whole image, so that some point is near every object.
                 mmfs=SynchronizerConfig(
                     num_heads=4, num_points=4, value_dim=128, max_age=8, offset_init="grid", offset_init_cells=8.0
                 ),
@@ -178,7 +178,7 @@ class MMInterleavedConfig:
                     "attention_head_dim": 4,
                     "norm_num_groups": 16,
                 },
-                # Folded pixels have more channels of noise than a narrow U-Net carries through: it predicts the image.
+                # Folded pixels have more channels of noise than a narrow U-Net can pass on: it predicts the image.
                 scheduler={"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"},
                 num_context_tokens=8,
                 resampler_heads=4,
@@ -188,8 +188,8 @@ class MMInterleavedConfig:
 
     @classmethod
     def released_13b(cls) -> MMInterleavedConfig:
-        """The released model: Vicuna 13B, CLIP ViT-L/14, Stable Diffusion 2.1 base, and the release's side of every
-        choice in which its code and the paper differ."""
+        """The released model: Vicuna 13B, CLIP ViT-L/14, Stable Diffusion 2.1 base, and the release's choice
+        wherever its code and the paper differ."""
         return cls(
             visual_tokenizer=VisualTokenizerConfig(
                 vision_encoder={

@@ -1,9 +1,9 @@
 """`python -m models.convert SRC --out DIR`: the released weights as a directory for `MMInterleaved.from_pretrained`.
 
-SRC holds the released `*.bin` files. They are read one at a time and mapped, not loaded; of the numbers, one shard of
-the output is in memory. DIR gets `config.json`, `model-*.safetensors`, their index, and `conversion.json`, which says
-from what each shard was made. The index comes last: without it, the directory is no model yet, and the same command
-goes on where it stopped.
+SRC holds the released `*.bin` files. They are memory-mapped one at a time; at most one shard of the
+output is in memory. DIR gets `config.json`, `model-*.safetensors`, their index, and `conversion.json`, which says
+from what each shard was made. The index is written last: without it, the directory is no model yet, and the same
+command resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SCHEDULERS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Step:
-    """Where a drawing stands."""
+    """The state of a drawing after some steps."""
 
     done: int
     """Steps so far."""
@@ -37,7 +37,7 @@ class Step:
 
 
 def guide(predictions: Tensor, denoising: Denoising) -> Tensor:
-    """One prediction of those with ever more conditions.
+    """Combine predictions with more and more conditions into one (classifier-free guidance).
 
     Args:
         predictions: [k*M, c, h, w]; the last M with context and images, those before with images alone, those before
@@ -61,7 +61,7 @@ def denoise(
     denoising: Denoising,
     generators: list[torch.Generator],
 ) -> Iterator[Step]:
-    """Walk from noise to images.
+    """Denoise from noise to images, step by step.
 
     Args:
         predict: (latents [M, c, h, w], time step) to the model's output [M, c, h, w].

@@ -20,11 +20,11 @@ class Denoising:
     """Runs of the U-Net for each image."""
 
     guidance_scale: float = 3.5
-    """Strength of classifier-free guidance by the context: 1 follows it as it is, more exaggerates (paper B.3: 3.5)."""
+    """Strength of classifier-free guidance by the context: 1 is no guidance, more strengthens it (paper B.3: 3.5)."""
 
     image_guidance_scale: float = 1.0
     """The same for the images that the U-Net attends to (InstructPix2Pix, arXiv:2211.09800, section 3.2.1). At 1 both
-    predictions attend to the same images (the release); any other value costs a third one, without images. It wants
+    predictions attend to the same images (the release); any other value costs a third one, without images. It needs
     a model trained with `image_drop`."""
 
     scheduler: SchedulerName = "ddim"

@@ -1,4 +1,4 @@
-"""MMFS of a language model as reading wants it: all that is linear on either side of the sampling is one matrix.
+"""MMFS of a language model for inference: all linear maps before the sampling are one matrix, and those after it too.
 
 Letters: B sequences, T tokens, C language-model width, H heads, D channels a head, L levels, P points, A ages, N images
 of the bank, S pyramid pixels.
@@ -17,15 +17,15 @@ from mmfs.autograd import implementation
 
 class FoldedMMFS:
     """`gate * MMFS(norm(hidden))` with the maps of Eq. 4 multiplied out: norm, `W_q`, `W_p` and `W_A` are one matrix
-    [H*P*2 + H*L*P, C], the ages' shares are tables, and the gate is part of the output matrix.
+    [H*P*2 + H*L*P, C], the contributions of the ages are tables, and the gate is part of the output matrix.
 
-    Decoding takes as long as reading the weights does: of a layer of the released model 9 M instead of 35 M. This is a
-    copy, good while the layer's weights stay what they are, and has no gradients.
+    The time of decoding is that of reading the weights: 9 M instead of 35 M for a layer of the released model. This is
+    a copy, valid while the layer's weights do not change, and has no gradients.
 
     Args:
         mmfs: the layer.
         norm: of the queries.
-        reference_point: (x, y) in [0, 1], where every query looks from.
+        reference_point: (x, y) in [0, 1], of every query.
         gate: [1], what the result is multiplied by.
     """
 
@@ -39,10 +39,10 @@ class FoldedMMFS:
         self.logit_shape = (mmfs.num_heads, mmfs.num_levels, mmfs.num_points)
         self.num_offsets = mmfs.sampling_offsets.out_features
         self.num_logits = mmfs.attention_weights.out_features
-        # The products in float32, so that half precision rounds them once.
+        # Multiply in float32, so that half precision rounds the products only once.
         mixing, mixing_bias = mmfs.query_proj.weight.float(), mmfs.query_proj.bias.float()
         cells = mixing.new_tensor(mmfs.base).repeat(self.num_offsets // 2)  # w, h, w, h, ...
-        to_offsets = mmfs.sampling_offsets.weight.float() / cells[:, None]  # from here on in images
+        to_offsets = mmfs.sampling_offsets.weight.float() / cells[:, None]  # from here on in units of the image
         to_logits = mmfs.attention_weights.weight.float()
         maps = torch.cat([to_offsets, to_logits])
         bias = torch.cat([mmfs.sampling_offsets.bias.float() / cells, mmfs.attention_weights.bias.float()])

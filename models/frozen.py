@@ -35,9 +35,10 @@ def known_components(components: Iterable[FrozenComponent]) -> set[FrozenCompone
 
 
 def freeze(model: nn.Module, components: Iterable[FrozenComponent] = PAPER_FROZEN) -> None:
-    """Take gradients away from these components of an `MMInterleaved`, and leave all others as they are.
+    """Disable gradients of these components of an `MMInterleaved`, and leave all others as they are.
 
-    A model that draws pixels has no VAE and a model without null slots no null: there, nothing is left to freeze.
+    A component that the model does not have is ignored: without latents there is no VAE, without null slots no null
+    value.
 
     Raises:
         ValueError: an unknown component.

@@ -21,7 +21,7 @@ def model_directory(
     token: str | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Where a model is on this machine; one that is on the hub is fetched into its cache first.
+    """The local directory of a model; a repository of the hub is fetched into its cache first.
 
     Args:
         name_or_directory: a directory, or the name of a repository, "owner/name"; a directory of that name comes first.

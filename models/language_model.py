@@ -22,7 +22,7 @@ from models.language_models.families import host_class
 from models.synchronizer import Synchronizer, attending_to, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
-"""Of a token that the pre-trained LM never saw, before training (the release: -100 + 95)."""
+"""Initial logit of a token that the pre-trained LM does not know (the release: -100 + 95)."""
 
 
 class LanguageSynchronizer(Synchronizer):
@@ -64,7 +64,7 @@ class LanguageSynchronizer(Synchronizer):
         return (self.gate.tanh() * self.mmfs(query, centre, visible, values=values)).to(hidden.dtype)
 
     def fold(self) -> FoldedMMFS:
-        """The layer and its gate as they are now, for reading."""
+        """The layer and its gate as they are now, folded for inference."""
         return FoldedMMFS(self.mmfs, cast(nn.RMSNorm, self.query_norm), self.CENTRE, self.gate.tanh())
 
     def _remember_input(self, _module: nn.Module, args: tuple[Tensor]) -> None:
@@ -125,7 +125,7 @@ class LanguageModel(nn.Module):
         self.register_load_state_dict_pre_hook(_restore_tied_head)
 
     def _make_new_token_head(self) -> nn.Linear:
-        """The head of the new tokens, which starts them unlikely."""
+        """The head of the new tokens, which are unlikely at first."""
         head = nn.Linear(self.hidden_size, self.config.new_tokens)
         nn.init.zeros_(head.weight)
         nn.init.constant_(head.bias, NEW_TOKEN_LOGIT)
@@ -171,7 +171,7 @@ class LanguageModel(nn.Module):
         return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in each(self.synchronizers)]
 
     def fold(self) -> list[FoldedMMFS]:
-        """Per synchronizer, its layer as it is now, for reading; for `forward`."""
+        """Per synchronizer, its layer as it is now, folded for inference; an argument of `forward`."""
         return [synchronizer.fold() for synchronizer in cast(Iterable[LanguageSynchronizer], self.synchronizers)]
 
     def forward(
@@ -194,7 +194,7 @@ class LanguageModel(nn.Module):
             values: per synchronizer [N, S', H, D], from `project_values`.
             visible: [B, T, 2] int64, range of images of the bank that a token sees.
             cache: keys and values of earlier tokens; extended in place.
-            folded: per synchronizer, from `fold`: without gradients, the same faster. None: the layers themselves.
+            folded: per synchronizer, from `fold`: the same, faster and without gradients. None: the layers themselves.
 
         Returns:
             [B, T, C].

@@ -16,7 +16,7 @@ def float_dtype(dtype: torch.dtype | str, *, also: str = "") -> torch.dtype:
 
     Args:
         dtype: such as `torch.bfloat16` or "bfloat16".
-        also: what else the caller takes, for the message.
+        also: other values that the caller accepts, for the message.
 
     Raises:
         ValueError: anything else.

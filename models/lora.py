@@ -26,7 +26,7 @@ NAME = "default"
 
 
 def add_lora(model: Network, config: LoraConfig) -> None:
-    """Put new adapters into the language model and take gradients from all else in its host.
+    """Put new adapters into the language model and freeze all else in its host.
 
     The synchronizers are no part of the host and go on training.
 
@@ -52,7 +52,7 @@ def add_lora(model: Network, config: LoraConfig) -> None:
 
 
 def merge_lora(model: Network) -> None:
-    """Add the adapters to their matrices for good; a model without any stays as it is."""
+    """Merge the adapters into their matrices permanently; does nothing without adapters."""
     host = model.language_model.host
     for name, layer in list(_adapted(host)):
         layer.merge()
@@ -67,14 +67,14 @@ def is_adapter(name: str) -> bool:
 
 
 def matrices(model: Network) -> dict[str, Tensor]:
-    """The state dict under the names of a model without adapters, as it is below them."""
+    """The state dict under the names of a model without adapters, with the matrices below the adapters."""
     state = model.state_dict().items()
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state if not is_adapter(name)}
 
 
 def tensors_to_save(model: Network) -> dict[str, Tensor]:
-    """The state dict under the names of a model without adapters: with them added if they are to be merged, else the
-    matrices as they were."""
+    """The state dict under the names of a model without adapters: with the adapters merged if the options say so, else
+    without them."""
     state = matrices(model)
     if model.lora is None or not model.lora.merge:
         return state
@@ -94,7 +94,7 @@ def save_adapter(model: Network, directory: Path) -> None:
 
 @torch.no_grad()
 def load_adapter(model: Network, directory: Path) -> None:
-    """Put the adapters in that `save_adapter` wrote.
+    """Load the adapters that `save_adapter` wrote.
 
     Raises:
         ImportError: peft is missing.

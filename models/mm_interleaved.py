@@ -1,4 +1,4 @@
-"""MM-Interleaved, the model: what a person does with the network: write, score, save, load.
+"""MM-Interleaved, the model: the network with what a user does with it: generate, score, save, load.
 
 Its forward pass is in `models/network.py`.
 """
@@ -64,7 +64,7 @@ class MMInterleaved(Network, GenerationMixin):
         return from_parts(cls, **options)
 
     def begin_generation(self, num_documents: int) -> TorchGenerationState:
-        """Nothing read yet; see `models.generation.torch_state`."""
+        """An empty state; see `models.generation.torch_state`."""
         return TorchGenerationState(self, num_documents)
 
     def gradient_checkpointing_enable(self) -> None:
@@ -73,7 +73,7 @@ class MMInterleaved(Network, GenerationMixin):
         enable_activation_checkpointing(self, get_args(CheckpointedComponent))
 
     def gradient_checkpointing_disable(self) -> None:
-        """The opposite of `gradient_checkpointing_enable`."""
+        """The reverse of `gradient_checkpointing_enable`."""
         disable_activation_checkpointing(self)
 
     def save_pretrained(self, directory: str | Path, *, max_shard_size: int | str | None = None) -> None:
@@ -146,8 +146,8 @@ class MMInterleaved(Network, GenerationMixin):
     ) -> MMInterleaved:
         """Read what `save_pretrained` or `python -m models.convert` wrote; the model is in evaluation mode.
 
-        Weights may be in several files, and stored in another float type. They are read one by one to where they stay:
-        no more memory is needed than the model takes in `dtype`.
+        Weights may be in several files, and stored in another float type. They are read one by one to their
+        final place: no more memory is needed than the model takes in `dtype`.
 
         Args:
             name_or_directory: a directory, or the name of a repository on the Hugging Face Hub, "owner/name".

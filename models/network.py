@@ -121,8 +121,8 @@ class Network(nn.Module):
         Args:
             hidden: [B, T, C].
             batch: the rows it was computed from.
-            token_chunk: hold the logits of so many tokens at a time, and compute them again for the gradient. None:
-                of all tokens, once.
+            token_chunk: compute the logits of so many tokens at a time, and again for the gradient. None: of all
+                tokens at once.
         """
         supervised = batch.targets != IGNORED
         states, targets = hidden[supervised], batch.targets[supervised]

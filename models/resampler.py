@@ -22,10 +22,10 @@ class Resampler(nn.Module):
     feed-forward.
 
     It departs from Flamingo in two things, both of which matter when it learns from random weights. The keys of a block
-    are the inputs and a learned null, not the queries themselves, which a query would attend to above all. And it
-    starts as a reader: queries of unit size, sharp attention, values passed on at full size, a feed-forward that adds
-    nothing yet. With the usual small weights what comes out is nearly the same for every item, and whoever reads it
-    learns to ignore it (measured in bench/LOG.md). The null makes an item without a single usable input defined.
+    are the inputs and a learned null, not the queries themselves, because a query would mostly attend to itself. And
+    its initial weights pass the inputs on: queries of unit size, sharp attention, values at full size, a feed-forward
+    that adds nothing. With the usual small weights the output is nearly the same for every item, and the layers that
+    read it learn to ignore it (measured in bench/LOG.md). The null keeps items without any usable input finite.
 
     Args:
         num_queries: tokens that come out for each item.

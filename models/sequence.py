@@ -18,7 +18,7 @@ def token_visible(batch: Batch) -> Tensor:
     """Range of images that each token may attend to, [B, T, 2] int64 (first, one past last) into the image bank.
 
     A token sees the images of its own document from their first visual token on; `<BoI>` does not yet see its image
-    (paper 3.2: every token accesses the previous images only; the release counts an image's own tokens in).
+    (paper 3.2: every token accesses the previous images only; in the release, an image's own tokens see it).
     Padding sees nothing.
     """
     rows, length = batch.input_ids.shape
@@ -31,8 +31,8 @@ def token_visible(batch: Batch) -> Tensor:
 
 
 def attention_mask(batch: Batch, packing: Literal["document", "causal"] = "document") -> Tensor:
-    """Who attends to whom, [B, 1, T, T] bool: oneself, and earlier tokens of the same document ("document") or of the
-    row ("causal": documents leak into those packed after them, as in the release)."""
+    """What each token attends to, [B, 1, T, T] bool: itself, and earlier tokens of the same document ("document") or of
+    the row ("causal": documents leak into those packed after them, as in the release)."""
     same = batch.document_ids.unsqueeze(2) == batch.document_ids.unsqueeze(1)
     if packing == "causal":
         same = torch.ones_like(same)

@@ -35,7 +35,7 @@ class StoredWeights:
 
     Args:
         directory: the model directory.
-        base: where snapshots are now, by component, if not where `base.json` says.
+        base: where snapshots are now, by component, if they are not where `base.json` says.
 
     Raises:
         FileNotFoundError: a file or a snapshot is not there.
@@ -44,7 +44,7 @@ class StoredWeights:
 
     def __init__(self, directory: Path, base: Mapping[str, str | Path] | None = None) -> None:
         self.files = weight_files(directory)
-        # What save_pretrained writes is whole: a base.json beside it belongs to shards that were there before.
+        # save_pretrained writes all weights: a base.json beside its files belongs to earlier shards.
         sharded = self.files != [directory / WEIGHTS_FILE] and (directory / BASE_FILE).is_file()
         self.base = load_base(directory / BASE_FILE) if sharded else {}
         elsewhere = dict(base or {})

@@ -52,7 +52,7 @@ class UNetSynchronizer(Synchronizer):
             nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, C, h, w] -> the same map with what the visible images add; unchanged if the host runs without values."""
+        """[B, C, h, w] -> the same map plus what the visible images add; unchanged if the host runs without values."""
         if self.images is None:
             return hidden
         height, width = hidden.shape[-2:]

@@ -18,7 +18,7 @@ from models.component_configs import SynchronizerConfig
 from models.folded_mmfs import FoldedMMFS
 
 CELLS = 16
-"""Of an image, each way: the unit of offsets where the host has no grid of its own."""
+"""Cells of an image, horizontally and vertically: the unit of offsets if the host has no grid of its own."""
 
 
 def make_mmfs(
@@ -52,14 +52,14 @@ class AttendedImages:
     """int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each image being drawn."""
 
     folded: FoldedMMFS | None = None
-    """Computes in place of the layer; None: the layer itself."""
+    """The folded layer, which computes instead of the layer; None: the layer itself."""
 
     residual: Tensor | None = None
     """[B, T, C], input of the decoder layer that runs."""
 
 
 class Synchronizer(nn.Module):
-    """An MMFS layer with its norms, attached by hooks to a module that is not ours and stays as it is.
+    """An MMFS layer with its norms, attached by hooks to a module of another library, which does not change.
 
     Args:
         query_norm: of the host's states.
@@ -83,7 +83,7 @@ class Synchronizer(nn.Module):
         self.images: AttendedImages | None = None  # set while the host runs
 
     def project_values(self, features: Tensor) -> Tensor:
-        """[N, S, F] -> [N, S, H, D]; once per image, whatever is asked of it afterwards."""
+        """[N, S, F] -> [N, S, H, D]; once per image, however often it is sampled afterwards."""
         return self.mmfs.project_values(self.feature_norm(features))
 
     def set_images(self, values: Tensor, visible: Tensor, folded: FoldedMMFS | None = None) -> None:

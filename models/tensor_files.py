@@ -96,8 +96,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def fingerprint(file: Path) -> dict[str, int | str]:
-    """What tells a file from another without reading its numbers: its size, and a digest of its table of contents. In
-    a PyTorch file, that table has a checksum of every tensor."""
+    """Identifies a file without reading its numbers: its size, and a digest of its table of contents. In a PyTorch
+    file, that table has a checksum of every tensor."""
     if file.suffix == ".safetensors":
         with file.open("rb") as stream:
             contents = stream.read(int.from_bytes(stream.read(8), "little"))
@@ -108,7 +108,7 @@ def fingerprint(file: Path) -> dict[str, int | str]:
 
 
 def damaged_record(file: Path) -> str | None:
-    """The first part of a PyTorch file that differs from the checksum written with it; None if all is well. Reads the
+    """The first part of a PyTorch file that differs from the checksum written with it; None if there is none. Reads the
     whole file."""
     with zipfile.ZipFile(file) as archive:
         return archive.testzip()
@@ -121,7 +121,7 @@ def checksum(tensor: Tensor) -> str:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file: it is complete, or not there."""
+    """Write a safetensors file: it is complete or missing."""
     unfinished = file.with_name(file.name + UNFINISHED)
     try:
         save_file(
@@ -135,8 +135,8 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str) -> None:
     """Write tensors as safetensors files of a limited size with an index; as one file if they fit into one.
 
-    An index that names all of them comes last, and then what was there before is removed: an interrupted call leaves
-    the weights that were there, or the new ones.
+    The index is written last, and only then earlier weights are removed: an interrupted call leaves either the earlier
+    weights or the new ones.
 
     Args:
         directory: where `model-*.safetensors` or `model.safetensors` go.

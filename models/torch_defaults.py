@@ -28,7 +28,7 @@ def usual_torch_defaults() -> Iterator[None]:
 
 
 def with_usual_torch_defaults(items: Iterator[Item]) -> Iterator[Item]:
-    """The items of an iterator, each of them made with the usual defaults; in between, the caller's hold."""
+    """The items of an iterator, each of them made with the usual defaults; between them the caller's defaults apply."""
     while True:
         with usual_torch_defaults():
             try:

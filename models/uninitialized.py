@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class NeverWritten(TorchDispatchMode):
-    """While it is on, what would write into a large tensor does nothing."""
+    """While it is active, operators that would write into a large tensor do nothing."""
 
     def __torch_dispatch__(
         self,
@@ -37,9 +37,9 @@ def is_large(tensor: Tensor) -> bool:
 
 
 def uninitialized(make: Callable[[], Model]) -> Model:
-    """The model that `make` returns, the numbers of large weights missing.
+    """The model that `make` returns; the values of its large weights are undefined.
 
-    Buffers that are not among the weights (rotary frequencies, pixel statistics) are as they should be.
+    Buffers that are not among the weights (rotary frequencies, pixel statistics) have their values.
     """
     with torch.no_grad(), NeverWritten():
         model = make()

@@ -107,7 +107,7 @@ class VisualTokenizer(nn.Module):
         ]
 
         patch_positions = self._positions(*self.adapter.grid_shape(height, width), hidden)  # [G, C]
-        positions = F.pad(patch_positions, (0, 0, self.adapter.num_prefix_tokens, 0))  # a class token is nowhere
+        positions = F.pad(patch_positions, (0, 0, self.adapter.num_prefix_tokens, 0))  # a class token has no position
         inputs = self.input_norm(self.hidden_norm(self.hidden_proj(hidden)) + positions)
         return self.resampler(inputs), torch.cat(levels, dim=1)
 

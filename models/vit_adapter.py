@@ -23,15 +23,15 @@ Shapes = tuple[tuple[int, int], ...]
 
 
 class ViTAdapter(nn.Module):
-    """Gives a ViT an image pyramid, and the pyramid the ViT's knowledge, without touching the ViT's code or state dict.
+    """Exchanges features between a ViT and an image pyramid, without touching the ViT's code or state dict.
 
     A convolutional *spatial prior* sees the image at full detail. The ViT's layers run in `num_blocks` groups; before
-    each group an *injector* adds what its patches find in the pyramid (scaled by gamma, which starts at 0: the ViT is
-    what it was until training decides otherwise), after each an *extractor* updates the pyramid from the patches.
+    each group an *injector* adds to the patches what they attend to in the pyramid (scaled by gamma, which starts at
+    0, so that the ViT is unchanged at first), after each an *extractor* updates the pyramid from the patches.
 
     Args:
-        encoder: the ViT; its module is kept as `vision_model`. What its last hidden state does not depend on, as the
-            pooled output, is frozen.
+        encoder: the ViT; its module is kept as `vision_model`. Weights that its last hidden state does not depend on,
+            such as those of the pooled output, are frozen.
         num_blocks: groups of layers; divides the number of the ViT's layers.
         num_heads: heads of the deformable attention.
         num_points: points per head and level.
@@ -220,7 +220,7 @@ def _convolution(before: int, after: int, *, stride: int = 1) -> tuple[nn.Module
 
 
 class Injector(nn.Module):
-    """Patches look into the three coarser levels of the pyramid: `x + gamma * attention(norm(x), norm(pyramid))`."""
+    """Patches attend to the three coarser levels of the pyramid: `x + gamma * attention(norm(x), norm(pyramid))`."""
 
     def __init__(self, dim: int, num_heads: int, num_points: int, value_ratio: float) -> None:
         super().__init__()

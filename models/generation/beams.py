@@ -34,7 +34,7 @@ class _Search:
     """The search behind one document."""
 
     beams: list[tuple[float, list[int]]] = field(default_factory=lambda: [(0.0, [])])  # log-probability, tokens
-    found: list[tuple[float, Hypothesis]] = field(default_factory=list)  # worth; at most n, best first
+    found: list[tuple[float, Hypothesis]] = field(default_factory=list)  # score; at most n, best first
 
 
 def beam_search(
@@ -43,13 +43,13 @@ def beam_search(
     samplers: Sequence[TokenSampler],
     processor: MMInterleavedProcessor,
 ) -> list[Hypothesis]:
-    """Search on from what each document has read; text only.
+    """Search for the likeliest text after what each document has read; text only.
 
-    As in transformers, a text is worth its log-probability over its length to the power of `length_penalty`, and a
-    search ends when no beam can overtake the n best texts found, by its worth so far.
+    As in transformers, the score of a text is its log-probability over its length to the power of `length_penalty`,
+    and a search ends when no beam's present score is above those of the n best texts found.
 
     Args:
-        state: one row for each document; used up.
+        state: one row for each document; not usable afterwards.
         options: `num_beams`, `length_penalty`, `max_new_tokens` (at least 1), `stop` and `overflow`.
         samplers: of each document.
         processor: of the model.
@@ -100,7 +100,7 @@ def _extend(
     for (total, ids), row in zip(search.beams, logits.log_softmax(-1), strict=True):
         scores.append(total + sampler.scores(row, ids, may_draw=False))
     totals = torch.stack(scores)  # [n, V]
-    best = totals.flatten().topk(2 * num_beams)  # so many that n are left if every other one is an end
+    best = totals.flatten().topk(2 * num_beams)  # so that n are left even if half of them are ends
     going: list[tuple[int, list[int]]] = []
     beams: list[tuple[float, list[int]]] = []
     for rank, (total, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):

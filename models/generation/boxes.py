@@ -11,7 +11,7 @@ BOX = re.compile(r"\((\d{3}),(\d{3})\)\((\d{3}),(\d{3})\)")
 
 
 def read_boxes(text: str) -> list[Box]:
-    """The boxes that a text holds, in order; those without an area are left out."""
+    """The boxes in a text, in order; those without an area are left out."""
     boxes = [tuple(int(number) / 1000 for number in found.groups()) for found in BOX.finditer(text)]
     return [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes if x1 < x2 and y1 < y2]
 

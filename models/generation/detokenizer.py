@@ -1,4 +1,4 @@
-"""From token ids to text, while it is written: what of it can be shown already."""
+"""From token ids to text while it is generated: the part that is certain already."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from models.processor import MMInterleavedProcessor
 
 
 class IncrementalDetokenizer:
-    """Token ids to text pieces. A character whose bytes are spread over tokens is held back until it is whole, and what
-    may be the beginning of a stop text until it is not.
+    """Token ids to text pieces. A character whose bytes are spread over tokens is held back until it is complete, and
+    the possible beginning of a stop text until it is certain to be none.
 
     Args:
         processor: with the tokenizer.
-        stops: texts that end the writing; not shown.
+        stops: texts that end the generation; not returned.
     """
 
     def __init__(self, processor: MMInterleavedProcessor, stops: tuple[str, ...] = ()) -> None:
@@ -22,7 +22,7 @@ class IncrementalDetokenizer:
         self.is_stopped = False
 
     def add(self, token: int) -> str:
-        """The text that this token makes certain; `is_stopped` says whether it completed a stop text."""
+        """The text that has become certain with this token; `is_stopped` says whether it completed a stop text."""
         self.ids.append(token)
         text = self.processor.decode_text(self.ids)
         ends = [place for stop in self.stops if (place := text.find(stop)) >= 0]

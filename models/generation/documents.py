@@ -63,12 +63,12 @@ def pieces_of(segment: PromptSegment, processor: MMInterleavedProcessor, config:
 
 
 def cut_to_fit(segments: list[list[Piece]], state: GenerationState, num_new: int, document: int) -> list[list[Piece]]:
-    """The last of a document's segments, as many as the language model has room for, but at least one.
+    """The last segments of a document: as many as fit into the language model, but at least one.
 
     Args:
         segments: pieces of each.
         state: before it has read anything.
-        num_new: places that should stay free.
+        num_new: tokens that are kept free for new text and images.
         document: its number.
     """
     kept = list(segments)

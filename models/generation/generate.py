@@ -1,8 +1,8 @@
 """Writing interleaved text and images (paper 3.2, inference).
 
-Text is decoded token by token; when the language model says `<BoI>` the image decoder draws the next image, which the
-model then reads like any other, so that what follows can attend to it. The documents of a batch are continued token by
-token together; one that asks for an image waits until all ask for one or are done, so that images are drawn and read
+Text is decoded token by token; when the language model writes `<BoI>`, the image decoder draws the next image, which
+the model then reads like any other, so that what follows can attend to it. The documents of a batch are continued token
+by token together; one that asks for an image waits until all ask for one or are done, so that images are drawn and read
 together.
 """
 
@@ -42,10 +42,10 @@ def generate(
 ) -> Generated | list[Generated]:
     """Continue documents of text and images.
 
-    What a document becomes does not depend on the others beside it, except for rounding.
+    The result of a document does not depend on the others in the batch, except for rounding.
 
     Args:
-        model: an `MMInterleaved`, or whatever else reads and draws; with a processor.
+        model: an `MMInterleaved` or another `GenerativeModel`, with a processor.
         documents: the segments of one document, text and images in reading order, any number of either, also none;
             or a list of such documents.
         task: a ready prompt to put each document into, and what kind of answer is wanted; one of
@@ -125,7 +125,7 @@ class _Continuation:
     written: list[int] = field(default_factory=list)  # text tokens
     num_tokens: int = 0
     num_images: int = 0
-    wants_image: bool = False  # <BoI> is said, the image not drawn
+    wants_image: bool = False  # <BoI> is written, its image is not drawn yet
     finish_reason: FinishReason | None = None
 
 
@@ -161,7 +161,7 @@ class _Generation:
             self.results.append(Generated(document, num_cut=len(document) - len(segments)))
 
     def pieces(self, preview_every: int = 0) -> Iterator[tuple[int, Segment | Preview]]:
-        """What is written, with its document's number."""
+        """Pieces as they are generated, each with the number of its document."""
         if not self.continuations:
             return
         self.state.read(self.prompts)
@@ -257,7 +257,7 @@ class _Generation:
         return bool(going)
 
     def _read(self, turns: list[list[Piece]]) -> Iterator[tuple[int, Segment]]:
-        """Let each row read its turn; with overflow "cut", documents without room for theirs end."""
+        """Let each row read its new pieces; with overflow "cut", documents whose pieces do not fit end."""
         state = self.state
         if self.options.overflow == "cut":
             for row, number in enumerate(state.documents):

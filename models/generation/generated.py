@@ -29,7 +29,7 @@ class Preview:
 class Generated(list[Segment]):
     """The new segments of a document, in order; adjacent text is one string.
 
-    It is a list, with what else is known about it.
+    A list with further facts about the document.
     """
 
     def __init__(self, prompt: Sequence[PromptSegment], num_cut: int = 0) -> None:
@@ -38,11 +38,11 @@ class Generated(list[Segment]):
         """What it continues."""
 
         self.num_cut = num_cut
-        """So many segments of the prompt, the oldest, have been left out for want of room."""
+        """How many of the oldest segments of the prompt were left out, because they did not fit."""
 
         self.finish_reason: FinishReason = "end"
-        """Why it ends: "end", the model said so; "stop", a stop text; "max_new_tokens"; "max_new_images"; "length", the
-        language model's."""
+        """Why it ends: "end": end token. "stop": stop text. "max_new_tokens", "max_new_images": that option. "length":
+        that of the language model."""
 
     def add(self, piece: Segment) -> None:
         """Append an image or some more text."""

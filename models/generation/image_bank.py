@@ -19,7 +19,7 @@ class ImageBank:
 
     Args:
         project: features [N, S, F] to values, per synchronizer [N, S', H, D].
-        nothing: features of no image, [0, S, F].
+        nothing: empty features, [0, S, F].
     """
 
     def __init__(self, project: Callable[[Tensor], list[Tensor]], nothing: Tensor) -> None:

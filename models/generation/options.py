@@ -13,7 +13,7 @@ Mode = Literal["auto", "text", "image"]
 Overflow = Literal["error", "cut"]
 
 SEED_STRIDE = 1_000_003
-"""Between the seeds of two continuations of a document, each of which uses seed + n for its n-th image."""
+"""Distance between the seeds of two continuations of a document; the n-th image of one uses its seed + n."""
 
 OTHER_WORDS = {
     "max_length": "max_new_tokens, which counts what is written alone",
@@ -33,7 +33,7 @@ OTHER_WORDS = {
     "generation_config": "the options themselves, as keyword arguments",
     "return_dict_in_generate": "no option: what is returned is a list of segments, with finish_reason, images and text",
 }
-"""Options of transformers and diffusers, and what does the same here."""
+"""Options of transformers and diffusers, and the options here that correspond to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class GenerationOptions:
     """
 
     mode: Mode = "auto"
-    """"auto": text and, where the model says `<BoI>`, images. "text": never an image. "image": `max_new_images` images
-    right away."""
+    """"auto": text and, where the model writes `<BoI>`, images. "text": never an image. "image": `max_new_images`
+    images right away."""
 
     max_new_tokens: int = 64
     """Tokens written at most for each document; an image counts as one."""
@@ -75,7 +75,7 @@ class GenerationOptions:
     """With beams, a text is worth its log-probability over its length to this power: above 0 favours long ones."""
 
     repetition_penalty: float = 1.0
-    """Above 1, tokens that the document's new text holds already become less likely (CTRL, arXiv:1909.05858, section
+    """Above 1, tokens that are in the document's new text already become less likely (CTRL, arXiv:1909.05858, section
     4.1); the prompt does not count."""
 
     seed: int | Sequence[int] = 0
@@ -190,7 +190,7 @@ class GenerationOptions:
         """The options with these names and values.
 
         Raises:
-            TypeError: there is none of that name; for a word of transformers or diffusers, the message has ours.
+            TypeError: there is none of that name; for a name of transformers or diffusers, the message has ours.
             ValueError: a value is outside its range.
         """
         known = [one.name for one in fields(cls)]

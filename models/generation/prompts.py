@@ -23,17 +23,17 @@ class Prompt:
 
     opening: str
     mode: Mode
-    """What the answer is, unless the caller says otherwise."""
+    """The mode of the answer, unless the caller gives another."""
 
     round: str = ""
-    """Comes as often as the document has segments for it."""
+    """This part is repeated as often as the document has segments for it."""
 
     closing: str = ""
 
     def fill(self, document: Document) -> list[PromptSegment]:
         """The document with the words around it; neighbouring texts are one segment.
 
-        A mark that stands behind a slot already is not doubled: "what is it?" fits "{question}?".
+        Punctuation after a slot is not doubled: "what is it?" fits "{question}?".
 
         Raises:
             ValueError: the document's segments are not those that the prompt takes.
@@ -114,7 +114,7 @@ def _num_slots(template: str) -> int:
 
 
 def _append(segments: list[PromptSegment], text: str) -> None:
-    """Add text behind what is there."""
+    """Append text to the segments."""
     if segments and isinstance(segments[-1], str):
         segments[-1] += text
     elif text:

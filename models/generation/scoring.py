@@ -14,7 +14,7 @@ from models.generation.state import GenerativeModel, processor_of
 from models.torch_defaults import usual_torch_defaults
 
 CANDIDATES_AT_A_TIME = 32
-"""More would be faster, and keep as many copies of the document's keys and values."""
+"""Candidates at a time. More are faster, but each needs a copy of the document's keys and values."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def score(
         document: text and images in reading order.
         candidates: the texts.
         task: a ready prompt to put the document into, as for `generate`.
-        rank_by: "sum": by log-probability (the release). "mean": by that of an average token, so that long texts are
-            not worse for being long.
+        rank_by: "sum": by log-probability (the release). "mean": by that of an average token, so that long texts
+            are not ranked lower.
 
     Returns:
         A score for each candidate, in their order.

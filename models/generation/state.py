@@ -1,4 +1,4 @@
-"""The interface between generation and a model, which PyTorch or exported components compute.
+"""The interface between generation and a model that PyTorch or exported components compute.
 
 Letters: B documents, T new tokens, n new images, M images to draw, c x h x w their latents.
 """
@@ -36,7 +36,7 @@ class GenerativeModel(Protocol):
     def processor(self) -> MMInterleavedProcessor | None: ...
 
     def begin_generation(self, num_documents: int) -> GenerationState:
-        """Nothing read yet."""
+        """An empty state: nothing has been read."""
         ...
 
 
@@ -84,7 +84,7 @@ class GenerationState(ABC):
 
     @abstractmethod
     def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
-        """Draw the image that each of these rows asks for; its `<BoI>` has been read, itself it has not.
+        """Draw the next image of each of these rows, whose `<BoI>` has been read already.
 
         Args:
             rows: M of the B rows.
@@ -100,12 +100,12 @@ class GenerationState(ABC):
     def select(self, rows: Sequence[int]) -> None:
         """Go on with these rows in this order: to leave out documents that are done, or to reorder beams.
 
-        A row may be taken more than once; copies share their document's images and read no further ones.
+        A row may be taken more than once; copies share their document's images and may read no further images.
         """
 
     @abstractmethod
     def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
-        """How likely each answer is behind the one document that has been read, which stays as it is.
+        """How likely each answer is after the one document that has been read; the state does not change.
 
         Args:
             answers: token ids, at least one each.

@@ -28,7 +28,7 @@ class TokenSampler:
 
     def __init__(self, options: GenerationOptions, config: MMInterleavedConfig, seed: int) -> None:
         never = {config.pad_token_id, config.bos_token_id, config.image_token_id}
-        self.never = sorted(never - {config.eos_token_id})  # some language models begin with their end of text
+        self.never = sorted(never - {config.eos_token_id})  # some models use it as begin of text too
         self.begin_of_image_id = config.begin_of_image_id
         self.samples = options.samples
         self.generator = torch.Generator().manual_seed(seed)

@@ -26,7 +26,7 @@ class TorchGenerationState(GenerationState):
     """Keys and values of the language model, values of MMFS and hidden states of some documents.
 
     Args:
-        model: computes; its MMFS layers are folded as they are now.
+        model: its MMFS layers are folded now; later changes of their weights have no effect.
         num_documents: B at the beginning.
     """
 
@@ -46,7 +46,7 @@ class TorchGenerationState(GenerationState):
         """As `GenerationState.read`.
 
         Returns:
-            The new hidden states [B, T, C]; a row that read less than T tokens ends in meaningless ones.
+            The new hidden states [B, T, C]; the last ones of a row that read fewer than T tokens are undefined.
         """
         self.check_room(rows)
         device = self.model.device
@@ -128,7 +128,7 @@ class TorchGenerationState(GenerationState):
         return torch.stack(each).tolist()
 
     def copied(self, rows: Sequence[int]) -> TorchGenerationState:
-        """A state of these rows that goes on independently; see `select`."""
+        """An independent copy with these rows; see `select`."""
         other = copy.copy(self)
         other.cache = copy.deepcopy(self.cache)
         other.hidden = list(self.hidden)

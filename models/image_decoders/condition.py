@@ -1,4 +1,4 @@
-"""What a U-Net draws images after: the tokens that its cross-attention reads, and what some take beside them.
+"""What a U-Net is conditioned on: the tokens that its cross-attention reads, and what some U-Nets take in addition.
 
 Letters: M images to draw, n context tokens.
 """

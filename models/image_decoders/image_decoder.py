@@ -1,5 +1,5 @@
 """What every diffusion image decoder does (paper 3.2): a condition and image features in, a denoising loss or an image
-out. What the condition is made of differs from U-Net to U-Net; each kind has a file beside this one.
+out. The condition differs from U-Net to U-Net; each kind has its own file in this folder.
 
 Letters: M images to draw, K context length, C language-model width, n context tokens, N images of the bank, S pyramid
 pixels, H heads, D channels a head.
@@ -28,10 +28,10 @@ from models.resampler import Resampler
 from models.synchronized_unet import SynchronizedUNet
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-"""What a U-Net may have to say: the noise (paper Eq. 3), the velocity, or the image itself."""
+"""What a U-Net may predict: the noise (paper Eq. 3), the velocity, or the image itself."""
 
 IMAGE_DROP_SALT = 0x1D4A6E
-"""Makes another seed of an image's key, so that dropping the images says nothing about the noise."""
+"""Turns an image's key into another seed, so that dropping the images is independent of the noise."""
 
 
 class ImageDecoder(nn.Module, ABC):
@@ -55,7 +55,7 @@ class ImageDecoder(nn.Module, ABC):
     """
 
     num_extra_tokens: ClassVar[int] = 0
-    """Tokens that the resampler makes beside the n that the cross-attention reads; they come last."""
+    """Tokens that the resampler makes in addition to the n that the cross-attention reads; they come last."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class ImageDecoder(nn.Module, ABC):
 
     @abstractmethod
     def condition(self, context: Tensor, exists: Tensor) -> Condition:
-        """What the U-Net draws after.
+        """The condition of the U-Net.
 
         Args:
             context: [M, K, C], nearest state (the image's `<BoI>`) first, so that position 0 is always the nearest.
@@ -179,7 +179,7 @@ class ImageDecoder(nn.Module, ABC):
         return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1)
 
     def _target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """What the U-Net has to say, after the schedule's prediction type."""
+        """What the U-Net has to predict, by the schedule's prediction type."""
         kind = self.noise_schedule.config.prediction_type
         if kind == "v_prediction":
             return self.noise_schedule.get_velocity(latents, noise, timestep)
@@ -250,7 +250,7 @@ class ImageDecoder(nn.Module, ABC):
             condition: of M images, from `condition`.
             values: per synchronizer [N, S, H, D].
             visible: [M, 2] int64, the images that each drawn image may attend to.
-            seeds: M numbers; all that is random about an image is a function of its own.
+            seeds: M numbers; each alone determines all that is random about its image.
             denoising: steps, scheduler and guidance.
 
         Yields:
@@ -268,7 +268,7 @@ class ImageDecoder(nn.Module, ABC):
         tokens, added = condition.tokens, condition.added
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            # Latents stay float32, so that the sums over many steps do in half precision too.
+            # Latents stay float32 in half precision too, because they are summed over many steps.
             repeated = latents.to(tokens.dtype).repeat(len(tokens) // len(latents), 1, 1, 1)
             return guide(self.unet(repeated, timestep, tokens, added, values=values, visible=visible), denoising)
 

@@ -14,7 +14,7 @@ from models.image_decoders.condition import Condition
 from models.image_decoders.image_decoder import ImageDecoder
 
 NUM_TIME_IDS = 6
-"""(height, width) of the original image, (top, left) of the crop, (height, width) of what is drawn (section 2.2)."""
+"""(height, width) of the original image, (top, left) of the crop, (height, width) of the drawn image (section 2.2)."""
 
 
 class StableDiffusionXL(ImageDecoder):
@@ -23,10 +23,10 @@ class StableDiffusionXL(ImageDecoder):
     SDXL's cross-attention reads the penultimate states of two text encoders, joined to 768 + 1280 = 2048 channels, and
     its time embedding receives the second encoder's pooled output, which is the state of one token (the end of the
     text) behind a linear map. Here the resampler makes both of the language model's states: n tokens of 2048 channels,
-    and one token more, whose linear map `pooled_proj` stands for the pooled output.
+    and one more token, which the linear map `pooled_proj` turns into the pooled output.
 
-    The sizes that SDXL is told are constants: an original as large as what is drawn and a crop at (0, 0), which its own
-    pipeline uses as well unless it is asked for something else. Training uses the same constants, because a batch does
+    The sizes are constants: an original as large as the drawn image and a crop at (0, 0), the defaults of SDXL's own
+    pipeline. Training uses the same constants, because a batch does
     not say how large an image was before it was cropped and resized.
     """
 
@@ -57,7 +57,7 @@ class StableDiffusionXL(ImageDecoder):
         }
 
     def _time_ids(self, num_images: int) -> Tensor:
-        """[M, 6] float32 in pixels; filled where it stays, so that it can be traced and recorded."""
+        """[M, 6] float32 in pixels; filled on its device, so that it can be traced and recorded in CUDA graphs."""
         height, width = self.config.drawn_image_size
         sizes = (height, width, 0, 0, height, width)
         like = self.negative_pooled
@@ -66,7 +66,7 @@ class StableDiffusionXL(ImageDecoder):
 
 
 def pooled_width(unet: dict[str, Any]) -> int:
-    """P: what `UNet2DConditionModel` arguments leave for the pooled embedding beside the embedded sizes.
+    """P: the input channels of the U-Net's added embedding without those of the embedded sizes.
 
     Raises:
         ValueError: nothing, or the arguments do not say.

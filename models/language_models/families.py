@@ -13,7 +13,7 @@ def host_class(model_type: str | None, where: str) -> type[LanguageHost]:
 
     Args:
         model_type: as in `config.json` of a snapshot.
-        where: whose it is, for the message.
+        where: the snapshot or configuration, for the message.
 
     Raises:
         ValueError: no class is for this type.

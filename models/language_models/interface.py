@@ -16,8 +16,8 @@ class LanguageHost:
     """A causal language model whose decoder layers add attention to their input, then a feed-forward to that sum.
 
     This is a view of the module, which keeps its own code and the names of its weights; the `LanguageModel` owns it.
-    MMFS goes in between the two additions: it reads the input plus what attention adds, and its result is added to the
-    latter. A family says by name which modules of a layer show these.
+    MMFS goes in between the two additions: it reads the input plus attention's result, and what it computes is added to
+    the latter. A family names the modules of a layer whose argument and result these are.
 
     Args:
         model: a causal LM of transformers.
@@ -72,8 +72,8 @@ class LanguageHost:
         return 1.0
 
     def masks(self, mask: Tensor) -> Tensor | dict[str, Tensor]:
-        """The mask as the host takes it. A layer with a sliding window of n attends to the nearest n of the tokens that
-        the mask allows: counted so, neither other documents of the row nor gaps in it use the window up.
+        """The mask in the form that the host takes. A layer with a sliding window of n attends to the nearest n of the
+        tokens that the mask allows: neither other documents of the row nor gaps in it take up places of the window.
 
         Args:
             mask: [B, 1, T, K] bool, True where a token attends.
@@ -84,9 +84,9 @@ class LanguageHost:
         window = getattr(self.model.config, "sliding_window", None)
         if window is None:
             return mask
-        # A traced length is an example: the graph has to hold the window even if the example fits into it.
+        # A traced length is only an example: the graph needs the window even if the example fits into it.
         if torch.compiler.is_exporting() or window < mask.shape[-1]:
-            nearness = mask.flip(-1).long().cumsum(-1).flip(-1)  # 1: oneself
+            nearness = mask.flip(-1).long().cumsum(-1).flip(-1)  # 1: the token itself
             windowed = mask & (nearness <= window)
         else:
             windowed = mask

@@ -11,8 +11,8 @@ class Phi3Host(LanguageHost):
     """Attention's result passes through a dropout before it is added.
 
     With rotary frequencies of two sets (LongRoPE), transformers uses the long set for all tokens as soon as one of the
-    batch is beyond the length of the first training, which contradicts keys that were cached before. Here the short
-    set always counts, and `LanguageModelConfig.max_tokens` is that length.
+    batch is beyond the length of the first training, which does not fit keys that were cached before. Here the short
+    set is always used, and `LanguageModelConfig.max_tokens` is that length.
     """
 
     ATTENDED = "resid_attn_dropout"

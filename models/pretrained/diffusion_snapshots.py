@@ -1,4 +1,4 @@
-"""What a Stable Diffusion in the format of diffusers says of itself, its networks, and what it makes of no text.
+"""A Stable Diffusion in the format of diffusers: its settings, its networks, and its condition "no text".
 
 A U-Net's `addition_embed_type` says which kind it is: none for Stable Diffusion 1.x and 2.x, "text_time" for XL.
 """
@@ -28,10 +28,10 @@ SCHEDULE = (
     "prediction_type",
     "rescale_betas_zero_snr",
 )
-"""What a U-Net was trained with; all else in a scheduler's file is how its authors sample."""
+"""The fields of a scheduler's file that a U-Net was trained with; all others are how its authors sample."""
 
 OTHER_CONDITIONS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim")
-"""Arguments of U-Nets that take what no image decoder here makes."""
+"""Arguments of U-Nets that take conditions that no image decoder here makes."""
 
 OTHER_LATENTS = ("latents_mean", "latents_std", "shift_factor")
 """Arguments of VAEs whose latents are not only scaled."""
@@ -120,8 +120,8 @@ def _other_condition(source: Source, name: str, value: Any) -> ValueError:
 
 
 def _is_refiner(source: Source, unet: dict[str, Any]) -> bool:
-    """Its index says so; without one, by its widths: five numbers in place of six beside the pooled embedding, and
-    tokens of one text encoder, which are as wide as that."""
+    """Its index says so; without one, its widths do: five numbers instead of six besides the pooled embedding, and
+    tokens of one text encoder, as wide as that embedding."""
     if source.optional_json("model_index.json").get("requires_aesthetics_score"):
         return True
     all_together, each = unet.get("projection_class_embeddings_input_dim"), unet.get("addition_time_embed_dim")
@@ -141,7 +141,7 @@ def load_vae(source: Source, dtype: torch.dtype) -> AutoencoderKL:
 
 @torch.no_grad()
 def empty_prompt(source: Source, config: ImageDecoderConfig) -> dict[str, Tensor]:
-    """What a Stable Diffusion knows as "no text", float32, by the parameter of its image decoder.
+    """What a Stable Diffusion was trained with as "no text", float32, by the parameter of its image decoder.
 
     1.x and 2.x: the last states of the text encoder for the prompt "". XL: zeros, if `model_index.json` says
     `force_zeros_for_empty_prompt` as that of SDXL base does, which was trained so; otherwise the penultimate states of

@@ -1,7 +1,7 @@
 """An MM-Interleaved from pre-trained parts: a vision encoder, a causal language model and a Stable Diffusion
 (paper 4, B.1).
 
-What joins them (ViT-Adapter, resamplers, synchronizers, the embedding of `<BoI>`) is new and untrained.
+The layers that join them (ViT-Adapter, resamplers, synchronizers, the embedding of `<BoI>`) is new and untrained.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CLIP_L = "openai/clip-vit-large-patch14"
 VICUNA_13B = "lmsys/vicuna-13b-v1.3"
 
 ALIGNMENT = 64
-"""Bytes: what PyTorch allocates on a CPU begins at a multiple of them (c10/core/alignment.h)."""
+"""Bytes: PyTorch allocates memory on a CPU at multiples of this (c10/core/alignment.h)."""
 
 
 @usual_torch_defaults()
@@ -68,8 +68,8 @@ def from_parts(
 ) -> Model:
     """A model with the parts' weights, in evaluation mode.
 
-    Nothing of a part changes: where MMFS has not been trained, each computes what it computes alone. The vocabulary's
-    tables do not grow either; `<BoI>` has an embedding and logits of its own.
+    The parts do not change: until MMFS is trained, each computes what it computes alone. The vocabulary's tables do not
+    grow either; `<BoI>` has an embedding and logits of its own.
 
     Args:
         make: the model of a configuration, a processor and the parts, which fit; `MMInterleaved`.
@@ -92,8 +92,8 @@ def from_parts(
         device: where the weights are to be.
         frozen: the parts that get no gradients; see `models.frozen.freeze`.
         negative_context: what the learned condition "no text" starts from. "new": random numbers. "empty_prompt": what
-            the text encoder of `image_decoder` makes of "" (the release), which its U-Net knows as such, or the zeros
-            that SDXL was trained with; the snapshot then needs its `text_encoder/` and `tokenizer/`, of SDXL
+            the text encoder of `image_decoder` makes of "" (the release), as its U-Net was trained, or the zeros that
+            SDXL was trained with; the snapshot then needs its `text_encoder/` and `tokenizer/`, of SDXL
             `model_index.json` (see `models.pretrained.diffusion_snapshots.empty_prompt`).
         local_files_only: use no network: hub names are looked up in the local cache.
 
@@ -142,7 +142,7 @@ def from_parts(
     height, width = config.image_size
     processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
     model = make(config, processor, pretrained)
-    # `<BoI>` starts as a token among others: an embedding of 0 has no direction, which a norm would have to divide.
+    # `<BoI>` starts as an average token: an embedding of 0 would make a norm divide by zero.
     model.begin_of_image.data.copy_(model.language_model.mean_embedding())
     for name, tensor in no_text.items():
         model.image_decoder.get_parameter(name).data.copy_(tensor)
@@ -202,7 +202,7 @@ def _image_decoder_config(
 
 @torch.no_grad()
 def _convert_parameters(model: nn.Module, dtype: torch.dtype, *, without: Iterable[nn.Module]) -> None:
-    """Parameters only: buffers (rotary frequencies, pixel statistics) stay as exact as they were made."""
+    """Parameters only: buffers (rotary frequencies, pixel statistics) keep the precision that they were made with."""
     left_out = {id(parameter) for module in without for parameter in module.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in left_out:

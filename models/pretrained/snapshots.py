@@ -1,4 +1,4 @@
-"""Pre-trained networks as transformers and diffusers store them: what a snapshot says of itself, and its weights.
+"""Pre-trained networks as transformers and diffusers store them: the settings of a snapshot, and its weights.
 
 Both libraries build a network without weights first and then fill it tensor by tensor, from one file or from shards, in
 the dtype that was asked for: memory holds each weight once.
@@ -63,7 +63,7 @@ class Source:
     """A local directory, or a name on the Hugging Face hub; a directory of that name comes first."""
 
     what: str
-    """What is looked for there, for the messages of errors."""
+    """What is looked for there, for error messages."""
 
     local_files_only: bool = False
     """Take hub names from the local cache alone."""
@@ -97,7 +97,7 @@ class Source:
             return read_json(self._path(file))
 
     def optional_json(self, file: str) -> dict[str, Any]:
-        """A file of settings that not every snapshot has; then, nothing."""
+        """A file of settings that not every snapshot has; empty if it is missing."""
         if self.is_local and not (Path(self.name) / file).is_file():
             return {}
         try:
@@ -130,7 +130,7 @@ class Source:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Errors of the libraries that read the source become sentences about it; see `load`."""
+        """Turns errors of the libraries into errors that name the source; see `load`."""
         try:
             yield
         except OSError as error:
@@ -224,14 +224,14 @@ def load_language_model(source: Source, dtype: torch.dtype, bits: Literal[4, 8] 
 
 
 def _own(config: Any) -> dict[str, Any]:
-    """What a transformers configuration says beyond what every one says."""
+    """The settings of a transformers configuration without those that every one has."""
     values = config.to_dict()
     return {name: values[name] for name in values if name not in PreTrainedConfig().to_dict() or name == "model_type"}
 
 
 @contextmanager
 def _without_reports() -> Iterator[None]:
-    """Without transformers' table of the keys that it did not use: of a CLIP, those of its text half."""
+    """Suppresses transformers' list of unused keys: of a CLIP, those of its text half."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

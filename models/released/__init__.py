@@ -1,1 +1,1 @@
-"""The released MM-Interleaved weights: their names, their files, and what they become."""
+"""The released MM-Interleaved weights: their names, their files, and their conversion."""

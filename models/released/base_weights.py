@@ -1,7 +1,7 @@
 """Weights that a converted model shares with the pre-trained parts it was built on, and takes from snapshots of them.
 
 `base.json` names local Hugging Face snapshots and, for each tensor taken from one, its name there and the type that it
-is rounded to. A tensor can be of both: its first rows from the snapshot, the rest, such as added tokens, stored.
+is rounded to. A tensor can be split: its first rows are from the snapshot, the rest, such as added tokens, is stored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SnapshotLayout:
     """Our names of its tensors start with this; the rest is the snapshot's name."""
 
     wrapped: str = ""
-    """What the snapshot's names start with where the part was saved inside a larger model; not in ours."""
+    """Prefix of the snapshot's names if the part was saved inside a larger model; our names do not have it."""
 
     folder: str = "."
     """Where in a snapshot its weights are."""
@@ -47,7 +47,7 @@ SNAPSHOT_LAYOUTS = {
         renamed=((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")),
     ),
 }
-"""The frozen components (paper 4). Of the image decoder that is the VAE; its U-Net is trained."""
+"""The frozen components (paper 4). In the image decoder only the VAE is frozen; its U-Net is trained."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Borrowed:
     """Its name there."""
 
     dtype: str
-    """What it is rounded to, so that its numbers are the checkpoint's; a name of torch's."""
+    """The dtype, by torch's name, that it is rounded to, so that it equals the checkpoint's."""
 
     num_rows: int | None = None
-    """None: all of our tensor. Otherwise our first rows; the model's own files hold the others."""
+    """How many of our first rows are from the snapshot; the model's own files hold the others. None: all."""
 
     def numbers(self, tensor: Tensor) -> Tensor:
         """The snapshot's tensor as the checkpoint had it."""
@@ -100,8 +100,8 @@ class Snapshot:
 
 
 def borrow(ours: Tensor, theirs: str, tensor: Tensor) -> Borrowed | None:
-    """How `ours`, a tensor of the checkpoint, is made from a snapshot's that is called `theirs`; None if it can't be,
-    number for number.
+    """How `ours`, a tensor of the checkpoint, is made from a snapshot's that is called `theirs`; None if the two
+    differ in any number.
 
     A checkpoint that was trained in half precision holds its frozen parts rounded, whatever type it is stored in.
     """

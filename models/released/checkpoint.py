@@ -1,4 +1,4 @@
-"""The files of a released checkpoint: what they hold, whether it is all there, and whether it is what a model needs."""
+"""The files of a released checkpoint: what they hold, whether they are complete, and whether they fit a model."""
 
 from __future__ import annotations
 

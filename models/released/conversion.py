@@ -46,14 +46,14 @@ class Conversion:
     """What `conversion.json` holds."""
 
     request: dict[str, Any]
-    """From what, and how. Shards are kept only for the same request."""
+    """The source and the options. Shards are kept only for the same request."""
 
     shards: list[Shard]
     recomputed: list[str]
     """Released tensors that are left out, since the model computes them."""
 
     differing: dict[str, list[str]] = field(default_factory=dict)
-    """Our names of what a snapshot has too, by component, but with other numbers: stored."""
+    """By component, our names of tensors that differ from those of the snapshot and are therefore stored."""
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
@@ -67,7 +67,7 @@ class Conversion:
 
 
 class Converter:
-    """One conversion; looks at everything and refuses what is wrong before anything is written.
+    """One conversion; checks everything before anything is written.
 
     Args:
         source: the directory with the released `*.bin` files, or one such file.
@@ -141,7 +141,7 @@ class Converter:
             raise ValueError(f"{self.out} is a file. Name a directory with --out.")
         else:
             there = set()
-        # What was there before conversion.json is written again.
+        # Shards older than conversion.json are written again.
         if there <= {BASE_FILE, BASE_FILE + UNFINISHED, CONVERSION_FILE + UNFINISHED}:
             return None
         if not (self.out / CONVERSION_FILE).is_file():
@@ -231,11 +231,11 @@ class Converter:
             tensor = self._in_our_layout(name, tensors[name])
             if first_row := self._first_row(self.places[name]):
                 tensor = tensor[first_row:]
-            # A copy: tensors of the release may lie in one another's memory, which safetensors does not write.
+            # A copy: tensors of the release may share memory, which safetensors does not write.
             yield self.places[name].name, tensor.to(self.dtype or tensor.dtype, copy=True)
 
     def run(self) -> None:
-        """Write what is not there yet.
+        """Write the shards that are missing.
 
         Raises:
             ValueError: the disk has too little room.

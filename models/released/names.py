@@ -22,9 +22,9 @@ Layout = Literal["same", "reshaped", "ages", "slots"]
 """How a released tensor becomes ours.
 
 "same": as it is. "reshaped": other dimensions, the same numbers. "ages": row 0 of the position embeddings, which
-belongs to images that are masked out, is left away. "slots": after the P logits of each head and level there is one
-more, which the release overwrites with the null logit; it is left away. What is left away never reaches the output; on
-the way back it is zero.
+belongs to images that are masked out, is dropped. "slots": after the P logits of each head and level there is one
+more, which the release overwrites with the null logit; it is dropped. What is dropped never affects the output; in the
+other direction it is zero.
 """
 
 
@@ -91,7 +91,7 @@ UNET_SYNCHRONIZER = (Row("query_norm", "query_norm"), Row("feat_norm", "feature_
 
 
 def under(released: str, ours: str, rows: Iterable[Row]) -> tuple[Row, ...]:
-    """The rows of a part that stands at these places."""
+    """The rows of a part under these prefixes."""
     return tuple(Row(f"{released}.{row.released}", f"{ours}.{row.ours}", row.layout) for row in rows)
 
 
@@ -192,7 +192,7 @@ class NameTable:
 
 
 def recomputed(model: MMInterleaved, *, device: torch.device | str | None = None) -> dict[str, Tensor]:
-    """What the released checkpoint stores and we compute: position tables, CLIP's pixel statistics and position ids."""
+    """What the release stores and this model computes: position tables, CLIP's pixel statistics and position ids."""
     tokenizer = model.visual_tokenizer
     grid = tokenizer.adapter.grid_shape(tokenizer.image_side, tokenizer.image_side)
     patches = sincos_2d(*grid, tokenizer.dim, device=device)
@@ -234,7 +234,7 @@ def places(released: Iterable[str], model: MMInterleaved) -> dict[str, Place]:
     none and need not be there.
 
     Raises:
-        ValueError: names that the model or the checkpoint lacks; the message has the first of them and how many.
+        ValueError: names that the model or the checkpoint lacks; the message has the first of them and their number.
     """
     table, expected, left_out = NameTable(rows_of(model)), model.state_dict(), recomputed(model, device="meta")
     found: dict[str, Place] = {}
@@ -317,7 +317,7 @@ _Patterns = list[tuple[re.Pattern[str], str, Layout]]
 
 
 def _patterns(rows: Iterable[tuple[str, str, Layout]]) -> _Patterns:
-    """The most particular first: a longer name wins, and a number over {n}."""
+    """Sort key, the most specific first: longer names before shorter ones, a number before {n}."""
     ordered = sorted(rows, key=lambda row: len(row[0].replace("{n}", "")), reverse=True)
     number = r"(\d+)"
     return [

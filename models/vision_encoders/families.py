@@ -13,7 +13,7 @@ def encoder_class(model_type: str | None, where: str) -> type[VisionEncoder]:
 
     Args:
         model_type: as in `config.json` of a snapshot: of the encoder alone, or of a model that it is the image half of.
-        where: whose it is, for the message.
+        where: the snapshot or configuration, for the message.
 
     Raises:
         ValueError: no class is for this type.
