@@ -17,6 +17,7 @@ SIBLINGS = {
     "A vision encoder": r"dinov2\b",
     "A language model": r"gemma3\b",
     "An exported component": r"\bvae_decoder\b[.]SPEC",
+    "An argument of an op": r"\bnull_logit\b",
     "An op backend": r"(?m)^from mmfs import .*\bcompiled\b",
     "A data form": r"flintstones",
     "A task": r'"chat"',
