@@ -92,13 +92,13 @@ class PartsConfig:
     """The pre-trained networks that a model is made of: each a local directory or a name on the Hugging Face hub."""
 
     language_model: str
-    """A causal language model of type llama, mistral, qwen2 or qwen3."""
+    """A causal language model of type llama, mistral, qwen2, qwen3, gemma3_text or phi3."""
 
     vision_encoder: str
     """A ViT such as CLIP, SigLIP or DINOv2."""
 
     image_decoder: str
-    """A Stable Diffusion 1.x or 2.x."""
+    """A Stable Diffusion 1.x, 2.x or XL."""
 
     tokenizer: str | None = None
     """null: the one with the language model."""

@@ -26,10 +26,12 @@ RENAMED_SETTINGS: Mapping[str, str] = {
     "watchdog_minutes": "parallel.watchdog_minutes",
     "init_parts": "init_components",
 }
-"""Settings of a run by their names before 0.2, and what they are called now."""
+"""Settings of a run by their earlier names, and what they are called now."""
 
 RENAMED_RUN_OPTIONS: Mapping[str, str] = {
     "--dry-run": "--dry_run",
+    "--parts.vision": "--parts.vision_encoder",
+    "--parts.diffusion": "--parts.image_decoder",
     **{f"--{old}": f"--{new}" for old, new in RENAMED_SETTINGS.items()},
 }
 """The same as options of `trainer.pretrain` and `trainer.finetune`."""

@@ -26,6 +26,11 @@ def test_an_old_option_is_refused_with_its_new_name_which_exists(old):
         settings = settings[name]  # KeyError: there is no such setting
 
 
+def test_old_names_of_pretrained_components_are_refused():
+    with pytest.raises(UsageError, match=r"^--parts.vision is now called --parts.vision_encoder\.$"):
+        parsed("tiny", "--parts.vision", "clip")
+
+
 def test_several_old_options_are_all_named():
     with pytest.raises(UsageError, match=r"^--a is now called --b\. --c is now called --d\.$"):
         refuse_renamed_options(["--a", "1", "--c=2", "--b", "3", "--a=4"], {"--a": "--b", "--c": "--d"})
