@@ -27,7 +27,7 @@ RENAMED_OPTIONS = {
     "--guidance_scale": "--guidance-scale",
     "--num_workers": "--num-workers",
 }
-"""Options by their names before 0.2."""
+"""Options by their earlier names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
