@@ -1,6 +1,6 @@
-"""How fast an exported model writes and draws, beside PyTorch in the same run: `python -m export.bench DIR --model M`.
+"""Speed of an exported model, compared with PyTorch in the same run: `python -m export.bench DIR --model M`.
 
-Both do the same work through the same interface; the error of the results stands beside each time.
+Both do the same work through the same interface; the error of the results is printed with each time.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ USUAL_KIND: ServedKind = "onnx"
 
 
 def command_line(description: str) -> argparse.ArgumentParser:
-    """What the command takes; it checks what can be seen from one option alone."""
+    """The options of the command; checks each option on its own."""
     parser = argparse.ArgumentParser(prog="python -m export.trt", description=description)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory, or an earlier export")

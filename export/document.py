@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _stream(session: Session, document: list[Segment], asked: dict[str, Any]) -> Generated:
-    """Write, and print what is written as soon as it is certain."""
+    """Generate, and print text as soon as it is certain."""
     written = Generated(document)
     for piece in session.generate_stream(document, **asked):
         assert isinstance(piece, str | Image.Image), "one document, without previews"
@@ -88,7 +88,7 @@ def _compare(
     written: Generated,
     asked: dict[str, Any],
 ) -> int:
-    """Let PyTorch write the same; 1 if it does not. What became of engines is entered into the manifest."""
+    """Compare with what PyTorch generates; 1 if it differs. For engines, the result is entered into the manifest."""
     start = time.perf_counter()
     expected = model.generate(document, **asked)
     seconds = time.perf_counter() - start
@@ -124,4 +124,4 @@ _ASKED = (
     "image_guidance_scale",
     "scheduler",
 )
-"""Options of the command that are `GenerationOptions`; not given: as there."""
+"""Options of the command that are `GenerationOptions`, with the same defaults."""

@@ -1,5 +1,5 @@
-"""The forms that an export can take, by the names that its options have. Nothing is imported for them, so that a
-command can list them at once."""
+"""The forms that an export can take, by the names that its options have. No other module is imported, so that a
+command can list them quickly."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ ServedKind = Literal["onnx", "tensorrt"]
 SERVED_KINDS: tuple[ServedKind, ...] = get_args(ServedKind)
 
 Backend = Literal["ort", "torch", "trt", "rtx"]
-"""Who computes the components: onnxruntime, PyTorch, or the engines of TensorRT or TensorRT-RTX."""
+"""What computes the components: onnxruntime, PyTorch, or the engines of TensorRT or TensorRT-RTX."""
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)

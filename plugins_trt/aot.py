@@ -3,8 +3,8 @@
     trt = open_package("tensorrt")
     plugins = AotPlugins(trt)
 
-Full TensorRT 11 alone has them, as its quickly deployable plugins; TensorRT-RTX does not. What TensorRT calls here was
-called in tests, by the Python part of its bindings and by a stand-in for it. Its builder has never run it, and no plan
+Only full TensorRT 11 has them, as its quickly deployable plugins; TensorRT-RTX does not. Tests call these functions by
+the Python part of TensorRT's bindings and by a stand-in for it. TensorRT's builder has never called them, and no plan
 with such a plugin has been built or executed so far.
 """
 
@@ -30,10 +30,10 @@ ATTRIBUTE_TYPES: Final = {"spatial_shapes": numpy.typing.NDArray[np.int64], "nul
 """As TensorRT takes them."""
 
 TACTIC: Final = 1
-"""The only one. Without any, TensorRT would not say which one it wants."""
+"""The only one. If none were listed, TensorRT would not pass the `tactic` that it wants."""
 
 MOST_ROWS: Final = 2**31 - 1
-"""Queries of a batch, and images of a bank: TensorRT computes with 32 bits what a kernel is told."""
+"""Queries of a batch, and images of a bank: TensorRT computes the integers of a launch in 32 bits."""
 
 
 class AotPlugins:
@@ -50,7 +50,7 @@ class AotPlugins:
     def __init__(self, trt: ModuleType) -> None:
         self.trt = trt
         self.kernels: dict[str, dict[str, bytes]] = {}
-        """The PTX that was handed over, by node type and name of the kernel; TensorRT may ask more often."""
+        """The PTX that was handed over, by node type and name of the kernel; TensorRT may ask for one repeatedly."""
 
         try:
             self.trtp: Any = import_module(f"{trt.__name__}.plugin")
@@ -74,10 +74,10 @@ class AotPlugins:
             self._register(operator)
 
     def configure(self, config: Any) -> None:
-        """A builder's configuration needs nothing: the kernels are what TensorRT asks for."""
+        """Nothing to do: TensorRT asks for the kernels itself."""
 
     def num_in_plan(self) -> None:
-        """TensorRT does not tell: it may ask for the kernel of a layer any number of times."""
+        """Unknown: TensorRT may ask for the kernel of a layer any number of times."""
 
     def _register(self, operator: str) -> None:
         trtp: Any = self.trtp
@@ -88,7 +88,7 @@ class AotPlugins:
         outputs = {"outputs": tuple[trtp.TensorDesc]}
 
         def describe(*tensors: Any, **values: Any) -> Any:
-            node_of(operator, {name: np.asarray(value) for name, value in values.items()})  # refused as early as can be
+            node_of(operator, {name: np.asarray(value) for name, value in values.items()})  # refuse early
             shape = output_shape(operator, [tensor.shape_expr for tensor in tensors], lambda one, other: one * other)
             return trtp.from_shape_expr(tuple(shape), tensors[0].dtype)
 
@@ -107,7 +107,7 @@ class AotPlugins:
         trtp.aot_impl(name)(_signed(implement, {**tensors, **attributes, **outputs, "tactic": int}, launch))
 
     def _types(self, operator: str, inputs: Sequence[Any], output: Any) -> str:
-        """What the network gives, if the kernels take it: TensorRT converts nothing in a strongly typed network."""
+        """The types in the network, if the kernels take them: TensorRT converts none in a strongly typed network."""
         described = [tensor.dtype for tensor in (*inputs, output)]
         known = [types_of(self.trt).get(dtype) for dtype in described]
         for position, dtype in enumerate(described):
@@ -155,7 +155,7 @@ def check_driver() -> None:
     try:
         newest = driver().cuda_version()
     except DriverError:
-        return  # no GPU, about which TensorRT has its own words
+        return  # no GPU: TensorRT reports that itself
     if newest < written:
         (major, minor), (own_major, own_minor) = written, newest
         raise RuntimeError(
@@ -173,7 +173,7 @@ def _signed(function: Callable[..., Any], parameters: dict[str, Any], returned: 
 
 
 def _shape(shape: Any, bound: str) -> tuple[int, ...]:
-    """Of a tensor, at one end of the profile or in between."""
+    """The shape of a tensor at a bound of the profile: "min", "opt" or "max"."""
     return tuple(int(size) for size in (getattr(shape, bound) if shape.is_dynamic else shape))
 
 

@@ -1,6 +1,6 @@
-"""The CUDA driver: the few functions that load a kernel and launch it, where no PyTorch and no CuPy holds the GPU.
+"""The CUDA driver: the few functions that load a kernel and launch it, for runtimes without PyTorch and CuPy.
 
-Everything happens in the context that is current, which is the caller's: a runtime calls its plugins inside its own.
+Everything happens in the current context, which the caller has made: a runtime calls its plugins inside its own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Driver:
         """One function of the driver.
 
         Raises:
-            DriverError: with the driver's own words.
+            DriverError: with the driver's message.
         """
         status = getattr(self._library, function)(*arguments)
         if status:
@@ -87,7 +87,7 @@ class Gpu:
         """Put a launch on a stream.
 
         Args:
-            code: where the kernel is found, for this GPU.
+            code: holds the kernel for this GPU.
             packed: what to launch.
             stream: a CUstream as a number.
         """

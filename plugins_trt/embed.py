@@ -1,6 +1,6 @@
 """Writes the machine code that the C++ plugin holds: `python -m plugins_trt.embed embedded.inc --channels 32 64`.
 
-CMake runs it (csrc/CMakeLists.txt). Needs NVRTC and no GPU; what is in mmfs's cache is not compiled again.
+CMake runs it (csrc/CMakeLists.txt). Needs NVRTC and no GPU; kernels in mmfs's cache are not compiled again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def instances(channels: Sequence[int], dtypes: Sequence[torch.dtype]) -> list[In
 def entries(packed: Mapping[str, bytes]) -> Iterator[str]:
     """C++ initializers {name, data, size}, from what `MachineCode.pack` returns."""
     for name, data in packed.items():
-        # Three octal digits always: a digit that follows would be read as part of a shorter escape.
+        # Always three octal digits: after a shorter escape, a following digit would be read as part of it.
         octal = "".join(f"\\{byte:03o}" for byte in data)
         yield f'{{"{name}",\n'
         for start in range(0, len(octal), 480):

@@ -2,8 +2,8 @@
 
 TensorRT's ahead-of-time plugins are one launch of one kernel, whose arguments are the addresses of the inputs, 32-bit
 integers, and the addresses of the outputs. So the entry point here fills the structure that the kernel takes
-(`mmfs/kernels/arguments.cuh`) from those, and from what the node says, which is compiled in. A row's samples are never
-split: the parts would need scratch memory and a second launch.
+(`mmfs/kernels/arguments.cuh`) from those and from the node's attributes, which are compiled in. A row's samples are
+never split: the parts would need scratch memory and a second launch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from plugins_trt.launches import arguments_of, channels_of, plan
 from plugins_trt.node_contract import INPUTS, Node, sizes_of
 
 SCALARS: Final = ("batch", "num_queries", "num_images")
-"""The 32-bit integers between inputs and output, in order; all that a plan may leave open."""
+"""The 32-bit integers between inputs and output, in order: the sizes that may vary in a plan."""
 
 OPEN_MEMBERS: Final = {
     "num_rows": "static_cast<mmfs::int64>(batch) * num_queries",
@@ -30,7 +30,7 @@ OPEN_MEMBERS: Final = {
     "num_images": "num_images",
     "num_pixels": "num_images * {pixels_per_image}LL",
 }
-"""Of the structure, in C++."""
+"""Members of the structure that depend on them, in C++."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Parameter:
 
     @property
     def declaration(self) -> str:
-        # Of integers alone the structure knows the type: all others are void* there.
+        # In the structure only pointers to integers have a type: all others are void*.
         return f"const mmfs::int64* {self.name}" if self.dtype == torch.int64 else f"void* {self.name}"
 
 
@@ -66,7 +66,7 @@ class Entry:
 
     @property
     def source(self) -> str:
-        """What is compiled."""
+        """The complete text to compile."""
         return f"{kernel_source()}\n{self.text}"
 
     @classmethod
@@ -75,8 +75,8 @@ class Entry:
 
         Args:
             node: which.
-            shapes: of the inputs, in the order of `node_contract.INPUTS`. B, Q and N may be any that fit together: the
-                entry point takes all. Every other size is compiled in.
+            shapes: of the inputs, in the order of `node_contract.INPUTS`. B, Q and N may have any values that fit
+                together: the entry point takes all. Every other size is compiled in.
             types: of the same inputs.
 
         Raises:

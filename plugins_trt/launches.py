@@ -1,6 +1,6 @@
-"""A call of a plugin as launches of mmfs's kernels: which, with how many threads, with which bytes. No GPU is asked.
+"""A call of a plugin as launches of mmfs's kernels: which, with how many threads, with which bytes. No GPU is used.
 
-A runtime that is not PyTorch hands over addresses; `mmfs/kernels` plans and packs, as it does for training.
+A runtime other than PyTorch passes addresses; `mmfs/kernels` plans and packs, as it does for training.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from mmfs.kernels.source import Instance
 from plugins_trt.node_contract import INPUTS, Node, Sizes, sizes_of
 
 MOST_SMS: Final = 256
-"""Multiprocessors for which the workspace suffices. It is sized before the GPU is known, and a GPU with more of them
-is used as if it had so many."""
+"""Multiprocessors for which the workspace suffices. It is sized before the GPU is known; a GPU with more is used as if
+it had this many."""
 
 KERNELS: Final = {
     "MMFS": ("mmfs_attention_forward", "merge_splits"),
     "MSDeformAttn": ("ms_deform_attn_forward", "add_splits"),
 }
-"""Of each node: the one that samples, and the one that adds up the splits where the samples of a row are split."""
+"""Of each node: the kernel that samples, and the one that adds up splits if the samples of a row are split."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Address:
     dtype: torch.dtype
 
     def data_ptr(self) -> int:
-        """As of a `Tensor`."""
+        """As `Tensor.data_ptr`."""
         return self.pointer
 
     def element_size(self) -> int:
-        """In bytes, as of a `Tensor`."""
+        """In bytes, as `Tensor.element_size`."""
         return self.dtype.itemsize
 
 
@@ -97,7 +97,7 @@ def launches(
         shapes: of the inputs, in the order of `node_contract.INPUTS`.
         inputs: the same tensors, contiguous.
         output: [B, Q, H*D], contiguous.
-        workspace: address of `workspace_bytes`.
+        workspace: address of scratch memory of `workspace_bytes`.
         num_sms: of the GPU.
 
     Raises:
@@ -153,7 +153,7 @@ def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any
     Args:
         node: which.
         sizes: of the call.
-        given: the inputs by name: an `Address`, or whatever else stands for a tensor.
+        given: the inputs by name: an `Address` or another stand-in for a tensor.
         output: likewise.
     """
     tensors = {name: _as_tensor(address) for name, address in given.items()}
@@ -175,7 +175,7 @@ def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any
         widths=node.spatial_shapes[1::2],
         visible=tensors.get("visible"),
         value=tensors["value"],
-        # Of these each node has its own.
+        # Each node has some of these.
         locations=tensors.get("sampling_locations"),
         weights=tensors.get("attention_weights"),
         points=tensors.get("reference_points"),
@@ -189,5 +189,5 @@ def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any
 
 
 def _as_tensor(address: Any) -> Tensor:
-    # Planning and packing ask a tensor for nothing but its address and type.
+    # Planning and packing use only the address and type of a tensor.
     return cast(Tensor, address)

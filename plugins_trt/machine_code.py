@@ -1,6 +1,6 @@
-"""mmfs's kernels, compiled before there is a GPU: machine code for each architecture, and PTX for those to come.
+"""mmfs's kernels, compiled without a GPU: machine code for each architecture, and PTX for future ones.
 
-NVRTC compiles the same sources that training launches; nothing is written again for TensorRT.
+NVRTC compiles the same sources that training uses; there are no separate kernels for TensorRT.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class MachineCode:
     """By name of the kernel and architecture: a CUBIN for sm_*, PTX for compute_*."""
 
     def for_gpu(self, kernel: str, capability: tuple[int, int]) -> bytes:
-        """What a GPU of this compute capability loads.
+        """The image for a GPU of this compute capability.
 
         Machine code runs on GPUs of the same major and the same or a later minor capability, PTX on all later ones.
 
@@ -58,10 +58,10 @@ class MachineCode:
 
     @classmethod
     def unpack(cls, packed: Mapping[str, bytes]) -> MachineCode:
-        """What `pack` made.
+        """The reverse of `pack`.
 
         Raises:
-            ValueError: an entry is not what `pack` writes.
+            ValueError: an entry is damaged.
         """
         images = {}
         for name, data in packed.items():
@@ -93,7 +93,7 @@ def compile_ahead(
     Args:
         instances: which kernels.
         architectures: for which.
-        say: gets a line before each compilation; what is on disk from an earlier one is quick.
+        say: gets a line before each compilation, which is quick if an earlier result is on disk.
 
     Raises:
         NvrtcError: there is no NVRTC, or it does not know an architecture.

@@ -1,4 +1,4 @@
-"""What a runtime has to know about the mmfs nodes: inputs, sizes, types. Every kind of plugin asks here.
+"""What a runtime has to know about the mmfs nodes: inputs, sizes, types. All kinds of plugins use this.
 
 Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
 B batch, Q queries, A rows of the tables.
@@ -16,7 +16,7 @@ from mmfs.kernels.arguments import MAX_LEVELS
 
 NAMESPACE: Final = "mmfs"
 VERSION: Final = "1"
-"""By these, and its own name, TensorRT finds the plugin of a node."""
+"""TensorRT finds the plugin of a node by these and the name of the node."""
 
 INPUTS: Final = {
     "MMFS": (
@@ -38,10 +38,10 @@ INPUTS: Final = {
 """Inputs of each node in order. The output is [B, Q, H*D], with the type of value."""
 
 WEIGHTS: Final = {"MMFS": "attention_logits", "MSDeformAttn": "attention_weights"}
-"""The input of each node that knows batch, queries, heads, levels and points."""
+"""The input of each node whose shape has batch, queries, heads, levels and points."""
 
 ATTRIBUTES: Final = {"MMFS": ("spatial_shapes", "null_logit", "use_null"), "MSDeformAttn": ("spatial_shapes",)}
-"""What a node says besides its inputs; `plugin_namespace` and `plugin_version` only say where the plugin is."""
+"""The attributes of each node, without `plugin_namespace` and `plugin_version`, which only identify the plugin."""
 
 VALUE_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 

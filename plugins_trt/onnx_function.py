@@ -68,14 +68,14 @@ def BilinearSum(value, image, location, weight, spatial_shapes: Sequence[int]):
     num_pixels = op.Shape(value, start=1, end=2)
     plane = image * num_pixels + first_pixel  # [B, Q, 1, M, L, 1]
 
-    # A zero row for what must not count: a hidden or outside pixel may hold NaN, and 0 * NaN is not 0.
+    # A zero row in place of hidden and outside pixels: they may hold NaN, and 0 * NaN is not 0.
     num_channels = op.Shape(value, start=3)
     num_rows = op.ReduceProd(op.Shape(value, end=3))
     rows = op.Reshape(value, op.Concat(num_rows, num_channels, axis=0), allowzero=1)
     zero_row = op.CastLike(op.Expand(0.0, op.Concat(op.Constant(value_ints=[1]), num_channels, axis=0)), value)
     rows = op.Concat(rows, zero_row, axis=0)
 
-    # Comparisons are false for NaN; what they refuse becomes 0, because casting it to an integer is undefined.
+    # Comparisons are false for NaN. Locations that are not inside become 0: casting them to integers may be undefined.
     x = op.Gather(location, 0, axis=-1) * op.Cast(width, to=1) - 0.5  # [B, Q, H, M, L, P]
     y = op.Gather(location, 1, axis=-1) * op.Cast(height, to=1) - 0.5
     inside_x = op.And(x > -1.0, x < op.Cast(width, to=1))
@@ -157,8 +157,8 @@ def MMFS(
     minus_infinity = op.Constant(value_float=float("-inf"))
     seen_logit = op.Where(sees, logit, minus_infinity)
 
-    # One more entry of the softmax takes the share of null. Without null it has no share, unless the query sees
-    # nothing: then it takes all, and the result is null_value.
+    # One more entry of the softmax has the weight of null. Without null this weight is 0, unless the query sees
+    # nothing: then it is 1, and the result is null_value.
     flat = op.Concat(op.Shape(logit, end=3), op.ReduceProd(op.Shape(logit, start=3)), axis=0)  # B, Q, H, K
     null = op.Constant(value_float=null_logit)
     uses_null = op.Cast(op.Constant(value_int=use_null), to=9)
@@ -180,7 +180,7 @@ def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give the mmfs nodes of a model their bodies, so that any ONNX runtime can run it.
 
     Call it after torch.onnx.export, on `program.model_proto`: the version conversion inside the exporter cannot handle
-    functions. The model is changed in place and returned. Bodies are added for the nodes that occur, in the graph, its
+    functions. The model is changed in place and returned. Bodies are added for the nodes that occur in the graph, its
     subgraphs and its functions; bodies that are already there stay, and a model without mmfs nodes stays as it is.
 
     Raises ValueError if a node of the domain is unknown, or if the model uses a version of the standard operators in
@@ -204,7 +204,7 @@ def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
             f"{OPSETS.stop - 1}, where the bodies of the mmfs nodes hold: export with an opset_version in that range."
         )
     present = {function.name for function in model.functions if function.domain == DOMAIN}
-    # BilinearSum and BilinearCorner are what the two operators are made of.
+    # The two operators call BilinearSum and BilinearCorner.
     for name in sorted((wanted | {"BilinearSum", "BilinearCorner"}) - present):
         body = bodies[name].to_function_proto()
         for entry in body.opset_import:

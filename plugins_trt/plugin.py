@@ -3,8 +3,8 @@
     trt = open_package("rtx")
     plugins = Plugins(trt)
 
-A plan that is built afterwards holds, besides the attributes of its nodes, the machine code of their kernels: whoever
-loads it makes `Plugins` too, and needs neither NVRTC nor CuPy.
+A plan that is built afterwards holds the attributes of its nodes and the machine code of their kernels: to load it,
+make `Plugins` first; neither NVRTC nor CuPy is needed.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class Plugins:
                 )
 
     def configure(self, config: Any) -> None:
-        """A builder's configuration needs nothing: the kernels are what a layer writes."""
+        """Nothing to do: each layer writes its kernels into the plan."""
 
     def num_in_plan(self) -> Mapping[str, int]:
         """Plugins that were written, by node type."""
         return Counter(node.operator for node, _ in self.serialized.values())
 
     def sha256(self) -> list[str]:
-        """Of the kernels that were written, one for each set."""
+        """Digests of the kernels that were written, one for each set."""
         return sorted({code.sha256() for _, code in self.serialized.values()})
 
 
@@ -85,14 +85,14 @@ def plugins_of(trt: ModuleType) -> Plugins:
 
 @dataclass
 class State:
-    """What a plugin knows; TensorRT copies plugins at will."""
+    """The state of a plugin, which TensorRT may copy at any time."""
 
     node: Node
     number: int
-    """Of the layer; copies have it too."""
+    """Of the layer; copies have the same."""
 
     from_plan: MachineCode | None = None
-    """The kernels of a layer that was loaded, which is written again as it was."""
+    """The kernels of a layer that was loaded; if it is saved again, they are written unchanged."""
 
     num_channels: int = 0
     dtype: torch.dtype | None = None
@@ -115,7 +115,7 @@ def node_of(operator: str, fields: Mapping[str, np.ndarray]) -> Node:
     """A node from the values of its attributes, arrays of any integer or floating type.
 
     Raises:
-        ValueError: one is missing, or is not what a node may say.
+        ValueError: one is missing or invalid.
     """
     missing = [name for name in ATTRIBUTES[operator] if name not in fields]
     if missing:
@@ -126,7 +126,7 @@ def node_of(operator: str, fields: Mapping[str, np.ndarray]) -> Node:
 
 
 def fields_of(node: Node) -> dict[str, np.ndarray]:
-    """The opposite of `node_of`."""
+    """The reverse of `node_of`."""
     fields = {
         "spatial_shapes": np.array(node.spatial_shapes, np.int32),
         "null_logit": np.array([node.null_logit or 0.0], np.float32),

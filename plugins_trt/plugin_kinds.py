@@ -16,19 +16,19 @@ from plugins_trt.plugin import Plugins
 
 
 class PluginKind(Protocol):
-    """Plugins that a builder knows from now on."""
+    """Plugins that are registered with a builder."""
 
     network_flags: int
     """For `create_network`."""
 
     def configure(self, config: Any) -> None:
-        """Tell a builder's configuration what it has to know."""
+        """Set what these plugins need in a builder's configuration."""
 
     def num_in_plan(self) -> Mapping[str, int] | None:
-        """Plugins that were written into the plan, by node type; None: TensorRT does not tell."""
+        """Plugins that were written into the plan, by node type; None: unknown."""
 
     def sha256(self) -> list[str]:
-        """Of each set of kernels in the plan."""
+        """Digest of each set of kernels in the plan."""
 
 
 def check_plugin_kind(name: str, builder: str, library: Path | None) -> None:
@@ -50,7 +50,7 @@ def check_plugin_kind(name: str, builder: str, library: Path | None) -> None:
 def open_plugin_kind(
     name: str, trt: ModuleType, architectures: Sequence[str], library: Path | None = None
 ) -> PluginKind:
-    """Make a TensorRT know the mmfs plugins.
+    """Register the mmfs plugins with a TensorRT.
 
     Args:
         name: one of `PLUGIN_KINDS`.
@@ -110,7 +110,7 @@ class LibraryPlugins:
         config.plugins_to_serialize = [str(self._library)]
 
     def num_in_plan(self) -> None:
-        """TensorRT does not tell."""
+        """Unknown: TensorRT does not report it."""
 
     def sha256(self) -> list[str]:
         """Of the library."""

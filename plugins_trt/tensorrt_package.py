@@ -34,7 +34,7 @@ def open_package(builder: str) -> ModuleType:
         raise MissingPackage(reason)
     try:
         return import_module(PACKAGES[builder])
-    except (ImportError, OSError) as error:  # the bindings are there, and the library behind them is not
+    except (ImportError, OSError) as error:  # the bindings are installed, but not the library that they load
         raise MissingPackage(
             f"{PACKAGES[builder]} is installed but cannot be loaded ({error}). {_how_to_install(builder)}"
         ) from error
@@ -53,10 +53,10 @@ def _how_to_install(builder: str) -> str:
 
 @contextmanager
 def library_folders(builder: str) -> Iterator[list[Path]]:
-    """Folders that have to stand in LD_LIBRARY_PATH of a process before it parses a graph with a plugin.
+    """Folders that have to be in LD_LIBRARY_PATH of a process before it parses a graph with a plugin.
 
     The parser of TensorRT-RTX looks for `libtensorrt_rtx.so`, and its wheel holds `libtensorrt_rtx.so.1`: without the
-    link made here, the first plugin ends the process. Where the wheel holds both, nothing is needed.
+    link made here, the first plugin ends the process. If the wheel holds both, no link is needed.
     """
     spec = find_spec("tensorrt_rtx_libs") if builder == "rtx" else None
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []

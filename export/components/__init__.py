@@ -1,4 +1,4 @@
-"""What is exported: one file for each component, which declares everything that is asked of it.
+"""The components that are exported: one file for each, which declares its inputs, outputs, tolerances and profiles.
 
 To add one, write its file and list its `SPEC` in `all.py`.
 """

@@ -10,9 +10,9 @@ something.
     vae_decoder         latents -> image
 
 The cuts and most names are those of a split deployment in which values are projected once per image. Images are one
-bank for the whole call, and who sees what is `visible` = (first, one past last) into the bank, per token in `llm` and
-per drawn image in `unet_mmfs`. A sequence sees a contiguous range of images, so two integers say what a slot list and
-image positions would; both halves of classifier-free guidance point to the same images. A bank without images is
+bank for the whole call, and `visible` = (first, one past last) is the range of the bank that a token sees in `llm`, or
+a drawn image in `unet_mmfs`. A sequence sees a contiguous range of images, so two integers replace a list of slots and
+image positions; both halves of classifier-free guidance see the same images. A bank without images is
 allowed, so no switch turns MMFS off.
 """
 
@@ -38,10 +38,10 @@ COMPONENTS: tuple[ComponentSpec, ...] = (
     unet_mmfs.SPEC,
     vae_decoder.SPEC,
 )
-"""A new component is listed here, behind those whose outputs it is checked with."""
+"""A new component is listed here, after those whose outputs it is checked with."""
 
 FLOAT32_PORTS = frozenset().union(*(spec.float32_ports for spec in COMPONENTS))
-"""Inputs and outputs of any component that a runtime computes with in float32 on its side."""
+"""Inputs and outputs, of any component, with which the runtime itself computes in float32."""
 
 
 def components_of(model: MMInterleaved) -> dict[str, Component]:
@@ -64,7 +64,7 @@ def spec_of(name: str) -> ComponentSpec:
 def check_cases(
     model: MMInterleaved, components: dict[str, Component], documents: Sequence[Document]
 ) -> dict[str, list[Case]]:
-    """What every component is checked with, at lengths other than those it was traced with.
+    """The inputs that every component is checked with, at lengths other than those it was traced with.
 
     Args:
         model: with a processor.

@@ -1,4 +1,4 @@
-"""Attention over a cache as one operator: one node of the neutral graph, which each layout spells out its own way.
+"""Attention over a cache as one operator: one node of the neutral graph, which each layout replaces by its own.
 
 Letters: B sequences, T new tokens, K rows of the cache, H heads, G heads of keys and values, D channels of a head.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 DOMAIN = "mmfs.export"
-"""Of the node; no runtime knows it."""
+"""Domain of the node; no runtime implements it."""
 
 DOMAIN_VERSION = 1
 OPERATOR = "CachedAttention"
@@ -43,7 +43,7 @@ def cached_attention(
         past_value: [B, G, K, D].
         mask: [B, 1, T, K + T] bool, True where a token attends: the rows of the cache, then the new tokens.
         write_indices: [B] int64, how many rows of the cache are valid. The mask says the same; a layout that writes
-            the new rows behind them needs the number.
+            the new rows after them needs the number.
         scale: of the scores.
 
     Returns:
@@ -62,7 +62,7 @@ def _shape_of_attended(query: Tensor, *_others: Any) -> Tensor:
 
 
 class PastRows:
-    """What a transformers decoder asks of its cache: past rows are read, new rows are kept for the outputs."""
+    """A cache for a transformers decoder: past rows are read, new rows are kept for the outputs."""
 
     def __init__(self, past: tuple[Tensor, ...]) -> None:
         self.keys, self.values = past[0::2], past[1::2]  # per layer [B, H, K, D]
@@ -81,7 +81,7 @@ class PastRows:
 
 
 class AttentionAsOneNode(TorchFunctionMode):
-    """While it is on, a decoder's attention is `cached_attention` of the layer whose rows the cache was given last.
+    """While it is active, attention in a decoder is `cached_attention`, for the layer that last updated the cache.
 
     Args:
         cache: of the decoder.
@@ -112,7 +112,7 @@ class AttentionAsOneNode(TorchFunctionMode):
 
 @cache
 def _node() -> Any:
-    """The ONNX operator. onnx is imported here, because a list of the components costs nothing of it otherwise."""
+    """The ONNX operator. onnx is imported here, so that listing the components does not need it."""
     from onnx.defs import OpSchema
     from onnxscript.values import Op, Opset
 

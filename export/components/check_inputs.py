@@ -1,4 +1,4 @@
-"""What components are checked with: tensors that the PyTorch model itself passes on while it reads documents.
+"""The inputs that components are checked with: tensors of the PyTorch model while it reads documents.
 
 Letters: B documents, T tokens of the longest, N images in all of them, c x h x w latents.
 """
@@ -35,12 +35,12 @@ class Case:
 
 
 class CheckInputs:
-    """Documents on their way through a model's components: the inputs of each come out of those before it.
+    """Documents on their way through a model's components: the inputs of each are outputs of those before it.
 
     Args:
         model: with a processor.
         documents: at least one image among them.
-        components: all of the model, each with what makes its cases.
+        components: all of the model, each with the function that makes its cases.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class CheckInputs:
 
     @cached_property
     def noisy_latents(self) -> tuple[Tensor, Tensor]:
-        """Latents of one image per document, disturbed by as much noise as a time step between start and end has:
+        """Latents of one image per document, with as much noise as at a time step between start and end:
         [B, c, h, w], and their time steps, [B] float32."""
         decoder, rows = self.model.image_decoder, self.num_documents
         chosen = self.latents[torch.arange(rows) % len(self.latents)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 FLOAT, INT = torch.float32, torch.int64
 
 TRACE_SIZES = {"batch": 2, "tokens": 3, "past": 5, "images": 4, "context": 7}
-"""Axis lengths while tracing: different from each other and from 0 and 1, so that no accident becomes a constant."""
+"""Axis lengths while tracing: different from each other and from 0 and 1, so that none is mistaken for a constant."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Component:
     """How many nodes of attention over a cache the neutral graph has to have."""
 
     writes_text: bool = False
-    """Whether it says which token comes next: then it is also checked by letting it write."""
+    """Whether it predicts the next token: then greedy continuations are checked too."""
 
     float32_in_pytorch: frozenset[str] = frozenset()
     """Inputs that the module takes in float32 even where its weights are in half precision."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from models.mm_interleaved import MMInterleaved
 
 GARBAGE = 50.0
-"""Spread of what stands in cache rows that are not valid: any influence would show."""
+"""Spread of the numbers in cache rows that are not valid: large, so that any influence would show."""
 
 
 class LanguageModelWithPast(nn.Module):
@@ -91,7 +91,7 @@ def cached_causal_mask(write_indices: Tensor, *, capacity: int, num_new: int) ->
 
 
 class LanguageModelWithoutMMFS(LanguageModelWithPast):
-    """The same for a model that has no synchronizers: nothing to see, so no range and no values."""
+    """The same for a model without synchronizers, which takes no `visible` and no values."""
 
     def forward(
         self, inputs_embeds: Tensor, position_ids: Tensor, write_indices: Tensor, last_token_ids: Tensor, *past: Tensor

@@ -14,7 +14,7 @@ Range = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine has to be able to take."""
+    """The sizes that an engine has to accept."""
 
     max_batch: int = 1
     """Sequences, and images drawn, at once."""
@@ -59,10 +59,10 @@ ProfilesOf = Callable[[Collection[str], Limits], list[Profile]]
 
 
 def usual_ranges(limits: Limits) -> dict[str, Range]:
-    """What an axis of this name takes, where a component does not say otherwise.
+    """The range of an axis of this name, unless a component has another.
 
-    No axis may be empty, though the graphs allow it: a cache whose rows are all invalid and a bank whose image nobody
-    sees say the same, and TensorRT's promises for tensors without elements are few.
+    No axis may be empty, though the graphs allow it: TensorRT promises little for tensors without elements. A cache
+    whose rows are all invalid, or a bank whose image nobody sees, has the same effect.
     """
     return {
         "batch": (1, 1, limits.max_batch),
@@ -79,7 +79,7 @@ def one_profile(axes: Collection[str], limits: Limits) -> list[Profile]:
 
 
 def one_image_usually(axes: Collection[str], limits: Limits) -> list[Profile]:
-    """One profile, for what reads one image at a time mostly."""
+    """One profile, for components that mostly read one image at a time."""
     return [Profile("all", ranges_of(axes, usual_ranges(limits) | {"images": (1, 1, limits.max_images)}))]
 
 

@@ -23,13 +23,13 @@ class ComponentSpec:
     """The component of a model; None: the model has none."""
 
     cases: CasesOf
-    """What it is checked with."""
+    """The inputs that it is checked with."""
 
     profiles: ProfilesOf = one_profile
     """Between which sizes its engine works."""
 
     float32_ports: frozenset[str] = frozenset()
-    """Inputs and outputs that stay float32 in half precision, because a runtime computes with them on its side."""
+    """Inputs and outputs that stay float32 in half precision, because the runtime itself computes with them."""
 
     takes_float16: bool = True
     """False: it overflows float16, and stays float32 where float16 is asked for."""

@@ -45,7 +45,7 @@ class UNet(nn.Module):
                 [N, S, H, D].
         """
         added = dict(zip(self.added, others, strict=False))
-        visible, *values = others[len(added) :] or (timestep,)  # without synchronizers nothing reads it
+        visible, *values = others[len(added) :] or (timestep,)  # without synchronizers `visible` is not read
         return self.unet(sample, timestep, encoder_hidden_states, added, values=values, visible=visible)
 
 

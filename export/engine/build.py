@@ -1,6 +1,6 @@
 """Stage "build": the plans of the exported graphs, and in the manifest what is known about each.
 
-A plan needs no GPU to be built with TensorRT-RTX. It needs one to be executed, and nothing here claims that it was.
+A plan needs no GPU to be built with TensorRT-RTX. It needs one to be executed, and nothing here shows that it was.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from plugins_trt.tensorrt_package import PACKAGES, library_folders, open_package
 
 TIMING_FILE = "timing.cache"
 BUILDER_MODULES = ("export.engine.build_process",)
-"""With all that they import but `PLUGIN_MODULES`: of our own code, what every plan depends on besides its graph."""
+"""These and all modules that they import except `PLUGIN_MODULES` are the code that every plan depends on."""
 
 PLUGIN_MODULES = ("plugins_trt.plugin_kinds",)
-"""With all that they import: what plans depend on whose plugins are compiled here."""
+"""These and all modules that they import are the code that plans with plugins compiled here depend on as well."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class BuildOptions:
     """Components that stay without an engine, on purpose."""
 
     function_fallback: tuple[str, ...] = ()
-    """Components whose mmfs nodes become their bodies of standard operators instead of plugins."""
+    """Components whose mmfs nodes are replaced by their bodies of standard operators, not by plugins."""
 
     architectures: tuple[str, ...] = (*ARCHITECTURES, PTX_ARCHITECTURE)
     """For which the kernels of the plugin kind "python" are compiled."""
@@ -85,7 +85,7 @@ class BuildOptions:
 def build_engines(root: Path, options: BuildOptions, log: Log) -> None:
     """Build the plan of every component of an export, one process each, and enter them into the manifest.
 
-    A plan that is there and depends on nothing that has changed is kept.
+    An existing plan is kept if nothing that it depends on has changed.
 
     Args:
         root: what stage "onnx" wrote.

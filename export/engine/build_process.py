@@ -1,7 +1,7 @@
 """One engine, in a process of its own: `python -m export.engine.build_process REQUEST.json`.
 
-TensorRT keeps gigabytes, and an error inside it can end the process; here that costs one engine. What the process says
-while it works are the builder's phases, a line each; what came of it is in two files beside the request.
+TensorRT keeps gigabytes, and an error inside it can end the process; here that costs one engine. It prints the
+phases of the builder, a line each; the results are in two files beside the request.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: PluginKind | Non
 def graph_for_tensorrt(file: Path) -> bytes:
     """A graph as the parser takes it; its weights are still beside the file.
 
-    TensorRT's Attention takes no `softmax_precision`: what its kernels sum in is theirs. In float32 it has no kernel,
-    and needs leave to use other operators instead, by an attribute that every other reader of ONNX refuses.
+    TensorRT's Attention takes no `softmax_precision`: its kernels choose the type of their sums. It has no kernel for
+    float32, and uses other operators only if an attribute allows it, which every other reader of ONNX refuses.
     """
     proto = onnx.load(file, load_external_data=False)
     narrow = {port.type.tensor_type.elem_type for port in proto.graph.input} & HALVES
@@ -167,8 +167,8 @@ def graph_for_tensorrt(file: Path) -> bytes:
 
 
 def set_flags(config: Any, trt: ModuleType, builder: str) -> None:
-    """What holds for every engine."""
-    # The checks hold for float32 as it is; TensorFloat-32 has ten bits behind the point.
+    """The settings of every engine."""
+    # The tolerances are for true float32; TensorFloat-32 has a mantissa of ten bits.
     config.clear_flag(trt.BuilderFlag.TF32)
     if builder == "rtx":
         # Without it an engine may reserve memory while it runs, which a CUDA graph cannot record.
@@ -176,14 +176,14 @@ def set_flags(config: Any, trt: ModuleType, builder: str) -> None:
 
 
 def load_timing_cache(config: Any, file: Path) -> None:
-    """Give the builder what earlier builds measured; what another GPU measured, or is damaged, is left aside."""
+    """Give the builder the timings of earlier builds; damaged ones and those of another GPU are ignored."""
     cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def save_timing_cache(config: Any, file: Path) -> None:
-    """Keep what this build knows for the next one."""
+    """Keep the timings of this build for the next one."""
     write_atomically(file, bytes(config.get_timing_cache().serialize()))
 
 

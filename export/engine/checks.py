@@ -1,4 +1,4 @@
-"""What an engine has to show after it was built, and what TensorRT says about it."""
+"""Checks of an engine after it was built, and what TensorRT reports about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_plugins(built: Mapping[str, Any], expected: Mapping[str, int]) -> None
 
 
 def memory_in_log(messages: str) -> dict[str, int]:
-    """What TensorRT says that an engine takes on a GPU: the most of any profile, and all weights."""
+    """Memory that an engine takes on a GPU by TensorRT's report: the most of any profile, and all weights."""
     found = {
         kind: [int(number) for number in re.findall(rf"Total {kind} Memory: (\d+) bytes", messages)]
         for kind in ("Activation", "Weights")
@@ -41,7 +41,7 @@ def inspected(inspection: Mapping[str, Any], expected: Mapping[str, int]) -> Ins
     """The manifest's entry about what the inspector sees.
 
     Args:
-        looked: what the process says: the inspector's layers, or the error that kept it from looking.
+        looked: from the process: the inspector's layers, or the error that prevented inspection.
         expected: plugins, by node type.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Whether an export is whole, and fits this machine: asked before any of its files is opened.
+"""Whether an export is complete and fits this machine: checked before any of its files is opened.
 
 Loading a plan that was built by another version or for another GPU ends in a line of the driver's at best. The manifest
-knows all that, so the refusal here says what came, what was expected, and the command that makes it right.
+records both, so the error here names what was found, what was expected, and the command that rebuilds it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class IncompatibleExport(ValueError):
 
 @dataclass(frozen=True)
 class Machine:
-    """What an engine has to fit."""
+    """The properties of a machine that an engine has to fit."""
 
     platform: str
     """System and processor, e.g. "Linux x86_64"."""
@@ -54,13 +54,13 @@ class Machine:
 
     @classmethod
     def here(cls, builder_version: str, device: torch.device) -> Machine:
-        """This one, with the GPU `device`."""
+        """This machine, with the GPU `device`."""
         capability = torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
         return cls(here(), builder_version, capability, driver_branch(DRIVER_FILE), kernels_digest())
 
 
 def kernels_digest() -> str:
-    """Of what the machine code in a plan and the arguments that we launch it with have to agree on."""
+    """Digest of the sources on which the machine code in a plan and the arguments of its launches have to agree."""
     return digest_of([files_digest(KERNELS), modules_digest([ARGUMENTS])])
 
 
@@ -85,7 +85,7 @@ def requirements(builder: str, plugin_kind: str | None, architectures: list[str]
     Args:
         builder: a key of `PACKAGES`.
         plugin_kind: of its plugins; None: it has none. With "python" this program launches the kernels in the plan, and
-            has to have the same; the others launch theirs without us.
+            needs the same sources; the other kinds do not use them.
         architectures: of the machine code in the plan; empty without plugins.
         cuda: of the NVRTC that made it; None: it was compiled elsewhere.
     """
@@ -121,7 +121,7 @@ def check_file(root: Path, entry: FileEntry, cure: str, on_bytes_read: OnBytesRe
 
 
 def is_undamaged(root: Path, manifest: Manifest, log: Log) -> bool:
-    """Whether graphs, weights and assets are there as the manifest lists them. Reads them all; engines not."""
+    """Whether graphs, weights and assets are as the manifest lists them. Reads all of them, but no engines."""
     graphs = [component.onnx for component in manifest.components.values()]
     entries = [*(file for graph in graphs for file in graph.files), *manifest.assets]
     on_bytes_read = ReadProgress(str(root), [root / entry.path for entry in entries], log)
@@ -185,7 +185,7 @@ def engine_of(root: Path, manifest: Manifest, name: str, backend: str, machine: 
 
 
 def check_engine(root: Path, manifest: Manifest, name: str, entry: EngineEntry, backend: str, machine: Machine) -> None:
-    """Raise IncompatibleExport unless the machine can run an engine and its plan is whole; files are only hashed."""
+    """Raise IncompatibleExport unless the machine can run an engine and its plan is complete; files are only hashed."""
     builder, incompatible = BUILDERS[backend], {name: entry}
     if (why := _why_not(entry.requires, machine)) is not None:
         for one, there in manifest.components.items():

@@ -41,12 +41,12 @@ def least_for_machine_code(cuda: Cuda) -> int:
 
 
 def least_for_ptx(cuda: Cuda) -> int:
-    """The first driver branch that reads PTX of a compiler; of one newer than the table, what the last in it needs."""
+    """The first driver branch that reads PTX of a compiler; of one newer than the table, that of its last entry."""
     return max(branch for known, branch in PTX_BRANCHES.items() if known[0] == cuda[0] and known <= cuda)
 
 
 def newest_ptx(branch: int) -> Cuda | None:
-    """The newest CUDA whose PTX a driver branch reads, as far as the table goes; None: none in it."""
+    """The newest CUDA whose PTX a driver branch reads, as far as the table goes; None: none."""
     return max((cuda for cuda, first in PTX_BRANCHES.items() if first <= branch), default=None)
 
 

@@ -1,8 +1,8 @@
 """How much memory a deployment takes, before anything is traced or built: `--dry-run`.
 
-Weights, cache, bank and what goes in and out are exact. Activations are those of PyTorch at the largest sizes, one
-operator after the other. An engine may ask for more: TensorRT-RTX 1.7 asked for 7 to 26 MB more than that for the parts
-of the toy model. What it asked for stands in the manifest once an engine is built. For building, TensorRT's users
+Weights, cache, bank, inputs and outputs are exact. Activations are those of PyTorch at the largest sizes, one operator
+after the other. An engine may ask for more: TensorRT-RTX 1.7 asked for 7 to 26 MB more than that for the
+components of the toy model. The manifest has the true figure once an engine is built. For building, TensorRT's users
 report up to four times the weights in the host's memory.
 """
 
@@ -42,7 +42,7 @@ class Memory:
     """All other inputs, and the outputs."""
 
     activations: int
-    """In between."""
+    """Intermediate results."""
 
     def in_half(self) -> Memory:
         """With weights, cache and bank in 16 bits. Ports and activations are counted in 32: some nodes need that."""
@@ -119,7 +119,7 @@ class Meter(TorchDispatchMode):
         for tensor in _tensors_in(result):
             storage = tensor.untyped_storage()
             if storage not in self._made:
-                # A view of a weight is no new memory, though without data it has a storage of its own.
+                # A view of a weight takes no new memory, though without data it has its own storage.
                 num_bytes = 0 if function.is_view else storage.nbytes()
                 self._made[storage] = num_bytes
                 self.live += num_bytes
@@ -149,7 +149,7 @@ def report(memories: Mapping[str, Memory], limits: Limits) -> list[str]:
 
 
 def gpu_bytes(memories: Mapping[str, Memory]) -> int:
-    """All weights, caches and banks, and the largest of what only the running engine needs."""
+    """All weights, caches and banks, and the largest working memory, which only the running engine needs."""
     kept = sum(memory.weights + memory.cache + memory.bank for memory in memories.values())
     return kept + max(memory.ports + memory.activations for memory in memories.values())
 

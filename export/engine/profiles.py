@@ -14,7 +14,7 @@ def profiles_of(component: str, shapes: Mapping[str, Sequence[int | str]], limit
     Args:
         component: its name.
         shapes: of its inputs, with the names of dynamic axes.
-        limits: what to be ready for.
+        limits: the largest sizes.
 
     Raises:
         ValueError: there is no such component, or there are no limits for one of its axes.

@@ -15,7 +15,7 @@ KINDS = ("plan", "build.log", "layers.json")
 def stale_files(root: Path, manifest: Manifest) -> list[Path]:
     """Files of engines below `root` that a manifest does not list: it is unknown which graph they were built from.
 
-    The log of a build that failed is listed, and what belongs to no engine, as the timing cache, is not stale.
+    The log of a failed build is listed; files that belong to no engine, such as the timing cache, are not stale.
     """
     stale = []
     for file in sorted((root / ENGINES_DIR).glob("*/*")):
@@ -30,13 +30,13 @@ def stale_files(root: Path, manifest: Manifest) -> list[Path]:
 
 
 def drop_stale(root: Path, manifest: Manifest) -> None:
-    """Remove them; the manifest is written before, so that it never lists what is gone."""
+    """Remove them; the manifest is written first, so that it never lists missing files."""
     for file in stale_files(root, manifest):
         file.unlink()
 
 
 def carry_engines(earlier_root: Path, earlier: Manifest, root: Path, manifest: Manifest) -> None:
-    """Take over the engines of an earlier export whose graphs are the same, and leave it as it is.
+    """Take over the engines of an earlier export whose graphs are the same; the earlier export is not changed.
 
     Args:
         earlier_root: the earlier export.

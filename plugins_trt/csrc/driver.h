@@ -1,7 +1,7 @@
 // The CUDA driver: the few functions that load a kernel and launch it. It is opened when the first kernel is launched,
 // so this library loads on machines without one, where engines are built.
 //
-// Everything happens in the context that is current, which is the caller's.
+// Everything happens in the current context, which the caller has made.
 
 #pragma once
 
@@ -17,7 +17,7 @@ namespace mmfs {
 
 class Driver {
 public:
-    // library: file name. It throws std::runtime_error if it cannot be loaded, as run() does when the driver refuses.
+    // library: file name. Throws std::runtime_error if it cannot be loaded; run() throws it if the driver refuses.
     explicit Driver(const std::string& library);
 
     // One call of a node, on a stream (CUstream); arguments as of launches().

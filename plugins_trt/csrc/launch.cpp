@@ -16,7 +16,7 @@ constexpr int64 WIDE_BYTES = 4;  // of the float in which the kernels add up
 constexpr int64 MOST_SPLITS = 32;
 constexpr int64 FEWEST_MS_DEFORM_ATTN_BATCHES = 4;  // of a split
 constexpr int64 MOST_HEADS = 65535;                 // of gridDim.y
-constexpr int64 MOST_SMS = 256;                     // that the workspace is made for
+constexpr int64 MOST_SMS = 256;                     // that the workspace suffices for
 constexpr int64 BATCH_BYTES = 16 + 4 * WIDE_BYTES;  // of shared memory, for each thread of a kernel that samples
 
 int64 divide_up(int64 number, int64 by) { return (number + by - 1) / by; }
@@ -107,7 +107,7 @@ Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<A
     }
     arguments.visible = static_cast<const int64*>(pointer("visible"));
     arguments.value = pointer("value");
-    // Of these each node has its own; array() gives nothing for the others.
+    // A node has some of these inputs; array() returns an empty array for the others.
     arguments.locations = array("sampling_locations");
     arguments.weights = array("attention_weights");
     arguments.points = array("reference_points");

@@ -1,6 +1,6 @@
-// A call of an mmfs node as launches of mmfs's kernels: which, with how many threads, with which arguments. The same
-// as launches.py and the part of mmfs/kernels/plan.py that it uses; tests/plugins_trt compares them byte by byte. No
-// GPU is asked, and nothing here knows TensorRT.
+// A call of an mmfs node as launches of mmfs's kernels: which, with how many threads, with which arguments. It does
+// the same as launches.py and the part of mmfs/kernels/plan.py that it uses; tests/plugins_trt compares them byte by
+// byte. It uses no GPU and does not depend on TensorRT.
 
 #pragma once
 

@@ -23,13 +23,13 @@ struct PackedImage {
 struct MachineCode {
     std::vector<PackedImage> images;
 
-    // What a GPU of this compute capability loads: machine code for the same major and an equal or earlier minor
+    // The image for a GPU of this compute capability: machine code for the same major and an equal or earlier minor
     // capability, else PTX of an earlier one. Throws std::runtime_error if nothing here runs on it.
     const PackedImage& for_gpu(const std::string& kernel, int major, int minor) const;
 };
 
-// What `python -m plugins_trt.embed` put into this library for these kernels, in their order. Throws std::runtime_error
-// if one is missing.
+// The images that `python -m plugins_trt.embed` put into this library for these kernels, in their order. Throws
+// std::runtime_error if one is missing.
 MachineCode embedded(const std::vector<std::string>& kernels);
 
 }  // namespace mmfs

@@ -1,5 +1,5 @@
 // What a runtime has to know about the mmfs nodes: inputs, sizes, types. The same as node_contract.py, for a host
-// without Python, and as little bound to TensorRT.
+// without Python; it does not depend on TensorRT either.
 //
 // Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
 // B batch, Q queries, A rows of the tables.
@@ -34,7 +34,7 @@ struct Operator {
 extern const Operator MMFS;
 extern const Operator MS_DEFORM_ATTN;
 
-// One node. What is wrong with it or with its inputs is thrown as std::invalid_argument, here and below.
+// One node. Here and below, std::invalid_argument is thrown if it or its inputs are wrong.
 struct Node {
     Node(const Operator& of, std::vector<int64> shapes, bool uses_null, double logit);
 

@@ -2,7 +2,7 @@
 // Triton Inference Server, IPluginRegistry::loadLibrary, or from inside a plan (setPluginsToSerialize). plugin.py is
 // the same in Python, and writes the same plans.
 //
-// TensorRT takes no exceptions: what goes wrong is said through its logger, and the call returns a failure.
+// TensorRT takes no exceptions: errors go to its logger, and the call returns a failure.
 
 #include <NvInferRuntime.h>
 
@@ -34,7 +34,7 @@ void say_error(const std::string& sentence) {
     }
 }
 
-// What the work returns, or the failure after an exception, which is said.
+// The result of `work`; after an exception, which is logged, `failure`.
 template <typename Result, typename Work>
 Result guarded(Result failure, const Work& work) noexcept {
     try {
@@ -68,7 +68,7 @@ std::vector<Shape> largest_shapes(const nvinfer1::DynamicPluginTensorDesc* input
     return shapes;
 }
 
-// What a plan says of a node, and the memory that TensorRT reads it from.
+// The fields of a node in a plan, and the memory that TensorRT reads them from.
 class Fields {
 public:
     void set(const Node& node, const MachineCode& code) {
@@ -263,7 +263,7 @@ Node node_of(const Operator& op, const nvinfer1::PluginFieldCollection& given) {
     return Node(op, {shapes.begin(), shapes.end()}, uses_null, uses_null ? values["null_logit"][0] : 0.0);
 }
 
-// Damage is found now, not when the first kernel is launched.
+// Checks the images now, so that damage is found before the first kernel is launched.
 std::shared_ptr<const MachineCode> code_of(const nvinfer1::PluginFieldCollection& given) {
     auto code = std::make_shared<MachineCode>();
     for (int32_t i = 0; i < given.nbFields; ++i) {
@@ -307,7 +307,7 @@ private:
 
 }  // namespace mmfs
 
-// By these two names TensorRT finds what a plugin library holds, and says who logs.
+// By these two names TensorRT finds the creators in a plugin library, and gives it a logger.
 extern "C" {
 
 __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
