@@ -62,7 +62,7 @@ def measure_export(options: argparse.Namespace) -> int:
 
 @torch.no_grad()
 def measure(models: dict[str, GenerativeModel], device: torch.device, work: Work, log: Log) -> list[Measured]:
-    """Let each do the work; the first is what the others are compared with.
+    """Let each do the work; the others are compared with the first.
 
     Args:
         models: by name.
@@ -133,7 +133,7 @@ def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[
         for _ in range(work.num_new_tokens):
             assert state.logits is not None
             state.read([[[_prompt(model, work)[0]]]])
-            state.logits.cpu()  # as long as it takes to know the next token
+            state.logits.cpu()  # wait until the next token is known
         assert state.logits is not None
         return state.logits
 
@@ -149,7 +149,7 @@ def _jobs(model: GenerativeModel, work: Work) -> dict[str, tuple[int, Callable[[
 
 
 def _prepare(model: GenerativeModel, what: str, work: Work) -> GenerationState:
-    """A state that has read what comes before the job."""
+    """A state that has read the document before the job."""
     state = model.begin_generation(1)
     if what != "tokens read":
         state.read([[_prompt(model, work)]])

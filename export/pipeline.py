@@ -46,7 +46,7 @@ def export_model(options: argparse.Namespace) -> int:
     """Do what the command line of `export.trt` asks for.
 
     Returns:
-        The exit status: 0, 1 for an export that failed, 2 for options that cannot be met.
+        The exit status: 0, 1 for an export that failed, 2 for wrong arguments.
     """
 
     def log(line: str) -> None:
@@ -76,7 +76,7 @@ def export_model(options: argparse.Namespace) -> int:
             check_plugin_kind(options.plugin or USUAL_PLUGIN_KIND[builder], builder, options.plugin_library)
             open_package(builder)
         if options.out.is_symlink():
-            options.out = options.out.resolve()  # what it points to is replaced, and the link stays
+            options.out = options.out.resolve()  # the target of a link is replaced, and the link stays
         _check_arguments(options, stage)
         restore_export(options.out)
         if (earlier := manifest_of(options.out)) is not None:
@@ -138,8 +138,8 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], log: Log) -> None:
 
     Raises:
         ValueError: another process works on the same directory; the model or the samples are not usable.
-        GraphError, ParityError: the export would not be the model. Nothing stays.
-        ChildError: a process was ended. What it has done stays, and the next call goes on there.
+        GraphError, ParityError: the export would differ from the model. Nothing is kept.
+        ChildError: a process was ended. Finished work is kept, and the next call continues from there.
     """
     start = time.perf_counter()
     work = Path(job.work)
@@ -149,7 +149,7 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], log: Log) -> None:
             job_file = job.save()
             for stage in stages:
                 if stage == "validate" and is_up_to_date(work, job, log):
-                    continue  # it ended just before the directory took its place
+                    continue  # interrupted just before the directory was moved to its place
                 _run_stage(stage, job, job_file, log)
         except (GraphError, ParityError):
             shutil.rmtree(work)
@@ -169,7 +169,7 @@ def export_graphs(job: Job, out: Path, stages: Sequence[str], log: Log) -> None:
 
 def _run_stage(stage: str, job: Job, job_file: Path, log: Log) -> None:
     work = Path(job.work)
-    (work / ERROR_FILE).unlink(missing_ok=True)  # of an earlier command, that did not come to read it
+    (work / ERROR_FILE).unlink(missing_ok=True)  # of an earlier command that was ended before it read the file
     progress = Progress.of(stage, [work / NEUTRAL_DIR, Path(job.earlier) / NEUTRAL_DIR])
 
     def on_line(line: str) -> None:
@@ -204,7 +204,7 @@ def _bench(model_dir: Path, out: Path, log: Log) -> None:
 
 
 def is_up_to_date(out: Path, job: Job, log: Log) -> bool:
-    """Whether `out` holds what the job would make; what cannot be read, or is damaged, is made again.
+    """Whether `out` holds what the job would make, readable and undamaged.
 
     Raises:
         ValueError: the job names a component that the model does not have.
@@ -226,7 +226,7 @@ def plan_memory(
     gpu_gb: float | None,
     log: Log,
 ) -> int:
-    """Say how much memory the chosen components take; 2 if that is more than `gpu_gb` (10**9 bytes each), else 0."""
+    """Print how much memory the chosen components take; 2 if that is more than `gpu_gb` (10**9 bytes each), else 0."""
     model, _ = open_meta_model(model_dir)
     if few_layers is not None:
         truncate_layers(model, few_layers)
@@ -269,7 +269,7 @@ def _check_belonging(options: argparse.Namespace, stage: str, limits: Limits) ->
 
 
 def _check_arguments(options: argparse.Namespace, stage: str) -> None:
-    """What can be refused before anything is read."""
+    """Checks that need no file."""
     model_dir, out = options.model, options.out
     if out.name in ("", ".."):
         raise ValueError(

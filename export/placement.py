@@ -1,4 +1,4 @@
-"""A finished export takes the place of an earlier one, with two renames; until then the earlier one is whole."""
+"""Replaces an earlier export by a finished one, with two renames; until then the earlier one is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.directory_lock import directory_lock
 
 
 def replace_export(work: Path, out: Path) -> None:
-    """Let the finished export take the place of an earlier one, whose engines of the same graphs stay.
+    """Replace an earlier export by the finished one; engines of graphs that did not change are kept.
 
     Args:
         work: what the stages wrote.
@@ -42,10 +42,10 @@ def replace_export(work: Path, out: Path) -> None:
 
 
 def restore_export(out: Path) -> None:
-    """Let an export be there again that a command had moved aside when it was killed, or go if the new one is there.
+    """After a killed command: restore the export that it had moved aside, or remove it if the new one is in place.
 
     Raises:
-        ValueError: the command is still at it.
+        ValueError: the command is still running.
     """
     if out.exists():
         shutil.rmtree(_aside(out), ignore_errors=True)

@@ -1,7 +1,7 @@
 """One stage of an export, in a process of its own: `python -m export.stage_process STAGE JOB.json`.
 
 Tracing and validation keep gigabytes, which are freed with the process, and a crash ends the stage alone. It prints
-lines of progress; an error that it refuses with is in a file beside the job.
+lines of progress; an error that ends it is written to a file beside the job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from export.validate.validate import validate
 ERROR_FILE = "error.json"
 STAGES: dict[str, Callable[[Job, Log], None]] = {"onnx": trace, "lower": lower, "validate": validate}
 ERRORS: tuple[type[Exception], ...] = (GraphError, ParityError, FileNotFoundError, ValueError, OSError)
-"""What a stage refuses with; the first that fits is raised again in the process that started it."""
+"""Errors of a stage; the first type that fits is raised again in the process that started it."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,13 +1,13 @@
-"""Stages "onnx" and "lower": a model becomes graphs, and graphs take their precision. The third is
+"""Stages "onnx" and "lower": a model becomes graphs, and graphs get their precision. The third is
 `export/validate/validate.py`.
 
     onnx      neutral/NAME.onnx   each component traced, in float32
     lower     onnx/NAME.onnx      in the KV-cache layout and precision that were asked for
     validate  manifest.json       everything compared with PyTorch, and assets/
 
-They work in a folder beside the target, which takes its place when everything agrees with PyTorch. What is done there
-stays when the process ends, however it ends, and each file says what it depends on: the next call goes on where this
-one stopped.
+They work in a folder beside the target, which replaces the target when everything agrees with PyTorch. Finished files
+are kept when the process ends, in whatever way, and each has a key of what it depends on: the next call continues where
+this one stopped.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def lower(job: Job, log: Log) -> None:
         precision, weights = precision_of(name, job.precision), weights_of(name, job.llm_weights)
         head = f"[{number}/{len(files)}] {name}"
         how = [precision, weights, job.kv_cache, job.capacity]
-        # The graph alone does not say which numbers it points to.
+        # The graph alone does not determine the numbers that it points to.
         key = digest_of([job.graph_key, file_digest(neutral), *how, modules_digest(LOWERING_MODULES)])
         if _has_key(folder / neutral.name, key):
             log(f"{head}: lowered before")
@@ -116,7 +116,7 @@ def lower(job: Job, log: Log) -> None:
 
 
 def _leave_only(names: Collection[str], folder: Path) -> None:
-    """Remove what an earlier job, which asked for other components, left."""
+    """Remove the files of an earlier job for other components."""
     for end in ("onnx", "data", "key"):
         for file in folder.glob(f"*.{end}"):
             if file.stem not in names:
@@ -129,7 +129,7 @@ def _write(file: Path, proto: onnx.ModelProto, key: str) -> None:
 
 
 def _set_key(file: Path, key: str) -> None:
-    """Say what a finished file depends on, and what it is: a file that was damaged since has no key."""
+    """Write the key of a finished file and its digest, by which later damage is found."""
     write_atomically(file.with_suffix(".key"), json.dumps({"key": key, "sha256": _digests(file)}))
 
 

@@ -1,6 +1,6 @@
 """An export as a model repository of Triton Inference Server: a folder per component with its file and `config.pbtxt`.
 
-The server computes components; what puts them together (`export/runtime/`) and the assets stay with the caller.
+The server computes components; the caller keeps the assets and the code that combines components (`export/runtime/`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def write_repository(root: Path, repository: Path, kind: ServedKind) -> list[str
 
     Args:
         root: what `python -m export.trt` wrote.
-        repository: a directory that does not exist yet; it appears when it is whole.
+        repository: a directory that does not exist yet; it appears when it is complete.
         kind: "onnx": the graphs, for the server's onnxruntime back end. "tensorrt": the engines of TensorRT; the server
             does not load those of TensorRT-RTX.
 
@@ -59,7 +59,7 @@ def write_repository(root: Path, repository: Path, kind: ServedKind) -> list[str
             for file in (first, *others):
                 check_file(root, file, how_to_rebuild(root, manifest, **stage))
             shutil.copyfile(root / first.path, folder / MODEL_FILES[kind])
-            for file in others:  # under their names, by which the graph finds them
+            for file in others:  # keeping their names, by which the graph finds them
                 shutil.copyfile(root / file.path, folder / Path(file.path).name)
             num_profiles = 0 if engine is None else len(engine.profiles)
             (whole / name / "config.pbtxt").write_text(model_config(name, entry, kind, num_profiles))
@@ -68,7 +68,7 @@ def write_repository(root: Path, repository: Path, kind: ServedKind) -> list[str
 
 
 def check_new(repository: Path) -> None:
-    """Raise FileExistsError if there is something already."""
+    """Raise FileExistsError if the path exists."""
     if repository.exists():
         raise FileExistsError(f"{repository} exists. Name a new directory for the model repository, or remove it.")
 
@@ -85,7 +85,7 @@ def model_config(name: str, entry: ComponentEntry, kind: ServedKind, num_profile
     lines = [
         f"name: {_quoted(name)}",
         'backend: "onnxruntime"' if kind == "onnx" else 'platform: "tensorrt_plan"',
-        # The banks of images have no batch, so the server may not add requests up.
+        # The banks of images have no batch axis, so the server must not merge requests into batches.
         "max_batch_size: 0",
     ]
     for block, ports in (("input", entry.inputs), ("output", entry.outputs)):

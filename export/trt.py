@@ -7,12 +7,12 @@
     build     TensorRT engines from the files
     bench     time the files in onnxruntime beside PyTorch
 
-A stage does those before it first, unless they were done and nothing has changed since; "bench" needs no engines. Each
-runs in a process of its own, and what it has done stays when the process ends, however it ends: the same command goes
-on. The export appears when everything agrees with PyTorch; if anything differs by more than is allowed, the command
-says what and leaves nothing behind. With --components it holds a part of the model, and the loop is not tried; with
---torch-fallback PyTorch computes in the loop what has no file. The manifest says what is known of each engine: whether
-it was built, executed, verified, and on what.
+A stage first runs the stages before it, unless they are finished and nothing has changed; "bench" needs no engines.
+Each runs in a process of its own, and finished work is kept, however the process ends: the same command continues from
+there. The export appears when everything agrees with PyTorch; if anything differs by more than is allowed, the command
+says what and leaves nothing behind. With --components it holds a part of the model, and the loop is not run; with
+--torch-fallback PyTorch computes in the loop what has no file. The manifest records of each engine whether it was
+built, executed and verified, and on which machine.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is known of each component, and on what machine it was found out: `python -m export.verified DIR`.
+"""What was verified of each component, and on which machine: `python -m export.verified DIR`.
 
-The table comes from `manifest.json`, so it says no more than was done.
+The table comes from `manifest.json`, so it shows only what was done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verified_where(manifest: Manifest) -> str:
-    """A Markdown table with a row for each component and each of its engines; below it, why something was not done."""
+    """A Markdown table with a row for each component and each of its engines; below it, why steps were not done."""
     lines = [
         "| component | what | made | executed | equal to PyTorch |",
         "|---|---|---|---|---|",
@@ -67,7 +67,7 @@ def _with_reasons(lines: Sequence[str], reasons: Sequence[str]) -> str:
 
 
 def record_run(root: Path, folder: str, names: Sequence[str], on: str, difference: str | None) -> None:
-    """Enter into the manifest that engines were executed, and whether they wrote and drew what PyTorch does.
+    """Enter into the manifest that engines were executed, and whether they generated the same as PyTorch.
 
     Args:
         root: the export.

@@ -1,1 +1,1 @@
-"""The exported graphs: what becomes a component, how it is traced, its precision and its cache layout."""
+"""The exported graphs: how a component is traced, its precision and its cache layout."""

@@ -19,13 +19,13 @@ from export.graph.meta_model import Stored
 
 PIECE_BYTES = 2**24
 ALIGNMENT = 4096
-"""Of each tensor in its file, so that a reader can map it into memory."""
+"""Alignment of each tensor in its file, so that a reader can map it into memory."""
 
 STORED_TYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
 
 
 def point_to(tensor: TensorProto, stored: Stored) -> None:
-    """Let a tensor of a graph point to a file of its checkpoint, wherever that is; its own numbers go."""
+    """Let a tensor of a graph point to a file of its checkpoint, at any path; its own numbers are removed."""
     tensor.ClearField("raw_data")
     _set_entries(
         tensor,
@@ -39,7 +39,7 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def without_weights(proto: ModelProto) -> ModelProto:
-    """The graph with inputs in the place of tensors that are elsewhere, for checks that would look for the files."""
+    """The graph with inputs in the place of external tensors, for checks that would look for their files."""
     checked = ModelProto()
     checked.CopyFrom(proto)
     kept = [tensor for tensor in proto.graph.initializer if not is_external(tensor)]
@@ -54,10 +54,10 @@ def without_weights(proto: ModelProto) -> ModelProto:
 
 
 class Encoder(Protocol):
-    """Another form of a tensor, for `write_weights`."""
+    """Converts a tensor while `write_weights` copies it."""
 
     def encode(self, numbers: np.ndarray) -> np.ndarray:
-        """Of whole rows, flat, one piece behind the other."""
+        """Convert the next rows, whole ones, flat."""
 
 
 def write_weights(
@@ -69,7 +69,7 @@ def write_weights(
         proto: the graph; it lies beside `file`.
         checkpoint: the directory with the files that it points to now.
         file: where the weights go.
-        encoders: by name, of tensors that do not just take the type that the graph gives them.
+        encoders: by name, of tensors that are converted to more than the type that the graph gives them.
 
     Raises:
         ValueError: a file of the checkpoint is too short.
@@ -107,7 +107,7 @@ def _copy(
             if len(piece) < min(piece_bytes, left):
                 raise ValueError(f"{file} ends in the middle of a tensor. Fetch it again.")
             numbers = np.frombuffer(piece, source_type)
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, which the checks find
+            with np.errstate(over="ignore"):  # too large numbers become infinite, which the checks find
                 written = encoder.encode(numbers) if encoder is not None else numbers.astype(target_type, copy=False)
                 target.write(written.tobytes())
             left -= len(piece)

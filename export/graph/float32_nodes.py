@@ -25,7 +25,7 @@ FLOAT32_OPERATORS = {
     **dict.fromkeys(("Sin", "Cos"), "angle"),
     **dict.fromkeys(("Tanh", "Sigmoid", "Erf", "Softplus"), "activation or gate"),
 }
-"""Operators that compute in float32, and what they are part of."""
+"""Operators that compute in float32, and the part of the model that they belong to."""
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
 
@@ -34,7 +34,7 @@ MMFS_NARROW = {"MMFS": (0, INPUTS["MMFS"].index("null_value")), "MSDeformAttn": 
 
 
 def check_float32_nodes(proto: ModelProto, precision: str) -> None:
-    """Refuse a graph of half precision in which a float32 node has been lost, or in which hardly anything is narrow.
+    """Refuse a graph of half precision in which a float32 node has been lost, or in which hardly any is narrow.
 
     Raises:
         GraphError: naming the node and what it belongs to.
@@ -86,7 +86,7 @@ def check_float32_nodes(proto: ModelProto, precision: str) -> None:
 
 
 def num_products(proto: ModelProto) -> Counter[str]:
-    """How many products of matrices and convolutions a graph has, by the type of what they multiply."""
+    """How many products of matrices and convolutions a graph has, by the type of their inputs."""
     inferred = onnx.shape_inference.infer_shapes(proto)
     types = {value.name: element_type(value) for value in (*inferred.graph.value_info, *inferred.graph.output)}
     return Counter(
@@ -97,7 +97,7 @@ def num_products(proto: ModelProto) -> Counter[str]:
 
 
 def float32_nodes(graph: onnx.GraphProto) -> set[str]:
-    """First outputs of the nodes that are float32 for the sake of what they lead to."""
+    """First outputs of the nodes that are float32 because of the nodes that they lead to."""
     for node in graph.node:
         if any(attribute.HasField("g") for attribute in node.attribute):
             raise GraphError(f"{node.op_type} {node.name!r} holds a graph of its own. Expected none: no precision.")
@@ -111,7 +111,7 @@ def float32_nodes(graph: onnx.GraphProto) -> set[str]:
 
 
 def float32_node_inputs(node: NodeProto) -> Iterable[tuple[str, str]]:
-    """Inputs of a node that are computed in float32, from the last product on, and what they are."""
+    """Inputs of a node that are computed in float32 from the last product on, with their meaning."""
     if node.domain == DOMAIN:
         narrow = MMFS_NARROW[node.op_type]
         return [(name, "location or weight of a sample") for i, name in enumerate(node.input) if i not in narrow]

@@ -8,8 +8,8 @@ In place means that an output is the input it continues: `present_key_0` has to 
 in which only the rows from `write_indices` on change. All masks are explicit, because importers read causal modes and
 counts of valid rows differently from ONNX.
 
-Rows that are not valid do not count, but they take part in products, and nothing times zero is nothing only for finite
-numbers. In `trt_split` keys may hold anything there and values have to be finite; in the others both have to be.
+Invalid rows get a weight of zero, and zero times a number is zero only if the number is finite. So in `trt_split` the
+values in invalid rows have to be finite, keys may be anything; in the other layouts both have to be finite.
 
 Letters: B sequences, T new tokens, K rows of the cache, H heads, G heads of keys and values, D channels of a head.
 """
@@ -68,7 +68,7 @@ def with_kv_cache_layout(component: Component, kv_cache: KVCacheLayout, capacity
 
 
 def aliases_of(outputs: Iterable[str]) -> dict[str, str]:
-    """By name of an output that is written in place, the input whose memory it has."""
+    """By name of an output that is written in place, the input whose memory it shares."""
     return {name: name.replace("present_", "past_") for name in outputs if name.startswith("present_")}
 
 
@@ -114,7 +114,7 @@ class _Lowering:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.masks: dict[str, str] = {}
-        """Masks over the rows of a cache that is written in place, by the neutral mask."""
+        """By neutral mask, the mask over the rows of a cache that is written in place."""
 
     def run(self) -> None:
         for node in self.graph.node:
@@ -132,7 +132,7 @@ class _Lowering:
             self._declare_present()
 
     def _split(self, node: NodeProto) -> None:
-        """Scores of both parts beside each other, one softmax, and a weighted sum of each part."""
+        """Scores of past and new rows side by side, one softmax, and a weighted sum of each of the two."""
         query, key, value, past_key, past_value, mask, _ = node.input
         (attended,) = node.output
         num_heads, num_shared = self._size(query, 1), self._size(key, 1)
@@ -224,7 +224,7 @@ class _Lowering:
         return self._add("And", [taken, is_written], called("over_rows"))
 
     def _check_past_is_only_written(self) -> None:
-        """An input whose memory changes in between may have one reader."""
+        """Refuse more than one reader of an input whose memory changes during the call."""
         for port in self.graph.input:
             readers = [node.op_type for node in self.graph.node if port.name in node.input]
             if port.name.startswith("past_") and sorted(set(readers) - {"Shape"}) != ["TensorScatter"]:

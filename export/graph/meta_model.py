@@ -1,4 +1,4 @@
-"""A model without its large weights: what tracing needs to know about them is their shape, and where they lie on disk.
+"""A model without its large weights: tracing needs only their shapes, and where they are on disk.
 
 Large tensors are allocated and never written (`models/uninitialized.py`), so that their pages take no memory; a graph
 that is traced from such a model points to their numbers in the checkpoint. Smaller ones are read, because the exporter
@@ -49,7 +49,7 @@ def open_meta_model(directory: Path) -> tuple[MMInterleaved, dict[int, Stored]]:
     model = uninitialized(lambda: MMInterleaved(settings, processor))
     expected = model.state_dict()
     if {name: list(tensor.shape) for name, tensor in expected.items()} != weights.shapes():
-        model.load_weights(weights)  # says what does not fit
+        model.load_weights(weights)  # raises an error for weights that do not fit
     places = {name: place for file in weights.files for name, place in _places(file).items()}
     stored = {}
     for piece in weights.pieces():

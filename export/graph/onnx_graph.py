@@ -1,6 +1,6 @@
 """A component as an ONNX model, in which every mmfs op is one node with a function body of standard operators.
 
-Attention over a cache is one node too, without a body: `export/graph/kv_cache.py` has to spell it out first.
+Attention over a cache is one node too, without a body: `export/graph/kv_cache.py` replaces it afterwards.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LARGEST_TRACED = {"batch": 63}
 so the graph serves larger batches too."""
 
 LARGEST_FILE_BYTES = 2**31 - 1
-"""What protobuf can hold in one message."""
+"""Bytes that protobuf can hold in one message."""
 
 
 class GraphError(RuntimeError):
@@ -71,7 +71,7 @@ def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) ->
 
     Args:
         component: what to trace.
-        stored: where tensors are whose numbers are not in memory, by address; the graph points there.
+        stored: by address, the places of tensors whose numbers are not in memory; the graph points there.
 
     Raises:
         GraphError: the graph has other inputs, outputs, axes or numbers of nodes than the component declares, or is too
@@ -82,7 +82,7 @@ def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) ->
     ports = component.inputs.values()
     shapes = [{i: dims[axis] for i, axis in enumerate(port.shape) if isinstance(axis, str)} for port in ports]
     with torch.no_grad(), warnings.catch_warnings():
-        # torch's own: it unpickles its tree structures through a name that it deprecates.
+        # A warning of torch about itself: it unpickles its tree structures by a name that it deprecates.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         traced = torch.export.export(
             _Positional(component.module).eval(), component.trace_inputs(), dynamic_shapes=(tuple(shapes),)
@@ -92,7 +92,7 @@ def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) ->
             input_names=list(component.inputs),
             output_names=list(component.outputs),
             opset_version=OPSET,
-            optimize=False,  # but below, where large weights can be left alone
+            optimize=False,  # below instead, without the large weights
             custom_translation_table={**translation_table(), **cached_attention.translation()},
             verbose=False,
         )
@@ -118,25 +118,25 @@ def to_onnx(component: Component, stored: Mapping[int, Stored] | None = None) ->
 
 
 def _may_fold(node: ir.Node) -> bool | None:
-    """No for what computes with a large weight, whose numbers may not be there; else as the optimizer likes."""
+    """False for nodes with a large weight, whose numbers may be missing; None: the optimizer decides."""
     constants = (value.const_value for value in node.inputs if value is not None)
     return False if any(tensor is not None and tensor.nbytes >= LARGE_BYTES for tensor in constants) else None
 
 
 class _Elsewhere(ir.ExternalTensor):
-    """A tensor whose numbers are not in memory: who asks for them gets an error."""
+    """A tensor whose numbers are not in memory: reading them raises an error."""
 
     def __init__(self, name: str, dtype: ir.DataType, shape: Sequence[int], stored: Stored) -> None:
         super().__init__("", None, None, dtype, shape=ir.Shape(shape), name=name)
         self.stored = stored
 
     def tobytes(self) -> bytes:
-        """The place: the optimizer makes one of tensors whose bytes are equal, and those of two places need not be."""
+        """The place instead of the bytes, because the optimizer merges tensors with equal bytes."""
         return repr(self.stored).encode()
 
 
 def _take_out(model: ir.Model, stored: Mapping[int, Stored]) -> None:
-    """Let the optimizer see no numbers of tensors that are elsewhere: those in memory mean nothing."""
+    """Hide the numbers of external tensors from the optimizer: those in memory are undefined."""
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         raw = getattr(tensor, "raw", None)
@@ -145,7 +145,7 @@ def _take_out(model: ir.Model, stored: Mapping[int, Stored]) -> None:
 
 
 def _serialized(model: ir.Model) -> ModelProto:
-    """The model, in which tensors that are elsewhere point to their places."""
+    """The model, in which external tensors point to their places."""
     values = model.graph.initializers.items()
     places = {name: value.const_value.stored for name, value in values if isinstance(value.const_value, _Elsewhere)}
     proto = ir.to_proto(model)
@@ -156,7 +156,7 @@ def _serialized(model: ir.Model) -> ModelProto:
 
 
 class _Positional(torch.nn.Module):
-    """One tuple of tensors, whatever names the module gives them: so dynamic axes are declared the same way for all."""
+    """Takes one tuple of tensors, so that dynamic axes are declared in the same way for all modules."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()

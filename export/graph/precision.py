@@ -1,11 +1,11 @@
-"""Half precision written into a graph: every tensor gets its type here, because a strongly typed builder changes none.
+"""Half precision written into a graph: every tensor gets its type here; strongly typed builders change none.
 
 Products of matrices and convolutions, and what stands between them, become float16 or bfloat16. These stay
 float32: norms with their sums, softmax with its scores, activations, gates, the angles of RoPE and of the time step,
 and everything between the last product and the coordinates and logits that MMFS samples with. An operator whose inputs
 differ is float32, except for sums along a residual stream and joined tensors, which would otherwise spread.
 
-`check_float32_nodes` (`export/graph/float32_nodes.py`) looks at the finished graph.
+`check_float32_nodes` (`export/graph/float32_nodes.py`) checks the finished graph.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def lower_precision(proto: ModelProto, precision: Precision) -> ModelProto:
 
 
 def drop_nan_guards(proto: ModelProto) -> None:
-    """Take away what the exporter puts behind a masked softmax, in place: zeros for a row that sees nothing at all.
+    """Remove, in place, the nodes that the exporter puts behind a masked softmax: zeros for a row that sees nothing.
 
     Each row of our masks sees at least itself. TensorRT-RTX 1.7 takes the guarded softmax for the one of an attention
     that it can fuse, and then fails.
@@ -120,7 +120,7 @@ class _Lowering:
         self.narrow_products = PRODUCTS - NOT_BFLOAT16 if narrow == TensorProto.BFLOAT16 else PRODUCTS
         self.constants = _constants(proto.graph)
         self.types: dict[str, int] = {}
-        """Of every float value that is no constant: FLOAT or `narrow`."""
+        """The type of every float value that is no constant: FLOAT or `narrow`."""
 
         self.other = _not_float(proto)
         self.wide_nodes = float32_nodes(proto.graph)
@@ -130,7 +130,7 @@ class _Lowering:
                 self.users[name].append(node)
         self.nodes: list[NodeProto] = []
         self.cast: dict[tuple[str, int], str] = {}
-        """What a value is called in another type."""
+        """Name of a value in another type."""
 
     def run(self) -> None:
         for port in self.graph.input:
@@ -204,7 +204,7 @@ class _Lowering:
         return dict.fromkeys(floats, moving.pop() if moving else FLOAT)
 
     def _leads_to_narrow_products(self, node: NodeProto) -> bool:
-        """Whether a weight is only turned over here, on its way into a product."""
+        """Whether a weight is only transposed here, before a product."""
         users = self.users[node.output[0]]
         return node.op_type == "Transpose" and all(
             user.op_type in self.narrow_products and user.output[0] not in self.wide_nodes for user in users
@@ -238,7 +238,7 @@ class _Lowering:
     def _converted(self, name: str, type_: int) -> str:
         tensor = self.constants[name]
         converted = TensorProto()
-        if type_ == FLOAT or is_external(tensor):  # numbers that are elsewhere are rounded when they are copied
+        if type_ == FLOAT or is_external(tensor):  # external numbers are rounded when they are copied
             converted.CopyFrom(tensor)
             converted.data_type = type_
         else:
@@ -275,6 +275,6 @@ def _not_float(proto: ModelProto) -> set[str]:
 
 
 def _rounded(numbers: np.ndarray, type_: int) -> np.ndarray:
-    """In the type; too large for it is infinite, which the checks find."""
+    """The numbers in the type; those too large for it become infinite, which the checks find."""
     with np.errstate(over="ignore"):
         return numbers.astype(helper.tensor_dtype_to_np_dtype(type_))

@@ -2,8 +2,8 @@
 behind each. Activations stay as they are.
 
 Quantized are the matrices of attention and feed-forward, which a decoder reads for every token. All else keeps its
-numbers: norms, MMFS with its locations and weights, and the head, which is one in eighty of a LLaMA-13B's weights and
-whose errors nothing behind it evens out.
+numbers: norms, MMFS with its locations and weights, and the head, which has 1/80 of a LLaMA-13B's weights and whose
+errors no later layer evens out.
 
 A weight is read a few rows at a time, so that no float32 copy of it is ever in memory.
 """
@@ -29,7 +29,7 @@ from plugins_trt.onnx_function import DOMAIN
 
 QUANTIZED = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 LARGEST = {TensorProto.INT8: 127.0, TensorProto.FLOAT8E4M3FN: 448.0}
-"""What the largest weight of a channel becomes."""
+"""The eight-bit number of the largest weight of a channel."""
 
 DEQUANTIZE_OPSET = 19
 """The first version whose DequantizeLinear takes eight-bit floats, and scales of half precision."""
@@ -44,7 +44,7 @@ def weights_of(component: str, asked: Weights) -> Weights:
 
 
 def matrices_of(model: MMInterleaved) -> list[Tensor]:
-    """The matrices that are quantized, each [outputs, inputs]; what `large_weights` finds in the graph."""
+    """The matrices that are quantized, each [outputs, inputs]; `large_weights` finds the same in the graph."""
     layers = model.language_model.decoder.modules()
     return [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
 
@@ -75,7 +75,7 @@ def write_quantized(proto: ModelProto, weights: Weights, precision: Precision, c
 
 
 class Channels:
-    """A matrix on its way into eight bits, as many whole rows at a time as its reader likes.
+    """Converts a matrix to eight bits, any number of whole rows at a time.
 
     Args:
         matrix: [rows, columns] of the type that it takes.
@@ -93,7 +93,7 @@ class Channels:
     def encode(self, numbers: np.ndarray) -> np.ndarray:
         """The next rows, flat, in eight bits."""
         rows = numbers.astype(np.float32).reshape(-1, self._num_columns)
-        # The scale is rounded first, so that its own rounding costs nothing; a channel of zeros may have any.
+        # The scale is rounded first, so that its rounding adds no error; a channel of zeros may have any.
         scales = (np.abs(rows).max(axis=1 - self._axis) / self._largest).astype(self._scale_type)
         scales = np.where(scales == 0, np.ones_like(scales), scales)
         self._found.append(scales)
@@ -103,13 +103,13 @@ class Channels:
         return np.clip(steps, -self._largest, self._largest).astype(self._type)
 
     def finish(self) -> None:
-        """All rows were there: give the graph their scales."""
+        """After all rows: write their scales into the graph."""
         self.scales.raw_data = np.concatenate(self._found).tobytes()
 
 
 def _quantize(graph: GraphProto, type_: int) -> dict[str, Channels]:
-    """Put DequantizeLinear in the places of large weights; those in the graph are encoded, of the others the encoders
-    come back, by name."""
+    """Replace large weights by DequantizeLinear. Those in the graph are encoded; of the external ones the encoders are
+    returned, by name."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     elsewhere: dict[str, Channels] = {}
     nodes: list[NodeProto] = []
@@ -166,7 +166,7 @@ def large_weights(graph: GraphProto) -> dict[str, int]:
 
 
 def check_quantized_weights(graph: GraphProto) -> None:
-    """Refuse a graph in which a weight of eight bits goes anywhere but into products of attention and feed-forward.
+    """Refuse a graph in which a weight of eight bits is used outside of products of attention and feed-forward.
 
     Raises:
         GraphError: naming the node.
@@ -187,7 +187,7 @@ def check_quantized_weights(graph: GraphProto) -> None:
 
 
 def _kept_products(graph: GraphProto) -> set[str]:
-    """Outputs of nodes whose weights are not for eight bits: the head, the float32 nodes, and everything of MMFS."""
+    """Outputs of nodes whose weights must not have eight bits: the head, the float32 nodes, and everything of MMFS."""
     made_by = {name: node for node in graph.node for name in node.output}
     kept = {node.output[0] for node in back_to_products("logits", made_by, inclusive=True)} | float32_nodes(graph)
     constants = {tensor.name for tensor in graph.initializer}
@@ -205,7 +205,7 @@ def _kept_products(graph: GraphProto) -> set[str]:
 
 
 def _source(name: str, made_by: Mapping[str, NodeProto], constants: Collection[str] = ()) -> NodeProto | None:
-    """The node that computed a value; what only moves it, or adds one of `constants`, does not count. None: no node."""
+    """The node that computed a value, skipping nodes that only move it or add one of `constants`. None: no node."""
     node = made_by.get(name)
     while node is not None:
         if node.op_type in MOVING:

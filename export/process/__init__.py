@@ -1,1 +1,1 @@
-"""Child processes of an export: progress, locks and the digests that say what was done."""
+"""Child processes of an export: progress, locks, and digests of finished work."""

@@ -1,7 +1,7 @@
 """A program of this project in a process of its own, with a heartbeat every few seconds.
 
-A builder of engines may end its process by a signal, and what it wrote before says why; concurrent.futures reports
-neither, and cannot set the library path of a process alone.
+A builder of engines may end its process by a signal, and its last output says why; concurrent.futures reports
+neither, and cannot set the library path of a single process.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def run_child(
 
 
 def end_with_parent() -> None:
-    """In such a process: end it as soon as the one that started it is gone, however that ended."""
+    """Called in the child: end it as soon as its parent has ended, in whatever way."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""What a result depends on, as one digest: equal digests mean that making it again would make the same."""
+"""One digest of everything that a result depends on: if it is equal, the result would be the same."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Final
 
 BLOCK: Final = 2**22
 LARGE: Final = 2**26
-"""In bytes. Reading so many takes longer than a tick of the clock that files are dated by, so a later change shows."""
+"""Bytes. Reading so many takes longer than a tick of the clock of file times, so a later change has another time."""
 
 OnBytesRead = Callable[[int], None]
 """Called with the number of bytes that were just read."""
 
 _digests: dict[tuple[int, ...], str] = {}
-"""Of large files, by where they are and when they were changed."""
+"""Digests of large files, by their path and time of change."""
 
 
 def digest_of(parts: Any) -> str:
@@ -25,7 +25,7 @@ def digest_of(parts: Any) -> str:
 
 
 def file_digest(file: Path, on_bytes_read: OnBytesRead | None = None) -> str:
-    """SHA-256 of a file's content; a process reads a large file once, as long as it stays as it is."""
+    """SHA-256 of a file's content; a process reads a large file only once, unless it changes."""
     on_bytes_read = on_bytes_read or (lambda num_bytes: None)
     status = file.stat()
     state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,7 +1,7 @@
-"""How long a stage still takes, from what each component took the last time, and reading files, from their sizes.
+"""The time left of a stage, from the last times of its components, and of reading files, from their sizes.
 
 The progress of a stage is a line each, which is as readable in a log as on a terminal. Components differ a thousandfold
-in size, so a bar that takes its steps for equal (tqdm) would estimate the time left wrongly.
+in size, so a bar with equal steps (tqdm) would estimate the time left wrongly.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Progress:
             self.total, self.name = int(found[2]), found[3]
 
     def left(self) -> str:
-        """In words to be put behind others; empty if nothing is known, or it takes longer than the last time."""
+        """Text to append to a line; empty if nothing is known, or the stage takes longer than the last time."""
         here = time.monotonic() - self._since
         if self.before:
             rest = sum(seconds for name, seconds in self.before.items() if name not in self.taken)
@@ -69,7 +69,7 @@ class Progress:
         return f"; about {rest:.0f} s left" if rest >= 1 else ""
 
     def save(self, folder: Path) -> None:
-        """For the next time; a component that was done before keeps its longer time."""
+        """Save the times; a component that was already finished keeps its longer time."""
         self._finish()
         longest = {name: max(seconds, self.before.get(name, 0.0)) for name, seconds in self.taken.items()}
         times = {**_times(folder), self.stage: longest}
@@ -91,7 +91,7 @@ class RemainingBuildTime:
 
     @classmethod
     def of(cls, times: Mapping[str, Sequence[float]]) -> RemainingBuildTime:
-        """From the times of earlier builds by component, whatever they were built with."""
+        """From the times of earlier builds by component, with any options."""
         return cls({name: max(known) if known else None for name, known in times.items()})
 
     def finish(self, name: str) -> None:
@@ -126,7 +126,7 @@ class ReadProgress:
         self._start = self._logged = time.monotonic()
 
     def __call__(self, num_bytes: int) -> None:
-        """So many more were read."""
+        """Count bytes that were read."""
         self.read += num_bytes
         now = time.monotonic()
         if now - self._logged < self.interval_s:

@@ -1,8 +1,8 @@
 """Digests of the project's own sources, as far as they can change a result.
 
 What a module computes depends on its code and on the code of every module of this project that it imports, directly or
-through others. So a key names the modules that a stage starts from, and the rest is found by reading their imports. A
-file that none of them imports does not count, and neither do comments, docstrings and the wrapping of lines.
+through others. The caller names the modules that a stage starts from, and the others are found by reading their
+imports. A file that none of them imports does not count, and neither do comments, docstrings and the wrapping of lines.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def modules_digest(modules: Iterable[str], *, without: Collection[str] = (), roo
 
     Args:
         modules: by their full names.
-        without: modules that count neither themselves nor by what they import, because they do not run.
+        without: modules that do not count, nor do their imports, because they do not run.
         root: the folder in which the project's packages are.
 
     Raises:
-        FileNotFoundError: there is no such module. One that was moved or renamed must not drop out of a key unseen.
+        FileNotFoundError: there is no such module. A module that was renamed must not drop out of a digest silently.
     """
     found = sorted(imported_modules(modules, without=without, root=root))
     return digest_of([(name, _read(_file_of(name, root)).digest) for name in found])
@@ -115,7 +115,7 @@ def _canonical(node: Any) -> Any:
 
 
 def _is_text(node: Any) -> bool:
-    """Whether a statement is only a string: a docstring, or what stands below an attribute to describe it."""
+    """Whether a statement is only a string: a docstring, or the description below an attribute."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
@@ -142,7 +142,7 @@ def _imports(tree: ast.AST, *, for_types: bool) -> Iterator[tuple[str, str | Non
 
 
 def _lazily(package: str, name: str, root: Path) -> Iterator[str]:
-    """Where a package gets a name from that it imports when it is first asked for."""
+    """The module from which a package imports a name when it is first used."""
     file = _find(package, root)
     if file is not None and file.name == "__init__.py":
         yield from (origin for origin, imported in _read(file).for_types if imported == name)

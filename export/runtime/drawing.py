@@ -19,14 +19,14 @@ from models.denoising_options import Denoising
 
 
 class Drawing:
-    """M images at a time, guided in one way.
+    """M images at a time, with one kind of guidance.
 
     Args:
         unet: the U-Net.
         pool: the images that it looks at; every prediction of every image, by slot.
         schedule: the model's.
         num_images: M.
-        denoising: its guidance; scheduler and number of steps may be others every time.
+        denoising: its guidance is used; scheduler and number of steps may differ in every drawing.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Drawing:
 
         Args:
             conditional: what to draw, by the names of the U-Net's inputs: encoder_hidden_states [M, n,
-                cross_attention_dim], and what the U-Net takes beside it.
-            negative: the same, what stands for nothing.
+                cross_attention_dim], and the other inputs of its condition.
+            negative: the same for the condition "no text".
             visible: [M, 2] int64, slots.
-            seeds: M; all that is random about an image is a function of its own.
+            seeds: M numbers; each alone determines all that is random about its image.
             denoising: scheduler and number of steps; the guidance is that of this object.
         """
         without = self.num_predictions - 1

@@ -19,7 +19,7 @@ from models.generation.state import GenerationState, Piece
 
 
 class ExportedGenerationState(GenerationState):
-    """Reads with the components, into memory that it has for itself.
+    """Reads with the components, into memory that no other state uses.
 
     Args:
         memory: where.

@@ -13,7 +13,7 @@ from models.denoising_options import Denoising
 
 
 class Memory:
-    """Lent to one generation at a time and used again by the next, so that what was recorded stays valid.
+    """Used by one generation at a time and again by the next, so that recorded CUDA graphs stay valid.
 
     Args:
         runners: the components.
@@ -36,7 +36,7 @@ class Memory:
         return self._caches[num_rows, capacity]
 
     def drawing(self, num_images: int, denoising: Denoising) -> Drawing:
-        """The loop for so many images, guided so; only the last one is kept."""
+        """The loop for this number of images and this guidance; only the last one is kept."""
         kept = self._drawing
         if kept is None or len(kept.latents) != num_images or _guidance(kept.denoising) != _guidance(denoising):
             unet = self.runners["unet_mmfs"]

@@ -13,10 +13,10 @@ from export.components.component import Port
 from export.runtime.runner import ComponentRunner, Tensors
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Who runs a graph on which kind of device."""
+"""The execution provider for each kind of device."""
 
 FLOAT32_PRODUCTS = "1"
-"""What onnxruntime calls them."""
+"""onnxruntime's names of the types."""
 
 BFLOAT16 = 16
 """Its number in ONNX; NumPy has no such type."""
@@ -73,8 +73,8 @@ class OnnxRuntimeRunner(ComponentRunner):
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """As many threads as PyTorch uses; and products with weights of eight bits as they are written, where onnxruntime
-    would round what they are multiplied with to eight bits as well."""
+    """As many threads as PyTorch uses. Products with eight-bit weights are computed as the graph says; by default,
+    onnxruntime would round the other factor to eight bits as well."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", FLOAT32_PRODUCTS)

@@ -1,4 +1,4 @@
-"""Work that is done again and again on tensors at the same addresses: on a GPU recorded once and replayed."""
+"""Work that is repeated on tensors at the same addresses: on a GPU it is recorded once and replayed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 NUM_WARM_UPS = 2
-"""Runs before recording: libraries choose their algorithms and reserve their memory in them."""
+"""Runs before recording, in which libraries choose their algorithms and reserve memory."""
 
 
 class Recorded:
     """A CUDA graph of a function; on any other device, the function itself.
 
     Args:
-        function: without arguments or result; it reads and writes tensors that stay where they are, and asks the GPU
-            for nothing.
-        changed: those of them that a run changes and the next one reads; they are put back after the warm-up.
+        function: without arguments or result; it reads and writes tensors whose addresses do not change, and waits
+            for no result of the GPU.
+        changed: those of them that a run changes and the next one reads; the warm-up restores their contents.
         device: of all of them.
     """
 
@@ -28,7 +28,7 @@ class Recorded:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
-        """Once more."""
+        """Run once more."""
         if self.device.type != "cuda":
             self.function()
             return
@@ -52,7 +52,7 @@ class Recorded:
         for tensor, kept in zip(self.changed, before, strict=True):
             tensor.copy_(kept)
         graph = torch.cuda.CUDAGraph()
-        # It records, and does not run. Other threads may go on: TensorRT-RTX makes kernels in some.
+        # This records and does not run. Other threads may use the GPU: TensorRT-RTX compiles kernels in some.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self.function()
         return graph

@@ -27,7 +27,7 @@ class ComponentRunner(ABC):
         outputs: its outputs.
         device: where both are.
 
-    Outputs called `present_...` have the memory of the inputs that they continue (`aliases`): a call changes those
+    Outputs named `present_...` share the memory of the inputs that they update (`aliases`): a call changes those
     inputs, which have to be contiguous and of their port's type already.
     """
 
@@ -49,16 +49,14 @@ class ComponentRunner(ABC):
         return 1, 2**31
 
     def for_recording(self) -> ComponentRunner:
-        """The same component for the runs of one recording (`Recorded`), which shares with no other what a CUDA graph
-        refers to.
-        """
+        """A runner of the same component for one recording (`Recorded`); what a CUDA graph refers to is its own."""
         return self
 
     def __call__(self, **given: Tensor) -> Tensors:
         """Outputs by name.
 
         Inputs that the component does not have are left out, e.g. `visible` without MMFS. More rows than one run takes
-        are run one after another, fewer are filled up with copies of the last one.
+        are run one after another, fewer are padded with copies of the last one.
         """
         inputs = {name: given[name].to(self.device, port.dtype).contiguous() for name, port in self.inputs.items()}
         first = next(iter(self.inputs))
@@ -94,7 +92,7 @@ class ComponentRunner(ABC):
         """The outputs, for exactly these inputs: contiguous, of the declared types, on `device`."""
 
     def empty_outputs(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        """Memory for the outputs of a run: for what is written in place, that of the input."""
+        """Memory for the outputs of a run; for outputs that are written in place, that of the input."""
         sizes = axis_lengths(self.inputs, inputs)
         return {
             name: inputs[self.aliases[name]]
@@ -149,7 +147,7 @@ def axis_lengths(ports: Mapping[str, Port], tensors: Mapping[str, Tensor]) -> di
 
 
 def _length(axis: int | str, sizes: Mapping[str, int]) -> int:
-    """Of an output's axis: a number, an input's axis, or a multiple of one, as in "2*batch"."""
+    """The length of an output's axis: a number, an input's axis, or a multiple of one, as in "2*batch"."""
     if isinstance(axis, int):
         return axis
     factor, times, name = axis.rpartition("*")

@@ -1,4 +1,4 @@
-"""The files of an export as parts that can be called, each checked before it is opened."""
+"""The files of an export as components that can be called, each checked before it is opened."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def exported_model(root: Path, model_dir: Path) -> MMInterleaved:
 def onnxruntime_runners(
     root: Path, device: torch.device, model: MMInterleaved | None
 ) -> tuple[dict[str, ComponentRunner], Assets]:
-    """All components in onnxruntime, but those that were left to PyTorch on purpose, and the assets."""
+    """The assets, and all components in onnxruntime, except those that were left to PyTorch."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
     runners = _torch_runners(manifest.left_to_pytorch, model, device)
@@ -62,7 +62,7 @@ def onnxruntime_runners(
 def tensorrt_runners(
     root: Path, backend: str, package: ModuleType, machine: Machine, device: torch.device, model: MMInterleaved | None
 ) -> tuple[dict[str, ComponentRunner], Assets]:
-    """All components as engines, but those that were left to PyTorch on purpose, and the assets."""
+    """The assets, and all components as engines, except those that were left to PyTorch."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
     entries = {name: engine_of(root, manifest, name, backend, machine) for name in manifest.components}
@@ -86,7 +86,7 @@ def tensorrt_runners(
 def _torch_runners(
     names: Sequence[str], model: MMInterleaved | None, device: torch.device
 ) -> dict[str, ComponentRunner]:
-    """What was left to PyTorch.
+    """The components that were left to PyTorch.
 
     Raises:
         ValueError: there is some, and no model.

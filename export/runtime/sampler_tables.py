@@ -1,13 +1,13 @@
 """The samplers of the image decoder without diffusers, as numbers: a table with a row for each step.
 
-Every sampler of `models.denoising` is linear in what it knows, so a step is a few multiplications of its row. That runs
-where there is nothing but tensors, and can be recorded once and replayed for every step (`export/runtime/drawing.py`).
+Every sampler of `models.denoising` is linear in its inputs, so a step is a few multiplications by its row. That needs
+only tensors, and can be recorded once and replayed for every step (`export/runtime/drawing.py`).
 
     clean = keep * latents + use * output
     latents = stay * latents + to_clean * bounded(clean) + to_output * output + from_before * before
               + noise_scale * noise
 
-`clean` is what the image would be, `output` what the model says, `before` the bounded `clean` of the step before.
+`clean` is the estimated clean image, `output` the model's output, `before` the bounded `clean` of the previous step.
 Letters: n steps, c x h x w latents, M images.
 """
 
@@ -25,7 +25,7 @@ from models import MMInterleaved
 from models.denoising_options import SchedulerName
 
 LEAST_SIGNAL = 2.0**-24
-"""Of DPM-Solver++, which divides by the signal where a schedule ends without any (as diffusers bounds it)."""
+"""Bound in DPM-Solver++, which divides by the signal, where a schedule ends without any (as in diffusers)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """What a sampler has to know about how the image decoder was trained."""
+    """What a sampler needs of the noise schedule that the image decoder was trained with."""
 
     alphas_cumprod: tuple[float, ...]
     """Share of the signal's variance at each training time step."""
@@ -63,7 +63,7 @@ class NoiseSchedule:
         """The schedule of a model.
 
         Raises:
-            ValueError: it thresholds dynamically, or learned its variance, which no table says.
+            ValueError: it uses dynamic thresholding or a learned variance, which a table cannot hold.
         """
         config = model.image_decoder.noise_schedule.config
         if config.thresholding:
@@ -91,7 +91,7 @@ class NoiseSchedule:
 
     @property
     def num_train_timesteps(self) -> int:
-        """How finely training divided the way."""
+        """Number of time steps in training."""
         return len(self.alphas_cumprod)
 
     def timesteps(self, num_steps: int) -> list[int]:
@@ -103,7 +103,7 @@ class NoiseSchedule:
         return [round(num_train - step * (num_train / num_steps)) - 1 for step in range(num_steps)]
 
     def bound(self, scheduler: SchedulerName) -> float:
-        """Of the clean estimate; infinite where nothing is clipped. DPM-Solver++ does not clip."""
+        """Bound of the clean estimate; infinite if nothing is clipped. DPM-Solver++ does not clip."""
         return math.inf if self.clip is None or scheduler == "dpm" else self.clip
 
     def table(self, scheduler: SchedulerName, num_steps: int) -> Tensor:
@@ -140,7 +140,7 @@ class NoiseSchedule:
 
     def _dpm(self, time: int, after: int, before: int | None) -> StepRow:
         """DPM-Solver++ of the second order, midpoint (arXiv:2211.01095, algorithm 2); its first step, and its last,
-        which takes all noise away, are of the first order."""
+        which removes all noise, are of the first order."""
         keep, use = self._clean(time, LEAST_SIGNAL)
         here = max(self._alpha(time), LEAST_SIGNAL)
         signal, noise = _scales(self._alpha(after))
@@ -176,7 +176,7 @@ class NoiseSchedule:
         return 1 / noise, -signal / noise
 
     def _alpha(self, time: int) -> float:
-        """Before the first time step all is signal."""
+        """Before the first time step there is no noise."""
         return self.alphas_cumprod[time] if time >= 0 else 1.0
 
 

@@ -54,14 +54,14 @@ class Session(GenerationMixin):
         Args:
             directory: the export.
             backend: "ort", onnxruntime; "trt" or "rtx", the engines of TensorRT or TensorRT-RTX; "torch", the model.
-            model: what was exported: all of it runs for "torch", and else the components that were left to PyTorch.
+            model: what was exported: "torch" runs all of it, the others only components that were left to PyTorch.
             device: where to run. None: a GPU for engines, and for "torch" if there is one; else the CPU.
 
         Raises:
             FileNotFoundError: something is missing.
             IncompatibleExport: the files or engines are not what the manifest says, or not for this machine.
-            MissingPackage: the back end is not installed.
-            ValueError: no such back end, or no model where one is needed.
+            MissingPackage: the backend is not installed.
+            ValueError: no such backend, or no model where one is needed.
         """
         if backend not in BACKENDS:
             raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")

@@ -1,7 +1,7 @@
 """A component as a TensorRT engine: the same for TensorRT and TensorRT-RTX, whose Python interface is one.
 
-No engine has been executed so far. What decides something here (profiles, padding, addresses) is tested with a stand-in
-for the package that has the same calls.
+No engine has been executed so far. The logic here (profiles, padding, addresses) is tested with a stand-in for the
+package that has the same calls.
 
 A recorded CUDA graph holds as long as nobody changes the execution context that it was recorded from, so each recording
 has contexts of its own. All contexts of an engine share one piece of memory, because they never run at once.
@@ -30,7 +30,7 @@ ALIGNMENT: Final = 256
 
 
 class TensorRTError(RuntimeError):
-    """TensorRT does not load or does not run an engine."""
+    """TensorRT cannot load or run an engine."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Loader:
         """An engine.
 
         Raises:
-            TensorRTError: in TensorRT's words.
+            TensorRTError: with TensorRT's message.
         """
         engine = self.runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -160,7 +160,7 @@ class TensorRTRunner(ComponentRunner):
         return TensorRTError(f"{self.name} {what}: {self.loader.log.words()}")
 
     def _profile_for(self, sizes: Mapping[str, int]) -> int:
-        """The first profile that takes these lengths: the narrow one stands before the wide one."""
+        """The first profile that takes these lengths: the narrow one comes before the wide one."""
         for number, profile in enumerate(self.profiles):
             if all(least <= sizes[axis] <= most for axis, (least, _, most) in profile.axes.items()):
                 return number
@@ -173,8 +173,8 @@ class TensorRTRunner(ComponentRunner):
     def _context(self, number: int, shapes: Mapping[str, tuple[int, ...]], stream: int) -> Context:
         """Kept, because a recorded CUDA graph refers to it.
 
-        What follows from other shapes is worked out in the next run, which cannot be recorded then. So where there is
-        recording, a context has the same ones always.
+        After a change of shapes the next run cannot be recorded. So for recording, the shapes of a context never
+        change.
         """
         key = (number, *shapes.values()) if self.is_recorded else (number,)
         if key not in self.contexts:
@@ -182,7 +182,7 @@ class TensorRTRunner(ComponentRunner):
             config = self.engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
             if self.is_recorded and trt.__name__ == PACKAGES["rtx"]:
-                # Else it makes kernels for new lengths beside the runs, and the graph keeps those of the meantime.
+                # Otherwise it compiles kernels for new lengths in the background; the graph keeps temporary ones.
                 eager = trt.DynamicShapesKernelSpecializationStrategy.EAGER
                 config.dynamic_shapes_kernel_specialization_strategy = eager
             execution = self.engine.create_execution_context(config)
@@ -194,12 +194,12 @@ class TensorRTRunner(ComponentRunner):
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """A copy of what begins within the memory of another tensor, which begins where TensorRT takes it."""
+    """The tensor, or a copy if its address is not aligned as TensorRT needs it."""
     return tensor if tensor.storage_offset() * tensor.element_size() % ALIGNMENT == 0 else tensor.clone()
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """TensorRT works on the GPU that is current."""
+    """Make the GPU current, because TensorRT works on the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

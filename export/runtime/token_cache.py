@@ -20,13 +20,13 @@ LEAST_CAPACITY = 64
 class TokenCache:
     """The past of B documents, and the step that adds one token to each.
 
-    Row b holds `lengths[b]` tokens from the left; what stands behind them is finite and means nothing. A language model
-    that writes in place puts its new rows there itself, those of padding included: it needs `room_for` them.
+    Row b holds `lengths[b]` tokens from the left; the rows after them are finite and have no meaning. A language model
+    that writes in place writes its new rows there, those of padding too: it needs `room_for` them.
 
     Args:
         llm: the language model.
         embedding: [vocabulary, C], on the language model's device.
-        pool: what its tokens look at.
+        pool: the images that its tokens see.
         num_rows: B.
         capacity: K.
     """
@@ -70,7 +70,7 @@ class TokenCache:
         """Read some tokens in each row, perhaps none.
 
         Args:
-            embeddings: [B, T, C]; row b's tokens stand at its beginning.
+            embeddings: [B, T, C]; the tokens of row b come first.
             before: how many tokens each row holds.
             counts: how many it reads; `room_for` T new tokens is there.
             visible: [B, T, 2] int64, slots of the pool.
@@ -117,7 +117,7 @@ class TokenCache:
     def _run(self, llm: ComponentRunner, embeddings: Tensor, last: Tensor, visible: Tensor) -> dict[str, Tensor]:
         num_new = embeddings.shape[1]
         new = torch.arange(num_new, device=self.lengths.device)
-        # The runs before a recording count on; what is written in place must not go beyond the cache meanwhile.
+        # The runs before a recording also increase the lengths, which must not exceed the cache.
         first_new = self.lengths.clamp(max=self.capacity - num_new) if self.in_place else self.lengths
         return llm(
             inputs_embeds=embeddings,
@@ -140,7 +140,7 @@ def room_for(llm: ComponentRunner, before: Sequence[int], counts: Sequence[int])
 
 
 def capacity_for(llm: ComponentRunner, num_rows: int) -> int:
-    """A capacity that suffices and is seldom outgrown: powers of two, up to the most that the language model takes.
+    """A capacity that suffices and rarely has to grow: powers of two, up to the most that the language model takes.
 
     Raises:
         ValueError: more rows than that.
@@ -162,5 +162,5 @@ def capacity_for(llm: ComponentRunner, num_rows: int) -> int:
 
 
 def _new(past: str) -> str:
-    """The output that continues an input."""
+    """The output that updates an input."""
     return past.replace("past_", "new_")

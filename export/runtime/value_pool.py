@@ -1,4 +1,4 @@
-"""What MMFS samples of the images of a batch of documents: every image projected once, in a slot that others name.
+"""What MMFS samples of the images of a batch of documents: every image is projected once, into a slot.
 
 Letters: N slots, S pixels of all levels of an image, F feature width, H heads, D channels a head.
 """
@@ -20,10 +20,10 @@ class PoolFull(ValueError):
 
 
 class ValuePool:
-    """Banks for all synchronizers of one network; who looks at what is a range of slots.
+    """Banks for all synchronizers of one network; a token or image sees a range of slots.
 
-    Images are projected when somebody first wants to look at them. A document's slots are neighbours, in reading
-    order; which they are is content, so nothing that was recorded with the banks has to be recorded again.
+    Images are projected when they are first needed. The slots of a document are neighbours, in reading order. Slot
+    numbers are data for a recorded CUDA graph, so a change of slots needs no new recording.
 
     Args:
         project: the component that computes the values; None for a network without MMFS.
@@ -60,10 +60,10 @@ class ValuePool:
         return bisect_left(self._owners, owner), bisect_right(self._owners, owner)
 
     def _settle(self) -> None:
-        """Give the images that wait their slots.
+        """Project waiting images into their slots.
 
         Raises:
-            PoolFull: there are not so many, and the banks cannot grow.
+            PoolFull: there are too few slots, and the banks cannot grow.
         """
         if not self._waiting:
             return

@@ -1,1 +1,1 @@
-"""What lies in an export's directory: manifest, selected components, samples, and the command that makes it again."""
+"""The contents of an export's directory: manifest, selected components, samples, and the command that rebuilds it."""

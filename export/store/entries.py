@@ -67,7 +67,7 @@ def port_entries(ports: Mapping[str, Port]) -> tuple[PortEntry, ...]:
 
 
 def quantized_entry(proto: ModelProto) -> QuantizedEntry:
-    """What the manifest says of a graph: which weights have eight bits, and what they would take without."""
+    """The manifest's entry about a graph: which weights have eight bits, and their size without quantization."""
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     before = after = 0
     types = set()

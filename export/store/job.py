@@ -18,7 +18,7 @@ from export.store.selection import ComponentSelection
 NEUTRAL_DIR = "neutral"
 JOB_FILE = "job.json"
 PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime")
-"""Whose versions the graphs depend on."""
+"""Packages whose versions the graphs depend on."""
 
 GRAPH_MODULES = (
     "export.components.all",
@@ -26,7 +26,7 @@ GRAPH_MODULES = (
     "export.graph.meta_model",
     "export.graph.truncate",
 )
-"""With all that they import: of our own code, what the neutral graphs depend on."""
+"""These and all modules that they import are the code that the neutral graphs depend on."""
 
 LOWERING_MODULES = (
     "export.graph.kv_cache",
@@ -49,7 +49,7 @@ class Job:
     """The folder in which the export grows."""
 
     earlier: str
-    """An earlier export, whose traced graphs may serve again; it need not exist."""
+    """An earlier export, whose traced graphs may be used again; it need not exist."""
 
     graph_key: str
     """Digest of everything that stage "onnx" depends on: the model, packages, and our own sources."""
@@ -65,7 +65,7 @@ class Job:
     """Rows of a cache of fixed size; None: the KV-cache layout takes any number."""
 
     selection: ComponentSelection = field(default_factory=ComponentSelection)
-    """Which components; no part of the keys, so that an export can grow."""
+    """Which components; not in the digests, so that components can be added to an export."""
 
     llm_weights: Weights = "same"
 
@@ -85,7 +85,7 @@ class Job:
         llm_weights: Weights = "same",
         log: Log = lambda line: None,
     ) -> Job:
-        """With its digests; reads every file of the model once, and says how far it is."""
+        """With its digests; reads every file of the model once, and reports progress."""
         files = sorted([*model_dir.glob("*.json"), *model_dir.glob("*.safetensors")])
         on_bytes_read = ReadProgress(str(model_dir), files, log)
         graph_key = digest_of(

@@ -1,4 +1,4 @@
-"""`manifest.json`: what was exported, from what, with what, how far it is from PyTorch, and what was not done.
+"""`manifest.json`: what was exported, from which model, with which software, its errors, and what was not done.
 
 The file is these dataclasses as JSON. It is read strictly: an entry that is missing, unknown or of another type is an
 error that names it.
@@ -62,7 +62,7 @@ class GraphEntry:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How far a component was off with one set of inputs, per output."""
+    """Errors of a component with one set of inputs, per output."""
 
     case: str
     shapes: dict[str, list[int]]
@@ -76,7 +76,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How well a language model with eight-bit weights foresaw the documents."""
+    """How well a language model with eight-bit weights predicts the documents."""
 
     num_tokens: int
     perplexity: float
@@ -87,7 +87,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class GreedyText:
-    """One document, written on by both; that the two differ is no error."""
+    """One document, continued by both; a difference is no error."""
 
     num_tokens: int
     num_equal: int
@@ -101,7 +101,7 @@ class GreedyText:
 
 @dataclass(frozen=True)
 class ValidationEntry:
-    """How a graph was compared with PyTorch; it passed, or there would be no export."""
+    """How a graph was compared with PyTorch; it passed, else there would be no export."""
 
     runtime: str
     tolerance: float | dict[str, float]
@@ -115,7 +115,7 @@ class ValidationEntry:
 
 @dataclass(frozen=True)
 class QuantizedEntry:
-    """Which weights of a graph have eight bits, and what they would take without."""
+    """Which weights of a graph have eight bits, and their size without quantization."""
 
     what: str
     scheme: str
@@ -126,7 +126,7 @@ class QuantizedEntry:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step, and why it was not done or did not pass."""
+    """The outcome of a step, and why it was not done or did not pass."""
 
     status: str
     reason: str | None = None
@@ -199,7 +199,7 @@ class EngineEntry:
     limits: Limits
     profiles: tuple[Profile, ...]
     memory_bytes: dict[str, int]
-    """What TensorRT says that it takes."""
+    """The memory that it takes, as TensorRT reports it."""
 
     num_layers_parsed: int
     num_plugins: dict[str, int]
@@ -263,7 +263,7 @@ class ComponentEntry:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What the exported model and PyTorch wrote and drew alike."""
+    """What the exported model and PyTorch generated equally."""
 
     texts: list[str]
     """Greedy continuations, equal in both."""
@@ -316,10 +316,10 @@ class Manifest:
 
     components: dict[str, ComponentEntry]
     left_to_pytorch: tuple[str, ...]
-    """Components that PyTorch computes, on purpose."""
+    """Components that are left to PyTorch on purpose."""
 
     not_exported: tuple[str, ...]
-    """The other components that are not there."""
+    """Other components that are missing."""
 
     assets: tuple[FileEntry, ...]
     generation: GenerationResult | Outcome
@@ -333,7 +333,7 @@ _ADAPTER = TypeAdapter(Manifest)
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Put `manifest.json` in the place of an earlier one, whole or not at all."""
+    """Write or replace `manifest.json`, completely or not at all."""
     manifest = replace(manifest, not_done=_not_done(manifest))
     write_atomically(root / MANIFEST_FILE, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
 

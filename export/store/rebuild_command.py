@@ -1,4 +1,4 @@
-"""The command that makes an export, or engines of it, again, as a refusal prints it."""
+"""The command that rebuilds an export or its engines, as error messages print it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from export.store.manifest import EngineEntry, Manifest
 
 
 def rebuild_command(root: Path, manifest: Manifest, **more: Any) -> str:
-    """The `python -m export.trt` that makes an export of the same kind and of the same components, as a shell takes it.
+    """The `python -m export.trt` that makes an export of the same kind with the same components, quoted for a shell.
 
     Args:
         root: where the export is.
         manifest: what it says of itself.
-        more: further options, which come first, and go before its own; None: without this one.
+        more: further options, which come first and replace its own; None: without this one.
     """
     own = {
         "components": ",".join(manifest.components) if manifest.not_exported else None,
@@ -48,7 +48,7 @@ def how_to_rebuild_engines(
 
     Args:
         root: where the export is.
-        manifest: what it says of itself.
+        manifest: its manifest.
         builder: whose engines.
         name: of the component whose engine is refused.
         before: by component, this one and others that need an engine: the one that there was; None: there was none.

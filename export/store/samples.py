@@ -1,6 +1,6 @@
-"""Documents that a model is checked with: real ones where there are any.
+"""Documents that a model is checked with: real ones if there are any.
 
-A training run leaves some beside its model: `samples/samples.json` is a list of documents, a document a list of
+A training run writes some beside its model: `samples/samples.json` is a list of documents, a document a list of
 segments in reading order, a segment `{"text": "..."}` or `{"image": "file.png"}` with the file in the same folder.
 """
 
@@ -79,14 +79,14 @@ def open_image(path: Path) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no image, or not whole.
+        ValueError: it is no image, or incomplete.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}. Expected a file as PNG, JPEG or WebP.")
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise ValueError(
             f"{path} cannot be read as an image ({error}). Expected a whole PNG, JPEG or WebP file."
         ) from error

@@ -1,4 +1,4 @@
-"""Which of a model's components an export holds, and what became of the others."""
+"""Which of a model's components an export holds, and how the others are computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from export.store.manifest import Manifest
 
 @dataclass(frozen=True)
 class ComponentSelection:
-    """What is asked for.
+    """The components that are asked for.
 
     Raises:
         ValueError: a component is to be exported and not to be exported.
@@ -23,7 +23,7 @@ class ComponentSelection:
     """Components that PyTorch computes, on purpose; they get no graph and no engine."""
 
     earlier: tuple[str, ...] = field(default=(), compare=False)
-    """Those that the command did not name, and that are here because the export in the target has them."""
+    """Components that the command did not name, but that the export in the target has."""
 
     def __post_init__(self) -> None:
         if both := [name for name in self.components if name in self.torch_fallback]:
@@ -52,7 +52,7 @@ class ComponentSelection:
         return chosen
 
     def joined(self, manifest: Manifest) -> ComponentSelection:
-        """The same in the place of an earlier export, whose components stay."""
+        """The same, plus the components of an earlier export that it replaces."""
         there, left = manifest.components, manifest.left_to_pytorch
         components = {*there, *self.components} if self.components else set()
         fallback = {*left, *self.torch_fallback} if components else {*self.torch_fallback}

@@ -1,7 +1,7 @@
 """A graph of bfloat16 for a runtime without bfloat16 arithmetic: float32 numbers, rounded wherever the graph rounds.
 
 onnxruntime has no such kernels on the CPU. In the graph made here each value that was bfloat16 is a float32 that a pair
-of casts has rounded, so what differs from the real thing is only the order and the width of sums inside one operator.
+of casts has rounded, so only the order and the precision of sums inside an operator differ from real bfloat16.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape
 NARROW = TensorProto.BFLOAT16
 
 MOVING = frozenset({"TensorScatter"})
-"""What only moves numbers that are rounded already; it has to write in place."""
+"""Operators that only move rounded numbers. They have to write in place."""
 
 
 def rounded_float32(proto: ModelProto) -> ModelProto:

@@ -1,4 +1,4 @@
-"""A language model that writes its cache in place, behind the ports of one that reads it: so that all layouts are
+"""Gives a language model that writes its cache in place the ports of one that only reads it, so that all layouts are
 checked with the same cases.
 
 Letters: B sequences, T new tokens, K rows of the cache, G heads of keys and values, D channels of a head.
@@ -15,14 +15,14 @@ from export.validate.parity import ParityError, Run
 
 
 def as_trt_split(runner: ComponentRunner, dtype: torch.dtype) -> Run:
-    """What takes any number of past rows and returns the new ones, by means of a runner that returns `present_...`.
+    """Takes any number of past rows and returns the new ones, by means of a runner that returns `present_...`.
 
-    Rows beyond those that a case has are garbage, which must not count; and what `runner` writes beside the new rows is
-    an error.
+    Rows beyond those of a case are filled with garbage, which must have no effect. If `runner` changes any rows but the
+    new ones, that is an error.
 
     Args:
         runner: the language model.
-        dtype: what its inputs are rounded to before.
+        dtype: its inputs are rounded to this first.
     """
 
     def run(inputs: Tensors) -> Tensors:
@@ -56,7 +56,7 @@ def with_rows(past: Tensor, num_rows: int) -> Tensor:
 
 
 def _num_rows(runner: ComponentRunner, inputs: Tensors) -> int:
-    """Of the cache: as many as the graph has, or as are needed.
+    """Number of rows of the cache: that of the graph, or as many as are needed.
 
     Raises:
         ParityError: it has too few.

@@ -1,5 +1,5 @@
-"""What a language model with eight-bit weights has to pass. PyTorch has no such error of its own to compare with, so it
-is judged by direction and length of what it computes, and by how likely it finds what the documents say.
+"""The checks of a language model with eight-bit weights. PyTorch has no such errors to compare with, so it is judged by
+direction and length of its outputs, and by the likelihood that it gives the documents.
 
 Letters: B sequences, T tokens, C language-model width.
 """
@@ -59,14 +59,14 @@ def check_quantized(llm: Component, run: Run, cases: Sequence[Case]) -> list[Cas
 
 @torch.no_grad()
 def check_perplexity(llm: Component, run: Run, case: Case, input_ids: Tensor, silent: int) -> Likelihood:
-    """The graph foresees documents as well as PyTorch does.
+    """Check that the graph predicts documents as well as PyTorch does.
 
     Args:
         llm: the language model.
         run: its graph.
         case: B whole documents, nothing cached.
         input_ids: [B, T] int64, their tokens.
-        silent: the token that stands in the places of images; it is not predicted.
+        silent: the token in the places of images; it is not predicted.
 
     Raises:
         ParityError: the perplexities differ by more than `MOST_PERPLEXITY_CHANGE`.
@@ -127,7 +127,7 @@ def log_likelihoods(llm: Component, run: Run, document: Tensors, ids: Tensor, si
 
 @torch.no_grad()
 def compare_seen(model: MMInterleaved, expected: Sequence[Segment], found: Sequence[Segment]) -> str | None:
-    """How what was drawn differs from what PyTorch drew, to the eyes of the model: another context draws other pixels.
+    """How drawn images differ from PyTorch's in the model's visual tokens; their pixels differ as their context does.
     None: alike."""
     processor = processor_of(model)
     images = [[one for one in document if isinstance(one, Image.Image)] for document in (expected, found)]
@@ -153,7 +153,7 @@ def compare_greedy(
     case: Case,
     num_tokens: int,
 ) -> list[GreedyText]:
-    """Let the graph and PyTorch write on after each document, each reading what it wrote itself.
+    """Continue each document with the graph and with PyTorch, each from its own tokens.
 
     Args:
         llm: the language model.

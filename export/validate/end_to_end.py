@@ -27,7 +27,7 @@ EQUAL_DB = 100.0
 
 
 def check_generation(model: MMInterleaved, session: Session, documents: Sequence[Document]) -> GenerationResult:
-    """Let both write, and draw, what might stand in the place of each document's last segment.
+    """Let both generate text, and an image, in the place of each document's last segment.
 
     Raises:
         ParityError: another token, or an image below `LEAST_PSNR_DB`.
@@ -54,13 +54,13 @@ def check_images(
     documents: Sequence[Document],
     difference_of: Callable[[Sequence[Segment], Sequence[Segment]], str | None] | None = None,
 ) -> GenerationResult:
-    """The same without words, for half precision, where a close choice between two tokens may fall otherwise.
+    """The same without text, for half precision, where a close choice between two tokens may differ.
 
     Args:
         model: what was exported.
         session: its files.
         documents: to continue.
-        difference_of: says how what PyTorch drew and what the files drew differ, or None; `compare` if not given.
+        difference_of: describes how the files' images differ from PyTorch's, or None; `compare` if not given.
 
     Raises:
         ParityError: images that differ; by `compare`, one below `LEAST_PSNR_DB`.

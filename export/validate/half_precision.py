@@ -1,4 +1,4 @@
-"""What a graph of half precision has to pass: errors are judged by those that PyTorch makes in the same precision.
+"""The checks of a graph of half precision: its errors are compared with PyTorch's in the same precision.
 
 Letters: B sequences, T new tokens, K rows of the cache, C language-model width, N images of the bank.
 """
@@ -84,7 +84,7 @@ def _judge(
 
 
 def relative_length(found: Tensor, right: Tensor, where: str) -> float:
-    """Of the difference, relative to what is right, both as vectors.
+    """The length of the difference relative to that of the right result, as vectors.
 
     Raises:
         ParityError: of another shape, not finite, or not zero where it should be.
@@ -102,7 +102,7 @@ def relative_length(found: Tensor, right: Tensor, where: str) -> float:
 
 
 def check_direction(found: Tensor, right: Tensor, where: str, least_cosine: float, most_norm_change: float) -> None:
-    """Refuse what points elsewhere than PyTorch's result, or is longer or shorter; a result of zeros passes.
+    """Refuse a result whose direction or length as a vector differs from PyTorch's; a result of zeros passes.
 
     Raises:
         ParityError: with the figures.
@@ -151,8 +151,8 @@ def _largest_activation(module: nn.Module, component: Component, case: Case) -> 
 
 @torch.no_grad()
 def check_seeing(component: Component, run: Run, case: Case) -> None:
-    """An image that may be seen changes the result as much as in PyTorch, and one that may not changes nothing: no
-    more than a hundredth of that, since two runs of a graph may add in another order.
+    """Check that a visible image changes the result as much as in PyTorch, and an invisible one not at all: at most a
+    hundredth of that, since two runs of a graph may add in another order.
 
     Args:
         component: with synchronizers.
@@ -160,7 +160,7 @@ def check_seeing(component: Component, run: Run, case: Case) -> None:
         case: at least three images in the bank.
 
     Raises:
-        ParityError: the graph looks elsewhere.
+        ParityError: the graph attends to other images.
     """
     inputs = {**case.inputs, "visible": torch.zeros_like(case.inputs["visible"]) + torch.tensor([1, 2])}
     name = next(iter(component.outputs))
@@ -190,7 +190,7 @@ def check_seeing(component: Component, run: Run, case: Case) -> None:
 
 @torch.no_grad()
 def check_greedy(llm: Component, run: Run, embed: Callable[[Tensor], Tensor], case: Case, max_tokens: int) -> int:
-    """Let the graph and PyTorch write on after a prompt, each reading what it wrote itself.
+    """Continue a prompt with the graph and with PyTorch, each from its own tokens.
 
     Args:
         llm: the language model.
@@ -223,7 +223,7 @@ def check_greedy(llm: Component, run: Run, embed: Callable[[Tensor], Tensor], ca
 def greedy(
     llm: Component, run: Run, embed: Callable[[Tensor], Tensor], inputs: Tensors, num_tokens: int
 ) -> tuple[list[int], list[float]]:
-    """The likeliest tokens one after another, and by how much each was likelier than the next in logits."""
+    """The likeliest tokens one after another, and the difference of each one's logit to the second largest."""
     tokens: list[int] = []
     margins: list[float] = []
     for _ in range(num_tokens):

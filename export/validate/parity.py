@@ -31,8 +31,8 @@ def open_session(file: Path) -> onnxruntime.InferenceSession:
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """Largest error of an element relative to its own size, or to the root mean square of all where that is larger.
 
-    The floor keeps an element that happens to be near zero from deciding; infinite if anything but the exact value is
-    there where all is zero, or if a value is not finite.
+    The lower bound keeps elements near zero from dominating. Infinite if a value is not finite, or if the right result
+    is all zeros and the other is not.
     """
     if actual.shape != expected.shape:
         raise ParityError(f"the shape is {list(actual.shape)} where PyTorch has {list(expected.shape)}")

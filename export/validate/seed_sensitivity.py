@@ -1,4 +1,4 @@
-"""How far PyTorch's own images move when each step is off by as much as a file's: a prompt may stand between two
+"""How much PyTorch's own images change when each step has an error as large as a file's: a prompt may be between two
 images, and then no two programs draw the same one."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TWICE_DB = 6.0
 
 
 def step_error_of(directory: Path) -> float | None:
-    """Of a step of the exported U-Net, relative to the largest value of its output, as it was measured against PyTorch;
-    None where the export does not hold it."""
+    """The error of a step of the exported U-Net, relative to the largest value of its output, as it was measured
+    against PyTorch; None if the export does not hold it."""
     unet = read_manifest(directory).components.get(UNET)
     return None if unet is None else unet.validation.max_relative_error
 
@@ -32,7 +32,7 @@ def step_error_of(directory: Path) -> float | None:
 def own_psnr_db(
     model: MMInterleaved, document: Document, asked: dict[str, Any], expected: Sequence[Segment], step_error: float
 ) -> float | None:
-    """The worst PSNR between what PyTorch drew and what it draws with steps that are off, in dB.
+    """The worst PSNR between what PyTorch drew and what it draws with such errors in each step, in dB.
 
     Args:
         model: what was exported.
@@ -42,7 +42,7 @@ def own_psnr_db(
         step_error: of the U-Net's output, relative to its largest value; as `export.trt` measured it of the file.
 
     Returns:
-        None if no try wrote the same words.
+        None if no try generated the same text.
     """
     worst: list[float] = []
     for seed in range(NUM_TRIES):

@@ -82,7 +82,7 @@ def validate(job: Job, log: Log) -> None:
     cases = check_cases(model, components, samples.documents)
     entries = {}
     chosen = job.selection.among(components)
-    num_steps = len(chosen) + 1  # the last one is all of them together
+    num_steps = len(chosen) + 1  # the last one checks all of them together
     for number, name in enumerate(chosen, start=1):
         component, precision = components[name], precision_of(name, job.precision)
         file = work / ONNX_DIR / f"{name}.onnx"
@@ -132,7 +132,7 @@ def validate(job: Job, log: Log) -> None:
 
 @contextmanager
 def _naming_other_weights(weights: Weights) -> Iterator[None]:
-    """Where weights of eight bits may be why something differs, say what else there is."""
+    """Adds the alternatives to an error that eight-bit weights may have caused."""
     try:
         yield
     except ParityError as error:
@@ -207,7 +207,7 @@ def _validate_quantized(
 
 
 def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
-    """How many tokens may be written after the documents of the first case."""
+    """How many tokens may follow the documents of the first case."""
     most = model.config.language_model.max_tokens or 2**31
     rows = llm.inputs["past_key_0"].shape[2]
     most = min(most, rows) if isinstance(rows, int) else most
@@ -226,7 +226,7 @@ def _validation_entry(how: str, tolerance: float | dict[str, float], results: Se
 
 
 def runnable(file: Path, precision: Precision) -> Path:
-    """The file itself, or what stands for it where onnxruntime has no kernels."""
+    """The file itself, or a stand-in where onnxruntime has no kernels for it."""
     if precision != "bfloat16":
         return file
     rounded = file.parents[1] / ROUNDED_DIR / file.name
@@ -271,7 +271,7 @@ def _generation(
     head: str,
     log: Log,
 ) -> GenerationResult | Outcome:
-    """What the files write and draw together with what is left to PyTorch, or why they cannot."""
+    """What the files, and the components left to PyTorch, generate together; or why they cannot."""
     if missing := others.not_exported:
         reason = f"{', '.join(missing)} were not exported, and not left to PyTorch with --torch-fallback"
         log(f"{head} no writing and drawing: {reason}")
@@ -295,7 +295,7 @@ def _check_generation(
 ) -> GenerationResult:
     """The files together, writing and drawing.
 
-    In half precision, and with weights of eight bits, another token may be chance, so words are judged in
+    In half precision, and with weights of eight bits, another token may be chance, so text is judged in
     `check_greedy` and `check_perplexity`, and here only the images; with weights of eight bits, by what the model sees
     in them.
     """
