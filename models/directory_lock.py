@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK_FILE = ".lock"
-"""What the lock is on: a file, because network file systems lock no directory, that is there while the lock is held."""
+"""The file that is locked, because network file systems cannot lock directories; it exists while the lock is held."""
 
 
 class DirectoryInUse(ValueError):
@@ -18,12 +18,12 @@ class DirectoryInUse(ValueError):
 
 @contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """Hold a directory against others, also while it is renamed. The system releases it when this process ends,
-    however it ends; processes forked meanwhile, which may live longer, do not hold it.
+    """Lock a directory against all others, also while it is renamed. The system releases the lock when this process
+    ends, in whatever way; processes forked meanwhile, which may live longer, do not hold it.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        DirectoryInUse: somebody else holds it.
+        DirectoryInUse: it is locked already.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no directory {directory}.")

@@ -108,7 +108,7 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: PluginKind | Non
         the plugin kind cannot tell; machine_code_sha256, of each set of kernels in the plan.
 
     Raises:
-        BuilderError: in TensorRT's words.
+        BuilderError: with TensorRT's message.
     """
     builder = trt.Builder(log)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -191,7 +191,7 @@ def inspect(request: Request, trt: ModuleType, log: Any) -> dict[str, Any]:
     """Load the plan and list its layers.
 
     Returns:
-        layers: the inspector's JSON; or error: in TensorRT's words.
+        layers: the inspector's JSON; or error: TensorRT's message.
     """
     log.errors.clear()
     engine = trt.Runtime(log).deserialize_cuda_engine(Path(request.plan).read_bytes())

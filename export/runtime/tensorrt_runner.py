@@ -3,8 +3,8 @@
 No engine has been executed so far. The logic here (profiles, padding, addresses) is tested with a stand-in for the
 package that has the same calls.
 
-A recorded CUDA graph holds as long as nobody changes the execution context that it was recorded from, so each recording
-has contexts of its own. All contexts of an engine share one piece of memory, because they never run at once.
+A recorded CUDA graph is valid only until the execution context that it was recorded from changes, so each recording has
+contexts of its own. All contexts of an engine share one piece of memory, because they never run at once.
 """
 
 from __future__ import annotations
