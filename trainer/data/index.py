@@ -30,7 +30,6 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from mmfs.plurals import counted
 from models.atomic_files import write_atomically
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import (
@@ -288,6 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ModuleNotFoundError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
+    from mmfs.plurals import counted  # mmfs imports torch, which --help shall not wait for
+
     num_broken = sum(shard.num_broken for shard in manifest.shards)
     samples, shards = counted(len(manifest), manifest.kind.removesuffix("s")), counted(len(manifest.shards), "shard")
     print(
