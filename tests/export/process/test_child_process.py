@@ -81,7 +81,7 @@ def test_the_standard_input_ends_with_the_parent(module, tmp_path: Path) -> None
         "import sys\n"
         f"sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
         "from export.process.child_process import run_child\n"
-        f"run_child({name!r}, [], alive=lambda *_: None)\n"
+        f"run_child({name!r}, [], heartbeat=lambda *_: None)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent])
     wait_for(mark, "started")
