@@ -167,6 +167,7 @@ def run(
     signal_while_sampling: int | None = None,
     micro_batch_rows: int = 0,
     sample_every: int = 0,
+    max_skipped_in_a_row: int = 3,
     **parallel: Any,
 ) -> int:
     """Train; 0 when done, else the exit code of why not, 1 for gradients that are not finite. Leaves in `out`,
@@ -180,6 +181,7 @@ def run(
     config = replace(
         tiny(),
         out=out,
+        max_skipped_in_a_row=max_skipped_in_a_row,
         parallel=ParallelConfig(**parallel),
         memory=MemoryConfig(micro_batch_rows=micro_batch_rows),
         logging=LoggingConfig(every=1, sample_every=sample_every),

@@ -53,7 +53,7 @@ def test_the_command_writes_all_that_is_needed_to_do_it_again(
 
 def test_wrong_use_is_explained(untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nothing")]) == 2
-    assert "holds no config.json" in capsys.readouterr().err
+    assert "nothing is no directory, and no name on the hub (owner/name) either" in capsys.readouterr().err
     assert main([str(untrained), "--tasks", "sing"]) == 2
     assert "expected some of caption" in capsys.readouterr().err
     assert main([str(untrained), *SHORT, "--device", "cuda:99"]) == 2
