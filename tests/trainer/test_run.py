@@ -22,7 +22,7 @@ from whole_runs import assert_same, copy_of, events, steps, tensors_in
 def test_a_run_leaves_everything_behind(finished):
     config = tiny()
     assert {path.name for path in finished.iterdir()} == {
-        *(".lock", "checkpoints", "config.yaml", "index.html", "log.jsonl", "model", "tensorboard")
+        *("checkpoints", "config.yaml", "index.html", "log.jsonl", "model", "tensorboard")
     }
     assert [(s["phase"], s["step"]) for s in steps(finished)] == [
         *(("encoder", step) for step in range(1, config.encoder_pretraining.num_steps + 1)),
