@@ -34,10 +34,14 @@ class MachineCode:
         Machine code runs on GPUs of the same major and the same or a later minor capability, PTX on all later ones.
 
         Raises:
-            ValueError: nothing here runs on it.
+            ValueError: nothing here runs on it, or there is no such kernel.
         """
         major, minor = capability
         built = {architecture for name, architecture in self.images if name == kernel}
+        if not built:
+            raise ValueError(
+                f"The engine holds no kernel {kernel}: another version of mmfs built it. Build the engine again."
+            )
         for candidate in range(minor, -1, -1):
             if f"sm_{major}{candidate}" in built:
                 return self.images[kernel, f"sm_{major}{candidate}"]
@@ -47,7 +51,7 @@ class MachineCode:
                 return self.images[kernel, architecture]
         raise ValueError(
             f"The GPU has compute capability {major}.{minor}, and {kernel} was compiled for "
-            f"{', '.join(sorted(built, key=_order)) or 'nothing'}. Build the engine again for this GPU."
+            f"{', '.join(sorted(built, key=_order))}. Build the engine again for this GPU."
         )
 
     def pack(self) -> dict[str, bytes]:

@@ -43,12 +43,16 @@ const PackedImage& MachineCode::for_gpu(const std::string& kernel, int major, in
             translatable[std::stoi(architecture.substr(compute.size()))] = &image;
         }
     }
+    if (all.empty()) {
+        throw std::runtime_error("The engine holds no kernel " + kernel +
+                                 ": another version of mmfs built it. Build the engine again.");
+    }
     if (const auto above = binary.upper_bound(minor); above != binary.begin()) return *std::prev(above)->second;
     if (const auto above = translatable.upper_bound(10 * major + minor); above != translatable.begin()) {
         return *std::prev(above)->second;
     }
     throw std::runtime_error("The GPU has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
-                             ", and " + kernel + " was compiled for " + (all.empty() ? "nothing" : all) +
+                             ", and " + kernel + " was compiled for " + all +
                              ". Build the engine again for this GPU.");
 }
 
