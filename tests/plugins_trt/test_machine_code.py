@@ -32,9 +32,7 @@ def test_a_gpu_that_nothing_was_compiled_for_is_told_so() -> None:
         ValueError, match=r"capability 7\.5, and k was compiled for compute_80, sm_80, sm_86, sm_90\. Build"
     ):
         CODE.for_gpu("k", (7, 5))
-    with pytest.raises(
-        ValueError, match=r"^The engine holds no kernel missing: another version of mmfs built it\. Build"
-    ):
+    with pytest.raises(ValueError, match=r"^The engine holds no kernel missing: another version of mmfs"):
         CODE.for_gpu("missing", (9, 0))
 
 
