@@ -9,6 +9,15 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+STABLE_DIFFUSION_VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+}
+"""`AutoencoderKL` arguments that all of Stable Diffusion 1.x, 2.x and XL share."""
+
 
 def check_choices(config: object) -> None:
     """Refuse a word that is none of a field's choices: code that tests for one of two would treat it as the other.
@@ -269,11 +278,7 @@ class ImageDecoderConfig:
             },
             image_size=1024,
             vae={
-                "block_out_channels": (128, 256, 512, 512),
-                "layers_per_block": 2,
-                "down_block_types": ("DownEncoderBlock2D",) * 4,
-                "up_block_types": ("UpDecoderBlock2D",) * 4,
-                "latent_channels": 4,
+                **STABLE_DIFFUSION_VAE,
                 "sample_size": 1024,
                 "scaling_factor": 0.13025,
                 "force_upcast": True,

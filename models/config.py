@@ -12,6 +12,7 @@ from typing import Any
 
 from models.atomic_files import write_atomically
 from models.component_configs import (
+    STABLE_DIFFUSION_VAE,
     ImageDecoderConfig,
     LanguageModelConfig,
     QFormerConfig,
@@ -236,15 +237,7 @@ class MMInterleavedConfig:
                     "attention_head_dim": (5, 10, 20, 20),
                     "use_linear_projection": True,
                 },
-                vae={
-                    "block_out_channels": (128, 256, 512, 512),
-                    "layers_per_block": 2,
-                    "down_block_types": ("DownEncoderBlock2D",) * 4,
-                    "up_block_types": ("UpDecoderBlock2D",) * 4,
-                    "latent_channels": 4,
-                    "sample_size": 512,
-                    "scaling_factor": 0.18215,
-                },
+                vae={**STABLE_DIFFUSION_VAE, "sample_size": 512, "scaling_factor": 0.18215},
                 qformer=QFormerConfig(cross_every=1, dropout=0.1),
                 mmfs=SynchronizerConfig(max_age=9, offset_init_cells=1.0),
                 mmfs_placement="skips",

@@ -28,7 +28,7 @@ def sentence_of(error: Exception, arguments: Sequence[str], settings: type) -> s
         settings: the dataclass that the options are of.
     """
     for name, value in given_settings(arguments, settings):
-        if (problem := misfit(name, value, settings)) is not None:
+        if (problem := problem_of(name, value, settings)) is not None:
             return problem
     cause: BaseException | None = error
     while cause is not None:
@@ -60,7 +60,7 @@ def given_settings(arguments: Sequence[str], settings: type) -> Iterator[tuple[s
     yield from ((name, _yaml(value)) for name, value in options if name.partition(".")[0] in known)
 
 
-def misfit(name: str, value: Any, settings: Any) -> str | None:
+def problem_of(name: str, value: Any, settings: Any) -> str | None:
     """Why a value is not one of the setting of that dotted name; None if it may be."""
     kind, walked = settings, ""
     for part in name.split("."):
@@ -75,10 +75,10 @@ def misfit(name: str, value: Any, settings: Any) -> str | None:
         else:
             return None  # free-form, or an index that the parser knows better
         walked = f"{walked}.{part}" if walked else part
-    return _misfit(name, value, kind)
+    return _problem_of_type(name, value, kind)
 
 
-def _misfit(name: str, value: Any, kind: Any) -> str | None:
+def _problem_of_type(name: str, value: Any, kind: Any) -> str | None:
     """The same for a value of a known type, and for all that is in it."""
     if kind is Any or (value is None and NoneType in get_args(kind)):
         return None
@@ -92,12 +92,12 @@ def _misfit(name: str, value: Any, kind: Any) -> str | None:
         hints = get_type_hints(inner) if is_dataclass(inner) else dict.fromkeys(value, parts[1])
         if unknown := [key for key in value if key not in hints]:
             return _unknown(name, unknown[0])
-        problems = (_misfit(f"{name}.{key}", one, hints[key]) for key, one in value.items())
+        problems = (_problem_of_type(f"{name}.{key}", one, hints[key]) for key, one in value.items())
         return next((problem for problem in problems if problem is not None), None)
     if origin in (list, tuple):
         if not isinstance(value, list | tuple):
             return wrong
-        strange = [one for one in value if _misfit(name, one, parts[0]) is not None]
+        strange = [one for one in value if _problem_of_type(name, one, parts[0]) is not None]
         return f"{name} holds {strange[0]!r}; expected {_described(parts[0])}." if strange else None
     if origin is Literal:
         return None if value in parts else wrong

@@ -1,14 +1,14 @@
 import pytest
 
 from trainer.config import TrainConfig
-from trainer.options.errors import given_settings, misfit, sentence_of
+from trainer.options.errors import given_settings, problem_of, sentence_of
 from trainer.recipes import ALL_RECIPES
 
 
 @pytest.mark.parametrize("name", ALL_RECIPES)
 def test_the_settings_of_every_recipe_fit(name):
     for setting, value in ALL_RECIPES[name]().to_dict().items():
-        assert misfit(setting, value, TrainConfig) is None
+        assert problem_of(setting, value, TrainConfig) is None
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_the_settings_of_every_recipe_fit(name):
         ("data.tasks", {"read": "much"}, "data.tasks.read is 'much'; expected a float."),
     ],
 )
-def test_a_misfit_is_named_with_what_was_expected(name, value, problem):
-    assert misfit(name, value, TrainConfig) == problem
+def test_a_wrong_value_is_named_with_what_was_expected(name, value, problem):
+    assert problem_of(name, value, TrainConfig) == problem
 
 
 def test_files_come_before_options_and_what_is_no_setting_is_left_out(tmp_path):
