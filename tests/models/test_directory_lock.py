@@ -16,11 +16,10 @@ from pathlib import Path
 from models.directory_lock import directory_lock
 
 with directory_lock(Path(sys.argv[1])):
-    worker = os.fork()
-    if worker == 0:
+    if os.fork() == 0:  # a child has let go once Python runs in it, not when fork returns in its parent
+        print(os.getpid(), flush=True)
         sys.stdin.read()
         os._exit(0)
-    print(worker, flush=True)
     sys.stdin.read()
 """
 
