@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from models.write_errors import writing
+
 UNFINISHED = ".part"
 """Suffix of a file that is still being written."""
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a file; text in UTF-8."""
+    """Write a file; text in UTF-8.
+
+    Raises:
+        WriteError: it cannot be written; what was there before is still there.
+    """
     unfinished = file.with_name(file.name + UNFINISHED)
-    try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        put_in_place(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    with writing(file, len(data)):
+        try:
+            unfinished.write_bytes(data)
+            put_in_place(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def put_in_place(unfinished: Path, file: Path) -> None:
