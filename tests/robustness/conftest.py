@@ -25,7 +25,10 @@ class SmallDisk:
             self._mount("-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs")
         except (OSError, subprocess.CalledProcessError) as error:
             reason = getattr(error, "stderr", "") or error
-            return f"A small file system cannot be mounted ({reason}). Run as root, or below `unshare --map-root-user --mount`."
+            return (
+                f"A small file system cannot be mounted ({reason}). "
+                "Run as root, or below `unshare --map-root-user --mount`."
+            )
         return None
 
     def unmount(self) -> None:
