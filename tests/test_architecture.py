@@ -29,7 +29,20 @@ MAY_IMPORT = {
 # which are its commands and what they share, may stand anywhere between.
 FOLDERS = {
     "export": ("process", "components", "graph", "store", "engine", "runtime", "validate"),
-    "trainer": ("process", "data", "logging", "step", "cost", "options", "recipes", "evaluation", "ablation", "demo"),
+    "trainer": (
+        "process",
+        "scorers",
+        "data",
+        "logging",
+        "step",
+        "cost",
+        "options",
+        "recipes",
+        "evaluation",
+        "benchmarks",
+        "ablation",
+        "demo",
+    ),
 }
 # A dependency that is heavy, or that changes fast, is known to as few folders as possible.
 ONLY_IN = {
