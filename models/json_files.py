@@ -15,12 +15,35 @@ def read_json(file: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged.
+        ValueError: it is damaged, or nested too deeply to be read.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}). Fetch or make it again.") from error
+    except RecursionError as error:
+        raise ValueError(f"{file} is damaged (lists within lists without end). Fetch or make it again.") from error
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """The values of a JSON file by name.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or holds something else than values by name.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{file} holds {shortened(content)}; expected values by name, in braces. Fetch or make it again."
+        )
+    return content
+
+
+def shortened(value: Any, most: int = 80) -> str:
+    """A foreign value for an error message: escaped, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -26,7 +26,14 @@ from trainer.phases import make_phases, steps_before
 from trainer.process.distributed import Processes, is_launched, joined, local_rank, num_local
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
-from trainer.run_directory import find_start, prepare_directory, run_directory_lock, save_model
+from trainer.run_directory import (
+    find_start,
+    prepare_directory,
+    remove_left_over_checkpoints,
+    run_directory_lock,
+    save_model,
+    undamaged_start,
+)
 from trainer.run_files import MODEL
 from trainer.run_page import write_page
 from trainer.starting_model import make_model
@@ -48,8 +55,8 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         STOP file stopped it after a complete checkpoint, 130 when Ctrl-C did.
 
     Raises:
-        UsageError: a run would be overwritten, or the settings differ from those of the run to go on with, or another
-            process trains in its directory.
+        UsageError: a run would be overwritten, or the settings differ from those of the run to go on with, or its
+            checkpoints are damaged, or another process trains in its directory.
         NonFiniteError: too many gradients in a row are not finite.
         OutOfMemoryError: the device's memory is used up.
         UnusableDataError: too much of the corpus is broken.
@@ -59,15 +66,17 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
     device = choose_device(config.device)
     require_wandb(config.logging.wandb)
     found = find_start(config, resume)
-    start = found.checkpoint
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     interrupt = Interrupt(Path(config.out), deadline, echoes=is_launched())
     with interrupt, joined(device) as processes:
         if found.is_finished:
             if processes.is_first:
+                remove_left_over_checkpoints(Path(config.out), config.checkpoint.keep_latest)
                 print(found.note)
             return 0
+        found = undamaged_start(found, config, resume, processes)
+        start = found.checkpoint
         torch.manual_seed(config.seed)
         model = make_model(config)
         phases = list(make_phases(model, config))

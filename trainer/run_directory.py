@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models import MMInterleaved
-from models.atomic_files import write_atomically
+from models.atomic_files import wait_for_disk, write_atomically
 from models.directory_lock import DirectoryInUse, directory_lock
 from models.tensor_files import WEIGHTS_FILE
 from trainer.config import TrainConfig
@@ -19,12 +19,14 @@ from trainer.logging.metrics import forget_steps_after, read_log
 from trainer.options.changed_settings import changed_settings
 from trainer.options.parser import AUTO, NONE, dump, load
 from trainer.options.renamed import refuse_renamed_settings
+from trainer.process.distributed import Processes
 from trainer.process.interrupt import STOP_FILE
 from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
 from trainer.run_files import CHECKPOINTS, LOG, MODEL, SETTINGS
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Checkpoint
+from trainer.step.checkpoint_manifest import MANIFEST
 from trainer.step.phase import Phase
 
 TEXT_OUTPUT = ("*.log", "*.txt", "*.out", "*.err")
@@ -85,8 +87,44 @@ def find_start(config: TrainConfig, resume: str) -> Start:
         return Start(None, f"The run in {out} ended before its first checkpoint: it begins again.")
     if holds_run(out):
         where = f"after step {start.step} of phase '{start.phase}'"
-        return Start(start, f"The run in {out} is not finished: it goes on {where}. For a new one: --out {new}.")
+        note = f"The run in {out} is not finished: it goes on {where}. For a new one: --out {new}."
+        if passed_over := checkpoint.find_incomplete(out / CHECKPOINTS):
+            names = ", ".join(path.name for path in passed_over)
+            note += f" Passed over, since a file of it is missing or not as it was written: {names}."
+        return Start(start, note)
     return Start(start)
+
+
+def undamaged_start(found: Start, config: TrainConfig, resume: str, processes: Processes) -> Start:
+    """The same start, if every file of its checkpoint has the content that was written; otherwise, with `resume`
+    "auto", that of the newest checkpoint which has. All processes together read all of it once.
+
+    A damaged one is put aside under another name. Since a run is a function of its settings, going on from an earlier
+    one makes the same model, later.
+
+    Raises:
+        UsageError: the checkpoint that `resume` names is damaged, or the only one.
+    """
+    notes: list[str] = []
+    while (start := found.checkpoint) is not None and (damaged := start.damaged_files(processes)):
+        what = (
+            f"{start.path} is damaged: {', '.join(damaged[:3])} "
+            f"{'does' if len(damaged) == 1 else 'do'} not have the content that was written (SHA-256 in {MANIFEST})."
+        )
+        others = [one for one in checkpoint.find_all(start.path.parent) if one.path != start.path]
+        if resume != AUTO or not others:
+            raise UsageError(
+                f"{what} Nothing was loaded. Get it again from where it was copied from, or name another checkpoint "
+                f"with --resume{'' if others else '; there is no other beside it'}. To begin again from the start, "
+                "remove it."
+            )
+        processes.barrier()  # until every process has seen the others
+        if processes.is_first:
+            checkpoint.put_aside(start)
+        processes.barrier()
+        notes.append(f"{what} It was put aside as {checkpoint.damaged_name(start.path).name}.")
+        found = find_start(config, resume)
+    return replace(found, note=" ".join([*notes, found.note or ""]).strip() or None)
 
 
 def holds_run(out: Path) -> bool:
@@ -167,11 +205,23 @@ def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Check
 
 
 def save_model(model: MMInterleaved, directory: Path) -> None:
-    """`save_pretrained`, written aside first: `directory` is the old model or the new one, never a half."""
+    """`save_pretrained`, written aside first: `directory` is the old model or the new one, never a half. A kill between
+    two renames leaves none, with both beside it; the run, which has not told its end, then writes it again."""
     unfinished = directory.with_name(f".{directory.name}")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
+    replaced = directory.with_name(f".{directory.name}.replaced")
+    for left_over in (unfinished, replaced):
+        if left_over.exists():
+            shutil.rmtree(left_over)
     model.save_pretrained(unfinished)
     if directory.exists():
-        shutil.rmtree(directory)
+        directory.rename(replaced)
     unfinished.rename(directory)
+    wait_for_disk(directory.parent)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def remove_left_over_checkpoints(out: Path, keep_latest: int) -> None:
+    """Remove what a killed process has left of old checkpoints, unless another process works in the directory."""
+    with suppress(UsageError), run_directory_lock(out):
+        checkpoint.remove_left_over(out / CHECKPOINTS, keep_latest)

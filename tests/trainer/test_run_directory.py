@@ -1,5 +1,6 @@
 """Where a run goes on, and what it refuses to overwrite."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from trainer.pretrain import main
-from trainer.run_directory import require_room, run_directory_lock
+from trainer.run_directory import require_room, run_directory_lock, save_model
 from whole_runs import assert_same, copy_of, snapshot, steps
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,111 @@ def test_an_unfinished_run_goes_on_and_says_so(finished, tmp_path, capsys):
     assert said.startswith(f"The run in {out} is not finished: it goes on after step 6 of phase 'main'.")
     assert (out / "model" / "config.json").is_file()
     assert steps(out) == steps(finished)
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.own_allocator
+def test_a_flipped_bit_costs_steps_and_changes_nothing(finished, tmp_path, capsys):
+    out = copy_of(finished, tmp_path)
+    shutil.rmtree(out / "model")
+    newest = out / "checkpoints" / "main-0000006"
+    flip(newest / "state" / "__0_0.distcp")
+    untouched = snapshot(out)
+    assert main(["tiny", "--out", str(out), "--resume", str(newest)]) == 2  # named: not another one in its place
+    told = capsys.readouterr().err
+    assert f"{newest} is damaged: state/__0_0.distcp does not have the content that was written" in told
+    assert snapshot(out) == untouched
+    assert main(["tiny", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{newest} is damaged: state/__0_0.distcp")
+    assert "It was put aside as .damaged-main-0000006. The run" in told
+    assert "it goes on after step 3 of phase 'main'" in told
+    assert steps(out) == steps(finished)
+    name = "model.safetensors"
+    assert_same(load_file(out / "model" / name), load_file(finished / "model" / name), "model")
+
+
+def test_the_only_checkpoint_is_not_given_up_because_a_bit_flipped(finished, tmp_path, capsys):
+    out = copy_of(finished, tmp_path)
+    shutil.rmtree(out / "model")
+    shutil.rmtree(out / "checkpoints" / "main-0000003")
+    flip(out / "checkpoints" / "main-0000006" / "state" / "__0_0.distcp")
+    before = snapshot(out)
+    assert main(["tiny", "--out", str(out)]) == 2
+    assert "there is no other beside it. To begin again from the start, remove it." in capsys.readouterr().err
+    assert snapshot(out) == before
+
+
+def test_what_is_passed_over_is_told(finished, tmp_path, capsys):
+    out = copy_of(finished, tmp_path)
+    shutil.rmtree(out / "model")
+    (out / "checkpoints" / "main-0000006" / "checkpoint.json").write_text("[]")
+    assert main(["tiny", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "it goes on after step 3" in told
+    assert "Passed over, since a file of it is missing or not as it was written: main-0000006." in told
+
+
+def test_a_finished_run_keeps_no_checkpoint_that_a_killed_cleanup_left(finished, tmp_path):
+    out = copy_of(finished, tmp_path)
+    checkpoints = out / "checkpoints"
+    shutil.copytree(checkpoints / "main-0000003", checkpoints / ".unfinished-main-0000001")
+    names = ["LATEST", "main-0000006"]
+    assert main(["tiny", "--out", str(out), "--checkpoint.keep_latest", "1"]) == 0
+    assert sorted(path.name for path in checkpoints.iterdir()) == names
+
+
+def test_a_killed_save_leaves_one_whole_model(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    class Model:
+        def __init__(self, number):
+            self.number = number
+
+        def save_pretrained(self, directory):
+            directory.mkdir()
+            for name in ("config.json", "model.safetensors"):
+                (directory / name).write_text(str(self.number))
+
+    directory, number, kills = tmp_path / "model", 0, 0
+    while True:
+        save_model(Model(0), directory)
+        left = [number]
+
+        def then_killed(function, left=left):
+            def called(*arguments, **options):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return function(*arguments, **options)
+
+            return called
+
+        try:
+            with monkeypatch.context() as patch:
+                for name in ("mkdir", "rename", "unlink", "rmdir", "open"):
+                    patch.setattr(os, name, then_killed(getattr(os, name)))
+                save_model(Model(1), directory)
+        except Killed:
+            kills += 1
+        else:
+            break
+        if directory.exists():
+            contents = [file.read_text() for file in directory.iterdir()]
+            assert contents in (["0", "0"], ["1", "1"])
+        else:
+            assert (tmp_path / ".model").is_dir()
+            assert len(list((tmp_path / ".model.replaced").iterdir())) == 2
+        number += 1
+    assert kills > 6
+    save_model(Model(2), directory)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_run_without_a_checkpoint_begins_again_with_the_same_settings_alone(tmp_path, capsys):

@@ -1,12 +1,12 @@
 """Checkpoints that are complete or not there: written aside by a thread, synced, renamed; only complete ones are found.
 
 A checkpoint is a directory `<phase>-<step>` with the training state of all processes (torch.distributed.checkpoint,
-which any other number of processes can read) and checkpoint.json, which says what it is and how large its files are.
+which any other number of processes can read) and checkpoint.json, which says what it is, how large its files are, and
+the digest of each.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,19 +16,25 @@ from types import TracebackType
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from models.atomic_files import wait_for_disk, write_atomically
+from models.digests import file_sha256
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
+from trainer.step.checkpoint_manifest import MANIFEST, manifest_text, read_manifest
 from trainer.step.checkpoint_reader import CheckpointReader
+from trainer.step.checkpoint_writer import DigestingWriter, take_digests
 from trainer.step.training_state import TrainingState
 
 STATE = "state"
-MANIFEST = "checkpoint.json"
 LATEST = "LATEST"
 UNFINISHED = ".unfinished-"
+"""Begins the name of what is being written or removed."""
+
+DAMAGED = ".damaged-"
+"""Begins the name of what was put aside because a file of it is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,32 @@ class Checkpoint:
     base: dict[str, str]
     """Fingerprints of the parameters that do not learn and are not in it."""
 
+    sha256: dict[str, str]
+    """Of each file, by its place; empty in a checkpoint of an earlier version."""
+
+    num_bytes: int
+    """Of all its files."""
+
+    def damaged_files(self, processes: Processes) -> list[str]:
+        """Names of files that are not as they were written. Each process reads its share of them; all have to call it,
+        and all get the same answer."""
+        names = sorted(self.sha256)
+        own = [int(self._differs(name)) if i % processes.num == processes.rank else 0 for i, name in enumerate(names)]
+        differs = processes.all_reduce_sum(own) if names else []
+        return [name for name, is_damaged in zip(names, differs, strict=True) if is_damaged]
+
+    def _differs(self, name: str) -> bool:
+        try:
+            return file_sha256(self.path / name) != self.sha256[name]
+        except OSError:  # a disk that does not give it back
+            return True
+
     def load(self, state: TrainingState, base: Mapping[str, str], processes: Processes) -> None:
         """Put it into a module, its optimizer and its average; all processes together, however many saved it.
 
         Raises:
-            UsageError: it is of another module, or was trained on top of other frozen parameters than `base`.
+            UsageError: it is of another module, or was trained on top of other frozen parameters than `base`, or does
+                not hold what its table of contents says.
         """
         different = sorted(part for part in self.base.keys() | base.keys() if self.base.get(part) != base.get(part))
         if different:
@@ -59,8 +86,23 @@ class Checkpoint:
             )
         reader = CheckpointReader(self.path / STATE)
         places = state.places(_shapes(reader))
-        dcp.load(places, storage_reader=reader, process_group=processes.saving)
-        state.put_back(places, self.step)
+        try:
+            dcp.load(places, storage_reader=reader, process_group=processes.saving)
+            state.put_back(places, self.step)
+        except (CheckpointException, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(
+                f"{self.path} does not hold what its table of contents says ({_reason(error)}). Continue from another "
+                "checkpoint: --resume PATH."
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Of errors in several processes, what the first one says."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return str(error).partition("\n")[0]
 
 
 def _shapes(reader: CheckpointReader) -> dict[str, Any]:
@@ -91,6 +133,8 @@ class Saver:
         self._pending: Future[Any] | None = None
 
     def __enter__(self) -> Saver:
+        if self._processes.is_first:
+            remove_left_over(self._directory, self._keep_latest)
         return self
 
     def __exit__(
@@ -125,13 +169,12 @@ class Saver:
         unfinished = aside(final)
         if self._processes.is_first:
             self._directory.mkdir(parents=True, exist_ok=True)
-            for left_over in self._directory.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(left_over)
+            _remove_unfinished(self._directory)
             unfinished.mkdir()
         self._processes.barrier()
         written = dcp.async_save(
             state.tensors(),
-            storage_writer=FileSystemWriter(unfinished / STATE, sync_files=True),
+            storage_writer=DigestingWriter(unfinished / STATE),
             process_group=self._processes.saving,
         )
         assert isinstance(written, Future)  # the other kind comes with stagers of one's own
@@ -157,8 +200,48 @@ class Saver:
 
     def _make_latest(self, final: Path) -> None:
         _point_latest_to(final)
-        for old in find_all(self._directory)[: -self._keep_latest]:
-            shutil.rmtree(old.path)
+        _remove_old(self._directory, self._keep_latest)
+
+
+def remove_left_over(directory: Path, keep_latest: int) -> None:
+    """Remove what killed processes have left in a directory of checkpoints: unfinished ones, and complete ones beyond
+    the `keep_latest` newest. Nobody else may write there meanwhile."""
+    _remove_unfinished(directory)
+    _remove_old(directory, keep_latest)
+
+
+def _remove_unfinished(directory: Path) -> None:
+    for left_over in directory.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(left_over)
+
+
+def _remove_old(directory: Path, keep_latest: int) -> None:
+    for old in find_all(directory)[:-keep_latest]:
+        _remove(old.path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; killed meanwhile, this leaves something unfinished, and never a half one of its name."""
+    going = aside(path)
+    if going.exists():
+        shutil.rmtree(going)
+    path.rename(going)
+    shutil.rmtree(going)
+
+
+def put_aside(checkpoint: Checkpoint) -> Path:
+    """Rename a damaged checkpoint, so that it is found no more and another can have its place; returns where it is."""
+    damaged = damaged_name(checkpoint.path)
+    if damaged.exists():
+        shutil.rmtree(damaged)
+    checkpoint.path.rename(damaged)
+    wait_for_disk(damaged.parent)
+    return damaged
+
+
+def damaged_name(path: Path) -> Path:
+    """What a damaged checkpoint is called once it is put aside."""
+    return path.with_name(f"{DAMAGED}{path.name}")
 
 
 def aside(final: Path) -> Path:
@@ -174,15 +257,16 @@ def complete(final: Path, facts: Mapping[str, Any]) -> None:
     """
     unfinished = aside(final)
     metadata = CheckpointReader(unfinished / STATE).read_metadata()
-    names = {f"{STATE}/.metadata"} | {f"{STATE}/{info.relative_path}" for info in metadata.storage_data.values()}
-    missing = sorted(name for name in names if not (unfinished / name).exists())
+    parts = sorted({".metadata"} | {info.relative_path for info in metadata.storage_data.values()})
+    missing = [name for name in parts if not (unfinished / STATE / name).exists()]
     if missing:
         raise UsageError(
-            f"{unfinished} lacks {', '.join(missing[:3])}, which other processes wrote. Processes on several "
-            "machines need an out directory that all of them share."
+            f"{unfinished} lacks {', '.join(f'{STATE}/{name}' for name in missing[:3])}, which other processes wrote. "
+            "Processes on several machines need an out directory that all of them share."
         )
-    sizes = {name: (unfinished / name).stat().st_size for name in sorted(names)}
-    (unfinished / MANIFEST).write_text(json.dumps({**facts, "file_sizes_bytes": sizes}, indent=1))
+    sizes = {f"{STATE}/{name}": (unfinished / STATE / name).stat().st_size for name in parts}
+    digests = {f"{STATE}/{name}": digest for name, digest in take_digests(unfinished / STATE, parts).items()}
+    (unfinished / MANIFEST).write_text(manifest_text({**facts, "file_sizes_bytes": sizes, "sha256": digests}))
     for path in (unfinished / MANIFEST, unfinished / STATE, unfinished):
         wait_for_disk(path)
     if final.exists():  # incomplete, says read()
@@ -191,22 +275,27 @@ def complete(final: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> Checkpoint | None:
-    """The checkpoint in a directory; None if it is not there, or not complete."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        expected = manifest["file_sizes_bytes"]
-        sizes = {name: (path / name).stat().st_size for name in expected}
-        found = Checkpoint(
-            path,
-            manifest["phase"],
-            manifest["step"],
-            manifest["phase_index"],
-            manifest["config"],
-            manifest["base"],
-        )
-    except (OSError, ValueError, KeyError):  # the last: what was written before there was a `base`
+    """The checkpoint in a directory; None if it is not there, or not complete. Looks at sizes and not at contents, for
+    which there is `Checkpoint.damaged_files`."""
+    if path.name.startswith((UNFINISHED, DAMAGED)):
         return None
-    return None if path.name.startswith(UNFINISHED) or sizes != expected else found
+    try:
+        manifest = read_manifest(path)
+        sizes = {name: (path / name).stat().st_size for name in manifest.file_sizes_bytes}
+    except (OSError, ValueError):
+        return None
+    if sizes != manifest.file_sizes_bytes:
+        return None
+    return Checkpoint(
+        path,
+        manifest.phase,
+        manifest.step,
+        manifest.phase_index,
+        manifest.config,
+        manifest.base,
+        manifest.sha256,
+        sum(sizes.values()),
+    )
 
 
 def find_all(directory: Path) -> list[Checkpoint]:
@@ -219,6 +308,15 @@ def find_latest(directory: Path) -> Checkpoint | None:
     """The newest complete checkpoint in a directory, None without one."""
     found = find_all(directory)
     return found[-1] if found else None
+
+
+def find_incomplete(directory: Path) -> list[Path]:
+    """Directories that are named like checkpoints and hold none that is complete: a file was lost, cut or changed."""
+    return sorted(
+        path
+        for path in directory.glob("*-*")
+        if not path.name.startswith((UNFINISHED, DAMAGED)) and path.is_dir() and read(path) is None
+    )
 
 
 def find(path: Path) -> Checkpoint:

@@ -24,6 +24,9 @@ from trainer.step.ema import WeightEMA
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
 
+NUMPY_WORDS = 624
+"""Words of the state of NumPy's Mersenne Twister."""
+
 
 def learned_names(module: nn.Module) -> list[str]:
     """Names of what training may change: trainable parameters, and buffers that belong to the module's state."""
@@ -156,7 +159,7 @@ class TrainingState:
                 self._optimizer.state[parameter] = {moment: tensors[key] for moment, key in keys.items()}
         self.num_skipped = int(tensors["num_skipped"])
         if self._random_name in tensors:
-            set_random_states(_unpacked(tensors[self._random_name]))
+            set_random_states(_random_states_in(tensors[self._random_name]))
         else:
             seed_randomly(self._seed, step, self._processes.rank)
 
@@ -199,5 +202,18 @@ def _packed(value: Any) -> Tensor:
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
-def _unpacked(tensor: Tensor) -> Any:
-    return torch.load(io.BytesIO(tensor.numpy().tobytes()), weights_only=True)
+def _random_states_in(tensor: Tensor) -> Any:
+    """What `random_states` returned, from its bytes. Raises UsageError if it is anything else."""
+    before = random_states()
+    try:
+        states = torch.load(io.BytesIO(tensor.numpy().tobytes()), weights_only=True)
+        _, keys, position, *_ = states["numpy"]
+        # NumPy reads at this place without looking whether it is in its table.
+        if len(keys) != NUMPY_WORDS or not 0 <= position <= NUMPY_WORDS:
+            raise ValueError(f"NumPy's generator is at {position} of {len(keys)}")
+        set_random_states(states)
+    except Exception as error:  # whatever the generators say of another's state
+        set_random_states(before)
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"The checkpoint holds no states of random numbers that can be set ({reason}).") from error
+    return states

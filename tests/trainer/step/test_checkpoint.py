@@ -1,5 +1,8 @@
+import hashlib
 import json
+import os
 import shutil
+from contextlib import suppress
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from trainer.errors import UsageError
 from trainer.process.distributed import joined
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Saver
+from trainer.step.checkpoint_manifest import manifest_text
 from trainer.step.ema import WeightEMA
 from trainer.step.optimizer import make_optimizer
 from trainer.step.training_state import TrainingState, fingerprint, learned_names
@@ -167,6 +171,119 @@ def test_a_complete_checkpoint_is_not_written_again(tmp_path, processes):
     assert (path / checkpoint.STATE / "__0_0.distcp").read_bytes() == before
 
 
+def flip(file, position=-9):
+    content = bytearray(file.read_bytes())
+    content[position] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["state/.metadata", "state/__0_0.distcp"])
+def test_a_flipped_bit_is_found(tmp_path, processes, name):
+    found = checkpoint.read(save(tmp_path, 1, processes))
+    assert found.damaged_files(processes) == []
+    assert found.num_bytes == sum(file.stat().st_size for file in (found.path / "state").iterdir())
+    for position in (0, found.num_bytes // 3 % (found.path / name).stat().st_size, -1):
+        flip(found.path / name, position)
+        assert checkpoint.read(found.path) == found, "sizes are as they were"
+        assert found.damaged_files(processes) == [name]
+        flip(found.path / name, position)
+    (found.path / name).unlink()
+    assert found.damaged_files(processes) == [name]
+
+
+def test_every_flipped_bit_of_the_manifest_is_found(tmp_path, processes):
+    kept, broken = save(tmp_path, 1, processes), save(tmp_path, 2, processes)
+    file = broken / checkpoint.MANIFEST
+    whole = checkpoint.read(broken)
+    for position in range(file.stat().st_size):
+        flip(file, position)
+        found = checkpoint.read(broken)
+        assert found is None or found == whole, position  # white space is no content
+        flip(file, position)
+    flip(file, file.read_text().index('"step"'))
+    assert checkpoint.find_latest(tmp_path).path == kept
+    assert checkpoint.find_incomplete(tmp_path) == [broken]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "3",
+        "null",
+        '"text"',
+        "{}",
+        "[" * 100_000,
+        '{"phase": 1}',
+        "\x00",
+        '{"file_sizes_bytes": []}',
+        '{"file_sizes_bytes": {"state/.metadata": "4"}}',
+        '{"step": "2"}',
+        '{"step": 1e400}',
+        '{"step": true}',
+        '{"base": [1]}',
+        '{"config": null}',
+        '{"file_sizes_bytes": {"../../../etc/passwd": 1}}',
+        '{"file_sizes_bytes": {"/etc/passwd": 1}}',
+        '{"file_sizes_bytes": {"a\\u0000b": 1}}',
+    ],
+)
+def test_a_manifest_of_another_form_does_not_stop_the_search(tmp_path, processes, content):
+    kept, broken = save(tmp_path, 1, processes), save(tmp_path, 2, processes)
+    file = broken / checkpoint.MANIFEST
+    if content.startswith("{") and content != "{}":  # one entry of another form, in a file that is whole otherwise
+        facts = json.loads(file.read_text()) | json.loads(content)
+        del facts["own_sha256"]
+        content = manifest_text(facts)
+    file.write_text(content)
+    assert checkpoint.read(broken) is None
+    assert checkpoint.find_latest(tmp_path).path == kept
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_is_read(tmp_path, processes):
+    path = save(tmp_path, 1, processes)
+    facts = json.loads((path / checkpoint.MANIFEST).read_text())
+    del facts["own_sha256"], facts["sha256"]
+    (path / checkpoint.MANIFEST).write_text(json.dumps(facts))
+    found = checkpoint.find(path)
+    assert found.sha256 == {}
+    assert found.damaged_files(processes) == []
+
+
+def test_a_damaged_one_is_put_aside_and_made_again(tmp_path, processes):
+    kept, broken = save(tmp_path, 1, processes), save(tmp_path, 2, processes)
+    flip(broken / "state" / "__0_0.distcp")
+    assert checkpoint.put_aside(checkpoint.read(broken)).is_dir()
+    assert checkpoint.find_latest(tmp_path).path == kept
+    assert checkpoint.read(save(tmp_path, 2, processes)).damaged_files(processes) == []
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_killed_cleanup_leaves_nothing_for_ever(tmp_path, processes, monkeypatch, after):
+    save(tmp_path, 1, processes)
+    left, unlink = [after], os.unlink
+
+    def killed(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        unlink(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", killed)
+        with suppress(Killed):
+            checkpoint.remove_left_over(tmp_path, 1)
+            save(tmp_path, 2, processes, keep_latest=1)
+    assert all(len(list((path / "state").iterdir())) == 2 for path in tmp_path.glob("main-*")), "a half one"
+    checkpoint.remove_left_over(tmp_path, 1)  # what the next run does first
+    assert [path.name for path in tmp_path.iterdir() if path.name != "LATEST"] == names(tmp_path)
+    assert len(names(tmp_path)) == 1
+
+
 def test_find_takes_a_checkpoint_or_a_run(tmp_path, processes):
     path = save(tmp_path / "checkpoints", 4, processes)
     assert checkpoint.find(path).path == path
@@ -207,5 +324,8 @@ def test_the_manifest_is_plain_json(tmp_path, processes):
     manifest = json.loads((path / checkpoint.MANIFEST).read_text())
     assert manifest["step"] == 5
     assert set(manifest["file_sizes_bytes"]) == {"state/.metadata", "state/__0_0.distcp"}
+    assert manifest["sha256"] == {
+        name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in manifest["file_sizes_bytes"]
+    }
     moved = shutil.move(path, tmp_path / "main-elsewhere")
     assert checkpoint.find(moved).step == 5
