@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple, get_type_hints
 
+import torch
 from torch import Tensor
 
 
@@ -71,3 +72,22 @@ SCHEMA_TYPES: Final = {Tensor: "Tensor", Sequence[int]: "int[]", Tensor | None: 
 def schema(arguments: type[MSDeformAttnArguments] | type[MMFSAttentionArguments]) -> str:
     """The fields as parameters of an operator, in torch.library's language."""
     return ", ".join(f"{SCHEMA_TYPES[kind]} {name}" for name, kind in get_type_hints(arguments).items())
+
+
+def check_null_logit(null_logit: float | None, dtype: torch.dtype) -> None:
+    """Raises ValueError if a null logit is no finite number of the dtype of accumulation: its softmax would be NaN."""
+    if null_logit is not None and not abs(null_logit) <= torch.finfo(dtype).max:  # the comparison is false for NaN
+        raise ValueError(
+            f"null_logit is {null_logit}, which is no finite {dtype}, the type in which a softmax is computed here. "
+            "Expected a finite number, or None for a softmax without null."
+        )
+
+
+def contiguous_and_aligned(tensor: Tensor) -> Tensor:
+    """As kernels read a tensor: contiguous, and at an address that is a multiple of its elements' size.
+
+    A tensor over somebody else's memory (`torch.frombuffer`, NumPy, DLPack) may begin anywhere.
+    """
+    if tensor.is_contiguous() and tensor.data_ptr() % tensor.element_size() == 0:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)

@@ -24,6 +24,7 @@ from mmfs.arguments import (
     MMFSAttentionGradients,
     MSDeformAttnArguments,
     MSDeformAttnGradients,
+    contiguous_and_aligned,
 )
 from mmfs.reference import accumulation_dtype, count_visible, image_planes
 
@@ -232,8 +233,10 @@ def best_library() -> ctypes.CDLL:
 def ms_deform_attn_forward(arguments: MSDeformAttnArguments) -> Tensor:
     """`reference.ms_deform_attn_reference`, without a graph."""
     value = arguments.value
-    call = ms_deform_attn_call(arguments)
     out = value.new_empty(*arguments.attention_weights.shape[:2], value.shape[2] * value.shape[3])
+    if not out.numel():
+        return out
+    call = ms_deform_attn_call(arguments)
     call.out = out.data_ptr()
     check(best_library().mmfs_cpu_ms_deform_attn(call), value, arguments.spatial_shapes)
     return out
@@ -244,6 +247,12 @@ def ms_deform_attn_backward(
 ) -> MSDeformAttnGradients:
     """Gradients of `ms_deform_attn_forward`; of value only if needs_value."""
     value, spatial_shapes, sampling_locations, attention_weights = arguments
+    if not grad_out.numel():
+        return MSDeformAttnGradients(
+            zeros_like(value) if needs_value else value.new_empty(0),
+            zeros_like(sampling_locations),
+            zeros_like(attention_weights),
+        )
     call = ms_deform_attn_call(arguments)
     dtype = accumulation_dtype(value.dtype)
     grad_out = as_array(grad_out, value.dtype)
@@ -265,8 +274,11 @@ def ms_deform_attn_backward(
 def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
     """`reference.mmfs_attention_reference`, without a graph."""
     value = arguments.value
-    call = mmfs_attention_call(arguments)
     out = value.new_empty(*arguments.attention_logits.shape[:2], value.shape[-2] * value.shape[-1])
+    if not out.numel():
+        check_numbers(arguments)
+        return out
+    call = mmfs_attention_call(arguments)
     call.out = out.data_ptr()
     check(best_library().mmfs_cpu_mmfs_attention(call), value, arguments.sizes, arguments.visible)
     return out
@@ -277,8 +289,13 @@ def mmfs_attention_backward(
 ) -> MMFSAttentionGradients:
     """Gradients of `mmfs_attention_forward`; of value only if needs_value."""
     value, parameters = arguments.value, parameters_of(arguments)
-    call = mmfs_attention_call(arguments)
     dtype = accumulation_dtype(value.dtype)
+    if not grad_out.numel():
+        return MMFSAttentionGradients(
+            zeros_like(value) if needs_value else value.new_empty(0),
+            *(value.new_empty(0, dtype=dtype) if part is None else zeros_like(part) for part in parameters),
+        )
+    call = mmfs_attention_call(arguments)
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
     grads = [value.new_empty(0, dtype=dtype) if part is None else empty_like(part, dtype) for part in parameters]
@@ -317,7 +334,7 @@ def ms_deform_attn_call(arguments: MSDeformAttnArguments) -> MSDeformAttnCall:
     """The call without its results."""
     value, spatial_shapes, sampling_locations, attention_weights = arguments
     dtype = accumulation_dtype(value.dtype)
-    value = value.contiguous()
+    value = contiguous_and_aligned(value)
     locations = as_array(sampling_locations, dtype)
     weights = as_array(attention_weights, dtype)
     shapes = flat_shapes(spatial_shapes)
@@ -334,7 +351,7 @@ def ms_deform_attn_call(arguments: MSDeformAttnArguments) -> MSDeformAttnCall:
 def mmfs_attention_call(arguments: MMFSAttentionArguments) -> MMFSAttentionCall:
     """The call without its results."""
     dtype = accumulation_dtype(arguments.value.dtype)
-    value = arguments.value.contiguous()
+    value = contiguous_and_aligned(arguments.value)
     visible = as_array(arguments.visible, torch.int64)
     given = [part if part is None else as_array(part, dtype) for part in parameters_of(arguments)]
     offset_table, logit_table, null_logit = arguments.offset_table, arguments.logit_table, arguments.null_logit
@@ -356,11 +373,9 @@ def mmfs_attention_call(arguments: MMFSAttentionArguments) -> MMFSAttentionCall:
 
 
 def as_array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Contiguous, of this dtype."""
+    """As the kernel reads it, in this dtype."""
     # Asked first: a conversion that converts nothing costs more than the arithmetic of a small call.
-    if tensor.dtype == dtype and tensor.is_contiguous():
-        return tensor
-    return tensor.to(dtype).contiguous()
+    return contiguous_and_aligned(tensor if tensor.dtype == dtype else tensor.to(dtype))
 
 
 def flat_shapes(spatial_shapes: Sequence[int] | Tensor) -> ctypes.Array[ctypes.c_int64]:
@@ -393,6 +408,18 @@ def sizes_of(
 
 def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
+
+
+def zeros_like(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+
+
+def check_numbers(arguments: MMFSAttentionArguments) -> None:
+    """As the kernel does, for a call without output, which the kernel is not asked for: raises ValueError."""
+    num_images = arguments.value.shape[0]
+    if arguments.image_shapes is not None:
+        num_images = image_planes(arguments.value, arguments.image_shapes).shape[0]
+    count_visible(arguments.visible, num_images)
 
 
 def check(status: int, value: Tensor, spatial_shapes: Sequence[int] | Tensor, visible: Tensor | None = None) -> None:

@@ -36,11 +36,16 @@ class Corner(NamedTuple):
     shares: Tensor  # bilinear weights, 0 where not touched
     touched: Tensor  # bool: the sample lies inside and so does this pixel
 
+    def factors(self, weights: Tensor) -> Tensor:
+        """Attention weights [e, L, P] times the shares; 0 where not touched, whatever the weight."""
+        return torch.where(self.touched, self.shares * weights, 0.0)
+
 
 class Samples(NamedTuple):
     """Where the samples of e triples lie."""
 
     corners: tuple[Corner, Corner, Corner, Corner]  # upper left, upper right, lower left, lower right
+    inside: Tensor  # bool [e, L, P]: any of these pixels is touched
     right: Tensor  # [e, L, P], distance from the left pixels, in pixels
     below: Tensor  # [e, L, P], distance from the upper pixels
     width: Tensor  # [e, L, 1]
@@ -103,7 +108,7 @@ def ms_deform_attn_backward(
     for chunk in ms_deform_attn_chunks(arguments):
         dots, slopes = sample_gradients(table, chunk, grad)
         grad_weights[chunk.queries] = dots.unflatten(0, (-1, num_heads))
-        grad_locations[chunk.queries] = (slopes * chunk.weights[..., None]).unflatten(0, (-1, num_heads))
+        grad_locations[chunk.queries] = weighted_slopes(slopes, chunk).unflatten(0, (-1, num_heads))
         if needs_value:
             entries.append(entries_of(chunk, table))
     return MSDeformAttnGradients(
@@ -145,8 +150,8 @@ def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
     out = table.new_empty(batch * num_queries, num_heads, value.shape[-1])
     for chunk, attention in mmfs_attention_chunks(arguments):
         seen = sum_of_rows(table, chunk).view(-1, num_heads, value.shape[-1])
-        if null_value is not None:
-            seen = seen + attention.null_weight[..., None] * null_value.to(table.dtype)
+        # Without null_value times zero: a softmax over NaN makes NaN, also where all samples lie outside.
+        seen = seen + attention.null_weight[..., None] * (0.0 if null_value is None else null_value.to(table.dtype))
         out[chunk.queries] = seen
     return out.view(batch, num_queries, num_heads * value.shape[-1]).to(value.dtype)
 
@@ -177,7 +182,7 @@ def mmfs_attention_backward(
     entries: list[Entries] = []
     for chunk, attention in mmfs_attention_chunks(arguments):
         dots, slopes = sample_gradients(table, chunk, grad)
-        location_slopes = (slopes * chunk.weights[..., None]).sum(1)  # [e, P, 2]: all levels share a location
+        location_slopes = weighted_slopes(slopes, chunk).sum(1)  # [e, P, 2]: all levels share a location
         dots = all_triples(dots, attention)  # [c, H, M, L, P]
         location_slopes = all_triples(location_slopes, attention)  # [c, H, M, P, 2]
 
@@ -187,6 +192,9 @@ def mmfs_attention_backward(
             mean_dot = mean_dot + attention.null_weight * (grad_here * null_value.to(grad.dtype)).sum(-1)
             grad_null_value += torch.einsum("ch,chd->hd", attention.null_weight, grad_here)
         logit_slopes = attention.weights * (dots - mean_dot[..., None, None, None])  # [c, H, M, L, P]
+        if attention.triples is not None and not bool(logit_slopes.isfinite().all()):
+            # The weights of a query whose softmax is NaN are NaN for the images that it does not see, too.
+            logit_slopes = all_triples(seen_triples(logit_slopes, attention), attention)
 
         grad_points[chunk.queries] = location_slopes.sum((1, 2, 3))
         grad_offsets[chunk.queries] = location_slopes.sum(2)
@@ -327,7 +335,7 @@ def find_corners(locations: Tensor, planes: Tensor, heads: Tensor, num_heads: in
         Corner(lower + left_column, bottom_share * left_share, has_bottom & has_left),
         Corner(lower + right_column, bottom_share * right_share, has_bottom & has_right),
     )
-    return Samples(corners, right, below, width, height)
+    return Samples(corners, inside, right, below, width, height)
 
 
 def sum_of_rows(table: Tensor, chunk: Chunk) -> Tensor:
@@ -337,12 +345,12 @@ def sum_of_rows(table: Tensor, chunk: Chunk) -> Tensor:
         out += bag_sums(table, corner.rows, corner.shares * chunk.weights, chunk.starts)
     if bool(out.isfinite().all()):
         return out
-    # A sample outside its level read some pixel with weight 0, and 0 * inf is NaN: read a row of zeros instead.
+    # A sample outside its level read some pixel with share 0, and 0 * inf is NaN: read a row of zeros with weight 0.
     padded = torch.cat([table, table.new_zeros(1, table.shape[1])])
     out = torch.zeros_like(out)
     for corner in chunk.samples.corners:
         rows = corner.rows.masked_fill(~corner.touched, table.shape[0])
-        out += bag_sums(padded, rows, corner.shares * chunk.weights, chunk.starts)
+        out += bag_sums(padded, rows, corner.factors(chunk.weights), chunk.starts)
     return out
 
 
@@ -375,6 +383,11 @@ def sample_gradients(table: Tensor, chunk: Chunk, grad: Tensor) -> tuple[Tensor,
     return products.sum(0), torch.stack([slope_x, slope_y], -1)
 
 
+def weighted_slopes(slopes: Tensor, chunk: Chunk) -> Tensor:
+    """Slopes of the samples [e, L, P, 2] times their attention weights; 0 for a sample outside its level."""
+    return torch.where(chunk.samples.inside[..., None], slopes * chunk.weights[..., None], 0.0)
+
+
 def entries_of(chunk: Chunk, table: Tensor) -> Entries:
     """What the chunk adds to the gradient of the table."""
     small = max(table.shape[0], chunk.queries.stop * chunk.starts.numel()) < 2**31
@@ -384,7 +397,7 @@ def entries_of(chunk: Chunk, table: Tensor) -> Entries:
     return Entries(
         torch.cat([corner.rows.flatten().to(index) for corner in corners]),
         bags.repeat(len(corners)),
-        torch.cat([(corner.shares * chunk.weights).flatten() for corner in corners]),
+        torch.cat([corner.factors(chunk.weights).flatten() for corner in corners]),
     )
 
 

@@ -19,8 +19,9 @@ from mmfs.arguments import (
     MMFSAttentionArguments,
     MMFSAttentionGradients,
     MSDeformAttnArguments,
+    check_null_logit,
 )
-from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+from mmfs.reference import accumulation_dtype, mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
 Sizes = Sequence[tuple[int, int]] | Sequence[Sequence[int]] | Tensor
@@ -40,7 +41,8 @@ def ms_deform_attn(
 
     A location is the same convention as `grid_sample(align_corners=False, padding_mode="zeros")`: 0 and 1 are the outer
     edges of a level, pixel centres lie at (index + 0.5) / size, outside is zero. A location that is not finite samples
-    zero and has zero gradient. Sums are float32 for half types. All floating tensors get gradients.
+    zero and has zero gradient, and so does one that touches no pixel, whatever its weight. Sums are float32 for half
+    types. All floating tensors get gradients.
 
     The arguments are those of Deformable-DETR's `ms_deform_attn_core_pytorch`. Its CUDA function takes
     `level_start_index` and `im2col_step` too, which are not needed here.
@@ -106,7 +108,8 @@ def mmfs_attention(
         visible: int [B, Q, 2], first and one past the last visible image; equal for none.
         offset_table: [A, H, P, 2], added to the offsets by age.
         logit_table: [A, H, L, P], added to the logits by age.
-        null_logit: logit of the share that goes to no image (0 in the released model); None: plain softmax (paper).
+        null_logit: logit of the share that goes to no image (0 in the released model), a finite number of the dtype of
+            accumulation; None: plain softmax (paper).
         null_value: [H, D], what that share gets; None: zero.
         backend: "reference" (plain PyTorch, can be differentiated twice), "cpu" (the compiled kernel; PyTorch's
             `embedding_bag` where `why_not_compiled` gives a reason), "cuda", or None: what suits value's device, as
@@ -219,6 +222,10 @@ def checked_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionAr
     value, attention_logits = arguments.value, arguments.attention_logits
     if (image_shapes := arguments.image_shapes) is not None:
         check_shape("spatial_shapes", image_shapes, (*image_shapes.shape[:2], 2), "[N, L, 2]")
+        if image_shapes.shape[1] == 0:
+            raise ValueError(
+                f"spatial_shapes has shape {shape(image_shapes)}. Expected [N, L, 2] with at least one level."
+            )
         check_device(value, {"spatial_shapes": image_shapes})
         if value.ndim != 3:
             raise ValueError(
@@ -255,6 +262,7 @@ def checked_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionAr
     null_logit = arguments.null_logit
     if null_logit is not None and not isinstance(null_logit, int | float):
         raise TypeError(f"null_logit is a {type(null_logit).__name__}. Expected a number, or None for a plain softmax.")
+    check_null_logit(null_logit, accumulation_dtype(value.dtype))
     return arguments._replace(
         reference_points=arguments.reference_points.expand(batch, num_queries, 2),
         null_logit=None if null_logit is None else float(null_logit),
@@ -339,6 +347,7 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], letters: s
 def check_integer(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise no_tensor(name, tensor)
+    check_layout(name, tensor)
     if tensor.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name} is {tensor.dtype}. Expected torch.int64 or torch.int32.")
     return tensor
@@ -348,11 +357,17 @@ def check_floating(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise no_tensor(name, tensor)
+        check_layout(name, tensor)
         if tensor.dtype not in FLOATING_TYPES:
             *others, last = FLOATING_TYPES
             raise TypeError(
                 f"{name} is {tensor.dtype}. Expected {', '.join(map(str, others))} or {last}: call {name}.float()."
             )
+
+
+def check_layout(name: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} has the layout {tensor.layout}. Expected torch.strided: call {name}.to_dense().")
 
 
 def no_tensor(name: str, given: object) -> TypeError:

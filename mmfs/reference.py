@@ -82,19 +82,32 @@ def image_planes(value: Tensor, spatial_shapes: Sequence[int] | Tensor) -> Tenso
     """
     if isinstance(spatial_shapes, Tensor):
         sizes = spatial_shapes.to(value.device, torch.long)
-        num_pixels = sizes.prod(-1)  # [N, L]
-        if bool((sizes < 1).any()) or int(num_pixels.sum()) != value.shape[0]:
+        if not bool(sizes_fit(sizes, value.shape[0])):
+            sides = sizes.flatten().tolist()
+            described = sum(h * w for h, w in zip(sides[::2], sides[1::2], strict=True))
             raise ValueError(
-                f"spatial_shapes describe {int(num_pixels.sum())} pixels in {sizes.shape[0]} images (smallest side "
-                f"{int(sizes.min()) if sizes.numel() else 0}) but value holds {value.shape[0]}. Expected sides of at "
-                "least 1 and value [sum of h*w over all images and levels, H, D]."
+                f"spatial_shapes describe {described} pixels in {sizes.shape[0]} images (smallest side "
+                f"{min(sides, default=0)}) but value holds {value.shape[0]}. Expected sides of at least 1 and value "
+                "[sum of h*w over all images and levels, H, D]."
             )
+        num_pixels = sizes.prod(-1)  # [N, L]
     else:
         one_image = torch.tensor(spatial_shapes, dtype=torch.long, device=value.device).view(-1, 2)
         sizes = one_image.expand(value.shape[0], -1, -1)
         num_pixels = sizes.prod(-1)
     first_pixel = num_pixels.flatten().cumsum(0).view_as(num_pixels) - num_pixels
     return torch.cat([sizes, first_pixel[..., None]], dim=-1)
+
+
+def sizes_fit(sizes: Tensor, num_pixels: int) -> Tensor:
+    """Whether sizes int64 [N, L, 2] are positive and add up to num_pixels: bool [], on their device.
+
+    Nothing is multiplied or added before it is known to fit 64 bits: sides of 2**32 have a product of 0 there.
+    """
+    height, width = sizes.unbind(-1)
+    fits = (sizes >= 1).all() & (height <= num_pixels // width.clamp(min=1)).all()
+    ends = torch.where(fits, height * width, 0).flatten().cumsum(0)  # an overflow would show as a sum that is too large
+    return fits & (ends <= num_pixels).all() & (ends[-1:].sum() == num_pixels)
 
 
 def count_visible(visible: Tensor, num_images: int) -> Tensor:
@@ -104,15 +117,15 @@ def count_visible(visible: Tensor, num_images: int) -> Tensor:
         ValueError: a range that is not empty reaches beyond the bank.
     """
     first, last = visible.long().unbind(-1)
-    count = (last - first).clamp(min=0)
-    outside = (count > 0) & ((first < 0) | (last > num_images))
+    sees = last > first  # asked before the difference is taken, which may not fit 64 bits
+    outside = sees & ((first < 0) | (last > num_images))
     if bool(outside.any()):
         wrong = visible[outside][0].tolist()
         raise ValueError(
             f"visible holds the range {wrong} but the bank has {num_images} images. Expected 0 <= first <= last <= "
             f"{num_images}; a query that sees nothing has first == last."
         )
-    return count
+    return torch.where(sees, last - first, 0)
 
 
 def of_age(table: Tensor, ages: Tensor) -> Tensor:
@@ -151,7 +164,8 @@ def weighted_samples(
 
     A sample is bilinear between pixel centres at (index + 0.5) / size and zero outside: `align_corners=False` with
     `padding_mode="zeros"` of grid_sample. A location that is not finite samples zero and gets no gradient. A pixel that
-    a sample does not touch has no effect on it, whatever it holds.
+    a sample does not touch has no effect on it, whatever it holds, and a sample that touches none has no effect,
+    whatever its weight.
 
     Args:
         pixels: [total pixels, H, D].
@@ -181,5 +195,6 @@ def weighted_samples(
             touched = inside & (column >= 0) & (column < width) & (row >= 0) & (row < height)
             index = torch.where(touched, first_pixel + row.long() * width + column.long(), 0)
             corner = torch.where(touched[..., None], pixels[index, head], 0.0)  # [B, Q, H, L, P, D]
-            out = out + torch.einsum("bqhlp,bqhlpd->bqhd", weights * column_weight * row_weight, corner)
+            share = torch.where(touched, weights * column_weight * row_weight, 0.0)
+            out = out + torch.einsum("bqhlp,bqhlpd->bqhd", share, corner)
     return out

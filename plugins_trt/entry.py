@@ -9,7 +9,6 @@ never split: the parts would need scratch memory and a second launch.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -80,13 +79,11 @@ class Entry:
             types: of the same inputs.
 
         Raises:
-            ValueError: the shapes do not fit the node, there are no heads or channels, or the null logit is infinite.
+            ValueError: the shapes do not fit the node, or there are no heads or channels.
         """
         sizes = sizes_of(node, shapes)
         if not sizes.num_heads * sizes.num_channels:
             raise ValueError(f"value of {node.operator} has the shape {list(shapes[0])}. Expected heads and channels.")
-        if not math.isfinite(node.null_logit or 0.0):
-            raise ValueError(f"null_logit is {node.null_logit}. Expected a number, or use_null=0 for none.")
         inputs = [_Parameter(name, dtype) for name, dtype in zip(INPUTS[node.operator], types, strict=True)]
         output = _Parameter("out", inputs[0].dtype)
         given = {parameter.name: parameter for parameter in inputs}

@@ -101,14 +101,16 @@ def launches(
         num_sms: of the GPU.
 
     Raises:
-        ValueError: the shapes do not fit the node, or value or output is not aligned to 16 bytes.
+        ValueError: the shapes do not fit the node or are larger than the kernels take, value or output is not aligned
+            to 16 bytes, or another input not to its elements.
     """
     sizes = sizes_of(node, shapes)
     given = dict(zip(INPUTS[node.operator], inputs, strict=True))
-    for name, address in (("value", given["value"]), ("output", output)):
-        if address.pointer % VECTOR_BYTES:
+    for name, address in (*given.items(), ("output", output)):
+        multiple = VECTOR_BYTES if name in ("value", "output") else address.element_size()
+        if address.pointer % multiple:
             raise ValueError(
-                f"{name} of {node.operator} is at address {address.pointer:#x}. Expected a multiple of {VECTOR_BYTES}."
+                f"{name} of {node.operator} is at address {address.pointer:#x}. Expected a multiple of {multiple}."
             )
     if not sizes.num_rows * sizes.num_heads * sizes.num_channels:
         return []

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import torch
 
-from mmfs.kernels.arguments import MAX_LEVELS
+from mmfs.kernels.arguments import MAX_LEVELS, check_counts
 
 NAMESPACE: Final = "mmfs"
 VERSION: Final = "1"
@@ -43,6 +43,12 @@ WEIGHTS: Final = {"MMFS": "attention_logits", "MSDeformAttn": "attention_weights
 ATTRIBUTES: Final = {"MMFS": ("spatial_shapes", "null_logit", "use_null"), "MSDeformAttn": ("spatial_shapes",)}
 """The attributes of each node, without `plugin_namespace` and `plugin_version`, which only identify the plugin."""
 
+MOST_PIXELS: Final = 2**31 - 1
+"""Of an image: the kernels number them in 32 bits."""
+
+LARGEST_LOGIT: Final = torch.finfo(torch.float32).max
+"""The attribute null_logit is a float32."""
+
 VALUE_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 
 Size = TypeVar("Size")
@@ -69,6 +75,13 @@ class Node:
             raise ValueError(f"spatial_shapes is {list(shapes)}. Expected heights and widths in turn, all positive.")
         if len(shapes) // 2 > MAX_LEVELS:
             raise ValueError(f"spatial_shapes has {len(shapes) // 2} levels. The CUDA kernels take {MAX_LEVELS}.")
+        if (num_pixels := _num_pixels(self)) > MOST_PIXELS:
+            raise ValueError(
+                f"spatial_shapes is {list(shapes)}, {num_pixels} pixels. The CUDA kernels take at most {MOST_PIXELS} "
+                "pixels an image."
+            )
+        if self.null_logit is not None and not abs(self.null_logit) <= LARGEST_LOGIT:  # false for NaN
+            raise ValueError(f"null_logit is {self.null_logit}. Expected a finite float32, or use_null=0 for none.")
 
 
 @dataclass(frozen=True)
@@ -124,12 +137,15 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
     """The sizes in the inputs' shapes.
 
     Raises:
-        ValueError: the shapes contradict each other or the node.
+        ValueError: the shapes contradict each other or the node, or are larger than the kernels take.
     """
     names = INPUTS[node.operator]
     if len(shapes) != len(names):
         raise ValueError(f"{node.operator} has {len(shapes)} inputs. Expected {', '.join(names)}.")
     given = {name: tuple(shape) for name, shape in zip(names, shapes, strict=True)}
+    for name, shape in given.items():
+        if any(size < 0 for size in shape):
+            raise ValueError(f"{name} of {node.operator} has the shape {list(shape)}. Expected sizes of at least 0.")
     weights = WEIGHTS[node.operator]
     for name, rank in (("value", 4), (weights, 5)):
         if len(given[name]) != rank:
@@ -158,6 +174,7 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
     for name, shape in expected.items():
         if given[name] != shape:
             raise ValueError(f"{name} of {node.operator} has the shape {list(given[name])}. Expected {list(shape)}.")
+    check_counts(num_images, num_levels * num_points, num_channels)
     return Sizes(
         batch,
         num_queries,

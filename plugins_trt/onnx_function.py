@@ -49,6 +49,7 @@ def BilinearCorner(rows, plane, row, column, height, width, weight, inside):
 
     flat = op.Concat(op.Shape(weight, end=3), op.ReduceProd(op.Shape(weight, start=3)), axis=0)  # B, Q, H, K
     index = op.Reshape(op.Expand(index, op.Shape(weight)), flat, allowzero=1)  # [B, Q, H, K]
+    weight = op.Where(counts, weight, 0.0)  # what is outside has no effect, whatever its weight: 0 * NaN is not 0
     weight = op.Unsqueeze(op.Reshape(weight, flat, allowzero=1), [3])  # [B, Q, H, 1, K]
     pixels = op.Cast(op.Gather(rows, index), to=1)  # [B, Q, H, K, D]
     return op.Squeeze(op.MatMul(weight, pixels), [3])
@@ -139,6 +140,14 @@ def MMFS(
     num_images = op.Squeeze(op.Shape(value, end=1))
     age = op.Range(0, num_images, 1)  # [M]
     first, last = op.Split(op.Cast(visible, to=7), axis=-1, num_outputs=2)  # [B, Q, 1]
+    # A range that reaches beyond the bank makes NaN, as in the CUDA kernels: a graph cannot raise. Until that is known,
+    # nothing is computed with the range: the difference of any two numbers may not fit 64 bits.
+    sees_any = last > first
+    in_bank = op.And(first >= 0, last <= num_images)
+    beyond = op.And(sees_any, op.Not(in_bank))  # [B, Q, 1]
+    seen = op.And(sees_any, in_bank)
+    first = op.Where(seen, first, 0)
+    last = op.Where(seen, last, 0)
     image = last - 1 - age  # [B, Q, M]
     sees = image >= first
     image = op.Unsqueeze(op.Where(sees, image, -1), [2, 4, 5])  # [B, Q, 1, M, 1, 1]
@@ -163,7 +172,8 @@ def MMFS(
     null = op.Constant(value_float=null_logit)
     uses_null = op.Cast(op.Constant(value_int=use_null), to=9)
     without_null = op.Where(last > first, minus_infinity, 0.0)  # [B, Q, 1]
-    null_entry = op.Unsqueeze(op.Where(uses_null, null, without_null), [3])  # [B, Q, 1, 1]
+    null_entry = op.Where(beyond, op.Constant(value_float=float("nan")), op.Where(uses_null, null, without_null))
+    null_entry = op.Unsqueeze(null_entry, [3])  # [B, Q, 1, 1]
     null_entry = op.Expand(null_entry, op.Concat(op.Shape(logit, end=3), op.Constant(value_ints=[1]), axis=0))
     entries = op.Concat(op.Reshape(seen_logit, flat, allowzero=1), null_entry, axis=3)
     share = op.Softmax(entries, axis=-1)  # [B, Q, H, K + 1]

@@ -120,7 +120,13 @@ def node_of(operator: str, fields: Mapping[str, np.ndarray]) -> Node:
     missing = [name for name in ATTRIBUTES[operator] if name not in fields]
     if missing:
         raise ValueError(f"The node {operator} lacks {', '.join(missing)}. It has {', '.join(fields) or 'nothing'}.")
-    shapes = tuple(int(size) for size in fields["spatial_shapes"].reshape(-1))
+    for name in ATTRIBUTES[operator]:
+        if name != "spatial_shapes" and fields[name].size != 1:
+            raise ValueError(f"{name} of {operator} holds {fields[name].size} numbers. Expected one.")
+    sides = fields["spatial_shapes"].reshape(-1).tolist()
+    if not all(float(side).is_integer() for side in sides):
+        raise ValueError(f"spatial_shapes is {sides}. Expected whole numbers.")
+    shapes = tuple(map(int, sides))
     uses_null = "use_null" in ATTRIBUTES[operator] and bool(fields["use_null"].item())
     return Node(operator, shapes, float(fields["null_logit"].item()) if uses_null else None)
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 MAX_LEVELS: Final = 16
+MOST_COUNTED: Final = 2**31 - 64
+"""Samples of a query in all images, and channels of a head: the kernels count them in 32 bits, in steps of a warp."""
+
 KINDS: Final = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
@@ -63,6 +66,9 @@ class KernelArguments:
     grad_logit_table: Tensor | None = None
     grad_null_value: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        check_counts(self.num_images, self.num_levels * self.num_points, self.num_channels)
+
     def pack(self) -> bytes:
         # Runs once for every launch, so it is kept short: all members are packed by one call of struct.
         members: list[int | float] = []
@@ -83,6 +89,20 @@ class KernelArguments:
         """Those that are given, by name."""
         given = zip(NAMES, _all_members(self), strict=True)
         return {name: part for name, part in given if isinstance(part, Tensor)}
+
+
+def check_counts(num_images: int, num_samples: int, num_channels: int) -> None:
+    """Raises ValueError if a query has more samples, or a head more channels, than the kernels can count.
+
+    num_samples: L*P.
+    """
+    if max(num_images, 1) * max(num_samples, 1) > MOST_COUNTED:
+        raise ValueError(
+            f"levels times points is {num_samples} and the bank has {num_images} images. The CUDA kernels take at most "
+            f"{MOST_COUNTED} samples, images times levels times points."
+        )
+    if num_channels > MOST_COUNTED:
+        raise ValueError(f"value has {num_channels} channels a head. The CUDA kernels take at most {MOST_COUNTED}.")
 
 
 def kind_of(name: str, tensor: Tensor) -> int:

@@ -171,8 +171,9 @@ MMFS_DEVICE void ms_deform_attn_backward(const Arguments& arguments) {
         if (own) {
             level = level_of(arguments, image, index / static_cast<int>(arguments.num_points));
             const Location<W> location = ms_deform_attn_location<W>(arguments, place.row, place.head, index);
-            place_sample(location.x, location.y, level.height, level.width, sample);
-            weight = read<W>(arguments.weights, entry);
+            // A sample that touches no pixel has no gradient, whatever its weight: 0 * NaN is not 0.
+            const bool inside = place_sample(location.x, location.y, level.height, level.width, sample);
+            weight = inside ? read<W>(arguments.weights, entry) : 0;
         }
         const int count = place.active ? min(LANES, samples - first) : 0;
         const Products<W> products = gradient.products(sample, level, weight, image, count);
@@ -324,19 +325,20 @@ MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
             place_nothing(sample);
             Level level{1, 1, 0};
             W weight = 0;
+            bool inside = false;
             if (own) {
                 weight = weight_of(mmfs_attention_logit<W>(arguments, place.row, place.head, age, index), lse);
                 level = level_of(arguments, visible.last - age, index / num_points);
                 const Location<W> location =
                     mmfs_attention_location<W>(arguments, place.row, place.head, age, index % num_points);
-                place_sample(location.x, location.y, level.height, level.width, sample);
+                inside = place_sample(location.x, location.y, level.height, level.width, sample);
             }
             const int count = seen ? min(LANES, samples - first) : 0;
             const Products<W> products = gradient.products(sample, level, weight, visible.last - age, count);
             if (index < samples) {
                 const W logit = own ? weight * products.of_sample : 0;
-                const W along_x = own ? weight * products.along_x : 0;
-                const W along_y = own ? weight * products.along_y : 0;
+                const W along_x = inside ? weight * products.along_x : 0;
+                const W along_y = inside ? weight * products.along_y : 0;
                 of_age[place.group * samples + index] = {logit, along_x, along_y};
                 RowSums<W>& sums = of_row[place.group * samples + index];
                 sums = {sums.weighted_product + logit, sums.weight + weight, sums.along_x + along_x,

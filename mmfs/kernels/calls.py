@@ -16,11 +16,12 @@ from mmfs.arguments import (
     MMFSAttentionGradients,
     MSDeformAttnArguments,
     MSDeformAttnGradients,
+    contiguous_and_aligned,
 )
 from mmfs.kernels.arguments import MAX_LEVELS, KernelArguments
 from mmfs.kernels.plan import Launch, plan_rows, plan_splits, share_channels
 from mmfs.kernels.value_gradient import plan_value_gradient
-from mmfs.reference import accumulation_dtype
+from mmfs.reference import accumulation_dtype, sizes_fit
 
 FEWEST_MS_DEFORM_ATTN_BATCHES = 4
 """Of a split, in batches of samples. Rows of ms_deform_attn have few samples, and merging takes one more launch."""
@@ -78,7 +79,7 @@ def ms_deform_attn_backward(
     """
     value = arguments.value
     members = _ms_deform_attn_members(arguments)
-    members.grad_out = grad_out.contiguous()
+    members.grad_out = contiguous_and_aligned(grad_out)
     works = _works(members)
     members.grad_locations = grad_locations = _written(arguments.sampling_locations, works)
     members.grad_weights = grad_weights = _written(arguments.attention_weights, works)
@@ -100,9 +101,9 @@ def _ms_deform_attn_members(arguments: MSDeformAttnArguments) -> KernelArguments
         num_channels=arguments.value.shape[-1],
         num_levels=num_levels,
         num_points=num_points,
-        value=arguments.value.contiguous(),
-        locations=arguments.sampling_locations.contiguous(),
-        weights=arguments.attention_weights.contiguous(),
+        value=contiguous_and_aligned(arguments.value),
+        locations=contiguous_and_aligned(arguments.sampling_locations),
+        weights=contiguous_and_aligned(arguments.attention_weights),
     )
 
 
@@ -155,7 +156,7 @@ def mmfs_attention_backward(
     """
     value = arguments.value
     members = _mmfs_attention_members(arguments)
-    members.grad_out = grad_out.contiguous()
+    members.grad_out = contiguous_and_aligned(grad_out)
     channels = share_channels(value.shape[-1], members.value, members.grad_out)
     num_rows, num_heads = members.num_rows, members.num_heads
     num_samples = members.num_levels * members.num_points
@@ -208,14 +209,14 @@ def _mmfs_attention_members(arguments: MMFSAttentionArguments) -> KernelArgument
         num_logit_ages=0 if logit_table is None else logit_table.shape[0],
         has_null=arguments.null_logit is not None,
         null_logit=arguments.null_logit or 0.0,
-        visible=arguments.visible.long().contiguous(),
-        value=arguments.value.contiguous(),
-        points=arguments.reference_points.contiguous(),
-        offsets=arguments.sampling_offsets.contiguous(),
-        logits=arguments.attention_logits.contiguous(),
-        offset_table=None if offset_table is None else offset_table.contiguous(),
-        logit_table=None if logit_table is None else logit_table.contiguous(),
-        null_value=None if null_value is None else null_value.contiguous(),
+        visible=contiguous_and_aligned(arguments.visible.long()),
+        value=contiguous_and_aligned(arguments.value),
+        points=contiguous_and_aligned(arguments.reference_points),
+        offsets=contiguous_and_aligned(arguments.sampling_offsets),
+        logits=contiguous_and_aligned(arguments.attention_logits),
+        offset_table=None if offset_table is None else contiguous_and_aligned(offset_table),
+        logit_table=None if logit_table is None else contiguous_and_aligned(logit_table),
+        null_value=None if null_value is None else contiguous_and_aligned(null_value),
     )
 
 
@@ -263,8 +264,7 @@ def image_planes(image_shapes: Tensor, num_pixels: int) -> Tensor:
     pixels = sizes.prod(-1)
     ends = pixels.flatten().cumsum(0).view_as(pixels)
     planes = torch.cat([sizes, (ends - pixels)[..., None]], dim=-1)
-    fits = (pixels.sum() == num_pixels) & (sizes > 0).all()
-    return torch.where(fits, planes, -1)
+    return torch.where(sizes_fit(sizes, num_pixels), planes, -1)
 
 
 def _works(members: KernelArguments) -> bool:

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <new>
+#include <stdexcept>
 
 #include "cpu_bank.h"
 #include "cpu_ms_deform_attn.h"
@@ -179,6 +180,8 @@ Status dispatch(const Call& call, bool is_forward, Strategy* strategy = nullptr)
                 return NO_SUCH_STORAGE;
         }
     } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    } catch (const std::length_error&) {  // more than any vector can hold
         return NO_MEMORY;
     }
 }

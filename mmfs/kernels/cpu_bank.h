@@ -36,6 +36,9 @@ struct Bank {
 inline bool lay_out(
     const int64_t* sizes, bool sizes_per_image, int64_t num_images, int64_t num_levels, int64_t num_pixels, Bank& bank
 ) {
+    if (num_levels > 0 && num_images > num_pixels / num_levels) {
+        return false;  // a level has at least one pixel; asked before memory for so many levels is
+    }
     bank.num_images = num_images;
     bank.num_levels = num_levels;
     bank.planes.reserve(static_cast<std::size_t>(num_images * num_levels));
@@ -50,6 +53,9 @@ inline bool lay_out(
             if (height < 1 || width < 1 || height > std::numeric_limits<int>::max() / width) {
                 return false;
             }
+            if (height * width > num_pixels - pixel) {
+                return false;
+            }
             bank.planes.push_back({static_cast<int>(height), static_cast<int>(width), pixel});
             pixel += height * width;
         }
@@ -58,10 +64,12 @@ inline bool lay_out(
     return pixel == num_pixels;
 }
 
-struct Range {  // of images or pixels
+// Of images or pixels that there are: a caller's range is checked first, see sees_only_the_bank(), since the difference
+// of any two numbers may not fit.
+struct Range {
     int64_t first;
     int64_t last;  // one past
-    int64_t size() const { return std::max<int64_t>(last - first, 0); }
+    int64_t size() const { return last - first; }
 };
 
 inline Range pixels_of(const Bank& bank, Range images) {
@@ -115,11 +123,17 @@ inline std::vector<Group> group_rows(const std::vector<Range>& images_of_row) {
     return groups;
 }
 
+// Of numbers that are not negative; the largest number where it would not fit. Enough to decide what is much work.
+inline int64_t product(int64_t one, int64_t other) {
+    int64_t result;
+    return __builtin_mul_overflow(one, other, &result) ? std::numeric_limits<int64_t>::max() : result;
+}
+
 // Below this many products a thread costs more than it saves.
 constexpr int64_t PRODUCTS_PER_THREAD = 1 << 20;
 
 inline int64_t useful_threads(int64_t num_threads, int64_t num_samples, int64_t num_channels) {
-    const int64_t products = num_samples * NUM_CORNERS * num_channels;
+    const int64_t products = product(product(num_samples, NUM_CORNERS), num_channels);
     return std::max<int64_t>(std::min(num_threads, products / PRODUCTS_PER_THREAD), 1);
 }
 

@@ -43,13 +43,13 @@ struct MMFSAttention {
     W* grad_null_value;
 
     int64_t samples_of_image() const { return bank.num_levels * num_points; }
-    Range images_of(int64_t query) const {  // of B*Q
+    Range images_of(int64_t query) const {  // of B*Q; {0, 0} for none
         const Range images = {visible[2 * query], visible[2 * query + 1]};
-        return images.size() == 0 ? Range{0, 0} : images;
+        return images.last <= images.first ? Range{0, 0} : images;
     }
 };
 
-// False if a query sees images outside the bank.
+// False if a query sees images outside the bank. Until this is known, nothing is computed with the ranges.
 template <typename S, typename W>
 bool sees_only_the_bank(const MMFSAttention<S, W>& op) {
     for (int64_t query = 0; query < op.batch * op.num_queries; ++query) {
@@ -77,7 +77,7 @@ struct MMFSAttentionPlan {
             images_of_row.push_back(images);
         }
         groups = group_rows(images_of_row);
-        num_samples = num_seen * op.bank.num_heads * op.samples_of_image();
+        num_samples = product(product(num_seen, op.bank.num_heads), op.samples_of_image());
         num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
         const int64_t threads_for_cut = op.deterministic && !is_forward ? 1 : num_threads;
         pieces = cut(groups, op.bank.num_heads, op.num_queries, threads_for_cut, num_chunks);
@@ -314,7 +314,7 @@ Strategy strategy_of(const MMFSAttention<S, W>& op, bool is_forward) {
         const Reads reads = reads_of(op, plan, piece);
         strategy.count(access_to<S, W>(op.bank, reads.images, reads.count));
     }
-    strategy.gradient_in_place = sums_in_place<S, W>(op.bank, plan.num_chunks, plan.num_samples * NUM_CORNERS);
+    strategy.gradient_in_place = sums_in_place<S, W>(op.bank, plan.num_chunks, product(plan.num_samples, NUM_CORNERS));
     return strategy;
 }
 
@@ -339,7 +339,8 @@ void forward(const MMFSAttention<S, W>& op) {
         HeadRows<S, W> rows = rows_of(op, plan, piece, memory);
         for_tiles(op, plan, piece, memory, [&](const Tile<S, W>& tile) {
             for (int64_t i = 0; i < tile.size; ++i) {
-                std::fill_n(tile.channels(i), rows.width(), W(0));
+                // A product with zero, not zero: a softmax over NaN makes NaN, also where all samples lie outside.
+                std::fill_n(tile.channels(i), rows.width(), tile.null_weight(i) * W(0));
                 for (int64_t d = 0; op.null_value != nullptr && d < num_channels; ++d) {
                     tile.channels(i)[d] = tile.null_weight(i) * op.null_value[piece.head * num_channels + d];
                 }
@@ -392,7 +393,7 @@ void backward(const MMFSAttention<S, W>& op) {
     const int64_t all_queries = op.batch * op.num_queries;
     const int64_t offset_rows = std::min(op.offset_ages, plan.most_images);
     const int64_t logit_rows = std::min(op.logit_ages, plan.most_images);
-    const int64_t num_reads = plan.num_samples * NUM_CORNERS;
+    const int64_t num_reads = product(plan.num_samples, NUM_CORNERS);
     ValueGradient<S, W> value_gradient(op.bank, op.grad_value, plan.groups, plan.num_chunks, num_reads);
     std::vector<SharedGradient<W>> shared(plan.pieces.size());
     std::vector<W> grad_points(static_cast<std::size_t>(num_heads * all_queries * 2));  // [H, B*Q, 2]

@@ -38,7 +38,7 @@ struct MSDeformAttnPlan {
             images.push_back({row, row + 1});
         }
         groups = group_rows(images);
-        num_samples = op.batch * op.num_queries * op.bank.num_heads * op.samples_of_bag();
+        num_samples = product(op.batch * op.num_queries * op.bank.num_heads, op.samples_of_bag());
         num_threads = useful_threads(op.num_threads, num_samples, op.bank.num_channels);
         const int64_t threads_for_cut = op.deterministic && !is_forward ? 1 : num_threads;
         pieces = cut(groups, op.bank.num_heads, op.num_queries, threads_for_cut, num_chunks);
@@ -127,7 +127,7 @@ Strategy strategy_of(const MSDeformAttn<S, W>& op, bool is_forward) {
         const Range images = plan.groups[static_cast<std::size_t>(piece.group)].images;
         strategy.count(access_to<S, W>(op.bank, images, num_reads(op, piece)));
     }
-    strategy.gradient_in_place = sums_in_place<S, W>(op.bank, plan.num_chunks, plan.num_samples * NUM_CORNERS);
+    strategy.gradient_in_place = sums_in_place<S, W>(op.bank, plan.num_chunks, product(plan.num_samples, NUM_CORNERS));
     return strategy;
 }
 
@@ -154,7 +154,7 @@ void backward(const MSDeformAttn<S, W>& op) {
     const MSDeformAttnPlan<S, W> plan(op, false);
     const int64_t num_channels = op.bank.num_channels;
     ValueGradient<S, W> value_gradient(
-        op.bank, op.grad_value, plan.groups, plan.num_chunks, plan.num_samples * NUM_CORNERS
+        op.bank, op.grad_value, plan.groups, plan.num_chunks, product(plan.num_samples, NUM_CORNERS)
     );
     using Memory = MSDeformAttnMemory<S, W>;
     const auto make_memory = [&] { return Memory(op); };

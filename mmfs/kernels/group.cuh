@@ -69,7 +69,7 @@ MMFS_DEVICE Level level_of(const Arguments& arguments, int64 image, int level) {
 }
 
 struct Visible {
-    int64 last;   // one past the newest image
+    int64 last;   // one past the newest image; 0 for none
     int count;    // images that the row sees
     bool inside;  // false: the range reaches beyond the bank. The row then gets NaN: a launch cannot raise.
 };
@@ -79,14 +79,16 @@ MMFS_DEVICE bool images_fit(const Arguments& arguments) {
     return arguments.image_planes == nullptr || arguments.num_images == 0 || load(arguments.image_planes) > 0;
 }
 
+// Nothing is computed with a range before it is known to lie in the bank: the difference of any two numbers may not fit.
+
 MMFS_DEVICE Visible visible_of(const Arguments& arguments, int64 row) {
     const int64 first = load(arguments.visible + row * 2);
     const int64 last = load(arguments.visible + row * 2 + 1);
     if (last <= first) {
-        return {last, 0, true};
+        return {0, 0, true};
     }
     if (first < 0 || last > arguments.num_images || !images_fit(arguments)) {
-        return {last, 0, false};
+        return {0, 0, false};
     }
     return {last, static_cast<int>(last - first), true};
 }

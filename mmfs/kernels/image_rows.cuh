@@ -12,7 +12,7 @@ MMFS_DEVICE int age_of(const Arguments& arguments, int64 row, int64 image) {
     if constexpr (IS_MMFS_ATTENTION) {
         const Visible visible = visible_of(arguments, row);
         const int64 age = visible.last - image;
-        return age <= visible.count ? static_cast<int>(age) : 0;  // 0 or less: not seen
+        return age >= 1 && age <= visible.count ? static_cast<int>(age) : 0;  // 0: not seen
     } else {
         return 1;
     }

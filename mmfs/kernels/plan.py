@@ -20,6 +20,7 @@ FEWEST_LANES: Final = 8  # fewer would leave too little shared memory to each of
 SHARED_BYTES: Final = 48 * 1024  # what a block has without asking for more
 MOST_SPLITS: Final = 32
 MOST_HEADS: Final = 65535  # of gridDim.y
+MOST_BLOCKS: Final = 2**31 - 1  # of gridDim.x
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def plan_rows(
         most_shared_bytes: the most that a block may ask for.
 
     Raises:
-        ValueError: more heads, levels or points than fit.
+        ValueError: more queries, heads, levels or points than fit.
     """
     if num_heads > MOST_HEADS:
         raise ValueError(f"value has {num_heads} heads. The CUDA kernels take at most {MOST_HEADS}.")
@@ -93,6 +94,11 @@ def plan_rows(
             f"Expected at most {most_shared_bytes}. Use fewer points, or backend='reference'."
         )
     tiles = -(-num_rows // (threads // channels.lanes))
+    if tiles > MOST_BLOCKS:
+        raise ValueError(
+            f"a call has {num_rows} queries in all. The CUDA kernels take at most "
+            f"{MOST_BLOCKS * (threads // channels.lanes)} of them with heads of so many channels."
+        )
     return Launch(channels.instance(kernel), (tiles, num_heads, 1), threads, needed)
 
 

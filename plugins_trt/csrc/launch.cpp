@@ -16,10 +16,11 @@ constexpr int64 WIDE_BYTES = 4;  // of the float in which the kernels add up
 constexpr int64 MOST_SPLITS = 32;
 constexpr int64 FEWEST_MS_DEFORM_ATTN_BATCHES = 4;  // of a split
 constexpr int64 MOST_HEADS = 65535;                 // of gridDim.y
+constexpr int64 MOST_BLOCKS = (int64{1} << 31) - 1;  // of gridDim.x
 constexpr int64 MOST_SMS = 256;                     // that the workspace suffices for
 constexpr int64 BATCH_BYTES = 16 + 4 * WIDE_BYTES;  // of shared memory, for each thread of a kernel that samples
 
-int64 divide_up(int64 number, int64 by) { return (number + by - 1) / by; }
+int64 divide_up(int64 number, int64 by) { return number / by + (number % by != 0); }
 
 // How the lanes of a row share its channels: chunks x lanes x vector >= D.
 struct Channels {
@@ -44,6 +45,16 @@ struct Channels {
     int64 chunks = 0;
 };
 
+std::uintptr_t bytes_of(Type type) { return type == Type::INT64 ? 8 : type == Type::FLOAT32 ? 4 : 2; }
+
+void check_address(const Node& node, const std::string& name, Address address, std::uintptr_t multiple) {
+    if (address.pointer % multiple) {
+        throw std::invalid_argument(name + " of " + node.op->name + " is at address " +
+                                    std::to_string(address.pointer) + ". Expected a multiple of " +
+                                    std::to_string(multiple) + ".");
+    }
+}
+
 // Of enum Kind in memory.cuh.
 int64 kind_of(Type type) { return type == Type::FLOAT32 ? 0 : type == Type::FLOAT16 ? 2 : 3; }
 
@@ -60,6 +71,12 @@ Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& size
                                     " heads. The CUDA kernels take at most " + std::to_string(MOST_HEADS) + ".");
     }
     const int64 tiles = divide_up(sizes.num_rows(), channels.rows_per_block());
+    if (tiles > MOST_BLOCKS) {
+        throw std::invalid_argument("a call has " + std::to_string(sizes.num_rows()) +
+                                    " queries in all. The CUDA kernels take at most " +
+                                    std::to_string(MOST_BLOCKS * channels.rows_per_block()) +
+                                    " of them with heads of so many channels.");
+    }
     return {channels.instance(kernel),
             {static_cast<unsigned>(tiles), static_cast<unsigned>(sizes.num_heads), 1},
             static_cast<unsigned>(THREADS),
@@ -143,14 +160,11 @@ int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type t
 std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes, const std::vector<Address>& inputs,
                              Address output, std::uintptr_t workspace, int64 num_sms) {
     const Sizes sizes = sizes_of(node, shapes);
-    for (const auto& [name, address] : {std::pair{"value", inputs.at(0)}, std::pair{"output", output}}) {
-        if (address.pointer % VECTOR_BYTES) {
-            throw std::invalid_argument(std::string(name) + " of " + node.op->name + " is at address " +
-                                        std::to_string(address.pointer) + ". Expected a multiple of " +
-                                        std::to_string(VECTOR_BYTES) + ".");
-        }
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+        check_address(node, node.op->inputs[i], inputs[i], i == 0 ? VECTOR_BYTES : bytes_of(inputs[i].type));
     }
-    if (sizes.num_rows() * sizes.num_heads * sizes.num_channels == 0) return {};
+    check_address(node, "output", output, VECTOR_BYTES);
+    if (sizes.num_rows() == 0 || sizes.num_heads == 0 || sizes.num_channels == 0) return {};
     const Channels channels(sizes.num_channels, output.type);
     Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
     launch.arguments = arguments_of(node, sizes, inputs, output);

@@ -1,7 +1,10 @@
 #include "node.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
+#include <sstream>
 #include <stdexcept>
 
 namespace mmfs {
@@ -29,12 +32,50 @@ std::string text_of(const std::vector<int64>& numbers) {
     return text + "]";
 }
 
+constexpr int64 MOST_PIXELS = std::numeric_limits<int32_t>::max();  // of an image: the kernels number them in 32 bits
+constexpr int64 MOST_COUNTED = (int64{1} << 31) - 64;  // as in mmfs/kernels/arguments.py
+
+// Of a node that was checked: the sum fits.
 int64 num_pixels(const Node& node) {
     int64 sum = 0;
     for (std::size_t level = 0; level < node.spatial_shapes.size(); level += 2) {
         sum += node.spatial_shapes[level] * node.spatial_shapes[level + 1];
     }
     return sum;
+}
+
+// Whether the levels, whose sides are positive, have at most MOST_PIXELS pixels together.
+bool pixels_can_be_numbered(const std::vector<int64>& shapes) {
+    int64 left = MOST_PIXELS;
+    for (std::size_t level = 0; level < shapes.size(); level += 2) {
+        if (shapes[level] > left / shapes[level + 1]) return false;
+        left -= shapes[level] * shapes[level + 1];
+    }
+    return true;
+}
+
+// Of numbers that are not negative; the largest number where it would not fit.
+int64 product(int64 one, int64 other) {
+    int64 result;
+    return __builtin_mul_overflow(one, other, &result) ? std::numeric_limits<int64>::max() : result;
+}
+
+void check_counts(const Sizes& sizes) {
+    const int64 samples = product(sizes.num_levels, sizes.num_points);
+    if (product(std::max<int64>(sizes.num_images, 1), std::max<int64>(samples, 1)) > MOST_COUNTED) {
+        throw std::invalid_argument("levels times points is " + std::to_string(samples) + " and the bank has " +
+                                    std::to_string(sizes.num_images) + " images. The CUDA kernels take at most " +
+                                    std::to_string(MOST_COUNTED) + " samples, images times levels times points.");
+    }
+    if (sizes.num_channels > MOST_COUNTED) {
+        throw std::invalid_argument("value has " + std::to_string(sizes.num_channels) +
+                                    " channels a head. The CUDA kernels take at most " + std::to_string(MOST_COUNTED) +
+                                    ".");
+    }
+    if (product(sizes.batch, sizes.num_queries) == std::numeric_limits<int64>::max()) {
+        throw std::invalid_argument("A call has " + std::to_string(sizes.batch) + " times " +
+                                    std::to_string(sizes.num_queries) + " queries. The CUDA kernels take fewer.");
+    }
 }
 
 }  // namespace
@@ -54,6 +95,16 @@ Node::Node(const Operator& of, std::vector<int64> shapes, bool uses_null, double
         throw std::invalid_argument("spatial_shapes has " + std::to_string(count / 2) +
                                     " levels. The CUDA kernels take " + std::to_string(MAX_LEVELS) + ".");
     }
+    if (!pixels_can_be_numbered(spatial_shapes)) {
+        throw std::invalid_argument("spatial_shapes is " + text_of(spatial_shapes) +
+                                    ". The CUDA kernels take at most " + std::to_string(MOST_PIXELS) +
+                                    " pixels an image.");
+    }
+    if (!(std::abs(null_logit) <= std::numeric_limits<float>::max())) {  // the comparison is false for NaN
+        std::ostringstream text;
+        text << "null_logit is " << null_logit << ". Expected a finite float32, or use_null=0 for none.";
+        throw std::invalid_argument(text.str());
+    }
 }
 
 bool takes_type(const Operator& op, std::size_t position, const std::vector<Type>& types) {
@@ -68,6 +119,12 @@ Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes) {
     if (shapes.size() != op.inputs.size()) {
         throw std::invalid_argument(op.name + " has " + std::to_string(shapes.size()) + " inputs. Expected " +
                                     std::to_string(op.inputs.size()) + ".");
+    }
+    for (std::size_t i = 0; i < shapes.size(); ++i) {
+        if (std::any_of(shapes[i].begin(), shapes[i].end(), [](int64 size) { return size < 0; })) {
+            throw std::invalid_argument(op.inputs[i] + " of " + op.name + " has the shape " + text_of(shapes[i]) +
+                                        ". Expected sizes of at least 0.");
+        }
     }
     const Shape &value = shapes[0], &weights = shapes[op.weights];
     if (value.size() != 4 || weights.size() != 5) {
@@ -103,6 +160,7 @@ Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes) {
                                         ". Expected " + text_of(wanted) + ".");
         }
     }
+    check_counts(sizes);
     return sizes;
 }
 

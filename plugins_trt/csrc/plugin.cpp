@@ -6,7 +6,9 @@
 
 #include <NvInferRuntime.h>
 
+#include <cmath>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -225,6 +227,9 @@ private:
 };
 
 std::vector<double> numbers_of(const nvinfer1::PluginField& field) {
+    if (field.length < 0 || (field.data == nullptr && field.length > 0)) {
+        throw std::invalid_argument(std::string(field.name) + " is a field without data. Expected numbers.");
+    }
     std::vector<double> numbers;
     for (int32_t i = 0; i < field.length; ++i) {
         switch (field.type) {
@@ -258,9 +263,23 @@ Node node_of(const Operator& op, const nvinfer1::PluginFieldCollection& given) {
     for (const std::string& name : op.attributes) {
         if (values[name].empty()) throw std::invalid_argument("The node " + op.name + " lacks " + name + ".");
     }
-    const std::vector<double>& shapes = values["spatial_shapes"];
+    std::vector<int64> shapes;
+    for (const double side : values["spatial_shapes"]) {
+        // A conversion of what does not fit would be undefined; the comparisons are false for NaN.
+        if (!(std::abs(side) <= std::numeric_limits<int32_t>::max() && side == std::floor(side))) {
+            throw std::invalid_argument("spatial_shapes of " + op.name + " holds " + std::to_string(side) +
+                                        ". Expected whole numbers of 32 bits.");
+        }
+        shapes.push_back(static_cast<int64>(side));
+    }
+    for (const std::string& name : op.attributes) {
+        if (name != "spatial_shapes" && values[name].size() != 1) {
+            throw std::invalid_argument(name + " of " + op.name + " holds " + std::to_string(values[name].size()) +
+                                        " numbers. Expected one.");
+        }
+    }
     const bool uses_null = values.count("use_null") && values["use_null"][0] != 0.0;
-    return Node(op, {shapes.begin(), shapes.end()}, uses_null, uses_null ? values["null_logit"][0] : 0.0);
+    return Node(op, std::move(shapes), uses_null, uses_null ? values["null_logit"][0] : 0.0);
 }
 
 // Checks the images now, so that damage is found before the first kernel is launched.

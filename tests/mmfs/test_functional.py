@@ -30,6 +30,12 @@ WRONG_MS_DEFORM_ATTN = [
     ({"value": torch.ones(2, 33, 2, 3)}, ValueError, r"\[\(4, 7\), \(3, 2\)\] describe 34 pixels but value holds 33"),
     ({"value": torch.ones(2, 34, 2, 3).long()}, TypeError, r"value is torch.int64. Expected torch.float64"),
     (
+        {"value": torch.ones(2, 34, 2, 3).to_sparse()},
+        TypeError,
+        r"value has the layout torch.sparse_coo. Expected torch.strided: call value.to_dense\(\)",
+    ),
+    ({"spatial_shapes": [(2**64, 2**64)]}, ValueError, r"describe 3402\d+ pixels but value holds 34"),
+    (
         {"value": torch.ones(2, 34, 2, 3).to(torch.float8_e4m3fn)},
         TypeError,
         r"value is torch.float8_e4m3fn. Expected torch.float64, torch.float32, torch.bfloat16 or torch.float16: call",
@@ -89,6 +95,15 @@ WRONG_MMFS_ATTENTION = [
     ({"null_value": numpy.ones((2, 3))}, TypeError, r"null_value is a ndarray. Expected a tensor"),
     ({"null_value": torch.ones(6)}, ValueError, r"null_value has shape \[6\]. Expected \[2, 3\], \[H, D\] of value"),
     ({"null_logit": torch.zeros(())}, TypeError, "null_logit is a Tensor. Expected a number, or None"),
+    ({"null_logit": torch.nan}, ValueError, "null_logit is nan, which is no finite torch.float64"),
+    ({"null_logit": -torch.inf}, ValueError, "null_logit is -inf, .* Expected a finite number, or None for a softmax"),
+    ({"null_logit": 10**400}, ValueError, "null_logit is 1000.*, which is no finite torch.float64"),
+    (
+        {"spatial_shapes": torch.ones(6, 0, 2).long(), "value": torch.ones(0, 2, 3)},
+        ValueError,
+        r"spatial_shapes has shape \[6, 0, 2\]. Expected \[N, L, 2\] with at least one level",
+    ),
+    ({"visible": torch.zeros(2, 5, 2).long().to_sparse()}, TypeError, "visible has the layout torch.sparse_coo"),
     ({"backend": "gpu"}, ValueError, "backend is 'gpu'"),
     ({"backend": "cuda"}, ValueError, "backend='cuda' cannot be used: value is on cpu"),
 ]
@@ -119,6 +134,69 @@ def test_a_range_beyond_the_bank_is_refused(wrong: list[int], backend: Any) -> N
         ValueError, match=rf"visible holds the range \[{wrong[0]}, {wrong[1]}\] but the bank has 6 images"
     ):
         mmfs_attention(**case.tensors, **case.rest, backend=backend)
+
+
+@pytest.mark.parametrize("null_logit", [1e300, -1e300, 3.5e38])
+def test_a_null_logit_has_to_fit_the_type_of_accumulation(null_logit: float) -> None:
+    case = mmfs_attention_case(null_logit=null_logit)
+    if abs(null_logit) > 1e40:  # float64 holds it: null gets all of the weight, or none
+        out = mmfs_attention(**case.tensors, **case.rest)
+        torch.testing.assert_close(out, mmfs_attention(**case.tensors, **case.rest, backend="reference"))
+        assert (out == case.tensors["null_value"].flatten()).all() == (null_logit > 0)
+    for dtype in (torch.float32, torch.bfloat16):
+        tensors = {name: tensor.to(dtype) for name, tensor in case.tensors.items()}
+        for backend in (None, "cpu", "reference"):
+            with pytest.raises(ValueError, match=r"null_logit is -?\d.*, which is no finite torch.float32"):
+                mmfs_attention(**tensors, **case.rest, backend=backend)
+
+
+@pytest.mark.parametrize("no_heads", [{"num_heads": 0}, {"dim": 0}])
+@pytest.mark.parametrize("backend", [None, "cpu", "reference"])
+def test_a_call_without_output_is_checked_too(backend: Any, no_heads: dict[str, int]) -> None:
+    case = mmfs_attention_case(**no_heads)
+    for name, tensor in case.run(mmfs_attention, backend=backend).items():
+        assert tensor.shape == (2, 5, 0) if name == "output" else tensor.shape == case.tensors[name].shape
+        assert tensor.count_nonzero() == 0
+    case.rest["visible"][1, 3] = torch.tensor([0, 7])
+    with pytest.raises(ValueError, match=r"visible holds the range \[0, 7\] but the bank has 6 images"):
+        mmfs_attention(**case.tensors, **case.rest, backend=backend)
+
+
+def test_a_batch_without_heads_costs_no_time() -> None:
+    """Its rows are so many that to list them would fill the memory."""
+    rows = 2**40
+    out = ms_deform_attn(
+        torch.empty(rows, 6, 0, 4),
+        [(2, 3)],
+        torch.empty(rows, 5, 0, 1, 3, 2, requires_grad=True),
+        torch.empty(rows, 5, 0, 1, 3),
+        backend="cpu",
+    )
+    assert out.shape == (rows, 5, 0)
+    out.sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_tensors_over_foreign_memory_may_begin_anywhere(backend: Any) -> None:
+    for case, op in ((ms_deform_attn_case(dim=8), ms_deform_attn), (mmfs_attention_case(dim=8), mmfs_attention)):
+        tensors = {name: tensor.float() for name, tensor in case.tensors.items()}
+        odd = {name: one_byte_on(tensor) for name, tensor in tensors.items()}
+        rest = {name: one_byte_on(part) if isinstance(part, Tensor) else part for name, part in case.rest.items()}
+        assert_equal_up_to_rounding(op(**odd, **rest, backend=backend), op(**tensors, **case.rest, backend=backend))
+
+
+def one_byte_on(tensor: Tensor) -> Tensor:
+    memory = numpy.zeros(tensor.nbytes + 1, dtype=numpy.uint8)
+    moved = torch.from_numpy(memory[1:].view(tensor.numpy().dtype)).view(tensor.shape)
+    assert moved.data_ptr() % tensor.element_size()
+    return moved.copy_(tensor)
+
+
+def test_a_tensor_that_is_the_negative_of_its_memory_is_read_so() -> None:
+    case = mmfs_attention_case(dim=8)
+    negated = {name: torch._neg_view(-tensor) for name, tensor in case.tensors.items()}
+    assert negated["value"].is_neg()
+    assert_equal_up_to_rounding(mmfs_attention(**negated, **case.rest), mmfs_attention(**case.tensors, **case.rest))
 
 
 @pytest.mark.parametrize("backend", [None, "cpu", "reference"])

@@ -190,7 +190,7 @@ def test_nodes_that_differ_have_entry_points_of_different_names() -> None:
 @pytest.mark.parametrize(
     ("null_logit", "dim", "sentence"),
     [
-        (float("-inf"), 8, r"null_logit is -inf\. Expected a number, or use_null=0"),
+        (float("-inf"), 8, r"null_logit is -inf\. Expected a finite float32, or use_null=0"),
         (0.0, 0, r"value of MMFS has the shape \[6, 34, 2, 0\]\. Expected heads and channels"),
     ],
 )

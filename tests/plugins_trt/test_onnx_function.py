@@ -172,6 +172,40 @@ def test_an_image_that_no_query_sees_may_hold_anything():
     assert relative_error(run(attach_functions(one_node("MMFS", single, **null_attributes(0.0))), single), want) < 2e-6
 
 
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
+
+
+def test_a_range_beyond_the_bank_gives_nan_and_an_empty_one_null_value():
+    """As the CUDA kernels: neither can raise. The other queries stay as they are."""
+    inputs = mmfs_attention_inputs(1, 4, 3)
+    empty = [(3, 3), (9, 9), (1, LOWEST), (HIGHEST, LOWEST), (LOWEST, LOWEST), (0, 1 - 2**32), (-1, -1)]
+    beyond = [(-1, 2), (0, 4), (3, 9), (LOWEST, 0), (LOWEST, HIGHEST), (-(2**32), 2), (2**31, 2**32), (0, HIGHEST)]
+    for null_logit in (0.5, None):
+        model = None
+        for first, last in empty + beyond:
+            inputs["visible"][0, 1] = torch.tensor([first, last])
+            single = to(inputs, torch.float32)
+            model = model or attach_functions(one_node("MMFS", single, **null_attributes(null_logit)))
+            out = run(model, single)
+            others = torch.tensor([0, 2, 3])
+            if (first, last) in empty:
+                assert torch.equal(out[0, 1], single["null_value"].flatten()), (first, last)
+            else:
+                assert out[0, 1].isnan().all(), (first, last)
+                single["visible"][0, 1] = 0
+            want = reference_of_mmfs_attention(to(single, torch.float64), null_logit)
+            assert relative_error(out[:, others], want[:, others]) < 2e-6
+
+
+def test_a_sample_that_touches_no_pixel_has_no_effect_whatever_its_weight():
+    inputs = to(ms_deform_attn_inputs(2, 3), torch.float32)
+    inputs["sampling_locations"][:, 1, :, 0, 1] = torch.tensor([1.4, 0.5])
+    want = reference_of_ms_deform_attn(to(inputs, torch.float64))
+    for bad in (torch.nan, torch.inf):
+        inputs["attention_weights"][:, 1, :, 0, 1] = bad
+        assert relative_error(run(attach_functions(one_node("MSDeformAttn", inputs)), inputs), want) < 2e-6
+
+
 def test_large_logits_do_not_overflow():
     inputs = mmfs_attention_inputs(2, 4, 3)
     inputs["attention_logits"] *= 100

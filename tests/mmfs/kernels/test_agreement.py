@@ -11,7 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from emulated_calls import assert_agrees, weighting_of
+from emulated_calls import (
+    assert_agrees,
+    mmfs_attention_specification,
+    ms_deform_attn_specification,
+    run_mmfs_attention,
+    weighting_of,
+)
 from mmfs import compiled, embedding_bag
 from mmfs.kernels import calls
 from op_cases import Case, arguments_of, mmfs_attention_case, ms_deform_attn_case
@@ -108,3 +114,80 @@ def run(backend: Any, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
 def test_within_twice_the_error_of_plain_pytorch(backend: Any, name: str, dtype: torch.dtype) -> None:
     case = CASES[name]()
     assert_agrees(run(backend, case, dtype), case, dtype)
+
+
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
+EXTREMES = [LOWEST, LOWEST + 1, -(2**32) + 1, -(2**31), -1, 0, 3, 6, 7, 2**31, 2**32 + 1, HIGHEST]
+"""Ends of ranges of images, of a bank of 6: among them every pair whose difference does not fit 64 bits."""
+
+
+@pytest.mark.parametrize("first", EXTREMES)
+def test_ranges_of_any_numbers_are_empty_or_refused(backend: Any, first: int) -> None:
+    """A range is empty if it does not end after its first image, wherever it lies; others are in the bank, or refused
+    by their name. The CUDA kernels cannot raise: the query gets NaN."""
+    case = mmfs_attention_case(batch=1, num_queries=4, dim=8)
+    for last in EXTREMES:
+        case.rest["visible"] = torch.tensor([[[first, last], [0, 3], [0, 6], [2, 2]]])
+        if last <= first:
+            assert_agrees(run(backend, case, torch.float64), case, torch.float64)
+        elif first >= 0 and last <= 6:
+            assert run(backend, case, torch.float64)["output"].isfinite().all()
+        elif isinstance(backend, ModuleType):
+            with pytest.raises(ValueError, match=rf"visible holds the range \[{first}, {last}\] but the bank has 6"):
+                run(backend, case, torch.float64)
+        else:
+            out = run(backend, case, torch.float64)["output"]
+            assert out[0, 0].isnan().all()
+            assert out[0, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_an_empty_range_far_below_the_bank_gets_no_gradient(device: Any, deterministic: bool) -> None:
+    """The distance from its end to an image is 1 in 32 bits: the kernel that owns maps took it for an age."""
+    case = mmfs_attention_case(batch=1, num_queries=4, dim=8)
+    case.rest["visible"] = torch.tensor([[[0, 1 - 2**32], [0, 3], [0, 6], [2, 2]]])
+    actual = run_mmfs_attention(device, case, torch.float32, deterministic=deterministic)
+    assert_agrees(actual, case, torch.float32)
+
+
+@pytest.mark.parametrize("sizes", [[(2**32, 2**32), (4, 7)], [(2**33, 2**31), (4, 7)], [(-4, -7), (2**62, 4)]], ids=str)
+def test_sizes_whose_products_overflow_are_refused(backend: Any, sizes: list[tuple[int, int]]) -> None:
+    """In 64 bits they add up to the pixels that there are."""
+    case = mmfs_attention_case(((4, 7),), num_images=2, dim=8)
+    case.tensors["value"] = case.tensors["value"].flatten(0, 1)[:28]
+    case.rest["spatial_shapes"] = torch.tensor(sizes)[:, None]
+    if isinstance(backend, ModuleType):
+        with pytest.raises(ValueError, match="spatial_shapes describe"):
+            run(backend, case, torch.float64)
+    else:
+        out = run(backend, case, torch.float64)["output"]
+        assert out[case.rest["visible"].diff(dim=-1).squeeze(-1) > 0].isnan().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_sample_that_touches_no_pixel_has_no_effect_whatever_its_weight(backend: Any, bad: float) -> None:
+    case = ms_deform_attn_case(dim=8)
+    outside = case.tensors["sampling_locations"]
+    outside[:, 1, :, 0, 1] = torch.tensor([1.4, 0.5])
+    outside[:, 3, :, 1, 0] = torch.tensor([torch.nan, 0.5])
+    expected = run(backend, case, torch.float64)
+    case.tensors["attention_weights"][:, 1, :, 0, 1] = bad
+    case.tensors["attention_weights"][:, 3, :, 1, 0] = bad
+    exact = case.run(ms_deform_attn_specification)
+    for name, tensor in run(backend, case, torch.float64).items():
+        torch.testing.assert_close(tensor, expected[name])
+        torch.testing.assert_close(tensor, exact[name])
+
+
+@pytest.mark.parametrize("null_value", [False, True])
+def test_a_softmax_over_nan_is_nan_even_where_every_sample_lies_outside(backend: Any, null_value: bool) -> None:
+    """And nothing of the other queries is."""
+    case = mmfs_attention_case(dim=8, null_value=null_value)
+    case.tensors["sampling_offsets"][:, 3] = 9.0
+    case.tensors["attention_logits"][:, 3, 0, 0, 0] = torch.nan
+    out = run(backend, case, torch.float64)["output"].unflatten(-1, (2, 8))
+    exact = case.run(mmfs_attention_specification)["output"].unflatten(-1, (2, 8))
+    sees = case.rest["visible"][:, 3].diff(dim=-1).squeeze(-1) > 0
+    assert sees.any()
+    assert exact[sees, 3, 0].isnan().all()
+    torch.testing.assert_close(out, exact, equal_nan=True)
