@@ -5,10 +5,8 @@ from __future__ import annotations
 import ctypes
 import random
 import shutil
-import subprocess
 import zlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,57 +14,10 @@ import torch
 
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from op_cases import arguments_of, mmfs_attention_case, ms_deform_attn_case
+from plugin_library import TYPES, call_of, compile_plugin
 from plugins_trt.launches import Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import MachineCode
 from plugins_trt.node_contract import INPUTS, Node, takes_type
-
-ROOT = Path(__file__).parents[2]
-SOURCES = ROOT / "plugins_trt/csrc"
-TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int64: 3, torch.int32: 4}
-
-
-class Call(ctypes.Structure):
-    """Struct Call of csrc_interface.cpp."""
-
-    _fields_ = [
-        *((name, ctypes.c_int32) for name in ("is_mmfs_attention", "num_sizes", "has_null", "num_inputs")),
-        ("sizes", ctypes.POINTER(ctypes.c_int64)),
-        ("null_logit", ctypes.c_double),
-        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("ranks", "axes", "types")),
-        ("pointers", ctypes.POINTER(ctypes.c_uint64)),
-        *((name, ctypes.c_uint64) for name in ("output", "workspace")),
-        ("num_sms", ctypes.c_int64),
-    ]
-
-
-def call_of(
-    node: Node,
-    shapes: Sequence[Sequence[int]],
-    inputs: Sequence[Address],
-    output: int = 0,
-    workspace: int = 0,
-    num_sms: int = 1,
-) -> Call:
-    axes = [size for shape in shapes for size in shape]
-
-    def array(numbers: Sequence[int], kind: Any = ctypes.c_int64) -> Any:
-        return (kind * len(numbers))(*numbers)
-
-    return Call(
-        node.operator == "MMFS",
-        len(node.spatial_shapes),
-        node.null_logit is not None,
-        len(shapes),
-        array(node.spatial_shapes),
-        node.null_logit or 0.0,
-        array([len(shape) for shape in shapes]),
-        array(axes),
-        array([TYPES[address.dtype] for address in inputs]),
-        array([address.pointer for address in inputs], ctypes.c_uint64),
-        output,
-        workspace,
-        num_sms,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -74,21 +25,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Calls a function of csrc_interface.cpp and returns its text."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed: it compiles the C++ plugin")
-    path = tmp_path_factory.mktemp("csrc") / "libcsrc.so"
-    sources = [SOURCES / name for name in ("node.cpp", "launch.cpp", "machine_code.cpp", "driver.cpp")]
-    command = ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    command += [f"-I{SOURCES}", f"-I{ROOT / 'mmfs/kernels'}"]
-    command += [*map(str, sources), str(Path(__file__).with_name("csrc_interface.cpp")), "-lz", "-ldl"]
-    done = subprocess.run([*command, "-o", str(path)], text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr[:4000]
-    functions = ctypes.CDLL(str(path))
-
-    def call(function: str, *arguments: Any) -> str:
-        found = getattr(functions, function)
-        found.restype = ctypes.c_char_p
-        return found(*arguments).decode()
-
-    return call
+    return compile_plugin(tmp_path_factory.mktemp("csrc") / "libcsrc.so")
 
 
 def random_call(rng: random.Random) -> tuple[Node, list[tuple[int, ...]], list[Address]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, helper
 
 from mmfs import mmfs_attention, ms_deform_attn
+from onnx_models import one_node_model, run
 from plugins_trt.onnx_function import OPSETS, attach_functions
 
 # Letters as in plugins_trt/onnx_function.py. No square level, and more columns than rows, so that no swap goes unseen.
@@ -21,28 +21,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def one_node(op_type: str, inputs: Tensors, *, opset: int = 18, **attributes: object) -> ModelProto:
-    """A model of one mmfs node in which every axis is dynamic."""
-    attributes = {"spatial_shapes": FLAT_SHAPES, "plugin_namespace": "mmfs", "plugin_version": "1"} | attributes
-    types = {name: helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype) for name, tensor in inputs.items()}
-    graph = helper.make_graph(
-        [helper.make_node(op_type, list(inputs), ["out"], domain="mmfs", **attributes)],
-        "one_node",
-        [
-            helper.make_tensor_value_info(name, types[name], [f"{name}_{axis}" for axis in range(tensor.ndim)])
-            for name, tensor in inputs.items()
-        ],
-        [helper.make_tensor_value_info("out", types["value"], ["B", "Q", "H*D"])],
-    )
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid("mmfs", 1)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=10)
-
-
-def run(model: ModelProto, inputs: Tensors) -> torch.Tensor:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (out,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    return torch.from_numpy(out)
+    return one_node_model(op_type, inputs, opset=opset, **{"spatial_shapes": FLAT_SHAPES} | attributes)
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:

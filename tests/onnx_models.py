@@ -1,0 +1,38 @@
+"""ONNX models of one mmfs node, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnxruntime
+import torch
+from onnx import ModelProto, helper
+from torch import Tensor
+
+
+def one_node_model(op_type: str, inputs: Mapping[str, Tensor], *, opset: int = 18, **attributes: object) -> ModelProto:
+    """A model of one mmfs node, without its body, in which every axis is dynamic.
+
+    inputs: tensors with the names and types of its inputs, in order. attributes: spatial_shapes and more.
+    """
+    attributes = {"plugin_namespace": "mmfs", "plugin_version": "1"} | attributes
+    types = {name: helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype) for name, tensor in inputs.items()}
+    graph = helper.make_graph(
+        [helper.make_node(op_type, list(inputs), ["out"], domain="mmfs", **attributes)],
+        "one_node",
+        [
+            helper.make_tensor_value_info(name, types[name], [f"{name}_{axis}" for axis in range(tensor.ndim)])
+            for name, tensor in inputs.items()
+        ],
+        [helper.make_tensor_value_info("out", types["value"], ["B", "Q", "H*D"])],
+    )
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("mmfs", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def run(model: ModelProto, inputs: Mapping[str, Tensor]) -> Tensor:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (out,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return torch.from_numpy(out)
