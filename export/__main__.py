@@ -6,6 +6,8 @@ import argparse
 import runpy
 import sys
 
+from models.program import run_program
+
 PROGRAMS = {
     "trt": "export a trained model, compare it with PyTorch, build engines",
     "run": "continue a document with an export",
@@ -29,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

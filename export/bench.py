@@ -12,6 +12,7 @@ from pathlib import Path
 
 from export.formats import BACKENDS
 from export.workload import Work
+from models.program import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,4 +35,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

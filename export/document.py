@@ -22,6 +22,7 @@ from export.verified import record_run
 from models import MMInterleaved
 from models.generation.documents import Segment
 from models.generation.generated import Generated
+from models.program import explained
 from plugins_trt.tensorrt_package import MissingPackage, open_package
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -36,7 +37,7 @@ def continue_document(options: argparse.Namespace) -> int:
     try:
         return _run(options)
     except (OSError, ValueError, MissingPackage, TensorRTError) as error:
-        print(error, file=sys.stderr)
+        print(explained(error), file=sys.stderr)
         return 2
 
 

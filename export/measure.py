@@ -21,6 +21,7 @@ from export.workload import Work
 from models.atomic_files import write_atomically
 from models.denoising_options import Denoising
 from models.generation.state import GenerationState, GenerativeModel
+from models.program import explained
 from plugins_trt.tensorrt_package import MissingPackage
 
 PYTORCH = "PyTorch"
@@ -52,7 +53,7 @@ def measure_export(options: argparse.Namespace) -> int:
         device = session.assets.embedding.device
         measured = measure({PYTORCH: model.to(device), options.backend: session}, device, work, _say)
     except (OSError, ValueError, MissingPackage, TensorRTError) as error:
-        print(error, file=sys.stderr)
+        print(explained(error), file=sys.stderr)
         return 2
     print(table(measured, device))
     if options.json is not None:

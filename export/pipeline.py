@@ -35,6 +35,7 @@ from export.validate.parity import ParityError
 from mmfs.kernels.nvrtc import NvrtcError
 from models.directory_lock import directory_lock
 from models.mm_interleaved import CONFIG_FILE
+from models.program import explained
 from plugins_trt.kinds import USUAL_PLUGIN_KIND
 from plugins_trt.plugin_kinds import check_plugin_kind
 from plugins_trt.tensorrt_package import MissingPackage, open_package
@@ -122,7 +123,7 @@ def export_model(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     except (OSError, ValueError, NvrtcError, MissingPackage) as error:
-        print(error, file=sys.stderr)
+        print(explained(error), file=sys.stderr)
         return 2
     return 0
 

@@ -15,6 +15,7 @@ from export.formats import BACKENDS
 from models.denoising_options import SchedulerName
 from models.generation.options import GenerationOptions, Mode
 from models.generation.prompts import PROMPTS
+from models.program import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,4 +72,4 @@ def _flag(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -17,11 +17,11 @@ built, executed and verified, and on which machine.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
 from export.command_line import command_line
+from models.program import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,5 +34,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the process of a stage goes too
-    sys.exit(main())
+    sys.exit(run_program(main))

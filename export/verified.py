@@ -13,6 +13,7 @@ from pathlib import Path
 
 from export.store.manifest import EngineEntry, Manifest, NoEngine, Outcome, read_manifest, write_manifest
 from models.directory_lock import directory_lock
+from models.program import explained, run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(verified_where(read_manifest(options.directory)))
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(explained(error), file=sys.stderr)
         return 2
     return 0
 
@@ -88,4 +89,4 @@ def record_run(root: Path, folder: str, names: Sequence[str], on: str, differenc
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

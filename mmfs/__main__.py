@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import packages_distributions, version
@@ -138,4 +139,5 @@ def relative_error(actual: Tensor, exact: Tensor) -> float:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a report that nobody reads any more just ends
     sys.exit(main())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from models.config import MMInterleavedConfig
+from models.program import explained, run_program
 from models.released.base_weights import SNAPSHOT_LAYOUTS
 from models.released.dtype import DType
 
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.verify:
             print(f"{converter.verify()} tensors are those of {given.source}")
     except (OSError, ValueError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {explained(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped. The same command goes on from here.", file=sys.stderr)
@@ -119,4 +120,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

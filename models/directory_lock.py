@@ -21,15 +21,18 @@ def directory_lock(directory: Path) -> Iterator[None]:
     """Lock a directory against all others, also while it is renamed. The system releases the lock when this process
     ends, in whatever way; processes forked meanwhile, which may live longer, do not hold it.
 
+    A program that is started meanwhile shares the lock if it gets `held_descriptors()`.
+
     Raises:
         FileNotFoundError: there is no such directory.
         DirectoryInUse: it is locked already.
+        ValueError: it cannot be locked.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"There is no directory {directory}.")
     place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        file = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=place)
+        file = _open(directory, place)
         _held.add(file)
         try:
             try:
@@ -50,6 +53,22 @@ def directory_lock(directory: Path) -> Iterator[None]:
             os.close(file)
     finally:
         os.close(place)
+
+
+def held_descriptors() -> tuple[int, ...]:
+    """The open files of all locks of this process, to be inherited (`subprocess.Popen(pass_fds=...)`) by a program that
+    writes into the locked directories: they stay locked until that has ended too, even if this process is killed."""
+    return tuple(_held)
+
+
+def _open(directory: Path, place: int) -> int:
+    try:
+        return os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=place)
+    except OSError as error:
+        raise ValueError(
+            f"{directory} cannot be written into, for its {LOCK_FILE} cannot be opened: {error.strerror}. Expected a "
+            "file, or nothing, of this name, in a directory that may be written."
+        ) from error
 
 
 _held: set[int] = set()

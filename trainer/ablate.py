@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.program import run_program
 from trainer.ablation.plan import PROGRAM, STUDIES, runs_of
 from trainer.ablation.scales import SCALES
 from trainer.errors import NonFiniteError, OutOfMemoryError, UsageError
@@ -81,4 +82,4 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

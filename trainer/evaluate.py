@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.program import explained, run_program
 from trainer.errors import UsageError
 from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EVALUATION_TASKS
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         model = MMInterleaved.from_pretrained(given.model_dir, device=device)
     except (UsageError, OSError, ValueError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {explained(error)}", file=sys.stderr)
         return 2
     result = evaluate(
         model,
@@ -123,4 +124,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

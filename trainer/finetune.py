@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial, update_wrapper
 
+from models.program import run_program
 from trainer.command_line import carry_out
 from trainer.errors import UsageError
 from trainer.options.parser import Command, Recipes, parse
@@ -66,4 +67,4 @@ def recipes_for(init: str) -> Recipes:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

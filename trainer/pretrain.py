@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from models.program import run_program
 from trainer.command_line import carry_out
 from trainer.options.parser import PROGRAM, parse
 from trainer.recipes import DEFAULT_RECIPE, RECIPES
@@ -22,4 +23,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -138,8 +138,16 @@ def require_room(out: Path) -> None:
     Raises:
         UsageError: it cannot be made, or holds something else.
     """
-    if not holds_run(out):
+    try:
+        is_run = holds_run(out)
+    except OSError as error:  # the name is too long, say
+        raise UsageError(f"--out is {out}, which cannot be used: {error.strerror}. Name another one.") from error
+    if not is_run:
         check_directory(out, own=(STOP_FILE, *TEXT_OUTPUT))
+    if (out / STOP_FILE).is_dir():
+        raise UsageError(
+            f"{out / STOP_FILE} is a directory; expected a file of this name, which stops a run, or nothing. Remove it."
+        )
 
 
 def is_finished(out: Path) -> bool:
@@ -166,6 +174,8 @@ def run_directory_lock(out: Path) -> Iterator[None]:
                 f"Another process trains in {out} now. Wait for it, end it with a file {out}/STOP, or give another "
                 f"directory: --out {out}-2."
             ) from None
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         yield
 
 

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from models.atomic_files import write_atomically
+from models.program import explained, run_program
 from trainer.errors import UsageError
 from trainer.logging.charts import Curve, level_chart, loss_chart, shared_range
 from trainer.logging.metrics import read_log
@@ -195,11 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(write_page(options.run))
-    except UsageError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+    except (OSError, UsageError) as error:
+        print(f"{parser.prog}: {explained(error)}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.json_files import write_json
+from models.program import explained, run_program
 from trainer.logging.metrics import read_log
 from trainer.process.environment import environment
 from trainer.run_files import LOG, MODEL
@@ -137,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ship(given.runs, given.out, given.command)
         if given.without_mmfs is not None:
             ship_scores_without_mmfs(given.without_mmfs, given.out, given.without_mmfs_command)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"{PROGRAM}: {explained(error)}", file=sys.stderr)
         return 2
     from models.tensor_files import WEIGHTS_FILE
 
@@ -148,4 +149,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -31,6 +31,7 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from models.atomic_files import write_atomically
+from models.program import explained, run_program
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import (
     MANIFEST,
@@ -284,8 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_workers=args.num_workers,
             max_broken=args.max_broken,
         )
-    except (ValueError, ModuleNotFoundError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        print(f"{PROGRAM}: {explained(error)}", file=sys.stderr)
         return 2
     from mmfs.plurals import counted  # mmfs imports torch, which --help shall not wait for
 
@@ -299,4 +300,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

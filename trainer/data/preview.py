@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from models.program import explained, run_program
 from trainer.data.box_resize import box_resize
 from trainer.data.document import Document, Image
 from trainer.data.emoji.tasks import SPLITS, TASKS, TaskOptions, documents
@@ -99,12 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         contact_sheet(items, zoom=args.zoom, drawn_image_side=args.drawn_image_side, columns=args.columns).save(
             args.out
         )
-    except ValueError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"{PROGRAM}: {explained(error)}", file=sys.stderr)
         return 2
     print(f"wrote {args.out}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

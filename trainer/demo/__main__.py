@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.program import run_program
 from trainer.demo.options import PROGRAM, SHIPPED, Options
 from trainer.errors import UsageError
 
@@ -46,4 +47,4 @@ def relative(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

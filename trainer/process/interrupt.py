@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 STOP_FILE = "STOP"
-"""A file of this name in the run directory stops the run, which takes it away."""
+"""A file of this name in the run directory stops the run, which takes it away. A directory is no such file."""
 
 EXIT_STOPPED = 3
 """Exit code of a run that was told to stop and did, after a complete checkpoint."""
@@ -21,9 +21,13 @@ class Stop(IntEnum):
 
     DEADLINE = 1
     STOP_FILE = 2
-    SIGUSR1 = 3
-    SIGTERM = 4
-    SIGINT = 5
+    CLOSED_OUTPUT = 3
+    """Nobody reads standard output any more: `| head` has ended, or the terminal is gone."""
+
+    SIGUSR1 = 4
+    SIGHUP = 5
+    SIGTERM = 6
+    SIGINT = 7
 
     @property
     def exit_code(self) -> int:
@@ -35,11 +39,13 @@ SIGNALS = {
     signal.SIGINT: Stop.SIGINT,
     signal.SIGTERM: Stop.SIGTERM,
     signal.SIGUSR1: Stop.SIGUSR1,
+    signal.SIGHUP: Stop.SIGHUP,
 }
 
 
 class Interrupt:
-    """While entered, remembers the first SIGINT, SIGTERM or SIGUSR1; a second one acts as if nobody listened.
+    """While entered, remembers the first SIGINT, SIGTERM, SIGUSR1 or SIGHUP; a second one acts as if nobody listened.
+    SIGHUP stays ignored where it was (`nohup`).
 
     Works in the main thread only, as Python's signal handlers do.
 
@@ -62,17 +68,24 @@ class Interrupt:
         """Why to stop now; None: go on."""
         if self.received is not None:
             return self.received
-        if self._file is not None and self._file.exists():
+        if self._file is not None and self._file.exists() and not self._file.is_dir():
             return Stop.STOP_FILE
         return Stop.DEADLINE if time.monotonic() >= self._deadline else None
 
+    def output_closed(self) -> None:
+        """Nobody reads what the run prints: a reason to stop, as it is for any program."""
+        if self.received is None:
+            self.received = Stop.CLOSED_OUTPUT
+
     def obeyed(self) -> None:
         """Take a STOP file away, so that the resumed run does not stop at once."""
-        if self._file is not None:
+        if self._file is not None and not self._file.is_dir():
             self._file.unlink(missing_ok=True)
 
     def __enter__(self) -> Interrupt:
-        self._previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = [number for number in SIGNALS if number is not signal.SIGHUP or not is_nohup]
+        self._previous = {number: signal.signal(number, self._remember) for number in heard}
         return self
 
     def __exit__(

@@ -31,7 +31,10 @@ def check_directory(out: Path, own: Collection[str]) -> None:
     Raises:
         UsageError: it is a file or below one, or holds something else.
     """
-    nearest = next(place for place in (out, *out.parents) if place.exists())
+    try:
+        nearest = next(place for place in (out, *out.parents) if place.exists())
+    except OSError as error:
+        raise _not_a_directory(out, error.strerror) from error
     if not nearest.is_dir():
         raise _not_a_directory(out, f"{nearest} is a file")
     if nearest != out:
@@ -49,12 +52,12 @@ def check_directory(out: Path, own: Collection[str]) -> None:
 
 def make_room_for(file: Path) -> None:
     """See to it, before long work, that a file can be written: its directory is made. Raises UsageError if not."""
-    if file.is_dir():
-        raise UsageError(f"--out is {file}, which is a directory; expected a file to write.")
     try:
+        if file.is_dir():
+            raise UsageError(f"--out is {file}, which is a directory; expected a file to write.")
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=file.parent):
-            pass
+            file.with_name(file.name + UNFINISHED).exists()  # which fails where the name is too long
     except OSError as error:
         raise UsageError(f"--out is {file}, which cannot be written: {error.strerror}. Name another one.") from error
 
