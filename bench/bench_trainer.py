@@ -24,7 +24,7 @@ from trainer.cost.estimate import figures
 from trainer.cost.gpu_memory import Machine
 from trainer.cost.utilisation import peak_flops
 from trainer.data.stream import Stream
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.recipes import RECIPES
 from trainer.run import make_run
 from trainer.step.accumulate import Chunks, accumulate

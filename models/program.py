@@ -64,8 +64,8 @@ def run_program(main: Callable[[], int | None]) -> int:
         for place, argument in enumerate(sys.argv[1:], start=1):
             if not _is_text(argument):
                 return _told(
-                    f"Argument {place} is {printable(argument)}, which is no text in {sys.getfilesystemencoding()}, the "
-                    "encoding of names here. Rename the file, or set another encoding (LC_ALL=C.UTF-8).",
+                    f"Argument {place} is {printable(argument)}, which is no text in {sys.getfilesystemencoding()}, "
+                    "the encoding of names here. Rename the file, or set another encoding (LC_ALL=C.UTF-8).",
                     EXIT_WRONG_USE,
                 )
         status = main()

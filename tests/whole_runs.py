@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import FileSystemReader, load
 
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.process.distributed import joined
 from trainer.step import checkpoint
 

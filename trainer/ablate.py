@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.program import run_program
+from models.write_errors import WriteError
 from trainer.ablation.plan import PROGRAM, STUDIES, runs_of
 from trainer.ablation.scales import SCALES
 from trainer.errors import NonFiniteError, OutOfMemoryError, UsageError
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
-    except (NonFiniteError, OutOfMemoryError) as error:
+    except (NonFiniteError, OutOfMemoryError, WriteError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -66,8 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=(__doc__ or "").partition("\n\n")[2],
-        epilog="Exit code: 0 done or paused by --minutes, 1 a non-finite gradient or a full memory, 2 wrong use, "
-        "3 SIGTERM, 130 Ctrl-C.",
+        epilog="Exit code: 0 done or paused by --minutes, 1 a non-finite gradient or a full memory or disk, 2 wrong use, "
+        "3 SIGTERM or SIGHUP, 130 Ctrl-C.",
     )
     parser.add_argument(
         "study", choices=STUDIES, help="; ".join(f"{study.name}: {study.question}" for study in STUDIES.values())

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from models.write_errors import WriteError
 from trainer.errors import NonFiniteError, OutOfMemoryError, UnusableDataError, UsageError
 from trainer.options.parser import Command
 
@@ -18,7 +19,7 @@ def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
         if _is_first_here():  # the others say the same
             print(f"{program}: {error}", file=sys.stderr)
         return 2
-    except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
+    except (NonFiniteError, OutOfMemoryError, UnusableDataError, WriteError) as error:
         from trainer.run import sentence_of
 
         if _is_first_here() or not isinstance(error, NonFiniteError):

@@ -6,7 +6,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import torch
 
 from mmfs.plurals import counted
 from models import MMInterleaved
+from models.write_errors import WriteError
 from trainer.config import TrainConfig
 from trainer.cost.utilisation import peak_flops
 from trainer.dry_run import report
 from trainer.errors import NonFiniteError, OutOfMemoryError, UnusableDataError, UsageError
+from trainer.logging.log_file import missing_steps
 from trainer.logging.metrics import RunLog
 from trainer.logging.weights_and_biases import EVENT, join_project, require_wandb
 from trainer.options.parser import AUTO
@@ -34,8 +36,8 @@ from trainer.run_directory import (
     save_model,
     undamaged_start,
 )
-from trainer.run_files import MODEL
-from trainer.run_page import write_page
+from trainer.run_files import CHECKPOINTS, LOG, MODEL
+from trainer.run_page import is_page_up_to_date, write_page
 from trainer.starting_model import make_model
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.loop import Outcome, train
@@ -51,8 +53,9 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
             else the path of a checkpoint or of a run directory.
 
     Returns:
-        The exit code: 0 when the run is done, now or before, or paused by `max_minutes`, 3 when SIGTERM, SIGUSR1 or a
-        STOP file stopped it after a complete checkpoint, 130 when Ctrl-C did.
+        The exit code: 0 when the run is done, now or before, or paused by `max_minutes`, 3 when SIGTERM, SIGHUP,
+        SIGUSR1, a STOP file or a reader of standard output that went away stopped it after a complete checkpoint, 130
+        when Ctrl-C did.
 
     Raises:
         UsageError: a run would be overwritten, or the settings differ from those of the run to go on with, or its
@@ -60,6 +63,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         NonFiniteError: too many gradients in a row are not finite.
         OutOfMemoryError: the device's memory is used up.
         UnusableDataError: too much of the corpus is broken.
+        WriteError: the disk is full, say.
     """
     config = with_fingerprints(config)
     deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes is not None else math.inf
@@ -74,6 +78,8 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
             if processes.is_first:
                 remove_left_over_checkpoints(Path(config.out), config.checkpoint.keep_latest)
                 print(found.note)
+                if not is_page_up_to_date(Path(config.out)):  # the run was killed after its model was there
+                    print(f"wrote {write_page(Path(config.out))}")
             return 0
         found = undamaged_start(found, config, resume, processes)
         start = found.checkpoint
@@ -84,18 +90,26 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
             processes.barrier()  # until every process has looked whether the directory holds a run
             if processes.is_first:
                 prepare_directory(config, phases, start)
-            with closing(make_log(config, processes, device, steps_before(phases, start))) as log:
+            first_step = steps_before(phases, start)
+            with closing(make_log(config, processes, device, first_step, interrupt)) as log:
                 try:
                     if found.note is not None:
                         log.message(found.note)
+                    if processes.is_first:
+                        tell_missing_steps(log, config, phases, start)
                     announce(log, model, config, device, processes, start)
                     status = run_phases(phases, model, config, processes, device, log, interrupt, start)
-                except (NonFiniteError, OutOfMemoryError, UnusableDataError) as error:
-                    log.event("stopped", reason=sentence_of(error))
+                except (NonFiniteError, OutOfMemoryError, UnusableDataError, WriteError) as error:
+                    with suppress(WriteError):  # the disk may be full
+                        log.event("stopped", reason=sentence_of(error))
                     raise
-                finally:
+                except BaseException:
                     if processes.is_first:
-                        write_page(Path(config.out))
+                        with suppress(OSError):  # what ended the run is what counts
+                            write_page(Path(config.out))
+                    raise
+                if processes.is_first:
+                    write_page(Path(config.out))
         processes.barrier()  # where one process ends with another code than 0, `torchrun` ends the others
         return status
 
@@ -148,7 +162,9 @@ def make_dry_run(config: TrainConfig, num_steps: int) -> int:
             return outcome.stop.exit_code if outcome.stop is not None else 0
 
 
-def make_log(config: TrainConfig, processes: Processes, device: torch.device, first_step: int) -> RunLog:
+def make_log(
+    config: TrainConfig, processes: Processes, device: torch.device, first_step: int, interrupt: Interrupt
+) -> RunLog:
     """The log of the run for the first process, a silent one that writes nothing for the others."""
     if not processes.is_first:
         return RunLog(None, log_every=config.logging.every, stream=io.StringIO())
@@ -160,6 +176,7 @@ def make_log(config: TrainConfig, processes: Processes, device: torch.device, fi
         first_step=first_step,
         peak_flops=None if peak is None else peak * processes.num,
         sink=wandb,
+        on_output_closed=interrupt.output_closed,
     )
     if wandb is not None:
         log.event(EVENT, project=config.logging.wandb, run_id=wandb.run_id)
@@ -195,6 +212,24 @@ def run_phases(
     if processes.is_first:
         interrupt.obeyed()
     return conclude(log, model, config, processes, phase, outcome)
+
+
+def tell_missing_steps(log: RunLog, config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:
+    """Say which steps before the checkpoint that a run goes on from its log lacks: lost in a power cut, say."""
+    out = Path(config.out)
+    if start is None or start.path.parent.resolve() != (out / CHECKPOINTS).resolve():
+        return
+    done = {
+        phase.name: phase.num_steps if phase.index < start.phase_index else start.step
+        for phase in phases
+        if phase.index <= start.phase_index
+    }
+    for phase, missing in missing_steps(out, done).items():
+        log.event("missing", phase=phase, steps=missing)
+        log.message(
+            f"{out / LOG} lacks {counted(len(missing), 'step')} of phase '{phase}', between {missing[0]} and "
+            f"{missing[-1]}, which were made: the lines were lost or damaged. The weights are not affected."
+        )
 
 
 def sentence_of(error: Exception) -> str:

@@ -15,7 +15,7 @@ from models.directory_lock import DirectoryInUse, directory_lock
 from models.tensor_files import WEIGHTS_FILE
 from trainer.config import TrainConfig
 from trainer.errors import UsageError
-from trainer.logging.metrics import forget_steps_after, read_log
+from trainer.logging.log_file import forget_steps_after, read_log
 from trainer.options.changed_settings import changed_settings
 from trainer.options.parser import AUTO, NONE, dump, load
 from trainer.options.renamed import refuse_renamed_settings

@@ -22,7 +22,7 @@ from models.atomic_files import write_atomically
 from models.program import explained, run_program
 from trainer.errors import UsageError
 from trainer.logging.charts import Curve, level_chart, loss_chart, shared_range
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.run_files import LOG, PAGE, SAMPLES, SETTINGS
 
 TEMPLATE = Path(__file__).with_name("run_page.html")
@@ -57,6 +57,14 @@ def write_page(run: Path) -> Path:
     page = render_page(run.resolve().name, list(read_log(run)), _text_of(run / SETTINGS), samples)
     write_atomically(run / PAGE, page)
     return run / PAGE
+
+
+def is_page_up_to_date(run: Path) -> bool:
+    """Whether a run's page is there and not older than its log."""
+    try:
+        return (run / PAGE).stat().st_mtime_ns >= (run / LOG).stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
 
 
 def render_page(

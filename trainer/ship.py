@@ -17,7 +17,7 @@ from typing import Any
 
 from models.json_files import write_json
 from models.program import explained, run_program
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.process.environment import environment
 from trainer.run_files import LOG, MODEL
 

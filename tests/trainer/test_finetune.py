@@ -13,7 +13,7 @@ from models import MMInterleaved
 from trainer.data.index import main as index
 from trainer.errors import UsageError
 from trainer.finetune import main, parse_task
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.recipes import FINETUNING, tiny
 from trainer.starting_model import make_model
 

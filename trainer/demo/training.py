@@ -9,7 +9,7 @@ from typing import Any
 from trainer.demo.content import Run
 from trainer.demo.options import Options
 from trainer.logging.charts import Curve
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.run_files import LOG
 
 RECIPE = "toy"

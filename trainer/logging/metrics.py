@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from models.atomic_files import write_atomically
+from models.program import OutputClosed, is_unusable
+from models.write_errors import writing
+from trainer.logging.log_file import LogFile
 from trainer.run_files import LOG, TENSORBOARD
 
 
@@ -65,6 +67,8 @@ class RunLog:
         stream: where the progress goes; one updating line if it is a terminal. None: standard output.
         peak_flops: operations a second that all devices together could do; None: unknown, and no utilisation is logged.
         sink: gets every record too; None: no other receiver.
+        on_output_closed: called when nobody reads the stream any more (`| head`, a terminal that is gone); what is
+            still written there is lost. None: that is an error.
     """
 
     def __init__(
@@ -76,17 +80,20 @@ class RunLog:
         stream: TextIO | None = None,
         peak_flops: float | None = None,
         sink: Sink | None = None,
+        on_output_closed: Callable[[], None] | None = None,
     ) -> None:
         self.peak_flops = peak_flops
         self._sink = sink
-        self._file: TextIO | None = None
+        self._directory = directory
+        self._on_output_closed = on_output_closed
+        self._file: LogFile | None = None
         self._board: Any = None
         if directory is not None:
             from torch.utils.tensorboard import SummaryWriter  # here: it takes a second that --help need not wait
 
-            # With buffers of a line, one is written when it is whole.
-            self._file = (directory / LOG).open("a", buffering=1, encoding="utf-8")
-            self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=first_step + 1)
+            self._file = LogFile(directory / LOG)
+            with writing(directory / TENSORBOARD):
+                self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=first_step + 1)
         self._board_step = first_step
         self._stream = stream or sys.stdout
         self._log_every = log_every
@@ -96,14 +103,20 @@ class RunLog:
 
     def message(self, sentence: str) -> None:
         """A line of its own on the terminal."""
-        self._end_line()
-        print(sentence, file=self._stream, flush=True)
+        with self._shown():
+            self._end_line()
+            print(sentence, file=self._stream, flush=True)
 
     def event(self, name: str, **facts: Any) -> None:
         """A record in log.jsonl that is not a step."""
         self._write({"event": name, "time_s": time.time(), **facts})
         if self._sink is not None:
             self._sink.event(name, facts)
+
+    def sync(self) -> None:
+        """Return when log.jsonl would survive a power cut."""
+        if self._file is not None:
+            self._file.sync()
 
     def is_due(self, step: int, num_steps: int) -> bool:
         """Whether there is a progress line after so many steps of a phase."""
@@ -134,20 +147,24 @@ class RunLog:
         is_due = self.is_due(step.step, step.num_steps)
         if is_due or self._stream.isatty():
             means = self._means()
-            self._show(step, means)
-            if is_due and self._board is not None:
-                for name, value in means.items():
-                    self._board.add_scalar(f"{step.phase}/{name}", value, self._board_step)
+            with self._shown():
+                self._show(step, means)
+            if is_due and self._directory is not None:
+                with writing(self._directory / TENSORBOARD):
+                    for name, value in means.items():
+                        self._board.add_scalar(f"{step.phase}/{name}", value, self._board_step)
 
     def close(self) -> None:
         """Finish the line, the log, the TensorBoard file and the sink."""
-        self._end_line()
-        if self._board is not None:
-            self._board.close()
+        with self._shown():
+            self._end_line()
         if self._file is not None:
             self._file.close()
         if self._sink is not None:
             self._sink.close()
+        if self._directory is not None:
+            with writing(self._directory / TENSORBOARD):
+                self._board.close()
 
     @property
     def recent(self) -> list[Step]:
@@ -196,9 +213,20 @@ class RunLog:
             self._stream.write("\n")
             self._line_open = False
 
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """What the block shows on the stream is lost where nobody reads it."""
+        try:
+            yield
+        except (OutputClosed, OSError) as error:
+            is_closed = isinstance(error, OutputClosed) or is_unusable(error)
+            if self._on_output_closed is None or not is_closed:
+                raise
+            self._on_output_closed()
+
     def _write(self, record: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.append(record)
 
 
 def progress_line(step: Step, means: Mapping[str, float], max_length: int | None = None) -> str:
@@ -222,30 +250,3 @@ def progress_line(step: Step, means: Mapping[str, float], max_length: int | None
     while max_length is not None and len("  ".join(parts)) > max_length and len(parts) > 2:
         del parts[-2]
     return "  ".join(parts)
-
-
-def read_log(directory: Path) -> Iterator[dict[str, Any]]:
-    """The records of a run's log.jsonl; a last line that a power cut left incomplete is passed over."""
-    for line in (directory / LOG).read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
-
-
-def forget_steps_after(directory: Path, phases: list[str], phase: str, step: int) -> None:
-    """Drop the records of steps that a run resumed at `step` of `phase` will make again; events stay.
-
-    Args:
-        directory: the run directory.
-        phases: names of all phases in their order.
-        phase: the phase that goes on.
-        step: how many of its steps are done.
-    """
-    if not (directory / LOG).exists():
-        return
-    position = (phases.index(phase), step)
-    kept = [
-        json.dumps(record) + "\n"
-        for record in read_log(directory)
-        if "event" in record or (phases.index(record["phase"]), record["step"]) <= position
-    ]
-    write_atomically(directory / LOG, "".join(kept))

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.config import TrainConfig
 from trainer.errors import UsageError
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.run_files import LOG
 
 EVENT = "wandb"

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from models.atomic_files import wait_for_disk, write_atomically
 from models.digests import file_sha256
+from models.write_errors import writing
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
 from trainer.step.checkpoint_manifest import MANIFEST, manifest_text, read_manifest
@@ -130,7 +131,12 @@ class Saver:
         self._processes = processes
         self._keep_latest = keep_latest
         self._completer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._previous: Path | None = None
+        """The one before `latest`."""
+
         self._pending: Future[Any] | None = None
+        self._num_bytes = 0
+        """Of the one before, or else of the tensors of the one that is being written: it needs no less."""
 
     def __enter__(self) -> Saver:
         if self._processes.is_first:
@@ -158,22 +164,30 @@ class Saver:
 
         A kill at any moment leaves the previous latest one in place. A complete checkpoint of the same phase and step
         is left as it is, since the same run made it.
+
+        Raises:
+            WriteError: this one, or the one before, cannot be written, because the disk is full, say. Nothing of it is
+                left.
         """
         self.finish()
         final = self._directory / f"{phase}-{step:07d}"
-        self.latest = final
+        self._previous, self.latest = self.latest, final
         if self._processes.all_reduce_max(int(self._processes.is_first and read(final) is not None)):
             if self._processes.is_first:
                 self._make_latest(final)
             return
         unfinished = aside(final)
         if self._processes.is_first:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            _remove_unfinished(self._directory)
-            unfinished.mkdir()
+            with writing(final):
+                self._directory.mkdir(parents=True, exist_ok=True)
+                _remove_unfinished(self._directory)
+                unfinished.mkdir()
         self._processes.barrier()
+        tensors = state.tensors()
+        before = read(self._previous) if self._previous is not None else None
+        self._num_bytes = before.num_bytes if before is not None else sum(one.nbytes for one in tensors.values())
         written = dcp.async_save(
-            state.tensors(),
+            tensors,
             storage_writer=DigestingWriter(unfinished / STATE),
             process_group=self._processes.saving,
         )
@@ -188,10 +202,28 @@ class Saver:
             self.finish()
 
     def finish(self) -> None:
-        """Wait until the checkpoint that is being written is complete. Raises what its thread raised."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+        """Wait until the checkpoint that is being written is complete.
+
+        Raises:
+            WriteError: it cannot be written, because the disk is full, say. Nothing of it is left.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        assert self.latest is not None
+        failed = self.latest
+        try:
+            with writing(failed, self._num_bytes):
+                try:
+                    pending.result()
+                except CheckpointException as error:  # which is no Exception, and has one of each process that failed
+                    raise next(iter(error.failures.values()))[0] from error
+        except Exception:
+            if self._processes.is_first:
+                shutil.rmtree(aside(failed), ignore_errors=True)
+            if read(failed) is None:  # else only what follows it has failed
+                self.latest = self._previous
+            raise
 
     def _complete(self, final: Path, facts: Mapping[str, Any], written: Future[Any]) -> None:
         written.result()

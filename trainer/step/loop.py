@@ -104,6 +104,7 @@ def train(
 
         def save(step: int) -> None:
             watchdog.enters("the checkpoint")
+            log.sync()  # first, so that after a power cut no step of a checkpoint lacks its line
             saver.save(state, phase=phase.name, phase_index=phase.index, step=step, config=config.to_dict(), base=base)
 
         begun = time.monotonic()

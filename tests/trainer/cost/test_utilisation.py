@@ -12,7 +12,7 @@ from trainer.cost.estimate import batch_shape
 from trainer.cost.step_cost import measure, shell
 from trainer.cost.utilisation import StepFlops, peak_flops
 from trainer.data.stream import Stream
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.pretrain import main
 from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks

@@ -7,7 +7,7 @@ import pytest
 
 import processes
 from recorded_batches import batches, train
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.step import checkpoint
 
 NUM_STEPS, NUM_ROWS = 8, 4

@@ -8,7 +8,7 @@ import torch
 
 import processes
 import two_branches
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.process.watchdog import EXIT_STUCK
 from trainer.step import checkpoint
 from two_branches import NUM_STEPS, POISONED_STEP

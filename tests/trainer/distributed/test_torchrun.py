@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models import MMInterleaved
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.pretrain import main
 from trainer.step import checkpoint
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from trainer.logging.metrics import RunLog, Step, forget_steps_after, progress_line, read_log
+from trainer.logging.log_file import forget_steps_after, read_log
+from trainer.logging.metrics import RunLog, Step, progress_line
 from trainer.run_files import LOG
 
 MEANS = {

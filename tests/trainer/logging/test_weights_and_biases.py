@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from models import MMInterleaved
-from trainer.logging.metrics import RunLog, Step, read_log
+from trainer.logging.log_file import read_log
+from trainer.logging.metrics import RunLog, Step
 from trainer.logging.weights_and_biases import EVENT, join_project
 from trainer.pretrain import main
 from trainer.recipes import tiny

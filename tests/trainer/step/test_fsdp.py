@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import processes
 from models import MMInterleaved
 from sharding_facts import write_layers_at_once, write_numbers_held
-from trainer.logging.metrics import read_log
+from trainer.logging.log_file import read_log
 from trainer.pretrain import main
 from two_branches import Branches
 

@@ -10,7 +10,8 @@ from torch.distributed.checkpoint import FileSystemReader, load
 
 from trainer.config import OptimConfig
 from trainer.errors import NonFiniteError
-from trainer.logging.metrics import RunLog, read_log
+from trainer.logging.log_file import read_log
+from trainer.logging.metrics import RunLog
 from trainer.process.distributed import joined
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.recipes import tiny
