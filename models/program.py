@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import TextIO
@@ -52,11 +53,13 @@ def run_program(main: Callable[[], int | None]) -> int:
     * SIGTERM and SIGHUP end the program as an exception would, with 128 + their number; a second one acts at once.
       A signal that whoever started the program ignores (`nohup`) stays ignored.
     * Ctrl-C ends it with 130 and a line.
-    * What the system refuses (OSError) ends it with a sentence that names the file, and 1.
+    * What the system refuses (OSError) ends it with a sentence that names the file, and 1; in a thread of a library, it
+      is told in a sentence.
     """
     _open_missing_streams()
     sys.stdout = _guarded(sys.stdout, 1, raises=True)
     sys.stderr = _guarded(sys.stderr, 2, raises=False)
+    threading.excepthook = _tell_of_thread
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
@@ -186,6 +189,13 @@ def _name() -> str:
     """The program as one would start it: `python -m trainer.pretrain`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec is not None else sys.argv[0]
+
+
+def _tell_of_thread(error: threading.ExceptHookArgs) -> None:
+    if isinstance(error.exc_value, OSError) and is_unusable(error.exc_value):
+        print(f"{_name()}: {explained(error.exc_value)}", file=sys.stderr)
+    else:
+        threading.__excepthook__(error)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.atomic_files import UNFINISHED, put_in_place
 from models.json_files import read_json, write_json
+from models.write_errors import writing
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
@@ -121,15 +122,24 @@ def checksum(tensor: Tensor) -> str:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file: it is complete or missing."""
+    """Write a safetensors file: it is complete or missing.
+
+    Raises:
+        WriteError: the disk is full, say.
+    """
     unfinished = file.with_name(file.name + UNFINISHED)
-    try:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata={"format": "pt"}
-        )
-        put_in_place(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with writing(file, _num_bytes(tensors)):
+        try:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata={"format": "pt"}
+            )
+            put_in_place(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str) -> None:
@@ -145,6 +155,7 @@ def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size:
 
     Raises:
         ValueError: `max_shard_size` is no such text.
+        WriteError: the disk is full, say.
     """
     try:
         split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
@@ -161,9 +172,12 @@ def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size:
     try:
         for file, names in split.filename_to_tensors.items():
             shard = {name: tensors[name].contiguous() for name in names}
-            save_file(shard, directory / (file + UNFINISHED), metadata={"format": "pt"})
+            with writing(directory / file, _num_bytes(shard)):
+                save_file(shard, directory / (file + UNFINISHED), metadata={"format": "pt"})
         for unfinished in written:
-            put_in_place(unfinished, unfinished.with_name(unfinished.name.removesuffix(UNFINISHED)))
+            final = unfinished.with_name(unfinished.name.removesuffix(UNFINISHED))
+            with writing(final):
+                put_in_place(unfinished, final)
     finally:
         for unfinished in written:
             unfinished.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=(__doc__ or "").partition("\n\n")[2],
-        epilog="Exit code: 0 done or paused by --minutes, 1 a non-finite gradient or a full memory or disk, 2 wrong use, "
+        epilog="Exit code: 0 done or paused by --minutes, 1 a non-finite gradient, a full memory or disk, 2 wrong use, "
         "3 SIGTERM or SIGHUP, 130 Ctrl-C.",
     )
     parser.add_argument(

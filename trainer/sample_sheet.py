@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from models import MMInterleaved
+from models.atomic_files import write_atomically
+from models.write_errors import writing
 from trainer.config import TrainConfig
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.corpus_stream import CorpusStream
@@ -77,10 +80,11 @@ class Sampler:
             with torch.autocast(self._model.device.type, torch.bfloat16, enabled=self._is_half):
                 written = go_on(self._model, asked.given, self._settings, max_new_tokens=asked.max_new_tokens, seed=0)
             rows.append((to_model(asked.given, image_side), [asked.truth], [written]))
-        self._folder.mkdir(exist_ok=True)
-        unfinished = self._folder / f".{step:07d}.png"
-        sheet(rows).save(unfinished)
-        unfinished.replace(self._folder / f"{step:07d}.png")
+        encoded = BytesIO()
+        sheet(rows).save(encoded, format="png")
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+        write_atomically(self._folder / f"{step:07d}.png", encoded.getvalue())
 
 
 def of_world(data: DataConfig, model: MMInterleaved) -> list[Asked]:
