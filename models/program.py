@@ -110,6 +110,7 @@ class GuardedStream(io.TextIOWrapper):
 
     def __init__(self, stream: io.TextIOWrapper, *, raises: bool) -> None:
         self._raises = raises
+        self._original = stream  # which closes the buffer when it goes
         self._is_closed = False
         # The other one, which Python keeps as sys.__stdout__, holds nothing back, and both lead to the same place.
         super().__init__(

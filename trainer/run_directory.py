@@ -154,7 +154,9 @@ def is_finished(out: Path) -> bool:
     """Whether the run in a directory has come to its end."""
     if not (out / MODEL / WEIGHTS_FILE).is_file() or not (out / LOG).is_file():
         return False
-    turns = [record["event"] for record in read_log(out) if record.get("event") in ("start", "done")]
+    turns = [
+        record["event"] for record in read_log(out, pass_over_damage=True) if record.get("event") in ("start", "done")
+    ]
     return turns[-1:] == ["done"]
 
 

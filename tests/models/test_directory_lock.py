@@ -2,11 +2,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from models.directory_lock import LOCK_FILE, DirectoryInUse, directory_lock
+from models.directory_lock import LOCK_FILE, DirectoryInUse, directory_lock, held_descriptors
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +31,14 @@ def is_held(directory: Path) -> bool:
             return False
     except DirectoryInUse:
         return True
+
+
+def wait_until_free(directory: Path, patience_s: float = 60) -> None:
+    """A process that ends closes its files one after the other."""
+    end = time.monotonic() + patience_s
+    while is_held(directory):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_directory_has_one_owner_at_a_time_and_is_left_as_it_was(tmp_path: Path) -> None:
@@ -83,3 +92,28 @@ def test_a_killed_process_lets_go_even_if_its_workers_live_on(tmp_path: Path) ->
         other.kill()
         other.stdin.close()
         other.stdout.close()
+
+
+def test_what_cannot_be_locked_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).mkdir()
+    sentence = r"its \.lock cannot be opened: Is a directory\. Expected a file, or nothing"
+    with pytest.raises(ValueError, match=sentence), directory_lock(tmp_path):
+        raise AssertionError("locked")
+    assert held_descriptors() == ()
+
+
+def test_a_program_that_inherits_the_lock_holds_it_when_its_parent_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, subprocess, sys\nfrom pathlib import Path\n"
+        "from models.directory_lock import directory_lock, held_descriptors\n"
+        "with directory_lock(Path(sys.argv[1])):\n"
+        "    subprocess.Popen(['cat'], pass_fds=held_descriptors())\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.wait()
+        assert is_held(tmp_path)
+        other.stdin.close()
+        assert other.stdout.read() == b"", "it ends with its input"
+    wait_until_free(tmp_path)

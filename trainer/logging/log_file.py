@@ -10,6 +10,7 @@ from typing import Any
 
 from models.atomic_files import write_atomically
 from models.write_errors import writing
+from trainer.errors import UsageError
 from trainer.run_files import LOG
 
 
@@ -53,15 +54,28 @@ class LogFile:
             self._file.close()
 
 
-def read_log(directory: Path) -> Iterator[dict[str, Any]]:
-    """The records of a run's log.jsonl; what a power cut left of a line is passed over (`missing_steps` finds it)."""
-    for line in (directory / LOG).read_bytes().split(b"\n")[:-1]:
+def read_log(directory: Path, *, pass_over_damage: bool = False) -> Iterator[dict[str, Any]]:
+    """The records of a run's log.jsonl; a last line that a power cut left incomplete is passed over.
+
+    Args:
+        directory: the run directory.
+        pass_over_damage: pass over other damaged lines too, which a power cut may leave behind the last checkpoint.
+
+    Raises:
+        UsageError: a line is damaged.
+    """
+    for number, line in enumerate((directory / LOG).read_bytes().split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
         except ValueError:
-            continue
+            record = None
         if isinstance(record, dict):
             yield record
+        elif not pass_over_damage:
+            raise UsageError(
+                f"Line {number} of {directory / LOG} is damaged; expected a JSON object. If the run is not finished, "
+                "the command that goes on with it drops the line, and says what the log lacks; else remove the line."
+            )
 
 
 def forget_steps_after(directory: Path, phases: list[str], phase: str, step: int) -> None:
@@ -78,7 +92,7 @@ def forget_steps_after(directory: Path, phases: list[str], phase: str, step: int
     position = (phases.index(phase), step)
     kept = [
         json.dumps(record) + "\n"
-        for record in read_log(directory)
+        for record in read_log(directory, pass_over_damage=True)
         if "event" in record or (phases.index(record["phase"]), record["step"]) <= position
     ]
     write_atomically(directory / LOG, "".join(kept))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from trainer.errors import UsageError
 from trainer.logging.log_file import forget_steps_after, read_log
 from trainer.logging.metrics import RunLog, Step, progress_line
 from trainer.run_files import LOG
@@ -157,5 +158,6 @@ def test_forgetting_keeps_events_and_earlier_steps(tmp_path):
 
 def test_a_broken_record_in_the_middle_is_not_passed_over(tmp_path):
     (tmp_path / LOG).write_text('{"event": "start"}\n{"phase"\n{"event": "done"}\n')
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(UsageError, match=r"Line 2 of .*log.jsonl is damaged; .* drops the line"):
         list(read_log(tmp_path))
+    assert [record["event"] for record in read_log(tmp_path, pass_over_damage=True)] == ["start", "done"]

@@ -7,7 +7,9 @@ import pytest
 from trainer.process.interrupt import SIGNALS, Interrupt, Stop
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3), (signal.SIGUSR1, 3)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3), (signal.SIGUSR1, 3), (signal.SIGHUP, 3)]
+)
 def test_the_first_signal_is_a_request_and_the_second_one_acts(number, exit_code):
     acted = []
     before = signal.signal(number, lambda *_: acted.append(number))
@@ -56,3 +58,32 @@ def test_a_stop_file_and_the_clock_are_reasons_too(tmp_path):
     with Interrupt(tmp_path, deadline=time.monotonic()) as interrupt:
         os.kill(os.getpid(), signal.SIGUSR1)
         assert interrupt.reason is Stop.SIGUSR1  # somebody's wish counts more than the clock
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupt.reason is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_output_that_nobody_reads_is_a_reason_unless_there_is_another():
+    interrupt = Interrupt()
+    interrupt.output_closed()
+    assert (interrupt.reason, interrupt.reason.exit_code) == (Stop.CLOSED_OUTPUT, 3)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        interrupt.output_closed()
+        assert interrupt.reason is Stop.SIGINT
+
+
+def test_a_directory_called_stop_is_no_wish(tmp_path):
+    (tmp_path / "STOP").mkdir()
+    interrupt = Interrupt(tmp_path)
+    assert interrupt.reason is None
+    interrupt.obeyed()
+    assert (tmp_path / "STOP").is_dir()

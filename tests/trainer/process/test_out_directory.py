@@ -19,3 +19,11 @@ def test_what_is_there_is_named_but_for_its_own_and_the_hidden(tmp_path: Path) -
 def test_room_for_a_file_is_made_and_nothing_left_in_it(tmp_path: Path) -> None:
     make_room_for(tmp_path / "deep" / "scores.json")
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be made a directory: File name too long\. Name another one\."):
+        check_directory(tmp_path / ("n" * 300), own=())
+    for length in (252, 300):  # the shorter one has no room for what is added while it is written
+        with pytest.raises(UsageError, match=r"cannot be written: File name too long\. Name another one\."):
+            make_room_for(tmp_path / ("n" * length))
