@@ -16,8 +16,8 @@ import numpy as np
 
 from trainer.data.document import Document, Image, Segment, prompt_of
 from trainer.data.emoji.atlas import sprites
-from trainer.evaluation.image_scores import background_right, foreground_iou, sprites_right, to_float
-from trainer.evaluation.text_scores import box_iou, exact_match, number_match, read_box
+from trainer.evaluation.image_scores import background_right, foreground_iou, scene_right, sprites_right, to_float
+from trainer.evaluation.text_scores import box_iou, exact_match, last_number, number_match, read_box
 
 Answer = str | np.ndarray
 """Text, or an image: float32 [h, h, 3] in [0, 1]."""
@@ -115,18 +115,24 @@ def score_grounding(answer: Answer, document: Document, _num_concepts: int) -> d
 
 
 def score_comparison(answer: Answer, document: Document, _num_concepts: int) -> dict[str, float]:
-    """The number asked for; also on its own for each of the two kinds of question."""
+    """The number asked for; also on its own for each of the two kinds of question, and for "image i" whether the number
+    is one of image i, of whichever sprite. No number stands in two images of a document."""
     right = number_match(str(answer), document.truth["answer"])
-    asks_which = document.truth["questions"][0]["text"].startswith(" which image")
-    return {"answer": right, "which_image" if asks_which else "number_in_image": right}
+    asked_image = re.search(r"in image (\d+)\?$", document.truth["questions"][0]["text"])
+    if asked_image is None:
+        return {"answer": right, "which_image": right}
+    objects = document.truth["images"][int(asked_image.group(1)) - 1]["objects"]
+    in_asked_image = last_number(str(answer)) in {str(item["number"]) for item in objects}
+    return {"answer": right, "number_in_image": right, "in_asked_image": float(in_asked_image)}
 
 
 def score_drawing(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
-    """Sprites and background of the last image."""
+    """The last image as a whole, its sprites and its background."""
     assert isinstance(answer, np.ndarray)
     facts = document.truth["images"][-1]
     return {
-        "sprites": sprites_right(answer, facts, num_concepts),
+        "scene": scene_right(answer, facts, num_concepts),
+        "sprites_in_place": sprites_right(answer, facts, num_concepts),
         "background": background_right(answer, facts),
     }
 
@@ -140,7 +146,8 @@ def score_layout(answer: Answer, document: Document, num_concepts: int) -> dict[
 
 
 DRAWING_LABELS = {
-    "sprites": "the right sprites in their places",
+    "scene": "the whole scene right",
+    "sprites_in_place": "the right sprites in their places, and no others",
     "background": "the right background colour",
 }
 EVALUATION_TASKS: dict[str, Task] = {
@@ -180,6 +187,7 @@ EVALUATION_TASKS: dict[str, Task] = {
         labels={
             "answer": "right answer",
             "number_in_image": "“which number is under … in image i?”",
+            "in_asked_image": "the same: any number of image i",
             "which_image": "“which image has …?”",
         },
         score=score_comparison,

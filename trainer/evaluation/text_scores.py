@@ -1,4 +1,8 @@
-"""How right a written answer is: captions, numbers and boxes, each a share between 0 and 1."""
+"""How right a written answer is: captions, numbers and boxes, each a share between 0 and 1.
+
+A model may write down its search first ("top left whale, middle strawberry: 11"), so the last number or box of a text
+is its answer, and the one before it is not.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,21 @@ def exact_match(answer: str, truth: str) -> float:
 
 
 def number_match(answer: str, truth: str) -> float:
-    """1 if the first number in the answer is the first in the truth; other words do not count, leading zeros do."""
-    said, true = (re.search(r"\d+", text) for text in (answer, truth))
-    return float(said is not None and true is not None and said.group() == true.group())
+    """1 if the last number in the answer is the last in the truth; other words do not count, leading zeros do."""
+    said, true = last_number(answer), last_number(truth)
+    return float(said is not None and said == true)
+
+
+def last_number(text: str) -> str | None:
+    """The digits of the last number that a text holds, None if there is none."""
+    numbers = re.findall(r"\d+", text)
+    return numbers[-1] if numbers else None
 
 
 def read_box(text: str) -> Box | None:
-    """The first box that a text holds, None if there is none."""
+    """The last box that a text holds, None if there is none."""
     boxes = read_boxes(text)
-    return boxes[0] if boxes else None
+    return boxes[-1] if boxes else None
 
 
 def box_iou(one: Box, other: Box) -> float:

@@ -85,6 +85,29 @@ def test_reading_tells_the_wrong_number_from_one_that_is_not_there() -> None:
     assert EVALUATION_TASKS["read"].score(absent, document, 32) == {"number": 0, "some_number": 0}
 
 
+def test_several_images_are_told_apart() -> None:
+    """A number of another image is no number of the one asked about, and what was written last is the answer."""
+    score, seen = EVALUATION_TASKS["compare"].score, 0
+    for document in documents("compare", "val", 0, 48, options=OPTIONS):
+        text, images = document.truth["questions"][0]["text"], document.truth["images"]
+        true = document.truth["answer"]
+        assert score(f"image 1 top left 99, {true}", document, 32)["answer"] == 1
+        if " in image " not in text:
+            assert score(f"{true}, image {5 - int(true)}", document, 32) == {"answer": 0, "which_image": 0}
+            continue
+        asked = int(text[-2]) - 1
+        for place, image in enumerate(images):
+            same, other = (item["number"] for item in image["objects"])
+            here = float(place == asked)
+            assert score(f"top left: {same}", document, 32) == {
+                "answer": here, "number_in_image": here, "in_asked_image": here,
+            }  # fmt: skip
+            assert score(str(other), document, 32) == {"answer": 0, "number_in_image": 0, "in_asked_image": here}
+        assert score("no idea", document, 32) == {"answer": 0, "number_in_image": 0, "in_asked_image": 0}
+        seen += 1
+    assert seen > 10
+
+
 def test_grounding_needs_half_an_overlap() -> None:
     [document] = documents("ground", "val", 0, 1, options=OPTIONS)
     x1, y1, x2, y2 = document.truth["box"]

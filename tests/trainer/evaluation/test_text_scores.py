@@ -12,7 +12,17 @@ def test_exact_match(answer: str, right: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "right"), [("37", 1), (" it is 37 </s>", 1), ("37 42", 1), ("42 37", 0), ("137", 0), ("3 7", 0), ("", 0)]
+    ("answer", "right"),
+    [
+        ("37", 1),
+        (" it is 37 </s>", 1),
+        ("37 42", 0),
+        ("42 37", 1),
+        ("top left 42, middle: 37", 1),
+        ("137", 0),
+        ("3 7", 0),
+        ("", 0),
+    ],
 )
 def test_number_match(answer: str, right: int) -> None:
     assert number_match(answer, "37") == right
@@ -22,6 +32,7 @@ def test_boxes_are_read_in_thousandths() -> None:
     assert read_box("at (100,050)(999,500) it is") == (0.1, 0.05, 0.999, 0.5)
     for nonsense in ("", "(100,050)", "(100,050)(100,500)", "(10,50)(99,99)", "(500,500)(100,600)"):
         assert read_box(nonsense) is None
+    assert read_box("snail (100,050)(300,500), owl (200,050)(999,500)") == (0.2, 0.05, 0.999, 0.5)
 
 
 def test_box_iou() -> None:

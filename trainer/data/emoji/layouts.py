@@ -6,6 +6,7 @@ Distances are canvas units (64 a side). Random layouts leave a margin between sp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,9 @@ GRID = 3
 GRID_CELL = CANVAS // GRID
 NUMBER_HEIGHT = 7
 """A printed number with the gap above it."""
+
+STEEPEST_GRADIENT = 12
+"""Grey levels by which a background brightens at most, from the centre to an edge."""
 
 Direction = Literal["row", "column"]
 
@@ -31,7 +35,8 @@ def _flip(rng: np.random.Generator) -> bool:
 
 def _gradient(rng: np.random.Generator) -> tuple[int, int]:
     # Few different ones, so that the rendered backgrounds stay in their cache.
-    return 6 * _within(rng, -2, 2), 6 * _within(rng, -2, 2)
+    half = STEEPEST_GRADIENT // 2
+    return half * _within(rng, -2, 2), half * _within(rng, -2, 2)
 
 
 def _different_numbers(rng: np.random.Generator, count: int) -> list[int]:
@@ -89,6 +94,25 @@ def numbered_grid(rng: np.random.Generator, colour: int, sprites: Sequence[int],
         y = row * cell + _within(rng, 0, cell - NUMBER_HEIGHT - size)
         placed.append(Placed(sprite, x, y, size, _flip(rng), number))
     return Scene(colour, tuple(placed), _gradient(rng))
+
+
+def with_numbers_apart(scenes: Sequence[Scene]) -> list[Scene]:
+    """The scenes, so that no number stands in two of them: one that an earlier scene shows is counted on to the next,
+    from 10 to 99, that none shows."""
+    shown = {item.number for scene in scenes for item in scene.placed}
+    taken: set[int | None] = {None}
+    apart = []
+    for scene in scenes:
+        placed = []
+        for item in scene.placed:
+            number = item.number
+            while number is not None and number in taken:
+                number = next(n for n in [*range(number + 1, 100), *range(10, number)] if n not in shown)
+                shown.add(number)
+            taken.add(number)
+            placed.append(replace(item, number=number))
+        apart.append(replace(scene, placed=tuple(placed)))
+    return apart
 
 
 def centred(colour: int, sprite: int) -> Scene:

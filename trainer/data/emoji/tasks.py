@@ -137,7 +137,8 @@ def ground(seed: int, index: int, split: Split, options: TaskOptions) -> Documen
 def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
     """Two to four images, two questions: the number under a sprite in one of them, and which one has a sprite.
 
-    The sprite whose number is asked stands in every image, so the right image must be found.
+    The sprite whose number is asked stands in every image, so the right image must be found; and no number stands in
+    two images, so an answer tells which image was read.
     `truth["questions"]`: text and answer of each; the prompt ends with the first one.
     """
     rng = _rng("compare", seed, index, split)
@@ -146,7 +147,9 @@ def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
     others = allowed_sprites(split, options.num_concepts, shared_colour, shared)
     # One other sprite an image and never the same, so "which image has" has one answer.
     companions = [others[place] for place in rng.permutation(len(others))[:count]]
-    scenes = [layouts.numbered_grid(rng, shared_colour, [asked, companion], grid=2) for companion in companions]
+    scenes = layouts.with_numbers_apart(
+        [layouts.numbered_grid(rng, shared_colour, [asked, companion], grid=2) for companion in companions]
+    )
     segments: list[Segment] = []
     for number, scene in enumerate(scenes, start=1):
         label = f" image {number}:" if segments else f"image {number}:"

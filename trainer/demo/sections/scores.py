@@ -40,16 +40,19 @@ def section(demo: Demo) -> str:
         explained = (
             '<p class="note">“Trained without MMFS” is the same model on the same documents, from the same image '
             f"encoder, for {steps:,} steps, with no MMFS layer in its language model and its image decoder. It was "
-            "recorded when the shipped weights were made; the command is at the end of the page.</p>"
+            "recorded when the shipped weights were made; the command is at the end of the page. Where it has “–”, the "
+            "score is measured in another way since, or on other documents.</p>"
         )
     return (
         '<p class="note">Per cent, ± one standard error, on held-out documents: each shows a sprite on a colour, or '
         "two sprites together, that no training image shows. The line in each bar is chance: the score of answering "
         "each document with another one’s right answer, by the same scorer. The truth given as an answer "
         f"scores {'100 everywhere' if lowest == 1 else f'at least {100 * lowest:.0f}'}.</p>"
-        '<p class="note">A drawn sprite counts as the one of the '
-        f"{demo.live.settings.num_concepts} sprites whose pixels are nearest, compared at its true place and size, "
-        "moved by up to 2 pixels, mirrored or not; a background as the nearest of 8 named colours.</p>"
+        '<p class="note">In a drawing, a place shows whichever is nearest: one of the '
+        f"{demo.live.settings.num_concepts} sprites, compared at its true place and size, moved by up to 2 pixels, "
+        "mirrored or not, or nothing, which is any one colour. What is drawn beside the places counts as sprites that "
+        "nobody asked for. A background is the nearest of 8 named colours. The whole scene is right if all of that is. "
+        "Of a written answer the last number or box counts.</p>"
         f'<div class="panel"><table><thead><tr><th>task</th><th>score</th><th class="number">documents</th>'
         f'<th class="number">chance</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>{explained}'
     )

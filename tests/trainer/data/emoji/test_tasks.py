@@ -265,6 +265,8 @@ def test_questions_over_several_images_have_one_right_answer():
         assert 2 <= len(facts) <= 4
         assert not any(segment.draw for segment in document.segments if isinstance(segment, Image))
         assert document.prompt == 2 * len(facts) + 1
+        numbers = [thing["number"] for one in facts for thing in one["objects"]]
+        assert len(set(numbers)) == len(numbers) == 2 * len(facts)
         assert document.segments[document.prompt].text == " " + document.truth["answer"]
         for question in document.truth["questions"]:
             if match := re.fullmatch(r" which number is under the (.*) in image (\d)\?", question["text"]):
