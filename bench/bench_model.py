@@ -75,6 +75,7 @@ def fold_closed(synchronizer: torch.nn.Module) -> FoldedMMFS:
     """A synchronizer whose gate is closed."""
     assert isinstance(synchronizer, LanguageSynchronizer)
     folded = synchronizer.fold()
+    assert folded is not None, "the toy's layers are as they were made"
     folded.output, folded.output_bias = torch.zeros_like(folded.output), torch.zeros_like(folded.output_bias)
     return folded
 

@@ -5,7 +5,7 @@ Letters: N images, S pyramid pixels, K tokens read, C language-model width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -125,7 +125,7 @@ class DecodingStep:
         return self.model.logits(hidden)
 
     @torch.no_grad()
-    def _logits(self, values: list[Tensor], folded: list[FoldedMMFS]) -> Tensor:
+    def _logits(self, values: list[Tensor], folded: Sequence[FoldedMMFS | None]) -> Tensor:
         hidden = self.model(
             self.embedding,
             position_ids=self.position_ids,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -203,8 +203,8 @@ class MMFS(nn.Module):
         mixed = self.query_proj(query)
         offsets = self.sampling_offsets(mixed).view(batch, num_queries, *offset_shape)  # [B, Q, H, P, 2]
         logits = self.attention_weights(mixed).view(batch, num_queries, *logit_shape)  # [B, Q, H, L, P]
-        offset_table = F.linear(age_embedding, self.sampling_offsets.weight).view(-1, *offset_shape)
-        logit_table = F.linear(age_embedding, self.attention_weights.weight).view(-1, *logit_shape)
+        offset_table = without_bias(self.sampling_offsets, age_embedding).view(-1, *offset_shape)
+        logit_table = without_bias(self.attention_weights, age_embedding).view(-1, *logit_shape)
         sampled = mmfs_attention(
             values,
             self.spatial_shapes if spatial_shapes is None else spatial_shapes,
@@ -227,6 +227,32 @@ class MMFS(nn.Module):
             f"output_dim={self.output_dim}, max_age={self.max_age}, base={self.base}, "
             f"null={self.null_value is not None}"
         )
+
+
+def without_bias(projection: nn.Module, rows: Tensor) -> Tensor:
+    """What a projection of [A, C] adds to that of a query, for any module that takes the place of a linear one: with an
+    adapter, quantised, with hooks. Such a module is called, on the rows and on one of zeros, whose result is the bias.
+    """
+    if is_plain_linear(projection):
+        return F.linear(rows, projection.weight)
+    projected: Tensor = projection(torch.cat([rows, torch.zeros_like(rows[:1])]))
+    return projected[:-1] - projected[-1]
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a call of it is `F.linear` with its weight and bias, and nothing else."""
+    return type(module) is nn.Linear and not has_hooks(module)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its class says."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
 
 
 def check_counts(**counts: int) -> None:

@@ -6,6 +6,10 @@ of the bank, S pyramid pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from threading import Lock
+from typing import Any, Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +17,7 @@ from torch import Tensor, nn
 from mmfs import MMFS
 from mmfs.arguments import MMFSAttentionArguments
 from mmfs.autograd import implementation
+from mmfs.layer import has_hooks, is_plain_linear
 
 
 class FoldedMMFS:
@@ -20,7 +25,8 @@ class FoldedMMFS:
     [H*P*2 + H*L*P, C], the contributions of the ages are tables, and the gate is part of the output matrix.
 
     The time of decoding is that of reading the weights: 9 M instead of 35 M for a layer of the released model. This is
-    a copy, valid while the layer's weights do not change, and has no gradients.
+    a copy, valid while the layer's weights do not change, and has no gradients. The modules are not called: `can_fold`
+    says whether that makes no difference.
 
     Args:
         mmfs: the layer.
@@ -83,5 +89,93 @@ class FoldedMMFS:
             self.null_logit,
             self.null_value,
         )
-        sampled = implementation(values).mmfs_attention_forward(arguments)  # [B, T, H*D]
+        if torch.compiler.is_compiling():
+            sampled = torch.ops.mmfs.mmfs_attention(*arguments)  # [B, T, H*D]
+        else:
+            sampled = implementation(values).mmfs_attention_forward(arguments)
         return F.linear(sampled, self.output, self.output_bias).to(hidden.dtype)
+
+
+def can_fold(owner: nn.Module, mmfs: MMFS, norm: nn.Module, gate: Tensor) -> bool:
+    """Whether a layer computes what its weights say: no module of it was exchanged (adapted, quantised, with a weight
+    that is computed from others) or has hooks, `owner`, whose layer and norm they are, neither."""
+    projections = (mmfs.query_proj, mmfs.sampling_offsets, mmfs.attention_weights, mmfs.output_proj)
+    return (
+        type(mmfs) is MMFS
+        and type(norm) is nn.RMSNorm
+        and all(map(is_plain_linear, projections))
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in (gate, *mmfs.parameters(), *norm.parameters()))
+        and not any(map(has_hooks, (owner, mmfs, norm)))
+    )
+
+
+class Foldable(Protocol):
+    """What can be folded."""
+
+    def fold(self) -> FoldedMMFS | None:
+        """As it is now; None: it cannot be."""
+
+    @property
+    def can_be_folded(self) -> bool:
+        """Whether it can."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Whose numbers count."""
+
+
+class Folds:
+    """The layers of one model, folded once, and again when a number in them has changed. Several threads may ask.
+
+    Not every change of a number counts up its tensor's version (a write through `.data`, a buffer that FSDP fills
+    again), so the numbers themselves are compared, as `fingerprint`, in a small part of the time of folding.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._made_of: tuple[list[object], Tensor] | None = None
+        self._made: list[FoldedMMFS | None] = []
+
+    @torch.no_grad()
+    @torch.inference_mode(False)  # what is made in one call serves others
+    def of(self, layers: Sequence[Foldable]) -> list[FoldedMMFS | None]:
+        """Each layer folded, or None where it cannot be."""
+        with self._lock:
+            can = [layer.can_be_folded for layer in layers]
+            tensors = [tensor for layer, yes in zip(layers, can, strict=True) if yes for tensor in layer.parameters()]
+            kinds = [*can, *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)]
+            bits = fingerprint(tensors)
+            if self._made_of is None or kinds != self._made_of[0] or not torch.equal(bits, self._made_of[1]):
+                self._made_of, self._made = None, []  # not two at a time
+                self._made = [layer.fold() for layer in layers]
+                self._made_of = kinds, bits
+            return list(self._made)
+
+    def forget(self) -> None:
+        """Free the memory."""
+        with self._lock:
+            self._made_of, self._made = None, []
+
+    def __reduce__(self) -> Any:
+        return Folds, ()  # a copy of the model folds for itself
+
+
+def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
+    """Numbers that differ when the tensors do, int64: of a matrix, the sums of its bits along rows and along columns, of
+    a small tensor the bits. All on the device of the first tensor."""
+    parts = [bits for tensor in tensors for bits in _sums_of_bits(tensor.detach().contiguous())]
+    return torch.cat([part.to(parts[0].device, torch.int64) for part in parts]) if parts else torch.empty(0)
+
+
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Of as many bytes."""
+
+FEW_NUMBERS = 2**12
+
+
+def _sums_of_bits(tensor: Tensor) -> Sequence[Tensor]:
+    size = tensor.element_size()
+    if tensor.numel() <= FEW_NUMBERS:
+        return (tensor.flatten().view(INTEGERS[size]),)
+    fills_words = tensor.shape[-1] * size % 8 == 0
+    matrix = tensor.view(-1, tensor.shape[-1]).view(torch.int64 if fills_words else INTEGERS[size])
+    return matrix.sum(0), matrix.sum(1)

@@ -17,22 +17,19 @@ from transformers.cache_utils import Cache
 
 from mmfs import MMFS
 from models.component_configs import LanguageModelConfig
-from models.folded_mmfs import FoldedMMFS
+from models.folded_mmfs import FoldedMMFS, Folds, can_fold
 from models.language_models.families import host_class
-from models.synchronizer import Synchronizer, attending_to, each, make_mmfs
+from models.in_this_call import Extended, InThisCall, extend
+from models.synchronizer import BoundSynchronizer, Synchronizer, bind, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
 """Initial logit of a token that the pre-trained LM does not know (the release: -100 + 95)."""
 
 
 class LanguageSynchronizer(Synchronizer):
-    """MMFS attached to one decoder layer: `tanh(alpha) * MMFS(norm(hidden), norm(features))` (paper 3.2).
-
-    The host layer is extended by hooks and stays as transformers made it: its state-dict keys do not change.
+    """MMFS of one decoder layer: `tanh(alpha) * MMFS(norm(hidden), norm(features))` (paper 3.2).
 
     Args:
-        layer_input: the module of a decoder layer that is given the layer's input.
-        attended: the module of that layer whose (first) result the layer adds to its input.
         mmfs: for queries of C channels and features of F.
         gate_init: initial alpha.
         image_positions: what the position embeddings of images count; see `SynchronizerConfig`.
@@ -41,19 +38,10 @@ class LanguageSynchronizer(Synchronizer):
     CENTRE = (0.5, 0.5)
     """Reference point of every text token (paper 3.2)."""
 
-    def __init__(
-        self,
-        layer_input: nn.Module,
-        attended: nn.Module,
-        mmfs: MMFS,
-        gate_init: float,
-        image_positions: Literal["age", "index"],
-    ) -> None:
+    def __init__(self, mmfs: MMFS, gate_init: float, image_positions: Literal["age", "index"]) -> None:
         norms = nn.RMSNorm(mmfs.query_dim, eps=1e-6), nn.RMSNorm(mmfs.feature_dim, eps=1e-6)
         super().__init__(*norms, mmfs, image_positions)
         self.gate = nn.Parameter(torch.full((1,), gate_init))
-        layer_input.register_forward_pre_hook(self._remember_input)
-        attended.register_forward_hook(self._add_to_attention)
 
     def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         """[B, T, C] states after self-attention, values [N, S', H, D], visible [B, T, 2] int64 -> [B, T, C], what the
@@ -63,27 +51,55 @@ class LanguageSynchronizer(Synchronizer):
         centre = torch.stack([hidden.new_full((), share, dtype=torch.float32) for share in self.CENTRE])
         return (self.gate.tanh() * self.mmfs(query, centre, visible, values=values)).to(hidden.dtype)
 
-    def fold(self) -> FoldedMMFS:
-        """The layer and its gate as they are now, folded for inference."""
+    @property
+    def can_be_folded(self) -> bool:
+        """Whether `fold` is possible: no module is adapted, quantised or has hooks."""
+        return can_fold(self, self.mmfs, self.query_norm, self.gate)
+
+    def fold(self) -> FoldedMMFS | None:
+        """The layer and its gate as they are now, folded for inference; None if that would leave something out."""
+        if not self.can_be_folded:
+            return None
         return FoldedMMFS(self.mmfs, cast(nn.RMSNorm, self.query_norm), self.CENTRE, self.gate.tanh())
 
-    def _remember_input(self, _module: nn.Module, args: tuple[Tensor]) -> None:
-        if self.images is not None:
-            self.images.residual = args[0]
 
-    def _add_to_attention(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        # The layer adds its input to this output; the query of MMFS is that sum.
-        images = self.images
-        if images is None or images.residual is None:
-            return None
-        attended, *rest = output if isinstance(output, tuple) else (output,)
-        hidden, images.residual = images.residual + attended, None
-        added = (images.folded or self)(hidden, images.values, images.visible)
-        return (attended + added, *rest) if isinstance(output, tuple) else attended + added
+class SynchronizedLayer(Extended):
+    """A decoder layer with MMFS between attention and feed-forward: what the synchronizer returns is added to what the
+    layer adds to its input, and the sum of both is what the synchronizer reads."""
+
+    attended: str
+    """The name of the submodule whose (first) result the layer adds to its input; see `LanguageHost.ATTENDED`."""
+
+    synchronizer_index: int | None
+    """Which of the model's synchronizers is this layer's."""
+
+    def __call__(self, *args: Any, synchronizers: Sequence[BoundSynchronizer] | None = None, **kwargs: Any) -> Any:
+        """The layer with its own synchronizer of the call's."""
+        # Chosen here, before what `compile` compiles: the same graph serves every layer.
+        index = self.synchronizer_index
+        own = None if synchronizers is None or index is None else synchronizers[index]
+        return super().__call__(*args, synchronizer=own, **kwargs)
+
+    def forward(
+        self, hidden: Tensor, *args: Any, synchronizer: BoundSynchronizer | None = None, **kwargs: Any
+    ) -> Any:
+        """As the layer's own, and MMFS if there is a synchronizer."""
+        if synchronizer is None:
+            return super().forward(hidden, *args, **kwargs)
+        attended = getattr(self, self.attended)
+
+        def synchronized(*given: Any, **named: Any) -> Any:
+            output = attended(*given, **named)
+            first, *rest = output if isinstance(output, tuple) else (output,)
+            first = first + synchronizer(hidden + first)
+            return (first, *rest) if isinstance(output, tuple) else first
+
+        return self.forward_with({self.attended: InThisCall(attended, synchronized)}, (hidden, *args), kwargs)
 
 
 class LanguageModel(nn.Module):
-    """A causal LM (`host`) whose every n-th layer attends to the images through a `LanguageSynchronizer`.
+    """A causal LM (`host`) whose every n-th layer attends to the images through a `LanguageSynchronizer`. The layers are
+    `SynchronizedLayer`s then, with the same names of weights.
 
     Args:
         config: sizes and choices.
@@ -113,11 +129,16 @@ class LanguageModel(nn.Module):
         self.pixels = slice(sum(sizes[:first]), sum(sizes[:last]))  # of S: the levels that the LM samples
         self.synchronizers = nn.ModuleList()
         if config.mmfs is not None:
-            for layer in self.decoder.layers[config.mmfs_first :: config.mmfs_every]:
+            for layer in self.decoder.layers:
+                extend(layer, SynchronizedLayer)
+                layer.attended, layer.synchronizer_index = self.family.ATTENDED, None
+            for index, layer in enumerate(self.decoder.layers[config.mmfs_first :: config.mmfs_every]):
                 mmfs = make_mmfs(config.mmfs, self.hidden_size, feature_dim, spatial_shapes[first:last])
-                places = self.family.input_of(layer), self.family.attended_of(layer)
-                synchronizer = LanguageSynchronizer(*places, mmfs, config.gate_init, config.mmfs.image_positions)
-                self.synchronizers.append(synchronizer)
+                layer.synchronizer_index = index
+                self.synchronizers.append(
+                    LanguageSynchronizer(mmfs, config.gate_init, config.mmfs.image_positions)
+                )
+        self._folds = Folds()
         if config.new_tokens and config.new_tokens_from is None:
             self._widen_head(config.new_tokens)
         self.new_token_head = self._make_new_token_head() if config.new_tokens else None
@@ -170,9 +191,21 @@ class LanguageModel(nn.Module):
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S', H, D]."""
         return [synchronizer.project_values(features[:, self.pixels]) for synchronizer in each(self.synchronizers)]
 
-    def fold(self) -> list[FoldedMMFS]:
-        """Per synchronizer, its layer as it is now, folded for inference; an argument of `forward`."""
-        return [synchronizer.fold() for synchronizer in cast(Iterable[LanguageSynchronizer], self.synchronizers)]
+    def fold(self) -> Sequence[FoldedMMFS | None]:
+        """Per synchronizer, its layer as it is now, folded for inference, or None where it cannot be; an argument of
+        `forward`. It is folded once, and again when a number in it has changed, however that was done."""
+        synchronizers = list(cast(Iterable[LanguageSynchronizer], self.synchronizers))
+        return self._folds.of(synchronizers)
+
+    def train(self, mode: bool = True) -> LanguageModel:
+        """As of every module; training forgets what was folded."""
+        if mode:
+            self._folds.forget()
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> LanguageModel:
+        self._folds.forget()  # what was folded would stay on the device that the model leaves
+        return super()._apply(fn, recurse)
 
     def forward(
         self,
@@ -183,7 +216,7 @@ class LanguageModel(nn.Module):
         values: Sequence[Tensor],
         visible: Tensor,
         cache: Cache | None = None,
-        folded: Sequence[FoldedMMFS] | None = None,
+        folded: Sequence[FoldedMMFS | None] | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, with the share of the embeddings that `embedding_skip` adds.
 
@@ -202,14 +235,15 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: another number of values, or of folded layers, than of synchronizers.
         """
-        with attending_to(self.synchronizers, values, visible, folded):
-            output = self.decoder(
-                inputs_embeds=embeddings,
-                position_ids=position_ids,
-                attention_mask=self.family.masks(mask),
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
+        synchronizers = bind(self.synchronizers, values, visible, folded)
+        output = self.decoder(
+            inputs_embeds=embeddings,
+            position_ids=position_ids,
+            attention_mask=self.family.masks(mask),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **({"synchronizers": synchronizers} if synchronizers else {}),
+        )
         hidden = output.last_hidden_state
         return hidden + self.config.embedding_skip * embeddings if self.config.embedding_skip else hidden
 

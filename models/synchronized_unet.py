@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from diffusers import UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor, nn
 
 from models.component_configs import SynchronizerConfig
+from models.in_this_call import Extended, InThisCall, extend
 from models.position import pixel_centres, resized_sincos_2d, sincos_2d
-from models.synchronizer import Synchronizer, attending_to, each, make_mmfs
+from models.synchronizer import BoundSynchronizer, Synchronizer, bind, each, make_mmfs
 
 
 class UNetSynchronizer(Synchronizer):
-    """MMFS attached to one map of the U-Net: `map + zero_conv(MMFS(norm(map) + position, norm(features)))` (paper 3.2).
+    """MMFS of one map of the U-Net: `map + zero_conv(MMFS(norm(map) + position, norm(features)))` (paper 3.2).
 
     Every pixel is a query whose reference point is its own centre; offsets are in pixels of this map, or in images.
     Positions are sine and cosine of its row and column, or with `position_table` those of a square table of that side,
@@ -51,17 +52,15 @@ class UNetSynchronizer(Synchronizer):
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[B, C, h, w] -> the same map plus what the visible images add; unchanged if the host runs without values."""
-        if self.images is None:
-            return hidden
+    def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """[B, C, h, w] map, values [N, S, H, D], visible [B, 2] int64 -> the same map plus what the images add."""
         height, width = hidden.shape[-2:]
         query = self.query_norm(rearrange(hidden, "b c h w -> b (h w) c"))
         query = query + self._positions(height, width, query)
         centres = pixel_centres(height, width, device=hidden.device)
-        visible = self.images.visible.unsqueeze(1).expand(-1, height * width, -1)
+        visible = visible.unsqueeze(1).expand(-1, height * width, -1)
         base = (width, height) if self.offsets_in_pixels else None
-        seen = self.mmfs(query, centres, visible, values=self.images.values, base=base)
+        seen = self.mmfs(query, centres, visible, values=values, base=base)
         return hidden + self.conv(rearrange(seen, "b (h w) c -> b c h w", h=height, w=width))
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
@@ -72,8 +71,37 @@ class UNetSynchronizer(Synchronizer):
         return resized_sincos_2d(height, width, channels, table=(side, side), device=like.device).to(like.dtype)
 
 
+class SynchronizedHost(Extended):
+    """A `UNet2DConditionModel` with synchronizers on some of its maps; `placement` as for `SynchronizedUNet`."""
+
+    placement: Literal["up", "skips"]
+
+    def forward(self, *args: Any, synchronizers: Sequence[BoundSynchronizer] = (), **kwargs: Any) -> Any:
+        """As the U-Net's own, and MMFS if there are synchronizers."""
+        if not synchronizers:
+            return super().forward(*args, **kwargs)
+        blocks = cast(Sequence[nn.Module], self.up_blocks)
+        replaced: dict[str, InThisCall | Sequence[InThisCall]] = {}
+        if self.placement == "up":
+            replaced["up_blocks"] = [
+                InThisCall(block, partial(_synchronize_output, block, synchronizer))
+                for block, synchronizer in zip(blocks, synchronizers, strict=True)
+            ]
+        else:
+            *skips, mid = synchronizers
+            middle = cast(nn.Module, self.mid_block)
+            replaced["mid_block"] = InThisCall(middle, partial(_synchronize_output, middle, mid))
+            up = []
+            for block in blocks:  # the up path takes the residuals from the end
+                num_residuals = len(cast(nn.ModuleList, block.resnets))
+                taken, skips = skips[-num_residuals:], skips[:-num_residuals]
+                up.append(InThisCall(block, partial(_synchronize_residuals, block, taken)))
+            replaced["up_blocks"] = up
+        return self.forward_with(replaced, args, kwargs)
+
+
 class SynchronizedUNet(nn.Module):
-    """`UNet2DConditionModel` (`host`) with synchronizers hooked in from outside; its state-dict keys do not change.
+    """`UNet2DConditionModel` (`host`) with synchronizers; its state-dict keys do not change.
 
     placement "up": one after each up-sampling block (paper 3.2). "skips": one on each residual of the down path and
     one after the middle block, before the up path (the released weights).
@@ -107,15 +135,8 @@ class SynchronizedUNet(nn.Module):
             UNetSynchronizer(width, feature_dim, spatial_shapes, mmfs, position_table) for width in channels
         ]
         self.synchronizers.extend(synchronizers)
-        if placement == "up":
-            for block, synchronizer in zip(host.up_blocks, synchronizers, strict=True):
-                block.register_forward_hook(partial(_synchronize_output, synchronizer))
-        else:
-            *skips, mid = synchronizers
-            host.mid_block.register_forward_hook(partial(_synchronize_output, mid))
-            for block in host.up_blocks:  # the up path takes the residuals from the end
-                taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
-                block.register_forward_pre_hook(partial(_synchronize_residuals, taken), with_kwargs=True)
+        extend(host, SynchronizedHost)
+        host.placement = placement
 
     def project_values(self, features: Tensor) -> list[Tensor]:
         """Per synchronizer, what MMFS samples: [N, S, F] -> [N, S, H, D]."""
@@ -147,14 +168,15 @@ class SynchronizedUNet(nn.Module):
         Raises:
             ValueError: another number of values than of synchronizers.
         """
-        with attending_to(self.synchronizers, values, visible):
-            return self.host(
-                sample,
-                timestep,
-                encoder_hidden_states=context,
-                added_cond_kwargs=dict(added) if added else None,
-                return_dict=False,
-            )[0]
+        synchronizers = bind(self.synchronizers, values, visible)
+        return self.host(
+            sample,
+            timestep,
+            encoder_hidden_states=context,
+            added_cond_kwargs=dict(added) if added else None,
+            return_dict=False,
+            **({"synchronizers": synchronizers} if synchronizers else {}),
+        )[0]
 
 
 def up_channels(unet: UNet2DConditionModel) -> list[int]:
@@ -175,13 +197,16 @@ def skip_channels(unet: UNet2DConditionModel) -> list[int]:
     return channels
 
 
-def _synchronize_output(synchronizer: UNetSynchronizer, _block: nn.Module, _args: Any, output: Tensor) -> Tensor:
-    return synchronizer(output)
+def _synchronize_output(block: nn.Module, synchronizer: BoundSynchronizer, *args: Any, **kwargs: Any) -> Tensor:
+    return synchronizer(block(*args, **kwargs))
 
 
 def _synchronize_residuals(
-    synchronizers: Sequence[UNetSynchronizer], _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    residuals = kwargs["res_hidden_states_tuple"]
-    synchronized = tuple(sync(map_) for sync, map_ in zip(synchronizers, residuals, strict=True))
-    return args, {**kwargs, "res_hidden_states_tuple": synchronized}
+    block: nn.Module,
+    synchronizers: Sequence[BoundSynchronizer],
+    *args: Any,
+    res_hidden_states_tuple: Sequence[Tensor],
+    **kwargs: Any,
+) -> Any:
+    maps = zip(synchronizers, res_hidden_states_tuple, strict=True)
+    return block(*args, res_hidden_states_tuple=tuple(sync(map_) for sync, map_ in maps), **kwargs)

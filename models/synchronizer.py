@@ -1,4 +1,4 @@
-"""What every synchronizer does, wherever it is hooked in: attend to the images that its host is given for one run.
+"""What every synchronizer does, wherever its host runs it: attend to the images of one call.
 
 Letters: B items of the host's batch, T tokens, C width of the host, N images of the bank, S pyramid pixels, F feature
 width, H heads, D channels a head.
@@ -6,8 +6,7 @@ width, H heads, D channels a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -41,25 +40,11 @@ def make_mmfs(
     )
 
 
-@dataclass(slots=True)
-class AttendedImages:
-    """What a synchronizer attends to while its host runs."""
-
-    values: Tensor
-    """[N, S, H, D]."""
-
-    visible: Tensor
-    """int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each image being drawn."""
-
-    folded: FoldedMMFS | None = None
-    """The folded layer, which computes instead of the layer; None: the layer itself."""
-
-    residual: Tensor | None = None
-    """[B, T, C], input of the decoder layer that runs."""
-
-
 class Synchronizer(nn.Module):
-    """An MMFS layer with its norms, attached by hooks to a module of another library, which does not change.
+    """An MMFS layer with its norms. A module of another library, its host, runs it; see `models.in_this_call`.
+
+    Which images it attends to belongs to a call of the host, and comes with it as `BoundSynchronizer`: several threads
+    may run one model.
 
     Args:
         query_norm: of the host's states.
@@ -80,21 +65,40 @@ class Synchronizer(nn.Module):
         self.feature_norm = feature_norm
         self.mmfs = mmfs
         self.image_positions = image_positions
-        self.images: AttendedImages | None = None  # set while the host runs
 
     def project_values(self, features: Tensor) -> Tensor:
         """[N, S, F] -> [N, S, H, D]; once per image, however often it is sampled afterwards."""
         return self.mmfs.project_values(self.feature_norm(features))
 
-    def set_images(self, values: Tensor, visible: Tensor, folded: FoldedMMFS | None = None) -> None:
-        """From now on, the hooks attend to these images; values are [N, S, H, D] of `project_values`."""
+    def bind(self, values: Tensor, visible: Tensor, folded: FoldedMMFS | None = None) -> BoundSynchronizer:
+        """With the images of one call.
+
+        Args:
+            values: [N, S, H, D] of `project_values`.
+            visible: int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each image being drawn.
+            folded: this synchronizer, folded, which computes in its place; None: itself.
+        """
         if self.image_positions == "index":  # in the reversed bank, an image's age is its place from the first visible
             values, visible = values.flip(0), len(values) - visible.flip(-1)
-        self.images = AttendedImages(values, visible, folded)
+        return BoundSynchronizer(self if folded is None else folded, values, visible)
 
-    def clear_images(self) -> None:
-        """From now on, the hooks add nothing."""
-        self.images = None
+
+@dataclass(frozen=True)
+class BoundSynchronizer:
+    """A synchronizer and the images that it attends to in one call of its host."""
+
+    synchronizer: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """Takes states of the host, `values` and `visible`; see the synchronizer's `forward`."""
+
+    values: Tensor
+    """[N, S, H, D]."""
+
+    visible: Tensor
+    """int64, ranges of the bank: [B, T, 2] or [B, 2]."""
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """What the synchronizer returns for these states."""
+        return self.synchronizer(hidden, self.values, self.visible)
 
 
 def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
@@ -102,20 +106,19 @@ def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
     return cast(Iterable[Synchronizer], synchronizers)
 
 
-@contextmanager
-def attending_to(
+def bind(
     synchronizers: nn.ModuleList,
     values: Sequence[Tensor],
     visible: Tensor,
-    folded: Sequence[FoldedMMFS] | None = None,
-) -> Iterator[None]:
-    """Inside, each synchronizer attends to its own values of the same images, by its layer or by that layer folded.
+    folded: Sequence[FoldedMMFS | None] | None = None,
+) -> tuple[BoundSynchronizer, ...]:
+    """The synchronizers of one host, each with its own values of the same images.
 
     Args:
         synchronizers: of one host.
         values: for each, [N, S, H, D].
-        visible: [B, T, 2] or [B, 2] int64; see `AttendedImages`.
-        folded: for each, its layer; None: the layers themselves.
+        visible: [B, T, 2] or [B, 2] int64; see `Synchronizer.bind`.
+        folded: for each, what computes in its place, or None; None: the synchronizers themselves.
 
     Raises:
         ValueError: another number of values, or of folded layers, than of synchronizers.
@@ -126,10 +129,5 @@ def attending_to(
             f"There are {len(synchronizers)} synchronizers, {len(values)} values and {len(folds)} folded layers; "
             "expected one each. Make the values with project_values of the same network."
         )
-    try:
-        for synchronizer, own, fold in zip(each(synchronizers), values, folds, strict=True):
-            synchronizer.set_images(own, visible, fold)
-        yield
-    finally:
-        for synchronizer in each(synchronizers):
-            synchronizer.clear_images()
+    parts = zip(each(synchronizers), values, folds, strict=True)
+    return tuple(synchronizer.bind(own, visible, fold) for synchronizer, own, fold in parts)

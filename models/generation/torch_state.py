@@ -26,7 +26,7 @@ class TorchGenerationState(GenerationState):
     """Keys and values of the language model, values of MMFS and hidden states of some documents.
 
     Args:
-        model: its MMFS layers are folded now; later changes of their weights have no effect.
+        model: its MMFS layers are taken as they are now; later changes of their weights have no effect.
         num_documents: B at the beginning.
     """
 
@@ -34,7 +34,7 @@ class TorchGenerationState(GenerationState):
         super().__init__(model.config, num_documents)
         self.model = model
         self.cache = DynamicCache()
-        self.folded: list[FoldedMMFS] | None = model.language_model.fold()
+        self.folded: Sequence[FoldedMMFS | None] | None = model.language_model.fold()
         self.hidden: list[Tensor] = []  # [B, T, C] each, K together
         self.exists = torch.zeros(num_documents, 0, dtype=torch.bool, device=model.device)  # [B, K], False in gaps
         num_pixels = sum(h * w for h, w in model.visual_tokenizer.spatial_shapes)

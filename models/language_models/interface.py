@@ -17,7 +17,7 @@ class LanguageHost:
 
     This is a view of the module, which keeps its own code and the names of its weights; the `LanguageModel` owns it.
     MMFS goes in between the two additions: it reads the input plus attention's result, and what it computes is added to
-    the latter. A family names the modules of a layer whose argument and result these are.
+    the latter. A family names the module of a layer whose result that is.
 
     Args:
         model: a causal LM of transformers.
@@ -27,10 +27,6 @@ class LanguageHost:
             compute.
     """
 
-    INPUT: ClassVar[str] = "input_layernorm"
-    """Module of a layer whose argument is the layer's input. (A hook on the layer itself may run outside of what
-    activation checkpointing computes again.)"""
-
     ATTENDED: ClassVar[str] = "self_attn"
     """Module of a layer whose result, or the first of whose results, the layer adds to its input."""
 
@@ -39,11 +35,11 @@ class LanguageHost:
         self.check(model.config.to_dict(), "The language model")
         for i, layer in enumerate(model.get_decoder().layers):
             modules = dict(layer.named_children())
-            if missing := [name for name in (self.INPUT, self.ATTENDED) if name not in modules]:
+            if self.ATTENDED not in modules:
                 raise ValueError(
-                    f"Layer {i} of the language model, a {type(layer).__name__}, has no {' and no '.join(missing)}; it "
-                    f"has {', '.join(modules)}. MMFS is attached to {self.INPUT} and {self.ATTENDED} in a model of "
-                    f"type {model.config.model_type}: this version of transformers builds it differently."
+                    f"Layer {i} of the language model, a {type(layer).__name__}, has no {self.ATTENDED}; it has "
+                    f"{', '.join(modules)}. MMFS is attached to {self.ATTENDED} in a model of type "
+                    f"{model.config.model_type}: this version of transformers builds it differently."
                 )
 
     @classmethod
@@ -57,14 +53,6 @@ class LanguageHost:
         Raises:
             ValueError: there are such settings.
         """
-
-    def input_of(self, layer: nn.Module) -> nn.Module:
-        """The module of a decoder layer whose argument is the layer's input [B, T, C]."""
-        return layer.get_submodule(self.INPUT)
-
-    def attended_of(self, layer: nn.Module) -> nn.Module:
-        """The module of a decoder layer whose (first) result [B, T, C] is added to the layer's input."""
-        return layer.get_submodule(self.ATTENDED)
 
     @property
     def embedding_scale(self) -> float:

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from models import MMInterleavedConfig
 from models.language_model import LanguageModel
-from models.synchronizer import attending_to
+from models.synchronizer import bind
 from numerics import assert_equal_up_to_rounding
 
 SHAPES = ((6, 4), (3, 2), (2, 1))
@@ -59,7 +59,7 @@ def test_the_skip_adds_the_embeddings_to_the_final_states(model: LanguageModel) 
 
 
 def test_mmfs_stands_between_attention_and_feed_forward(model: LanguageModel) -> None:
-    """The hooks against the block written out: x += attention; x += tanh(alpha) MMFS(x); x += feed-forward."""
+    """The layer against the block written out: x += attention; x += tanh(alpha) MMFS(x); x += feed-forward."""
     data = inputs()
     layer, synchronizer = model.decoder.layers[0], model.synchronizers[0]
     values = model.project_values(data["features"])
@@ -70,8 +70,8 @@ def test_mmfs_stands_between_attention_and_feed_forward(model: LanguageModel) ->
     states = states + attended
     states = states + synchronizer(states, values[0], data["visible"])
     expected = states + layer.mlp(layer.post_attention_layernorm(states))
-    with attending_to(model.synchronizers, values, data["visible"]):
-        got = layer(data["embeddings"], attention_mask=data["mask"], position_embeddings=angles)
+    bound = bind(model.synchronizers, values, data["visible"])
+    got = layer(data["embeddings"], attention_mask=data["mask"], position_embeddings=angles, synchronizers=bound)
     torch.testing.assert_close(got, expected)
 
 

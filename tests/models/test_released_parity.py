@@ -172,8 +172,8 @@ def test_unet_synchronizer() -> None:
     assert not fill(synchronizer, weights, (*UNET_SYNCHRONIZER, *under("mmfs", "mmfs", MMFS)), without={"pos_embed"})
 
     values = synchronizer.project_values(case["feats"].flatten(0, 1))
-    synchronizer.set_images(values, ranges(case["mask"]))
-    assert_equal(synchronizer(case["sample"]) - case["sample"], case["output"])
+    bound = synchronizer.bind(values, ranges(case["mask"]))
+    assert_equal(bound(case["sample"]) - case["sample"], case["output"])
 
 
 VOCABULARY, PADDING, BEGIN_OF_IMAGE, IMAGE = 264, 261, 262, 263

@@ -4,7 +4,7 @@ from diffusers import UNet2DConditionModel
 
 from models import MMInterleavedConfig
 from models.synchronized_unet import SynchronizedUNet, skip_channels
-from models.synchronizer import attending_to
+from models.synchronizer import bind
 from numerics import assert_equal_up_to_rounding
 
 SHAPES = ((6, 4), (3, 2))
@@ -73,10 +73,9 @@ def test_up_places_one_after_each_up_block() -> None:
 
 
 def test_skips_equal_residuals_passed_by_hand() -> None:
-    """The hooks against diffusers' own way in: residuals added by the caller (as for a ControlNet)."""
+    """Against diffusers' own way in: residuals added by the caller (as for a ControlNet)."""
     unet, data = open_convolutions(build("skips")), inputs()
     got = run(unet, data)
-    *skips, mid = unet.synchronizers
     residuals: list[torch.Tensor] = []
     middle: list[torch.Tensor] = []
 
@@ -89,9 +88,9 @@ def test_skips_equal_residuals_passed_by_hand() -> None:
     for hook in hooks:
         hook.remove()
     assert [r.shape[1] for r in residuals] == skip_channels(unet.host)
-    with attending_to(unet.synchronizers, unet.project_values(data["features"]), data["visible"]):
-        down = tuple(sync(r) - r for sync, r in zip(skips, residuals, strict=True))
-        added = mid(middle[0]) - middle[0]
+    *skips, mid = bind(unet.synchronizers, unet.project_values(data["features"]), data["visible"])
+    down = tuple(sync(r) - r for sync, r in zip(skips, residuals, strict=True))
+    added = mid(middle[0]) - middle[0]
     expected = unet.host(
         data["sample"],
         data["timestep"],

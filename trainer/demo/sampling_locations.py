@@ -58,8 +58,7 @@ def sampled_image(model: MMInterleaved, document: Document, answer: str) -> Samp
 
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     try:
-        reading = TorchGenerationState(model)
-        reading.folded = None  # so that the layers themselves run, with their hooks
+        reading = TorchGenerationState(model)  # a layer with hooks is not folded
         segments = to_model(prompt, model.config.image_size[0])
         reading.read([[piece for segment in segments for piece in pieces_of(segment, processor, model.config)]])
     finally:
