@@ -3,9 +3,9 @@ thread's.
 
 Its code, its parameters and their names stay as they are. A module is made an instance of a subclass of its class, as
 PyTorch's `fully_shard` does it, and the subclass runs the forward pass that it inherits on a stand-in for the module,
-some of whose submodules do more. What they need comes as an argument of the call. Nothing is kept on the module, no hook
-either: a compiler guards the class of a module and the arguments, but no hooks, and a layer that is computed again for
-its gradient, perhaps in another thread, is computed from its arguments.
+some of whose submodules do more. What they need comes as an argument of the call. Nothing is kept on the module, no
+hook either: a compiler guards the class of a module and the arguments, but no hooks, and a layer that is computed again
+for its gradient, perhaps in another thread, is computed from its arguments.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Extended(nn.Module):
 
 
 def extend(module: nn.Module, extension: type[Extended]) -> None:
-    """Put `extension` before a module's own class. The new class has the name of the module's own, which libraries write
-    into their files.
+    """Put `extension` before a module's own class. The new class has the name of the module's own, which libraries
+    write into their files.
 
     Raises:
         ValueError: a forward pass of its own hides that of its class.

@@ -18,8 +18,8 @@ from transformers.cache_utils import Cache
 from mmfs import MMFS
 from models.component_configs import LanguageModelConfig
 from models.folded_mmfs import FoldedMMFS, Folds, can_fold
-from models.language_models.families import host_class
 from models.in_this_call import Extended, InThisCall, extend
+from models.language_models.families import host_class
 from models.synchronizer import BoundSynchronizer, Synchronizer, bind, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
@@ -80,9 +80,7 @@ class SynchronizedLayer(Extended):
         own = None if synchronizers is None or index is None else synchronizers[index]
         return super().__call__(*args, synchronizer=own, **kwargs)
 
-    def forward(
-        self, hidden: Tensor, *args: Any, synchronizer: BoundSynchronizer | None = None, **kwargs: Any
-    ) -> Any:
+    def forward(self, hidden: Tensor, *args: Any, synchronizer: BoundSynchronizer | None = None, **kwargs: Any) -> Any:
         """As the layer's own, and MMFS if there is a synchronizer."""
         if synchronizer is None:
             return super().forward(hidden, *args, **kwargs)
@@ -98,8 +96,8 @@ class SynchronizedLayer(Extended):
 
 
 class LanguageModel(nn.Module):
-    """A causal LM (`host`) whose every n-th layer attends to the images through a `LanguageSynchronizer`. The layers are
-    `SynchronizedLayer`s then, with the same names of weights.
+    """A causal LM (`host`) whose every n-th layer attends to the images through a `LanguageSynchronizer`. The layers
+    are `SynchronizedLayer`s then, with the same names of weights.
 
     Args:
         config: sizes and choices.
@@ -135,9 +133,7 @@ class LanguageModel(nn.Module):
             for index, layer in enumerate(self.decoder.layers[config.mmfs_first :: config.mmfs_every]):
                 mmfs = make_mmfs(config.mmfs, self.hidden_size, feature_dim, spatial_shapes[first:last])
                 layer.synchronizer_index = index
-                self.synchronizers.append(
-                    LanguageSynchronizer(mmfs, config.gate_init, config.mmfs.image_positions)
-                )
+                self.synchronizers.append(LanguageSynchronizer(mmfs, config.gate_init, config.mmfs.image_positions))
         self._folds = Folds()
         if config.new_tokens and config.new_tokens_from is None:
             self._widen_head(config.new_tokens)

@@ -75,7 +75,7 @@ class Synchronizer(nn.Module):
 
         Args:
             values: [N, S, H, D] of `project_values`.
-            visible: int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each image being drawn.
+            visible: int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each drawn image.
             folded: this synchronizer, folded, which computes in its place; None: itself.
         """
         if self.image_positions == "index":  # in the reversed bank, an image's age is its place from the first visible
