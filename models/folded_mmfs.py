@@ -160,8 +160,8 @@ class Folds:
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
-    """Numbers that differ when the tensors do, int64: of a matrix, the sums of its bits along rows and along columns, of
-    a small tensor the bits. All on the device of the first tensor."""
+    """Numbers that differ when the tensors do, int64: of a matrix, the sums of its bits along rows and columns, of a
+    small tensor the bits. All on the device of the first tensor."""
     parts = [bits for tensor in tensors for bits in _sums_of_bits(tensor.detach().contiguous())]
     return torch.cat([part.to(parts[0].device, torch.int64) for part in parts]) if parts else torch.empty(0)
 
