@@ -29,7 +29,7 @@ from export.graph.meta_model import open_meta_model
 from export.graph.onnx_graph import to_onnx
 from export.graph.precision import lower_precision
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from models.mm_interleaved import CONFIG_FILE
+from models.config import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
 from models.uninitialized import uninitialized
 

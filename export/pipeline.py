@@ -33,8 +33,8 @@ from export.store.selection import ComponentSelection
 from export.triton import check_new, write_repository
 from export.validate.parity import ParityError
 from mmfs.kernels.nvrtc import NvrtcError
+from models.config import CONFIG_FILE
 from models.directory_lock import directory_lock
-from models.mm_interleaved import CONFIG_FILE
 from models.program import explained
 from plugins_trt.kinds import USUAL_PLUGIN_KIND
 from plugins_trt.plugin_kinds import check_plugin_kind

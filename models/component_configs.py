@@ -5,9 +5,13 @@ Dictionaries named after a transformers or diffusers class are that class's own 
 
 from __future__ import annotations
 
+import math
+import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from models.json_files import shortened
 
 STABLE_DIFFUSION_VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -19,17 +23,88 @@ STABLE_DIFFUSION_VAE: dict[str, Any] = {
 """`AutoencoderKL` arguments that all of Stable Diffusion 1.x, 2.x and XL share."""
 
 
-def check_choices(config: object) -> None:
-    """Refuse a word that is none of a field's choices: code that tests for one of two would treat it as the other.
+NUM_LEVELS = 4
+"""Of the pyramid of features."""
+
+MOST = 2**31
+"""No number of anything in a model is larger."""
+
+FROM_ZERO = frozenset(
+    (
+        *("pad_token_id", "bos_token_id", "eos_token_id", "begin_of_image_id", "image_token_id"),
+        *("mmfs_first", "mmfs_levels", "new_tokens", "new_tokens_from"),
+    )
+)
+"""Settings that may be 0; of the others, a whole number is 1 or more."""
+
+SHARES = frozenset(("text_drop", "image_drop", "dropout"))
+"""Settings from 0 to 1."""
+
+
+def check_fields(config: object) -> None:
+    """Refuse what would fail later, or be computed wrongly: a value of another type, a number of nothing, a word that
+    is none of a field's choices (code that tests for one of two would treat it as the other).
+
+    Args:
+        config: a dataclass of this file or of `models/config.py`.
 
     Raises:
-        ValueError: such a word.
+        ValueError: such a value; the message names the field.
     """
     for name, hint in typing.get_type_hints(type(config)).items():
-        value, choices = getattr(config, name), typing.get_args(hint)
-        if typing.get_origin(hint) is Literal and value not in choices:
-            expected = " or ".join(map(repr, choices))
-            raise ValueError(f"{type(config).__name__} has {name} {value!r}; expected {expected}.")
+        value = getattr(config, name)
+        if not _is_of(hint, value):
+            choices = typing.get_args(hint)
+            is_choice = typing.get_origin(hint) is Literal
+            expected = " or ".join(map(repr, choices)) if is_choice else _words(hint)
+            raise ValueError(f"{type(config).__name__} has {name} {shortened(value)}; expected {expected}.")
+        least = 0 if name in FROM_ZERO else 1
+        for number in value if isinstance(value, tuple | list) else (value,):
+            is_whole = isinstance(number, int) and not isinstance(number, bool)
+            if is_whole and int in _kinds(hint) and not least <= number <= MOST:
+                raise ValueError(
+                    f"{type(config).__name__} has {name} {shortened(value)}; expected {least} or more, and at most "
+                    f"{MOST}."
+                )
+        if name in SHARES and not 0 <= value <= 1:
+            raise ValueError(f"{type(config).__name__} has {name} {value}; expected a share from 0 to 1.")
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    """Whether a value is of an annotated type; lists are taken for tuples, whole numbers for fractions."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(part, value) for part in parts)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin is tuple:
+        same = isinstance(value, tuple | list) and len(value) == len(parts)
+        return same and all(_is_of(part, one) for part, one in zip(parts, value, strict=True))
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _kinds(hint: Any) -> set[Any]:
+    parts = typing.get_args(hint)
+    return {hint}.union(*map(_kinds, parts)) if parts else {hint}
+
+
+def _words(hint: Any) -> str:
+    """A type in words."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(part) for part in parts)
+    if origin is tuple:
+        return f"{len(parts)} of {_words(parts[0])}"
+    if origin is dict:
+        return "values by name"
+    simple = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    return simple.get(hint) or f"the settings of a {hint.__name__}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +120,9 @@ class QFormerConfig:
     dropout: float = 0.0
     """In training, the share of attention weights and of each sub-layer's output that is set to 0. 0: none (the paper
     speaks of none). The release trained with BERT's 0.1."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -97,7 +175,9 @@ class VisualTokenizerConfig:
     """Of pixels in [0, 1], as the encoder was trained. None: as its family is trained."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
+        if self.image_std is not None and min(self.image_std) <= 0:
+            raise ValueError(f"VisualTokenizerConfig has image_std {self.image_std}; expected numbers above 0.")
 
     @property
     def resolved_image_size(self) -> tuple[int, int]:
@@ -136,7 +216,7 @@ class SynchronizerConfig:
     sixteenths of it."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -183,7 +263,13 @@ class LanguageModelConfig:
     alone; they follow the host's vocabulary, or use ids in it that its tokenizer left free."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
+        first, end = self.mmfs_levels
+        if not first < end <= NUM_LEVELS:
+            raise ValueError(
+                f"LanguageModelConfig has mmfs_levels {self.mmfs_levels}; expected the first level and one more "
+                f"than the last, of levels 0 to {NUM_LEVELS - 1}."
+            )
 
     @property
     def max_tokens(self) -> int | None:
@@ -253,7 +339,7 @@ class ImageDecoderConfig:
     above, the U-Net also learns what guidance by images needs: a prediction without them."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
 
     @classmethod
     def sdxl_base(cls) -> ImageDecoderConfig:

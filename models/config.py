@@ -18,11 +18,17 @@ from models.component_configs import (
     QFormerConfig,
     SynchronizerConfig,
     VisualTokenizerConfig,
+    check_fields,
 )
-from models.json_files import read_json
+from models.json_files import read_json, shortened
 
 RENAMED_KEYS = {"vision": "visual_tokenizer", "clip": "vision_encoder", "pooling_norm": "pooling_head"}
 """Keys of files that earlier versions wrote, and what they are called now."""
+
+
+CONFIG_FILE = "config.json"
+
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "begin_of_image_id", "image_token_id")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,27 @@ class MMInterleavedConfig:
     eos_token_id: int = 2
     begin_of_image_id: int = 3
     image_token_id: int = 4
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def check_token_ids(self, vocabulary_size: int) -> None:
+        """Look whether the five tokens that the model itself knows are in its vocabulary, and those of images apart
+        from all others.
+
+        Raises:
+            ValueError: one is not; the message names it.
+        """
+        for name in TOKEN_IDS:
+            if getattr(self, name) >= vocabulary_size:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected one of the vocabulary's {vocabulary_size}, from 0 on."
+                )
+        for name in ("begin_of_image_id", "image_token_id"):
+            if same := [other for other in TOKEN_IDS if other != name and getattr(self, other) == getattr(self, name)]:
+                raise ValueError(
+                    f"{name} and {same[0]} are both {getattr(self, name)}; expected a token of its own for each."
+                )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -282,15 +309,19 @@ class MMInterleavedConfig:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file is damaged, or as for `from_dict`.
+            ValueError: the file is damaged, or as for `from_dict`; the message names it.
         """
-        return cls.from_dict(read_json(Path(path)))
+        values = read_json(Path(path))
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:
     """A (nested) dataclass from plain data; tuples come back as tuples."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where} is {values!r}; expected the settings of a {kind.__name__} by name.")
+        raise ValueError(f"{where} is {shortened(values)}; expected the settings of a {kind.__name__} by name.")
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if renamed := sorted(

@@ -32,18 +32,16 @@ def released_processor(directory: Path, config: MMInterleavedConfig) -> MMInterl
 
     Raises:
         FileNotFoundError: the directory holds no `tokenizer.json`.
-        ValueError: its vocabulary does not end where the model's new tokens begin.
+        ValueError: it is damaged, or its vocabulary does not end where the model's new tokens begin.
     """
-    from tokenizers import Tokenizer
-
-    from models.processor import TOKENIZER_FILE, MMInterleavedProcessor
+    from models.processor import TOKENIZER_FILE, MMInterleavedProcessor, read_tokenizer
 
     if not (directory / TOKENIZER_FILE).is_file():
         raise FileNotFoundError(
             f"{directory} holds no {TOKENIZER_FILE}. If it holds an older tokenizer.model, let transformers write the "
             "new form: AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
         )
-    tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    tokenizer = read_tokenizer(directory / TOKENIZER_FILE)
     tokenizer.add_special_tokens(list(NEW_TOKENS))
     ids, expected = [tokenizer.token_to_id(t) for t in NEW_TOKENS], [config.begin_of_image_id, config.image_token_id]
     if ids != expected:

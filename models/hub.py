@@ -8,9 +8,11 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from models.digests import DIGESTS_FILE
+
 REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
-FILES = ("*.json", "*.safetensors", "README.md")
+FILES = ("*.json", "*.safetensors", DIGESTS_FILE, "README.md")
 """What a model directory holds, in subfolders too. Nothing else of a repository is fetched: no code, no pickles."""
 
 

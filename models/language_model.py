@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from mmfs import MMFS
 from models.component_configs import LanguageModelConfig
 from models.folded_mmfs import FoldedMMFS, Folds, can_fold
+from models.foreign_settings import without_programs
 from models.in_this_call import Extended, InThisCall, extend
 from models.language_models.families import host_class
 from models.synchronizer import BoundSynchronizer, Synchronizer, bind, each, make_mmfs
@@ -116,8 +117,9 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         if host is None:
-            host_config = AutoConfig.for_model(**config.transformer)
-            host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa")
+            host_class(config.transformer.get("model_type"), "The language model's configuration")
+            host_config = AutoConfig.for_model(**without_programs(config.transformer))
+            host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa", trust_remote_code=False)
         self.host = host
         self.family = host_class(host.config.model_type, "The language model")(host)
         self.config = config

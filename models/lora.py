@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.atomic_files import write_atomically
-from models.json_files import read_json
+from models.json_files import read_json_object
 from models.lora_config import LoraConfig
 from models.network import Network
 from models.tensor_files import read_tensors, write_tensors
@@ -100,9 +100,17 @@ def load_adapter(model: Network, directory: Path) -> None:
         ImportError: peft is missing.
         ValueError: a file is damaged, or they do not fit the model.
     """
-    settings: dict[str, Any] = read_json(directory / SETTINGS_FILE)
-    add_lora(model, LoraConfig(**{**settings, "targets": tuple(settings["targets"])}))
-    expected, stored = _adapter_tensors(model), read_tensors(directory / ADAPTER_FILE)
+    settings, stored = read_json_object(directory / SETTINGS_FILE), read_tensors(directory / ADAPTER_FILE)
+    try:
+        config = LoraConfig(**{**settings, "targets": tuple(settings["targets"])})
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{directory / SETTINGS_FILE} is of another form ({error}). Save the adapters again."
+        ) from error
+    if {len(tensor) for name, tensor in stored.items() if ".lora_A." in name and tensor.ndim} != {config.rank}:
+        raise ValueError(f"{directory / ADAPTER_FILE} has no adapters of rank {config.rank}, as {SETTINGS_FILE} says.")
+    add_lora(model, config)
+    expected = _adapter_tensors(model)
     if differing := sorted(
         name
         for name in expected.keys() | stored.keys()

@@ -26,6 +26,9 @@ class LoraConfig:
     """Whether a saved model has the adapters added to its matrices; else it has them in a file of their own."""
 
     def __post_init__(self) -> None:
+        numbers = isinstance(self.rank, int) and all(isinstance(one, int | float) for one in (self.alpha, self.dropout))
+        if not numbers or not all(isinstance(target, str) for target in self.targets):
+            raise ValueError(f"{self} can't be; expected numbers for rank, alpha and dropout, and names for targets.")
         if self.rank < 1 or not 0 <= self.dropout < 1 or not self.targets:
             raise ValueError(
                 f"{self} can't be; expected a rank of 1 or more, a dropout from 0 to below 1, and targets."

@@ -16,13 +16,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
 from models.atomic_files import write_atomically
-from models.json_files import read_json
+from models.config import MMInterleavedConfig
+from models.json_files import read_json_object, shortened
 
 ImageInput = Image.Image | np.ndarray | Tensor
 """A PIL image, a uint8 array [h, w, 3], or a float tensor [3, h, w] in [0, 1]."""
 
 TOKENIZER_FILE = "tokenizer.json"
 PROCESSOR_FILE = "processor.json"
+MAX_SIDE = 2**16
+"""Pixels."""
 
 
 class MMInterleavedProcessor:
@@ -35,14 +38,21 @@ class MMInterleavedProcessor:
             so that boxes are shares of the whole image. It has to be what the model was trained with.
 
     Raises:
-        ValueError: another word for `fit`.
+        ValueError: another word for `fit`, or a size that is none.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, *, image_size: int | tuple[int, int], fit: Literal["crop", "squeeze"] = "crop"
     ) -> None:
         self.tokenizer = tokenizer
-        self.height, self.width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        is_size = isinstance(size, tuple | list) and len(size) == 2
+        if not is_size or not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
+            raise ValueError(
+                f"image_size is {shortened(image_size)}; expected the side of a square or (h, w) in pixels, up to "
+                f"{MAX_SIDE}."
+            )
+        self.height, self.width = size
         if fit not in ("crop", "squeeze"):
             raise ValueError(f"fit is {fit!r}; expected 'crop' or 'squeeze'.")
         self.fit = fit
@@ -149,9 +159,56 @@ class MMInterleavedProcessor:
             return None
         if not tokenizer_file.is_file():
             raise FileNotFoundError(f"{directory} holds {PROCESSOR_FILE} and no {TOKENIZER_FILE}. Fetch it again.")
-        settings = read_json(settings_file)
+        settings = read_json_object(settings_file)
+        if not {"image_size"} <= settings.keys() <= {"image_size", "fit"}:
+            raise ValueError(
+                f"{settings_file} has {shortened(sorted(settings))}; expected image_size, and fit if it is not 'crop'. "
+                "Fetch or make it again."
+            )
+        tokenizer = read_tokenizer(tokenizer_file)
         try:
-            tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        except Exception as error:  # tokenizers has no class of its own for them
-            raise ValueError(f"{tokenizer_file} is damaged ({error}). Fetch or make it again.") from error
-        return cls(tokenizer, **settings)
+            return cls(tokenizer, **settings)
+        except ValueError as error:
+            raise ValueError(f"{settings_file}: {error} Fetch or make it again.") from error
+
+    def check(self, config: MMInterleavedConfig, vocabulary_size: int, where: str) -> None:
+        """Look whether this processor belongs to a model.
+
+        Args:
+            config: the model's.
+            vocabulary_size: how many tokens it knows.
+            where: the directory of both, for the message.
+
+        Raises:
+            ValueError: its images have another size, or its tokenizer has tokens that the model does not know.
+        """
+        if (self.height, self.width) != tuple(config.image_size):
+            raise ValueError(
+                f"{where}: {PROCESSOR_FILE} makes images of {(self.height, self.width)} pixels, and the model reads "
+                f"{tuple(config.image_size)}. Fetch both again, from one model."
+            )
+        largest = max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        if largest >= vocabulary_size:
+            raise ValueError(
+                f"{where}: {TOKENIZER_FILE} has a token {largest}, and the model knows {vocabulary_size}, from 0 on. "
+                "Fetch both again, from one model."
+            )
+
+
+def read_tokenizer(file: Path) -> Tokenizer:
+    """A `tokenizer.json`. It neither cuts texts nor pads them, whatever the file says: the model has to see all of a
+    text, and nothing else.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    except BaseException as error:  # tokenizers has no class of its own for them, and a panic in Rust is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        reason = shortened(str(error).partition("\n")[0], 300)
+        raise ValueError(f"{file} is damaged ({reason}). Fetch or make it again.") from error
+    return tokenizer

@@ -83,6 +83,31 @@ class StoredWeights:
             shapes[piece.name] = [rows + shape[0], *shape[1:]] if shape else []
         return shapes
 
+    def check_fit(self, expected: Mapping[str, Tensor]) -> None:
+        """Look whether these are the weights of a model; reads no numbers.
+
+        Args:
+            expected: the model's tensors by name.
+
+        Raises:
+            ValueError: names or shapes differ, or numbers are whole ones where fractions belong.
+        """
+        shapes = self.shapes()
+        missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+        wrong = sorted(k for k in expected.keys() & shapes.keys() if list(expected[k].shape) != shapes[k])
+        if missing or unknown or wrong:
+            raise ValueError(
+                f"{self.files[0]} does not fit the configuration beside it: {len(missing)} keys are missing "
+                f"{missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
+                " Give the configuration that they were saved with."
+            )
+        for piece in self.pieces():
+            if piece.stored.is_floating_point() != expected[piece.name].is_floating_point():
+                raise ValueError(
+                    f"{piece.name!r} in the weights of {self.files[0].parent} is {piece.stored.dtype}; expected "
+                    f"numbers like {expected[piece.name].dtype}. Quantised weights have no place here."
+                )
+
     def dtype(self, of: Callable[[str], bool]) -> torch.dtype | None:
         """The float type that most numbers are stored in, of the tensors whose names `of` is true for; None: there are
         none."""

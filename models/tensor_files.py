@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.atomic_files import UNFINISHED, put_in_place
-from models.json_files import read_json, write_json
+from models.json_files import read_json_object, shortened, write_json
 from models.write_errors import writing
 
 WEIGHTS_FILE = "model.safetensors"
@@ -37,13 +37,27 @@ def weight_files(directory: Path) -> list[Path]:
         if (directory / stem).is_file():
             return [directory / stem]
         if index.is_file():
-            files = [directory / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+            files = [directory / name for name in sorted(set(_weight_map(index).values()))]
             if lacking := [file.name for file in files if not file.is_file()]:
                 raise FileNotFoundError(
                     f"{directory} lacks {len(lacking)} of the {len(files)} files that {index.name} names {lacking[:3]}."
                 )
             return files
     raise FileNotFoundError(f"{directory} holds no weights. Expected one of {', '.join(STEMS)}, or its .index.json.")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """File by name of tensor, of an index. Raises ValueError if it is of another form, or names a file elsewhere."""
+    places = read_json_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{index} has no weight_map of file by name of tensor. Fetch or make it again.")
+    for file in places.values():
+        own_kind = (
+            isinstance(file, str) and PurePosixPath(file).suffix == PurePosixPath(index.name.split(".index")[0]).suffix
+        )
+        if not own_kind or PurePosixPath(file).name != file or "\0" in file:
+            raise ValueError(f"{index} names {shortened(file)}; expected files of weights beside it. Fetch it again.")
+    return places
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -55,7 +69,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError, RuntimeError, OSError) as error:  # KeyError: a type that PyTorch lacks
             raise ValueError(f"{file} is not a complete safetensors file ({error}). Fetch or make it again.") from error
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{file} {_why_no_zip(file)}")
@@ -66,7 +80,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             f"{file} holds more than weights, and reading it would run code that came with it. Expected a dictionary "
             "of tensors; if it is not part of the checkpoint, move it out of the directory."
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+    ) as error:
         raise ValueError(f"{file} can't be read as a PyTorch file ({_first_line(error)}). Fetch it again.") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds a {type(content).__name__}; expected a dictionary of tensors.")
@@ -167,7 +190,7 @@ def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size:
         write_tensors(directory / WEIGHTS_FILE, tensors)
         return
     index = directory / INDEX_FILE
-    before = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+    before = set(_weight_map(index).values()) if index.is_file() else set()
     written = [directory / (file + UNFINISHED) for file in split.filename_to_tensors]
     try:
         for file, names in split.filename_to_tensors.items():

@@ -39,6 +39,7 @@ def ship(runs: Sequence[Path], out: Path, command: str) -> None:
     """
     from safetensors.torch import load_file, save_file  # here, for --help needs no PyTorch
 
+    from models.digests import write_digests
     from models.tensor_files import WEIGHTS_FILE
 
     run = runs[-1]
@@ -48,6 +49,7 @@ def ship(runs: Sequence[Path], out: Path, command: str) -> None:
     shutil.copytree(model, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS_FILE))
     weights = {name: w.half() if w.is_floating_point() else w for name, w in load_file(model / WEIGHTS_FILE).items()}
     save_file(weights, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_digests(out)
     steps = steps_of(runs)
     thinned = [point for phase in dict.fromkeys(r["phase"] for r in steps) for point in thin(steps, phase)]
     (out / LOG).write_text("".join(json.dumps(point) + "\n" for point in thinned), encoding="utf-8")

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.config import CONFIG_FILE
 from models.frozen import freeze
 from models.lora import add_lora, merge_lora
-from models.mm_interleaved import CONFIG_FILE
 from trainer.config import PartsConfig, TrainConfig
 from trainer.errors import UsageError
 from trainer.options.changed_settings import changed_settings

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
-from models.mm_interleaved import CONFIG_FILE
-from models.stored_weights import StoredWeights
+from models import MMInterleaved
+from models.model_directory import open_model_directory
 from models.uninitialized import is_large, uninitialized
 
 
@@ -41,15 +40,9 @@ def open_meta_model(directory: Path) -> tuple[MMInterleaved, dict[int, Stored]]:
     Raises:
         FileNotFoundError, ValueError: as MMInterleaved.from_pretrained.
     """
-    weights = StoredWeights(directory)
-    settings, processor = (
-        MMInterleavedConfig.load(directory / CONFIG_FILE),
-        MMInterleavedProcessor.from_directory(directory),
-    )
-    model = uninitialized(lambda: MMInterleaved(settings, processor))
+    opened = open_model_directory(directory)
+    weights, model = opened.weights, uninitialized(lambda: MMInterleaved(opened.config, opened.processor))
     expected = model.state_dict()
-    if {name: list(tensor.shape) for name, tensor in expected.items()} != weights.shapes():
-        model.load_weights(weights)  # raises an error for weights that do not fit
     places = {name: place for file in weights.files for name, place in _places(file).items()}
     stored = {}
     for piece in weights.pieces():

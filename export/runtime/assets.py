@@ -11,8 +11,8 @@ from torch import Tensor
 
 from export.runtime.sampler_tables import NoiseSchedule
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.config import CONFIG_FILE
 from models.generation.state import processor_of
-from models.mm_interleaved import CONFIG_FILE
 
 EMBEDDING_FILE = "embedding.safetensors"
 NEGATIVE_CONTEXT_FILE = "negative_context.safetensors"

@@ -62,7 +62,7 @@ from export.validate.half_precision import (
 )
 from export.validate.parity import ParityError, Run, check, check_run, open_session
 from models import MMInterleaved
-from models.mm_interleaved import CONFIG_FILE
+from models.config import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
 
 ROUNDED_DIR = "rounded"

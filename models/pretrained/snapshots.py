@@ -27,7 +27,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from models.json_files import read_json
+from models.foreign_settings import without_programs
+from models.json_files import read_json_object
 from models.language_models.families import host_class
 from models.vision_encoders.families import encoder_class
 from models.vision_encoders.interface import VisionEncoder
@@ -94,14 +95,14 @@ class Source:
         if self.is_local and not (Path(self.name) / file).is_file():
             raise FileNotFoundError(f"{self.name} has no {file}. Expected {expected} as the {self.what}.")
         with self.explained():
-            return read_json(self._path(file))
+            return read_json_object(self._path(file))
 
     def optional_json(self, file: str) -> dict[str, Any]:
         """A file of settings that not every snapshot has; empty if it is missing."""
         if self.is_local and not (Path(self.name) / file).is_file():
             return {}
         try:
-            return read_json(self._path(file))
+            return read_json_object(self._path(file))
         except EntryNotFoundError:
             return {}
 
@@ -165,7 +166,7 @@ def vision_encoder_settings(source: Source) -> dict[str, Any]:
     """
     config = vision_encoder_class(source).CONFIG
     values = source.json("config.json", expected="a directory of a vision encoder")
-    own = _own(config.from_dict(values.get("vision_config", values)))
+    own = _own(config.from_dict(without_programs(values.get("vision_config", values))))
     return {name: value for name, value in own.items() if name not in BACKBONE}
 
 
@@ -193,7 +194,7 @@ def language_model_settings(source: Source) -> dict[str, Any]:
             f"{source.name} is stored quantised. Give the original, with language_model_bits to quantise it on the way."
         )
     values = {name: value for name, value in values.items() if name not in ("dtype", "torch_dtype")}
-    return _own(AutoConfig.for_model(**values))
+    return _own(AutoConfig.for_model(**without_programs(values)))
 
 
 def load_vision_encoder(source: Source, dtype: torch.dtype) -> VisionEncoder:
@@ -208,7 +209,13 @@ def load_language_model(source: Source, dtype: torch.dtype, bits: Literal[4, 8] 
 
     Raises:
         ImportError: `bits` without bitsandbytes.
+        ValueError: the snapshot is an adapter of another model.
     """
+    if source.optional_json("adapter_config.json"):  # transformers would load the model that it names
+        raise ValueError(
+            f"{source.name} holds an adapter of another model (adapter_config.json). Merge it into that model and save "
+            "the result, or give the model alone."
+        )
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
     if bits is not None:
         if find_spec("bitsandbytes") is None:

@@ -48,6 +48,8 @@ def extended_tokenizer(source: Source, language_model: dict[str, Any]) -> Extend
             source.name, local_files_only=source.local_files_only, trust_remote_code=False
         )
         tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+        tokenizer.no_truncation()  # a text is read whole, whatever the file says
+        tokenizer.no_padding()
     except (OSError, ValueError, AttributeError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(

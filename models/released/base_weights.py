@@ -10,12 +10,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.atomic_files import write_atomically
-from models.json_files import read_json
+from models.json_files import read_json_object
+from models.loading_options import DTYPES
 from models.tensor_files import read_tensors, weight_files
 
 BASE_FILE = "base.json"
@@ -131,17 +133,31 @@ def load_base(file: Path) -> dict[str, Base]:
     """Read `base.json`, by component.
 
     Raises:
-        ValueError: the file is damaged, or names a component that `SNAPSHOT_LAYOUTS` does not.
+        ValueError: the file is damaged or of another form, or names a component that `SNAPSHOT_LAYOUTS` does not.
     """
-    plain = read_json(file)
+    plain = read_json_object(file)
     if unknown := sorted(plain.keys() - SNAPSHOT_LAYOUTS.keys()):
         raise ValueError(
             f"{file} names {unknown}; expected some of {sorted(SNAPSHOT_LAYOUTS)}. Earlier versions wrote 'vision' for "
             "'vision_encoder' and 'diffusion' for 'image_decoder': rename them in the file."
         )
-    return {
-        component: Base(
-            Path(one["directory"]), {name: Borrowed(**borrowed) for name, borrowed in one["tensors"].items()}
-        )
-        for component, one in plain.items()
-    }
+    try:
+        return {
+            component: Base(
+                Path(one["directory"]), {name: _borrowed(borrowed) for name, borrowed in one["tensors"].items()}
+            )
+            for component, one in plain.items()
+        }
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is of another form ({type(error).__name__}: {error}). Convert the model again."
+        ) from error
+
+
+def _borrowed(values: dict[str, Any]) -> Borrowed:
+    borrowed = Borrowed(**values)
+    if not isinstance(borrowed.theirs, str) or borrowed.dtype not in DTYPES:
+        raise ValueError(f"a tensor {borrowed.theirs!r} of type {borrowed.dtype!r}")
+    if borrowed.num_rows is not None and (type(borrowed.num_rows) is not int or borrowed.num_rows < 1):
+        raise ValueError(f"{borrowed.num_rows!r} rows of {borrowed.theirs!r}")
+    return borrowed

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from models.atomic_files import UNFINISHED, write_atomically
-from models.config import MMInterleavedConfig
-from models.json_files import read_json
-from models.mm_interleaved import CONFIG_FILE, MMInterleaved
+from models.config import CONFIG_FILE, MMInterleavedConfig
+from models.digests import write_digests
+from models.json_files import read_json_object
+from models.mm_interleaved import MMInterleaved
 from models.processor import MMInterleavedProcessor
 from models.released.base_weights import BASE_FILE, Base, Borrowed, Snapshot, borrow, load_base, save_base
 from models.released.checkpoint import ReleasedCheckpoint
@@ -61,9 +62,18 @@ class Conversion:
 
     @classmethod
     def load(cls, file: Path) -> Conversion:
-        """Read what `save` wrote. Raises ValueError if it is damaged."""
-        plain = read_json(file)
-        return cls(**{**plain, "shards": [Shard(**shard) for shard in plain["shards"]]})
+        """Read what `save` wrote. Raises ValueError if it is damaged or of another form."""
+        plain = read_json_object(file)
+        try:
+            found = cls(**{**plain, "shards": [Shard(**shard) for shard in plain["shards"]]})
+            names = [name for shard in found.shards for name in (shard.file, shard.source)]
+            if not isinstance(found.request, dict) or any(Path(name).name != name for name in names):
+                raise ValueError("it names a file that is not beside it")
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{file} is of another form ({type(error).__name__}: {error}). Name a new directory with --out."
+            ) from error
+        return found
 
 
 class Converter:
@@ -149,7 +159,7 @@ class Converter:
                 f"{self.out} is not empty and holds no {CONVERSION_FILE}. Name a new directory with --out."
             )
         begun = Conversion.load(self.out / CONVERSION_FILE)
-        if changed := [name for name, value in request.items() if begun.request[name] != value]:
+        if changed := [name for name, value in request.items() if begun.request.get(name) != value]:
             raise ValueError(
                 f"{self.out} holds another conversion: {', '.join(changed)} is not what it was. Repeat the command "
                 "that it was begun with, or name a new directory with --out."
@@ -264,6 +274,7 @@ class Converter:
         names = {self.places[name].name: shard.file for shard in shards for name in shard.tensors}
         index = {"metadata": {"total_size": sum(shard.num_bytes for shard in shards)}, "weight_map": names}
         write_atomically(self.out / INDEX_FILE, json.dumps(index, indent=1) + "\n")
+        write_digests(self.out)
 
     def verify(self) -> int:
         """Compare checksums: of the source files with those written in them, of each converted tensor with the source

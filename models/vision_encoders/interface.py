@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from models.foreign_settings import without_programs
+
 Statistics = tuple[float, float, float]
 """One number for each of red, green and blue."""
 
@@ -58,7 +60,7 @@ class VisionEncoder(ABC):
     @classmethod
     def new(cls, settings: dict[str, Any]) -> VisionEncoder:
         """One with random weights, from arguments of `CONFIG`."""
-        return cls(cls.MODEL(cls.CONFIG(**settings, attn_implementation="sdpa")))
+        return cls(cls.MODEL(cls.CONFIG(**without_programs(settings), attn_implementation="sdpa")))
 
     @property
     def hidden_size(self) -> int:

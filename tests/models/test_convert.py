@@ -40,6 +40,9 @@ def narrow_config() -> MMInterleavedConfig:
     narrow_unet = {"block_out_channels": (8, 16, 32, 32), "cross_attention_dim": 16, "attention_head_dim": (2, 2, 2, 2)}
     return replace(
         released,
+        pad_token_id=WORDS - 1,
+        begin_of_image_id=WORDS,
+        image_token_id=WORDS + 1,
         visual_tokenizer=replace(
             released.visual_tokenizer,
             vision_encoder={**released.visual_tokenizer.vision_encoder, **narrow_clip},
@@ -177,7 +180,7 @@ def test_the_whole_circle_with_the_releases_names(tmp_path, capsys):
     shards = sorted(set(index["weight_map"].values()))
     assert len(shards) > 3
     assert shards == [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    beside = {"config.json", "conversion.json", "model.safetensors.index.json"}
+    beside = {"config.json", "conversion.json", "model.safetensors.index.json", "SHA256SUMS"}
     assert {path.name for path in out.iterdir()} == {*shards, *beside}
     size = 0
     for shard in shards:

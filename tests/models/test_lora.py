@@ -113,5 +113,9 @@ def test_what_cannot_be_is_told(tmp_path):
     model.save_pretrained(tmp_path)
     settings = tmp_path / ADAPTER_FOLDER / "mm_interleaved_lora.json"
     settings.write_text(settings.read_text().replace('"rank": 4', '"rank": 5'))
+    (tmp_path / "SHA256SUMS").unlink()
+    with pytest.raises(ValueError, match=r"has no adapters of rank 5, as mm_interleaved_lora.json says"):
+        MMInterleaved.from_pretrained(tmp_path)
+    settings.write_text(settings.read_text().replace('"rank": 5', '"rank": 4').replace('"q_proj",', ""))
     with pytest.raises(ValueError, match="does not fit the language model"):
         MMInterleaved.from_pretrained(tmp_path)

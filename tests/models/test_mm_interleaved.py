@@ -23,6 +23,7 @@ def test_a_saved_model_is_the_same_model(model: MMInterleaved, tmp_path: Path) -
         "tokenizer.json",
         "processor.json",
         "README.md",
+        "SHA256SUMS",
     }
     loaded = MMInterleaved.from_pretrained(tmp_path)
     batch = pack_rows(ROWS)
@@ -36,6 +37,7 @@ def test_half_precision_weights_load(model: MMInterleaved, tmp_path: Path) -> No
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "SHA256SUMS").unlink()
     loaded = MMInterleaved.from_pretrained(tmp_path)
     assert loaded.begin_of_image.dtype == torch.float32
     torch.testing.assert_close(loaded(pack_rows(ROWS)).loss, model(pack_rows(ROWS)).loss, rtol=1e-2, atol=1e-2)
@@ -61,6 +63,9 @@ def test_what_is_wrong_with_a_directory_is_said(model: MMInterleaved, tmp_path: 
     config = json.loads((tmp_path / "config.json").read_text())
     config["language_model"]["mmfs_every"] = 1
     (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"is not as it was saved: 'config.json' is missing or without the SHA-256"):
+        MMInterleaved.from_pretrained(tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match=r"does not fit the configuration beside it: \d+ keys are missing"):
         MMInterleaved.from_pretrained(tmp_path)
 

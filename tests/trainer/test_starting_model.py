@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import normalizers
 
 from models import MMInterleaved
 from models.lora_config import LoraConfig
@@ -82,10 +83,10 @@ def test_another_size_of_images_fits_the_same_weights(saved):
 
 def test_the_tokenizer_comes_with_the_weights_unless_the_corpus_has_one(saved, tmp_path):
     source = MMInterleaved.from_pretrained(saved)
-    source.processor.tokenizer.add_tokens(["snailish"])
+    source.processor.tokenizer.normalizer = normalizers.Replace("snailish", "snail")
     source.save_pretrained(tmp_path / "other")
     model = make_model(replace(on_a_corpus(), init=str(tmp_path / "other")))
-    assert len(model.processor.encode_text("snailish")) == 1
+    assert model.processor.encode_text("snailish") == model.processor.encode_text("snail")
 
 
 def test_frozen_parts_and_adapters(saved):
