@@ -96,4 +96,4 @@ def _mark(right: bool) -> str:
 
 
 def _details(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {100 * value:.0f}" for name, value in scores.items())
+    return ", ".join(f"{name.replace('_', ' ')} {100 * value:.0f}" for name, value in scores.items())
