@@ -15,13 +15,13 @@ from export.engine.compatibility import BUILDERS
 from export.runtime import Session
 from export.runtime.runners import exported_model
 from export.runtime.tensorrt_runner import TensorRTError, TensorRTRunner
-from export.store.samples import open_image
 from export.validate.end_to_end import LEAST_PSNR_DB, compare, psnrs
 from export.validate.seed_sensitivity import TWICE_DB, own_psnr_db, step_error_of
 from export.verified import record_run
 from models import MMInterleaved
 from models.generation.documents import Segment
 from models.generation.generated import Generated
+from models.images.image_file import open_image
 from models.program import explained
 from plugins_trt.tensorrt_package import MissingPackage, open_package
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,10 +16,14 @@ from transformers import BatchFeature
 
 from models.atomic_files import write_atomically
 from models.config import MMInterleavedConfig
+from models.images.arrays import array_to_image, checked_tensor, tensor_to_image
+from models.images.fit import FINER, Fit, fitted
+from models.images.rgb import MAX_PIXELS, to_rgb
 from models.json_files import read_json_object, shortened
+from models.plain_text import PlainTextEncoder
 
 ImageInput = Image.Image | np.ndarray | Tensor
-"""A PIL image, a uint8 array [h, w, 3], or a float tensor [3, h, w] in [0, 1]."""
+"""A PIL image of any mode, a uint8 array [h, w, 3], or a float tensor [3, h, w] in [0, 1]."""
 
 TOKENIZER_FILE = "tokenizer.json"
 PROCESSOR_FILE = "processor.json"
@@ -41,9 +44,7 @@ class MMInterleavedProcessor:
         ValueError: another word for `fit`, or a size that is none.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, *, image_size: int | tuple[int, int], fit: Literal["crop", "squeeze"] = "crop"
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, image_size: int | tuple[int, int], fit: Fit = "crop") -> None:
         self.tokenizer = tokenizer
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         is_size = isinstance(size, tuple | list) and len(size) == 2
@@ -55,7 +56,8 @@ class MMInterleavedProcessor:
         self.height, self.width = size
         if fit not in ("crop", "squeeze"):
             raise ValueError(f"fit is {fit!r}; expected 'crop' or 'squeeze'.")
-        self.fit = fit
+        self.fit: Fit = fit
+        self._encoder: tuple[Tokenizer, int, PlainTextEncoder] | None = None  # of which tokenizer, at which size
 
     def __call__(
         self, text: str | Sequence[str] | None = None, images: ImageInput | Sequence[ImageInput] | None = None
@@ -86,8 +88,17 @@ class MMInterleavedProcessor:
         return [self.decode_text(row) for row in rows]
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of `text`, without special tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Token ids of `text`, without special tokens: text that spells one, such as "</s>", is encoded as the
+        characters that it is.
+
+        Raises:
+            TypeError: not a str.
+            ValueError: it holds half of a surrogate pair.
+        """
+        size = self.tokenizer.get_vocab_size()
+        if self._encoder is None or self._encoder[0] is not self.tokenizer or self._encoder[1] != size:
+            self._encoder = self.tokenizer, size, PlainTextEncoder(self.tokenizer)
+        return self._encoder[2](text)
 
     def decode_text(self, ids: list[int]) -> str:
         """The text of token ids; special tokens are left out."""
@@ -96,48 +107,36 @@ class MMInterleavedProcessor:
     def encode_image(self, image: ImageInput) -> Tensor:
         """An image as [3, h, w] float32 in [0, 1]: the part of it that `fit` says, resized.
 
+        A PIL image is read as a person sees it (`models.images.rgb`): upright by its EXIF orientation, on white where
+        it is transparent, the first frame of an animation. Of a tensor or an array, the numbers are taken as they are.
+
         Args:
             image: a PIL image, a uint8 array [h, w, 3], or a float tensor [3, h, w] in [0, 1].
 
         Raises:
-            ValueError: a tensor or an array of another shape or dtype.
+            ValueError: a tensor or an array of another shape, dtype or range; an image that is empty, damaged, larger
+                than `models.images.rgb.MAX_PIXELS`, or has numbers of which nobody knows which one is white.
             TypeError: anything else.
         """
         if isinstance(image, Tensor):
-            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-                raise ValueError(
-                    f"An image tensor must be float [3, h, w] in [0, 1]; got {image.dtype} {list(image.shape)}. "
-                    "Convert it, or pass a PIL image."
-                )
-            if image.shape[1:] == (self.height, self.width):
-                return image.float()
-            image = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            pixels = checked_tensor(image)
+            if pixels.shape[1:] == (self.height, self.width):
+                return pixels
+            image = tensor_to_image(pixels)
         if isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise ValueError(
-                    f"An image array must be uint8 [h, w, 3]; got {image.dtype} {list(image.shape)}. Convert it, or "
-                    "pass a PIL image."
-                )
-            image = Image.fromarray(image)
+            image = array_to_image(image)
         if not isinstance(image, Image.Image):
             raise TypeError(
                 f"An image must be a PIL image, a uint8 array [h, w, 3] or a float tensor [3, h, w]; got "
-                f"a {type(image).__name__}. Open a file with PIL.Image.open."
+                f"a {type(image).__name__}. Open a file with PIL.Image.open or models.images.image_file.open_image."
             )
-        image = image.convert("RGB")
-        if self.fit == "crop":
-            shrink = min(image.width / self.width, image.height / self.height)
-            width, height = round(self.width * shrink), round(self.height * shrink)
-            left, top = (image.width - width) // 2, (image.height - height) // 2
-            image = image.crop((left, top, left + width, top + height))
-        if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        rgb = to_rgb(image, max_pixels=MAX_PIXELS, min_side=FINER * max(self.height, self.width))
+        return torch.from_numpy(fitted(rgb, (self.height, self.width), self.fit)).permute(2, 0, 1).float() / 255
 
     @staticmethod
     def decode_image(pixels: Tensor) -> Image.Image:
         """[3, h, w] float in [0, 1] to a PIL image."""
-        return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+        return tensor_to_image(pixels)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `processor.json`."""

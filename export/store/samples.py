@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from models.generation.documents import PlainText
+from models.images.image_file import open_image
+
 Document = list[str | Image.Image]
 
 SAMPLES_DIR = "samples"
@@ -33,7 +36,8 @@ def load_samples(model_dir: Path, images: Sequence[Path] = ()) -> Samples:
     """The given images, each as a document of its own; else the documents beside the model; else noise.
 
     Raises:
-        ValueError: `samples.json` is not what this file describes, or its documents hold no image.
+        ValueError: an image cannot be read, `samples.json` is not what this file describes, or its documents hold no
+            image.
         FileNotFoundError: an image is missing.
     """
     if images:
@@ -71,22 +75,4 @@ def _segment(segment: dict[str, str], folder: Path) -> str | Image.Image:
     (kind, content), *more = segment.items()
     if more or kind not in ("text", "image"):
         raise KeyError(str(segment))
-    return content if kind == "text" else open_image(folder / content)
-
-
-def open_image(path: Path) -> Image.Image:
-    """An image in a file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image, or incomplete.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image {path}. Expected a file as PNG, JPEG or WebP.")
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}). Expected a whole PNG, JPEG or WebP file."
-        ) from error
+    return PlainText(content) if kind == "text" else open_image(folder / content)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from models.config import MMInterleavedConfig
+from models.generation.image_names import names_an_image
 from models.generation.state import GenerationState, Piece
 from models.processor import MMInterleavedProcessor
 
 Segment = str | Image.Image
 """What is written: text or an image."""
+
+
+class PlainText(str):
+    """A text that may look like the name or the address of an image, and is a text all the same."""
+
 
 PromptSegment = str | Image.Image | Tensor | np.ndarray
 """What is read: also float tensors [3, h, w] in [0, 1] and uint8 arrays [h, w, 3]."""
@@ -29,7 +36,7 @@ def batch_of(documents: Document | Sequence[Document]) -> tuple[list[Document], 
     Raises:
         ValueError: neither; the message says which item is wrong.
     """
-    if isinstance(documents, PromptSegment):
+    if isinstance(documents, PromptSegment) or not isinstance(documents, Sequence):
         raise ValueError(f"documents is one {type(documents).__name__}; expected a list of texts and images: [it].")
     lists = [item for item in documents if isinstance(item, list | tuple)]
     segments = [item for item in documents if isinstance(item, PromptSegment)]
@@ -48,6 +55,18 @@ def batch_of(documents: Document | Sequence[Document]) -> tuple[list[Document], 
 
 def _check_segments(segments: Sequence[object], name: str) -> None:
     for i, segment in enumerate(segments):
+        if isinstance(segment, str) and not isinstance(segment, PlainText) and names_an_image(segment):
+            shown = segment if len(segment) <= 80 else f"{segment[:77]}..."
+            raise ValueError(
+                f"{name}[{i}] is {shown!a}, the name or address of an image, given as text. Give the image itself: "
+                "PIL.Image.open(...) of a file. If the text is meant, put it into a longer one, or give it as "
+                "models.generation.documents.PlainText(...)."
+            )
+        if isinstance(segment, bytes | Path):
+            raise ValueError(
+                f"{name}[{i}] is a {type(segment).__name__}; expected an image or a text. Open it with "
+                "models.images.image_file.open_image(...)."
+            )
         if not isinstance(segment, PromptSegment):
             raise ValueError(
                 f"{name}[{i}] is a {type(segment).__name__}; expected str, PIL image, float tensor [3, h, w] or "
@@ -58,8 +77,25 @@ def _check_segments(segments: Sequence[object], name: str) -> None:
 def pieces_of(segment: PromptSegment, processor: MMInterleavedProcessor, config: MMInterleavedConfig) -> list[Piece]:
     """What the model reads of one segment: an image stands behind its `<BoI>`."""
     if isinstance(segment, str):
-        return [processor.encode_text(segment)]
+        return [text_ids(segment, processor, config)]
     return [[config.begin_of_image_id], processor.encode_image(segment)]
+
+
+def text_ids(text: str, processor: MMInterleavedProcessor, config: MMInterleavedConfig) -> list[int]:
+    """Token ids of a text, none of which means an image, or begin or end of text.
+
+    Raises:
+        ValueError: the tokenizer makes one of them from this text, for it does not know that the token is special.
+    """
+    ids = processor.encode_text(text)
+    reserved = {config.bos_token_id, config.eos_token_id, config.begin_of_image_id, config.image_token_id}
+    if found := reserved.intersection(ids):
+        names = ", ".join(str(processor.tokenizer.id_to_token(one)) for one in sorted(found))
+        raise ValueError(
+            f"The text spells {names}, which this tokenizer reads as a token that has a meaning of its own. Mark it as "
+            "special in tokenizer.json (added_tokens), so that it can be told from text."
+        )
+    return ids
 
 
 def cut_to_fit(segments: list[list[Piece]], state: GenerationState, num_new: int, document: int) -> list[list[Piece]]:

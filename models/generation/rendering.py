@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from models.generation.documents import PromptSegment
-from models.processor import MMInterleavedProcessor
+from models.images.arrays import array_to_image, tensor_to_image
+from models.images.rgb import to_rgb
 
 GIVEN, WRITTEN = "#557799", "#000000"
 """Colours of the text that was given and of the text that was written."""
@@ -83,10 +84,10 @@ def to_image(given: Sequence[PromptSegment], written: Sequence[PromptSegment]) -
 
 
 def as_image(image: Image.Image | np.ndarray | Tensor) -> Image.Image:
-    """An image in any of the forms that `generate` reads."""
+    """An image in any of the forms that `generate` reads, as the model sees it: RGB, upright, opaque."""
     if isinstance(image, Tensor):
-        return MMInterleavedProcessor.decode_image(image)
-    return image if isinstance(image, Image.Image) else Image.fromarray(image)
+        return tensor_to_image(image)
+    return to_rgb(image) if isinstance(image, Image.Image) else array_to_image(image)
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from models.generation.documents import Document, batch_of, pieces_of
+from models.generation.documents import Document, batch_of, pieces_of, text_ids
 from models.generation.prompts import prompt_for
 from models.generation.state import GenerativeModel, processor_of
 from models.torch_defaults import usual_torch_defaults
@@ -63,7 +63,10 @@ def score(
         raise ValueError("score takes one document and a list of texts; call it once for each document.")
     segments = batch[0] if task is None else prompt_for(task).fill(batch[0])
     processor = processor_of(model)
-    answers = [processor.encode_text(candidate) for candidate in candidates]
+    for number, candidate in enumerate(candidates):
+        if not isinstance(candidate, str):
+            raise ValueError(f"candidates[{number}] is a {type(candidate).__name__}; expected a text.")
+    answers = [text_ids(candidate, processor, model.config) for candidate in candidates]
     if [] in answers:
         raise ValueError(f"candidates[{answers.index([])}] is {candidates[answers.index([])]!r}, which has no token.")
     prefix = model.begin_generation(1)

@@ -23,7 +23,6 @@ from export.stages import lower
 from export.store.entries import component_entry
 from export.store.job import NEUTRAL_DIR, Job
 from export.store.manifest import read_manifest, write_manifest
-from export.store.samples import open_image
 from export.store.selection import ComponentSelection
 from export.validate.end_to_end import compare
 from export.validate.half_precision import check_greedy, check_half, check_seeing
@@ -31,6 +30,7 @@ from export.validate.parity import ParityError
 from export.validate.validate import run_of, validate
 from export_manifests import a_component, a_manifest
 from models import MMInterleaved
+from models.images.image_file import open_image
 
 CAPACITY = 512
 CAPACITIES: dict[KVCacheLayout, int | None] = {"trt_native": CAPACITY, "ort": None}

@@ -24,11 +24,11 @@ from export.store import job
 from export.store.entries import file_entry
 from export.store.job import NEUTRAL_DIR
 from export.store.manifest import Outcome, read_manifest, write_manifest
-from export.store.samples import open_image
 from export.triton import write_repository
 from export.trt import main
 from export_manifests import a_component, a_manifest, an_engine
 from models import MMInterleaved, MMInterleavedConfig
+from models.images.image_file import open_image
 from plugins_trt import tensorrt_package
 
 

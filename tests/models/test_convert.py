@@ -526,4 +526,6 @@ def test_a_tokenizer_gets_the_two_new_tokens_and_can_come_later(model, pristine,
     assert {file: file.stat().st_ino for file in out.glob("*.safetensors")} == shards
     processor = MMInterleaved.from_pretrained(out).processor
     assert (processor.height, processor.width) == (224, 224)
-    assert processor.encode_text("w3 <|beginofimage|> w4") == [6, WORDS, 7]
+    assert processor.tokenizer.token_to_id("<|beginofimage|>") == WORDS
+    assert processor.encode_text("w3 w4") == [6, 7]
+    assert WORDS not in processor.encode_text("w3 <|beginofimage|> w4")

@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,66 @@ def test_it_is_called_as_transformers_processors_are(processor: MMInterleavedPro
 def test_a_wrong_image_gets_a_sentence(processor: MMInterleavedProcessor, wrong: object) -> None:
     with pytest.raises(ValueError, match=r"An image (tensor|array) must be .* got"):
         processor.encode_image(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (torch.full((3, 32, 32), 200.0), r"got values from 200 to 200\. Divide it by 255"),
+        (torch.full((3, 40, 32), 200.0), r"got values from 200 to 200\. Divide it by 255"),
+        (torch.full((3, 32, 32), -1.5), "got values from -1.5 to -1.5. Undo its normalisation"),
+        (torch.full((3, 32, 32), float("nan")), "got NaN. Look where it comes from"),
+        (torch.full((3, 32, 32), float("inf")), "got values from inf to inf. Look"),
+        (torch.zeros(3, 0, 32), r"got torch.float32 \[3, 0, 32\]"),
+        (torch.zeros(3, 4, 4, dtype=torch.complex64), "must be float"),
+        (np.zeros((3, 32, 40), np.uint8), r"numpy\.moveaxis\(array, 0, -1\)"),
+        (np.zeros((0, 32, 3), np.uint8), r"got uint8 \[0, 32, 3\]"),
+        (np.zeros((32, 32, 3)), r"got float64 \[32, 32, 3\]"),
+        (np.zeros((32, 32), np.uint16), r"PIL\.Image\.fromarray"),
+        (np.zeros((32, 32, 4), np.uint8), "Pass transparency as a PIL image"),
+        (np.zeros((32, 32, 3), np.int64), "got int64"),
+        (Image.new("RGB", (0, 5)), "has 0 x 5 pixels"),
+        (Image.new("1", (9000, 9000)), "has 9000 x 9000 pixels; the limit is 64,000,000 in all"),
+    ],
+)
+def test_numbers_that_would_be_another_image_are_refused(
+    processor: MMInterleavedProcessor, wrong: Image.Image, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        processor.encode_image(wrong)
+
+
+def test_a_tensor_is_brought_into_its_range(processor: MMInterleavedProcessor) -> None:
+    for size in ((32, 32), (64, 64)):
+        pixels = processor.encode_image(torch.full((3, *size), 1.001))
+        assert torch.equal(pixels, torch.ones(3, 32, 32))
+    half = processor.encode_image(torch.full((3, 32, 32), 0.5, dtype=torch.float16))
+    assert torch.equal(half, torch.full((3, 32, 32), 0.5))
+    flipped = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)[::-1, ::-1]
+    assert np.array_equal(processor.decode_image(processor.encode_image(flipped)), flipped)
+
+
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (1, 1), (3, 2)])
+def test_an_image_of_any_shape_is_seen(processor: MMInterleavedProcessor, size: tuple[int, int]) -> None:
+    for image_size in (32, (16, 32), (32, 16)):
+        for fit in ("crop", "squeeze"):
+            other = MMInterleavedProcessor(processor.tokenizer, image_size=image_size, fit=fit)
+            assert other.encode_image(Image.new("RGB", size, "white")).min() == 1
+
+
+def test_text_is_text(processor: MMInterleavedProcessor) -> None:
+    for text in ("<image> a photo of", "</s>", "<BoI>", "<pad><s>"):
+        again = pickle.loads(pickle.dumps(processor))
+        for one in (processor, again):
+            assert not set(one.encode_text(text)) & {0, 1, 2, 3, 4}
+            assert one.decode_text(one.encode_text(text)) == text
+    assert processor("<image>").input_ids.tolist() == [processor.encode_text("<image>")]
+
+
+def test_a_token_that_is_added_later_is_known(processor: MMInterleavedProcessor) -> None:
+    assert len(processor.encode_text("snail")) == 5
+    processor.tokenizer.add_tokens(["snail"])
+    assert len(processor.encode_text("snail")) == 1
 
 
 def test_a_file_name_is_no_image(processor: MMInterleavedProcessor) -> None:

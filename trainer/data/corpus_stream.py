@@ -15,6 +15,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from models.config import MMInterleavedConfig
+from models.images.fit import FINER
+from models.plain_text import PlainTextEncoder
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
 from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.document import Document, Image, Segment, Text
@@ -27,7 +29,6 @@ from trainer.data.row_stream import RowStream
 from trainer.data.seen_boxes import in_view
 from trainer.data.sources.sample import BrokenSampleError, Marks, Sample, StoredImage
 from trainer.data.stable_key import stable_key
-from trainer.data.text_tokenizer import literal
 from trainer.errors import UnusableDataError
 
 MAX_DROPPED = 1000
@@ -58,7 +59,8 @@ class CorpusStream(RowStream):
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.config = config
-        self._tokenizer = config.tokenizer() if tokenizer is None else literal(tokenizer)
+        tokenizer = config.tokenizer() if tokenizer is None else tokenizer
+        self._encode = PlainTextEncoder(tokenizer)
         special = SpecialTokens(
             pad=model.pad_token_id,
             begin=model.bos_token_id,
@@ -76,7 +78,7 @@ class CorpusStream(RowStream):
         )
         lm = model.language_model
         vocabulary = max(lm.transformer["vocab_size"], (lm.new_tokens_from or 0) + lm.new_tokens)
-        num_tokens = self._tokenizer.get_vocab_size()
+        num_tokens = tokenizer.get_vocab_size()
         if num_tokens > vocabulary:
             raise ValueError(
                 f"The tokenizer has {num_tokens} tokens, the language model {vocabulary}. Give "
@@ -88,7 +90,7 @@ class CorpusStream(RowStream):
                 "`<s>`, `<BoI>` and `</s>`."
             )
         # A SentencePiece-like tokenizer puts the space before a word itself.
-        self._space = "" if self._tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("▁") else " "
+        self._space = "" if tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("▁") else " "
         self._manifests = config.manifests()
         for name, source in config.sources.items():
             if source.held_out >= len(self._manifests[name]):
@@ -196,7 +198,7 @@ class CorpusStream(RowStream):
         """The tokens of a segment."""
         if isinstance(segment, Image):
             return 1 + self.num_visual_tokens
-        return len(self._tokenizer.encode(segment.text, add_special_tokens=False).ids)
+        return len(self._encode(segment.text))
 
     def _draws(self, name: str, step: int, row: int) -> Iterator[int]:
         """Numbers of the samples that a row looks at: first its share of the endless order, then random ones."""
@@ -285,7 +287,15 @@ class CorpusStream(RowStream):
         fit = self.config.sources[name].fit
         moment = rng.random() if image.strip else None
         try:
-            decoded = decode(image.read(), self.config.max_pixels, label_map=image.label_map, moment=moment)
+            decoded = decode(
+                image.read(),
+                self.config.max_pixels,
+                label_map=image.label_map,
+                moment=moment,
+                as_stored=image.as_stored,
+                described_size=image.described_size,
+                min_side=FINER * max(self.image_side, self.drawn_image_side),
+            )
         except BrokenSampleError as error:
             self._quarantine.add(name, image.name, str(error))
             return None
@@ -296,4 +306,4 @@ class CorpusStream(RowStream):
         return Image(pixels, draw=not image.given, placed=not image.given, target=target, visible=visible)
 
     def _tokens(self, document: Document) -> Tokens:
-        return tokenize(document, self._tokenizer, self._special, self.num_visual_tokens)
+        return tokenize(document, self._encode, self._special, self.num_visual_tokens)

@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from models.batch import IGNORED
+from models.plain_text import PlainTextEncoder
 from trainer.data.document import Document, Text, is_drawn
 
 
@@ -77,8 +78,8 @@ class Row:
         return sum(len(document.input_ids) for document in self.documents)
 
 
-def tokenize(document: Document, tokenizer: Tokenizer, special: SpecialTokens, num_visual_tokens: int) -> Tokens:
-    """Tokens and targets of a document.
+def tokenize(document: Document, encode: PlainTextEncoder, special: SpecialTokens, num_visual_tokens: int) -> Tokens:
+    """Tokens and targets of a document. Text is text, whatever it spells; special tokens come from its structure.
 
     Supervised are the text with loss, `<BoI>` after text, and `</s>`. Placeholders never are, nor is a `<BoI>` that
     opens the document, follows another image or has an image of a question behind it: where images stand is then the
@@ -89,7 +90,7 @@ def tokenize(document: Document, tokenizer: Tokenizer, special: SpecialTokens, n
     images = []
     for index, segment in enumerate(document.segments):
         if isinstance(segment, Text):
-            text = tokenizer.encode(segment.text, add_special_tokens=False).ids
+            text = encode(segment.text)
             ids += text
             wanted += [segment.loss] * len(text)
             if segment.ends_turn:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from models.config import MMInterleavedConfig
+from models.plain_text import PlainTextEncoder
 from trainer.data.config import DataConfig
 from trainer.data.emoji.tasks import TASKS, TaskOptions
 from trainer.data.emoji.world import CANVAS
@@ -34,8 +35,9 @@ class Stream(RowStream):
 
     def __init__(self, config: DataConfig, model: MMInterleavedConfig, *, seed: int) -> None:
         self.config = config
-        self._tokenizer = config.tokenizer()
-        special = SpecialTokens.of(self._tokenizer)
+        tokenizer = config.tokenizer()
+        self._encode = PlainTextEncoder(tokenizer)
+        special = SpecialTokens.of(tokenizer)
         super().__init__(
             model,
             special,
@@ -68,4 +70,4 @@ class Stream(RowStream):
         while True:
             place = min(int(np.searchsorted(self._shares, rng.random(), side="right")), len(self._names) - 1)
             document = TASKS[self._names[place]](self.seed, int(rng.integers(2**62)), "train", options)
-            yield tokenize(document, self._tokenizer, self._special, self.num_visual_tokens)
+            yield tokenize(document, self._encode, self._special, self.num_visual_tokens)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image as PILImage
 
 from models import MMInterleaved
+from models.generation.documents import PlainText
 from trainer.data.document import Document, Segment, Text
 from trainer.evaluation.image_scores import to_float
 from trainer.evaluation.settings import Settings
@@ -95,7 +96,8 @@ def go_on(
 def to_model(segments: Sequence[Segment], image_side: int) -> list[Written]:
     """A document's segments as `generate` takes them; images are averaged down as in training."""
     return [
-        segment.text if isinstance(segment, Text) else shrunk_image(segment.pixels, image_side) for segment in segments
+        PlainText(segment.text) if isinstance(segment, Text) else shrunk_image(segment.pixels, image_side)
+        for segment in segments
     ]
 
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from export.runtime import Session
 from export.runtime.runner import Tensors
-from export.store.samples import open_image
 from export.validate.end_to_end import compare
 from models import MMInterleaved
 from models.generation import scoring
 from models.generation.state import ContextFull
+from models.images.image_file import open_image
 
 INTERLEAVED = {"max_new_tokens": 8, "max_new_images": 2, "num_inference_steps": 3, "seed": 5}
 

@@ -30,10 +30,10 @@ from export.runtime.tensorrt_runner import Loader, TensorRTError, TensorRTRunner
 from export.store.entries import file_entry, port_entries
 from export.store.job import NEUTRAL_DIR
 from export.store.manifest import Manifest, read_manifest, write_manifest
-from export.store.samples import open_image
 from export.validate.end_to_end import compare
 from export_manifests import an_engine, no_engine
 from models import MMInterleaved
+from models.images.image_file import open_image
 
 CPU = torch.device("cpu")
 ALIGNMENT = 64

@@ -12,7 +12,7 @@ from export.graph.kv_cache import lower_attention
 from export.graph.precision import lower_precision
 from export.graph.quantization import write_quantized
 from export.store.job import NEUTRAL_DIR
-from export.store.samples import load_samples, open_image
+from export.store.samples import load_samples
 from export.validate import eight_bit
 from export.validate.eight_bit import (
     check_perplexity,
@@ -25,6 +25,7 @@ from export.validate.half_precision import Run, Tensors
 from export.validate.parity import ParityError
 from export.validate.validate import run_of
 from models import MMInterleaved
+from models.images.image_file import open_image
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 
 from models import MMInterleaved
-from models.generation.documents import batch_of, cut_to_fit, pieces_of
+from models.generation.documents import PlainText, batch_of, cut_to_fit, pieces_of, text_ids
 from models.generation.torch_state import TorchGenerationState
 from rows import BOI
 
@@ -34,11 +38,48 @@ def test_one_document_or_several(given, documents, batched) -> None:
         ([None], r"documents\[0\] is a NoneType; expected str, PIL image"),
         ([["a", {}]], r"documents\[0\]\[1\] is a dict"),
         (["a", ["b"]], "documents holds 1 lists and 1 segments"),
+        (None, "documents is one NoneType; expected a list"),
+        ({"a": 1}, "documents is one dict"),
+        ((text for text in "ab"), "documents is one generator"),
+        ([b"ab"], r"documents\[0\] is a bytes; .* models\.images\.image_file\.open_image"),
+        ([Path("a.png")], r"documents\[0\] is a PosixPath"),
+        (["a", "snails/1.PNG"], r"documents\[1\] is 'snails/1\.PNG', the name or address of an image, given as text"),
+        ([["https://example.org/a.jpg?size=2"]], r"documents\[0\]\[0\] is 'https://example"),
+        (["data:image/png;base64," + "A" * 999], "is 'data:image/png;base64,A{55}\\.\\.\\.', the name"),
+        (["/home/my images/a.webp"], "the name or address of an image"),
+        (["a\x1b[2J.png"], r"is 'a\\x1b\[2J\.png'"),
     ],
 )
 def test_what_is_no_document_gets_a_sentence(wrong, message) -> None:
     with pytest.raises(ValueError, match=message):
         batch_of(wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a photo.",
+        "What is in a.png?",
+        " a.png",
+        "see https://example.org/a.png",
+        PlainText("a.png"),
+        "png",
+        "a.pngs",
+    ],
+)
+def test_what_is_meant_as_text_is_text(text: str) -> None:
+    assert batch_of([text]) == ([[text]], False)
+
+
+def test_a_token_that_nobody_marked_as_special_is_not_read_from_text(model: MMInterleaved) -> None:
+    assert BOI not in text_ids("<BoI>", model.processor, model.config)
+    stored = json.loads(model.processor.tokenizer.to_str())
+    for token in stored["added_tokens"]:
+        token["special"] = False
+    model.processor.tokenizer = Tokenizer.from_str(json.dumps(stored))
+    with pytest.raises(ValueError, match="The text spells <BoI>, which this tokenizer reads as a token"):
+        text_ids("a <BoI>", model.processor, model.config)
 
 
 def test_an_image_stands_behind_its_begin_of_image(model: MMInterleaved) -> None:

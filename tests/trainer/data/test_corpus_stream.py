@@ -322,7 +322,7 @@ def test_broken_images_and_rows_are_passed_over_and_named(shards, tmp_path):
     reasons = sorted(json.loads(line)["reason"] for line in file.read_text().splitlines())
     assert len(reasons) == 4
     assert sum("cannot be decoded" in reason for reason in reasons) == 2
-    assert "declares 9000 x 9000 pixels" in reasons[2]
+    assert "has 9000 x 9000 pixels" in reasons[2]
     assert "not UTF-8" in reasons[3]
     # A broken sample does not change which others are taken.
     assert digest(stream(0)) == digest(batch)

@@ -34,7 +34,7 @@ def test_what_declares_too_many_pixels_is_refused_undecoded(shards):
     assert len(bomb) < 100_000
     with pytest.raises(BrokenSampleError, match=r"20000 x 20000 pixels|could be decompression bomb"):
         decode(bomb, 64_000_000)
-    with pytest.raises(BrokenSampleError, match=r"declares 50 x 40 pixels; the limit is 1,999"):
+    with pytest.raises(BrokenSampleError, match=r"has 50 x 40 pixels; the limit is 1,999"):
         decode(shards.image_bytes(0, (50, 40)), 1999)
 
 
@@ -48,7 +48,7 @@ def test_a_truncated_image_is_broken(shards, kind):
 
 def test_other_formats_are_broken():
     file = io.BytesIO()
-    Image.new("RGB", (5, 5)).save(file, "GIF")
+    Image.new("RGB", (5, 5)).save(file, "BMP")
     for data in (file.getvalue(), b"<html>not found</html>"):
         with pytest.raises(BrokenSampleError, match="cannot be decoded"):
             decode(data, 100)

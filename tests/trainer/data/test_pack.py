@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from models.plain_text import PlainTextEncoder
 from trainer.data.document import Document, Image, Text
 from trainer.data.emoji.tasks import TASKS, documents
 from trainer.data.emoji.tokenizer import load_tokenizer
@@ -14,11 +15,12 @@ from trainer.data.pack import SpecialTokens, Tokens, cut, pack_row, tokenize
 
 PAD, BOS, EOS, BOI, IMAGE = range(5)
 PIXELS = np.zeros((64, 64, 3), dtype=np.uint8)
+ENCODE = PlainTextEncoder(load_tokenizer())
 SPECIAL = SpecialTokens(PAD, BOS, EOS, BOI, IMAGE)
 
 
 def tokens_of(*segments: Text | Image, num_visual_tokens: int = 2) -> Tokens:
-    return tokenize(Document(segments, "made", "made/1", 1, {}), load_tokenizer(), SPECIAL, num_visual_tokens)
+    return tokenize(Document(segments, "made", "made/1", 1, {}), ENCODE, SPECIAL, num_visual_tokens)
 
 
 def ids(text: str) -> list[int]:
@@ -53,7 +55,7 @@ def test_the_begin_of_an_image_after_text_is_to_be_predicted_and_its_placeholder
 @pytest.mark.parametrize("task", TASKS)
 def test_tokens_of_every_family(task):
     for document in documents(task, "train", 0, 30):
-        tokens = tokenize(document, load_tokenizer(), SPECIAL, 4)
+        tokens = tokenize(document, ENCODE, SPECIAL, 4)
         sequence, targets = np.array(tokens.input_ids), np.array(tokens.targets)
         assert len(sequence) == len(targets)
         supervised = np.flatnonzero(targets != -100)

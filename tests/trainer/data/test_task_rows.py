@@ -219,3 +219,54 @@ def test_a_box_may_be_given_as_shares():
     assert task_segments({"image": "a", "expression": "it", "box": [0.1, 0.2, 0.3, 0.4]})[-1]["text"] == (
         "(100,200)(300,400)"
     )
+
+
+def on_its_side(orientation: int = 6) -> bytes:
+    """A photograph that is stored lying: upright, 40 wide and 60 high, it is red above and blue below."""
+    upright = PILImage.new("RGB", (40, 60), "blue")
+    upright.paste((255, 0, 0), (0, 0, 40, 30))
+    back = {6: PILImage.Transpose.ROTATE_90, 3: PILImage.Transpose.ROTATE_180}[orientation]
+    exif = PILImage.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    upright.transpose(back).save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("about", "orientation", "first_row_is_red", "is_turned"),
+    [
+        ({"box": [0, 0, 1, 0.5]}, 6, True, True),  # shares, of the image as it is seen
+        ({"box": [0, 0, 40, 30], "width": 40, "height": 60}, 6, True, True),
+        ({"box": [0, 0, 30, 40], "width": 60, "height": 40}, 6, True, False),  # of the stored one: red is on the left
+        ({"box": [0, 0, 40, 30], "width": 40, "height": 60}, 3, True, True),
+        ({"box": [0, 30, 40, 60], "width": 40, "height": 60, "as_stored": True}, 3, False, False),
+        ({"box": [0, 0, 20, 15], "width": 20, "height": 30}, 6, True, True),  # of another size of the same image
+    ],
+)
+def test_an_image_lies_as_its_boxes_say(shards, about, orientation, first_row_is_red, is_turned):
+    images = shards.folder("images", {"a.png": on_its_side(orientation)})
+    row = {"image": "a.png", "expression": "the red half", **about}
+    manifest = shards.manifest(shards.jsonl("rows.jsonl", [row]), images=[images])
+    config = CorpusConfig({"task": SourceConfig(manifest, fit="squeeze")}, num_rows=1, row_tokens=256)
+    document = next(CorpusStream(config, MODEL, seed=0).documents(0, 0))
+    [image] = [segment for segment in document.segments if isinstance(segment, Image)]
+    [box] = read_boxes("".join(segment.text for segment in document.segments if isinstance(segment, Text)))
+    side = len(image.pixels)
+    left, top, right, bottom = (round(edge * side) for edge in box)
+    assert (image.pixels[top + 2 : bottom - 2, left + 2 : right - 2] == (255, 0, 0)).all(), "the box holds what is red"
+    assert (image.pixels[0, 0] == (255, 0, 0)).all() == first_row_is_red
+    assert (image.pixels[0, -1] == image.pixels[0, 0]).all() == (is_turned or orientation == 3)
+
+
+def test_a_label_map_lies_on_its_image(shards):
+    classes = np.repeat(np.array([[1], [2]], dtype=np.uint8), 20, axis=0).repeat(60, axis=1)
+    file = io.BytesIO()
+    PILImage.fromarray(classes).save(file, "PNG")
+    images = shards.folder("images", {"a.png": on_its_side(), "map.png": file.getvalue()})
+    row = {"label_map": "map.png", "caption": "a half", "image": "a.png"}
+    manifest = shards.manifest(shards.jsonl("rows.jsonl", [row]), images=[images])
+    config = CorpusConfig({"task": SourceConfig(manifest, fit="squeeze")}, num_rows=1, row_tokens=256)
+    document = next(CorpusStream(config, MODEL, seed=0).documents(0, 0))
+    _, drawn = [segment for segment in document.segments if isinstance(segment, Image)]
+    assert (drawn.pixels[:, 0] == (255, 0, 0)).all(), "as it is stored: red is on the left"

@@ -12,6 +12,9 @@
 | flintstones | the folder of FlintstonesSV as StoryDALL-E publishes it | story |
 
 refcoco, pororo and flintstones hold several splits in one, of which one is read.
+
+The images of vqav2, coco_captions, refcoco and mdetr are COCO's: words and boxes are about the pixels as they are
+stored, since pycocotools, and the browsers of those who annotated it, do not turn images by their EXIF orientation.
 """
 
 from __future__ import annotations
@@ -101,7 +104,8 @@ def _vqav2(files: Sequence[Path], _split: str) -> Items:
 
 def _vqav2_row(one: Mapping[str, Any], questions: Mapping[int, str], subtype: str) -> Iterator[Row]:
     image = f"COCO_{subtype}_{one['image_id']:012d}.jpg"
-    yield {"image": image, "question": questions[one["question_id"]], "answer": one["multiple_choice_answer"]}
+    answer = one["multiple_choice_answer"]
+    yield {"image": image, "question": questions[one["question_id"]], "answer": answer, "as_stored": True}
 
 
 def _coco_captions(files: Sequence[Path], _split: str) -> Items:
@@ -112,7 +116,8 @@ def _coco_captions(files: Sequence[Path], _split: str) -> Items:
 
 
 def _caption_row(one: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[Row]:
-    yield {"image": names[one["image_id"]], "question": CAPTION_QUESTION, "answer": one["caption"]}
+    image = names[one["image_id"]]
+    yield {"image": image, "question": CAPTION_QUESTION, "answer": one["caption"], "as_stored": True}
 
 
 def _llava(files: Sequence[Path], _split: str) -> Items:
@@ -191,6 +196,7 @@ def _expression_row(image: Mapping[str, Any], expression: str, bbox: Sequence[fl
         "box": corners,
         "width": width,
         "height": height,
+        "as_stored": True,
     }
 
 

@@ -90,6 +90,7 @@ def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample
     try:
         fields = json.loads(text)
         marks = Marks(**{name: tuple(numbers) for name, numbers in fields.get("marks", {}).items()})
+        sizes = {number: (width, height) for number, width, height in marks.described_sizes}
         images = tuple(
             StoredImage(
                 Path(os.path.normpath(directory / file)),
@@ -100,6 +101,8 @@ def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample
                 given=number in marks.given_images,
                 label_map=number in marks.label_maps,
                 strip=number in marks.strips,
+                as_stored=number in marks.as_stored,
+                described_size=sizes.get(number),
             )
             for number, ((file, offset, size), text, similarity) in enumerate(fields["images"])
         )

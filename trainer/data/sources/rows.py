@@ -9,8 +9,10 @@
 
 A text with `"loss": false` is given, not learned, and stands as it is written; one with `"loss": true` is learned, and
 `"ends_turn": true` puts `</s>` behind it. An image with `"draw": false` is given; `"label_map": true` says that its
-values are classes; `"strip": true` that it holds square frames of a film, of which any is the image. With any of
-these marks, all images have to be there. `sources.tasks` has shorter rows for tasks.
+values are classes; `"strip": true` that it holds square frames of a film, of which any is the image;
+`"as_stored": true` that it is not turned by its EXIF orientation, as all others are; `"size": [width, height]` tells
+which size its boxes are told in: where that is the stored size and not the turned one, it is taken as it is stored.
+With any of these marks, all images have to be there. `sources.tasks` has shorter rows for tasks.
 """
 
 from __future__ import annotations
@@ -116,12 +118,16 @@ def _obelics(row: Mapping[str, Any], find_image: FindImage) -> Record:
 def _segments(row: Mapping[str, Any], find_image: FindImage) -> Record:
     builder = _Builder(find_image)
     given_texts, turn_ends, given_images, label_maps, strips = [], [], [], [], []
+    as_stored: list[int] = []
+    sizes: list[tuple[int, int, int]] = []
     missing = []
     for segment in row["segments"]:
         if "text" not in segment:
             given_images += [len(builder.images)] if not segment.get("draw", True) else []
             label_maps += [len(builder.images)] if segment.get("label_map") else []
             strips += [len(builder.images)] if segment.get("strip") else []
+            as_stored += [len(builder.images)] if segment.get("as_stored") else []
+            sizes += [(len(builder.images), *_size(segment["size"]))] if "size" in segment else []
             before = builder.num_missing
             builder.add_image(segment["image"], len(builder.texts))
             missing += [segment["image"]] if builder.num_missing > before else []
@@ -133,10 +139,23 @@ def _segments(row: Mapping[str, Any], find_image: FindImage) -> Record:
         else:
             builder.add_text(segment["text"])
     record = builder.record(fixed_order=True)
-    record.marks = Marks(*map(tuple, (given_texts, turn_ends, given_images, label_maps, strips)))
+    record.marks = Marks(
+        given_texts=tuple(given_texts),
+        turn_ends=tuple(turn_ends),
+        given_images=tuple(given_images),
+        label_maps=tuple(label_maps),
+        strips=tuple(strips),
+        as_stored=tuple(as_stored),
+        described_sizes=tuple(sizes),
+    )
     if missing and record.marks != Marks():
         raise BrokenSampleError(f"The image {missing[0]} is not there, and this sample is nothing without it.")
     return record
+
+
+def _size(size: Any) -> tuple[int, int]:
+    width, height = map(int, size)
+    return width, height
 
 
 def _pair(row: Mapping[str, Any], find_image: FindImage) -> Record:

@@ -42,6 +42,12 @@ class StoredImage:
     strip: bool = False
     """Whether it is a row of square frames, of which any is the image."""
 
+    as_stored: bool = False
+    """Whether it is read without being turned by its EXIF orientation."""
+
+    described_size: tuple[int, int] | None = None
+    """Width and height that its boxes are told in."""
+
     @property
     def name(self) -> str:
         """Names it in messages and in the quarantine file."""
@@ -67,6 +73,11 @@ class Marks:
     given_images: tuple[int, ...] = ()
     label_maps: tuple[int, ...] = ()
     strips: tuple[int, ...] = ()
+    as_stored: tuple[int, ...] = ()
+    """Images that are not turned by their EXIF orientation."""
+
+    described_sizes: tuple[tuple[int, int, int], ...] = ()
+    """Images with the width and height that their boxes are told in."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,14 @@ The wordings are those of `models.generation.prompts`, so that `generate(..., ta
 | row | is |
 |---|---|
 | `image`, `question`, `answer` | a question about an image (`vqa`) |
-| `image`, `expression`, `box` or `bbox`, perhaps `width` and `height` | a thing in an image (`rec`) |
+| `image`, `expression`, `box` or `bbox`, perhaps `width`, `height` and `as_stored` | a thing in an image (`rec`) |
 | `label_map`, `caption`, `image` | an image with a map of its classes (`seg2img`) |
 | `story` of `{"text": ..., "image": ...}`, perhaps `"strip": true` | sentences, each before its image (`story`) |
 | `conversations` of `{"from": "human" or "gpt", "value": ...}`, `image` one name or several | a chat (`instruct`) |
+
+Boxes are of the upright image, as browsers have shown it since 2020 and tools for annotation do, unless `width` and
+`height` are those of the stored one alone. With `"as_stored": true`, the image is not turned by its EXIF orientation.
+Neither are a label map and its image, whose pixels lie on each other.
 """
 
 from __future__ import annotations
@@ -38,20 +42,20 @@ def task_segments(row: Mapping[str, Any]) -> Segments | None:
     if "story" in row:
         return [segment for part in row["story"] for segment in _told(part)]
     if "question" in row:
-        return [*_asked("question", row["image"], row["question"]), _answer(str(row["answer"]))]
+        return [*_asked("question", _seen_of(row), row["question"]), _answer(str(row["answer"]))]
     if "expression" in row:
-        return [*_asked("grounding", row["image"], row["expression"]), _answer(write_box(_box(row)))]
+        return [*_asked("grounding", _seen_of(row), row["expression"]), _answer(write_box(_box(row)))]
     if "label_map" in row:
-        first, caption = _asked("label_map", row["label_map"], row["caption"])
-        return [first | {"label_map": True}, caption, _drawn(row["image"])]
+        first, caption = _asked("label_map", _seen(row["label_map"]), row["caption"])
+        return [first | {"label_map": True, "as_stored": True}, caption, _drawn(row["image"]) | {"as_stored": True}]
     return None
 
 
-def _asked(task: str, image: Any, text: str) -> Segments:
+def _asked(task: str, image: dict[str, Any], text: str) -> Segments:
     """A task's prompt, as an evaluation gives it."""
     stand_in = np.zeros((1, 1, 3), dtype=np.uint8)
     pieces = PROMPTS[task].fill([stand_in, text.strip()])
-    return [_given(piece) if isinstance(piece, str) else _seen(image) for piece in pieces]
+    return [_given(piece) if isinstance(piece, str) else image for piece in pieces]
 
 
 def _told(part: Mapping[str, Any]) -> Segments:
@@ -71,6 +75,14 @@ def _answer(text: str, *, ends_turn: bool = False) -> dict[str, Any]:
 
 def _seen(image: Any) -> dict[str, Any]:
     return {"image": image, "draw": False}
+
+
+def _seen_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The image of a row that may tell which way it lies."""
+    seen = _seen(row["image"])
+    if "width" in row:
+        seen["size"] = [row["width"], row["height"]]
+    return seen | {"as_stored": True} if row.get("as_stored") else seen
 
 
 def _drawn(image: Any) -> dict[str, Any]:

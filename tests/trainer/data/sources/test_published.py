@@ -43,7 +43,7 @@ REFERENCES = [
     {"ref_id": 3, "ann_id": 99, "image_id": 9, "split": "train", "sentences": [{"sent": "nowhere"}]},
     {"ref_id": 4, "ann_id": [70, 71], "image_id": 9, "split": "train", "sentences": [{"sent": "both"}]},
 ]
-BOX = {"image": "9.png", "box": [5, 8, 15, 24], "width": 50, "height": 40}
+BOX = {"image": "9.png", "box": [5, 8, 15, 24], "width": 50, "height": 40, "as_stored": True}
 
 
 def write_json(content: Any) -> Callable[[Path], object]:
@@ -118,7 +118,7 @@ PLAIN = {
                 ],
             },
         ),
-        [{"image": "COCO_val2014_000000000009.jpg", "question": "What is it?", "answer": "a snail"}],
+        [{"image": "COCO_val2014_000000000009.jpg", "question": "What is it?", "answer": "a snail", "as_stored": True}],
         ["question 4: There is no 'image_id'."],
     ),
     "coco_captions": (
@@ -128,7 +128,7 @@ PLAIN = {
                 "annotations": [{"id": 1, "image_id": 9, "caption": "A snail."}, {"id": 2, "image_id": 0}],
             },
         ),
-        [{"image": "9.png", "question": CAPTION_QUESTION, "answer": "A snail."}],
+        [{"image": "9.png", "question": CAPTION_QUESTION, "answer": "A snail.", "as_stored": True}],
         ["caption 2: There is no 0."],
     ),
     "llava": (
