@@ -2,7 +2,8 @@
 
 `torch.ops.mmfs.ms_deform_attn` and `torch.ops.mmfs.mmfs_attention` take the fields of the structures in arguments.py,
 which functional.py has checked. The sizes of the levels are a flat list of ints, h, w, h, w, ...: constants of the
-graph, which exporters need. The gradients are operators too; they cannot be differentiated again, the reference can.
+graph, which exporters need. The gradients are operators too. What the kernels do not compute (second derivatives,
+tangents, torch.func's transforms) is in derivatives.py.
 
 `mmfs_attention_with_lse` is mmfs_attention for a call that will be differentiated: where the CUDA kernels compute,
 it also keeps the log-sum-exp for the backward. The backward of mmfs_attention itself computes it again.
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfs import compiled, cuda, embedding_bag
+from mmfs import compiled, cuda, derivatives, embedding_bag
 from mmfs.arguments import (
     MMFSAttentionArguments,
     MMFSAttentionGradients,
@@ -25,11 +26,6 @@ from mmfs.arguments import (
     schema,
 )
 from mmfs.reference import accumulation_dtype
-
-NO_DOUBLE_BACKWARD = (
-    "mmfs cannot differentiate its gradient again: backward was called with create_graph=True, or through a gradient. "
-    "Expected a first-order gradient. Call the op with backend='reference' to differentiate twice."
-)
 
 
 def implementation(value: Tensor) -> ModuleType:
@@ -46,6 +42,7 @@ def implementation(value: Tensor) -> ModuleType:
 
 
 def _ms_deform_attn(*fields: Any) -> Tensor:
+    derivatives.check_no_tangent(fields)
     arguments = MSDeformAttnArguments(*fields)
     result: Tensor = implementation(arguments.value).ms_deform_attn_forward(arguments)
     return result
@@ -57,6 +54,7 @@ def _ms_deform_attn_fake(*fields: Any) -> Tensor:
 
 
 def _ms_deform_attn_backward(grad_out: Tensor, needs_value: bool, *fields: Any) -> MSDeformAttnGradients:
+    derivatives.check_no_tangent((grad_out, *fields))
     arguments = MSDeformAttnArguments(*fields)
     result: MSDeformAttnGradients = implementation(arguments.value).ms_deform_attn_backward(
         grad_out, arguments, needs_value
@@ -75,8 +73,19 @@ def _ms_deform_attn_backward_fake(grad_out: Tensor, needs_value: bool, *fields: 
 
 def _differentiate_ms_deform_attn(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     fields, _ = _restored(ctx)
-    gradients = torch.ops.mmfs.ms_deform_attn_backward(grad_out, ctx.needs_input_grad[0], *fields)
+    backward = derivatives if derivatives.forward_mode() else torch.ops.mmfs
+    gradients = backward.ms_deform_attn_backward(grad_out, ctx.needs_input_grad[0], *fields)
     return _gradients_of(ctx, MSDeformAttnArguments._fields, fields, MSDeformAttnGradients(*gradients))
+
+
+def _differentiate_ms_deform_attn_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    (grad_out, needs_value, *fields), _ = _restored(ctx)
+    arguments = MSDeformAttnArguments(*fields)
+    named = MSDeformAttnGradients(*grads)._asdict()
+    of_grad_out, of_fields = derivatives.second(
+        derivatives.MS_DEFORM_ATTN, _of_given(arguments, needs_value, named), grad_out, arguments
+    )
+    return of_grad_out, None, *of_fields
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -84,6 +93,7 @@ def _differentiate_ms_deform_attn(ctx: Any, grad_out: Tensor) -> tuple[Tensor | 
 
 
 def _mmfs_attention(*fields: Any) -> Tensor:
+    derivatives.check_no_tangent(fields)
     arguments = MMFSAttentionArguments(*fields)
     result: Tensor = implementation(arguments.value).mmfs_attention_forward(arguments)
     return result
@@ -95,6 +105,7 @@ def _mmfs_attention_fake(*fields: Any) -> Tensor:
 
 
 def _mmfs_attention_with_lse(*fields: Any) -> tuple[Tensor, Tensor]:
+    derivatives.check_no_tangent(fields)
     arguments = MMFSAttentionArguments(*fields)
     computes = implementation(arguments.value)
     if computes is not cuda:
@@ -117,6 +128,7 @@ def _no_lse(value: Tensor) -> Tensor:
 def _mmfs_attention_backward(
     grad_out: Tensor, needs_value: bool, lse: Tensor | None, *fields: Any
 ) -> MMFSAttentionGradients:
+    derivatives.check_no_tangent((grad_out, *fields))
     arguments = MMFSAttentionArguments(*fields)
     computes = implementation(arguments.value)
     kept = {"lse": lse} if computes is cuda else {}
@@ -138,8 +150,24 @@ def _mmfs_attention_backward_fake(
 
 def _differentiate_mmfs_attention(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     fields, (lse,) = _restored(ctx)
-    gradients = torch.ops.mmfs.mmfs_attention_backward(grad_out, ctx.needs_input_grad[0], lse, *fields)
+    backward = derivatives if derivatives.forward_mode() else torch.ops.mmfs
+    gradients = backward.mmfs_attention_backward(grad_out, ctx.needs_input_grad[0], lse, *fields)
     return _gradients_of(ctx, MMFSAttentionArguments._fields, fields, MMFSAttentionGradients(*gradients))
+
+
+def _differentiate_mmfs_attention_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    (grad_out, needs_value, _, *fields), _ = _restored(ctx)
+    arguments = MMFSAttentionArguments(*fields)
+    named = MMFSAttentionGradients(*grads)._asdict()
+    of_grad_out, of_fields = derivatives.second(
+        derivatives.MMFS_ATTENTION, _of_given(arguments, needs_value, named), grad_out, arguments
+    )
+    return of_grad_out, None, None, *of_fields
+
+
+def _mmfs_attention_with_lse_transformed(*fields: Any) -> tuple[Tensor, Tensor]:
+    # The gradient under a transform computes the log-sum-exp again.
+    return derivatives.mmfs_attention(*fields), _no_lse(MMFSAttentionArguments(*fields).value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -191,8 +219,13 @@ def _gradients_of(ctx: Any, names: tuple[str, ...], fields: list[Any], gradients
     return tuple([None if field is None else named.get(name) for name, field in zip(names, fields, strict=True)])
 
 
-def _refuse(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-    raise RuntimeError(NO_DOUBLE_BACKWARD)
+def _of_given(
+    arguments: MSDeformAttnArguments | MMFSAttentionArguments, needs_value: bool, named: dict[str, Tensor]
+) -> list[Tensor]:
+    """Of the gradients of a backward's outputs those of arguments that are given; value's is zero if it had none."""
+    if not needs_value:
+        named["value"] = torch.zeros_like(arguments.value)
+    return [gradient for name, gradient in named.items() if getattr(arguments, name) is not None]
 
 
 # `define` and `impl` rather than `custom_op`, which imports torch._dynamo (seconds) at the first call of every process.
@@ -202,36 +235,54 @@ THREE_TENSORS, SEVEN_TENSORS = (
     f"({', '.join(['Tensor'] * len(gradients._fields))})"
     for gradients in (MSDeformAttnGradients, MMFSAttentionGradients)
 )
-for _name, _schema, _forward, _fake in (
-    ("ms_deform_attn", f"({MS_DEFORM_ATTN}) -> Tensor", _ms_deform_attn, _ms_deform_attn_fake),
+TRANSFORMS = "FuncTorchDynamicLayerFrontMode"  # whatever torch.func's transforms are applied to comes here first
+_library = torch.library.Library("mmfs", "FRAGMENT")
+for _name, _schema, _forward, _fake, _transformed in (
+    (
+        "ms_deform_attn",
+        f"({MS_DEFORM_ATTN}) -> Tensor",
+        _ms_deform_attn,
+        _ms_deform_attn_fake,
+        derivatives.ms_deform_attn,
+    ),
     (
         "ms_deform_attn_backward",
         f"(Tensor grad_out, bool needs_value, {MS_DEFORM_ATTN}) -> {THREE_TENSORS}",
         _ms_deform_attn_backward,
         _ms_deform_attn_backward_fake,
+        derivatives.ms_deform_attn_backward,
     ),
-    ("mmfs_attention", f"({MMFS_ATTENTION}) -> Tensor", _mmfs_attention, _mmfs_attention_fake),
+    (
+        "mmfs_attention",
+        f"({MMFS_ATTENTION}) -> Tensor",
+        _mmfs_attention,
+        _mmfs_attention_fake,
+        derivatives.mmfs_attention,
+    ),
     (
         "mmfs_attention_with_lse",
         f"({MMFS_ATTENTION}) -> (Tensor, Tensor)",
         _mmfs_attention_with_lse,
         _mmfs_attention_with_lse_fake,
+        _mmfs_attention_with_lse_transformed,
     ),
     (
         "mmfs_attention_backward",
         f"(Tensor grad_out, bool needs_value, Tensor? lse, {MMFS_ATTENTION}) -> {SEVEN_TENSORS}",
         _mmfs_attention_backward,
         _mmfs_attention_backward_fake,
+        derivatives.mmfs_attention_backward,
     ),
 ):
     torch.library.define(f"mmfs::{_name}", _schema, tags=torch.Tag.pt2_compliant_tag)
     torch.library.impl(f"mmfs::{_name}", PORTABLE, _forward)
     torch.library.register_fake(f"mmfs::{_name}", _fake)
+    _library.impl(_name, _transformed, TRANSFORMS)
 for _name, _differentiate, _setup in (
     ("ms_deform_attn", _differentiate_ms_deform_attn, _save),
+    ("ms_deform_attn_backward", _differentiate_ms_deform_attn_backward, _save),
     ("mmfs_attention", _differentiate_mmfs_attention, _save_without_lse),
     ("mmfs_attention_with_lse", _differentiate_mmfs_attention, _save_with_lse),
+    ("mmfs_attention_backward", _differentiate_mmfs_attention_backward, _save),
 ):
     torch.library.register_autograd(f"mmfs::{_name}", _differentiate, setup_context=_setup)
-torch.library.register_autograd("mmfs::ms_deform_attn_backward", _refuse)
-torch.library.register_autograd("mmfs::mmfs_attention_backward", _refuse)

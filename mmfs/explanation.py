@@ -56,7 +56,7 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
         raise TypeError(f"op is {name}. Expected mmfs.ms_deform_attn or mmfs.mmfs_attention.")
     value = call.value
     if functional.choose(backend, value) == "reference":
-        who, lines = "plain PyTorch (mmfs/reference.py)", ["because of backend='reference'; differentiates twice"]
+        who, lines = "plain PyTorch (mmfs/reference.py)", ["because of backend='reference'"]
     else:
         computes = implementation(value)
         if computes is cuda:

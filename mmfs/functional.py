@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import mmfs.autograd  # noqa: F401  (registers torch.ops.mmfs)
-from mmfs import compiled, cuda
+from mmfs import compiled, cuda, derivatives
 from mmfs.arguments import (
     MMFSAttentionArguments,
     MMFSAttentionGradients,
@@ -42,7 +42,9 @@ def ms_deform_attn(
     A location is the same convention as `grid_sample(align_corners=False, padding_mode="zeros")`: 0 and 1 are the outer
     edges of a level, pixel centres lie at (index + 0.5) / size, outside is zero. A location that is not finite samples
     zero and has zero gradient, and so does one that touches no pixel, whatever its weight. Sums are float32 for half
-    types. All floating tensors get gradients.
+    types. All floating tensors get gradients. Second derivatives (gradient penalties), tangents (`torch.func.jvp`,
+    `forward_ad`) and torch.func's other transforms are there too: what the kernels do not compute is a derivative of
+    the reference, with its time and memory (mmfs/derivatives.py).
 
     The arguments are those of Deformable-DETR's `ms_deform_attn_core_pytorch`. Its CUDA function takes
     `level_start_index` and `im2col_step` too, which are not needed here.
@@ -53,7 +55,7 @@ def ms_deform_attn(
             torch.export give a sequence.
         sampling_locations: [B, Q, H, L, P, 2], (x, y) in [0, 1]; float32 also for half values.
         attention_weights: [B, Q, H, L, P]; need not sum to 1.
-        backend: "reference" (plain PyTorch, can be differentiated twice), "cpu" (the compiled kernel; PyTorch's
+        backend: "reference" (plain PyTorch), "cpu" (the compiled kernel; PyTorch's
             `embedding_bag` where `why_not_compiled` gives a reason), "cuda", or None: what suits value's device, as
             `explain` tells. "cuda" never falls back.
 
@@ -67,6 +69,8 @@ def ms_deform_attn(
     check_ms_deform_attn(arguments)
     if choose(backend, value) == "reference":
         return ms_deform_attn_reference(arguments)
+    if derivatives.forward_mode() and not derivatives.is_compiled_transform():
+        return derivatives.ms_deform_attn(*arguments)
     out: Tensor = torch.ops.mmfs.ms_deform_attn(*arguments)
     return out
 
@@ -95,7 +99,7 @@ def mmfs_attention(
         out      = sum of weight * bilinear(value[m, level], location) + weight of null * null_value
 
     Images older than the tables take their last row. Sampling is as in `ms_deform_attn`. A query that sees no image
-    gets exactly null_value, or zero. All floating tensors get gradients.
+    gets exactly null_value, or zero. All floating tensors get gradients; other derivatives as in `ms_deform_attn`.
 
     Args:
         value: [N, S, H, D], the bank, float64, float32, bfloat16 or float16; pixels level by level, each level row by
@@ -111,7 +115,7 @@ def mmfs_attention(
         null_logit: logit of the share that goes to no image (0 in the released model), a finite number of the dtype of
             accumulation; None: plain softmax (paper).
         null_value: [H, D], what that share gets; None: zero.
-        backend: "reference" (plain PyTorch, can be differentiated twice), "cpu" (the compiled kernel; PyTorch's
+        backend: "reference" (plain PyTorch), "cpu" (the compiled kernel; PyTorch's
             `embedding_bag` where `why_not_compiled` gives a reason), "cuda", or None: what suits value's device, as
             `explain` tells. "cuda" never falls back.
 
@@ -140,6 +144,8 @@ def mmfs_attention(
     arguments = checked_mmfs_attention(arguments)
     if choose(backend, value) == "reference":
         return mmfs_attention_reference(arguments)
+    if derivatives.forward_mode() and not derivatives.is_compiled_transform():
+        return derivatives.mmfs_attention(*arguments)
     out: Tensor
     if will_be_differentiated(arguments):
         out, _ = torch.ops.mmfs.mmfs_attention_with_lse(*arguments)
@@ -177,13 +183,17 @@ def choose(backend: str | None, value: Tensor) -> str:
         raise ValueError(f"backend='cuda' cannot be used: {reason}. Leave backend out to let mmfs choose.")
     if backend == "cpu" and value.device.type != "cpu":
         raise ValueError(f"backend='cpu' but value is on {value.device}. Move the tensors, or leave backend out.")
-    if backend not in (None, "reference", "cpu", "cuda"):
-        raise ValueError(f"backend is {backend!r}. Expected None, 'reference', 'cpu' or 'cuda'.")
+    check_backend(backend)
     return "reference" if backend == "reference" else "operator"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Checks of the arguments
+
+
+def check_backend(backend: object) -> None:
+    if backend not in (None, "reference", "cpu", "cuda"):
+        raise ValueError(f"backend is {backend!r}. Expected None, 'reference', 'cpu' or 'cuda'.")
 
 
 def check_ms_deform_attn(arguments: MSDeformAttnArguments) -> None:

@@ -15,7 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfs.functional import Sizes, broadcasts, mmfs_attention, ms_deform_attn, no_tensor, shared_sizes
+from mmfs.functional import (
+    Backend,
+    Sizes,
+    broadcasts,
+    check_backend,
+    mmfs_attention,
+    ms_deform_attn,
+    no_tensor,
+    shared_sizes,
+)
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -32,6 +41,8 @@ class MMFS(nn.Module):
         out = layer(query, reference_points, visible, values=values)           # as often as needed
     """
 
+    backend: Backend | None = None  # of layers that were pickled before they had one
+
     def __init__(
         self,
         query_dim: int,
@@ -47,6 +58,7 @@ class MMFS(nn.Module):
         null: bool = True,
         offset_init: Literal["uniform", "grid"] = "uniform",
         offset_init_cells: float = 3.0,
+        backend: Backend | None = None,
     ) -> None:
         """
         Args:
@@ -63,10 +75,11 @@ class MMFS(nn.Module):
                 instead of always to images (the paper).
             offset_init: how the points of a new layer are spread around the reference point: at random, or on a grid.
             offset_init_cells: half the width of that region, in cells.
+            backend: of `mmfs_attention`: "reference", "cpu", "cuda", or None for what suits the device.
 
         Raises:
             ValueError, TypeError: value_dim is no multiple of num_heads; a count or a side of base is below 1 or no
-                int; no level, or one with a side below 1; offset_init is neither of the two.
+                int; no level, or one with a side below 1; offset_init is neither of the two; there is no such backend.
         """
         super().__init__()
         value_dim = query_dim if value_dim is None else value_dim
@@ -77,6 +90,8 @@ class MMFS(nn.Module):
             raise ValueError(f"value_dim is {value_dim} with num_heads {num_heads}. Expected a multiple of num_heads.")
         if offset_init not in ("uniform", "grid"):
             raise ValueError(f"offset_init is {offset_init!r}. Expected 'uniform' or 'grid'.")
+        check_backend(backend)
+        self.backend = backend
         self.query_dim = query_dim
         self.feature_dim = feature_dim
         sizes = shared_sizes(spatial_shapes)
@@ -216,6 +231,7 @@ class MMFS(nn.Module):
             logit_table=logit_table,
             null_logit=None if null_value is None else 0.0,
             null_value=null_value,
+            backend=self.backend,
         )  # [B, Q, H*D]
         out: Tensor = self.output_proj(sampled)
         return out
@@ -303,8 +319,17 @@ class MSDeformAttn(nn.Module):
         output_proj        weight [d_model, V]         bias [d_model]
     """
 
+    backend: Backend | None = None  # of layers that were pickled before they had one
+
     def __init__(
-        self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4, ratio: float = 1.0
+        self,
+        d_model: int = 256,
+        n_levels: int = 4,
+        n_heads: int = 8,
+        n_points: int = 4,
+        ratio: float = 1.0,
+        *,
+        backend: Backend | None = None,
     ) -> None:
         """
         Args:
@@ -313,9 +338,11 @@ class MSDeformAttn(nn.Module):
             n_heads: H.
             n_points: P, samples of each head on each level.
             ratio: channels of value over d_model (ViT-Adapter: 0.5).
+            backend: of `ms_deform_attn`: "reference", "cpu", "cuda", or None for what suits the device.
 
         Raises:
-            ValueError, TypeError: a count is below 1 or no int; the channels of value are no multiple of n_heads.
+            ValueError, TypeError: a count is below 1 or no int; the channels of value are no multiple of n_heads; there
+                is no such backend.
         """
         super().__init__()
         check_counts(d_model=d_model, n_levels=n_levels, n_heads=n_heads, n_points=n_points)
@@ -325,6 +352,8 @@ class MSDeformAttn(nn.Module):
                 f"d_model {d_model} * ratio {ratio} is {value_dim} with n_heads {n_heads}. Expected a multiple of "
                 "n_heads."
             )
+        check_backend(backend)
+        self.backend = backend
         self.d_model = d_model
         self.n_levels = n_levels
         self.n_heads = n_heads
@@ -412,7 +441,7 @@ class MSDeformAttn(nn.Module):
             locations = points + offsets / sizes.flip(-1)[:, None]  # (h, w) -> (w, h): offsets are (x, y) in pixels
         else:
             locations = points[..., :2] + offsets / self.n_points * points[..., 2:] * 0.5
-        sampled = ms_deform_attn(value, input_spatial_shapes, locations, weights)
+        sampled = ms_deform_attn(value, input_spatial_shapes, locations, weights, backend=self.backend)
         out: Tensor = self.output_proj(sampled)
         return out
 
@@ -434,6 +463,20 @@ class MultiScaleDeformableAttention(nn.Module):
 
     `model` is a `DeformableDetrModel`; a `DeformableDetrForObjectDetection` keeps one as its `.model`.
     """
+
+    backend: Backend | None = None  # of layers that were pickled before they had one
+
+    def __init__(self, *, backend: Backend | None = None) -> None:
+        """
+        Args:
+            backend: of `ms_deform_attn`: "reference", "cpu", "cuda", or None for what suits the device.
+
+        Raises:
+            ValueError: there is no such backend.
+        """
+        super().__init__()
+        check_backend(backend)
+        self.backend = backend
 
     def forward(
         self,
@@ -461,4 +504,6 @@ class MultiScaleDeformableAttention(nn.Module):
         Raises:
             ValueError, TypeError: as `ms_deform_attn`.
         """
-        return ms_deform_attn(value, value_spatial_shapes_list, sampling_locations, attention_weights)
+        return ms_deform_attn(
+            value, value_spatial_shapes_list, sampling_locations, attention_weights, backend=self.backend
+        )

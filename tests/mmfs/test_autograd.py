@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from mmfs import MMFS, MSDeformAttn, mmfs_attention, ms_deform_attn
+from mmfs import MMFS, MSDeformAttn
 from numerics import assert_equal_up_to_rounding
 from op_cases import NOT_SQUARE, mmfs_attention_case, ms_deform_attn_case
 
@@ -84,18 +84,6 @@ def test_backward_operators_describe_their_outputs(arguments: tuple[Any, ...], n
     torch.library.opcheck(
         torch.ops.mmfs.ms_deform_attn_backward.default, (grad, needs_value, *detached), test_utils=checks
     )
-
-
-@pytest.mark.parametrize("op", [ms_deform_attn, mmfs_attention])
-def test_a_second_derivative_is_refused_and_says_what_to_do(op: Any) -> None:
-    case = ms_deform_attn_case() if op is ms_deform_attn else mmfs_attention_case()
-    value = case.tensors.pop("value").requires_grad_()
-    out = op(value=value, **case.tensors, **case.rest)
-    # A weight that itself needs a gradient: the first derivative depends on it.
-    weighting = torch.ones_like(out).requires_grad_()
-    (gradient,) = torch.autograd.grad(out, value, weighting, create_graph=True)
-    with pytest.raises(RuntimeError, match="backend='reference'"):
-        gradient.sum().backward()
 
 
 def test_the_operators_cost_no_second_import() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmfs import MMFS, MSDeformAttn, layer
+from mmfs import MMFS, MSDeformAttn, MultiScaleDeformableAttention, layer
 from numerics import assert_equal_up_to_rounding
-from op_cases import ms_deform_attn_by_grid_sample
+from op_cases import ms_deform_attn_by_grid_sample, ms_deform_attn_case
 
 SIZES = ((4, 7), (3, 2))
 NUM_PIXELS = 34
@@ -373,6 +376,59 @@ def test_inputs_that_are_no_tensors_are_named() -> None:
         mmfs(query, points, visible, features=features.numpy())
     with pytest.raises(TypeError, match=r"values is a ndarray. Expected a tensor"):
         mmfs(query, points, visible, values=mmfs.project_values(features).detach().numpy())
+
+
+def layers_with(**options: Any) -> list[nn.Module]:
+    return [
+        small_mmfs(**options),
+        MSDeformAttn(12, n_levels=2, n_heads=2, n_points=3, **options).double(),
+        MultiScaleDeformableAttention(**options),
+    ]
+
+
+def called(module: nn.Module) -> Tensor:
+    torch.manual_seed(0)
+    if isinstance(module, MultiScaleDeformableAttention):
+        tensors = ms_deform_attn_case(SIZES).tensors
+        sizes, nothing = torch.tensor(SIZES), torch.tensor([])
+        result: Tensor = module(tensors.pop("value"), sizes, list(SIZES), nothing, *tensors.values(), 64)
+        return result
+    query, points, visible, features = small_inputs()
+    if isinstance(module, MMFS):
+        return module(query, points, visible, features=features)
+    return module(query, points[:, :, None], torch.randn(2, NUM_PIXELS, 12).double(), SIZES)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_layers_compute_by_the_backend_they_were_given(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, reference = layers_with()[number], layers_with(backend="reference")[number]
+    reference.load_state_dict(free.state_dict())
+    assert reference.state_dict().keys() == free.state_dict().keys()
+    expected = called(free)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a kernel was asked")
+
+    for name in ("ms_deform_attn", "mmfs_attention", "mmfs_attention_with_lse"):
+        monkeypatch.setattr(torch.ops.mmfs, name, refuse)
+    with pytest.raises(AssertionError, match="a kernel was asked"):
+        called(free)
+    for module in (reference, copy.deepcopy(reference), pickle.loads(pickle.dumps(reference))):
+        assert_equal_up_to_rounding(called(module), expected)
+
+
+@pytest.mark.parametrize("kind", [MMFS, MSDeformAttn, MultiScaleDeformableAttention])
+def test_a_backend_that_does_not_exist_is_refused_when_the_layer_is_made(kind: Any) -> None:
+    options = {"query_dim": 12, "feature_dim": 8, "spatial_shapes": SIZES, "num_heads": 2} if kind is MMFS else {}
+    with pytest.raises(ValueError, match=r"backend is 'triton'. Expected None, 'reference', 'cpu' or 'cuda'"):
+        kind(**options, backend="triton")
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_layer_that_was_pickled_without_a_backend_has_none(number: int) -> None:
+    module = layers_with()[number]
+    del module.__dict__["backend"]
+    assert_equal_up_to_rounding(called(pickle.loads(pickle.dumps(module))), called(module))
 
 
 def test_layers_describe_themselves() -> None:
