@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from export.engine.compatibility import IncompatibleExport, check_file
+from export.engine.compatibility import IncompatibleExport, check_file, check_graph
 from export.formats import ServedKind
 from export.store.manifest import ComponentEntry, EngineEntry, Manifest, read_manifest
 from export.store.rebuild_command import how_to_rebuild, rebuild_command
@@ -56,8 +56,11 @@ def write_repository(root: Path, repository: Path, kind: ServedKind) -> list[str
             folder = whole / name / "1"  # the version
             folder.mkdir(parents=True)
             first, *others = entry.onnx.files if engine is None else (engine.plan,)
-            for file in (first, *others):
-                check_file(root, file, how_to_rebuild(root, manifest, **stage))
+            cure = how_to_rebuild(root, manifest, **stage)
+            if engine is None:
+                check_graph(root, entry.onnx, cure)
+            else:
+                check_file(root, engine.plan, cure)
             shutil.copyfile(root / first.path, folder / MODEL_FILES[kind])
             for file in others:  # keeping their names, by which the graph finds them
                 shutil.copyfile(root / file.path, folder / Path(file.path).name)

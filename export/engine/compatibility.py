@@ -9,16 +9,18 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
 from export.engine.drivers import DRIVER_FILE, Cuda, driver_branch, least_for_machine_code, least_for_ptx, newest_ptx
-from export.process.fingerprint import OnBytesRead, digest_of, file_digest
+from export.process.fingerprint import digest_of, file_digest
 from export.process.progress import Log, ReadProgress
 from export.process.source_digest import files_digest, modules_digest
-from export.store.manifest import EngineEntry, FileEntry, LeastDriver, Manifest, Requirements
+from export.store.graph_files import foreign_parts
+from export.store.manifest import EngineEntry, FileEntry, GraphEntry, LeastDriver, Manifest, Requirements
 from export.store.rebuild_command import how_to_rebuild_engines, rebuild_command
+from models.digests import OnBytesRead
 from plugins_trt.tensorrt_package import PACKAGES
 
 BUILDERS = {"trt": "tensorrt", "rtx": "rtx"}
@@ -120,13 +122,30 @@ def check_file(root: Path, entry: FileEntry, cure: str, on_bytes_read: OnBytesRe
         )
 
 
+def check_graph(root: Path, graph: GraphEntry, cure: str, on_bytes_read: OnBytesRead | None = None) -> None:
+    """Raise IncompatibleExport unless a graph and its weights are there as the manifest lists them, and the graph reads
+    no other file. The arguments are those of `check_file`."""
+    for entry in graph.files:
+        check_file(root, entry, cure, on_bytes_read)
+    try:
+        foreign = foreign_parts(root, graph)
+    except ValueError as error:
+        raise IncompatibleExport(f"{error} {cure}") from error
+    if foreign:
+        raise IncompatibleExport(
+            f"{root / graph.file.path} has {', '.join(foreign[:3])}, which manifest.json does not list. {cure}"
+        )
+
+
 def is_undamaged(root: Path, manifest: Manifest, log: Log) -> bool:
     """Whether graphs, weights and assets are as the manifest lists them. Reads all of them, but no engines."""
     graphs = [component.onnx for component in manifest.components.values()]
     entries = [*(file for graph in graphs for file in graph.files), *manifest.assets]
     on_bytes_read = ReadProgress(str(root), [root / entry.path for entry in entries], log)
     try:
-        for entry in entries:
+        for graph in graphs:
+            check_graph(root, graph, cure="", on_bytes_read=on_bytes_read)
+        for entry in manifest.assets:
             check_file(root, entry, cure="", on_bytes_read=on_bytes_read)
     except IncompatibleExport:
         return False
@@ -143,6 +162,19 @@ def check_whole(root: Path, manifest: Manifest) -> None:
             f"{root} cannot write or draw without {', '.join(missing)}, which were not exported. Export them, too: "
             f"{with_them}; or leave them to PyTorch: {without}"
         )
+
+
+def check_names(manifest: Manifest) -> None:
+    """Raise IncompatibleExport unless every graph and engine is in a file of its component's name, so that no two are
+    swapped."""
+    for name, component in manifest.components.items():
+        plans = [engine.plan for engine in component.engines.values() if isinstance(engine, EngineEntry)]
+        for file in (component.onnx.file, *plans):
+            if PurePosixPath(file.path).stem != name:
+                raise IncompatibleExport(
+                    f"manifest.json says that the component {name!r} is in {file.path!r}, a file of another name. "
+                    "Export the model again."
+                )
 
 
 def check_model(manifest: Manifest, model_dir: Path) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-BLOCK: Final = 2**22
+from models.digests import OnBytesRead, file_sha256
+
 LARGE: Final = 2**26
 """Bytes. Reading so many takes longer than a tick of the clock of file times, so a later change has another time."""
-
-OnBytesRead = Callable[[int], None]
-"""Called with the number of bytes that were just read."""
 
 _digests: dict[tuple[int, ...], str] = {}
 """Digests of large files, by their path and time of change."""
@@ -32,11 +29,7 @@ def file_digest(file: Path, on_bytes_read: OnBytesRead | None = None) -> str:
     if state in _digests:
         on_bytes_read(status.st_size)
         return _digests[state]
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-            on_bytes_read(len(block))
+    digest = file_sha256(file, on_bytes_read)
     if status.st_size >= LARGE:
-        _digests[state] = digest.hexdigest()
-    return digest.hexdigest()
+        _digests[state] = digest
+    return digest

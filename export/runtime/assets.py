@@ -6,17 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from export.runtime.sampler_tables import NoiseSchedule
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.config import CONFIG_FILE
 from models.generation.state import processor_of
+from models.processor import PROCESSOR_FILE, TOKENIZER_FILE
+from models.tensor_files import read_tensors
 
 EMBEDDING_FILE = "embedding.safetensors"
 NEGATIVE_CONTEXT_FILE = "negative_context.safetensors"
 SCHEDULE_FILE = "noise_schedule.json"
+ASSET_FILES = (CONFIG_FILE, PROCESSOR_FILE, TOKENIZER_FILE, EMBEDDING_FILE, SCHEDULE_FILE)
+"""All that `Assets.load` reads."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,19 @@ class Assets:
 
         Raises:
             FileNotFoundError: something is missing.
+            ValueError: a file is damaged, or does not fit the others.
         """
         processor = MMInterleavedProcessor.from_directory(directory)
         if processor is None:
             raise FileNotFoundError(f"{directory} holds no processor. Expected a directory written by export.trt.")
-        return cls(
-            MMInterleavedConfig.load(directory / CONFIG_FILE),
-            processor,
-            NoiseSchedule.load(directory / SCHEDULE_FILE),
-            load_file(directory / EMBEDDING_FILE)["embedding"],
-        )
+        config = MMInterleavedConfig.load(directory / CONFIG_FILE)
+        embedding = read_tensors(directory / EMBEDDING_FILE).get("embedding")
+        width = config.language_model.transformer.get("hidden_size")
+        if embedding is None or embedding.ndim != 2 or embedding.shape[1] != width:
+            raise ValueError(f"{directory / EMBEDDING_FILE} holds no table with rows of {width} numbers.")
+        processor.check(config, len(embedding), str(directory))
+        config.check_token_ids(len(embedding))
+        return cls(config, processor, NoiseSchedule.load(directory / SCHEDULE_FILE), embedding)
 
     def to(self, device: torch.device) -> Assets:
         """The same with its tensor on another device."""

@@ -16,7 +16,19 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """The execution provider for each kind of device."""
 
 FLOAT32_PRODUCTS = "1"
-"""onnxruntime's names of the types."""
+"""onnxruntime's name of the type that products are computed in."""
+
+TYPE_NAMES = {
+    torch.float64: "tensor(double)",
+    torch.float32: "tensor(float)",
+    torch.float16: "tensor(float16)",
+    torch.bfloat16: "tensor(bfloat16)",
+    torch.int64: "tensor(int64)",
+    torch.int32: "tensor(int32)",
+    torch.uint8: "tensor(uint8)",
+    torch.bool: "tensor(bool)",
+}
+"""What onnxruntime calls the types."""
 
 BFLOAT16 = 16
 """Its number in ONNX; NumPy has no such type."""
@@ -33,7 +45,7 @@ class OnnxRuntimeRunner(ComponentRunner):
         device: where to run it.
 
     Raises:
-        ValueError: this onnxruntime does not run on such a device.
+        ValueError: this onnxruntime does not run on such a device, or does not load the file.
     """
 
     def __init__(
@@ -51,7 +63,22 @@ class OnnxRuntimeRunner(ComponentRunner):
                 f"onnxruntime does not run on {device.type!r} here; it has "
                 f"{', '.join(onnxruntime.get_available_providers())}. For an NVIDIA GPU: pip install 'mmfs[export-gpu]'"
             )
-        self.session = onnxruntime.InferenceSession(str(file), session_options(), providers=[provider])
+        try:
+            self.session = onnxruntime.InferenceSession(str(file), session_options(), providers=[provider])
+        except Exception as error:  # onnxruntime has a class for each reason, and none for all
+            raise ValueError(f"onnxruntime does not load {file}: {str(error).strip()[:300]!r}.") from error
+
+    def different_ports(self) -> list[str]:
+        """The inputs and outputs that are not in the file, or in no port, or of another type or number of axes."""
+        different: set[str] = set()
+        for kind, ports, there in (
+            ("input", self.inputs, self.session.get_inputs()),
+            ("output", self.outputs, self.session.get_outputs()),
+        ):
+            declared = {name: (str(TYPE_NAMES.get(port.dtype)), len(port.shape)) for name, port in ports.items()}
+            found = {one.name: (one.type, len(one.shape)) for one in there}
+            different |= {f"{kind} {name!r}" for name, _ in declared.items() ^ found.items()}
+        return sorted(different)
 
     def run(self, inputs: Tensors) -> Tensors:
         binding = self.session.io_binding()

@@ -10,9 +10,19 @@ import torch
 
 from export.components.all import components_of
 from export.components.component import Component, Port
-from export.engine.compatibility import Machine, check_engine, check_file, check_model, check_whole, engine_of
+from export.engine.compatibility import (
+    IncompatibleExport,
+    Machine,
+    check_engine,
+    check_file,
+    check_graph,
+    check_model,
+    check_names,
+    check_whole,
+    engine_of,
+)
 from export.graph.truncate import truncate_layers
-from export.runtime.assets import Assets
+from export.runtime.assets import ASSET_FILES, Assets
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.tensorrt_runner import Loader, TensorRTRunner
@@ -50,12 +60,16 @@ def onnxruntime_runners(
     """The assets, and all components in onnxruntime, except those that were left to PyTorch."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
+    check_names(manifest)
     runners = _torch_runners(manifest.left_to_pytorch, model, device)
     for name, entry in manifest.components.items():
-        for listed in entry.onnx.files:
-            check_file(root, listed, how_to_rebuild(root, manifest, stage="validate"))
+        cure = how_to_rebuild(root, manifest, stage="validate")
+        check_graph(root, entry.onnx, cure)
         file = root / entry.onnx.file.path
-        runners[name] = OnnxRuntimeRunner(name, _ports(entry.inputs), _ports(entry.outputs), file, device)
+        runner = OnnxRuntimeRunner(name, _ports(entry.inputs), _ports(entry.outputs), file, device)
+        if other := runner.different_ports():
+            raise IncompatibleExport(f"{file} has other {', '.join(other)} than manifest.json lists. {cure}")
+        runners[name] = runner
     return runners, _assets(root, manifest)
 
 
@@ -65,6 +79,7 @@ def tensorrt_runners(
     """The assets, and all components as engines, except those that were left to PyTorch."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
+    check_names(manifest)
     entries = {name: engine_of(root, manifest, name, backend, machine) for name in manifest.components}
     for name, entry in entries.items():
         if entry is not None:
@@ -103,9 +118,15 @@ def _torch_runners(
 
 
 def _assets(root: Path, manifest: Manifest) -> Assets:
+    cure, listed = how_to_rebuild(root, manifest, stage="validate"), {entry.path for entry in manifest.assets}
+    if lacking := sorted({f"{ASSETS_DIR}/{name}" for name in ASSET_FILES} - listed):
+        raise IncompatibleExport(f"manifest.json of {root} does not list {', '.join(lacking)}. {cure}")
     for entry in manifest.assets:
-        check_file(root, entry, how_to_rebuild(root, manifest, stage="validate"))
-    return Assets.load(root / ASSETS_DIR)
+        check_file(root, entry, cure)
+    try:
+        return Assets.load(root / ASSETS_DIR)
+    except (FileNotFoundError, ValueError) as error:
+        raise IncompatibleExport(f"{error} {cure}") from error
 
 
 def _ports(entries: Sequence[PortEntry]) -> dict[str, Port]:

@@ -23,9 +23,13 @@ from torch import Tensor
 
 from models import MMInterleaved
 from models.denoising_options import SchedulerName
+from models.image_decoders.image_decoder import PREDICTION_TYPES
+from models.json_files import read_json_object
 
 LEAST_SIGNAL = 2.0**-24
 """Bound in DPM-Solver++, which divides by the signal, where a schedule ends without any (as in diffusers)."""
+
+VARIANCE_TYPES = ("fixed_small", "fixed_large")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class NoiseSchedule:
         config = model.image_decoder.noise_schedule.config
         if config.thresholding:
             raise ValueError("The noise schedule has thresholding=True; the exported sampler clips or does nothing.")
-        if config.variance_type not in ("fixed_small", "fixed_large"):
+        if config.variance_type not in VARIANCE_TYPES:
             raise ValueError(
                 f"The noise schedule has variance_type={config.variance_type!r}; expected fixed_small or fixed_large."
             )
@@ -85,9 +89,21 @@ class NoiseSchedule:
 
     @classmethod
     def load(cls, file: Path) -> NoiseSchedule:
-        """Read what `save` wrote."""
-        values = json.loads(file.read_text())
-        return cls(**{**values, "alphas_cumprod": tuple(values["alphas_cumprod"])})
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: it is damaged, or holds what cannot be.
+        """
+        values = read_json_object(file)
+        try:
+            schedule = cls(**{**values, "alphas_cumprod": tuple(map(float, values["alphas_cumprod"]))})
+            known = schedule.prediction_type in PREDICTION_TYPES and schedule.variance_type in VARIANCE_TYPES
+            bounded = schedule.clip is None or float(schedule.clip) > 0
+            if not known or not bounded or not all(0 <= share <= 1 for share in schedule.alphas_cumprod):
+                raise ValueError("a number or a word that cannot be")
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{file} is no noise schedule ({type(error).__name__}: {error}).") from error
+        return schedule
 
     @property
     def num_train_timesteps(self) -> int:

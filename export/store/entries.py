@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from onnx import ModelProto, TensorProto, helper
 
@@ -12,7 +13,15 @@ from export.components.component import Component, Port
 from export.graph.kv_cache import aliases_of
 from export.graph.onnx_graph import Graph
 from export.process.fingerprint import file_digest
-from export.store.manifest import ComponentEntry, FileEntry, GraphEntry, PortEntry, QuantizedEntry, ValidationEntry
+from export.store.manifest import (
+    ComponentEntry,
+    DataType,
+    FileEntry,
+    GraphEntry,
+    PortEntry,
+    QuantizedEntry,
+    ValidationEntry,
+)
 from plugins_trt.onnx_function import DOMAIN_VERSION
 
 
@@ -62,7 +71,8 @@ def file_entry(file: Path, root: Path) -> FileEntry:
 def port_entries(ports: Mapping[str, Port]) -> tuple[PortEntry, ...]:
     """Inputs or outputs."""
     return tuple(
-        PortEntry(name, str(port.dtype).removeprefix("torch."), port.shape, port.role) for name, port in ports.items()
+        PortEntry(name, cast(DataType, str(port.dtype).removeprefix("torch.")), port.shape, port.role)
+        for name, port in ports.items()
     )
 
 

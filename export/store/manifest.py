@@ -9,26 +9,42 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from export.components.profiles import Limits, Profile
 from models.atomic_files import write_atomically
+from models.json_files import shortened
 
 SCHEMA = 7
 MANIFEST_FILE = "manifest.json"
 ONNX_DIR, ASSETS_DIR, ENGINES_DIR = "onnx", "assets", "engines"
 
 
+DataType = Literal[
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64"
+]
+"""Names of torch's dtypes."""
+
+
 @dataclass(frozen=True)
 class FileEntry:
-    """A file, by its place below the export's directory."""
+    """A file, by its place below the export's directory.
+
+    Raises:
+        ValueError: it would be elsewhere.
+    """
 
     path: str
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        place = PurePosixPath(self.path)
+        if place.is_absolute() or ".." in place.parts or self.path in ("", ".") or "\0" in self.path:
+            raise ValueError(f"{self.path!r} is not below the directory of the manifest")
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class PortEntry:
     """An input or output of a component."""
 
     name: str
-    dtype: str
+    dtype: DataType
     shape: tuple[int | str, ...]
     """With the names of dynamic axes."""
 
@@ -357,9 +373,15 @@ def read_manifest(root: Path) -> Manifest:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"{file} is damaged ({place}: {first['msg']}). Export again with --stage validate.") from error
+    except RecursionError as error:
+        raise ValueError(
+            f"{file} is damaged (lists within lists without end). Export again with --stage validate."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error!r}). Export again with --stage validate.") from error
-    raise ValueError(f"{file} has schema {schema}; this program reads {SCHEMA}. Export again with --stage validate.")
+    raise ValueError(
+        f"{file} has schema {shortened(schema)}; this program reads {SCHEMA}. Export again with --stage validate."
+    )
 
 
 def manifest_of(root: Path) -> Manifest | None:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from export.command_line import command_line
@@ -15,6 +16,8 @@ from export.engine.compatibility import (
     Machine,
     check_engine,
     check_file,
+    check_graph,
+    check_names,
     check_whole,
     engine_of,
     is_undamaged,
@@ -141,15 +144,71 @@ def test_an_export_is_undamaged_if_all_that_it_lists_is_as_listed(
     files = {}
     for name in ("llm.onnx", "llm.data", "schedule.json"):
         (tmp_path / name).write_text(name)
+        if name == "llm.onnx":
+            onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "llm", [], [])), tmp_path / name)
         files[name] = file_entry(tmp_path / name, tmp_path)
     graph = GraphEntry(files["llm.onnx"], (files["llm.data"],), 18, 1)
     manifest = a_manifest({"llm": a_component(onnx=graph)}, assets=(files["schedule.json"],))
     assert is_undamaged(tmp_path, manifest, lines.append)
     assert [line.partition(": ")[0].partition(", ")[2] for line in lines] == [f"checking {tmp_path}"] * 3
     for name in files:
-        (tmp_path / name).write_text(name.upper())
+        before = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(before.swapcase())
         assert not is_undamaged(tmp_path, manifest, print)
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_bytes(before)
+
+
+def graph_with(tmp_path: Path, how: str, location: str) -> GraphEntry:
+    """A graph that has numbers in a file, or an operator that reads one."""
+    numbers = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [0.0])
+    numbers.ClearField("float_data")
+    numbers.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "4")):
+        entry = numbers.external_data.add()
+        entry.key, entry.value = key, value
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=numbers)
+    inner = onnx.helper.make_graph([constant], "inner", [], [])
+    nodes = {
+        "weight": [],
+        "constant": [constant],
+        "branch": [onnx.helper.make_node("If", ["p"], ["c"], then_branch=inner, else_branch=inner)],
+        "operator": [onnx.helper.make_node("EPContext", [], ["c"], domain="com.microsoft", ep_cache_context=location)],
+        "function": [],
+    }
+    graph = onnx.helper.make_graph(nodes[how], "llm", [], [], [numbers] if how == "weight" else [])
+    proto = onnx.helper.make_model(graph)
+    if how == "function":
+        proto.functions.append(onnx.helper.make_function("mmfs", "f", [], ["c"], [constant], []))
+    (tmp_path / "onnx").mkdir(exist_ok=True)
+    (tmp_path / "onnx" / "llm.onnx").write_bytes(proto.SerializeToString())
+    (tmp_path / "onnx" / "llm.data").write_bytes(bytes(4))
+    entries = [file_entry(tmp_path / "onnx" / name, tmp_path) for name in ("llm.onnx", "llm.data")]
+    return GraphEntry(entries[0], (entries[1],), 18, 1)
+
+
+@pytest.mark.parametrize("how", ["weight", "constant", "branch", "function"])
+@pytest.mark.parametrize("place", ["other.data", "../onnx/llm.data", "/etc/passwd", "", "sub/llm.data"])
+def test_a_graph_that_reads_what_is_not_listed_is_refused(tmp_path: Path, how: str, place: str) -> None:
+    check_graph(tmp_path, graph_with(tmp_path, how, "llm.data"), "Cure.")
+    with pytest.raises(
+        IncompatibleExport, match=r"llm\.onnx has numbers in '.*', which manifest.json does not list\. Cure"
+    ):
+        check_graph(tmp_path, graph_with(tmp_path, how, place), "Cure.")
+
+
+def test_a_graph_that_runs_a_binary_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IncompatibleExport, match=r"has an operator EPContext, which manifest\.json does not list"):
+        check_graph(tmp_path, graph_with(tmp_path, "operator", "engine.bin"), "Cure.")
+    (tmp_path / "onnx" / "llm.onnx").write_bytes(b"no graph")
+    entry = file_entry(tmp_path / "onnx" / "llm.onnx", tmp_path)
+    with pytest.raises(IncompatibleExport, match=r"llm\.onnx is no ONNX file \(.*\)\. Cure"):
+        check_graph(tmp_path, GraphEntry(entry, (), 18, 1), "Cure.")
+
+
+def test_swapped_components_are_refused() -> None:
+    check_names(a_manifest({"file": a_component(engines={"rtx-1.7": an_engine()})}))
+    with pytest.raises(IncompatibleExport, match="'llm' is in 'file', a file of another name"):
+        check_names(a_manifest({"llm": a_component()}))
 
 
 def missing(file: Path) -> None:

@@ -80,8 +80,22 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         (lambda one: one.update(key=5), r"key: Input should be a valid string"),
         (lambda one: one["components"]["llm"].update(num_nodes="7"), r"components\.llm\.num_nodes: Input should be a"),
         (lambda one: one["components"]["llm"]["onnx"]["file"].update(at=0), r"components\.llm\.onnx\.file\.at: Unexp"),
+        (lambda one: one["components"]["llm"]["onnx"]["file"].update(path="../x"), r".*'\.\./x' is not below the dir"),
+        (
+            lambda one: one["components"]["llm"]["onnx"]["file"].update(path="/etc/passwd"),
+            r".*passwd' is not below the",
+        ),
+        (
+            lambda one: one["components"]["llm"].update(inputs=[{"name": "a", "dtype": "load"}]),
+            r".*dtype: Input should",
+        ),
+        (lambda one: one.update(components=[]), r"components: Input should be"),
+        (lambda one: one.pop("schema"), r"KeyError\('schema'\)"),
     ],
-    ids=["missing", "unknown", "ill-typed", "text-for-a-number", "unknown-inside"],
+    ids=[
+        *("missing", "unknown", "ill-typed", "text-for-a-number", "unknown-inside"),
+        *("above", "elsewhere", "no-type", "list", "no-schema"),
+    ],
 )
 def test_an_entry_that_does_not_belong_is_named(tmp_path: Path, change: Callable[[dict], Any], message: str) -> None:
     write_manifest(tmp_path, a_manifest({"llm": a_component()}))
@@ -90,4 +104,13 @@ def test_an_entry_that_does_not_belong_is_named(tmp_path: Path, change: Callable
     change(listed)
     file.write_text(json.dumps(listed))
     with pytest.raises(ValueError, match=rf"manifest\.json is damaged \({message}.*Export again with --stage validate"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "3", "null", "", "\x00", "[" * 100_000, '{"schema": ' + "[" * 100_000, '{"schema": [7]}']
+)
+def test_what_is_no_manifest_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json (is damaged|has schema \[7\]).* Export again"):
         read_manifest(tmp_path)
