@@ -66,7 +66,7 @@ class MMFSAttentionGradients(NamedTuple):
     null_value: Tensor
 
 
-SCHEMA_TYPES: Final = {Tensor: "Tensor", Sequence[int]: "int[]", Tensor | None: "Tensor?", float | None: "float?"}
+SCHEMA_TYPES: Final = {Tensor: "Tensor", Sequence[int]: "SymInt[]", Tensor | None: "Tensor?", float | None: "float?"}
 
 
 def schema(arguments: type[MSDeformAttnArguments] | type[MMFSAttentionArguments]) -> str:

@@ -1,9 +1,9 @@
 """Both ops as torch.library operators: schema, shapes, gradient. One node each under torch.compile and torch.export.
 
 `torch.ops.mmfs.ms_deform_attn` and `torch.ops.mmfs.mmfs_attention` take the fields of the structures in arguments.py,
-which functional.py has checked. The sizes of the levels are a flat list of ints, h, w, h, w, ...: constants of the
-graph, which exporters need. The gradients are operators too. What the kernels do not compute (second derivatives,
-tangents, torch.func's transforms) is in derivatives.py.
+which functional.py has checked. The sizes of the levels are a flat list of ints, h, w, h, w, ...: constants of a
+graph, or expressions of it where the sizes of its inputs may vary. The gradients are operators too. What the kernels do
+not compute (second derivatives, tangents, torch.func's transforms) is in derivatives.py.
 
 `mmfs_attention_with_lse` is mmfs_attention for a call that will be differentiated: where the CUDA kernels compute,
 it also keeps the log-sum-exp for the backward. The backward of mmfs_attention itself computes it again.

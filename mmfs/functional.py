@@ -52,7 +52,7 @@ def ms_deform_attn(
     Args:
         value: [B, S, H, D], float64, float32, bfloat16 or float16; pixels level by level, each level row by row.
         spatial_shapes: (h, w) of the L levels. An int tensor [L, 2] is read on the host: under torch.compile and
-            torch.export give a sequence.
+            torch.export give a sequence, whose sizes may be symbolic.
         sampling_locations: [B, Q, H, L, P, 2], (x, y) in [0, 1]; float32 also for half values.
         attention_weights: [B, Q, H, L, P]; need not sum to 1.
         backend: "reference" (plain PyTorch), "cpu" (the compiled kernel; PyTorch's
@@ -309,6 +309,8 @@ def shared_sizes(spatial_shapes: Sizes) -> list[int]:
 
 
 def as_int(side: int) -> int:
+    if isinstance(side, torch.SymInt):
+        return side  # a size that may vary in the graph that is being traced
     try:
         return operator.index(side)  # int() would cut a float
     except TypeError:

@@ -306,6 +306,19 @@ def normalise(offsets: Tensor, cells: tuple[int, int]) -> Tensor:
     return torch.stack([x / cells[0], y / cells[1]], dim=-1)
 
 
+def tensor_of(spatial_shapes: Sizes, device: torch.device) -> Tensor:
+    """(h, w) of the levels, [L, 2]."""
+    if isinstance(spatial_shapes, Tensor):
+        return spatial_shapes.to(device)
+    if torch.compiler.is_dynamo_compiling() or any(
+        isinstance(side, torch.SymInt) for pair in spatial_shapes for side in pair
+    ):
+        # as_tensor would make constants of sizes that may vary in the graph.
+        sides = shared_sizes(spatial_shapes)
+        return torch.stack([torch.scalar_tensor(side, dtype=torch.long, device=device) for side in sides]).view(-1, 2)
+    return torch.as_tensor(spatial_shapes, device=device)
+
+
 class MSDeformAttn(nn.Module):
     """Deformable-DETR's multi-scale deformable attention module (Zhu et al., 2021): same parameters, same forward.
 
@@ -437,7 +450,7 @@ class MSDeformAttn(nn.Module):
         points = reference_points.float() if reference_points.dtype in HALF_TYPES else reference_points
         points = points[:, :, None, :, None]  # [B, Q, 1, L, 1, 2 or 4]
         if reference_points.shape[-1] == 2:
-            sizes = torch.as_tensor(input_spatial_shapes, device=query.device).to(points.dtype)
+            sizes = tensor_of(input_spatial_shapes, query.device).to(points.dtype)
             locations = points + offsets / sizes.flip(-1)[:, None]  # (h, w) -> (w, h): offsets are (x, y) in pixels
         else:
             locations = points[..., :2] + offsets / self.n_points * points[..., 2:] * 0.5

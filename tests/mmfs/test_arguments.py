@@ -33,10 +33,10 @@ def test_fields_are_the_parameters_of_the_public_function(op: Callable[..., Any]
 
 def test_the_operators_take_the_fields_in_order() -> None:
     assert schema(MSDeformAttnArguments) == (
-        "Tensor value, int[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights"
+        "Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights"
     )
     assert schema(MMFSAttentionArguments) == (
-        "Tensor value, int[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, Tensor "
+        "Tensor value, SymInt[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, Tensor "
         "attention_logits, Tensor visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, Tensor? "
         "null_value, Tensor? image_shapes"
     )
