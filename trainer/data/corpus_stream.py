@@ -158,18 +158,28 @@ class CorpusStream(RowStream):
         name = self.source_of(step, row)
         rules = self.config.sources[name]
         draws = self._draws(name, step, row)
-        num_dropped = 0
+        num_dropped, broken_before = 0, self._quarantine.num_broken
         for number in range(2**62):
             rng = np.random.default_rng([self.seed, step, row, number])
             document = self._document(name, rules, draws, rng)
             if document is not None:
-                num_dropped = 0
+                num_dropped, broken_before = 0, self._quarantine.num_broken
                 yield self._entered(document, rng) if rules.split else document
             elif (num_dropped := num_dropped + 1) == MAX_DROPPED:
-                raise UnusableDataError(
-                    f"{MAX_DROPPED} samples of source '{name}' in succession were dropped or broken. Loosen the rules "
-                    f"of corpus.sources.{name}, or leave it out."
-                )
+                raise UnusableDataError(self._why_nothing_is_left(name, self._quarantine.num_broken - broken_before))
+
+    def _why_nothing_is_left(self, name: str, num_broken: int) -> str:
+        missing = self._manifests[name].num_missing_images
+        reasons = [
+            *([f"{num_broken} samples and images among them are broken"] if num_broken else []),
+            *([f"{missing:,} images that its documents name were not found when it was indexed"] if missing else []),
+        ]
+        told = "".join(f" {reason}." for reason in reasons)
+        return (
+            f"{MAX_DROPPED} samples of source '{name}' in succession were dropped or broken.{told} Mend its data, "
+            f"loosen the rules of corpus.sources.{name} (keep_no_image keeps documents without an image), or leave it "
+            "out."
+        )
 
     def held_out(self, name: str, max_tokens: int) -> Iterator[Document]:
         """The documents of a source that are never trained on, as far as its rules keep them; always the same ones.

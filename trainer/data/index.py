@@ -15,91 +15,41 @@ with the shards that are left.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import io
+import multiprocessing
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from models.atomic_files import write_atomically
+from models.atomic_files import UNFINISHED, write_atomically
+from models.directory_lock import directory_lock
+from models.printable import printable
 from models.program import explained, run_program
+from trainer.data.index_shard import IndexedShard, identity_of, load_places, places_of, read_shard
+from trainer.data.sources.append_file import AppendFile
 from trainer.data.sources.image_files import ImageFiles
-from trainer.data.sources.manifest import (
-    MANIFEST,
-    PARTS,
-    SAMPLES,
-    Manifest,
-    Shard,
-    fingerprint_of,
-    images_of,
-    records_of,
-    to_json,
-)
-from trainer.data.sources.pairs import find_pairs
-from trainer.data.sources.places import PLACE
-from trainer.data.sources.published import FORMS, files_of, read_published
-from trainer.data.sources.records import copy_records
-from trainer.data.sources.tables import TABLE_SUFFIXES, read_table
+from trainer.data.sources.manifest import MANIFEST, PARTS, SAMPLES, Manifest, fingerprint_of, to_json
+from trainer.data.sources.places import PLACE, sealed
+from trainer.data.sources.published import FORMS, files_of
+from trainer.data.sources.regular_files import kind_of_place
+from trainer.data.sources.shard_files import kind_of, shard_files
 from trainer.process.out_directory import check_directory, make_directory
 
 PROGRAM = "python -m trainer.data.index"
 PROBLEMS = "problems.txt"
 MAX_PROBLEMS_TOLD = 5
-
-
-@dataclass(frozen=True)
-class IndexedShard:
-    """What is known of one shard once it is read; its table of places is next to it."""
-
-    shard: Shard
-    identity: dict[str, Any]
-    """What it was made from, and how; another one has to be made when this changes."""
-
-    num_missing_images: int
-    problems: list[str]
-
-
-def shard_files(paths: Sequence[Path]) -> list[Path]:
-    """The files that paths mean, folders searched, in the order of their names.
-
-    Raises:
-        ValueError: a path is not there, or there is nothing to read.
-    """
-    suffixes = (".tar", *TABLE_SUFFIXES)
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.name.endswith(suffixes) and file.is_file())
-        elif path.is_file() and path.name.endswith(suffixes):
-            files.append(path)
-        else:
-            raise ValueError(
-                f"{path} is {'of an unknown format' if path.is_file() else 'not there'}; expected folders or files "
-                f"named {', '.join('*' + suffix for suffix in suffixes)}."
-            )
-    if not files:
-        raise ValueError(f"{', '.join(map(str, paths))}: no files named {', '.join('*' + s for s in suffixes)} there.")
-    return files
-
-
-def kind_of(files: Sequence[Path]) -> Literal["pairs", "documents"]:
-    """What the files hold. Raises ValueError if they differ."""
-    is_tar = [file.name.endswith(".tar") for file in files]
-    if any(is_tar) and not all(is_tar):
-        raise ValueError(
-            f"{files[is_tar.index(True)]} is a shard of pairs and {files[is_tar.index(False)]} a table of documents; "
-            "make a manifest for each. Archives with the images of documents are named by --images."
-        )
-    return "pairs" if all(is_tar) else "documents"
 
 
 def make_index(
@@ -126,140 +76,156 @@ def make_index(
         max_broken: the share of samples that may be unusable.
 
     Raises:
-        ValueError: `out` is complete already, holds something else or cannot be made, there is nothing to read, it is
-            not of that form, or too much of it is broken.
+        ValueError: `out` is complete already, holds something else, is being written by another process or cannot be
+            made, there is nothing to read, it is not of that form, a file of it cannot be read, or too much of it is
+            broken.
+        WriteError: a file cannot be written; what has been read is kept.
     """
-    if (out / MANIFEST).exists():
-        raise ValueError(f"{out} is complete already. Give another --out, or remove it first.")
+    if not 0 <= max_broken <= 1:
+        raise ValueError(f"--max-broken is {max_broken:g}; expected a share from 0 to 1.")
+    if num_workers < 1:
+        raise ValueError(f"--num-workers is {num_workers}; expected 1 or more.")
+    _refuse_complete(out)
     groups = [[file] for file in shard_files(paths)] if form is None else [files_of(form, paths)]
     kind = kind_of([file for file, *_ in groups]) if form is None else "documents"
-    if absent := [path for path in image_paths if not path.exists()]:
-        raise ValueError(f"--images is {absent[0]}, which is not there; expected folders or tar archives of images.")
+    for path in image_paths:
+        if not (path.is_dir() or path.is_file()):
+            raise ValueError(
+                f"--images is {printable(str(path))}, which is {kind_of_place(path)}; expected folders or tar archives "
+                "of images."
+            )
     check_directory(out, own=(PARTS, PROBLEMS, SAMPLES))
     make_directory(out)
-    (out / PARTS).mkdir(exist_ok=True)
-    images = ImageFiles(image_paths, relative_to=out.resolve())
-    for problem in images.problems:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
-    identities = [
-        {
-            "paths": [Path(os.path.relpath(file.resolve(), out.resolve())).as_posix() for file in files],
-            "sizes_bytes": [file.stat().st_size for file in files],
-            "modified_ns": [file.stat().st_mtime_ns for file in files],
+    with directory_lock(out):
+        _refuse_complete(out)
+        (out / PARTS).mkdir(exist_ok=True)
+        for unfinished in (*out.glob(f"*{UNFINISHED}"), *(out / PARTS).glob(f"*{UNFINISHED}")):
+            unfinished.unlink(missing_ok=True)
+        images = ImageFiles(image_paths, relative_to=out.resolve())
+        for problem in images.problems:
+            print(f"{PROGRAM}: {printable(problem)}", file=sys.stderr)
+        how = {
             "images": [str(path.resolve()) for path in image_paths],
             "checksums": checksums,
             "form": form,
             "split": split,
         }
-        for files in groups
-    ]
-    read = partial(read_shard, out, kind, images)
-    parts = []
-    with tqdm(total=len(groups), unit=" shards", mininterval=0.2 if sys.stderr.isatty() else 30) as progress:
-        for part in _in_order(read, identities, num_workers):
-            parts.append(part)
-            progress.update()
-    return _assemble(out, kind, parts, max_broken)
+        identities = [identity_of(files, out, **how) for files in groups]
+        read = partial(read_shard, out, kind, images)
+        parts = []
+        with tqdm(total=len(groups), unit=" shards", mininterval=0.2 if sys.stderr.isatty() else 30) as progress:
+            for part in _in_order(read, identities, num_workers):
+                parts.append(part)
+                progress.update()
+        return _assemble(out, kind, parts, max_broken)
+
+
+def _refuse_complete(out: Path) -> None:
+    if (out / MANIFEST).exists():
+        raise ValueError(f"{printable(str(out))} is complete already. Give another --out, or remove it first.")
 
 
 def _in_order(read: Any, identities: list[dict[str, Any]], num_workers: int) -> Iterator[IndexedShard]:
-    if num_workers <= 1:
+    if num_workers == 1:
         yield from map(read, range(len(identities)), identities)
         return
-    with ProcessPoolExecutor(num_workers) as pool:
-        yield from pool.map(read, range(len(identities)), identities)
+    stop = multiprocessing.Event()
+    try:
+        with ProcessPoolExecutor(num_workers, initializer=_end_with_parent, initargs=(stop,)) as pool:
+            try:
+                yield from pool.map(read, range(len(identities)), identities)
+            except BaseException:
+                stop.set()  # or leaving would wait until the shards at hand are read
+                raise
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "A process that reads shards was ended from outside, perhaps for lack of memory. What has been read is "
+            "kept; give the same command again, with fewer --num-workers."
+        ) from error
 
 
-def read_shard(
-    out: Path, kind: Literal["pairs", "documents"], images: ImageFiles, number: int, identity: dict[str, Any]
-) -> IndexedShard:
-    """The part of the manifest that shard `number` makes; read again only if it has changed."""
-    description, table = out / PARTS / f"{number:06d}.json", out / PARTS / f"{number:06d}.npy"
-    if (part := _finished_shard(description)) is not None and part.identity == identity:
-        return part
-    problems: list[str] = []
-    num_missing = 0
-    paths = [(out / path).resolve() for path in identity["paths"]]
-    if kind == "pairs":
-        places = find_pairs(paths[0], problems)
-    else:
-        # Only the description, written last, makes a part count; so these need not be written aside.
-        records, image_name = records_of(number), images_of(number)
-        with (out / records).open("wb") as record_file, (out / image_name).open("wb") as image_file:
-            rows = _rows(paths, identity["form"], identity["split"], problems)
-            places, num_missing = copy_records(rows, images, record_file, image_file, image_name, problems)
-    np.save(table, places)
-    checksum = _checksum(paths) if identity["checksums"] else None
-    shard = Shard(identity["paths"][0], sum(identity["sizes_bytes"]), checksum, len(places), len(problems))
-    part = IndexedShard(shard, identity, num_missing, problems)
-    write_atomically(description, json.dumps(asdict(part)))
-    return part
+def _end_with_parent(stop: Event) -> None:
+    """A process that reads shards ends at once when it is told to, or when the command ends in whatever way: the next
+    command may be writing the same files."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    for wait in (stop.wait, parent.join):
+        threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
 
 
-def _finished_shard(description: Path) -> IndexedShard | None:
-    if not description.exists():
-        return None
-    fields = json.loads(description.read_text(encoding="utf-8"))
-    return IndexedShard(Shard(**fields.pop("shard")), **fields)
+def _end_after(wait: Callable[[], object]) -> None:
+    wait()
+    os._exit(1)
 
 
 def _assemble(out: Path, kind: Literal["pairs", "documents"], parts: list[IndexedShard], max_broken: float) -> Manifest:
     shards = tuple(part.shard for part in parts)
     num_samples = sum(shard.num_samples for shard in shards)
     num_broken = sum(shard.num_broken for shard in shards)
-    told = [f"{part.shard.path}: {problem}" for part in parts for problem in part.problems]
-    write_atomically(out / PROBLEMS, "".join(line.replace("\n", " ") + "\n" for line in told))
+    num_missing = sum(part.num_missing_images for part in parts)
+    problems = [f"{printable(part.shard.path)}: {printable(problem)}" for part in parts for problem in part.problems]
+    write_atomically(out / PROBLEMS, "".join(line + "\n" for line in problems))
+    if num_missing and not any(part.num_found_images for part in parts):
+        raise ValueError(
+            f"None of the {num_missing:,} images that the documents name was found. Say where they are: --images, with "
+            f"the folder that the names begin in, or a tar archive.{_first(problems, out)}"
+        )
     if num_samples == 0 or num_broken > max_broken * (num_samples + num_broken):
-        first = "; ".join(told[:MAX_PROBLEMS_TOLD])
         raise ValueError(
             f"{num_broken:,} of {num_samples + num_broken:,} samples cannot be used, more than the share of "
-            f"{max_broken:g} that --max-broken allows. All are named in {out / PROBLEMS}; the first: {first}"
+            f"{max_broken:g} that --max-broken allows.{_first(problems, out)}"
         )
-    unfinished = out / f".{SAMPLES}"
-    table = np.lib.format.open_memmap(unfinished, mode="w+", dtype=PLACE, shape=(num_samples,))
-    start = 0
-    for number, shard in enumerate(shards):
-        rows = table[start : start + shard.num_samples]
-        rows[:] = np.load(out / PARTS / f"{number:06d}.npy")
-        rows["shard"] = number
-        start += shard.num_samples
-    table.flush()
-    unfinished.rename(out / SAMPLES)
+    cut_off = [(part.shard.path, reason) for part in parts for reason in part.cut_off]
+    for path, reason in cut_off[:MAX_PROBLEMS_TOLD]:
+        print(f"{PROGRAM}: {printable(path)} was not read to its end: {printable(reason)}", file=sys.stderr)
+    if len(cut_off) > MAX_PROBLEMS_TOLD:
+        print(f"{PROGRAM}: and {len(cut_off) - MAX_PROBLEMS_TOLD:,} more, named in {PROBLEMS}", file=sys.stderr)
+    fingerprint = fingerprint_of(kind, shards, _write_table(out, parts, num_samples))
     manifest = Manifest(
         directory=out.resolve(),
         kind=kind,
         shards=shards,
         num_samples=num_samples,
-        num_missing_images=sum(part.num_missing_images for part in parts),
-        fingerprint=fingerprint_of(kind, shards, table),
+        num_missing_images=num_missing,
+        fingerprint=fingerprint,
     )
     write_atomically(out / MANIFEST, to_json(manifest))
     for number in range(len(shards)):
-        (out / PARTS / f"{number:06d}.npy").unlink()
+        (out / places_of(number)).unlink()
     if kind == "pairs":
         shutil.rmtree(out / PARTS)
     return manifest
 
 
-def _rows(paths: Sequence[Path], form: str | None, split: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
-    """The rows of a shard, each with what names it in messages."""
-    if form is not None:
-        return read_published(form, paths, split, problems)
-    return ((f"row {number}", row) for number, row in enumerate(read_table(paths[0], problems)))
+def _write_table(out: Path, parts: list[IndexedShard], num_samples: int) -> Iterator[bytes]:
+    """Write the table of all samples, and give out its rows, those of a shard at a time.
+
+    It is written, not mapped: where the disk is full, writing is an error, and touching mapped memory the end.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": np.lib.format.dtype_to_descr(PLACE), "fortran_order": False, "shape": (num_samples,)}
+    )
+    with AppendFile(out / SAMPLES, len(header.getvalue()) + num_samples * PLACE.itemsize) as table:
+        table.append(header.getvalue())
+        for number, part in enumerate(parts):
+            places = load_places(out, number)
+            if len(places) != part.shard.num_samples:
+                raise ValueError(f"{out / places_of(number)} has changed. Give the same command again: it goes on.")
+            rows = sealed(places, number).tobytes()
+            table.append(rows)
+            yield rows
 
 
-def _checksum(paths: Sequence[Path]) -> str:
-    """Of the files one after the other."""
-    digest = hashlib.blake2b()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def _first(problems: Sequence[str], out: Path) -> str:
+    if not problems:
+        return ""
+    return f" All are named in {printable(str(out / PROBLEMS))}; the first: {'; '.join(problems[:MAX_PROBLEMS_TOLD])}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 2 not possible."""
+    """The command line; returns the exit code: 0 done, 2 not possible, 130 stopped by Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -286,8 +252,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_broken=args.max_broken,
         )
     except (OSError, ValueError, ModuleNotFoundError) as error:
-        print(f"{PROGRAM}: {explained(error)}", file=sys.stderr)
+        print(f"{PROGRAM}: {printable(explained(error))}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped. What has been read is kept; the same command goes on.", file=sys.stderr)
+        return 130
     from mmfs.plurals import counted  # mmfs imports torch, which --help shall not wait for
 
     num_broken = sum(shard.num_broken for shard in manifest.shards)

@@ -64,9 +64,9 @@ def test_an_interrupted_index_goes_on(shards, monkeypatch):
         shards.pairs(f"{n}.tar", [f"snail {n}"], seed=n)
     whole = load_manifest(shards.manifest(shards.root)).fingerprint
     out = shards.root / "again"
-    from trainer.data import index
+    from trainer.data import index_shard
 
-    read, find_pairs = [], index.find_pairs
+    read, find_pairs = [], index_shard.find_pairs
 
     def find_and_stop(path, problems):
         if len(read) == 2:
@@ -74,7 +74,7 @@ def test_an_interrupted_index_goes_on(shards, monkeypatch):
         read.append(path.name)
         return find_pairs(path, problems)
 
-    monkeypatch.setattr(index, "find_pairs", find_and_stop)
+    monkeypatch.setattr(index_shard, "find_pairs", find_and_stop)
     with pytest.raises(KeyboardInterrupt):
         make_index([shards.root], out)
     with pytest.raises(ValueError, match="holds no complete manifest"):
@@ -83,7 +83,7 @@ def test_an_interrupted_index_goes_on(shards, monkeypatch):
     os.utime(changed, (0, 0))  # at a time that is another one, however coarse the clock of the disk is
     read[:] = ["", ""]
     monkeypatch.setattr(
-        index, "find_pairs", lambda path, problems: read.append(path.name) or find_pairs(path, problems)
+        index_shard, "find_pairs", lambda path, problems: read.append(path.name) or find_pairs(path, problems)
     )
     manifest = make_index([shards.root], out)
     assert read[2:] == ["0.tar", "2.tar", "3.tar"]
@@ -127,10 +127,10 @@ def test_broken_samples_are_named_and_too_many_refused(shards, capsys):
     assert main([str(path), str(bad), "--out", str(out)]) == 2
     said = capsys.readouterr().err
     assert "1 of 10 samples cannot be used, more than the share of 0.01" in said
-    assert "x has no caption, only png" in said
+    assert "'x' has no caption, only png" in said
     assert main([str(path), str(bad), "--out", str(out), "--max-broken", "0.1"]) == 0
     assert f"9 pairs in 2 shards; broken: 1, named in {out / 'problems.txt'};" in capsys.readouterr().out
-    assert (out / "problems.txt").read_text() == "../b.tar: x has no caption, only png\n"
+    assert (out / "problems.txt").read_text() == "../b.tar: 'x' has no caption, only png\n"
     assert main([str(path), "--out", str(out)]) == 2
     assert "is complete already" in capsys.readouterr().err
 
@@ -190,6 +190,6 @@ def test_wrong_paths_are_told(shards):
 def test_a_manifest_of_another_format_is_refused(shards):
     out = shards.manifest(shards.pairs("a.tar", ["a snail"]))
     file = shards.root / "manifest-a.tar" / "manifest.json"
-    file.write_text(file.read_text().replace('"format": 1', '"format": 0'))
-    with pytest.raises(ValueError, match="has format 0, expected 1"):
+    file.write_text(file.read_text().replace('"format": 2', '"format": 0'))
+    with pytest.raises(ValueError, match="has format 0, expected 2"):
         load_manifest(out)

@@ -200,7 +200,7 @@ def test_each_visit_of_a_film_takes_a_frame(stream):
     ("row", "sentence"),
     [
         ({**ROWS["vqa"], "answer": " "}, "The answer is empty"),
-        ({**ROWS["vqa"], "image": "none.png"}, "The image none.png is not there"),
+        ({**ROWS["vqa"], "image": "none.png"}, "The image 'none.png' is not there"),
         ({"question": "What?", "answer": "a"}, "unexpected form: KeyError: 'image'"),
         ({**ROWS["rec"], "bbox": [45, 0, 10, 10]}, "corners .45.0, 0.0, 55.0, 10.0.; expected shares"),
         ({"image": "a.png", "expression": "it", "box": [10, 10, 20, 20]}, "beside its width and height"),

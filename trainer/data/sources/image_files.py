@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.data.sources.problems import Problems
 from trainer.data.sources.rows import StoredAt
+from trainer.data.sources.sample import BrokenSampleError
 from trainer.data.sources.tar import members
 
 
@@ -16,6 +19,10 @@ class ImageFiles:
     Args:
         paths: folders and tar archives; where several have a name, the first counts.
         relative_to: the folder that found paths are relative to.
+
+    Raises:
+        OSError: the system does not give out an archive.
+        ValueError: an archive cannot be read at all.
     """
 
     def __init__(self, paths: Sequence[Path], relative_to: Path) -> None:
@@ -25,19 +32,51 @@ class ImageFiles:
         self._members: dict[str, StoredAt] = {}
         for path in paths:
             if not path.is_dir():
-                file = self._relative(path.resolve())
-                problems: list[str] = []
-                for member in members(path, problems):
-                    self._members.setdefault(member.name.removeprefix("./"), (file, member.offset, member.size))
-                self.problems += [f"{path}: {problem}" for problem in problems]
+                self._add_archive(path)
+
+    def _add_archive(self, path: Path) -> None:
+        file = self._relative(path.resolve())
+        problems = Problems()
+        names: set[str] = set()
+        num_members = 0
+        for member in members(path, problems):
+            name = posixpath.normpath(member.name)
+            num_members += 1
+            names.add(name)
+            self._members.setdefault(name, (file, member.offset, member.size))
+        if not num_members and problems.count:
+            raise ValueError(
+                f"--images is {path}, which cannot be used: {problems.sentences[0]}. Expected a folder or an "
+                "uncompressed tar archive of images."
+            )
+        if len(names) < num_members:
+            problems.add(f"{num_members - len(names):,} names stand there more than once; the first of each counts")
+        self.problems += [f"{path}: {problem}" for problem in problems.named()]
 
     def find(self, name: str) -> StoredAt | None:
-        """Where an image is stored, None if nowhere; a name never leads out of the folders."""
+        """Where an image is stored, None if nowhere; a name never leads out of the folders.
+
+        Raises:
+            BrokenSampleError: the system cannot say, or a link leads out of the folders.
+        """
         for folder in self._folders:
-            path = (folder / name).resolve()
-            if path.is_relative_to(folder) and path.is_file():
-                return self._relative(path), 0, path.stat().st_size
-        return self._members.get(name)
+            path = folder / name
+            try:
+                if not path.is_file():
+                    continue
+                path = path.resolve()
+                size_bytes = path.stat().st_size
+            except (OSError, RuntimeError, ValueError) as error:  # too long a name, links in a circle, a byte of zero
+                reason = getattr(error, "strerror", None) or error
+                raise BrokenSampleError(f"The image {name[:80]!r} cannot be looked up: {reason}.") from error
+            if any(path.is_relative_to(other) for other in self._folders):
+                return self._relative(path), 0, size_bytes
+            if Path(os.path.normpath(folder / name)).is_relative_to(folder):
+                raise BrokenSampleError(
+                    f"The image {name[:80]!r} is a link that leads out of {folder}. Name the folder that it leads to "
+                    "with --images, too."
+                )
+        return self._members.get(posixpath.normpath(name))
 
     def _relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self._relative_to)).as_posix()

@@ -8,21 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from models.printable import printable
 from trainer.data.sources.pairs import read_pair
-from trainer.data.sources.places import open_places
+from trainer.data.sources.places import is_whole, open_places
 from trainer.data.sources.records import read_record
-from trainer.data.sources.sample import Sample
+from trainer.data.sources.regular_files import open_regular
+from trainer.data.sources.sample import BrokenSampleError, Sample
 
 MANIFEST = "manifest.json"
 SAMPLES = "samples.npy"
 PARTS = "parts"
-FORMAT = 1
+FORMAT = 2
+DAMAGED = "The index is damaged at this sample; make it again."
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,27 @@ class Manifest:
 
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index`. Raises BrokenSampleError."""
-        place = open_places(self.directory / SAMPLES)[index]
-        key = self.key(index)
+        place = self._place(index)
+        key = self._key(place, index)
         shard = int(place["shard"])
+        if shard >= len(self.shards):
+            raise BrokenSampleError(DAMAGED)
         if self.kind == "pairs":
+            if not is_whole(place):
+                raise BrokenSampleError(DAMAGED)
             return read_pair(self.path_of(self.shards[shard]), place, key)
         return read_record(self.directory / records_of(shard), place, key, self.directory)
+
+    def _place(self, index: int) -> np.void:
+        try:
+            return open_places(self.directory / SAMPLES, self.fingerprint)[index]
+        except (OSError, EOFError, ValueError) as error:
+            raise BrokenSampleError(f"The index cannot be read: {error}.") from error
+
+    def _key(self, place: np.void, index: int) -> str:
+        shard = int(place["shard"])
+        name = Path(self.shards[shard].path).name if shard < len(self.shards) else "?"
+        return f"{name}/{index}"
 
     def path_of(self, shard: Shard) -> Path:
         """Where a shard is now."""
@@ -71,8 +90,10 @@ class Manifest:
 
     def key(self, index: int) -> str:
         """The name of a sample: its shard and its number."""
-        shard = self.shards[int(open_places(self.directory / SAMPLES)[index]["shard"])]
-        return f"{Path(shard.path).name}/{index}"
+        try:
+            return self._key(self._place(index), index)
+        except BrokenSampleError:
+            return f"?/{index}"
 
     def changed_shards(self) -> list[str]:
         """What is not as it was when the index was made: shards that samples are read from and that are missing, or
@@ -80,10 +101,11 @@ class Manifest:
         changed = []
         for shard in self.shards if self.kind == "pairs" else ():  # of documents there are copies
             path = self.path_of(shard)
+            name = printable(str(path))
             if not path.is_file():
-                changed.append(f"{path} is missing")
+                changed.append(f"{name} is missing")
             elif path.stat().st_size != shard.size_bytes:
-                changed.append(f"{path} has {path.stat().st_size:,} bytes, not {shard.size_bytes:,}")
+                changed.append(f"{name} has {path.stat().st_size:,} bytes, not {shard.size_bytes:,}")
         return changed
 
 
@@ -97,13 +119,14 @@ def images_of(shard: int) -> str:
     return f"{PARTS}/{shard:06d}.images"
 
 
-def fingerprint_of(kind: str, shards: tuple[Shard, ...], places: np.ndarray) -> str:
-    """`Manifest.fingerprint`."""
+def fingerprint_of(kind: str, shards: tuple[Shard, ...], places: Iterable[bytes]) -> str:
+    """`Manifest.fingerprint`; `places` are the rows of the table, some at a time."""
     digest = hashlib.blake2b(f"{FORMAT} {kind}".encode(), digest_size=16)
     for shard in shards:
-        digest.update(f"\n{Path(shard.path).name} {shard.size_bytes} {shard.checksum} {shard.num_samples}".encode())
-    for start in range(0, len(places), 1 << 20):
-        digest.update(places[start : start + (1 << 20)].tobytes())
+        line = f"\n{Path(shard.path).name} {shard.size_bytes} {shard.checksum} {shard.num_samples}"
+        digest.update(line.encode("utf-8", "surrogateescape"))  # names of files are bytes, perhaps no UTF-8
+    for rows in places:
+        digest.update(rows)
     return digest.hexdigest()
 
 
@@ -111,27 +134,47 @@ def to_json(manifest: Manifest) -> str:
     """The text of manifest.json."""
     fields: dict[str, Any] = {"format": FORMAT, **asdict(manifest)}
     del fields["directory"]
-    return json.dumps(fields, indent=1) + "\n"
+    return json.dumps(fields | {"digest": _digest(fields)}, indent=1) + "\n"
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    """Of what stands in manifest.json."""
+    return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def load_manifest(directory: str | Path) -> Manifest:
     """The manifest in a directory.
 
     Raises:
-        ValueError: there is none, or one of another format.
+        ValueError: there is none, one of another format, or one that is damaged.
     """
     file = Path(directory) / MANIFEST
+    again = f"python -m trainer.data.index PATH... --out {directory}"
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        found = fields.pop("format")
-        if found != FORMAT:
-            raise ValueError(
-                f"{file} has format {found}, expected {FORMAT}; make it again: python -m trainer.data.index"
-            )
-        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
-        return Manifest(directory=Path(directory).resolve(), shards=shards, **fields)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        with open_regular(file) as opened:
+            data = opened.read()
+    except OSError as error:
         raise ValueError(
-            f"{directory} holds no complete manifest ({type(error).__name__}: {error}). Make one: "
-            f"python -m trainer.data.index PATH... --out {directory}"
+            f"{directory} holds no complete manifest ({error.strerror or error}). Make one: {again}"
         ) from error
+    try:
+        fields = json.loads(data)
+        found = fields["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is damaged ({type(error).__name__}: {error}). Remove it and make it again."
+        ) from error
+    if found != FORMAT:
+        raise ValueError(f"{file} has format {found!r:.20}, expected {FORMAT}. Remove {directory} and make it again.")
+    if fields.pop("digest", None) != _digest(fields):
+        raise ValueError(f"{file} is not as it was written. Remove {directory} and make it again.")
+    del fields["format"]
+    try:
+        shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
+        manifest = Manifest(directory=Path(directory).resolve(), shards=shards, **fields)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not what the index writes ({error}). Make it again: {again}") from error
+    num_rows = len(open_places(manifest.directory / SAMPLES, manifest.fingerprint))
+    if num_rows != manifest.num_samples:
+        raise ValueError(f"{directory} has a table of {num_rows} samples, and its manifest speaks of {len(manifest)}.")
+    return manifest

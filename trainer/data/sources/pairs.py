@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from trainer.data.sources.places import PLACE
+from trainer.data.sources.json_rows import read_json_row
+from trainer.data.sources.places import PlaceList
+from trainer.data.sources.problems import Problems
 from trainer.data.sources.sample import MAX_TEXT_BYTES, BrokenSampleError, Sample, StoredImage, read_bytes, to_text
 from trainer.data.sources.tar import IMAGE_SUFFIXES, Member, members, stem_and_suffix
 
+MAX_FIELDS_TOLD = 8
 
-def find_pairs(path: Path, problems: list[str]) -> np.ndarray:
+
+def find_pairs(path: Path, problems: Problems) -> np.ndarray:
     """Where the pairs of a shard lie.
 
     Args:
@@ -23,21 +25,38 @@ def find_pairs(path: Path, problems: list[str]) -> np.ndarray:
 
     Returns:
         [number of pairs] of `PLACE`.
+
+    Raises:
+        OSError: the system does not give out the file.
     """
-    return np.array(list(_rows(path, problems)), dtype=PLACE)
-
-
-def _rows(path: Path, problems: list[str]) -> Iterator[tuple[int, int, int, int, int, bool]]:
-    for stem, group in groupby(members(path, problems), key=lambda member: stem_and_suffix(member.name)[0]):
-        fields = {stem_and_suffix(member.name)[1]: member for member in group}
+    places = PlaceList()
+    for stem, fields in _samples(members(path, problems)):
         image = next((member for suffix, member in fields.items() if suffix in IMAGE_SUFFIXES), None)
-        text: Member | None = fields.get("txt") or fields.get("json")
+        text = fields.get("txt") or fields.get("json")
         if image is None or text is None:
-            problems.append(f"{stem} has no {'image' if image is None else 'caption'}, only {', '.join(fields)}")
+            told = ", ".join(repr(name)[1:-1] for name in list(fields)[:MAX_FIELDS_TOLD])
+            problems.add(f"{stem!r} has no {'image' if image is None else 'caption'}, only {told}")
         elif text.size > MAX_TEXT_BYTES:
-            problems.append(f"{text.name} has {text.size:,} bytes; the limit is {MAX_TEXT_BYTES:,}")
+            problems.add(f"{text.name!r} has {text.size:,} bytes; the limit is {MAX_TEXT_BYTES:,}")
         else:
-            yield 0, text.offset, text.size, image.offset, image.size, "txt" not in fields
+            places.add(text.offset, text.size, image.offset, image.size, is_json="txt" not in fields)
+    return places.array()
+
+
+def _samples(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Members that stand together and have one name, by their suffix. Where a suffix comes again, as in archives that
+    were put together from several, another sample of that name begins."""
+    current: str | None = None
+    fields: dict[str, Member] = {}
+    for member in found:
+        stem, suffix = stem_and_suffix(member.name)
+        if fields and (stem != current or suffix in fields):
+            yield str(current), fields
+            fields = {}
+        current = stem
+        fields[suffix] = member
+    if fields:
+        yield str(current), fields
 
 
 def read_pair(path: Path, place: np.void, key: str) -> Sample:
@@ -51,7 +70,7 @@ def read_pair(path: Path, place: np.void, key: str) -> Sample:
 def caption_of(text: str) -> str:
     """The caption in a JSON object. Raises BrokenSampleError."""
     try:
-        fields = json.loads(text)
+        fields = read_json_row(text)
     except (ValueError, RecursionError) as error:
         raise BrokenSampleError(f"The caption's JSON cannot be read: {error}.") from error
     caption = fields.get("caption", fields.get("text")) if isinstance(fields, dict) else None

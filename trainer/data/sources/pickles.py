@@ -6,8 +6,11 @@ dictionaries. The few names that NumPy's arrays need stand for what is in this f
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import pickle
+import pickletools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +18,16 @@ from typing import IO, Any
 
 import numpy as np
 
+from trainer.data.sources.regular_files import open_regular
+
 TYPE_CODE = re.compile(r"[<>|=]?(?:O8?|[SU]\d+|[iuf][1248]|b1)")
 NPY_MAGIC = b"\x93NUMPY"
+
+MAX_BYTES = 256 << 20
+"""Of a file; published ones have a tenth of it."""
+
+MAX_OPERATIONS = 1 << 25
+"""Of a pickle; each may make a value of 200 bytes."""
 
 
 def load_pickle(path: Path) -> Any:
@@ -25,7 +36,8 @@ def load_pickle(path: Path) -> Any:
     Raises:
         ValueError: it is damaged, or holds more than plain data.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        _require_size(file, path)
         return _load(file, path)
 
 
@@ -35,19 +47,28 @@ def load_array(path: Path) -> list[Any]:
     Raises:
         ValueError: it is damaged, or holds more than plain data.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        num_bytes = _require_size(file, path)
         if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
             raise ValueError(f"{path} is no .npy file.")
         file.seek(0)
         try:
-            _, _, dtype = read_npy_header(file)
+            shape, _, dtype = read_npy_header(file)
         except ValueError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
+        if min(shape, default=0) < 0:
+            raise ValueError(f"{path} cannot be read: its header declares an array of shape {shape}.")
         if dtype.hasobject:
             loaded = _load(file, path)
             if not isinstance(loaded, _Array):
                 raise ValueError(f"{path} holds a {type(loaded).__name__} where its array should be.")
             return list(loaded)
+        declared = math.prod(shape) * dtype.itemsize
+        if declared != num_bytes - file.tell() or (not declared and math.prod(max(size, 1) for size in shape) > 1):
+            raise ValueError(
+                f"{path} cannot be read: its header declares an array of shape {shape}, {declared:,} bytes, and "
+                f"{num_bytes - file.tell():,} follow."
+            )
     try:
         return list(np.atleast_1d(np.load(path, allow_pickle=False)).tolist())
     except (ValueError, EOFError) as error:
@@ -85,11 +106,75 @@ def text_of(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} where a text should be")
 
 
+def _require_size(file: IO[bytes], path: Path) -> int:
+    """The bytes of a file. Raises ValueError if it has too many."""
+    num_bytes = os.fstat(file.fileno()).st_size
+    if num_bytes > MAX_BYTES:
+        raise ValueError(f"{path} has {num_bytes:,} bytes; the limit is {MAX_BYTES:,}.")
+    return num_bytes
+
+
 def _load(file: IO[bytes], path: Path) -> Any:
     try:
-        return _Unpickler(file, encoding="latin-1").load()
+        data = file.read()
+        _check_operations(data)
+        return _Unpickler(io.BytesIO(data), encoding="latin-1").load()
     except Exception as error:  # whatever a damaged program may run into
         raise ValueError(f"{path} cannot be read as plain data: {type(error).__name__}: {error}") from error
+
+
+def _check_operations(data: bytes) -> None:
+    """See to it that what a pickle declares is there, before the unpickler believes it.
+
+    A memo of number n makes it allocate 16 n bytes, and there is one of four billion in nine bytes. An honest pickle
+    has no more memos than bytes.
+
+    Raises:
+        pickle.UnpicklingError: a memo has too large a number, or there is no end of operations.
+    """
+    position = 0
+    for _ in range(MAX_OPERATIONS):
+        code = data[position : position + 1]
+        position += 1
+        start, end = position, _end_of_argument(data, code, position)
+        if not code or end > len(data):
+            raise pickle.UnpicklingError("it is cut off")
+        if code in (pickle.PUT, pickle.LONG_BINPUT):
+            argument = data[start:end]
+            memo = int(argument) if code == pickle.PUT else int.from_bytes(argument, "little")
+            if memo > len(data):
+                raise pickle.UnpicklingError(f"it has {len(data):,} bytes and wants memo number {memo:,}")
+        if code == pickle.STOP:
+            return
+        position = end
+    raise pickle.UnpicklingError(f"it has more than {MAX_OPERATIONS:,} operations")
+
+
+def _end_of_argument(data: bytes, code: bytes, start: int) -> int:
+    """Where the argument of an operation ends; beyond the data, where it is not all there."""
+    size = _ARGUMENT_SIZES.get(code)
+    if size is None:
+        raise pickle.UnpicklingError(f"it has an unknown operation, {code!r}")
+    if size >= 0:
+        return start + size
+    if size == pickletools.UP_TO_NEWLINE:
+        for _ in range(2 if code in (pickle.GLOBAL, pickle.INST) else 1):
+            start = data.find(b"\n", start) + 1 or len(data) + 1
+        return start
+    count_bytes = _COUNT_BYTES[size]
+    return start + count_bytes + int.from_bytes(data[start : start + count_bytes], "little")
+
+
+_ARGUMENT_SIZES = {
+    operation.code.encode("latin-1"): 0 if operation.arg is None else operation.arg.n
+    for operation in pickletools.opcodes
+}
+_COUNT_BYTES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -169,6 +254,8 @@ class _Array(list[Any]):
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, dtype, is_fortran, data = state
         values = list(data) if dtype.is_object else dtype.read(data)
+        if not all(isinstance(size, int) and 0 <= size <= len(values) for size in shape):
+            raise pickle.UnpicklingError(f"it has an array of shape {shape} with {len(values)} values")
         if len(values) != math.prod(shape) or len(shape) > 2 or (is_fortran and len(shape) == 2):
             raise pickle.UnpicklingError(f"it has an array of shape {shape} with {len(values)} values")
         if len(shape) == 2:

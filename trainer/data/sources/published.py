@@ -20,6 +20,7 @@ stored, since pycocotools, and the browsers of those who annotated it, do not tu
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.sources.pickles import load_array, load_pickle, text_of
+from trainer.data.sources.problems import Problems
+from trainer.data.sources.regular_files import open_regular
+from trainer.data.sources.sample import require_number
 from trainer.data.sources.tasks import CAPTION_QUESTION
 
 Row = dict[str, Any]
@@ -41,7 +45,8 @@ FRAMES = "video_frames_sampled"
 NUM_FOLLOWING = 4
 """A story of PororoSV or FlintstonesSV is a clip and so many that follow it."""
 
-MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+MAX_JSON_BYTES = 8 << 30
+"""Of a file of annotations, which is read whole."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def files_of(form: str, paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_published(form: str, files: Sequence[Path], split: str, problems: list[str]) -> Iterator[tuple[str, Row]]:
+def read_published(form: str, files: Sequence[Path], split: str, problems: Problems) -> Iterator[tuple[str, Row]]:
     """The rows of a data set, each with its name. What cannot be used is passed over, with a sentence in `problems`.
 
     Raises:
@@ -78,11 +83,13 @@ def read_published(form: str, files: Sequence[Path], split: str, problems: list[
         for name, make in FORMS[form].items(files, split):
             try:
                 rows = list(make())
-            except MALFORMED as error:
-                problems.append(f"{name}: {_told(error)}")
+            except Exception as error:  # annotations may hold anything, and an odd one ends no index
+                problems.add(f"{name}: {_told(error)}")
                 continue
             yield from ((name, row) for row in rows)
-    except MALFORMED as error:
+    except OSError:
+        raise
+    except Exception as error:
         raise ValueError(f"{', '.join(map(str, files))}: this is not what {form} looks like. {_told(error)}") from error
 
 
@@ -90,16 +97,44 @@ def _told(error: Exception) -> str:
     """What an error says; Python's own lookups say only what was missing, or how they were used."""
     if isinstance(error, TypeError | AttributeError):
         return "Something in it is of another type than expected: a list, say, in place of values by name."
-    return f"There is no {error}." if isinstance(error, KeyError) else str(error)
+    if isinstance(error, KeyError):
+        return f"There is no {error!s:.80}, or more than one that differ."
+    return str(error) or type(error).__name__
+
+
+def _by_id(entries: Iterable[Any], key: str, value: str | None = None) -> dict[Any, Any]:
+    """Entries by what stands under `key`: what stands under `value` there, or the entries themselves.
+
+    Those that are damaged, or that differ and have the same key, are left out; who needs one says so.
+    """
+    found: dict[Any, Any] = {}
+    ambiguous = set()
+    for entry in entries:
+        try:
+            name = entry[key]
+            wanted = entry if value is None else entry[value]
+            if found.setdefault(name, wanted) != wanted:
+                ambiguous.add(name)
+        except (KeyError, TypeError, IndexError):
+            continue
+    return {name: wanted for name, wanted in found.items() if name not in ambiguous}
+
+
+def _name_of(entry: Any, key: str, number: int) -> Any:
+    """What names an entry in messages: its own name, else its number."""
+    return entry[key] if isinstance(entry, Mapping) and key in entry else f"number {number}"
 
 
 def _vqav2(files: Sequence[Path], _split: str) -> Items:
     """One row a question, answered as most people did; the split in the file gives the images' names."""
     contents = [_json(file) for file in files]
-    questions = {one["question_id"]: one["question"] for content in contents for one in content.get("questions", ())}
-    [subtype] = {content["data_subtype"] for content in contents}
-    for one in (one for content in contents for one in content.get("annotations", ())):
-        yield f"question {one['question_id']}", partial(_vqav2_row, one, questions, subtype)
+    questions = _by_id((one for content in contents for one in content.get("questions", ())), "question_id", "question")
+    subtypes = {content["data_subtype"] for content in contents}
+    if len(subtypes) != 1:
+        raise ValueError(f"The files are of {sorted(map(str, subtypes))}; expected one data_subtype.")
+    [subtype] = subtypes
+    for number, one in enumerate(one for content in contents for one in content.get("annotations", ())):
+        yield f"question {_name_of(one, 'question_id', number)}", partial(_vqav2_row, one, questions, subtype)
 
 
 def _vqav2_row(one: Mapping[str, Any], questions: Mapping[int, str], subtype: str) -> Iterator[Row]:
@@ -110,9 +145,9 @@ def _vqav2_row(one: Mapping[str, Any], questions: Mapping[int, str], subtype: st
 
 def _coco_captions(files: Sequence[Path], _split: str) -> Items:
     for content in map(_json, files):
-        names = {one["id"]: one["file_name"] for one in content["images"]}
-        for one in content["annotations"]:
-            yield f"caption {one['id']}", partial(_caption_row, one, names)
+        names = _by_id(content["images"], "id", "file_name")
+        for number, one in enumerate(content["annotations"]):
+            yield f"caption {_name_of(one, 'id', number)}", partial(_caption_row, one, names)
 
 
 def _caption_row(one: Mapping[str, Any], names: Mapping[int, str]) -> Iterator[Row]:
@@ -152,15 +187,17 @@ def _refcoco(files: Sequence[Path], split: str) -> Items:
     """One row a sentence."""
     references, instances = files
     listed = _json(references) if references.suffix == ".json" else load_pickle(references)
-    splits = sorted({str(one["split"]) for one in listed})
+    if not isinstance(listed, list):
+        raise ValueError(f"{references.name} holds a {type(listed).__name__}; expected a list of references.")
+    splits = sorted({str(one["split"]) for one in listed if isinstance(one, Mapping) and "split" in one})
     if split not in splits:
         raise ValueError(f"{references.name} has no split '{split}', only {', '.join(splits)}.")
     content = _json(instances)
-    images = {one["id"]: one for one in content["images"]}
-    boxes = {one["id"]: one["bbox"] for one in content["annotations"]}
-    for one in listed:
-        if one["split"] == split:
-            yield f"reference {one['ref_id']}", partial(_reference_rows, one, images, boxes)
+    images = _by_id(content["images"], "id")
+    boxes = _by_id(content["annotations"], "id", "bbox")
+    for number, one in enumerate(listed):
+        if not isinstance(one, Mapping) or one.get("split", split) == split:  # odd ones are told
+            yield f"reference {_name_of(one, 'ref_id', number)}", partial(_reference_rows, one, images, boxes)
 
 
 def _reference_rows(one: Mapping[str, Any], images: Mapping[int, Any], boxes: Mapping[int, Any]) -> Iterator[Row]:
@@ -174,12 +211,16 @@ def _mdetr(files: Sequence[Path], _split: str) -> Items:
     for content in map(_json, files):
         boxes: dict[Any, list[Any]] = {}
         for one in content["annotations"]:
-            boxes.setdefault(one["image_id"], []).append(one["bbox"])
-        for image in content["images"]:
-            yield f"image {image['id']}", partial(_captioned_rows, image, boxes.get(image["id"], []))
+            try:
+                boxes.setdefault(one["image_id"], []).append(one["bbox"])
+            except (KeyError, TypeError, IndexError):
+                continue  # its image lacks a box, then, and is told
+        for number, image in enumerate(content["images"]):
+            yield f"image {_name_of(image, 'id', number)}", partial(_captioned_rows, image, boxes)
 
 
-def _captioned_rows(image: Mapping[str, Any], boxes: Sequence[Any]) -> Iterator[Row]:
+def _captioned_rows(image: Mapping[str, Any], all_boxes: Mapping[Any, Sequence[Any]]) -> Iterator[Row]:
+    boxes = all_boxes.get(image["id"], ())
     if len(boxes) != 1:
         raise ValueError(f"It has {len(boxes)} boxes; expected one, of what its caption describes.")
     yield _expression_row(image, image["caption"], boxes[0])
@@ -187,8 +228,8 @@ def _captioned_rows(image: Mapping[str, Any], boxes: Sequence[Any]) -> Iterator[
 
 def _expression_row(image: Mapping[str, Any], expression: str, bbox: Sequence[float]) -> Row:
     """A box that reaches a fraction of a pixel beyond its image, as some of COCO's do, ends at the edge."""
-    width, height = image["width"], image["height"]
-    x, y, box_width, box_height = bbox
+    width, height = (require_number(image[side], f"The image's {side}") for side in ("width", "height"))
+    x, y, box_width, box_height = (require_number(number, "A number of the box") for number in bbox)
     corners = [max(x, 0), max(y, 0), min(x + box_width, width), min(y + box_height, height)]
     return {
         "image": text_of(image["file_name"]),
@@ -204,10 +245,18 @@ def _vist(files: Sequence[Path], _split: str) -> Items:
     """One row a story, its sentences in order."""
     stories: dict[str, list[Mapping[str, Any]]] = {}
     for content in map(_json, files):
-        for [one] in content["annotations"]:
-            stories.setdefault(one["story_id"], []).append(one)
+        for number, group in enumerate(content["annotations"]):
+            try:
+                [one] = group
+                stories.setdefault(one["story_id"], []).append(one)
+            except (KeyError, TypeError, ValueError):
+                yield f"annotation {number}", partial(_refused, "It is no list of one sentence with a story_id.")
     for name, parts in stories.items():
         yield f"story {name}", partial(_vist_row, parts)
+
+
+def _refused(sentence: str) -> Iterable[Row]:
+    raise ValueError(sentence)
 
 
 def _vist_row(parts: list[Mapping[str, Any]]) -> Iterator[Row]:
@@ -227,13 +276,15 @@ def _pororo(files: Sequence[Path], split: str) -> Items:
     [captions] = descriptions
     captions = {_clip(name): texts for name, texts in captions.items()}
     for number in sorted(splits[PORORO_SPLITS.index(split)]):
-        yield f"story {number}", partial(_pororo_row, int(number), captions, firsts, followings)
+        yield f"story {number}", partial(_pororo_row, number, captions, firsts, followings)
 
 
 def _pororo_row(
     number: int, captions: Mapping[str, Sequence[Any]], firsts: Sequence[Any], followings: Sequence[Sequence[Any]]
 ) -> Iterator[Row]:
-    clips = [_clip(name) for name in (firsts[number], *followings[number][:NUM_FOLLOWING])]
+    if not 0 <= int(number) < len(firsts):
+        raise ValueError(f"There are {len(firsts)} stories.")
+    clips = [_clip(name) for name in (firsts[int(number)], *followings[int(number)][:NUM_FOLLOWING])]
     yield _story([(text_of(captions[clip][0]), f"{clip}.png") for clip in clips])
 
 
@@ -246,7 +297,7 @@ def _flintstones(files: Sequence[Path], split: str) -> Items:
     annotations, followings, splits = _json(files[0]), load_pickle(files[1]), _json(files[2])
     if split not in splits:
         raise ValueError(f"{files[2].name} has no split '{split}', only {', '.join(splits)}.")
-    captions = {one["globalID"]: one["description"] for one in annotations}
+    captions = _by_id(annotations, "globalID", "description")
     for clip in splits[split]:
         if len(followings.get(clip, ())) == NUM_FOLLOWING:  # the last clips of an episode begin no story
             yield f"story {clip}", partial(_flintstones_row, [clip, *followings[clip]], captions)
@@ -261,10 +312,14 @@ def _story(parts: Iterable[tuple[str, str]]) -> Row:
 
 
 def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+    with open_regular(file) as opened:
+        num_bytes = os.fstat(opened.fileno()).st_size
+        if num_bytes > MAX_JSON_BYTES:
+            raise ValueError(f"{file} has {num_bytes:,} bytes; the limit is {MAX_JSON_BYTES:,}.")
+        try:
+            return json.loads(opened.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
 
 
 FORMS: Mapping[str, Form] = {

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from trainer.data.sources.append_file import AppendFile
 from trainer.data.sources.image_files import ImageFiles
-from trainer.data.sources.places import PLACE
+from trainer.data.sources.places import PlaceList, is_whole
+from trainer.data.sources.problems import Problems
 from trainer.data.sources.rows import StoredAt, read_row
 from trainer.data.sources.sample import (
     MAX_IMAGE_BYTES,
@@ -33,11 +36,11 @@ from trainer.data.sources.sample import (
 def copy_records(
     rows: Iterable[tuple[str, Any]],
     images: ImageFiles,
-    records: IO[bytes],
-    image_file: IO[bytes],
+    records: AppendFile,
+    image_file: AppendFile,
     image_file_name: str,
-    problems: list[str],
-) -> tuple[np.ndarray, int]:
+    problems: Problems,
+) -> tuple[np.ndarray, int, int]:
     """Write rows down as records.
 
     Args:
@@ -49,24 +52,42 @@ def copy_records(
         problems: gets a sentence for each row that cannot be used.
 
     Returns:
-        [number of documents] of `PLACE`, and the number of images that were named but not found.
+        [number of documents] of `PLACE`, with the documents' checksums; the number of images that were found, and of
+        those that were named but not found, in all rows, also those that cannot be used for lack of them.
+
+    Raises:
+        WriteError: a file cannot be written.
     """
+    copied: list[bytes] = []
+    """Images of the row at hand; of rows that cannot be used, nothing is written."""
+
+    num_found = num_missing = num_copied_bytes = 0
 
     def find_image(image: Any) -> StoredAt | None:
+        nonlocal num_found, num_missing
+        at = located(image)
+        num_found += at is not None
+        num_missing += at is None
+        return at
+
+    def located(image: Any) -> StoredAt | None:
+        nonlocal num_copied_bytes
         if isinstance(image, dict):  # as Hugging Face's datasets write images
             image = image["bytes"] if image.get("bytes") is not None else image["path"]
         if isinstance(image, bytes):
             if len(image) > MAX_IMAGE_BYTES:
                 raise BrokenSampleError(f"An image has {len(image):,} bytes; the limit is {MAX_IMAGE_BYTES:,}.")
-            offset = image_file.tell()
-            image_file.write(image)
+            offset = image_file.num_bytes + num_copied_bytes
+            copied.append(image)
+            num_copied_bytes += len(image)
             return image_file_name, offset, len(image)
         if not isinstance(image, str):
             raise BrokenSampleError(f"An image is a {type(image).__name__}; expected a name or its bytes.")
         return images.find(image)
 
-    places, num_missing = [], 0
+    places = PlaceList()
     for name, row in rows:
+        copied, num_copied_bytes = [], 0
         try:
             record = read_row(row, find_image)
             fields: dict[str, Any] = {"texts": record.texts, "images": record.images, "fixed_order": record.fixed_order}
@@ -76,17 +97,20 @@ def copy_records(
             if len(line) > MAX_TEXT_BYTES:
                 raise BrokenSampleError(f"The document has {len(line):,} bytes; the limit is {MAX_TEXT_BYTES:,}.")
         except (BrokenSampleError, UnicodeEncodeError) as error:  # JSON can spell half a surrogate pair
-            problems.append(f"{name}: {error}")
+            problems.add(f"{name}: {error}")
             continue
-        num_missing += record.num_missing
-        places.append((0, records.tell(), len(line), 0, 0, True))
-        records.write(line)
-    return np.array(places, dtype=PLACE), num_missing
+        for image in copied:
+            image_file.append(image)
+        places.add(records.append(line), len(line), 0, 0, is_json=True, crc32=zlib.crc32(line))
+    return places.array(), num_found, num_missing
 
 
 def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample:
     """The document at a place of a file of records; `directory` is the manifest's. Raises BrokenSampleError."""
-    text = to_text(read_bytes(path, int(place["text_offset"]), int(place["text_size"])))
+    line = read_bytes(path, int(place["text_offset"]), int(place["text_size"]))
+    if not is_whole(place, line):
+        raise BrokenSampleError("The index or its copy of the document is damaged; make the index again.")
+    text = to_text(line)
     try:
         fields = json.loads(text)
         marks = Marks(**{name: tuple(numbers) for name, numbers in fields.get("marks", {}).items()})
@@ -107,5 +131,5 @@ def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample
             for number, ((file, offset, size), text, similarity) in enumerate(fields["images"])
         )
         return Sample(key, tuple(fields["texts"]), images, fields["fixed_order"], marks)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BrokenSampleError(f"The record is damaged: {error}.") from error

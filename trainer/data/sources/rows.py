@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.data.sources.sample import BrokenSampleError, Marks
+from trainer.data.sources.sample import BrokenSampleError, Marks, require_flag, require_number, require_text
 from trainer.data.sources.tasks import task_segments
 
 StoredAt = tuple[str, int, int]
@@ -47,9 +47,14 @@ class Record:
 
 
 def read_row(row: Any, find_image: FindImage) -> Record:
-    """A row of any of the known kinds. Raises BrokenSampleError."""
+    """A row of any of the known kinds; a name whose value is null, as in tables with a column for each, is not there.
+
+    Raises:
+        BrokenSampleError: it is none of them, or damaged.
+    """
     if not isinstance(row, Mapping):
         raise BrokenSampleError(f"The row is a {type(row).__name__}; expected an object.")
+    row = _filled(row)
     try:
         if "text_list" in row:
             return _mmc4(row, find_image)
@@ -63,12 +68,16 @@ def read_row(row: Any, find_image: FindImage) -> Record:
             return _pair(row, find_image)
     except BrokenSampleError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # a row may hold anything, and one that is odd ends no index
         raise BrokenSampleError(f"The row has an unexpected form: {type(error).__name__}: {error}.") from error
     raise BrokenSampleError(
         f"The row has the keys {sorted(map(str, row))[:8]}; expected text_list and image_info, texts and images, "
         "segments, image and caption, or the keys of a task: question, expression, label_map, story or conversations."
     )
+
+
+def _filled(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class _Builder:
@@ -78,8 +87,11 @@ class _Builder:
         self.num_missing = 0
         self._find = find_image
 
-    def add_text(self, text: str) -> None:
-        self.texts.append(" ".join(text.split()))
+    def add_text(self, text: Any) -> None:
+        self.texts.append(" ".join(require_text(text, "A text").split()))
+
+    def add_text_as_it_is(self, text: Any) -> None:
+        self.texts.append(require_text(text, "A text"))
 
     def add_image(self, image: Any, text: int, similarity: float | None = None) -> None:
         at = self._find(image)
@@ -98,16 +110,19 @@ def _mmc4(row: Mapping[str, Any], find_image: FindImage) -> Record:
         builder.add_text(text)
     images = sorted(row["image_info"], key=lambda image: image["matched_text_index"])  # stable
     for image in images:
-        text = image["matched_text_index"]
-        if not 0 <= text < len(builder.texts):
-            raise BrokenSampleError(f"An image belongs to text {text}; there are {len(builder.texts)}.")
-        builder.add_image(image["image_name"], int(text), float(image["matched_sim"]))
+        text = require_number(image["matched_text_index"], "An image's matched_text_index")
+        if not (text.is_integer() and 0 <= text < len(builder.texts)):
+            raise BrokenSampleError(f"An image belongs to text {text:g}; there are {len(builder.texts)}.")
+        similarity = require_number(image["matched_sim"], "An image's matched_sim")
+        builder.add_image(image["image_name"], int(text), similarity)
     return builder.record(fixed_order=False)
 
 
 def _obelics(row: Mapping[str, Any], find_image: FindImage) -> Record:
     builder = _Builder(find_image)
     for text, image in zip(row["texts"], row["images"], strict=True):
+        if text is not None and image is not None:
+            raise BrokenSampleError("A place has a text and an image; expected one of them.")
         if text is not None:
             builder.add_text(text)
         if image is not None:
@@ -121,21 +136,23 @@ def _segments(row: Mapping[str, Any], find_image: FindImage) -> Record:
     as_stored: list[int] = []
     sizes: list[tuple[int, int, int]] = []
     missing = []
-    for segment in row["segments"]:
+    for segment in map(_filled, row["segments"]):
+        if "text" in segment and "image" in segment:
+            raise BrokenSampleError("A segment has a text and an image; expected one of them.")
         if "text" not in segment:
-            given_images += [len(builder.images)] if not segment.get("draw", True) else []
-            label_maps += [len(builder.images)] if segment.get("label_map") else []
-            strips += [len(builder.images)] if segment.get("strip") else []
-            as_stored += [len(builder.images)] if segment.get("as_stored") else []
+            given_images += [len(builder.images)] if not _flag(segment, "draw", default=True) else []
+            label_maps += [len(builder.images)] if _flag(segment, "label_map") else []
+            strips += [len(builder.images)] if _flag(segment, "strip") else []
+            as_stored += [len(builder.images)] if _flag(segment, "as_stored") else []
             sizes += [(len(builder.images), *_size(segment["size"]))] if "size" in segment else []
             before = builder.num_missing
             builder.add_image(segment["image"], len(builder.texts))
             missing += [segment["image"]] if builder.num_missing > before else []
             continue
-        turn_ends += [len(builder.texts)] if segment.get("ends_turn") else []
-        given_texts += [len(builder.texts)] if not segment.get("loss", True) else []
+        turn_ends += [len(builder.texts)] if _flag(segment, "ends_turn") else []
+        given_texts += [len(builder.texts)] if not _flag(segment, "loss", default=True) else []
         if "loss" in segment:
-            builder.texts.append(segment["text"])
+            builder.add_text_as_it_is(segment["text"])
         else:
             builder.add_text(segment["text"])
     record = builder.record(fixed_order=True)
@@ -149,17 +166,27 @@ def _segments(row: Mapping[str, Any], find_image: FindImage) -> Record:
         described_sizes=tuple(sizes),
     )
     if missing and record.marks != Marks():
-        raise BrokenSampleError(f"The image {missing[0]} is not there, and this sample is nothing without it.")
+        raise BrokenSampleError(_not_there(missing[0]))
     return record
 
 
 def _size(size: Any) -> tuple[int, int]:
-    width, height = map(int, size)
+    width, height = (int(require_number(side, "A side of the image")) for side in size)
     return width, height
+
+
+def _flag(segment: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
+    return require_flag(segment.get(name, default), f"A segment's {name}")
+
+
+def _not_there(image: Any) -> str:
+    return f"The image {image!r:.90} is not there, and this sample is nothing without it."
 
 
 def _pair(row: Mapping[str, Any], find_image: FindImage) -> Record:
     builder = _Builder(find_image)
     builder.add_text(row["caption"] if "caption" in row else row["text"])
     builder.add_image(row["image"], 0)
+    if builder.num_missing:
+        raise BrokenSampleError(_not_there(row["image"]))
     return builder.record(fixed_order=False)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from trainer.data.sources.regular_files import open_regular
 
 MAX_IMAGE_BYTES = 64 << 20
 """A stored image larger than this is refused unread."""
@@ -106,19 +109,49 @@ class Sample:
 def read_bytes(path: Path, offset: int, size: int) -> bytes:
     """A part of a file. Raises BrokenSampleError if it is not there, or not whole."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(offset)
-            data = file.read(size)
-    except OSError as error:
-        raise BrokenSampleError(f"The file cannot be read: {error.strerror or error}.") from error
+            data = file.read(max(size, 0))
+    except (OSError, OverflowError, ValueError) as error:
+        raise BrokenSampleError(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     if len(data) < size:
         raise BrokenSampleError(f"The file ends before byte {offset + size:,}, where this has its last.")
     return data
 
 
 def to_text(data: bytes) -> str:
-    """Strict UTF-8. Raises BrokenSampleError."""
+    """Strict UTF-8, without the byte-order mark that some editors put before it. Raises BrokenSampleError."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BrokenSampleError(f"The text is not UTF-8: {error.reason} at byte {error.start}.") from error
+
+
+def require_text(value: Any, what: str) -> str:
+    """The value, which has to be a text. Raises BrokenSampleError; `what` begins its sentence."""
+    if not isinstance(value, str):
+        raise BrokenSampleError(f"{what} is {_shown(value)}; expected a text.")
+    return value
+
+
+def require_number(value: Any, what: str) -> float:
+    """The value, which has to be a finite number. Raises BrokenSampleError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        raise BrokenSampleError(f"{what} is {_shown(value)}; expected a number.")
+    return float(value)
+
+
+def require_flag(value: Any, what: str) -> bool:
+    """The value, which has to be true or false. Raises BrokenSampleError."""
+    if not isinstance(value, bool):
+        raise BrokenSampleError(f"{what} is {_shown(value)}; expected true or false.")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A foreign value in a message."""
+    if isinstance(value, str | bytes | list | tuple | dict) and len(value) > 20:
+        return f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a number of more than 20 digits"
+    return f"{value!r:.80}"

@@ -3,69 +3,124 @@
 from __future__ import annotations
 
 import importlib
-import json
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from trainer.data.sources.sample import MAX_TEXT_BYTES, BrokenSampleError, to_text
+from trainer.data.sources.json_rows import COLUMNS, read_json_row
+from trainer.data.sources.problems import Problems
+from trainer.data.sources.regular_files import MALFORMED, open_regular
+from trainer.data.sources.sample import MAX_TEXT_BYTES, to_text
 
 TABLE_SUFFIXES = (".jsonl", ".jsonl.zip", ".parquet")
-COLUMNS = (
-    *("texts", "images", "text_list", "image_info", "segments", "image", "caption", "text"),
-    *("question", "answer", "expression", "box", "bbox", "width", "height", "label_map", "story", "conversations"),
-)
-"""What `rows.read_row` looks at; a parquet file's other columns are not read."""
+MAX_EXPANSION = 1100
+"""What zip's usual compression can make of a byte at most; a member that declares more is there to fill a disk."""
+
+MAX_BATCH_BYTES = 64 << 20
+"""Rows of a parquet file that are larger together become Python values one by one."""
 
 
-def read_table(path: Path, problems: list[str]) -> Iterator[Any]:
-    """The rows of a file, in their order. What cannot be read is passed over, with a sentence in `problems`."""
-    try:
-        if path.name.endswith(".parquet"):
-            yield from _parquet(path)
-        elif path.name.endswith(".zip"):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".jsonl"):
-                        with archive.open(name) as file:
-                            yield from _lines(file, problems)
-        else:
-            with path.open("rb") as file:
-                yield from _lines(file, problems)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        problems.append(f"the file cannot be read on: {error}")
+def read_table(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
+    """The rows of a file, in their order, each with its place there. What cannot be read is passed over, with a
+    sentence in `problems`.
+
+    Raises:
+        OSError: the system does not give out the file.
+        ModuleNotFoundError: a parquet file, and pyarrow is missing.
+    """
+    with open_regular(path) as file:
+        try:
+            if path.name.endswith(".parquet"):
+                yield from _parquet(path, problems)
+            elif path.name.endswith(".zip"):
+                yield from _zipped_lines(file, problems)
+            else:
+                yield from _lines(file, "", problems)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # libraries pass on whatever a damaged file makes them run into
+            if isinstance(error, OSError) and error.errno not in MALFORMED:
+                raise
+            first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
+            problems.end(f"the file cannot be read on: {first_line}")
 
 
-def _lines(file: IO[bytes], problems: list[str]) -> Iterator[Any]:
+def _zipped_lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, Any]]:
+    with zipfile.ZipFile(file) as archive:
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith(".jsonl")]
+        if not entries:
+            problems.end(f"no file named *.jsonl is in it, but {[entry.filename for entry in archive.infolist()[:3]]}")
+        if sum(entry.compress_size for entry in entries) > file.seek(0, 2):
+            problems.end("its files declare more bytes than it has")
+            return
+        for entry in entries:
+            name = repr(entry.filename)
+            try:
+                if entry.file_size > MAX_EXPANSION * max(entry.compress_size, 1):
+                    raise ValueError(f"it declares {entry.file_size:,} bytes, made of {entry.compress_size:,}")
+                with archive.open(entry) as lines:
+                    yield from _lines(lines, f"{name} " if len(entries) > 1 else "", problems)
+            except Exception as error:  # damaged, encrypted, a compression that nobody knows; the next one may be whole
+                if isinstance(error, OSError) and error.errno not in MALFORMED:
+                    raise
+                problems.end(f"the file {name} cannot be read on: {error or type(error).__name__}")
+
+
+def _lines(file: IO[bytes], prefix: str, problems: Problems) -> Iterator[tuple[str, Any]]:
     number = 0
     while line := file.readline(MAX_TEXT_BYTES + 1):
         number += 1
         if len(line) > MAX_TEXT_BYTES:
-            problems.append(f"line {number} has more than {MAX_TEXT_BYTES:,} bytes")
+            problems.add(f"{prefix}line {number} has more than {MAX_TEXT_BYTES:,} bytes")
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_TEXT_BYTES)
             continue
         if not line.strip():
             continue
         try:
-            yield json.loads(to_text(line))
-        except (BrokenSampleError, ValueError, RecursionError) as error:
-            problems.append(f"line {number}: {error}")
+            row = read_json_row(to_text(line))
+        except (ValueError, RecursionError) as error:
+            problems.add(f"{prefix}line {number}: {error}")
+            continue
+        yield f"{prefix}line {number}", row
 
 
-def _parquet(path: Path) -> Iterator[Any]:
+def _parquet(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
     # By name, so that nobody needs pyarrow who has no parquet files.
     try:
         parquet = importlib.import_module("pyarrow.parquet")
-        broken: type[Exception] = importlib.import_module("pyarrow").ArrowException
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path} is a parquet file, and pyarrow is missing: pip install pyarrow") from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in COLUMNS]
-            for batch in file.iter_batches(batch_size=64, columns=columns):  # a row may hold megabytes of images
-                yield from batch.to_pylist()
-    except broken as error:
-        raise OSError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    number = 0
+    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        names = file.schema_arrow.names
+        columns = [name for name in names if name in COLUMNS]
+        if twice := {name for name in columns if columns.count(name) > 1}:
+            raise ValueError(f"it has several columns named {min(twice)}")
+        if not columns:
+            raise ValueError(f"it has the columns {names[:8]}; expected some of {sorted(COLUMNS)}")
+        for batch in file.iter_batches(batch_size=64, columns=columns):  # a row may hold megabytes of images
+            for row in _values(batch):
+                if isinstance(row, Exception):
+                    problems.add(f"row {number}: {row}")
+                else:
+                    yield f"row {number}", row
+                number += 1
+
+
+def _values(batch: Any) -> Iterator[Any]:
+    """The rows of a batch; in place of one that Python has no values for, such as bytes that are no text, the error."""
+    if batch.nbytes <= MAX_BATCH_BYTES:
+        try:
+            yield from batch.to_pylist()
+            return
+        except Exception:  # which of the rows it was, the loop below finds
+            pass
+    for number in range(batch.num_rows):
+        try:
+            [row] = batch.slice(number, 1).to_pylist()
+        except Exception as error:
+            yield error
+        else:
+            yield row

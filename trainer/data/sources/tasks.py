@@ -25,7 +25,7 @@ import numpy as np
 from models.generation.boxes import write_box
 from models.generation.prompts import PROMPTS
 from trainer.data.chat import ASSISTANT, USER
-from trainer.data.sources.sample import BrokenSampleError
+from trainer.data.sources.sample import BrokenSampleError, require_flag, require_number, require_text
 
 Segments = list[dict[str, Any]]
 CAPTION_QUESTION = "Provide a one-sentence caption for the provided image."
@@ -42,11 +42,14 @@ def task_segments(row: Mapping[str, Any]) -> Segments | None:
     if "story" in row:
         return [segment for part in row["story"] for segment in _told(part)]
     if "question" in row:
-        return [*_asked("question", _seen_of(row), row["question"]), _answer(str(row["answer"]))]
+        question = require_text(row["question"], "The question")
+        return [*_asked("question", _seen_of(row), question), _answer(_written(row["answer"]))]
     if "expression" in row:
-        return [*_asked("grounding", _seen_of(row), row["expression"]), _answer(write_box(_box(row)))]
+        expression = require_text(row["expression"], "The expression")
+        return [*_asked("grounding", _seen_of(row), expression), _answer(write_box(_box(row)))]
     if "label_map" in row:
-        first, caption = _asked("label_map", _seen(row["label_map"]), row["caption"])
+        caption_text = require_text(row["caption"], "The caption")
+        first, caption = _asked("label_map", _seen(row["label_map"]), caption_text)
         return [first | {"label_map": True, "as_stored": True}, caption, _drawn(row["image"]) | {"as_stored": True}]
     return None
 
@@ -60,11 +63,20 @@ def _asked(task: str, image: dict[str, Any], text: str) -> Segments:
 
 def _told(part: Mapping[str, Any]) -> Segments:
     """A sentence of a story and its image."""
-    return [_given(part["text"].strip()), _drawn(part["image"]) | {"strip": bool(part.get("strip"))}]
+    is_strip = part.get("strip") is not None and require_flag(part["strip"], "A story's strip")
+    return [_given(require_text(part["text"], "A sentence").strip()), _drawn(part["image"]) | {"strip": is_strip}]
 
 
 def _given(text: str) -> dict[str, Any]:
     return {"text": text, "loss": False}
+
+
+def _written(answer: Any) -> str:
+    """An answer as a text; numbers are written as they are."""
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        require_number(answer, "The answer")
+        return str(answer)
+    return require_text(answer, "The answer")
 
 
 def _answer(text: str, *, ends_turn: bool = False) -> dict[str, Any]:
@@ -80,9 +92,21 @@ def _seen(image: Any) -> dict[str, Any]:
 def _seen_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """The image of a row that may tell which way it lies."""
     seen = _seen(row["image"])
-    if "width" in row:
-        seen["size"] = [row["width"], row["height"]]
-    return seen | {"as_stored": True} if row.get("as_stored") else seen
+    size = _size_of(row)
+    if size is not None:
+        seen["size"] = list(size)
+    is_as_stored = "as_stored" in row and require_flag(row["as_stored"], "The row's as_stored")
+    return seen | {"as_stored": True} if is_as_stored else seen
+
+
+def _size_of(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Width and height of the image in pixels, where the row tells them."""
+    if "width" not in row and "height" not in row:
+        return None
+    width, height = (require_number(row.get(side), f"The image's {side}") for side in ("width", "height"))
+    if min(width, height) < 1:
+        raise BrokenSampleError(f"The image has {width:g} x {height:g} pixels; expected 1 or more.")
+    return width, height
 
 
 def _drawn(image: Any) -> dict[str, Any]:
@@ -91,14 +115,17 @@ def _drawn(image: Any) -> dict[str, Any]:
 
 def _box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """Corners as shares of the image: `box` has corners, `bbox` a corner and a size, as COCO writes them."""
-    if "box" in row:
-        x1, y1, x2, y2 = map(float, row["box"])
-    else:
-        x1, y1, width, height = map(float, row["bbox"])
-        x2, y2 = x1 + width, y1 + height
+    numbers = row["box"] if "box" in row else row["bbox"]
+    if not isinstance(numbers, list | tuple) or len(numbers) != 4:
+        raise BrokenSampleError(f"The box is {numbers!r:.80}; expected a list of four numbers.")
+    x1, y1, x2, y2 = (require_number(number, "A number of the box") for number in numbers)
+    if "box" not in row:
+        x2, y2 = x1 + x2, y1 + y2
     given = [x1, y1, x2, y2]
-    if "width" in row:
-        x1, y1, x2, y2 = x1 / row["width"], y1 / row["height"], x2 / row["width"], y2 / row["height"]
+    size = _size_of(row)
+    if size is not None:
+        width, height = size
+        x1, y1, x2, y2 = x1 / width, y1 / height, x2 / width, y2 / height
     if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
         raise BrokenSampleError(
             f"The box has the corners {given}; expected shares of the image from 0 to 1, or pixels beside its width "
@@ -114,12 +141,15 @@ def _chat(row: Mapping[str, Any]) -> Segments:
     segments: Segments = []
     for number, turn in enumerate(turns):
         wanted = ("human", "gpt")[number % 2]
+        value = require_text(turn["value"], "A turn")
         if turn["from"] != wanted:
-            raise BrokenSampleError(f"Turn {number} is from {turn['from']!r}; expected {wanted!r}: they take turns.")
+            raise BrokenSampleError(
+                f"Turn {number} is from {turn['from']!r:.40}; expected {wanted!r}: they take turns."
+            )
         if wanted == "human":
-            segments += _user_turn(turn["value"], names, is_first=number == 0)
+            segments += _user_turn(value, names, is_first=number == 0)
         else:
-            segments += _assistant_turn(turn["value"], names, is_last=number == len(turns) - 1)
+            segments += _assistant_turn(value, names, is_last=number == len(turns) - 1)
     if len(turns) < 2 or len(turns) % 2:
         raise BrokenSampleError(f"The chat has {len(turns)} turns; expected a question and an answer, or more of both.")
     if next(names, None) is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from trainer.data.sources.image_files import ImageFiles
 
 
@@ -23,5 +25,9 @@ def test_folders_and_archives(shards):
 def test_a_broken_archive_is_told(shards):
     archive = shards.root / "images.tar"
     archive.write_bytes(b"junk" * 1000)
-    (problem,) = ImageFiles([archive], relative_to=shards.root).problems
-    assert str(archive) in problem
+    with pytest.raises(ValueError, match=r"--images is .*images.tar, which cannot be used: the archive cannot be read"):
+        ImageFiles([archive], relative_to=shards.root)
+    whole = shards.tar("cut.tar", [("a.png", b"a"), ("b.png", b"b" * 2000)])
+    whole.write_bytes(whole.read_bytes()[:2000])
+    (problem,) = ImageFiles([whole], relative_to=shards.root).problems
+    assert problem.startswith(f"{whole}: 'b.png' declares 2,000 bytes")

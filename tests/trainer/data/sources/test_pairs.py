@@ -7,6 +7,7 @@ import json
 import pytest
 
 from trainer.data.sources.pairs import find_pairs, read_pair
+from trainer.data.sources.problems import Problems
 from trainer.data.sources.sample import BrokenSampleError
 
 
@@ -25,10 +26,10 @@ def test_pairs_of_all_suffixes_are_read(shards):
             ("2.webp", encoded[2]),
         ],
     )
-    problems = []
+    problems = Problems()
     places = find_pairs(path, problems)
     samples = [read_pair(path, place, str(number)) for number, place in enumerate(places)]
-    assert problems == []
+    assert problems.named() == []
     assert [sample.texts for sample in samples] == [("a snail",), ("two cherries",), ("ein Schlüssel",)]
     assert [image.read() for sample in samples for image in sample.images] == encoded
     assert all(sample.is_pair for sample in samples)
@@ -37,10 +38,10 @@ def test_pairs_of_all_suffixes_are_read(shards):
 def test_what_is_no_pair_is_named(shards, monkeypatch):
     monkeypatch.setattr("trainer.data.sources.pairs.MAX_TEXT_BYTES", 20)
     path = shards.tar("a.tar", [("0.jpg", b"x"), ("1.txt", b"x"), ("2.jpg", b"x"), ("2.txt", b"x" * 21)])
-    problems = []
+    problems = Problems()
     assert len(find_pairs(path, problems)) == 0
-    assert problems == [
-        *("0 has no caption, only jpg", "1 has no image, only txt", "2.txt has 21 bytes; the limit is 20")
+    assert problems.named() == [
+        *("'0' has no caption, only jpg", "'1' has no image, only txt", "'2.txt' has 21 bytes; the limit is 20")
     ]
 
 
@@ -56,14 +57,14 @@ def test_what_is_no_pair_is_named(shards, monkeypatch):
 )
 def test_a_broken_caption_is_told(shards, name, text, sentence):
     path = shards.tar("a.tar", [("0.jpg", b"x"), (name, text)])
-    (place,) = find_pairs(path, [])
+    (place,) = find_pairs(path, Problems())
     with pytest.raises(BrokenSampleError, match=sentence):
         read_pair(path, place, "0")
 
 
 def test_a_shard_that_shrank_or_went_is_told(shards):
     path = shards.pairs("a.tar", ["a snail"])
-    (place,) = find_pairs(path, [])
+    (place,) = find_pairs(path, Problems())
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(BrokenSampleError, match="file ends before byte"):
         read_pair(path, place, "0")

@@ -16,6 +16,7 @@ from trainer.data.image_decoding import decode
 from trainer.data.index import main
 from trainer.data.sources import published
 from trainer.data.sources.manifest import load_manifest
+from trainer.data.sources.problems import Problems
 from trainer.data.sources.published import FORMS, files_of, read_published
 from trainer.data.sources.tasks import CAPTION_QUESTION
 
@@ -66,8 +67,8 @@ def make(folder: Path, **files: Callable[[Path], object]) -> list[Path]:
 
 
 def rows_of(form: str, paths: list[Path], split: str = "train") -> tuple[list[dict[str, Any]], list[str]]:
-    problems: list[str] = []
-    return [row for _, row in read_published(form, files_of(form, paths), split, problems)], problems
+    problems = Problems()
+    return [row for _, row in read_published(form, files_of(form, paths), split, problems)], problems.named()
 
 
 def pororo(folder: Path, folder_mark: str = "") -> Path:
@@ -119,7 +120,7 @@ PLAIN = {
             },
         ),
         [{"image": "COCO_val2014_000000000009.jpg", "question": "What is it?", "answer": "a snail", "as_stored": True}],
-        ["question 4: There is no 'image_id'."],
+        ["question 4: There is no 'image_id', or more than one that differ."],
     ),
     "coco_captions": (
         (
@@ -129,12 +130,12 @@ PLAIN = {
             },
         ),
         [{"image": "9.png", "question": CAPTION_QUESTION, "answer": "A snail.", "as_stored": True}],
-        ["caption 2: There is no 0."],
+        ["caption 2: There is no 0, or more than one that differ."],
     ),
     "llava": (
         ([{"id": "x", "image": "9.png", "conversations": [{"from": "human", "value": "<image>\nHi"}]}, {"id": "y"}],),
         [{"image": "9.png", "conversations": [{"from": "human", "value": "<image>\nHi"}]}],
-        ["conversation 1: There is no 'conversations'."],
+        ["conversation 1: There is no 'conversations', or more than one that differ."],
     ),
     "mdetr": (
         (
@@ -165,7 +166,10 @@ def test_json_becomes_rows_and_what_is_broken_is_named(form, tmp_path):
 def test_referring_expressions(tmp_path, name, write):
     make(tmp_path, **{name: write(REFERENCES), "instances.json": write_json(INSTANCES)})
     expected = [{**BOX, "expression": "left snail"}, {**BOX, "expression": "the snail"}]
-    problems = ["reference 3: There is no 99.", "reference 4: It names 2 things; expected one, which has one box."]
+    problems = [
+        "reference 3: There is no 99, or more than one that differ.",
+        "reference 4: It names 2 things; expected one, which has one box.",
+    ]
     assert rows_of("refcoco", [tmp_path]) == (expected, problems)
     assert rows_of("refcoco", [tmp_path / name]) == (expected, problems)
     [[owl], none] = rows_of("refcoco", [tmp_path], "testA")
@@ -178,7 +182,10 @@ def test_stories_of_pororo(tmp_path, folder_mark):
     clip = {"text": "Clip 0 here .", "image": "Film_1/Film_1_ep1/0.png", "strip": True}
     assert [part["text"] for part in rows[0]["story"]] == [f"Clip {number} here ." for number in range(5)]
     assert (len(rows), rows[0]["story"][0]) == (1, clip)
-    assert problems == ["story 1: There is no 'Film_1/Film_1_ep1/5'.", "story 7: list index out of range"]
+    assert problems == [
+        "story 1: There is no 'Film_1/Film_1_ep1/5', or more than one that differ.",
+        "story 7: There are 2 stories.",
+    ]
     assert rows_of("pororo", [tmp_path], "test") == (rows, [])
 
 
@@ -187,7 +194,9 @@ def test_stories_of_the_flintstones(tmp_path):
     images = [part["image"] for part in rows[0]["story"]]
     assert images == [f"video_frames_sampled/s_01_e_01_shot_{number:06}.npy" for number in range(5)]
     assert len(rows) == 1, "a clip that fewer than four follow begins none"
-    assert problems == ["story s_01_e_01_shot_000001: There is no 's_01_e_01_shot_000005'."]
+    assert problems == [
+        "story s_01_e_01_shot_000001: There is no 's_01_e_01_shot_000005', or more than one that differ."
+    ]
 
 
 def test_a_data_set_is_indexed_from_its_own_folder(tmp_path, shards, capsys):
@@ -210,7 +219,7 @@ def test_a_data_set_is_indexed_from_its_own_folder(tmp_path, shards, capsys):
         decoded = decode(sample.images[2].read(), 1000, moment=moment)
         assert decoded.tobytes() == strip.crop((0, 10 * frame, 10, 10 * frame + 10)).tobytes()
     named = (tmp_path / "out" / "problems.txt").read_text()
-    assert "story 7: list index out of range" in named
+    assert "story 7: There are 2 stories." in named
 
 
 def test_another_split_is_another_data_set(tmp_path, shards):

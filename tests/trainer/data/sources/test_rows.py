@@ -46,14 +46,14 @@ def test_a_pair(field):
         (["a"], "is a list; expected an object"),
         ({"url": "x"}, r"keys \['url'\]; expected text_list"),
         ({"text_list": ["a"]}, "KeyError: 'image_info'"),
-        ({"text_list": [3], "image_info": []}, "AttributeError"),
+        ({"text_list": [3], "image_info": []}, "A text is 3; expected a text"),
         (
             {"text_list": ["a"], "image_info": [{"image_name": "a", "matched_text_index": 1, "matched_sim": 1}]},
             "belongs to text 1; there are 1",
         ),
         ({"texts": ["a"], "images": [None, "b"]}, "zip"),
         ({"segments": [{"sound": "a"}]}, "KeyError: 'image'"),
-        ({"image": "a", "caption": None}, "AttributeError"),
+        ({"image": "a", "caption": None}, r"keys \['image'\]; expected"),
     ],
 )
 def test_a_row_of_another_form_is_told(row, sentence):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from trainer.data.sources.problems import Problems
 from trainer.data.sources.tables import read_table
 
 ROWS = [{"texts": ["a"], "images": [None]}, {"texts": ["é" * 50], "images": [None]}]
 
 
 def rows_and_problems(path):
-    problems = []
-    return list(read_table(path, problems)), problems
+    problems = Problems()
+    return [row for _, row in read_table(path, problems)], problems.named()
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "docs_shard_0.jsonl.zip"])
@@ -46,6 +47,6 @@ def test_a_damaged_zip_is_told(shards):
     path.write_bytes(data)
     rows, problems = rows_and_problems(path)
     assert len(rows) < 400
-    assert "the file cannot be read on" in problems[-1]
+    assert "the file 'a.jsonl' cannot be read on" in problems[-1]
     path.write_bytes(data[:50])
     assert rows_and_problems(path) == ([], ["the file cannot be read on: File is not a zip file"])

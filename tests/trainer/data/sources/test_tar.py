@@ -6,23 +6,24 @@ import tarfile
 
 import pytest
 
+from trainer.data.sources.problems import Problems
 from trainer.data.sources.tar import members, stem_and_suffix
 
 
 def names_and_problems(path):
-    problems = []
-    return [member.name for member in members(path, problems)], problems
+    problems = Problems()
+    return [member.name for member in members(path, problems)], problems.named()
 
 
 def test_members_lie_where_they_say(shards):
     path = shards.tar("a.tar", [("x/1.txt", b"one"), ("x/1.png", b"p" * 700), ("2.txt", b"")])
-    problems = []
+    problems = Problems()
     found = list(members(path, problems))
     data = path.read_bytes()
     assert [(m.name, data[m.offset : m.offset + m.size]) for m in found] == [
         *(("x/1.txt", b"one"), ("x/1.png", b"p" * 700), ("2.txt", b""))
     ]
-    assert problems == []
+    assert problems.named() == []
 
 
 def test_a_member_that_declares_ten_gigabytes_ends_the_archive(shards):
@@ -32,13 +33,13 @@ def test_a_member_that_declares_ten_gigabytes_ends_the_archive(shards):
     path.write_bytes(path.read_bytes()[:1024] + info.tobuf() + b"x" * 1024)
     names, problems = names_and_problems(path)
     assert names == ["1.txt"]
-    assert problems == ["2.png declares 10,737,418,240 bytes, but the archive ends 1,024 bytes after its header"]
+    assert problems == ["'2.png' declares 10,737,418,240 bytes, but the archive ends 1,024 bytes after its header"]
 
 
 def test_a_member_beyond_the_limit_is_passed_over(shards, monkeypatch):
     monkeypatch.setattr("trainer.data.sources.tar.MAX_IMAGE_BYTES", 600)
     path = shards.tar("a.tar", [("1.png", b"p" * 601), ("2.png", b"p" * 600)])
-    assert names_and_problems(path) == (["2.png"], ["1.png has 601 bytes; the limit is 600"])
+    assert names_and_problems(path) == (["2.png"], ["'1.png' has 601 bytes; the limit is 600"])
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_member_beyond_the_limit_is_passed_over(shards, monkeypatch):
         pytest.param(lambda data: b"junk" * 500, [], "cannot be read", id="not-a-tar"),
         pytest.param(lambda data: data[:1024] + b"\xff" * 512 + data[1536:], ["1"], "at byte 1,024", id="header"),
         pytest.param(lambda data: data[:1300], ["1"], "at byte 1,024", id="cut-in-a-header"),
-        pytest.param(lambda data: data[:1600], ["1"], "2 declares 700 bytes, but", id="cut-in-a-member"),
+        pytest.param(lambda data: data[:1600], ["1"], "'2' declares 700 bytes, but", id="cut-in-a-member"),
         pytest.param(lambda data: data[:2560], ["1", "2"], "at byte 2,560", id="no-end"),
     ],
 )

@@ -1,0 +1,72 @@
+"""The files of a data set: what the paths that a user names mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from models.printable import printable
+from trainer.data.sources.regular_files import kind_of_place
+from trainer.data.sources.tables import TABLE_SUFFIXES
+
+SUFFIXES = (".tar", *TABLE_SUFFIXES)
+EXPECTED = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+COMPRESSED = tuple(f"{kind}{suffix}" for kind in (".tar", ".jsonl") for suffix in (".gz", ".bz2", ".xz", ".zst"))
+
+
+def shard_files(paths: Sequence[Path]) -> list[Path]:
+    """The files that paths mean, each once and in the order of their names. Folders are searched, also those that links
+    in them lead to.
+
+    Raises:
+        ValueError: a path is not there, a folder or file cannot be used, or there is nothing to read.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(_files_below(path, {path.resolve()})):
+                found.setdefault(file.resolve(), file)
+        elif path.is_file() and path.name.endswith(SUFFIXES):
+            found.setdefault(path.resolve(), path)
+        else:
+            kind = "of an unknown format" if path.is_file() else kind_of_place(path)
+            raise ValueError(f"{printable(str(path))} is {kind}; expected folders or files named {EXPECTED}.")
+    if not found:
+        raise ValueError(f"{', '.join(printable(str(path)) for path in paths)}: no files named {EXPECTED} there.")
+    return list(found.values())
+
+
+def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Files with the right names. What has such a name and is no file, or cannot be looked at, is an error: the data
+    would lack it without a word."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ValueError(f"{printable(str(folder))} cannot be searched: {error.strerror}.") from error
+    for entry in entries:
+        path = folder / entry.name
+        if path.is_dir():
+            place = path.resolve()
+            if place not in seen:  # a link may lead to a folder above it
+                seen.add(place)
+                yield from _files_below(path, seen)
+        elif entry.name.endswith(SUFFIXES):
+            if not path.is_file():
+                raise ValueError(f"{printable(str(path))} is {kind_of_place(path)}; remove it, or name the others.")
+            yield path
+        elif entry.name.endswith(COMPRESSED):
+            raise ValueError(f"{printable(str(path))} is compressed, and is not read. Unpack it, or name the others.")
+
+
+def kind_of(files: Sequence[Path]) -> Literal["pairs", "documents"]:
+    """What the files hold. Raises ValueError if they differ."""
+    is_tar = [file.name.endswith(".tar") for file in files]
+    if any(is_tar) and not all(is_tar):
+        raise ValueError(
+            f"{printable(str(files[is_tar.index(True)]))} is a shard of pairs and "
+            f"{printable(str(files[is_tar.index(False)]))} a table of documents; make a manifest for each. Archives "
+            "with the images of documents are named by --images."
+        )
+    return "pairs" if all(is_tar) else "documents"
