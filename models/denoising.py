@@ -72,7 +72,16 @@ def denoise(
 
     Yields:
         The latents after each step.
+
+    Raises:
+        ValueError: more steps than the model was trained with.
     """
+    most_steps = noise_schedule.config.num_train_timesteps
+    if denoising.num_inference_steps > most_steps:
+        raise ValueError(
+            f"num_inference_steps is {denoising.num_inference_steps}; this model was trained with {most_steps} steps "
+            "of noise, and draws in at most as many."
+        )
     scheduler = SCHEDULERS[denoising.scheduler].from_config(noise_schedule.config, timestep_spacing="trailing")
     scheduler.set_timesteps(denoising.num_inference_steps, device=latents.device)
     for done, timestep in enumerate(scheduler.timesteps, start=1):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from models.number_options import real_number, whole_number
+
 SchedulerName = Literal["ddim", "dpm", "ddpm"]
 
 
@@ -13,7 +15,7 @@ class Denoising:
     """How images are drawn.
 
     Raises:
-        ValueError: an unknown scheduler, or less than one step.
+        ValueError: an unknown scheduler, a number of steps that is none, or a scale that is not finite.
     """
 
     num_inference_steps: int = 30
@@ -32,10 +34,15 @@ class Denoising:
     release)."""
 
     def __post_init__(self) -> None:
-        if self.scheduler not in get_args(SchedulerName):
-            raise ValueError(f"scheduler is {self.scheduler!r}; expected one of {', '.join(get_args(SchedulerName))}.")
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {self.num_inference_steps}; expected at least 1.")
+        if not isinstance(self.scheduler, str) or self.scheduler not in get_args(SchedulerName):
+            raise ValueError(f"scheduler is {self.scheduler!a}; expected one of {', '.join(get_args(SchedulerName))}.")
+        checked = {
+            "num_inference_steps": whole_number("num_inference_steps", self.num_inference_steps, least=1),
+            "guidance_scale": real_number("guidance_scale", self.guidance_scale),
+            "image_guidance_scale": real_number("image_guidance_scale", self.image_guidance_scale),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # numpy's numbers as Python's
 
     @property
     def is_guided(self) -> bool:

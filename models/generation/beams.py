@@ -100,7 +100,7 @@ def _extend(
     for (total, ids), row in zip(search.beams, logits.log_softmax(-1), strict=True):
         scores.append(total + sampler.scores(row, ids, may_draw=False))
     totals = torch.stack(scores)  # [n, V]
-    best = totals.flatten().topk(2 * num_beams)  # so that n are left even if half of them are ends
+    best = totals.flatten().topk(min(2 * num_beams, totals.numel()))  # so that n are left even if half of them are ends
     going: list[tuple[int, list[int]]] = []
     beams: list[tuple[float, list[int]]] = []
     for rank, (total, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):

@@ -22,6 +22,7 @@ from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
 from models.generation.state import GenerativeModel, Piece, processor_of
 from models.generation.token_sampler import TokenSampler
+from models.number_options import whole_number
 from models.torch_defaults import usual_torch_defaults, with_usual_torch_defaults
 
 
@@ -96,8 +97,7 @@ def generate_stream(
     Raises:
         ValueError: as for `generate`, when the first piece is asked for; or `preview_every` is less than 0.
     """
-    if preview_every < 0:
-        raise ValueError(f"preview_every is {preview_every}; expected a number of denoising steps, or 0 for none.")
+    preview_every = whole_number("preview_every", preview_every, least=0)
     yield from with_usual_torch_defaults(_stream(model, documents, task, preview_every, options))
 
 

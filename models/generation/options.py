@@ -8,9 +8,15 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from models.denoising_options import Denoising, SchedulerName
+from models.number_options import real_number, whole_number
 
 Mode = Literal["auto", "text", "image"]
 Overflow = Literal["error", "cut"]
+
+MAX_SEED = 2**63 - 1
+LEAST_TEMPERATURE = 1e-6
+MOST_COPIES = 1000
+"""Beams or continuations of a document; each is a copy of what it has read."""
 
 SEED_STRIDE = 1_000_003
 """Distance between the seeds of two continuations of a document; the n-th image of one uses its seed + n."""
@@ -79,13 +85,14 @@ class GenerationOptions:
     4.1); the prompt does not count."""
 
     seed: int | Sequence[int] = 0
-    """Of the sampling and of the images: one for each document, or one that each document uses as if it were alone."""
+    """Of the sampling and of the images: one for each document, or one that each document uses as if it were alone.
+    Numbers from 0 to 2**63 - 1."""
 
     num_return_sequences: int = 1
     """Continuations of each document; the first is what a single one would be, the others have seeds of their own."""
 
-    stop: str | Sequence[str] = ()
-    """Texts that end a document; they are left out of the result."""
+    stop: str | Sequence[str] | None = ()
+    """Texts that end a document; they are left out of the result. None: there are none."""
 
     num_inference_steps: int = 30
     """Denoising steps for each image."""
@@ -106,19 +113,42 @@ class GenerationOptions:
             ("mode", self.mode, get_args(Mode)),
             ("overflow", self.overflow, get_args(Overflow)),
         ):
-            if value not in allowed:
+            if not isinstance(value, str) or value not in allowed:
                 names = [repr(one) for one in allowed]
-                raise ValueError(f"{name} is {value!r}; expected {', '.join(names[:-1])} or {names[-1]}.")
-        for name, number in (
-            ("max_new_tokens", self.max_new_tokens),
-            ("max_new_images", self.max_new_images),
-            ("temperature", self.temperature or 0),
-            ("top_k", self.top_k),
-        ):
-            if number < 0:
-                raise ValueError(f"{name} is {number}; expected at least 0.")
-        if self.num_beams < 1:
-            raise ValueError(f"num_beams is {self.num_beams}; expected at least 1, which is no beam search.")
+                raise ValueError(f"{name} is {value!a}; expected {', '.join(names[:-1])} or {names[-1]}.")
+        stops = () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stops, list | tuple) or not all(isinstance(stop, str) for stop in stops):
+            raise ValueError(f"stop is {stops!a}; expected a text, a list of texts, or None.")
+        is_bool = isinstance(self.do_sample, bool) or getattr(getattr(self.do_sample, "dtype", None), "kind", "") == "b"
+        if self.do_sample is not None and not is_bool:
+            raise ValueError(f"do_sample is {self.do_sample!a}; expected True, False or None.")
+        checked: dict[str, Any] = {
+            "max_new_tokens": whole_number("max_new_tokens", self.max_new_tokens, least=0),
+            "max_new_images": whole_number("max_new_images", self.max_new_images, least=0),
+            "do_sample": None if self.do_sample is None else bool(self.do_sample),
+            "top_p": real_number("top_p", self.top_p, above=0, most=1),
+            "top_k": whole_number("top_k", self.top_k, least=0),
+            "num_beams": whole_number("num_beams", self.num_beams, least=1, most=MOST_COPIES),
+            "length_penalty": real_number("length_penalty", self.length_penalty, least=-50, most=50),
+            "repetition_penalty": real_number("repetition_penalty", self.repetition_penalty, least=1e-6, most=1e6),
+            "seed": _checked_seed(self.seed),
+            "num_return_sequences": whole_number(
+                "num_return_sequences", self.num_return_sequences, least=1, most=MOST_COPIES
+            ),
+            "stop": tuple(stops),
+        }
+        if self.temperature is not None:
+            checked["temperature"] = real_number("temperature", self.temperature, least=0, most=1e6)
+            if 0 < checked["temperature"] < LEAST_TEMPERATURE:
+                raise ValueError(
+                    f"temperature is {self.temperature:g}; expected 0, which takes the likeliest token, or at least "
+                    f"{LEAST_TEMPERATURE:g}: logits divided by less are too large for float32."
+                )
+        denoising = self.denoising
+        for name in ("num_inference_steps", "guidance_scale", "image_guidance_scale"):
+            checked[name] = getattr(denoising, name)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # numpy's numbers as Python's
         if self.do_sample is not None and self.temperature is not None and self.do_sample != (self.temperature > 0):
             raise ValueError(
                 f"do_sample is {self.do_sample} and temperature is {self.temperature}, which "
@@ -129,23 +159,16 @@ class GenerationOptions:
                 f"num_beams is {self.num_beams} with mode {self.mode!r} and temperature {self.sampling_temperature}. "
                 "Beam search writes text alone and does not sample: set mode='text' and temperature=0, or num_beams=1."
             )
-        if self.num_return_sequences < 1:
-            raise ValueError(f"num_return_sequences is {self.num_return_sequences}; expected at least 1.")
         if self.num_return_sequences > 1 and self.mode == "text" and not self.samples:
             raise ValueError(
                 f"num_return_sequences is {self.num_return_sequences} and nothing is random, so all would be equal"
                 f"{'; beam search returns its best text alone' if self.num_beams > 1 else ''}. Set a temperature above "
                 "0, with num_beams=1."
             )
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; expected a probability in (0, 1].")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty is {self.repetition_penalty}; expected more than 0, 1 for none.")
         if self.mode == "image" and self.max_new_images == 0:
             raise ValueError("mode is 'image' but max_new_images is 0; allow at least one image.")
         if "" in self.stops:
             raise ValueError("stop holds an empty text, which would end every document at once; leave it out.")
-        _ = self.denoising
 
     @property
     def denoising(self) -> Denoising:
@@ -172,7 +195,8 @@ class GenerationOptions:
     @property
     def stops(self) -> tuple[str, ...]:
         """The texts that end a document."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        assert isinstance(self.stop, tuple), "it has been checked"
+        return self.stop
 
     def seeds(self, num_documents: int) -> list[int]:
         """One for each continuation, those of a document side by side.
@@ -207,3 +231,10 @@ class GenerationOptions:
             return self.max_new_images * (1 + num_visual_tokens)
         images = 0 if self.mode == "text" else self.max_new_images
         return self.max_new_tokens + images * num_visual_tokens
+
+
+def _checked_seed(seed: Any) -> int | tuple[int, ...]:
+    is_several = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) > 0  # or an array of them
+    if not is_several or isinstance(seed, str | bytes):
+        return whole_number("seed", seed, least=0, most=MAX_SEED)
+    return tuple(whole_number(f"seed[{place}]", one, least=0, most=MAX_SEED) for place, one in enumerate(seed))

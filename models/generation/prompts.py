@@ -104,8 +104,8 @@ def prompt_for(task: str) -> Prompt:
     Raises:
         ValueError: there is none of that name.
     """
-    if task not in PROMPTS:
-        raise ValueError(f"task is {task!r}; expected one of {', '.join(PROMPTS)}.")
+    if not isinstance(task, str) or task not in PROMPTS:
+        raise ValueError(f"task is {task!a}; expected one of {', '.join(PROMPTS)}.")
     return PROMPTS[task]
 
 

@@ -43,7 +43,16 @@ class TokenSampler:
                 self.after.append(TopPLogitsWarper(options.top_p))
 
     def scores(self, logits: Tensor, written: list[int], *, may_draw: bool) -> Tensor:
-        """Logits [vocabulary] on the CPU to scores, -inf where a token is forbidden. `written`: the text so far."""
+        """Logits [vocabulary] on the CPU to scores, -inf where a token is forbidden. `written`: the text so far.
+
+        Raises:
+            ValueError: the logits hold NaN.
+        """
+        if logits.isnan().any():
+            raise ValueError(
+                "The language model's logits hold NaN, so no token can be chosen. Its weights are damaged, or overflow "
+                "in this dtype: load it with dtype=torch.float32 to see which."
+            )
         forbidden = self.never if may_draw else [*self.never, self.begin_of_image_id]
         ids = torch.tensor([written], dtype=torch.int64)
         scores = self.before(ids, logits.unsqueeze(0))

@@ -63,5 +63,14 @@ def _way_into_range(low: float, high: float) -> str:
 
 
 def tensor_to_image(pixels: Tensor) -> Image.Image:
-    """[3, h, w] float in [0, 1], or a little outside, to RGB."""
+    """[3, h, w] float in [0, 1], or a little outside, to RGB.
+
+    Raises:
+        ValueError: it holds NaN.
+    """
+    if pixels.isnan().any():
+        raise ValueError(
+            "The image holds NaN. Where a model drew it, its weights are damaged, or overflow in this dtype or with "
+            "this guidance_scale."
+        )
     return Image.fromarray((pixels.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())

@@ -90,7 +90,7 @@ def test_an_image_may_move_as_far_as_pytorchs_own(
     ("arguments", "message"),
     [
         (["--out", "page.txt"], r"ends in \.html"),
-        (["--image", "nowhere.png"], "no image nowhere.png"),
+        (["--image", "nowhere.png"], "no image 'nowhere.png'"),
         (["--backend", "torch"], "needs the model that was exported"),
         (["--mode", "image", "--num-images", "0"], "allow at least one image"),
         (["--num-inference-steps", "0"], "num_inference_steps is 0"),

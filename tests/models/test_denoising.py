@@ -81,7 +81,7 @@ def test_guidance_moves_along_the_differences() -> None:
     ("wrong", "message"),
     [
         ({"scheduler": "euler"}, "scheduler is 'euler'; expected one of ddim, dpm, ddpm"),
-        ({"num_inference_steps": 0}, "num_inference_steps is 0; expected at least 1"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0; expected a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_drawn_with_is_refused(wrong, message) -> None:
