@@ -294,6 +294,11 @@ def shared_sizes(spatial_shapes: Sizes) -> list[int]:
                 f"spatial_shapes has shape {shape(spatial_shapes)}. Expected [L, 2], (h, w) of each level."
             )
         pairs: Sequence[Sequence[int]] = check_integer("spatial_shapes", spatial_shapes).tolist()
+        if torch.compiler.is_exporting() and any(isinstance(side, torch.SymInt) for pair in pairs for side in pair):
+            raise TypeError(
+                "spatial_shapes is a tensor that the exported program computes, and nothing says what it will hold. "
+                "Expected a sequence of (h, w), such as [(features.shape[2], features.shape[3])]."
+            )
     else:
         pairs = spatial_shapes
     if not isinstance(pairs, Sequence):

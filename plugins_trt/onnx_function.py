@@ -1,7 +1,11 @@
 """The ONNX nodes mmfs::MMFS and mmfs::MSDeformAttn, spelled out in standard operators.
 
-TensorRT replaces the nodes by a plugin; every other runtime runs these model-local functions. They gather rows instead
-of using GridSample: a decoder asks for one query at a time, and GridSample would first transpose the whole bank.
+The sizes of the levels are an attribute of these two. DynamicMMFS and DynamicMSDeformAttn have them as an input, for
+models that take images of any size.
+
+TensorRT replaces MMFS and MSDeformAttn by a plugin and builds the dynamic nodes from these model-local functions; every
+other runtime runs the functions. They gather rows instead of using GridSample: a decoder asks for one query at a time,
+and GridSample would first transpose the whole bank.
 
 Coordinates, softmax and sums are float32 whatever the inputs are; the result takes the type of value. MMFS lists every
 image of the bank for every query and hides what the query does not see, so its time and memory grow with Q * N; the
@@ -56,22 +60,24 @@ def BilinearCorner(rows, plane, row, column, height, width, weight, inside):
 
 
 @script(_domain, default_opset=op)
-def BilinearSum(value, image, location, weight, spatial_shapes: Sequence[int]):
+def BilinearSum(value, image, location, weight, sizes):
     """Weighted sum of bilinear samples -> [B, Q, H, D] float32.
 
     value [N, S, H, D]; image int64, broadcastable to [B, Q, 1, M, 1, 1], -1 for none; location float32
-    [B, Q, H, M, L or 1, P, 2]; weight float32 [B, Q, H, M, L, P]. A location is at location * size - 0.5 pixels;
-    outside a level is zero, and so is what is not finite.
+    [B, Q, H, M, L or 1, P, 2]; weight float32 [B, Q, H, M, L, P]; sizes int64 [L, 2], (h, w). A location is at
+    location * size - 0.5 pixels; outside a level is zero, and so is what is not finite.
     """
-    sizes = op.Reshape(op.Constant(value_ints=spatial_shapes), [-1, 2])  # [L, 2]
     height, width = op.Split(sizes, axis=1, num_outputs=2)  # [L, 1]
     first_pixel = op.CumSum(height * width, 0, exclusive=1)  # [L, 1]
     num_pixels = op.Shape(value, start=1, end=2)
     plane = image * num_pixels + first_pixel  # [B, Q, 1, M, L, 1]
 
     # A zero row in place of hidden and outside pixels: they may hold NaN, and 0 * NaN is not 0.
+    # As many rows as the sizes say: a value of other sizes, which a program that was traced for one size of images may
+    # be given, cannot be reshaped, and the runtime says so.
     num_channels = op.Shape(value, start=3)
-    num_rows = op.ReduceProd(op.Shape(value, end=3))
+    pixels_of_sizes = op.ReduceSum(height * width, [0], keepdims=0)  # [1]
+    num_rows = op.Shape(value, end=1) * pixels_of_sizes * op.Shape(value, start=2, end=3)
     rows = op.Reshape(value, op.Concat(num_rows, num_channels, axis=0), allowzero=1)
     zero_row = op.CastLike(op.Expand(0.0, op.Concat(op.Constant(value_ints=[1]), num_channels, axis=0)), value)
     rows = op.Concat(rows, zero_row, axis=0)
@@ -99,6 +105,20 @@ def BilinearSum(value, image, location, weight, spatial_shapes: Sequence[int]):
 
 
 @script(_domain, default_opset=op)
+def DynamicMSDeformAttn(value, sampling_locations, attention_weights, spatial_shapes):
+    """mmfs.ms_deform_attn: value [B, S, H, D], locations [B, Q, H, L, P, 2], weights [B, Q, H, L, P],
+    spatial_shapes int64 [L, 2] -> [B, Q, H*D].
+    """
+    image = op.Range(0, op.Squeeze(op.Shape(value, end=1)), 1)  # each row of the batch samples its own image: M = 1
+    image = op.Reshape(image, op.Constant(value_ints=[-1, 1, 1, 1, 1, 1]))
+    location = op.Unsqueeze(op.Cast(sampling_locations, to=1), [3])  # [B, Q, H, 1, L, P, 2]
+    weight = op.Unsqueeze(op.Cast(attention_weights, to=1), [3])  # [B, Q, H, 1, L, P]
+    total = BilinearSum(value, image, location, weight, spatial_shapes)
+    merged = op.Concat(op.Shape(total, end=2), op.ReduceProd(op.Shape(total, start=2)), axis=0)
+    return op.CastLike(op.Reshape(total, merged, allowzero=1), value)
+
+
+@script(_domain, default_opset=op)
 def MSDeformAttn(
     value,
     sampling_locations,
@@ -108,17 +128,12 @@ def MSDeformAttn(
     plugin_version: str = "1",
 ):
     """mmfs.ms_deform_attn: value [B, S, H, D], locations [B, Q, H, L, P, 2], weights [B, Q, H, L, P] -> [B, Q, H*D]."""
-    image = op.Range(0, op.Squeeze(op.Shape(value, end=1)), 1)  # each row of the batch samples its own image: M = 1
-    image = op.Reshape(image, op.Constant(value_ints=[-1, 1, 1, 1, 1, 1]))
-    location = op.Unsqueeze(op.Cast(sampling_locations, to=1), [3])  # [B, Q, H, 1, L, P, 2]
-    weight = op.Unsqueeze(op.Cast(attention_weights, to=1), [3])  # [B, Q, H, 1, L, P]
-    total = BilinearSum(value, image, location, weight, spatial_shapes=spatial_shapes)
-    merged = op.Concat(op.Shape(total, end=2), op.ReduceProd(op.Shape(total, start=2)), axis=0)
-    return op.CastLike(op.Reshape(total, merged, allowzero=1), value)
+    sizes = op.Reshape(op.Constant(value_ints=spatial_shapes), [-1, 2])
+    return DynamicMSDeformAttn(value, sampling_locations, attention_weights, sizes)
 
 
 @script(_domain, default_opset=op)
-def MMFS(
+def DynamicMMFS(
     value,
     reference_points,
     sampling_offsets,
@@ -127,14 +142,13 @@ def MMFS(
     offset_table,
     logit_table,
     null_value,
-    spatial_shapes: Sequence[int],
+    spatial_shapes,
     null_logit: float = 0.0,
     use_null: int = 1,
-    plugin_namespace: str = "mmfs",
-    plugin_version: str = "1",
 ):
     """mmfs.mmfs_attention: value [N, S, H, D], points [B, Q, 2], offsets [B, Q, H, P, 2], logits [B, Q, H, L, P],
-    visible [B, Q, 2], tables [A, H, P, 2] and [A, H, L, P], null_value [H, D] -> [B, Q, H*D].
+    visible [B, Q, 2], tables [A, H, P, 2] and [A, H, L, P], null_value [H, D], spatial_shapes int64 [L, 2]
+    -> [B, Q, H*D].
     """
     # Images are listed by age, newest first, so the tables are the same for all queries: M = N, row m holds age m + 1.
     num_images = op.Squeeze(op.Shape(value, end=1))
@@ -180,10 +194,45 @@ def MMFS(
     null_share = op.Slice(share, [-1], [9223372036854775807], [3])  # [B, Q, H, 1]
     weight = op.Reshape(op.Slice(share, [0], [-1], [3]), op.Shape(logit), allowzero=1)  # [B, Q, H, M, L, P]
 
-    total = BilinearSum(value, image, location, weight, spatial_shapes=spatial_shapes)  # [B, Q, H, D]
+    total = BilinearSum(value, image, location, weight, spatial_shapes)  # [B, Q, H, D]
     total = total + null_share * op.Cast(null_value, to=1)
     merged = op.Concat(op.Shape(total, end=2), op.ReduceProd(op.Shape(total, start=2)), axis=0)
     return op.CastLike(op.Reshape(total, merged, allowzero=1), value)
+
+
+@script(_domain, default_opset=op)
+def MMFS(
+    value,
+    reference_points,
+    sampling_offsets,
+    attention_logits,
+    visible,
+    offset_table,
+    logit_table,
+    null_value,
+    spatial_shapes: Sequence[int],
+    null_logit: float = 0.0,
+    use_null: int = 1,
+    plugin_namespace: str = "mmfs",
+    plugin_version: str = "1",
+):
+    """mmfs.mmfs_attention: value [N, S, H, D], points [B, Q, 2], offsets [B, Q, H, P, 2], logits [B, Q, H, L, P],
+    visible [B, Q, 2], tables [A, H, P, 2] and [A, H, L, P], null_value [H, D] -> [B, Q, H*D].
+    """
+    sizes = op.Reshape(op.Constant(value_ints=spatial_shapes), [-1, 2])
+    return DynamicMMFS(
+        value,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        visible,
+        offset_table,
+        logit_table,
+        null_value,
+        sizes,
+        null_logit=null_logit,
+        use_null=use_null,
+    )
 
 
 def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -196,7 +245,10 @@ def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises ValueError if a node of the domain is unknown, or if the model uses a version of the standard operators in
     which the bodies have not been checked.
     """
-    bodies = {function.name: function for function in (MMFS, MSDeformAttn, BilinearSum, BilinearCorner)}
+    bodies = {
+        function.name: function
+        for function in (MMFS, MSDeformAttn, DynamicMMFS, DynamicMSDeformAttn, BilinearSum, BilinearCorner)
+    }
     wanted = _op_types(model.graph.node)
     for function in model.functions:
         wanted |= _op_types(function.node)
@@ -214,8 +266,12 @@ def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
             f"{OPSETS.stop - 1}, where the bodies of the mmfs nodes hold: export with an opset_version in that range."
         )
     present = {function.name for function in model.functions if function.domain == DOMAIN}
-    # The two operators call BilinearSum and BilinearCorner.
-    for name in sorted((wanted | {"BilinearSum", "BilinearCorner"}) - present):
+    # The nodes with sizes as an attribute are those with sizes as an input, with a constant; all call the other two.
+    called = {f"Dynamic{name}" for name in wanted & {"MMFS", "MSDeformAttn"} - present} | {
+        "BilinearSum",
+        "BilinearCorner",
+    }
+    for name in sorted((wanted | called) - present):
         body = bodies[name].to_function_proto()
         for entry in body.opset_import:
             if entry.domain == "":

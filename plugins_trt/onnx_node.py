@@ -34,6 +34,10 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     leaves out become constant zeros, which change nothing. torch.ops.mmfs.ms_deform_attn becomes
     MSDeformAttn(value, sampling_locations, attention_weights). Both carry spatial_shapes (h, w, h, w, ...), and
     plugin_namespace and plugin_version, by which TensorRT finds the plugin.
+
+    Where the sizes of the levels vary with the inputs of the model, they become DynamicMMFS and DynamicMSDeformAttn,
+    with spatial_shapes, int64 [L, 2], as the last input. There is no plugin for these: TensorRT builds them from their
+    bodies.
     """
     return {
         torch.ops.mmfs.mmfs_attention.default: _mmfs_attention,
@@ -60,6 +64,8 @@ def _bare(function: OnnxFunction) -> Op:
 
 _MMFS = _bare(onnx_function.MMFS)
 _MSDEFORMATTN = _bare(onnx_function.MSDeformAttn)
+_DYNAMIC_MMFS = _bare(onnx_function.DynamicMMFS)
+_DYNAMIC_MSDEFORMATTN = _bare(onnx_function.DynamicMSDeformAttn)
 
 # The exporter calls the two translations with the arguments of the torch op: tensors as values of the ONNX graph, and
 # without annotations, because it takes annotated parameters for attributes.
@@ -91,7 +97,7 @@ def _mmfs_attention(
         logit_table = _zeros(attention_logits, from_axis=2, leading=(1,))
     if null_value is None:
         null_value = _zeros(value, from_axis=2)
-    return _MMFS(
+    tensors = (
         value,
         reference_points,
         sampling_offsets,
@@ -100,11 +106,11 @@ def _mmfs_attention(
         offset_table,
         logit_table,
         null_value,
-        spatial_shapes=list(spatial_shapes),
-        null_logit=0.0 if null_logit is None else null_logit,
-        use_null=int(null_logit is not None),
-        **PLUGIN,
     )
+    null = {"null_logit": 0.0 if null_logit is None else null_logit, "use_null": int(null_logit is not None)}
+    if _are_constants(spatial_shapes):
+        return _MMFS(*tensors, spatial_shapes=list(spatial_shapes), **null, **PLUGIN)
+    return _DYNAMIC_MMFS(*tensors, _as_input(spatial_shapes), **null)
 
 
 def _ms_deform_attn(
@@ -113,7 +119,24 @@ def _ms_deform_attn(
     sampling_locations,  # [B, Q, H, L, P, 2]
     attention_weights,  # [B, Q, H, L, P]
 ):
-    return _MSDEFORMATTN(value, sampling_locations, attention_weights, spatial_shapes=list(spatial_shapes), **PLUGIN)
+    tensors = (value, sampling_locations, attention_weights)
+    if _are_constants(spatial_shapes):
+        return _MSDEFORMATTN(*tensors, spatial_shapes=list(spatial_shapes), **PLUGIN)
+    return _DYNAMIC_MSDEFORMATTN(*tensors, _as_input(spatial_shapes))
+
+
+def _are_constants(spatial_shapes: Sequence[Any]) -> bool:
+    """Whether the sizes are numbers, and none of them a value of the graph."""
+    return all(isinstance(side, int) for side in spatial_shapes)
+
+
+def _as_input(spatial_shapes: Sequence[Any]) -> ir.Value:
+    """Sizes that are numbers or values of the graph, as int64 [L, 2]."""
+    sides = [
+        op.Constant(value_ints=[side]) if isinstance(side, int) else op.Reshape(op.Cast(side, to=7), [1])
+        for side in spatial_shapes
+    ]
+    return op.Reshape(op.Concat(*sides, axis=0), [-1, 2])
 
 
 def _zeros(like: ir.Value, *, from_axis: int, leading: tuple[int, ...] = ()) -> ir.Value:

@@ -10,12 +10,15 @@ from onnx import ModelProto, helper
 from torch import Tensor
 
 
-def one_node_model(op_type: str, inputs: Mapping[str, Tensor], *, opset: int = 18, **attributes: object) -> ModelProto:
+def one_node_model(
+    op_type: str, inputs: Mapping[str, Tensor], *, opset: int = 18, plugin: bool = True, **attributes: object
+) -> ModelProto:
     """A model of one mmfs node, without its body, in which every axis is dynamic.
 
-    inputs: tensors with the names and types of its inputs, in order. attributes: spatial_shapes and more.
+    inputs: tensors with the names and types of its inputs, in order. plugin: whether the node says which plugin
+    computes it. attributes: spatial_shapes and more.
     """
-    attributes = {"plugin_namespace": "mmfs", "plugin_version": "1"} | attributes
+    attributes = ({"plugin_namespace": "mmfs", "plugin_version": "1"} if plugin else {}) | attributes
     types = {name: helper.np_dtype_to_tensor_dtype(tensor.numpy().dtype) for name, tensor in inputs.items()}
     graph = helper.make_graph(
         [helper.make_node(op_type, list(inputs), ["out"], domain="mmfs", **attributes)],

@@ -223,9 +223,48 @@ def test_visible_may_be_int32():
     assert relative_error(run(model, single), reference_of_mmfs_attention(inputs, 0.0)) < 2e-6
 
 
+def dynamic_node(op_type: str, inputs: Tensors, **attributes: object) -> ModelProto:
+    """With the sizes as the last input."""
+    given = inputs | {"spatial_shapes": torch.tensor(SHAPES)}
+    model = attach_functions(one_node_model(f"Dynamic{op_type}", given, plugin=False, **attributes))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def test_sizes_as_an_input_are_the_same_as_sizes_as_an_attribute():
+    sizes = {"spatial_shapes": torch.tensor(SHAPES)}
+    inputs = ms_deform_attn_inputs(2, 4)
+    single = to(inputs, torch.float32)
+    out = run(dynamic_node("MSDeformAttn", single), single | sizes)
+    assert relative_error(out, reference_of_ms_deform_attn(inputs)) < 2e-6
+    inputs = mmfs_attention_inputs(2, 3, 4)
+    single = to(inputs, torch.float32)
+    for null_logit in (0.7, None):
+        out = run(dynamic_node("MMFS", single, **null_attributes(null_logit)), single | sizes)
+        assert relative_error(out, reference_of_mmfs_attention(inputs, null_logit)) < 2e-6
+
+
+@pytest.mark.parametrize("op_type", ["MSDeformAttn", "MMFS"])
+@pytest.mark.parametrize("num_pixels", [S - 1, S + 1])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_value_of_other_sizes_is_an_error(op_type: str, num_pixels: int, dynamic: bool):
+    """A program that was traced for images of one size, and is given one of another."""
+    inputs = mmfs_attention_inputs(2, 3, 4) if op_type == "MMFS" else ms_deform_attn_inputs(2, 3)
+    inputs = to(inputs, torch.float32)
+    inputs["value"] = torch.randn(inputs["value"].shape[0], num_pixels, H, D)
+    attributes = null_attributes(0.0) if op_type == "MMFS" else {}
+    if dynamic:
+        model, inputs = dynamic_node(op_type, inputs, **attributes), inputs | {"spatial_shapes": torch.tensor(SHAPES)}
+    else:
+        model = attach_functions(one_node(op_type, inputs, **attributes))
+    with pytest.raises(Exception, match="cannot be reshaped"):
+        run(model, inputs)
+
+
 def test_attaching_twice_changes_nothing_and_attaches_only_what_occurs():
     model = attach_functions(one_node("MSDeformAttn", to(ms_deform_attn_inputs(1, 1), torch.float32)))
-    assert sorted(function.name for function in model.functions) == ["BilinearCorner", "BilinearSum", "MSDeformAttn"]
+    names = ["BilinearCorner", "BilinearSum", "DynamicMSDeformAttn", "MSDeformAttn"]
+    assert sorted(function.name for function in model.functions) == names
     once = model.SerializeToString()
     assert attach_functions(model).SerializeToString() == once
     bodies = {function.name: function for function in model.functions}

@@ -228,6 +228,70 @@ def test_deformable_attention_becomes_one_node_per_layer_and_runs_at_other_sizes
         assert relative_error(run(model, inputs), module(*inputs)) < 1e-5
 
 
+class Pyramid(nn.Module):
+    """Both ops on two levels of images of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, 16, 1)
+        self.attend = mmfs.MSDeformAttn(16, n_levels=2, n_heads=2, n_points=2)
+        self.offsets, self.logits = nn.Linear(16, 2 * 2 * 2), nn.Linear(16, 2 * 2 * 2)
+        nn.init.normal_(self.attend.sampling_offsets.weight)
+
+    def forward(self, image: Tensor) -> Tensor:
+        fine = self.project(image)
+        coarse = nn.functional.avg_pool2d(fine, 2)
+        sizes = self.sizes(fine, coarse)
+        features = torch.cat([level.flatten(2).transpose(1, 2) for level in (fine, coarse)], dim=1)
+        query = coarse.flatten(2).transpose(1, 2)
+        batch, num_queries, _ = query.shape
+        attended: Tensor = self.attend(query, torch.full((1, 1, 1, 2), 0.4), features, sizes)
+        return attended + mmfs.mmfs_attention(
+            features.unflatten(-1, (2, 8)),
+            sizes,
+            torch.full((1, 1, 2), 0.6),
+            self.offsets(query).view(batch, num_queries, 2, 2, 2),
+            self.logits(query).view(batch, num_queries, 2, 2, 2),
+            torch.tensor([0, 1]).expand(batch, num_queries, 2),
+        )
+
+    def sizes(self, *levels: Tensor) -> object:
+        return [(level.shape[2], level.shape[3]) for level in levels]
+
+
+class PyramidOfATensor(Pyramid):
+    def sizes(self, *levels: Tensor) -> object:
+        return torch.tensor([(level.shape[2], level.shape[3]) for level in levels])
+
+
+@pytest.mark.parametrize("hint", [Dim.DYNAMIC, Dim.AUTO])
+def test_sizes_that_vary_are_an_input_of_the_node(hint: object):
+    """Before, with Dim.AUTO, the file declared sizes that vary and the node held those of the trace."""
+    torch.manual_seed(5)
+    module = Pyramid()
+    model = export(module, (torch.randn(2, 3, 8, 12),), ({0: hint, 2: hint, 3: hint},))
+    nodes = {node.op_type: node for node in mmfs_nodes(model)}
+    assert nodes.keys() == {"DynamicMSDeformAttn", "DynamicMMFS"}
+    assert attributes_of(nodes["DynamicMSDeformAttn"]) == {}
+    assert attributes_of(nodes["DynamicMMFS"]) == {"null_logit": 0.0, "use_null": 1}
+    for size in ((2, 8, 12), (1, 12, 8), (3, 10, 14), (1, 4, 20), (2, 6, 6)):
+        image = torch.randn(size[0], 3, *size[1:])
+        assert relative_error(run(model, [image]), module(image)) < 1e-5
+
+
+def test_sizes_that_do_not_vary_stay_an_attribute():
+    model = export(Pyramid(), (torch.randn(2, 3, 8, 12),), ({0: Dim.DYNAMIC},))
+    nodes = mmfs_nodes(model)
+    assert [node.op_type for node in nodes] == ["MSDeformAttn", "MMFS"]
+    assert all(attributes_of(node)["spatial_shapes"] == [8, 12, 4, 6] for node in nodes)
+
+
+def test_sizes_in_a_computed_tensor_are_refused_with_a_sentence():
+    with pytest.raises(torch.onnx.OnnxExporterError) as error:
+        export(PyramidOfATensor(), (torch.randn(2, 3, 8, 12),), ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},))
+    assert "Expected a sequence of (h, w), such as [(features.shape[2]" in str(root_cause(error.value))
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The exporter wraps what the translation raised, more than once."""
     return error if error.__cause__ is None else root_cause(error.__cause__)
