@@ -71,25 +71,25 @@ class Places:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = open_regular(path)
-        try:
-            version = np.lib.format.read_magic(self._file)
-            if version != (1, 0):
-                raise ValueError(f"It has version {version} of the .npy format; expected (1, 0).")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(self._file)
-            if dtype != PLACE or len(shape) != 1:
-                raise ValueError(f"It holds {dtype} {list(shape)}; expected one row a sample.")
-            self._start, self._num_rows = self._file.tell(), int(shape[0])
-            expected, found = self._start + self._num_rows * PLACE.itemsize, os.fstat(self._file.fileno()).st_size
-            if found != expected:
-                raise ValueError(f"It has {found:,} bytes; expected {expected:,}.")
-        except Exception as error:  # a header is Python text; NumPy passes on what its tokenizer says of it
-            self._file.close()
-            raise ValueError(f"{path} is damaged: {error}") from error
+        with open_regular(path) as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                if version != (1, 0):
+                    raise ValueError(f"It has version {version} of the .npy format; expected (1, 0).")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                if dtype != PLACE or len(shape) != 1:
+                    raise ValueError(f"It holds {dtype} {list(shape)}; expected one row a sample.")
+                self._start, self._num_rows = file.tell(), int(shape[0])
+                expected, found = self._start + self._num_rows * PLACE.itemsize, os.fstat(file.fileno()).st_size
+                if found != expected:
+                    raise ValueError(f"It has {found:,} bytes; expected {expected:,}.")
+            except Exception as error:  # a header is Python text; NumPy passes on what its tokenizer says of it
+                raise ValueError(f"{path} is damaged: {error}") from error
+            self._descriptor = os.dup(file.fileno())
 
     def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
 
     def __len__(self) -> int:
         return self._num_rows
@@ -98,7 +98,7 @@ class Places:
         """One row. Raises OSError, EOFError if the file ends before it."""
         if not 0 <= index < self._num_rows:
             raise IndexError(f"There is no sample {index}; the manifest has {self._num_rows}.")
-        data = os.pread(self._file.fileno(), PLACE.itemsize, self._start + index * PLACE.itemsize)
+        data = os.pread(self._descriptor, PLACE.itemsize, self._start + index * PLACE.itemsize)
         if len(data) < PLACE.itemsize:
             raise EOFError(f"{self._path} ends before sample {index}")
         row: np.void = np.frombuffer(data, PLACE)[0]
