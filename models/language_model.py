@@ -250,7 +250,8 @@ class LanguageModel(nn.Module):
         logits = self.host.get_output_embeddings()(hidden)
         if self.new_token_head is None:
             return logits
-        added = self.new_token_head(hidden.to(self.new_token_head.weight.dtype)).to(logits.dtype)
+        weight = next(self.new_token_head.parameters(), hidden)  # quantised, it has none
+        added = self.new_token_head(hidden.to(weight.dtype)).to(logits.dtype)
         first = self.config.new_tokens_from
         if first is None:
             return logits + F.pad(added, (logits.shape[-1] - added.shape[-1], 0))

@@ -74,8 +74,18 @@ def matrices(model: Network) -> dict[str, Tensor]:
 
 def tensors_to_save(model: Network) -> dict[str, Tensor]:
     """The state dict under the names of a model without adapters: with the adapters merged if the options say so, else
-    without them."""
+    without them.
+
+    Raises:
+        ValueError: there are adapters that would be left out of both: made by peft itself, and not by `add_lora`.
+    """
     state = matrices(model)
+    if (model.lora is None or not model.lora.merge) and (lost := _strange_adapters(model)):
+        raise ValueError(
+            f"The model has adapters outside of those that models.lora.add_lora makes, {len(lost)} tensors such as "
+            f"{lost[0]!r}, which would not be saved. Merge them first: layer.merge() of each, or peft's "
+            "merge_and_unload."
+        )
     if model.lora is None or not model.lora.merge:
         return state
     for name, layer in _adapted(model):
@@ -126,6 +136,11 @@ def load_adapter(model: Network, directory: Path) -> None:
 
 def _adapter_tensors(model: Network) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.language_model.host.state_dict().items() if is_adapter(name)}
+
+
+def _strange_adapters(model: Network) -> list[str]:
+    host = "" if model.lora is None else "language_model.host."
+    return [name for name in model.state_dict() if is_adapter(name) and not (host and name.startswith(host))]
 
 
 def _adapted(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:

@@ -90,8 +90,8 @@ class MMInterleaved(Network, GenerationMixin):
                 `python -m export.trt` needs.
 
         Raises:
-            ValueError: the language model is quantised; or shards are to go to a directory that holds a converted
-                model, whose shards they would replace one by one.
+            ValueError: the language model is quantised; there are adapters that would not be saved; or shards are to go
+                to a directory that holds a converted model, whose shards they would replace one by one.
         """
         if getattr(self.language_model.host, "is_quantized", False):
             raise ValueError(
@@ -104,11 +104,12 @@ class MMInterleaved(Network, GenerationMixin):
                 f"{directory} holds a converted model ({BASE_FILE}). Name another directory, or leave max_shard_size "
                 "out."
             )
+        tensors = tensors_to_save(self)
         directory.mkdir(parents=True, exist_ok=True)
         if max_shard_size is None:
-            write_tensors(directory / WEIGHTS_FILE, tensors_to_save(self))
+            write_tensors(directory / WEIGHTS_FILE, tensors)
         else:
-            write_shards(directory, tensors_to_save(self), max_shard_size)
+            write_shards(directory, tensors, max_shard_size)
         if self.lora is not None and not self.lora.merge:
             save_adapter(self, directory / ADAPTER_FOLDER)
         if self.processor is not None:

@@ -127,7 +127,7 @@ class ImageDecoder(nn.Module, ABC):
 
     def read_context(self, context: Tensor, exists: Tensor) -> Tensor:
         """Language-model states to tokens, [M, n + extra, cross_attention_dim]; arguments as for `condition`."""
-        context = context.to(self.context_proj.weight.dtype)
+        context = context.to(self.negative_context.dtype)
         positions = sincos_1d(context.shape[1], context.shape[2], device=context.device).to(context.dtype)
         return self.resampler(self.context_proj(context) + positions, exists)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from mmfs import MMFS, MSDeformAttn, MultiScaleDeformableAttention, layer
 from numerics import assert_equal_up_to_rounding
@@ -527,3 +530,86 @@ def test_wrong_use_of_msdeformattn() -> None:
     for name in ("d_model", "n_levels", "n_heads", "n_points"):
         with pytest.raises(ValueError, match=f"{name} is 0. Expected at least 1"):
             MSDeformAttn(**{name: 0})
+
+
+def add_adapters(mmfs: MMFS, *, merged: bool) -> None:
+    """To every projection, by peft."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(1)
+    names = [name for name, module in mmfs.named_modules() if isinstance(module, nn.Linear)]
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=names, r=4, init_lora_weights=False), mmfs)
+    mmfs.double().eval()
+    for name in names:
+        if merged:
+            mmfs.get_submodule(name).merge()
+
+
+def normalise_weights(mmfs: MMFS) -> None:
+    """The same function, by weights that are computed from others."""
+    for name in ("query_proj", "sampling_offsets", "attention_weights"):
+        parametrizations.weight_norm(mmfs.get_submodule(name))
+
+
+def hook(mmfs: MMFS) -> None:
+    for name in ("sampling_offsets", "attention_weights"):
+        mmfs.get_submodule(name).register_forward_hook(lambda _module, _args, output: 2 * output)
+
+
+@torch.no_grad()
+def double(mmfs: MMFS) -> None:
+    for name in ("sampling_offsets", "attention_weights"):
+        for parameter in mmfs.get_submodule(name).parameters():
+            parameter *= 2
+
+
+class Halves(nn.Module):
+    """No `weight` to read: the sum of two projections."""
+
+    def __init__(self, whole: nn.Linear) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([copy.deepcopy(whole), copy.deepcopy(whole)])
+        with torch.no_grad():
+            for parameter in self.parts.parameters():
+                parameter /= 2
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.parts[0](rows) + self.parts[1](rows)
+
+
+def halve(mmfs: MMFS) -> None:
+    for name, module in list(mmfs.named_children()):
+        setattr(mmfs, name, Halves(module))
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        (lambda mmfs: add_adapters(mmfs, merged=False), lambda mmfs: add_adapters(mmfs, merged=True)),
+        (normalise_weights, lambda mmfs: None),
+        (hook, double),
+        (halve, lambda mmfs: None),
+    ],
+    ids=["adapters", "computed weights", "hooks", "other modules"],
+)
+def test_projections_are_called_as_modules(changed: Callable[[MMFS], None], same: Callable[[MMFS], None]) -> None:
+    """The tables of the ages too."""
+    ours = small_mmfs()
+    theirs = copy.deepcopy(ours)
+    changed(ours)
+    same(theirs)
+    query, points, visible, features = small_inputs()
+    found, expected = (one(query, points, visible, features=features) for one in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_eight_bit_projections_of_pytorch() -> None:
+    mmfs = small_mmfs().float()
+    inputs = [part.float() if part.is_floating_point() else part for part in small_inputs()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it will move to torchao
+        quantised = torch.ao.quantization.quantize_dynamic(mmfs, {nn.Linear}, dtype=torch.qint8)
+    assert not any(isinstance(module, nn.Linear) for module in quantised.modules())
+    query, points, visible, features = inputs
+    found, expected = (one(query, points, visible, features=features) for one in (quantised, mmfs))
+    assert float((found - expected).norm() / expected.norm()) < 0.2

@@ -1,10 +1,15 @@
 """Letters: B sequences, T tokens, N images of the bank, S pyramid pixels."""
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from mmfs import MMFS
+from models import MMInterleaved
 from models.folded_mmfs import FoldedMMFS
 
 SHAPES = ((5, 3), (2, 2))
@@ -38,3 +43,87 @@ def test_folded_it_computes_the_same(
     found = folded(hidden.to(dtype), mmfs.project_values(features.to(dtype)), visible)
     assert found.dtype == dtype
     assert float((found.float() - expected).norm() / expected.norm()) < tolerance
+
+
+def same(found: list[FoldedMMFS | None], expected: list[FoldedMMFS | None]) -> list[bool]:
+    return [one is other for one, other in zip(found, expected, strict=True)]
+
+
+def through_data(weight: nn.Parameter) -> None:
+    weight.data[0, 0] += 1  # does not count up the version
+
+
+def in_an_optimizer(weight: nn.Parameter) -> None:
+    weight.grad = torch.ones_like(weight)
+    torch.optim.SGD([weight], lr=0.1).step()
+
+
+def by_exchanging_rows(weight: nn.Parameter) -> None:
+    weight.data = weight.data.flip(0)
+
+
+@pytest.mark.parametrize("change", [through_data, in_an_optimizer, by_exchanging_rows])
+@pytest.mark.parametrize("name", ["query_proj", "sampling_offsets"])
+def test_a_model_is_folded_once_until_a_number_changes(
+    model: MMInterleaved, name: str, change: Callable[[nn.Parameter], None]
+) -> None:
+    language_model = model.language_model
+    first = list(language_model.fold())
+    assert first
+    assert None not in first
+    assert all(same(list(language_model.fold()), first))
+    with torch.inference_mode():
+        assert all(same(list(language_model.fold()), first))
+    change(getattr(language_model.synchronizers[1].mmfs, name).weight)
+    again = list(language_model.fold())
+    assert again[1] is not first[1]
+    assert all(same(list(language_model.fold()), again))
+    assert not torch.equal(again[1].maps, first[1].maps)
+
+
+def test_other_ways_in_which_weights_change(model: MMInterleaved) -> None:
+    language_model = model.language_model
+    first = list(language_model.fold())
+    state = {name: tensor.clone() for name, tensor in language_model.state_dict().items()}
+    state["synchronizers.0.gate"] += 1
+    language_model.load_state_dict(state)
+    second = list(language_model.fold())
+    assert second[0] is not first[0]
+    language_model.to(torch.bfloat16)
+    third = list(language_model.fold())
+    assert third[0].maps.dtype == torch.bfloat16
+    language_model.train()
+    assert language_model._folds._made == [], "training frees the memory"
+    copied = copy.deepcopy(language_model)
+    assert copied.fold()[0] is not language_model.fold()[0]
+
+
+def add_hook(mmfs: MMFS) -> None:
+    mmfs.output_proj.register_forward_hook(lambda _module, _args, output: 2 * output)
+
+
+def add_hook_to_the_layer(mmfs: MMFS) -> None:
+    mmfs.register_forward_hook(lambda _module, _args, output: 2 * output)
+
+
+def normalise_weight(mmfs: MMFS) -> None:
+    parametrizations.weight_norm(mmfs.query_proj)
+
+
+class Doubling(nn.Linear):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(rows)
+
+
+def exchange_class(mmfs: MMFS) -> None:
+    mmfs.sampling_offsets.__class__ = Doubling
+
+
+@pytest.mark.parametrize("change", [add_hook, add_hook_to_the_layer, normalise_weight, exchange_class])
+def test_what_is_no_plain_projection_is_not_folded(model: MMInterleaved, change: Callable[[MMFS], None]) -> None:
+    first = list(model.language_model.fold())
+    change(model.language_model.synchronizers[1].mmfs)
+    folded = list(model.language_model.fold())
+    assert folded[1] is None
+    assert folded[0] is not None
+    assert first[1] is not None

@@ -119,3 +119,52 @@ def test_what_cannot_be_is_told(tmp_path):
     settings.write_text(settings.read_text().replace('"rank": 5', '"rank": 4').replace('"q_proj",', ""))
     with pytest.raises(ValueError, match="does not fit the language model"):
         MMInterleaved.from_pretrained(tmp_path)
+
+
+@torch.no_grad()
+def adapt_synchronizers(model: MMInterleaved) -> None:
+    """As peft does it, from outside."""
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(target_modules=r".*\.mmfs\..*proj", r=4, init_lora_weights=False)
+    peft.inject_adapter_in_model(settings, model)
+
+
+@torch.no_grad()
+def test_adapters_of_the_synchronizers_count_when_reading_too():
+    """Apart, merged, and as the weights that they are then: the layer itself and the folded one agree."""
+    torch.manual_seed(0)
+    model = MMInterleaved(MMInterleavedConfig.tiny()).eval()
+    document = [[1, 3], torch.rand(3, 32, 32), [9, 10, 11]]
+
+    def logits() -> torch.Tensor:
+        state = model.begin_generation(1)
+        state.read([document])
+        assert state.logits is not None
+        return state.logits
+
+    before = logits()
+    adapt_synchronizers(model)
+    apart = logits()
+    assert float((apart - before).abs().max()) > 1e-3
+    merge_lora_of(model)
+    assert None not in model.language_model.fold()
+    torch.testing.assert_close(logits(), apart, rtol=1e-4, atol=1e-4)
+
+
+def merge_lora_of(model: MMInterleaved) -> None:
+    for name, layer in [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "lora_A")]:
+        layer.merge()
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
+
+
+def test_adapters_that_would_not_be_saved_are_refused(tmp_path):
+    model = adapted(merge=False)
+    adapt_synchronizers(model)
+    with pytest.raises(ValueError, match=r"adapters outside .* \d+ tensors.* merge_and_unload"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    other = MMInterleaved(MMInterleavedConfig.tiny())
+    adapt_synchronizers(other)
+    with pytest.raises(ValueError, match="adapters outside"):
+        other.save_pretrained(tmp_path)
