@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ class SmallDisk:
     def resize(self, num_bytes: int) -> None:
         """Make it larger or smaller: in whole pages, and not below what it holds."""
         self._mount("-o", f"remount,size={num_bytes}")
+
+    def empty(self) -> None:
+        """Remove all that is in it."""
+        for path in self.path.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def mount(self, num_bytes: int) -> str | None:
         """Mount it; a sentence if that is not allowed here."""

@@ -346,6 +346,15 @@ def test_too_many_broken_ones_stop_the_run(shards):
         stream_of(SourceConfig(manifest), num_rows=50)(0)
 
 
+def test_data_without_images_is_named_as_the_reason(shards):
+    images = shards.folder("images", {"a.png": shards.image_bytes(0)})
+    rows = [{"texts": ["One.", None], "images": [None, f"{number}.png"]} for number in range(9)]
+    rows.append({"texts": [None], "images": ["a.png"]})
+    manifest = shards.manifest(shards.jsonl("a.jsonl", rows), images=[images])
+    with pytest.raises(UnusableDataError, match=r"or broken. 9 images that its documents name were not found when it"):
+        stream_of(SourceConfig(manifest, max_images=1, keep_one_image=0.0))(0)
+
+
 def test_rules_that_leave_nothing_stop_the_run(captions):
     with pytest.raises(UnusableDataError, match="1000 samples of source 'source0' in succession were dropped"):
         stream_of(SourceConfig(captions, min_caption_chars=1000))(0)

@@ -1,0 +1,141 @@
+"""A disk that is full at any moment of a command's work: a sentence, nothing half-written, the same command goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.write_errors import WriteError
+from trainer.data.index import main as index
+from trainer.data.quarantine import Quarantine
+from trainer.data.sources.manifest import load_manifest
+from trainer.data.sources.places import open_places
+
+ROOT = Path(__file__).parents[2]
+PAGE_BYTES = resource.getpagesize()
+
+
+def png(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def pairs(folder: Path) -> list[str]:
+    """Two shards; their table of places has about ten pages."""
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
+            for number in range(700):
+                for suffix, data in (("png", b"x"), ("txt", b"a snail")):
+                    info = tarfile.TarInfo(f"{number}.{suffix}")
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    return [str(folder / f"{shard}.tar") for shard in range(2)]
+
+
+def documents(folder: Path) -> list[str]:
+    """Two tables whose images and texts are copied."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for shard in range(2):
+        rows = [{"image": {"bytes": png(n), "path": ""}, "caption": f"snail {n} " * 10} for n in range(120)]
+        parquet.write_table(arrow.Table.from_pylist(rows), folder / f"{shard}.parquet")
+    return [str(folder / f"{shard}.parquet") for shard in range(2)]
+
+
+@pytest.mark.parametrize("make", [pairs, documents])
+def test_an_index_on_a_disk_that_is_full(tmp_path, small_disk, capsys, make):
+    shards = make(tmp_path)
+    assert index([*shards, "--out", str(tmp_path / "whole")]) == 0
+    whole = load_manifest(tmp_path / "whole").fingerprint
+    capsys.readouterr()
+    named = set()
+    num_pages = 1
+    while True:
+        out = small_disk.path / str(num_pages)
+        small_disk.resize(num_pages * PAGE_BYTES)
+        status = index([*shards, "--out", str(out)])
+        said = capsys.readouterr().err.splitlines()[-1]
+        if status == 0:
+            break
+        assert status == 2
+        assert "Traceback" not in said
+        assert "No space left on device" in said or "There is no room for" in said
+        named.add(said.partition(" for ")[2].partition(":")[0].rpartition("/")[2])
+        assert not [path for path in small_disk.path.rglob("*.part*")]
+        assert not (out / "manifest.json").exists()
+        small_disk.resize(1 << 22)
+        assert index([*shards, "--out", str(out)]) == 0
+        assert load_manifest(out).fingerprint == whole
+        capsys.readouterr()
+        open_places.cache_clear()  # a file that is open keeps its room
+        small_disk.empty()
+        num_pages += 1
+    assert load_manifest(out).fingerprint == whole
+    assert num_pages > 15
+    written = {"samples.npy", "000000.npy", "000001.npy"}
+    if make is documents:
+        written |= {"000000.images", "000001.images"}
+    assert named & written == written, "the disk was full at each of them once"
+
+
+def test_what_has_been_read_is_not_read_again(tmp_path, small_disk, capsys, monkeypatch):
+    shards = pairs(tmp_path)
+    out = small_disk.path / "out"
+    small_disk.resize(10 * PAGE_BYTES)  # for the places of one shard, and not of both
+    assert index([*shards, "--out", str(out)]) == 2
+    assert "There is no room for" in capsys.readouterr().err
+    from trainer.data import index_shard
+
+    read, find = [], index_shard.find_pairs
+    monkeypatch.setattr(
+        index_shard, "find_pairs", lambda path, problems: read.append(path.name) or find(path, problems)
+    )
+    small_disk.resize(1 << 22)
+    assert index([*shards, "--out", str(out)]) == 0
+    assert read == ["1.tar"]
+
+
+def test_a_limit_on_the_size_of_files_is_told(tmp_path):
+    """`ulimit -f`, which also stands for file systems without large files."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "from trainer.data.index import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *pairs(tmp_path), "--out", str(tmp_path / "out")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert run.returncode == 2
+    assert "000000.npy cannot be written: it is larger than this file system or `ulimit -f` allows." in run.stderr
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+def test_a_quarantine_that_cannot_be_written_is_told(small_disk):
+    file = small_disk.path / "quarantine.jsonl"
+    small_disk.resize(PAGE_BYTES)
+    quarantine = Quarantine(file, 1.0)
+
+    def add_many(quarantine: Quarantine) -> None:
+        for number in range(1000):
+            quarantine.add("laion", f"sample {number}", "it is cut off")
+
+    with pytest.raises(WriteError, match=r"no room for .*quarantine.jsonl"):
+        add_many(quarantine)
+    lines_before = len(file.read_text().splitlines())
+    small_disk.resize(1 << 20)
+    add_many(Quarantine(file, 1.0))
+    names = []
+    for line in file.read_text().splitlines():
+        try:
+            names.append(json.loads(line)["name"])
+        except ValueError:
+            assert line.startswith('{"source": "laion"'), "the line that the full disk cut off"
+    assert sorted(names) == sorted(f"sample {number}" for number in range(1000))
+    assert lines_before < 100
