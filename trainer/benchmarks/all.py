@@ -1,0 +1,462 @@
+"""All benchmarks of the paper's Tables 1 to 4. docs/evaluation.md says where each file comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trainer.benchmarks.benchmark import Benchmark, Figure, Source
+from trainer.benchmarks.readers.captions import read_coco_form, read_karpathy, read_lavis, read_paragraphs
+from trainer.benchmarks.readers.dialogues import read_visdial
+from trainer.benchmarks.readers.drawing import read_ade20k, read_coco_prompts, read_narratives
+from trainer.benchmarks.readers.expressions import read_references
+from trainer.benchmarks.readers.questions import read_gqa, read_textvqa, read_vizwiz, read_vqa_form
+from trainer.benchmarks.readers.stories import read_clips, read_vist
+from trainer.benchmarks.sample import Split
+from trainer.benchmarks.scoring import (
+    score_boxes,
+    score_captions,
+    score_first_sentences,
+    score_gqa,
+    score_rankings,
+    score_textvqa,
+    score_vizwiz,
+    score_vqa,
+)
+from trainer.benchmarks.submissions import (
+    caption_submission,
+    gqa_submission,
+    visdial_submission,
+    vizwiz_submission,
+    vqa_submission,
+)
+from trainer.errors import UsageError
+
+CAPTION_OPTIONS = {"num_beams": 5, "length_penalty": 1.0, "max_new_tokens": 20, "min_new_tokens": 8}
+PARAGRAPH_OPTIONS = {
+    "num_beams": 5,
+    "length_penalty": 1.0,
+    "max_new_tokens": 90,
+    "min_new_tokens": 90,
+    "repetition_penalty": 1.2,
+}
+ANSWER_OPTIONS = {"num_beams": 3, "length_penalty": 0.0, "max_new_tokens": 10}
+BOX_OPTIONS = {"max_new_tokens": 32}
+DRAWING_OPTIONS = {"guidance_scale": 3.5, "num_inference_steps": 250, "scheduler": "ddpm"}
+
+NUM_DRAWN = 30_000
+"""Images drawn for COCO and Localized Narratives (paper, Table 3)."""
+
+Read = Callable[[Sequence[Path], Path, str, int | None], Split]
+
+
+def _one(read: Callable[[Path, Path, str, int | None], Split]) -> Read:
+    """A reader of one file."""
+    return lambda files, images, split, expected: read(files[0], images, split, expected)
+
+
+def _vqa(image_name: str) -> Read:
+    """Questions, with annotations where they are public."""
+    return lambda files, images, split, expected: read_vqa_form(
+        files[0], files[1] if len(files) > 1 else None, images, split, expected, image_name
+    )
+
+
+def _references(folder: str, partition: str, split: str, expected: int | None) -> tuple[Source, ...]:
+    def read(files: Sequence[Path], images: Path, split: str, expected: int | None) -> Split:
+        return read_references(files[0], files[1], images, split, expected)
+
+    return tuple(
+        Source((f"{folder}/refs({partition}){suffix}", f"{folder}/instances.json"), read, "coco/train2014", expected)
+        for suffix in (".p", ".json")
+    )
+
+
+def _karpathy(folder: str, name: str, images: str, expected: int) -> tuple[Source, ...]:
+    def read(files: Sequence[Path], images: Path, split: str, expected: int | None) -> Split:
+        return read_karpathy(files[0], images, split, expected)
+
+    return (Source((f"{folder}/{name}",), read, images, expected),)
+
+
+def _of(*benchmarks: Benchmark) -> dict[str, Benchmark]:
+    return {benchmark.name: benchmark for benchmark in benchmarks}
+
+
+BENCHMARKS: dict[str, Benchmark] = _of(
+    Benchmark(
+        name="coco_caption",
+        title="COCO captions",
+        kind="text",
+        metric="CIDEr",
+        splits={
+            "test": (
+                *_karpathy("coco", "dataset_coco.json", "coco", 5000),
+                Source(("coco/coco_karpathy_test.json",), _one(read_lavis), "coco", 5000),
+            ),
+            "val": _karpathy("coco", "dataset_coco.json", "coco", 5000),
+        },
+        paper={"test": Figure(129.0, 140.5, "Tables 1 and 2")},
+        task="caption",
+        tuned_task="caption_tuned",
+        options=CAPTION_OPTIONS,
+        score=score_first_sentences,
+        submission=caption_submission,
+    ),
+    Benchmark(
+        name="flickr30k",
+        title="Flickr30k captions",
+        kind="text",
+        metric="CIDEr",
+        splits={
+            "test": (
+                *_karpathy("flickr30k", "dataset_flickr30k.json", "flickr30k/flickr30k-images", 1000),
+                Source(("flickr30k/captions.json",), _one(read_coco_form), "flickr30k/flickr30k-images", 1000),
+            )
+        },
+        paper={"test": Figure(85.8, 93.0, "Tables 1 and 2")},
+        task="caption",
+        tuned_task="caption_tuned",
+        options=CAPTION_OPTIONS,
+        score=score_captions,
+    ),
+    Benchmark(
+        name="nocaps",
+        title="nocaps",
+        kind="text",
+        metric="CIDEr",
+        splits={
+            "val": (Source(("nocaps/nocaps_val_4500_captions.json",), _one(read_coco_form), "nocaps/images", 4500),)
+        },
+        paper={"val": Figure(106.4, 123.2, "Tables 1 and 2")},
+        task="caption",
+        tuned_task="caption_tuned",
+        options=CAPTION_OPTIONS,
+        score=score_captions,
+        submission=caption_submission,
+        deviations=("the paper's table names the test split, the released code reads val",),
+    ),
+    Benchmark(
+        name="image2paragraph",
+        title="Image2Paragraph",
+        kind="text",
+        metric="CIDEr",
+        splits={
+            "test": (
+                Source(
+                    ("image2paragraph/paragraphs_v1.json", "image2paragraph/test_split.json"),
+                    lambda files, images, split, expected: read_paragraphs(files[0], files[1], images, split, expected),
+                    "image2paragraph/images",
+                    2489,
+                ),
+            )
+        },
+        paper={"test": Figure(23.5, 30.3, "Tables 1 and 2")},
+        task="detailed_caption",
+        tuned_task="detailed_caption_tuned",
+        options=PARAGRAPH_OPTIONS,
+        score=score_captions,
+    ),
+    Benchmark(
+        name="vqav2",
+        title="VQAv2",
+        kind="text",
+        metric="VQA accuracy",
+        splits={
+            "test-dev": (
+                Source(
+                    ("vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json",),
+                    _vqa("COCO_test2015_{:012d}.jpg"),
+                    "coco/test2015",
+                    107_394,
+                ),
+            ),
+            "val": (
+                Source(
+                    (
+                        "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
+                        "vqav2/v2_mscoco_val2014_annotations.json",
+                    ),
+                    _vqa("COCO_val2014_{:012d}.jpg"),
+                    "coco/val2014",
+                    214_354,
+                ),
+            ),
+        },
+        paper={"test-dev": Figure(57.0, 80.2, "Tables 1 and 2")},
+        task="question",
+        options=ANSWER_OPTIONS,
+        score=score_vqa,
+        submission=vqa_submission,
+    ),
+    Benchmark(
+        name="okvqa",
+        title="OK-VQA",
+        kind="text",
+        metric="VQA accuracy",
+        splits={
+            "val": (
+                Source(
+                    ("okvqa/OpenEnded_mscoco_val2014_questions.json", "okvqa/mscoco_val2014_annotations.json"),
+                    _vqa("COCO_val2014_{:012d}.jpg"),
+                    "coco/val2014",
+                    5046,
+                ),
+            )
+        },
+        paper={"val": Figure(40.0, 51.7, "Tables 1 and 2")},
+        task="question",
+        options=ANSWER_OPTIONS,
+        score=score_vqa,
+        submission=vqa_submission,
+    ),
+    Benchmark(
+        name="gqa",
+        title="GQA",
+        kind="text",
+        metric="exact match",
+        splits={
+            "testdev": (Source(("gqa/testdev_balanced_questions.json",), _one(read_gqa), "gqa/images", 12_578),),
+        },
+        paper={"testdev": Figure(None, 60.5, "Table 2")},
+        task="question",
+        options=ANSWER_OPTIONS,
+        score=score_gqa,
+        submission=gqa_submission,
+        deviations=("answers are put into lower case before the official comparison",),
+    ),
+    Benchmark(
+        name="vizwiz",
+        title="VizWiz",
+        kind="text",
+        metric="VizWiz accuracy",
+        splits={
+            "test": (Source(("vizwiz/test.json",), _one(read_vizwiz), "vizwiz/test", 8000),),
+            "val": (Source(("vizwiz/val.json",), _one(read_vizwiz), "vizwiz/val", 4319),),
+        },
+        paper={"test": Figure(40.8, 54.9, "Tables 1 and 2")},
+        task="question_or_unanswerable",
+        options=ANSWER_OPTIONS,
+        score=score_vizwiz,
+        submission=vizwiz_submission,
+        deviations=("the paper reports test-dev, a part of test that only the server knows",),
+    ),
+    Benchmark(
+        name="textvqa",
+        title="TextVQA",
+        kind="text",
+        metric="TextVQA accuracy",
+        splits={
+            "val": (Source(("textvqa/TextVQA_0.5.1_val.json",), _one(read_textvqa), "textvqa/train_images", 5000),),
+        },
+        paper={"val": Figure(37.2, 61.0, "Tables 1 and 2")},
+        task="question",
+        options=ANSWER_OPTIONS,
+        score=score_textvqa,
+        submission=vqa_submission,
+    ),
+    Benchmark(
+        name="visdial",
+        title="VisDial",
+        kind="ranking",
+        metric="NDCG",
+        splits={
+            "val": (
+                Source(
+                    ("visdial/visdial_1.0_val.json", "visdial/visdial_1.0_val_dense_annotations.json"),
+                    lambda files, images, split, expected: read_visdial(files[0], files[1], images, split, expected),
+                    "visdial/VisualDialog_val2018",
+                    2064,
+                ),
+            )
+        },
+        paper={"val": Figure(48.7, 53.7, "Tables 1 and 2")},
+        task="dialogue",
+        score=score_rankings,
+        submission=visdial_submission,
+        deviations=("all earlier rounds are read; the released code leaves out the last one",),
+    ),
+    Benchmark(
+        name="refcoco",
+        title="RefCOCO",
+        kind="text",
+        metric="accuracy at IoU 0.5",
+        splits={
+            split: _references("refcoco", "unc", split, expected)
+            for split, expected in (("val", 10_834), ("testA", 5657), ("testB", 5095))
+        },
+        paper={
+            "val": Figure(None, 89.92, "Table 2"),
+            "testA": Figure(None, 92.59, "Table 2"),
+            "testB": Figure(None, 86.54, "Table 2"),
+        },
+        task="grounding",
+        options=BOX_OPTIONS,
+        score=score_boxes,
+    ),
+    Benchmark(
+        name="refcoco+",
+        title="RefCOCO+",
+        kind="text",
+        metric="accuracy at IoU 0.5",
+        splits={
+            split: _references("refcoco+", "unc", split, expected)
+            for split, expected in (("val", 10_758), ("testA", 5726), ("testB", 4889))
+        },
+        paper={
+            "val": Figure(None, 82.99, "Table 2"),
+            "testA": Figure(None, 88.57, "Table 2"),
+            "testB": Figure(None, 77.07, "Table 2"),
+        },
+        task="grounding",
+        options=BOX_OPTIONS,
+        score=score_boxes,
+    ),
+    Benchmark(
+        name="refcocog",
+        title="RefCOCOg",
+        kind="text",
+        metric="accuracy at IoU 0.5",
+        splits={
+            split: _references("refcocog", "umd", split, expected)
+            for split, expected in (("val", 4896), ("test", 9602))
+        },
+        paper={"val": Figure(None, 85.21, "Table 2"), "test": Figure(None, 84.92, "Table 2")},
+        task="grounding",
+        options=BOX_OPTIONS,
+        score=score_boxes,
+    ),
+    Benchmark(
+        name="coco_30k",
+        title="COCO, text to image",
+        kind="image",
+        metric="FID",
+        splits={
+            "val": (
+                Source(
+                    ("coco/annotations/captions_val2014.json",),
+                    lambda files, images, split, expected: read_coco_prompts(
+                        files[0], images, split, expected or NUM_DRAWN
+                    ),
+                    "coco/val2014",
+                    NUM_DRAWN,
+                ),
+            )
+        },
+        paper={"val": Figure(7.90, None, "Table 3")},
+        task="drawing",
+        options=DRAWING_OPTIONS,
+        higher_is_better=False,
+    ),
+    Benchmark(
+        name="ln_coco",
+        title="Localized Narratives of COCO, text to image",
+        kind="image",
+        metric="FID",
+        splits={
+            "val": (
+                Source(
+                    ("coco/coco_val_captions.jsonl",),
+                    lambda files, images, split, expected: read_narratives(
+                        files[0], images, split, expected or NUM_DRAWN
+                    ),
+                    "coco/val2017",
+                    NUM_DRAWN,
+                ),
+            )
+        },
+        paper={"val": Figure(23.88, None, "Table 3")},
+        task="drawing",
+        options=DRAWING_OPTIONS,
+        higher_is_better=False,
+    ),
+    Benchmark(
+        name="ade20k",
+        title="ADE20K, label map to image",
+        kind="image",
+        metric="mIoU",
+        splits={
+            "validation": (
+                Source(
+                    ("ade20k/ADEChallengeData2016",),
+                    lambda files, images, split, expected: read_ade20k(files[0], split, expected),
+                    "ade20k/ADEChallengeData2016/images",
+                    2000,
+                ),
+            )
+        },
+        paper={"validation": Figure(None, 0.44, "Table 4")},
+        task="label_map",
+        options=DRAWING_OPTIONS,
+    ),
+    Benchmark(
+        name="vist",
+        title="VIST",
+        kind="image",
+        metric="CLIP-I",
+        splits={
+            "val": (
+                Source(("vist/val_formatted.json",), _one(read_vist), "vist/images"),
+                Source(("vist/val.story-in-sequence.json",), _one(read_vist), "vist/images"),
+            )
+        },
+        paper={"val": Figure(None, 0.70, "Table 4")},
+        task="next_image",
+        options=DRAWING_OPTIONS,
+    ),
+    Benchmark(
+        name="pororo",
+        title="PororoSV",
+        kind="image",
+        metric="FID",
+        splits={
+            "test": (
+                Source(
+                    ("pororo/descriptions.npy", "pororo/img_cache4.npy", "pororo/following_cache4.npy"),
+                    lambda files, images, split, expected: read_clips("pororo", files[0].parent, split, expected),
+                    "pororo",
+                    2208,
+                ),
+            )
+        },
+        paper={"test": Figure(None, 14.7, "Table 4")},
+        task="next_image",
+        options=DRAWING_OPTIONS,
+        higher_is_better=False,
+    ),
+    Benchmark(
+        name="flintstones",
+        title="FlintstonesSV",
+        kind="image",
+        metric="FID",
+        splits={
+            "test": (
+                Source(
+                    ("flintstones/flintstones_annotations_v1-0.json", "flintstones/following_cache4.pkl"),
+                    lambda files, images, split, expected: read_clips("flintstones", files[0].parent, split, expected),
+                    "flintstones",
+                    2309,
+                ),
+            )
+        },
+        paper={"test": Figure(None, 18.7, "Table 4")},
+        task="next_image",
+        options=DRAWING_OPTIONS,
+        higher_is_better=False,
+    ),
+)
+"""By name."""
+
+
+def benchmarks_named(names: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks of these names; `all` is every one.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    if "all" in names:
+        return list(BENCHMARKS.values())
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise UsageError(f"There is no benchmark {unknown[0]!r}; expected some of {', '.join(BENCHMARKS)}, or all.")
+    return [BENCHMARKS[name] for name in dict.fromkeys(names)]

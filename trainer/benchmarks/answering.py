@@ -1,0 +1,173 @@
+"""A model's answers to a batch of samples."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image as PILImage
+
+from models.generation.prompts import prompt_for
+from trainer.benchmarks.image_files import open_image
+from trainer.benchmarks.predictions import Answered
+from trainer.benchmarks.sample import DrawnBefore, ImageFile, Sample
+from trainer.errors import UsageError
+
+NUM_READING_THREADS = 4
+BATCHES_AHEAD = 2
+
+OpenImages = Mapping[ImageFile, PILImage.Image]
+
+
+class Generator(Protocol):
+    """An `MMInterleaved`, or an exported model."""
+
+    def generate(self, documents: Any, *, task: str | None = ..., **options: Any) -> Any: ...
+    def score(self, document: Any, candidates: Sequence[str], *, task: str | None = ..., **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How samples are put to the model."""
+
+    task: str | None
+    """The prompt; None: the document as it is."""
+
+    options: Mapping[str, Any]
+    """Of `generate`."""
+
+    examples: Callable[[Sample], Sequence[Any]] = field(default=lambda _sample: ())
+    """Segments that stand before a sample's own: other samples with their answers (few-shot)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """An image that was drawn for a sample, the best of its candidates."""
+
+    id: str
+    image: PILImage.Image
+    seconds: float
+
+
+def answers_in_words(model: Generator, batches: Iterator[list[Sample]], asking: Asking) -> Iterator[list[Answered]]:
+    """Texts, batch by batch. An image is read once, and encoded once for all samples of a batch."""
+    for samples, images in with_images(batches):
+        begun = time.monotonic()
+        documents = [_document(sample, asking, images, {}) for sample in samples]
+        written = model.generate(documents, **{"mode": "text", **asking.options})
+        seconds = (time.monotonic() - begun) / len(samples)
+        yield [
+            Answered(sample.id, one.text, seconds, one.finish_reason)
+            for sample, one in zip(samples, written, strict=True)
+        ]
+
+
+def rankings(model: Generator, batches: Iterator[list[Sample]], asking: Asking) -> Iterator[list[Answered]]:
+    """A log-probability for each candidate, batch by batch. A document is read once for all its candidates."""
+    for samples, images in with_images(batches):
+        answered = []
+        for sample in samples:
+            begun = time.monotonic()
+            # a candidate is another word behind the prompt
+            candidates = [f" {candidate}" for candidate in sample.candidates]
+            scores = model.score(_document(sample, asking, images, {}), candidates, rank_by="sum")
+            values = [one.log_probability for one in scores]
+            answered.append(Answered(sample.id, values, time.monotonic() - begun))
+        yield answered
+
+
+def drawings(
+    model: Generator,
+    batches: Iterator[list[Sample]],
+    asking: Asking,
+    *,
+    drawn_before: Callable[[str], PILImage.Image],
+    num_candidates: int = 1,
+    best_of: Callable[[str, Sequence[PILImage.Image]], int] | None = None,
+    seed: int = 0,
+) -> Iterator[list[Drawn]]:
+    """Images, batch by batch. The noise of an image comes from its sample's id, so that batches, order and processes do
+    not matter.
+
+    Args:
+        drawn_before: the image that was drawn for an id.
+        num_candidates: images drawn for each sample, of which one is kept.
+        best_of: (text, candidates) to the index of the one to keep; needed with more than one.
+        seed: another one gives other noise to all.
+    """
+    for samples, images in with_images(batches):
+        begun = time.monotonic()
+        earlier = {
+            segment.sample_id: drawn_before(segment.sample_id)
+            for sample in samples
+            for segment in sample.document
+            if isinstance(segment, DrawnBefore)
+        }
+        documents = [_document(sample, asking, images, earlier) for sample in samples for _ in range(num_candidates)]
+        seeds = [seed_of(sample.id, seed, number) for sample in samples for number in range(num_candidates)]
+        results = model.generate(documents, **{**asking.options, "mode": "image", "max_new_images": 1, "seed": seeds})
+        drawn = [result.images[0] for result in results]
+        seconds = (time.monotonic() - begun) / len(samples)
+        kept = []
+        for place, sample in enumerate(samples):
+            candidates = drawn[place * num_candidates : (place + 1) * num_candidates]
+            texts = [segment for segment in sample.document if isinstance(segment, str)]
+            best = 0 if best_of is None or num_candidates == 1 else best_of(texts[-1], candidates)
+            kept.append(Drawn(sample.id, candidates[best], seconds))
+        yield kept
+
+
+def seed_of(sample_id: str, seed: int, candidate: int) -> int:
+    """The seed of an image's noise."""
+    digest = hashlib.blake2b(f"{seed} {candidate} {sample_id}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big")
+
+
+def with_images(batches: Iterator[list[Sample]]) -> Iterator[tuple[list[Sample], OpenImages]]:
+    """Batches with their images, which are read by threads while earlier batches are answered.
+
+    Raises:
+        UsageError: an image cannot be read; the sample is named.
+    """
+    with ThreadPoolExecutor(NUM_READING_THREADS) as pool:
+        waiting: list[tuple[list[Sample], dict[ImageFile, Future[PILImage.Image]]]] = []
+        for batch in batches:
+            wanted = dict.fromkeys(image for sample in batch for image in sample.images)
+            waiting.append((batch, {image: pool.submit(open_image, image) for image in wanted}))
+            if len(waiting) > BATCHES_AHEAD:
+                yield _opened(*waiting.pop(0))
+        while waiting:
+            yield _opened(*waiting.pop(0))
+
+
+def _opened(
+    batch: list[Sample], opening: Mapping[ImageFile, Future[PILImage.Image]]
+) -> tuple[list[Sample], OpenImages]:
+    images = {}
+    for sample in batch:
+        for image in sample.images:
+            try:
+                images[image] = opening[image].result()
+            except UsageError as error:
+                raise UsageError(f"Sample {sample.id}: {error}") from error
+    return batch, images
+
+
+def _document(
+    sample: Sample, asking: Asking, images: OpenImages, earlier: Mapping[str, PILImage.Image]
+) -> list[str | PILImage.Image]:
+    segments: list[str | PILImage.Image] = []
+    for segment in sample.document:
+        match segment:
+            case ImageFile():
+                segments.append(images[segment])
+            case DrawnBefore(sample_id):
+                segments.append(earlier[sample_id])
+            case _:
+                segments.append(segment)
+    own = segments if asking.task is None else prompt_for(asking.task).fill(segments)
+    return [*asking.examples(sample), *own]

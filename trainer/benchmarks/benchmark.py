@@ -1,0 +1,107 @@
+"""What a benchmark is: its files, what is asked and how, how it is scored, and what the paper reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer.benchmarks.sample import Sample, Split
+from trainer.benchmarks.scoring import Prediction, TextScorer
+from trainer.errors import UsageError
+
+Kind = Literal["text", "ranking", "image"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One form in which a split is published."""
+
+    files: tuple[str, ...]
+    """All of them are needed; relative to the data folder."""
+
+    read: Callable[[Sequence[Path], Path, str, int | None], Split]
+    """(files, folder of the images, split, how many samples it officially has) to the samples."""
+
+    images: str
+    """The folder of the images, relative to the data folder."""
+
+    expected: int | None = None
+    """Samples that the split officially has."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What the paper reports for the model of 13 billion parameters."""
+
+    zero_shot: float | None
+    tuned: float | None
+    where: str
+    """Table and page of the paper."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A published benchmark."""
+
+    name: str
+    title: str
+    kind: Kind
+    metric: str
+    splits: Mapping[str, tuple[Source, ...]]
+    """By name, the default first; each with the forms in which it is published."""
+
+    paper: Mapping[str, Figure]
+    """By split."""
+
+    task: str
+    """The prompt of `models.generation.prompts.PROMPTS` that samples fill."""
+
+    tuned_task: str | None = None
+    """The same for a model that was fine-tuned on the task; None: no other."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `generate`, as in the released code."""
+
+    score: TextScorer | None = None
+    """None for drawn images; see `trainer.benchmarks.images`."""
+
+    higher_is_better: bool = True
+    submission: Callable[[Sequence[Sample], Sequence[Prediction]], Any] | None = None
+    """Predictions in the form that the data set's own server takes."""
+
+    deviations: tuple[str, ...] = ()
+    """In what our set-up always differs from the paper's."""
+
+    def source(self, data: Path, split: str) -> Source:
+        """The form that is there.
+
+        Raises:
+            UsageError: no such split, or none of its forms is there whole.
+        """
+        if split not in self.splits:
+            raise UsageError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}.")
+        for source in self.splits[split]:
+            if all((data / file).exists() for file in source.files):
+                return source
+        wanted = "; or ".join(" and ".join(source.files) for source in self.splits[split])
+        raise UsageError(f"{self.name} ({split}) needs in {data}: {wanted}. See docs/evaluation.md.")
+
+    def open(self, data: Path, split: str) -> Split:
+        """The samples of a split.
+
+        Raises:
+            UsageError: files are missing or damaged.
+        """
+        source = self.source(data, split)
+        return source.read([data / file for file in source.files], data / source.images, split, source.expected)
+
+    @property
+    def default_split(self) -> str:
+        """The one that the paper reports."""
+        return next(iter(self.splits))
+
+    def prompt_task(self, tuned: bool) -> str:
+        """The name of the prompt."""
+        return self.tuned_task if tuned and self.tuned_task is not None else self.task
