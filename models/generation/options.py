@@ -23,7 +23,7 @@ SEED_STRIDE = 1_000_003
 
 OTHER_WORDS = {
     "max_length": "max_new_tokens, which counts what is written alone",
-    "min_new_tokens": "no option: a document ends where the model says so",
+    "min_length": "min_new_tokens, which counts what is written alone",
     "stop_strings": "stop",
     "stopping_criteria": "stop, or generate_stream, which can be left at any piece",
     "eos_token_id": "stop; the end token is the configuration's",
@@ -56,6 +56,9 @@ class GenerationOptions:
 
     max_new_tokens: int = 64
     """Tokens written at most for each document; an image counts as one."""
+
+    min_new_tokens: int = 0
+    """The end token is not written before a document's new text has so many tokens; a stop text may end it earlier."""
 
     max_new_images: int = 1
     """Images drawn at most for each document."""
@@ -124,6 +127,7 @@ class GenerationOptions:
             raise ValueError(f"do_sample is {self.do_sample!a}; expected True, False or None.")
         checked: dict[str, Any] = {
             "max_new_tokens": whole_number("max_new_tokens", self.max_new_tokens, least=0),
+            "min_new_tokens": whole_number("min_new_tokens", self.min_new_tokens, least=0),
             "max_new_images": whole_number("max_new_images", self.max_new_images, least=0),
             "do_sample": None if self.do_sample is None else bool(self.do_sample),
             "top_p": real_number("top_p", self.top_p, above=0, most=1),
@@ -149,6 +153,10 @@ class GenerationOptions:
             checked[name] = getattr(denoising, name)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # numpy's numbers as Python's
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {self.min_new_tokens} and max_new_tokens {self.max_new_tokens}; expected at most that."
+            )
         if self.do_sample is not None and self.temperature is not None and self.do_sample != (self.temperature > 0):
             raise ValueError(
                 f"do_sample is {self.do_sample} and temperature is {self.temperature}, which "

@@ -21,7 +21,7 @@ class TokenSampler:
     """Picks the next token of a document.
 
     Args:
-        options: do_sample, temperature, top_p, top_k and repetition_penalty.
+        options: do_sample, temperature, top_p, top_k, repetition_penalty and min_new_tokens.
         config: names the tokens that are never written.
         seed: of the sampling.
     """
@@ -30,6 +30,8 @@ class TokenSampler:
         never = {config.pad_token_id, config.bos_token_id, config.image_token_id}
         self.never = sorted(never - {config.eos_token_id})  # some models use it as begin of text too
         self.begin_of_image_id = config.begin_of_image_id
+        self.eos_token_id = config.eos_token_id
+        self.min_new_tokens = options.min_new_tokens
         self.samples = options.samples
         self.generator = torch.Generator().manual_seed(seed)
         self.before, self.after = LogitsProcessorList(), LogitsProcessorList()
@@ -54,6 +56,8 @@ class TokenSampler:
                 "in this dtype: load it with dtype=torch.float32 to see which."
             )
         forbidden = self.never if may_draw else [*self.never, self.begin_of_image_id]
+        if len(written) < self.min_new_tokens:
+            forbidden = [*forbidden, self.eos_token_id]
         ids = torch.tensor([written], dtype=torch.int64)
         scores = self.before(ids, logits.unsqueeze(0))
         return self.after(ids, SuppressTokensLogitsProcessor(forbidden)(ids, scores))[0]

@@ -23,8 +23,14 @@ def eager_to_end(model: MMInterleaved) -> None:
 @pytest.mark.filterwarnings("ignore:Passing `repetition_penalty` with `inputs_embeds`:UserWarning")  # as is meant
 @pytest.mark.parametrize(
     "options",
-    [{"num_beams": 2}, {"num_beams": 4, "length_penalty": 0.0}, {"num_beams": 3, "repetition_penalty": 1.5}],
-    ids=["two", "no-length-penalty", "repetition-penalty"],
+    [
+        {"num_beams": 2},
+        {"num_beams": 4, "length_penalty": 0.0},
+        {"num_beams": 3, "repetition_penalty": 1.5},
+        {"num_beams": 3, "min_new_tokens": 4},
+        {"num_beams": 1, "min_new_tokens": 3},
+    ],
+    ids=["two", "no-length-penalty", "repetition-penalty", "least-length", "least-length-greedy"],
 )
 def test_beams_are_those_of_transformers(model: MMInterleaved, options: dict) -> None:
     eager_to_end(model)

@@ -230,6 +230,8 @@ def test_too_long_a_context_is_an_error_or_cut(model: MMInterleaved) -> None:
         (["a"], {"max_new_tokens": -1}, "max_new_tokens is -1; expected a whole number of at least 0"),
         (["a"], {"top_p": 0.0}, "top_p is 0.0; expected a finite number of more than 0 and at most 1"),
         (["a"], {"repetition_penalty": 0.0}, "repetition_penalty is 0.0; expected a finite number of at least 1e-06"),
+        (["a"], {"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens is 9 and max_new_tokens 8"),
+        (["a"], {"min_new_tokens": -1}, "min_new_tokens is -1; expected"),
         (["a"], {"stop": ["x", ""]}, "stop holds an empty text"),
         (["a"], {"seed": [1, 2]}, "There are 2 seeds for 1 documents; expected one each"),
         (["a"], {"scheduler": "euler"}, "scheduler is 'euler'"),

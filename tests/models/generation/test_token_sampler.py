@@ -42,6 +42,13 @@ def test_forbidden_tokens_are_never_chosen() -> None:
     assert sampler(logits, [], may_draw=False) == 9
 
 
+def test_the_end_token_waits_for_the_least_length() -> None:
+    logits = torch.zeros(CONFIG.language_model.transformer["vocab_size"])
+    logits[CONFIG.eos_token_id], logits[9] = 2.0, 1.0
+    sampler = TokenSampler(GenerationOptions(min_new_tokens=2), CONFIG, seed=0)
+    assert [sampler(logits, [9] * n, may_draw=False) for n in range(3)] == [9, 9, CONFIG.eos_token_id]
+
+
 def test_a_model_that_begins_with_its_end_of_text_can_end() -> None:
     logits = torch.zeros(CONFIG.language_model.transformer["vocab_size"])
     logits[CONFIG.eos_token_id] = 1.0
