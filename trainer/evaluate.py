@@ -1,8 +1,12 @@
-"""`python -m trainer.evaluate MODEL_DIR`: how well a model reads and draws held-out documents, with chance beside it.
+"""`python -m trainer.evaluate MODEL`: how well a model reads and draws; docs/evaluation.md has the whole.
 
-The documents are those of the validation split: each shows a sprite on a colour, or two sprites together, that training
-images never do. Every answer comes from `MMInterleaved.generate`, greedily for text and with guidance for images.
-`trainer.evaluation.tasks` says what the model is given and how an answer is scored.
+With `--benchmark`, published benchmarks: their official files below --data are asked, answered and scored as their own
+programs do, beside the paper's figures. A killed run goes on with the same command.
+
+Without it, held-out documents of the emoji world, with chance beside them: those of its validation split. Each shows a
+sprite on a colour, or two sprites together, that training images never do. Every answer comes from
+`MMInterleaved.generate`, greedily for text and with guidance for images. `trainer.evaluation.tasks` says what the model
+is given and how an answer is scored.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.program import explained, run_program
+from trainer.benchmarks.arguments import add_benchmark_options, is_about_benchmarks, run_benchmarks
 from trainer.errors import UsageError
 from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EVALUATION_TASKS
@@ -34,42 +39,64 @@ RENAMED_OPTIONS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for wrong use."""
     defaults = Settings()
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("model_dir", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
-    parser.add_argument(
-        "--tasks", nargs="+", default=list(defaults.tasks), metavar="TASK", help=f"of {', '.join(EVALUATION_TASKS)}"
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=(__doc__ or "").partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
+        "model_dir",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="what MMInterleaved.save_pretrained or models.convert wrote; for benchmarks also what export.trt wrote",
+    )
+    add_benchmark_options(parser)
+    emoji = parser.add_argument_group("the emoji world")
+    emoji.add_argument(
+        "--tasks", nargs="+", default=list(defaults.tasks), metavar="TASK", help=f"of {', '.join(EVALUATION_TASKS)}"
+    )
+    emoji.add_argument(
         "--count",
         type=int,
         default=defaults.num_texts,
         help="documents of each family answered in writing; default: %(default)s",
     )
-    parser.add_argument(
+    emoji.add_argument(
         "--num-images", type=int, help="documents of each family answered with an image; default: half of --count"
     )
     parser.add_argument(
-        "--num-steps", type=int, default=defaults.num_steps, help="denoising steps an image; default: %(default)s"
+        "--num-steps",
+        type=int,
+        help=f"denoising steps an image; default: {defaults.num_steps}, in benchmarks the paper's 250",
     )
     parser.add_argument(
-        "--guidance-scale", type=float, default=defaults.guidance_scale, help="1 is none; default: %(default)s"
+        "--guidance-scale",
+        type=float,
+        help=f"1 is none; default: {defaults.guidance_scale}, in benchmarks the paper's 3.5",
     )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of the images' noise; default: %(default)s")
     parser.add_argument(
         "--device", default="auto", help="auto is the GPU where there is one; or cpu, cuda, cuda:1, ...; default: auto"
     )
-    parser.add_argument(
+    emoji.add_argument(
         "--num-workers",
         type=int,
         help=f"processes that answer; 0: this one, as always on a GPU; default on the CPU: {num_cores()}",
     )
-    parser.add_argument("--config", type=Path, help="a run's config.yaml, for its world; default: the model's own run")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write all results as JSON")
+    emoji.add_argument("--config", type=Path, help="a run's config.yaml, for its world; default: the model's own run")
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH", help="a JSON file for all results; for benchmarks the folder of the run"
+    )
     try:
         refuse_renamed_options(sys.argv[1:] if arguments is None else arguments, RENAMED_OPTIONS)
     except UsageError as error:
         parser.error(str(error))
     given = parser.parse_args(arguments)
+    if is_about_benchmarks(given):
+        return run_benchmarks(parser, given)
+    if given.model_dir is None:
+        parser.error("MODEL is missing: the directory of a model.")
     if given.num_workers is not None and given.num_workers < 0:
         parser.error(f"--num-workers is {given.num_workers}; expected 0 or more.")
 
@@ -97,8 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tasks=tuple(given.tasks),
             num_texts=given.count,
             num_images=max(given.count // 2, 1) if given.num_images is None else given.num_images,
-            num_steps=given.num_steps,
-            guidance_scale=given.guidance_scale,
+            num_steps=defaults.num_steps if given.num_steps is None else given.num_steps,
+            guidance_scale=defaults.guidance_scale if given.guidance_scale is None else given.guidance_scale,
             seed=given.seed,
             num_concepts=world.num_concepts,
             num_sprites=world.num_sprites,

@@ -344,7 +344,6 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             )
         },
         paper={"val": Figure(7.90, None, "Table 3")},
-        task="drawing",
         options=DRAWING_OPTIONS,
         higher_is_better=False,
     ),
@@ -366,7 +365,6 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             )
         },
         paper={"val": Figure(23.88, None, "Table 3")},
-        task="drawing",
         options=DRAWING_OPTIONS,
         higher_is_better=False,
     ),
@@ -401,7 +399,6 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             )
         },
         paper={"val": Figure(None, 0.70, "Table 4")},
-        task="next_image",
         options=DRAWING_OPTIONS,
     ),
     Benchmark(
@@ -420,7 +417,6 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             )
         },
         paper={"test": Figure(None, 14.7, "Table 4")},
-        task="next_image",
         options=DRAWING_OPTIONS,
         higher_is_better=False,
     ),
@@ -440,7 +436,6 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             )
         },
         paper={"test": Figure(None, 18.7, "Table 4")},
-        task="next_image",
         options=DRAWING_OPTIONS,
         higher_is_better=False,
     ),

@@ -55,8 +55,8 @@ class Benchmark:
     paper: Mapping[str, Figure]
     """By split."""
 
-    task: str
-    """The prompt of `models.generation.prompts.PROMPTS` that samples fill."""
+    task: str | None = None
+    """The prompt of `models.generation.prompts.PROMPTS` that samples fill; None: nothing stands around them."""
 
     tuned_task: str | None = None
     """The same for a model that was fine-tuned on the task; None: no other."""
@@ -102,6 +102,6 @@ class Benchmark:
         """The one that the paper reports."""
         return next(iter(self.splits))
 
-    def prompt_task(self, tuned: bool) -> str:
-        """The name of the prompt."""
+    def prompt_task(self, tuned: bool) -> str | None:
+        """The name of the prompt, if there is one."""
         return self.tuned_task if tuned and self.tuned_task is not None else self.task

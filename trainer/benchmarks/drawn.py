@@ -14,8 +14,9 @@ from trainer.benchmarks.benchmark import Benchmark
 from trainer.benchmarks.image_files import open_image
 from trainer.benchmarks.networks.clip import Clip
 from trainer.benchmarks.networks.inception import DIGEST_START, NUM_FEATURES, Inception
-from trainer.benchmarks.networks.resizing import Protocol, to_inception
+from trainer.benchmarks.networks.resizing import to_inception
 from trainer.benchmarks.networks.segmenter import Segmenter
+from trainer.benchmarks.options import FidProtocol
 from trainer.benchmarks.sample import ImageFile, Sample, Split
 from trainer.benchmarks.scoring import Scores
 from trainer.errors import UsageError
@@ -57,7 +58,7 @@ def score_drawn(
     samples: Sequence[Sample],
     drawn: Callable[[str], Path],
     judges: Judges,
-    protocol: Protocol,
+    protocol: FidProtocol,
     statistics_file: Path,
     progress: Progress,
 ) -> Scores:
@@ -160,7 +161,7 @@ def _distance(
     drawn: Sequence[ImageFile],
     real: Sequence[ImageFile],
     judges: Judges,
-    protocol: Protocol,
+    protocol: FidProtocol,
     statistics_file: Path,
     progress: Progress,
 ) -> tuple[float, list[str]]:
@@ -180,7 +181,7 @@ def _distance(
 
 @torch.no_grad()
 def _statistics(
-    images: Sequence[ImageFile], judges: Judges, protocol: Protocol, what: str, progress: Progress
+    images: Sequence[ImageFile], judges: Judges, protocol: FidProtocol, what: str, progress: Progress
 ) -> Statistics:
     assert judges.inception is not None
     running = RunningStatistics(NUM_FEATURES)
@@ -201,12 +202,12 @@ def _opened(images: Sequence[ImageFile]) -> Iterable[list[PILImage.Image]]:
         yield [open_image(image) for image in images[start : start + BATCH_SIZE]]
 
 
-def _facts(images: Sequence[ImageFile], protocol: Protocol, judges: Judges) -> str:
+def _facts(images: Sequence[ImageFile], protocol: FidProtocol, judges: Judges) -> str:
     names = " ".join(f"{image.path.name}@{image.frame}" for image in images)
     return f"{protocol} {judges.inception_digest} {len(images)} {names}"
 
 
-def _stored(file: Path, images: Sequence[ImageFile], protocol: Protocol, judges: Judges) -> Statistics | None:
+def _stored(file: Path, images: Sequence[ImageFile], protocol: FidProtocol, judges: Judges) -> Statistics | None:
     if not file.is_file():
         return None
     try:
@@ -218,7 +219,7 @@ def _stored(file: Path, images: Sequence[ImageFile], protocol: Protocol, judges:
         raise UsageError(f"{file} is damaged ({error}); remove it, and it is made again.") from error
 
 
-def _store(file: Path, found: Statistics, images: Sequence[ImageFile], protocol: Protocol, judges: Judges) -> None:
+def _store(file: Path, found: Statistics, images: Sequence[ImageFile], protocol: FidProtocol, judges: Judges) -> None:
     unfinished = file.with_name(f".{file.name}")
     with unfinished.open("wb") as stream:
         np.savez(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.write_errors import writing
 from trainer.benchmarks.sample import Sample
 from trainer.benchmarks.scoring import Prediction
 from trainer.errors import UsageError
@@ -49,13 +50,14 @@ def append(path: Path, answered: Iterable[Answered]) -> None:
         for one in answered
     )
     data = lines.encode("utf-8", errors="replace")
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with writing(path, len(data)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_all(directory: Path, known: Collection[str]) -> dict[str, Answered]:

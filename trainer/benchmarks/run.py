@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ class Run:
         model: Generator,
         asking: Asking,
         *,
+        done: Collection[str],
         rank: int,
         num_processes: int,
         batch_size: int,
@@ -95,18 +96,15 @@ class Run:
         """Answer what is left, this process's share of it; every batch is on the disk before the next is begun.
 
         Args:
+            done: ids that were answered before any process of this run began.
             rank: of this process, from 0.
             num_processes: how many there are now; another number may have begun the run.
             batch_size: samples answered together at most.
             drawing: further arguments of `drawings`.
             progress: gets a line after each batch.
         """
-        done = self.answered()
         left = [sample for sample in self.samples if sample.id not in done]
-        # Divided before what is done is left out, so that what a sample is drawn after belongs to the same process.
-        groups = share_of(groups_of(self.samples), rank, num_processes)
-        waiting = {sample.id for sample in left}
-        groups = [own for group in groups if (own := tuple(sample for sample in group if sample.id in waiting))]
+        groups = share_of(groups_of(left), rank, num_processes)
         batches = batches_of(groups, batch_size)
         file = self.directory / f"predictions-{rank}.jsonl"
         in_all = sum(map(len, groups))
@@ -143,8 +141,8 @@ class Run:
         missing = [sample.id for sample in self.samples if sample.id not in found]
         if missing:
             raise UsageError(
-                f"{self.benchmark.name}: {len(missing):,} of {len(self.samples):,} samples have no prediction, the first "
-                f"is {missing[0]}. A score of a part is another figure: give all, or say --limit to score the first ones."
+                f"{self.benchmark.name}: {len(missing):,} of {len(self.samples):,} samples have no prediction, the "
+                f"first {missing[0]}. A part scores otherwise than all: give all, or score the first ones with --limit."
             )
 
     def score_texts(self, found: Mapping[str, Answered], cleaning: Cleaning) -> Scores:

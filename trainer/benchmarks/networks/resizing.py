@@ -1,8 +1,12 @@
-"""What happens to an image before Inception sees it. The distance depends on it, so it stands beside every figure."""
+"""What happens to an image before Inception sees it. The distance depends on it, so it stands beside every figure.
+
+* "64": PIL's bicubic to a short side of 64, the middle square, bilinear to 299: the released code, for everything.
+* "64-squeeze": PIL's bilinear to 64 x 64, whatever the shape: story visualisation (AR-LDM).
+* "256": PIL's bilinear to a short side of 256, the middle square, bilinear to 299: most of the papers on COCO.
+* "clean": PIL's bicubic on floating-point channels, straight to 299 (clean-fid).
+"""
 
 from __future__ import annotations
-
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,19 +15,10 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from trainer.benchmarks.networks.inception import SIDE
-
-Protocol = Literal["64", "64-squeeze", "256", "clean"]
-"""
-* "64": PIL's bicubic to a short side of 64, the middle square, bilinear to 299: the released code, for everything.
-* "64-squeeze": PIL's bilinear to 64 x 64, whatever the shape: story visualisation (AR-LDM).
-* "256": PIL's bilinear to a short side of 256, the middle square, bilinear to 299: most of the papers on COCO.
-* "clean": PIL's bicubic on floating-point channels, straight to 299 (clean-fid).
-"""
-
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+from trainer.benchmarks.options import FidProtocol
 
 
-def to_inception(image: PILImage.Image, protocol: Protocol) -> Tensor:
+def to_inception(image: PILImage.Image, protocol: FidProtocol) -> Tensor:
     """An RGB image as Inception takes it: float32 [3, 299, 299]."""
     match protocol:
         case "64":

@@ -1,0 +1,288 @@
+"""What `python -m trainer.evaluate --benchmark` does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.atomic_files import write_atomically
+from trainer.benchmarks.all import benchmarks_named
+from trainer.benchmarks.benchmark import Benchmark
+from trainer.benchmarks.check import absent_images, check, cost
+from trainer.benchmarks.options import BenchmarkOptions
+from trainer.benchmarks.predictions import Answered, ordered, read_given
+from trainer.benchmarks.result import Result
+from trainer.benchmarks.run import Run, result_of
+from trainer.benchmarks.sample import Split
+from trainer.benchmarks.table import as_markdown, as_text
+from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.benchmarks.drawn import Judges
+
+TABLE_FILE = "results.md"
+SUBMISSION_FILE = "submission.json"
+MONTH = timedelta(days=31)
+"""How long the first process waits for the last answers of the others."""
+
+Progress = Callable[[str], None]
+
+
+def check_all(options: BenchmarkOptions) -> int:
+    """Print what there is of each benchmark. Returns 0 if all that were named can run, else 1."""
+    checks = [check(benchmark, options) for benchmark in benchmarks_named(options.names)]
+    for one in checks:
+        print(f"{'ready  ' if one.is_ready else 'missing'}  {one.name}")
+        for line in one.lines:
+            print(f"         {line}")
+    return 0 if all(one.is_ready for one in checks) else 1
+
+
+def score_given(options: BenchmarkOptions, predictions: Path) -> int:
+    """Score a file of predictions, without a model and without PyTorch. Returns the exit code.
+
+    Raises:
+        UsageError: more than one benchmark, or one of drawn images; a file is missing or damaged.
+    """
+    benchmarks = benchmarks_named(options.names)
+    if len(benchmarks) != 1:
+        raise UsageError(f"--predictions is one file, of one benchmark; --benchmark names {len(benchmarks)}.")
+    [benchmark] = benchmarks
+    split = benchmark.open(options.data, options.split or benchmark.default_split)
+    run = Run(benchmark, split, (options.out or Path()) / benchmark.name, options.limit)
+    found = read_given(predictions, split.samples)
+    if options.submission is not None:
+        _write_submission(run, found, options.submission)
+    if not split.is_scored:
+        return 0
+    scores = run.score_texts(found, options.clean)
+    facts = {"predictions": str(predictions)}
+    result = result_of(run, scores, found, [*options.deviations(benchmark), "predictions of another program"], facts)
+    print(as_text([result]))
+    if options.out is not None:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        run.write(result, scores)
+        write_atomically(options.out / TABLE_FILE, as_markdown([result]))
+    return 0
+
+
+def run_all(model_dir: Path, options: BenchmarkOptions, progress: Progress) -> int:
+    """Answer and score with a model. Returns the exit code: 0.
+
+    Raises:
+        UsageError: something is missing or does not fit; nothing was answered then.
+    """
+    if options.out is None:
+        raise UsageError("--out DIR is missing: predictions are kept there, so that a run can go on.")
+    benchmarks = benchmarks_named(options.names)
+    if options.split is not None and len(benchmarks) > 1:
+        raise UsageError(f"--split is {options.split}, and --benchmark names {len(benchmarks)}; name one.")
+    splits = [benchmark.open(options.data, options.split or benchmark.default_split) for benchmark in benchmarks]
+    for benchmark, split in zip(benchmarks, splits, strict=True):
+        absent = absent_images(split)
+        if absent:
+            raise UsageError(f"{benchmark.name}: {absent}")
+    if options.submission is not None and (len(benchmarks) > 1 or benchmarks[0].submission is None):
+        raise UsageError("--submission is for one benchmark that has a server.")
+
+    from trainer.run import choose_device
+
+    device = choose_device(options.device)
+    judges = _judges(options, device)
+    for benchmark in benchmarks:
+        judges.check(benchmark)
+
+    from trainer.benchmarks.evaluated_model import open_model
+
+    evaluated = open_model(model_dir, device, options.backend)
+    with _processes(device) as team:
+        runs = []
+        for benchmark, split in zip(benchmarks, splits, strict=True):
+            run = Run(benchmark, split, options.out / benchmark.name, options.limit)
+            settings = _settings(benchmark, split, options, evaluated.facts)
+            if team.is_first:
+                progress("")
+                print(f"{benchmark.name}: {cost(benchmark, split, options).removeprefix('cost: ')}", file=sys.stderr)
+                run.begin(settings, options.overwrite)
+            runs.append((run, settings))
+        team.barrier()
+        done = [run.answered() for run, _ in runs]
+        team.barrier()  # nobody writes before all have read
+        results = []
+        for (run, settings), already in zip(runs, done, strict=True):
+            run.answer(
+                evaluated.model,
+                _asking(run.benchmark, options),
+                done=already,
+                rank=team.rank,
+                num_processes=team.num,
+                batch_size=options.size_of_batches(run.benchmark),
+                drawing=_drawing(options, judges),
+                progress=progress if team.is_first else lambda _line: None,
+            )
+            team.finished(run.benchmark.name)
+            if team.is_first:
+                team.wait_for_all(run.benchmark.name)
+                result = _score(run, settings, options, judges, progress)
+                results += [] if result is None else [result]
+    if results:
+        progress("")
+        print(as_text(results))
+        write_atomically(options.out / TABLE_FILE, as_markdown(results))
+        print(f"wrote {options.out / TABLE_FILE}")
+    return 0
+
+
+def _score(
+    run: Run, settings: Mapping[str, Any], options: BenchmarkOptions, judges: Judges, progress: Progress
+) -> Result | None:
+    from trainer.benchmarks.drawn import score_drawn
+    from trainer.benchmarks.page import write_page
+
+    found = run.answered()
+    run.check_complete(found)
+    if options.submission is not None or not run.split.is_scored:
+        _write_submission(run, found, options.submission or run.directory / SUBMISSION_FILE)
+    if not run.split.is_scored:
+        print(f"{run.benchmark.name} ({run.split.name}) is scored by its makers' server alone.")
+        return None
+    if run.benchmark.kind == "image":
+        protocol = options.fid_protocol
+        scores = score_drawn(
+            run.benchmark,
+            run.split,
+            run.samples,
+            run.image_file,
+            judges,
+            protocol,
+            run.directory / f"statistics-{protocol}.npz",
+            progress,
+        )
+    else:
+        scores = run.score_texts(found, options.clean)
+    result = result_of(run, scores, found, options.deviations(run.benchmark), settings)
+    run.write(result, scores)
+    write_page(run, result, scores, found)
+    return result
+
+
+def _write_submission(run: Run, found: Mapping[str, Answered], file: Path) -> None:
+    if run.benchmark.submission is None:
+        raise UsageError(f"{run.benchmark.name} has no server that takes predictions.")
+    if len(run.samples) < len(run.split.samples):
+        raise UsageError("--submission needs all samples of the split; leave --limit out.")
+    run.check_complete(found)
+    samples, predictions = ordered(run.samples, found)
+    write_atomically(file, json.dumps(run.benchmark.submission(samples, predictions), ensure_ascii=False) + "\n")
+    print(f"wrote {file}, {len(samples):,} predictions in the official form")
+
+
+def _asking(benchmark: Benchmark, options: BenchmarkOptions) -> Any:
+    from trainer.benchmarks.answering import Asking
+
+    return Asking(benchmark.prompt_task(options.tuned), options.generation(benchmark))
+
+
+def _drawing(options: BenchmarkOptions, judges: Judges) -> dict[str, Any]:
+    clip = judges.clip
+    if options.num_candidates > 1 and clip is None:
+        raise UsageError(f"--num-candidates is {options.num_candidates}; --clip DIR chooses the best of them.")
+
+    def best_of(text: str, images: Sequence[Any]) -> int:
+        from trainer.scorers.similarity import best_candidates
+
+        assert clip is not None
+        [best], _ = best_candidates(clip.of_texts([text]), clip.of_images(images)[None])
+        return int(best)
+
+    return {"num_candidates": options.num_candidates, "best_of": best_of, "seed": options.seed}
+
+
+def _judges(options: BenchmarkOptions, device: torch.device) -> Judges:
+    from trainer.benchmarks.drawn import Judges
+    from trainer.benchmarks.networks.clip import Clip
+    from trainer.benchmarks.networks.inception import load_inception
+    from trainer.benchmarks.networks.segmenter import Segmenter
+
+    inception, digest = (None, "") if options.inception is None else load_inception(options.inception, device)
+    return Judges(
+        device,
+        inception,
+        digest,
+        None if options.clip is None else Clip(options.clip, device),
+        None if options.segmenter is None else Segmenter(options.segmenter, device),
+    )
+
+
+def _settings(
+    benchmark: Benchmark, split: Split, options: BenchmarkOptions, model_facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What decides predictions; sizes of batches, numbers of processes and limits do not."""
+    from importlib.metadata import version
+
+    from models.generation.prompts import prompt_for
+    from trainer.benchmarks.settings import digest_of
+    from trainer.process.environment import PACKAGES
+
+    task = benchmark.prompt_task(options.tuned)
+    prompt = None if task is None else prompt_for(task)
+    return {
+        "benchmark": benchmark.name,
+        "split": split.name,
+        "model": dict(model_facts),
+        "annotations": {file.name: digest_of([file]) for file in split.files[:2]}
+        | ({"more annotations": digest_of(split.files[2:])} if split.files[2:] else {}),
+        "prompt": None if prompt is None else prompt.opening + prompt.round + prompt.closing,
+        "options": options.generation(benchmark),
+        **(
+            {"seed": options.seed, "candidates": options.num_candidates, "clip": str(options.clip)}
+            if benchmark.kind == "image"
+            else {}
+        ),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+@dataclass(frozen=True)
+class _Team:
+    """This process among those that `torchrun` started, or alone."""
+
+    rank: int = 0
+    num: int = 1
+    processes: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.num > 1:
+            self.processes.barrier()
+
+    def finished(self, name: str) -> None:
+        if self.num > 1:
+            self.processes.store.set(f"{name} {self.rank}", "done")
+
+    def wait_for_all(self, name: str) -> None:
+        """Wait, for weeks if need be: others may have hours of answers left when this process has none."""
+        if self.num > 1:
+            self.processes.store.wait([f"{name} {rank}" for rank in range(self.num)], MONTH)
+
+
+@contextmanager
+def _processes(device: torch.device) -> Iterator[_Team]:
+    from trainer.process.distributed import is_launched, joined
+
+    if not is_launched():
+        yield _Team()
+        return
+    with joined(device) as processes:
+        yield _Team(processes.rank, processes.num, processes)
