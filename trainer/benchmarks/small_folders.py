@@ -375,7 +375,10 @@ def _ten(answer: str) -> list[str]:
 
 def _save(image: PILImage.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    if path.suffix == ".jpg":
+        image.save(path, quality=95)
+    else:
+        image.save(path)
 
 
 def _json(path: Path, content: Any) -> None:

@@ -42,9 +42,10 @@ class Clip:
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [texts, features]; what is longer than CLIP reads, 77 tokens, is cut."""
+        length = self._model.config.text_config.max_position_embeddings
         return self._features(
             texts,
-            lambda part: {"text": list(part), "padding": True, "truncation": True},
+            lambda part: {"text": list(part), "padding": True, "truncation": True, "max_length": length},
             self._model.get_text_features,
         )
 
