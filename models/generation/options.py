@@ -155,7 +155,7 @@ class GenerationOptions:
             object.__setattr__(self, name, value)  # numpy's numbers as Python's
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(
-                f"min_new_tokens is {self.min_new_tokens} and max_new_tokens {self.max_new_tokens}; expected at most that."
+                f"min_new_tokens is {self.min_new_tokens} and max_new_tokens {self.max_new_tokens}; expected no more."
             )
         if self.do_sample is not None and self.temperature is not None and self.do_sample != (self.temperature > 0):
             raise ValueError(

@@ -27,6 +27,7 @@ def open_image(image: ImageFile) -> PILImage.Image:
             MAX_PIXELS,
             label_map=image.form == "label map",
             moment=image.frame if image.form == "frames" else None,
+            described_size=image.described_size,
         )
     except OSError as error:
         raise UsageError(f"{image.path} cannot be read: {error.strerror}.") from error

@@ -19,6 +19,9 @@ class ImageFile:
     frame: float = 0.0
     """Of "frames": which one, from 0 to below 1."""
 
+    described_size: tuple[int, int] | None = None
+    """(width, height) of the image that boxes are about; whether the camera's turn counts is told by it."""
+
 
 @dataclass(frozen=True)
 class DrawnBefore:

@@ -46,7 +46,7 @@ def read_references(references: Path, instances: Path, images: Path, split: str,
             raise UsageError(f"{instances} has no {missing}, which {references.name} names.")
         name, width, height = files[image]
         truth = {"box": boxes[annotation], "width": width, "height": height}
-        path = ImageFile(images / Path(name).name)
+        path = ImageFile(images / Path(name).name, described_size=(width, height))
         return [
             Sample(f"{whole_number(one['ref_id'])}-{number}", (path, text_of(sentence["sent"])), truth)
             for number, sentence in enumerate(one["sentences"])

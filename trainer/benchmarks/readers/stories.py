@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.benchmarks.readers.json_files import MALFORMED, each, explained, read_json, text, without_doubles
+from trainer.benchmarks.readers.json_files import each, explained, read_json, text, without_doubles
 from trainer.benchmarks.sample import DrawnBefore, ImageFile, Sample, Segment, Split
+from trainer.data.sources.problems import Problems
 from trainer.data.sources.published import files_of, read_published
 from trainer.errors import UsageError
 
@@ -73,15 +74,13 @@ def read_clips(form: str, folder: Path, split: str, expected: int | None) -> Spl
 
 
 def _published(form: str, paths: Sequence[Path], split: str) -> list[tuple[str, Mapping[str, Any]]]:
-    problems: list[str] = []
+    problems = Problems()
     try:
         rows: list[tuple[str, Mapping[str, Any]]] = [*read_published(form, files_of(form, paths), split, problems)]
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    except MALFORMED as error:
-        raise UsageError(f"{paths[0]}: {explained(error)}") from error
-    if problems:
-        raise UsageError(f"{paths[0]}: {problems[0]}" + (f" And {len(problems) - 1} more." if problems[1:] else ""))
+    except (OSError, ValueError) as error:
+        raise UsageError(explained(error)) from error
+    if problems.count:
+        raise UsageError(f"{paths[0]}: {'; '.join(problems.named())}")
     return rows
 
 
