@@ -28,7 +28,7 @@ def an_export(root: Path, graphs: dict[str, str], engines: dict[str, str]) -> Pa
     for name, digest in graphs.items():
         (root / f"onnx/{name}.onnx").write_text(digest)
         (root / f"onnx/{name}.key").touch()
-        components[name] = a_component(onnx=GraphEntry(FileEntry("", 0, digest), (), 18, 1))
+        components[name] = a_component(onnx=GraphEntry(FileEntry(f"onnx/{name}.onnx", 0, digest), (), 18, 1))
     for name, status in engines.items():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.build.log").write_text(name)

@@ -47,7 +47,13 @@ def make_parser(
     config: TrainConfig, recipes: Recipes, program: str = PROGRAM, named: str = RECIPE
 ) -> jsonargparse.ArgumentParser:
     """The parser whose defaults are `config`; every field of it, nested ones dotted, is an option."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_parsing_settings(
+        docstring_parse_attribute_docstrings=True,
+        # A file of settings is data: no class that it names (class_path) is imported or made, except our own settings.
+        import_path_denylist=["*"],
+        import_path_allowlist=["models.component_configs", "models.config", "models.lora_config", "trainer"],
+        instantiate_subclass_spec_in_any=False,
+    )
     parser = jsonargparse.ArgumentParser(
         prog=program,
         usage=f"{program} {named} [--config FILE] [--resume auto|none|PATH] [--print_config] [--OPTION VALUE ...]",
@@ -140,7 +146,7 @@ def _parse(options: list[str], recipes: Recipes, name: str, program: str, named:
     parser = make_parser(recipes[name](), recipes, program, named)
     try:
         values = parser.instantiate(parser.parse_args(options)).as_dict()
-    except (jsonargparse.ArgumentError, ValueError) as error:
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         sentence = sentence_of(error, options, TrainConfig)
         raise UsageError(f"{sentence} All options and their values: {program} {name} --print_config") from error
     asked = {name: values.pop(name) for name in ("resume", "estimate", "dry_run")}

@@ -7,6 +7,7 @@ the digest of each.
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -94,7 +95,7 @@ class Checkpoint:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(
-                f"{self.path} does not hold what its table of contents says ({_reason(error)}). Continue from another "
+                f"{self.path} does not hold what a checkpoint does ({_reason(error)}). Continue from another "
                 "checkpoint: --resume PATH."
             ) from error
 
@@ -103,6 +104,8 @@ def _reason(error: BaseException) -> str:
     """Of errors in several processes, what the first one says."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
+    if isinstance(error, pickle.UnpicklingError):  # whose words advise to run it
+        return "a tensor is damaged"
     return str(error).partition("\n")[0]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import random
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -203,7 +204,7 @@ def _packed(value: Any) -> Tensor:
 
 
 def _random_states_in(tensor: Tensor) -> Any:
-    """What `random_states` returned, from its bytes. Raises UsageError if it is anything else."""
+    """What `random_states` returned, from its bytes, now set. Raises ValueError if it is anything else."""
     before = random_states()
     try:
         states = torch.load(io.BytesIO(tensor.numpy().tobytes()), weights_only=True)
@@ -214,6 +215,7 @@ def _random_states_in(tensor: Tensor) -> Any:
         set_random_states(states)
     except Exception as error:  # whatever the generators say of another's state
         set_random_states(before)
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"The checkpoint holds no states of random numbers that can be set ({reason}).") from error
+        # PyTorch's own words on a pickle advise to run it.
+        reason = "damaged" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
+        raise ValueError(f"states of random numbers that cannot be set: {reason}") from error
     return states
