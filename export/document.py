@@ -21,7 +21,9 @@ from export.verified import record_run
 from models import MMInterleaved
 from models.generation.documents import Segment
 from models.generation.generated import Generated
+from models.generation.options import GenerationOptions
 from models.images.image_file import open_image
+from models.output_file import check_output_file
 from models.program import explained
 from plugins_trt.tensorrt_package import MissingPackage, open_package
 
@@ -44,21 +46,23 @@ def continue_document(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.out is not None and options.out.suffix not in (".html", *IMAGE_SUFFIXES):
         raise ValueError(f"--out is {options.out}. Expected a name that ends in .html, {', '.join(IMAGE_SUFFIXES)}.")
+    if options.out is not None:
+        check_output_file("--out", options.out)
+    asked: dict[str, Any] = {"task": options.task, "seed": options.seed}
+    asked |= {name: value for name in _ASKED if (value := getattr(options, name)) is not None}
+    if options.num_images is not None:
+        asked["max_new_images"] = options.num_images
+    GenerationOptions.of({name: value for name, value in asked.items() if name != "task"})  # refused before the work
     document = [open_image(Path(given)) if kind == "image" else given for kind, given in options.document]
     checkpoint = options.compare or options.model
     model = None if checkpoint is None else exported_model(options.directory, checkpoint)
     given = model if options.model is not None else None
     session = Session.open(options.directory, options.backend, model=given, device=options.device)
-    asked: dict[str, Any] = {"task": options.task, "seed": options.seed}
-    asked |= {name: value for name in _ASKED if (value := getattr(options, name)) is not None}
-    if options.num_images is not None:
-        asked["max_new_images"] = options.num_images
 
     start = time.perf_counter()
     written = _stream(session, document, asked)
     print(f"({options.backend}: {time.perf_counter() - start:.1f} s)")
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         if options.out.suffix == ".html":
             options.out.write_text(written.to_html(), encoding="utf-8")
         else:

@@ -21,6 +21,7 @@ from export.workload import Work
 from models.atomic_files import write_atomically
 from models.denoising_options import Denoising
 from models.generation.state import GenerationState, GenerativeModel
+from models.output_file import check_output_file
 from models.program import explained
 from plugins_trt.tensorrt_package import MissingPackage
 
@@ -47,6 +48,8 @@ def measure_export(options: argparse.Namespace) -> int:
         The exit status: 0, or 2 for what cannot be run.
     """
     try:
+        if options.json is not None:
+            check_output_file("--json", options.json)
         work = Work(options.prompt_tokens, options.new_tokens, options.num_inference_steps, rounds=options.rounds)
         model, in_parts = (exported_model(options.directory, options.model) for _ in range(2))
         session = Session.open(options.directory, options.backend, model=in_parts, device=options.device)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from models.config import MMInterleavedConfig
+from models.number_options import real_number
 from models.program import explained, run_program
 from models.released.base_weights import SNAPSHOT_LAYOUTS
 from models.released.dtype import DType
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=config,
             dtype=given.dtype,
             base=dict(given.base),
-            max_shard_bytes=int(given.max_shard_gb * 1e9),
+            max_shard_bytes=int(real_number("--max_shard_gb", given.max_shard_gb, above=0) * 1e9),
             processor=released_processor(given.tokenizer, config) if given.tokenizer else None,
         )
         converter.run()

@@ -90,6 +90,11 @@ def test_an_image_may_move_as_far_as_pytorchs_own(
     ("arguments", "message"),
     [
         (["--out", "page.txt"], r"ends in \.html"),
+        (["--out", "/proc/none/page.html", "--image", "nowhere.png"], "which cannot be written: No such file"),
+        (["--temperature", "nan", "--image", "nowhere.png"], "temperature is nan; expected a finite number"),
+        (["--guidance-scale", "inf"], "guidance_scale is inf"),
+        (["--seed", str(2**64)], "seed is 18446744073709551616"),
+        (["--prompt", "snail.png"], "the name or address of an image, given as text"),
         (["--image", "nowhere.png"], "no image 'nowhere.png'"),
         (["--backend", "torch"], "needs the model that was exported"),
         (["--mode", "image", "--num-images", "0"], "allow at least one image"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models.generation.options import MAX_SEED
+from models.number_options import real_number, whole_number
 from trainer.data.emoji.tasks import PRETRAINING_FAMILIES
 from trainer.errors import UsageError
 from trainer.evaluation.tasks import EVALUATION_TASKS
@@ -38,6 +40,11 @@ class Settings:
         for name in ("num_texts", "num_images", "num_steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        try:
+            real_number("guidance_scale", self.guidance_scale)
+            whole_number("seed", self.seed, least=0, most=MAX_SEED)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
     def num_documents(self, task: str) -> int:
         """How many documents of a family are evaluated."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import jsonargparse
 from docstring_parser import parse_from_object
@@ -155,7 +156,22 @@ def _parse(options: list[str], recipes: Recipes, name: str, program: str, named:
         values["corpus"] = with_manifest(values["corpus"], manifest)
     if asked["dry_run"] is not None and asked["dry_run"] < 1:
         raise UsageError(f"dry_run is {asked['dry_run']}; expected 1 or more steps.")
+    refuse_non_finite(values)
     return Command(TrainConfig(**values), **asked)
+
+
+def refuse_non_finite(values: Any, name: str = "") -> None:
+    """Raise UsageError for a number in settings, at any depth, that is NaN or infinite: most comparisons of a check let
+    NaN through."""
+    if isinstance(values, float) and not math.isfinite(values):
+        raise UsageError(f"{name} is {values}; expected a finite number.")
+    if dataclasses.is_dataclass(values):
+        values = {one.name: getattr(values, one.name) for one in dataclasses.fields(values)}
+    if isinstance(values, list | tuple):
+        values = dict(enumerate(values))
+    if isinstance(values, dict):
+        for key, value in values.items():
+            refuse_non_finite(value, f"{name}.{key}" if name else str(key))
 
 
 def with_manifest(corpus: CorpusConfig, manifest: str) -> CorpusConfig:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
 
 from models.atomic_files import UNFINISHED
+from models.output_file import check_output_file
 from trainer.errors import UsageError
 
 MAX_TOLD = 3
@@ -53,13 +53,9 @@ def check_directory(out: Path, own: Collection[str]) -> None:
 def make_room_for(file: Path) -> None:
     """See to it, before long work, that a file can be written: its directory is made. Raises UsageError if not."""
     try:
-        if file.is_dir():
-            raise UsageError(f"--out is {file}, which is a directory; expected a file to write.")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent):
-            file.with_name(file.name + UNFINISHED).exists()  # which fails where the name is too long
-    except OSError as error:
-        raise UsageError(f"--out is {file}, which cannot be written: {error.strerror}. Name another one.") from error
+        check_output_file("--out", file)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _not_a_directory(out: Path, reason: str | None) -> UsageError:

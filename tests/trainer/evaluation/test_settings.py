@@ -16,3 +16,10 @@ def test_impossible_settings_are_refused() -> None:
 def test_images_are_counted_apart_from_texts() -> None:
     settings = Settings(num_texts=5, num_images=3)
     assert [settings.num_documents(task) for task in ("read", "caption", "draw", "story")] == [5, 5, 3, 3]
+
+
+def test_numbers_that_draw_nothing_are_refused() -> None:
+    with pytest.raises(UsageError, match="guidance_scale is nan; expected a finite number"):
+        Settings(guidance_scale=float("nan"))
+    with pytest.raises(UsageError, match="seed is -1; expected a whole number from 0"):
+        Settings(seed=-1)

@@ -4,7 +4,7 @@ import pytest
 
 from trainer.config import TrainConfig
 from trainer.errors import UsageError
-from trainer.options.parser import dump, load, parse
+from trainer.options.parser import dump, load, parse, refuse_non_finite
 from trainer.recipes import RECIPES, tiny, toy
 
 
@@ -172,3 +172,20 @@ def test_resume_is_not_a_setting():
     assert parse(["tiny", "--resume", "none"], RECIPES, "toy").resume == "none"
     assert parse(["tiny", "--resume"], RECIPES, "toy").resume == "auto"
     assert parse(["tiny", "--resume", "runs/x", "--seed", "1"], RECIPES, "toy").resume == "runs/x"
+
+
+@pytest.mark.parametrize("number", ["nan", ".nan", ".inf", "-.inf", "inf"])
+@pytest.mark.parametrize(
+    "name", ["optim.lr", "optim.weight_decay", "data.tasks.read", "model.language_model.gate_init", "max_minutes"]
+)
+def test_a_number_that_is_not_finite_is_refused(name: str, number: str) -> None:
+    with pytest.raises(UsageError, match=name.rpartition(".")[2].replace("read", "tasks")):
+        parsed("tiny", f"--{name}={number}")
+
+
+def test_a_number_that_is_not_finite_is_found_at_any_depth() -> None:
+    refuse_non_finite({"a": [1.0, {"b": (2.0, None, "nan")}]})
+    with pytest.raises(UsageError, match=r"a\.1\.b\.0 is nan; expected a finite number"):
+        refuse_non_finite({"a": [1.0, {"b": (float("nan"),)}]})
+    with pytest.raises(UsageError, match=r"^lr is inf"):
+        refuse_non_finite(replace(tiny().optim, lr=float("inf")))
