@@ -98,10 +98,12 @@ class FoldedMMFS:
 
 def can_fold(owner: nn.Module, mmfs: MMFS, norm: nn.Module, gate: Tensor) -> bool:
     """Whether a layer computes what its weights say: no module of it was exchanged (adapted, quantised, with a weight
-    that is computed from others) or has hooks, `owner`, whose layer and norm they are, neither."""
+    that is computed from others) or has hooks, `owner`, whose layer and norm they are, neither; and no backend was
+    chosen for it."""
     projections = (mmfs.query_proj, mmfs.sampling_offsets, mmfs.attention_weights, mmfs.output_proj)
     return (
         type(mmfs) is MMFS
+        and mmfs.backend is None
         and type(norm) is nn.RMSNorm
         and all(map(is_plain_linear, projections))
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in (gate, *mmfs.parameters(), *norm.parameters()))

@@ -119,7 +119,11 @@ def exchange_class(mmfs: MMFS) -> None:
     mmfs.sampling_offsets.__class__ = Doubling
 
 
-@pytest.mark.parametrize("change", [add_hook, add_hook_to_the_layer, normalise_weight, exchange_class])
+def choose_backend(mmfs: MMFS) -> None:
+    mmfs.backend = "reference"
+
+
+@pytest.mark.parametrize("change", [add_hook, add_hook_to_the_layer, normalise_weight, exchange_class, choose_backend])
 def test_what_is_no_plain_projection_is_not_folded(model: MMInterleaved, change: Callable[[MMFS], None]) -> None:
     first = list(model.language_model.fold())
     change(model.language_model.synchronizers[1].mmfs)
