@@ -126,7 +126,8 @@ class ForgetfulBank(ImageBank):
         self.features = nothing  # [N, S, C]
         self.copies = copies
 
-    def add(self, features: Tensor, owners: Sequence[int]) -> None:
+    def add(self, features: Tensor, owners: Sequence[int], which: Sequence[int] | None = None) -> None:
+        assert which is None or list(which) == list(range(len(features))), "one document shares no images"
         self.features = torch.cat([self.features, features])
 
     def values(self) -> Sequence[Tensor]:

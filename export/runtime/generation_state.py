@@ -51,14 +51,17 @@ class ExportedGenerationState(GenerationState):
 
     def _encode(self, rows: Sequence[Sequence[Piece]]) -> Tensor | None:
         """Visual tokens [n, num_visual_tokens, C] of all new images; their features go into the pools."""
-        images = [(row, piece) for row, pieces in enumerate(rows) for piece in pieces if isinstance(piece, Tensor)]
-        if not images:
+        images = self.new_images(rows)
+        if images is None:
             return None
-        found = self.runners["image_tokenizer"](pixel_values=torch.stack([image for _, image in images]))
-        owners = [self.documents[row] for row, _ in images]
-        self.memory.seen.add(found["ms_features"], owners)
-        self.memory.drawn_from.add(found["ms_features"], owners)
-        return found["visual_tokens"]
+        found = self.runners["image_tokenizer"](pixel_values=images.pixels)
+        is_shared = len(images.pixels) < len(images.which)
+        features, visual_tokens = (
+            found[name][images.which] if is_shared else found[name] for name in ("ms_features", "visual_tokens")
+        )
+        self.memory.seen.add(features, images.owners)
+        self.memory.drawn_from.add(features, images.owners)
+        return visual_tokens
 
     def _embed(self, ids: Sequence[Tensor], visual_tokens: Tensor | None, first_visual: Tensor) -> Tensor:
         """[B, T, C] of text and images."""

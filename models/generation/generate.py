@@ -152,8 +152,13 @@ class _Generation:
         ]
         self.results: list[Generated] = []
         self.prompts: list[list[Piece]] = []
+        read: dict[int, list[Piece]] = {}  # an image that stands in several documents is read once
         for number, document in enumerate(documents):
-            segments = [pieces_of(segment, processor, model.config) for segment in document]
+            segments = []
+            for segment in document:
+                if isinstance(segment, str) or id(segment) not in read:
+                    read[id(segment)] = pieces_of(segment, processor, model.config)
+                segments.append(read[id(segment)])
             if options.overflow == "cut":
                 num_new = 1 + options.most_new_places(model.config.visual_tokenizer.num_visual_tokens)
                 segments = cut_to_fit(segments, self.state, num_new, number)

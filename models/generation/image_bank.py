@@ -27,19 +27,30 @@ class ImageBank:
         self.nothing = nothing
         self._values = project(nothing)
         self._owners: list[int] = []  # of the N projected images, ascending
-        self._waiting: list[tuple[Tensor, list[int]]] = []
+        self._waiting: list[tuple[Tensor, list[int], list[int]]] = []
 
-    def add(self, features: Tensor, owners: Sequence[int]) -> None:
-        """Append images [n, S, F], each behind those that its document has already."""
-        self._waiting.append((features, list(owners)))
+    def add(self, features: Tensor, owners: Sequence[int], which: Sequence[int] | None = None) -> None:
+        """Append images, each behind those that its document has already.
+
+        Args:
+            features: [n, S, F]
+            owners: the document of each image.
+            which: the number in `features` of each image, where documents share some; None: all of them in order.
+        """
+        self._waiting.append((features, list(owners), list(range(len(features)) if which is None else which)))
 
     def values(self) -> Sequence[Tensor]:
         """Per synchronizer [N, S', H, D]; the images of a document are neighbours, in reading order."""
         if self._waiting:
-            new = self._project(torch.cat([features for features, _ in self._waiting]))
-            owners = self._owners + [owner for _, added in self._waiting for owner in added]
+            new = self._project(torch.cat([features for features, _, _ in self._waiting]))
+            owners = self._owners + [owner for _, added, _ in self._waiting for owner in added]
+            places, before = list(range(len(self._owners))), len(self._owners)
+            for features, _, which in self._waiting:
+                places += [before + number for number in which]
+                before += len(features)
             order = sorted(range(len(owners)), key=owners.__getitem__)  # stable: reading order stays
-            self._values = [torch.cat(pair)[order] for pair in zip(self._values, new, strict=True)]
+            picked = [places[place] for place in order]
+            self._values = [torch.cat(pair)[picked] for pair in zip(self._values, new, strict=True)]
             self._owners = [owners[i] for i in order]
             self._waiting = []
         return self._values

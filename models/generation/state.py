@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,7 +20,22 @@ from models.denoising_options import Denoising
 from models.processor import MMInterleavedProcessor
 
 Piece = list[int] | Tensor
-"""Token ids, or an image [3, h, w] in [0, 1] whose `<BoI>` stands right before it."""
+"""Token ids, or an image [3, h, w] in [0, 1] whose `<BoI>` stands right before it. An image that documents share is one
+tensor, and is encoded once."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewImages:
+    """The images that documents read next."""
+
+    pixels: Tensor
+    """[n, 3, h, w]: each of them once."""
+
+    which: list[int]
+    """For each place where an image is read, row by row: its number in `pixels`."""
+
+    owners: list[int]
+    """For each such place: the document."""
 
 
 class ContextFull(ValueError):
@@ -70,6 +86,20 @@ class GenerationState(ABC):
         self.documents = list(range(num_documents))  # the document that each row holds
         self.lengths = [0] * num_documents  # tokens read
         self.logits = None
+
+    def new_images(self, rows: Sequence[Sequence[Piece]]) -> NewImages | None:
+        """The images among what rows read next; None if there is none."""
+        numbers: dict[int, int] = {}  # by the tensor's identity
+        distinct, which, owners = [], [], []
+        for document, pieces in zip(self.documents, rows, strict=True):
+            for piece in pieces:
+                if isinstance(piece, Tensor):
+                    if id(piece) not in numbers:
+                        numbers[id(piece)] = len(distinct)
+                        distinct.append(piece)
+                    which.append(numbers[id(piece)])
+                    owners.append(document)
+        return NewImages(torch.stack(distinct), which, owners) if distinct else None
 
     @abstractmethod
     def read(self, rows: Sequence[Sequence[Piece]]) -> object:

@@ -77,15 +77,13 @@ class TorchGenerationState(GenerationState):
 
     def _encode(self, rows: Sequence[Sequence[Piece]]) -> Tensor:
         """Visual tokens [n, num_visual_tokens, C] of all new images; their features go into the banks."""
-        images = [(row, piece) for row, pieces in enumerate(rows) for piece in pieces if isinstance(piece, Tensor)]
-        if not images:
+        images = self.new_images(rows)
+        if images is None:
             return self.model.begin_of_image.new_zeros(0, 0, len(self.model.begin_of_image))
-        pixels = torch.stack([image for _, image in images]).to(self.model.device)
-        visual_tokens, features = self.model.visual_tokenizer(pixels)
-        owners = [self.documents[row] for row, _ in images]
-        self.seen.add(features, owners)
-        self.drawn_from.add(features, owners)
-        return visual_tokens
+        visual_tokens, features = self.model.visual_tokenizer(images.pixels.to(self.model.device))
+        for bank in (self.seen, self.drawn_from):
+            bank.add(features, images.owners, images.which)
+        return visual_tokens[images.which]
 
     def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
         decoder = self.model.image_decoder

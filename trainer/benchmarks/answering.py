@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from PIL import Image as PILImage
 
+from models.generation.documents import PlainText
 from models.generation.prompts import prompt_for
 from trainer.benchmarks.image_files import open_image
 from trainer.benchmarks.predictions import Answered
@@ -168,6 +169,6 @@ def _document(
             case DrawnBefore(sample_id):
                 segments.append(earlier[sample_id])
             case _:
-                segments.append(segment)
+                segments.append(PlainText(segment))
     own = segments if asking.task is None else prompt_for(asking.task).fill(segments)
     return [*asking.examples(sample), *own]

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from PIL import Image as PILImage
 
 from models.atomic_files import UNFINISHED, put_in_place, write_atomically
 from models.json_files import write_json
-from trainer.benchmarks.answering import Asking, Generator, answers_in_words, drawings, rankings
 from trainer.benchmarks.batches import batches_of, groups_of, share_of
 from trainer.benchmarks.benchmark import Benchmark
 from trainer.benchmarks.predictions import PATTERN, Answered, append, ordered, read_all
@@ -24,6 +23,9 @@ from trainer.benchmarks.sample import Sample, Split
 from trainer.benchmarks.scoring import Cleaning, Scores
 from trainer.benchmarks.settings import SETTINGS_FILE, begin_or_go_on
 from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainer.benchmarks.answering import Asking, Generator
 
 IMAGES_DIR = "images"
 PAGE_FILE = "page.html"
@@ -118,6 +120,9 @@ class Run:
     def _answers(
         self, model: Generator, asking: Asking, batches: Iterator[list[Sample]], drawing: Mapping[str, Any]
     ) -> Iterator[list[Answered]]:
+        # here, because predictions are scored without PyTorch
+        from trainer.benchmarks.answering import answers_in_words, drawings, rankings
+
         match self.benchmark.kind:
             case "text":
                 yield from answers_in_words(model, batches, asking)

@@ -27,6 +27,23 @@ def test_images_of_a_document_are_neighbours_and_projected_once() -> None:
     assert projected == [0, 3, 3]
 
 
+def test_images_that_documents_share_are_projected_once() -> None:
+    projected: list[int] = []
+
+    def project(features: torch.Tensor) -> list[torch.Tensor]:
+        projected.append(len(features))
+        return [features * 10]
+
+    bank = ImageBank(project, FEATURES[:0])
+    bank.add(FEATURES[:2], [0, 1, 1, 2], [1, 1, 0, 1])
+    bank.add(FEATURES[2:4], [0, 2])
+    assert bank.values()[0].flatten().tolist() == [10, 20, 10, 0, 10, 30]
+    bank.add(FEATURES[4:5], [1, 0], [0, 0])
+    assert bank.values()[0].flatten().tolist() == [10, 20, 40, 10, 0, 40, 10, 30]
+    assert projected == [0, 4, 1]
+    assert [bank.range_of(owner) for owner in range(3)] == [(0, 3), (3, 6), (6, 8)]
+
+
 def test_a_model_without_synchronizers_has_a_bank_too() -> None:
     bank = ImageBank(lambda _features: [], FEATURES[:0])
     bank.add(FEATURES, [0, 1, 0, 1, 0, 1])

@@ -56,6 +56,20 @@ def test_documents_of_a_batch_read_as_they_would_alone(model: MMInterleaved) -> 
 
 
 @torch.no_grad()
+def test_an_image_that_documents_share_is_encoded_once(model: MMInterleaved) -> None:
+    first, second = images(2)
+    turns = [[[1, 9, BOI], first, [11, BOI], second], [[1, BOI], second], [[1, BOI], second, [BOI], first]]
+    encoded: list[int] = []
+    hook = model.visual_tokenizer.register_forward_pre_hook(lambda _module, inputs: encoded.append(len(inputs[0])))
+    shared, apart = TorchGenerationState(model, 3), TorchGenerationState(model, 3)
+    shared.read(turns)
+    apart.read([[piece.clone() if isinstance(piece, torch.Tensor) else piece for piece in row] for row in turns])
+    hook.remove()
+    assert encoded == [2, 5]
+    torch.testing.assert_close(shared.logits, apart.logits, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_images_are_drawn_together_as_alone(model: MMInterleaved) -> None:
     first, second, _ = images(3)
     state = TorchGenerationState(model, 3)
