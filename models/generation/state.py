@@ -90,7 +90,8 @@ class GenerationState(ABC):
     def new_images(self, rows: Sequence[Sequence[Piece]]) -> NewImages | None:
         """The images among what rows read next; None if there is none."""
         numbers: dict[int, int] = {}  # by the tensor's identity
-        distinct, which, owners = [], [], []
+        distinct: list[Tensor] = []
+        which, owners = [], []
         for document, pieces in zip(self.documents, rows, strict=True):
             for piece in pieces:
                 if isinstance(piece, Tensor):
