@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from models.write_errors import WriteError
+from robustness.data_sets import documents, pairs
 from trainer.data.index import main as index
 from trainer.data.quarantine import Quarantine
 from trainer.data.sources.manifest import load_manifest
@@ -24,33 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGE_BYTES = resource.getpagesize()
 
 
-def png(seed: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def pairs(folder: Path) -> list[str]:
-    """Two shards; their table of places has about ten pages."""
-    for shard in range(2):
-        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
-            for number in range(700):
-                for suffix, data in (("png", b"x"), ("txt", b"a snail")):
-                    info = tarfile.TarInfo(f"{number}.{suffix}")
-                    info.size = len(data)
-                    archive.addfile(info, io.BytesIO(data))
-    return [str(folder / f"{shard}.tar") for shard in range(2)]
-
-
-def documents(folder: Path) -> list[str]:
-    """Two tables whose images and texts are copied."""
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    for shard in range(2):
-        rows = [{"image": {"bytes": png(n), "path": ""}, "caption": f"snail {n} " * 10} for n in range(120)]
-        parquet.write_table(arrow.Table.from_pylist(rows), folder / f"{shard}.parquet")
-    return [str(folder / f"{shard}.parquet") for shard in range(2)]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [pairs, documents])
 def test_an_index_on_a_disk_that_is_full(tmp_path, small_disk, capsys, make):
     shards = make(tmp_path)
