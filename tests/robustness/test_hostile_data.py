@@ -95,6 +95,8 @@ def index(tmp_path: Path, rows: list[Any], images: Path) -> tuple[list[tuple[str
         pytest.param({"image": "a.png", "caption": "\ud800"}, "surrogates not allowed", id="half-a-pair-of-text"),
         pytest.param({**ASKED, "answer": None}, "has an unexpected form", id="no-answer"),
         pytest.param({**ASKED, "answer": ["a"]}, "The answer is ['a']; expected a text", id="answer-is-a-list"),
+        pytest.param({"segments": [5]}, "has an unexpected form: AttributeError", id="no-segment"),
+        pytest.param({"story": 5}, "has an unexpected form: TypeError", id="no-story"),
         pytest.param({"segments": [{"text": 5, "loss": True}]}, "A text is 5; expected a text", id="text-is-a-number"),
         pytest.param({"segments": [{"text": "a", "loss": "false"}]}, "loss is 'false'; expected true", id="loss-text"),
         pytest.param({"segments": [{"text": "a", "image": "a.png"}]}, "has a text and an image", id="both"),
@@ -209,7 +211,11 @@ def test_a_bad_zip_is_told(tmp_path, images, capsys, make, sentence):
     assert sentence in said
 
 
-@pytest.mark.parametrize("size", [b"\xff" * 10 + b"\xfc\x00", b"\x80" + b"\x7f" * 11], ids=["negative", "huge"])
+@pytest.mark.parametrize(
+    "size",
+    [b"\xff" * 10 + b"\xfe\x00", b"\xff" * 10 + b"\xfc\x00", b"\x80" + b"\x7f" * 11],
+    ids=["leads-to-itself", "leads-back", "huge"],
+)
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.GNUTYPE_SPARSE])
 def test_a_member_of_an_impossible_size_ends_the_archive(tmp_path, size, kind):
     info = tarfile.TarInfo("x.png")
