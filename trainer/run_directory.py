@@ -84,6 +84,12 @@ def find_start(config: TrainConfig, resume: str) -> Start:
             is_finished=True,
         )
     if start is None:
+        if broken := checkpoint.find_incomplete(out / CHECKPOINTS):
+            raise UsageError(
+                f"{broken[-1]} is no complete checkpoint: a file of it is missing or not as it was written, and there "
+                "is no other. Nothing was touched. Get it again from where it was copied from, or remove it to begin "
+                "again from the start."
+            )
         return Start(None, f"The run in {out} ended before its first checkpoint: it begins again.")
     if holds_run(out):
         where = f"after step {start.step} of phase '{start.phase}'"

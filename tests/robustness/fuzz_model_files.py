@@ -40,7 +40,10 @@ from trainer.step.optimizer import make_optimizer
 from trainer.step.training_state import TrainingState, fingerprint, learned_names
 
 SECONDS = 20
-"""A case that takes longer hangs."""
+"""A case that computes longer hangs."""
+
+WAIT_SECONDS = 600
+"""And one that does not end for so long, for the machine may be busy."""
 
 PROGRAMS = {"os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "ctypes.dlopen"}
 """Events of Python that no file may cause."""
@@ -221,14 +224,17 @@ def watched() -> Iterator[Callable[[], list[str]]]:
     def hangs(_number: int, _frame: FrameType | None) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, hangs)
+    clocks = (signal.SIGALRM, signal.ITIMER_REAL, WAIT_SECONDS), (signal.SIGPROF, signal.ITIMER_PROF, SECONDS)
+    before = [signal.signal(number, hangs) for number, _, _ in clocks]
     _events.clear()
-    signal.alarm(SECONDS)
+    for _, clock, seconds in clocks:
+        signal.setitimer(clock, seconds)
     try:
         yield lambda: list(_events)
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for (number, clock, _), handler in zip(clocks, before, strict=True):
+            signal.setitimer(clock, 0)
+            signal.signal(number, handler)
 
 
 _events: list[str] = []

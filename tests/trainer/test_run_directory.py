@@ -116,6 +116,17 @@ def test_the_only_checkpoint_is_not_given_up_because_a_bit_flipped(finished, tmp
     assert snapshot(out) == before
 
 
+def test_a_damaged_checkpoint_is_no_reason_to_begin_again(finished, tmp_path, capsys):
+    out = copy_of(finished, tmp_path)
+    shutil.rmtree(out / "model")
+    shutil.rmtree(out / "checkpoints" / "main-0000003")
+    (out / "checkpoints" / "main-0000006" / "checkpoint.json").write_text("[]")
+    before = snapshot(out)
+    assert main(["tiny", "--out", str(out)]) == 2
+    assert "main-0000006 is no complete checkpoint: a file of it is missing or not as it was" in capsys.readouterr().err
+    assert snapshot(out) == before
+
+
 def test_what_is_passed_over_is_told(finished, tmp_path, capsys):
     out = copy_of(finished, tmp_path)
     shutil.rmtree(out / "model")
