@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer.benchmarks.benchmark import Benchmark, Figure, Source
 from trainer.benchmarks.readers.captions import read_coco_form, read_karpathy, read_lavis, read_paragraphs
-from trainer.benchmarks.readers.dialogues import read_visdial
-from trainer.benchmarks.readers.drawing import read_ade20k, read_coco_prompts, read_narratives
+from trainer.benchmarks.readers.dialogues import History, read_visdial
+from trainer.benchmarks.readers.drawing import Prompts, read_ade20k, read_coco_prompts, read_narratives
 from trainer.benchmarks.readers.expressions import read_references
 from trainer.benchmarks.readers.questions import read_gqa, read_textvqa, read_vizwiz, read_vqa_form
 from trainer.benchmarks.readers.stories import read_clips, read_vist
@@ -79,6 +79,21 @@ def _karpathy(folder: str, name: str, images: str, expected: int) -> tuple[Sourc
     return (Source((f"{folder}/{name}",), read, images, expected),)
 
 
+def _visdial(history: History) -> tuple[Source, ...]:
+    def read(files: Sequence[Path], images: Path, split: str, expected: int | None) -> Split:
+        return read_visdial(files[0], files[1], images, split, expected, history)
+
+    files = ("visdial/visdial_1.0_val.json", "visdial/visdial_1.0_val_dense_annotations.json")
+    return (Source(files, read, "visdial/VisualDialog_val2018", 2064),)
+
+
+def _coco_prompts(prompts: Prompts) -> tuple[Source, ...]:
+    def read(files: Sequence[Path], images: Path, split: str, expected: int | None) -> Split:
+        return read_coco_prompts(files[0], images, split, expected or NUM_DRAWN, prompts)
+
+    return (Source(("coco/annotations/captions_val2014.json",), read, "coco/val2014", NUM_DRAWN),)
+
+
 def _of(*benchmarks: Benchmark) -> dict[str, Benchmark]:
     return {benchmark.name: benchmark for benchmark in benchmarks}
 
@@ -134,7 +149,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         options=CAPTION_OPTIONS,
         score=score_captions,
         submission=caption_submission,
-        deviations=("the paper's table names the test split, the released code reads val",),
+        deviations={"val": "the paper's table names the test split, the released code reads val"},
     ),
     Benchmark(
         name="image2paragraph",
@@ -223,7 +238,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         options=ANSWER_OPTIONS,
         score=score_gqa,
         submission=gqa_submission,
-        deviations=("answers are put into lower case before the official comparison",),
+        deviations={"testdev": "answers are put into lower case before the official comparison"},
     ),
     Benchmark(
         name="vizwiz",
@@ -239,7 +254,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         options=ANSWER_OPTIONS,
         score=score_vizwiz,
         submission=vizwiz_submission,
-        deviations=("the paper reports test-dev, a part of test that only the server knows",),
+        deviations={"test": "the paper reports test-dev, a part of test that only the server knows"},
     ),
     Benchmark(
         name="textvqa",
@@ -260,21 +275,12 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         title="VisDial",
         kind="ranking",
         metric="NDCG",
-        splits={
-            "val": (
-                Source(
-                    ("visdial/visdial_1.0_val.json", "visdial/visdial_1.0_val_dense_annotations.json"),
-                    lambda files, images, split, expected: read_visdial(files[0], files[1], images, split, expected),
-                    "visdial/VisualDialog_val2018",
-                    2064,
-                ),
-            )
-        },
-        paper={"val": Figure(48.7, 53.7, "Tables 1 and 2")},
+        splits={"val": _visdial("all"), "val-release": _visdial("release")},
+        paper={name: Figure(48.7, 53.7, "Tables 1 and 2") for name in ("val", "val-release")},
         task="dialogue",
         score=score_rankings,
         submission=visdial_submission,
-        deviations=("all earlier rounds are read; the released code leaves out the last one",),
+        deviations={"val": "all earlier rounds are read; the released code leaves out the last one"},
     ),
     Benchmark(
         name="refcoco",
@@ -331,19 +337,9 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         title="COCO, text to image",
         kind="image",
         metric="FID",
-        splits={
-            "val": (
-                Source(
-                    ("coco/annotations/captions_val2014.json",),
-                    lambda files, images, split, expected: read_coco_prompts(
-                        files[0], images, split, expected or NUM_DRAWN
-                    ),
-                    "coco/val2014",
-                    NUM_DRAWN,
-                ),
-            )
-        },
-        paper={"val": Figure(7.90, None, "Table 3")},
+        splits={"val": _coco_prompts("ours"), "val-release": _coco_prompts("release")},
+        paper={name: Figure(7.90, None, "Table 3") for name in ("val", "val-release")},
+        deviations={"val": "one caption for each image, chosen by a fixed seed, against all real images of the split"},
         options=DRAWING_OPTIONS,
         higher_is_better=False,
     ),

@@ -71,8 +71,8 @@ class Benchmark:
     submission: Callable[[Sequence[Sample], Sequence[Prediction]], Any] | None = None
     """Predictions in the form that the data set's own server takes."""
 
-    deviations: tuple[str, ...] = ()
-    """In what our set-up always differs from the paper's."""
+    deviations: Mapping[str, str] = field(default_factory=dict)
+    """By split: in what our set-up always differs from the paper's."""
 
     def source(self, data: Path, split: str) -> Source:
         """The form that is there.

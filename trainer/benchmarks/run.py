@@ -190,6 +190,8 @@ def result_of(
         own.append(f"{len(run.samples):,} of {len(split.samples):,} samples")
     if split.expected is not None and len(split.samples) != split.expected:
         own.append(f"this split has {len(split.samples):,} samples, the official one {split.expected:,}")
+    if split.name in benchmark.deviations:
+        own.append(benchmark.deviations[split.name])
     if split.name not in benchmark.paper:
         own.append(f"the paper reports {', '.join(benchmark.paper)}")
     return Result(
@@ -206,7 +208,7 @@ def result_of(
         paper_where="" if figure is None else figure.where,
         higher_is_better=benchmark.higher_is_better,
         parts=dict(scores.parts),
-        deviations=[*own, *benchmark.deviations, *deviations],
+        deviations=[*own, *deviations],
         notes=list(scores.notes),
         seconds=round(sum(found[sample.id].seconds for sample in run.samples if sample.id in found), 1),
         settings=dict(settings),

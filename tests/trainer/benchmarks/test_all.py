@@ -48,7 +48,7 @@ def test_every_split_of_a_small_folder_is_read(one, data) -> None:
         assert all(image.path.is_file() for image in split.real_images)
         if one.kind == "image":
             assert split.real_images
-            assert split.name in ("val", "validation", "test")
+            assert split.name in ("val", "val-release", "validation", "test")
         for sample in split.samples[:20]:
             if one.kind == "ranking":
                 assert len(sample.candidates) == 100

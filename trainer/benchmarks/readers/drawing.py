@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainer.benchmarks.readers.json_files import (
     each,
@@ -19,11 +19,15 @@ from trainer.benchmarks.readers.json_files import (
 from trainer.benchmarks.sample import ImageFile, Sample, Split
 from trainer.errors import UsageError
 
+Prompts = Literal["ours", "release"]
+
 SEED = 0
 """Which captions are drawn, and which image of a film is meant, is random, and the same for everybody."""
 
 
-def read_coco_prompts(annotations: Path, images: Path, split: str, num_samples: int, prompts: str = "ours") -> Split:
+def read_coco_prompts(
+    annotations: Path, images: Path, split: str, num_samples: int, prompts: Prompts = "ours"
+) -> Split:
     """Captions of `captions_val2014.json` to draw. The real images are those of the whole split.
 
     Args:
