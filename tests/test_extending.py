@@ -19,8 +19,9 @@ SIBLINGS = {
     "An exported component": r"\bvae_decoder\b[.]SPEC",
     "An argument of an op": r"\bnull_logit\b",
     "An op backend": r"(?m)^from mmfs import .*\bcompiled\b",
-    "A data form": r"flintstones",
+    "A data form": r"\bmdetr\b",
     "A task": r'"chat"',
+    "A benchmark": r"read_gqa|testdev_balanced_questions",
     "A recipe": r"\btoy_story\b",
 }
 """By section: how one that exists is mentioned by whatever knows it."""
