@@ -6,6 +6,7 @@ the dtype that was asked for: memory holds each weight once.
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,6 +143,11 @@ class Source:
                 else ""
             )
             raise FileNotFoundError(f"The {self.what} {self.name} was not found {where}.{moved} {error}") from error
+        except pickle.UnpicklingError as error:  # whose own words advise to run it
+            raise ValueError(
+                f"The weights of the {self.what} {self.name} hold more than numbers, and reading them would run code "
+                "that came with them. Nothing of it was run. Give a snapshot with safetensors files."
+            ) from error
         except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"The weights of the {self.what} {self.name} do not load: {error}") from error
 
