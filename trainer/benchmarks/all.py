@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.benchmarks.benchmark import Benchmark, Figure, Source
+from trainer.benchmarks.emoji import PREFIX, emoji_benchmarks
 from trainer.benchmarks.readers.captions import read_coco_form, read_karpathy, read_lavis, read_paragraphs
 from trainer.benchmarks.readers.dialogues import History, read_visdial
 from trainer.benchmarks.readers.drawing import Prompts, read_ade20k, read_coco_prompts, read_narratives
@@ -435,19 +436,26 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         options=DRAWING_OPTIONS,
         higher_is_better=False,
     ),
+    *emoji_benchmarks(),
 )
 """By name."""
 
 
+EMOJI = [name for name in BENCHMARKS if name.startswith(PREFIX)]
+
+
 def benchmarks_named(names: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks of these names; `all` is every one.
+    """The benchmarks of these names; `all` is every one, `emoji` every one of the emoji world.
 
     Raises:
         UsageError: there is none of a name.
     """
     if "all" in names:
         return list(BENCHMARKS.values())
+    names = [one for name in names for one in (EMOJI if name == "emoji" else [name])]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        raise UsageError(f"There is no benchmark {unknown[0]!r}; expected some of {', '.join(BENCHMARKS)}, or all.")
+        raise UsageError(
+            f"There is no benchmark {unknown[0]!r}; expected some of {', '.join(BENCHMARKS)}, emoji, or all."
+        )
     return [BENCHMARKS[name] for name in dict.fromkeys(names)]

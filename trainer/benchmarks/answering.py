@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 from PIL import Image as PILImage
 
+from models.config import MMInterleavedConfig
 from models.generation.documents import PlainText
 from models.generation.prompts import prompt_for
 from trainer.benchmarks.image_files import open_image
 from trainer.benchmarks.predictions import Answered
-from trainer.benchmarks.sample import DrawnBefore, ImageFile, Sample
+from trainer.benchmarks.sample import DrawnBefore, ImageFile, Rendered, Sample
 from trainer.errors import UsageError
+from trainer.evaluation.answers import shrunk_image
 
 NUM_READING_THREADS = 4
 BATCHES_AHEAD = 2
@@ -26,6 +28,9 @@ OpenImages = Mapping[ImageFile, PILImage.Image]
 
 class Generator(Protocol):
     """An `MMInterleaved`, or an exported model."""
+
+    @property
+    def config(self) -> MMInterleavedConfig: ...
 
     def generate(self, documents: Any, *, task: str | None = ..., **options: Any) -> Any: ...
     def score(self, document: Any, candidates: Sequence[str], *, task: str | None = ..., **options: Any) -> Any: ...
@@ -58,7 +63,7 @@ def answers_in_words(model: Generator, batches: Iterator[list[Sample]], asking: 
     """Texts, batch by batch. An image is read once, and encoded once for all samples of a batch."""
     for samples, images in with_images(batches):
         begun = time.monotonic()
-        documents = [_document(sample, asking, images, {}) for sample in samples]
+        documents = [_document(sample, asking, images, {}, model.config.image_size[0]) for sample in samples]
         written = model.generate(documents, **{"mode": "text", **asking.options})
         seconds = (time.monotonic() - begun) / len(samples)
         yield [
@@ -75,7 +80,9 @@ def rankings(model: Generator, batches: Iterator[list[Sample]], asking: Asking) 
             begun = time.monotonic()
             # a candidate is another word behind the prompt
             candidates = [f" {candidate}" for candidate in sample.candidates]
-            scores = model.score(_document(sample, asking, images, {}), candidates, rank_by="sum")
+            scores = model.score(
+                _document(sample, asking, images, {}, model.config.image_size[0]), candidates, rank_by="sum"
+            )
             values = [one.log_probability for one in scores]
             answered.append(Answered(sample.id, values, time.monotonic() - begun))
         yield answered
@@ -108,7 +115,11 @@ def drawings(
             for segment in sample.document
             if isinstance(segment, DrawnBefore)
         }
-        documents = [_document(sample, asking, images, earlier) for sample in samples for _ in range(num_candidates)]
+        documents = [
+            _document(sample, asking, images, earlier, model.config.image_size[0])
+            for sample in samples
+            for _ in range(num_candidates)
+        ]
         seeds = [seed_of(sample.id, seed, number) for sample in samples for number in range(num_candidates)]
         results = model.generate(documents, **{**asking.options, "mode": "image", "max_new_images": 1, "seed": seeds})
         drawn = [result.images[0] for result in results]
@@ -159,7 +170,7 @@ def _opened(
 
 
 def _document(
-    sample: Sample, asking: Asking, images: OpenImages, earlier: Mapping[str, PILImage.Image]
+    sample: Sample, asking: Asking, images: OpenImages, earlier: Mapping[str, PILImage.Image], image_side: int
 ) -> list[str | PILImage.Image]:
     segments: list[str | PILImage.Image] = []
     for segment in sample.document:
@@ -168,6 +179,10 @@ def _document(
                 segments.append(images[segment])
             case DrawnBefore(sample_id):
                 segments.append(earlier[sample_id])
+            case Rendered(pixels):
+                segments.append(
+                    shrunk_image(pixels, image_side) if len(pixels) % image_side == 0 else PILImage.fromarray(pixels)
+                )
             case _:
                 segments.append(PlainText(segment))
     own = segments if asking.task is None else prompt_for(asking.task).fill(segments)

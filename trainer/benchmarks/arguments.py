@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from models.program import explained
-from trainer.benchmarks.all import BENCHMARKS
+from trainer.benchmarks.all import BENCHMARKS, benchmarks_named
 from trainer.benchmarks.command import check_all, run_all, score_given
 from trainer.benchmarks.comparison import as_text, compare
 from trainer.benchmarks.options import DEFAULT_BATCH_SIZE, BenchmarkOptions, FidProtocol
@@ -19,7 +19,12 @@ from trainer.errors import UsageError
 def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     """Add them to a parser, in a group of their own."""
     group = parser.add_argument_group("published benchmarks")
-    group.add_argument("--benchmark", nargs="+", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all is every one")
+    group.add_argument(
+        "--benchmark",
+        nargs="+",
+        metavar="NAME",
+        help=f"of {', '.join(BENCHMARKS)}; emoji is the emoji world, all is every one",
+    )
     group.add_argument("--data", type=Path, metavar="DIR", help="where the official files are")
     group.add_argument("--split", help="of one benchmark; default: the one that the paper reports")
     group.add_argument("--check", action="store_true", help="only tell what is there, what is missing, and the cost")
@@ -73,7 +78,11 @@ def run_benchmarks(parser: argparse.ArgumentParser, given: argparse.Namespace) -
         return 0
     if not given.benchmark:
         parser.error("--benchmark is missing: the names of benchmarks, or all.")
-    if given.data is None:
+    try:
+        needs_files = any(benchmark.needs_files for benchmark in benchmarks_named(given.benchmark))
+    except UsageError as error:
+        return _told(parser, error)
+    if given.data is None and needs_files:
         parser.error("--data is missing: the folder with the official files.")
     for name in ("limit", "batch_size", "num_beams", "num_candidates", "num_steps"):
         value = getattr(given, name)
@@ -81,7 +90,7 @@ def run_benchmarks(parser: argparse.ArgumentParser, given: argparse.Namespace) -
             parser.error(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
     options = BenchmarkOptions(
         names=given.benchmark,
-        data=given.data,
+        data=given.data or Path(),
         out=given.out,
         split=given.split,
         limit=given.limit,

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.benchmarks.sample import Sample, Split
 from trainer.benchmarks.scoring import Prediction, TextScorer
 from trainer.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+    from trainer.benchmarks.scoring import Scores
+
+ImageScorer = Callable[[Sequence[Sample], "Sequence[PILImage.Image]"], "Scores"]
+"""Samples and what was drawn for them, in one order, to scores."""
 
 Kind = Literal["text", "ranking", "image"]
 
@@ -65,7 +73,10 @@ class Benchmark:
     """Of `generate`, as in the released code."""
 
     score: TextScorer | None = None
-    """None for drawn images; see `trainer.benchmarks.images`."""
+    """Of texts and rankings; None for drawn images."""
+
+    score_images: ImageScorer | None = None
+    """Of drawn images, if no network judges them; None: see `trainer.benchmarks.drawn`."""
 
     higher_is_better: bool = True
     submission: Callable[[Sequence[Sample], Sequence[Prediction]], Any] | None = None
@@ -101,6 +112,11 @@ class Benchmark:
     def default_split(self) -> str:
         """The one that the paper reports."""
         return next(iter(self.splits))
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether something has to be fetched for it."""
+        return any(source.files for sources in self.splits.values() for source in sources)
 
     def prompt_task(self, tuned: bool) -> str | None:
         """The name of the prompt, if there is one."""

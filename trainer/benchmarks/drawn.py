@@ -44,7 +44,7 @@ class Judges:
         Raises:
             UsageError: what the benchmark is judged with was not given.
         """
-        if benchmark.kind != "image":
+        if benchmark.kind != "image" or benchmark.score_images is not None:
             return
         needed = {"FID": ("--inception FILE", self.inception), "mIoU": ("--segmenter DIR", self.segmenter)}
         option, judge = needed.get(benchmark.metric, ("--clip DIR", self.clip))
@@ -76,6 +76,8 @@ def score_drawn(
     """
     judges.check(benchmark)
     paths = [ImageFile(drawn(sample.id)) for sample in samples]
+    if benchmark.score_images is not None:
+        return benchmark.score_images(samples, [open_image(path) for path in paths])
     if benchmark.metric == "mIoU":
         assert judges.segmenter is not None
         return score_label_maps(split, samples, paths, judges.segmenter, progress)

@@ -192,7 +192,7 @@ def result_of(
         own.append(f"this split has {len(split.samples):,} samples, the official one {split.expected:,}")
     if split.name in benchmark.deviations:
         own.append(benchmark.deviations[split.name])
-    if split.name not in benchmark.paper:
+    if benchmark.paper and split.name not in benchmark.paper:
         own.append(f"the paper reports {', '.join(benchmark.paper)}")
     return Result(
         benchmark=benchmark.name,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class ImageFile:
@@ -30,7 +32,15 @@ class DrawnBefore:
     sample_id: str
 
 
-Segment = str | ImageFile | DrawnBefore
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """An image that was made, not read."""
+
+    pixels: np.ndarray
+    """uint8 [h, h, 3]; averaged down where the model reads a whole fraction of it."""
+
+
+Segment = str | ImageFile | DrawnBefore | Rendered
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Sample:
     """Text and images that fill the benchmark's prompt."""
 
     truth: Mapping[str, Any] = field(default_factory=dict)
-    """What its scorer compares with; plain data."""
+    """What its scorer compares with."""
 
     candidates: tuple[str, ...] = ()
     """Answers to rank, where nothing is to be written."""
