@@ -15,12 +15,16 @@ from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TaskOptions, document
 from trainer.data.emoji.world import CANVAS
 from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EVALUATION_TASKS
+from trainer.recipes import ALL_RECIPES, DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 PREFIX = "emoji_"
-SETTINGS = Settings()
+WORLD = ALL_RECIPES[DEFAULT_RECIPE]().data
+SETTINGS = Settings(num_concepts=WORLD.num_concepts, num_sprites=WORLD.num_sprites)
+"""The world of the default recipe, which is that of the shipped weights. A model of another world is scored by the
+command without `--benchmark`, which reads the world from its run."""
 
 
 def emoji_benchmark(family: str) -> Benchmark:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from models.program import explained, run_program
+from trainer.benchmarks.emoji import SETTINGS
 from trainer.data.document import Image, Text
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.process.out_directory import check_directory, make_directory
@@ -50,7 +51,7 @@ class Scene:
 
 def scenes(num: int) -> Iterator[Scene]:
     """Validation scenes with a caption, a question and a box each."""
-    options = TaskOptions(num_concepts=32, image_side=SIDE, num_sprites=9)
+    options = TaskOptions(SETTINGS.num_concepts, SIDE, SETTINGS.num_sprites)
     captions = documents("caption", "val", 0, num, seed=0, options=options)
     for number, document in enumerate(captions):
         [image] = [segment for segment in document.segments if isinstance(segment, Image)]
@@ -299,7 +300,7 @@ def write_label_maps(data: Path, num: int) -> None:
     """ADE20K: each thing of a scene is a class of its own."""
     folder = data / "ade20k/ADEChallengeData2016"
     lines = []
-    options = TaskOptions(num_concepts=32, image_side=SIDE, num_sprites=9)
+    options = TaskOptions(SETTINGS.num_concepts, SIDE, SETTINGS.num_sprites)
     for number, document in enumerate(documents("label_map", "val", 0, num, seed=0, options=options), 1):
         texts = [segment.text.strip() for segment in document.segments if isinstance(segment, Text)]
         *_, image = (segment for segment in document.segments if isinstance(segment, Image))

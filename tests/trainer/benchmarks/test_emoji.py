@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ from trainer.benchmarks.drawn import Judges, score_drawn
 from trainer.benchmarks.emoji import SETTINGS, emoji_benchmark
 from trainer.benchmarks.sample import Rendered
 from trainer.evaluation.evaluator import evaluate
-from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EVALUATION_TASKS
 
 NO_FOLDER = Path("none")
@@ -21,7 +21,7 @@ def test_texts_are_scored_as_without_benchmark(shipped) -> None:
     asking = Asking(None, {"mode": "text", **benchmark.options})
     [answered] = answers_in_words(shipped, iter([list(samples)]), asking)
     ours = benchmark.score(samples, [one.prediction for one in answered], "plain")
-    theirs = evaluate(shipped, Settings(tasks=("caption",), num_texts=6), weights={}).tasks["caption"].scores
+    theirs = evaluate(shipped, replace(SETTINGS, tasks=("caption",), num_texts=6), weights={}).tasks["caption"].scores
     assert ours.value == pytest.approx(theirs["exact"].mean)
     labels = EVALUATION_TASKS["caption"].labels
     for name in ("sprites", "colour", "relation"):
