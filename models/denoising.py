@@ -16,7 +16,7 @@ from torch import Tensor
 from models.denoising_options import Denoising
 
 SCHEDULERS: dict[str, Any] = {
-    "ddim": DDIMScheduler,
+    "ddim": DDIMScheduler,  # for its time steps; `ddim_step` is the step
     "dpm": DPMSolverMultistepScheduler,
     "ddpm": DDPMScheduler,
 }
@@ -87,8 +87,60 @@ def denoise(
     for done, timestep in enumerate(scheduler.timesteps, start=1):
         predicted = predict(latents, timestep)
         estimate = estimate_clean(predicted, latents, noise_schedule, timestep)
-        latents = scheduler.step(predicted, timestep, latents, generator=generators).prev_sample
+        if denoising.scheduler == "ddim":
+            following = scheduler.timesteps[done] if done < len(scheduler.timesteps) else None
+            latents = ddim_step(predicted, estimate, latents, scheduler, timestep, following)
+        else:
+            latents = scheduler.step(predicted, timestep, latents, generator=generators).prev_sample
         yield Step(done, latents, estimate)
+
+
+def ddim_step(
+    predicted: Tensor,
+    estimate: Tensor,
+    latents: Tensor,
+    scheduler: DDIMScheduler,
+    timestep: Tensor,
+    following: Tensor | None,
+) -> Tensor:
+    """A step of DDIM without noise (arXiv:2010.02502, Eq. 12), to the time step that comes next.
+
+    diffusers' own goes back by the number of training steps // the number of steps, which is another time step wherever
+    that does not divide, and so leaves noise that the next prediction is not told of.
+
+    Args:
+        predicted: [M, c, h, w], the model's output.
+        estimate: [M, c, h, w], of `estimate_clean`.
+        latents: [M, c, h, w].
+        scheduler: with the noise schedule.
+        timestep: of these latents.
+        following: of the next ones; None: the image, without noise.
+
+    Returns:
+        The next latents, [M, c, h, w].
+
+    Raises:
+        ValueError: the schedule bounds by dynamic thresholds.
+    """
+    config = scheduler.config
+    if config.thresholding:
+        raise ValueError(
+            'The noise schedule has thresholding=True, which "ddim" does not do; draw with "dpm" or "ddpm".'
+        )
+    kept = scheduler.alphas_cumprod.to(latents)
+    signal, noise = kept[timestep.long()].sqrt(), (1 - kept[timestep.long()]).sqrt()
+    if config.prediction_type == "v_prediction":
+        direction = noise * latents + signal * predicted
+    elif config.prediction_type == "sample":
+        direction = (latents - signal * predicted) / noise
+    else:
+        direction = predicted
+    if config.clip_sample:
+        estimate = estimate.clamp(-config.clip_sample_range, config.clip_sample_range)
+    if following is None:
+        return estimate
+    after = kept[following.long()]
+    return after.sqrt() * estimate + (1 - after).sqrt() * direction
 
 
 def estimate_clean(predicted: Tensor, latents: Tensor, noise_schedule: DDPMScheduler, timestep: Tensor) -> Tensor:

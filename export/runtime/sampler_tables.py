@@ -129,7 +129,7 @@ class NoiseSchedule:
         for place, time in enumerate(times):
             after = times[place + 1] if place + 1 < num_steps else -1
             if scheduler == "ddim":
-                rows.append(self._ddim(time, time - self.num_train_timesteps // num_steps))
+                rows.append(self._ddim(time, after))
             elif scheduler == "ddpm":
                 rows.append(self._ddpm(time, after))
             else:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 
 from models.denoising import denoise, estimate_clean, guide
 from models.denoising_options import Denoising
@@ -42,6 +42,45 @@ def test_every_scheduler_arrives_where_the_model_points(scheduler, prediction_ty
     torch.testing.assert_close(steps[-1].latents, TRUTH, rtol=0, atol=0.02)
     for step in steps:
         torch.testing.assert_close(step.estimate, TRUTH, rtol=0, atol=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")  # dpm with numpy 2
+@pytest.mark.parametrize("num_steps", [7, 24, 30, 300, 600])
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm"])
+def test_latents_have_the_noise_that_the_model_is_told_of(scheduler, num_steps) -> None:
+    """Also where the number of steps does not divide that of training: 24 of 1,000."""
+    noise_schedule = schedule("epsilon")
+    told = []
+
+    def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        noise = ideal(noise_schedule, latents, timestep)
+        told.append(float(noise.std()))
+        return noise
+
+    noise = torch.randn(TRUTH.shape, generator=torch.Generator().manual_seed(0))
+    denoising = Denoising(num_inference_steps=num_steps, scheduler=scheduler)
+    *_, last = denoise(predict, noise, noise_schedule, denoising, [torch.Generator(), torch.Generator()])
+    assert told == pytest.approx([told[0]] * num_steps, rel=0.02)
+    torch.testing.assert_close(last.latents, TRUTH, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("clip_sample", [True, False])
+def test_ddim_is_that_of_diffusers_where_its_steps_divide_the_training(prediction_type, clip_sample) -> None:
+    noise_schedule = DDPMScheduler(clip_sample=clip_sample, clip_sample_range=0.7, prediction_type=prediction_type)
+    theirs = DDIMScheduler.from_config(noise_schedule.config, timestep_spacing="trailing")
+    theirs.set_timesteps(8)
+    latents = expected = torch.randn(TRUTH.shape, generator=torch.Generator().manual_seed(0))
+    steps = denoise(lambda x, _: 0.3 * x, latents, noise_schedule, Denoising(num_inference_steps=8), [])
+    for step, timestep in zip(steps, theirs.timesteps, strict=True):
+        expected = theirs.step(0.3 * expected, timestep, expected).prev_sample
+        torch.testing.assert_close(step.latents, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dynamic_thresholds_are_refused() -> None:
+    noise_schedule = DDPMScheduler(thresholding=True)
+    with pytest.raises(ValueError, match='thresholding=True, which "ddim" does not do'):
+        list(denoise(lambda x, _: x, TRUTH, noise_schedule, Denoising(num_inference_steps=2), []))
 
 
 def test_noise_of_an_image_is_its_own() -> None:

@@ -1,7 +1,8 @@
 """How right a written answer is: captions, numbers and boxes, each a share between 0 and 1.
 
-A model may write down its search first ("top left whale, middle strawberry: 11"), so the last number or box of a text
-is its answer, and the one before it is not.
+A model may write down its search first ("top left whale, middle strawberry: 11"), so the last number or box of the
+first line is its answer, and the one before it is not. What follows a line break is no answer: a model that did not end
+has begun with something else there.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ def number_match(answer: str, truth: str) -> float:
 
 
 def last_number(text: str) -> str | None:
-    """The digits of the last number that a text holds, None if there is none."""
-    numbers = re.findall(r"\d+", text)
+    """The digits of the last number in the first line of a text, None if there is none."""
+    numbers = re.findall(r"\d+", _first_line(text))
     return numbers[-1] if numbers else None
 
 
 def read_box(text: str) -> Box | None:
-    """The last box that a text holds, None if there is none."""
-    boxes = read_boxes(text)
+    """The last box in the first line of a text, None if there is none."""
+    boxes = read_boxes(_first_line(text))
     return boxes[-1] if boxes else None
 
 
@@ -41,6 +42,10 @@ def box_iou(one: Box, other: Box) -> float:
     shared = max(width, 0.0) * max(height, 0.0)
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
     return shared / (areas - shared) if areas > shared else 0.0
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")
 
 
 def _normalised(text: str) -> str:

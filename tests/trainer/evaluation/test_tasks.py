@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from trainer.data.document import Document, Image
+from trainer.data.emoji.atlas import sprites
 from trainer.data.emoji.tasks import TaskOptions, documents
-from trainer.evaluation.tasks import EVALUATION_TASKS, read_caption, score_caption, true_image
+from trainer.evaluation.tasks import EVALUATION_TASKS, CaptionSlots, read_caption, score_caption, true_image
 
 OPTIONS = TaskOptions(num_concepts=32)
 
@@ -53,6 +54,13 @@ def test_a_caption_is_taken_apart() -> None:
     assert (slots.relation, slots.colour) == ("* between * and *", "orange")
     assert read_caption("a fire engine above a fire").names == ("fire engine", "fire")
     assert read_caption("nonsense words").colour is None
+
+
+def test_the_words_of_every_sprite_are_found() -> None:
+    """An article that is cut out of a word makes another word (lm-evaluation-harness 1303)."""
+    for sprite, other in zip(sprites(), sprites()[1:], strict=False):
+        slots = read_caption(f"{sprite.phrase} left of {other.phrase} on an orange background")
+        assert slots == CaptionSlots((sprite.name, other.name), "* left of *", "orange")
 
 
 def test_caption_slots_are_scored_one_by_one() -> None:

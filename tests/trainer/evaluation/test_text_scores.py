@@ -28,6 +28,16 @@ def test_number_match(answer: str, right: int) -> None:
     assert number_match(answer, "37") == right
 
 
+def test_what_is_written_around_an_answer_does_not_count() -> None:
+    """Public reports on lm-evaluation-harness: 3399 (white space at the end), 978 (a model that did not end), 1204 (the
+    answer after its derivation); of a tokenizer without a space before the first word: oellm-eval 112."""
+    assert exact_match(" a snail \n", "a snail") == 1
+    assert number_match("10\n\nPassage: the census of 2011", "10") == 1
+    assert number_match("\n 10", "10") == 1
+    assert number_match("3*3=<<3*3=9>>9 times, so 9*60=<<9*60=540>>540 metres #### 540", "540") == 1
+    assert read_box("(100,050)(300,500)\n(200,050)(999,500)") == (0.1, 0.05, 0.3, 0.5)
+
+
 def test_boxes_are_read_in_thousandths() -> None:
     assert read_box("at (100,050)(999,500) it is") == (0.1, 0.05, 0.999, 0.5)
     for nonsense in ("", "(100,050)", "(100,050)(100,500)", "(10,50)(99,99)", "(500,500)(100,600)"):
