@@ -19,12 +19,14 @@ from export.validate.end_to_end import LEAST_PSNR_DB, compare, psnrs
 from export.validate.seed_sensitivity import TWICE_DB, own_psnr_db, step_error_of
 from export.verified import record_run
 from models import MMInterleaved
+from models.atomic_files import write_atomically
 from models.generation.documents import Segment
 from models.generation.generated import Generated
 from models.generation.options import GenerationOptions
 from models.images.image_file import open_image
 from models.output_file import check_output_file
 from models.program import explained
+from models.write_errors import writing
 from plugins_trt.tensorrt_package import MissingPackage, open_package
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -64,9 +66,10 @@ def _run(options: argparse.Namespace) -> int:
     print(f"({options.backend}: {time.perf_counter() - start:.1f} s)")
     if options.out is not None:
         if options.out.suffix == ".html":
-            options.out.write_text(written.to_html(), encoding="utf-8")
+            write_atomically(options.out, written.to_html())
         else:
-            written.to_image().save(options.out)
+            with writing(options.out):
+                written.to_image().save(options.out)
         print(f"wrote {options.out}")
     if options.compare is None:
         return 0

@@ -36,6 +36,7 @@ from mmfs.kernels.nvrtc import NvrtcError
 from models.config import CONFIG_FILE
 from models.directory_lock import directory_lock
 from models.program import explained
+from models.write_errors import WriteError
 from plugins_trt.kinds import USUAL_PLUGIN_KIND
 from plugins_trt.plugin_kinds import check_plugin_kind
 from plugins_trt.tensorrt_package import MissingPackage, open_package
@@ -119,7 +120,7 @@ def export_model(options: argparse.Namespace) -> int:
     except (GraphError, ParityError) as error:
         print(f"The export failed, and nothing was written to {options.out}. {error}", file=sys.stderr)
         return 1
-    except (EngineError, ChildError) as error:
+    except (EngineError, ChildError, WriteError) as error:
         print(error, file=sys.stderr)
         return 1
     except (OSError, ValueError, NvrtcError, MissingPackage) as error:

@@ -13,16 +13,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export.graph.onnx_graph import GraphError
-from export.process.child_process import end_with_parent
 from export.process.progress import Log
 from export.stages import lower, trace
 from export.store.job import Job
 from export.validate.parity import ParityError
 from export.validate.validate import validate
+from models.program import explained
+from models.write_errors import WriteError
 
 ERROR_FILE = "error.json"
 STAGES: dict[str, Callable[[Job, Log], None]] = {"onnx": trace, "lower": lower, "validate": validate}
-ERRORS: tuple[type[Exception], ...] = (GraphError, ParityError, FileNotFoundError, ValueError, OSError)
+ERRORS: tuple[type[Exception], ...] = (GraphError, ParityError, WriteError, FileNotFoundError, ValueError, OSError)
 """Errors of a stage; the first type that fits is raised again in the process that started it."""
 
 
@@ -30,12 +31,11 @@ def main(arguments: Sequence[str]) -> None:
     """Do a stage."""
     stage, file = arguments[0], Path(arguments[1])
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports each torchvision op that is not installed
-    end_with_parent()
     try:
         STAGES[stage](Job.load(file), lambda line: print(line, flush=True))
     except ERRORS as error:
         kind = next(number for number, one in enumerate(ERRORS) if isinstance(error, one))
-        file.with_name(ERROR_FILE).write_text(json.dumps([kind, str(error)]))
+        file.with_name(ERROR_FILE).write_text(json.dumps([kind, explained(error)]))
 
 
 def raise_error(work: Path) -> None:

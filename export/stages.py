@@ -34,6 +34,7 @@ from export.store.job import LOWERING_MODULES, NEUTRAL_DIR, Job
 from export.store.manifest import ONNX_DIR
 from models import MMInterleaved
 from models.atomic_files import write_atomically
+from models.write_errors import writing
 
 
 def open_model(job: Job) -> MMInterleaved:
@@ -74,7 +75,8 @@ def trace(job: Job, log: Log) -> None:
             continue
         earlier = Path(job.earlier) / NEUTRAL_DIR / file.name
         if _has_key(earlier, job.graph_key):
-            shutil.copyfile(earlier, file)
+            with writing(file, earlier.stat().st_size):
+                shutil.copyfile(earlier, file)
             _set_key(file, job.graph_key)
             log(f"{head}: as in the earlier export")
             continue

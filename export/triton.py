@@ -14,6 +14,7 @@ from export.engine.compatibility import IncompatibleExport, check_file, check_gr
 from export.formats import ServedKind
 from export.store.manifest import ComponentEntry, EngineEntry, Manifest, read_manifest
 from export.store.rebuild_command import how_to_rebuild, rebuild_command
+from models.write_errors import writing
 
 TYPES = {
     "float32": "TYPE_FP32",
@@ -61,9 +62,11 @@ def write_repository(root: Path, repository: Path, kind: ServedKind) -> list[str
                 check_graph(root, entry.onnx, cure)
             else:
                 check_file(root, engine.plan, cure)
-            shutil.copyfile(root / first.path, folder / MODEL_FILES[kind])
-            for file in others:  # keeping their names, by which the graph finds them
-                shutil.copyfile(root / file.path, folder / Path(file.path).name)
+            # The others keep their names, by which the graph finds them.
+            names = [MODEL_FILES[kind], *(Path(file.path).name for file in others)]
+            for file, own_name in zip((first, *others), names, strict=True):
+                with writing(repository / name / "1" / own_name, file.bytes):
+                    shutil.copyfile(root / file.path, folder / own_name)
             num_profiles = 0 if engine is None else len(engine.profiles)
             (whole / name / "config.pbtxt").write_text(model_config(name, entry, kind, num_profiles))
         whole.rename(repository)

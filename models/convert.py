@@ -19,6 +19,7 @@ from models.number_options import real_number
 from models.program import explained, run_program
 from models.released.base_weights import SNAPSHOT_LAYOUTS
 from models.released.dtype import DType
+from models.write_errors import WriteError
 
 if TYPE_CHECKING:
     from models.processor import MMInterleavedProcessor
@@ -105,6 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         converter.run()
         if given.verify:
             print(f"{converter.verify()} tensors are those of {given.source}")
+    except WriteError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
     except (OSError, ValueError) as error:
         print(f"{PROGRAM}: {explained(error)}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("mmfs", "models", "trainer", "plugins_trt", "export")
 HEAVY = ("transformers", "diffusers", "onnxruntime", "matplotlib")
 
-CHILD_PROCESSES = {"export.engine.build_process", "export.stage_process"}
+CHILD_PROCESSES = {"export.engine.build_process", "export.process.guarded", "export.stage_process"}
 """Programs that only another program starts; they have no options."""
 
 MAKES_OWN_KERNELS = ("mmfs", "plugins_trt.embed", "models.convert")

@@ -36,6 +36,7 @@ from export.store.manifest import (
     write_manifest,
 )
 from mmfs.kernels.nvrtc import nvrtc
+from models.atomic_files import write_atomically
 from models.directory_lock import directory_lock
 from plugins_trt.kinds import USUAL_PLUGIN_KIND
 from plugins_trt.machine_code import ARCHITECTURES, PTX_ARCHITECTURE
@@ -208,7 +209,7 @@ def _one_engine(
         layers = folder / f"{name}.layers.json"
         layers.unlink(missing_ok=True)  # of the plan before this one
         if "layers" in inspection:
-            layers.write_text(json.dumps(inspection["layers"], indent=1))
+            write_atomically(layers, json.dumps(inspection["layers"], indent=1))
         (scratch / "plan").replace(plan)
     used = plugin_kind if expected else None
     architectures = architectures_of(used, options.architectures, options.plugin_library) if used is not None else []

@@ -18,8 +18,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from export.process.child_process import end_with_parent
 from models.atomic_files import write_atomically
+from models.write_errors import WriteError, writing
 from plugins_trt.plugin_kinds import PluginKind, open_plugin_kind
 from plugins_trt.tensorrt_package import open_package
 
@@ -59,7 +59,7 @@ class Request:
 
     def save(self, file: Path) -> None:
         """As JSON."""
-        file.write_text(json.dumps(asdict(self)))
+        write_atomically(file, json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, file: Path) -> Request:
@@ -75,13 +75,12 @@ def main(arguments: Sequence[str]) -> None:
     """Do what the request says; where TensorRT refuses, the result is {"error": why}."""
     (file,) = map(Path, arguments)
     request = Request.load(file)
-    end_with_parent()
     with Path(request.log).open("w", encoding="utf-8") as stream:
         trt = open_package(request.builder)
         log = _log(trt, stream)
         try:
             built = build(request, trt, log, _plugins(request, trt))
-        except RuntimeError as error:
+        except (RuntimeError, WriteError) as error:
             _write(file.with_name(BUILT_FILE), {"error": str(error)})
             return
         _write(file.with_name(BUILT_FILE), built)
@@ -138,7 +137,8 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: PluginKind | Non
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuilderError(f"TensorRT could not build the engine: {log.last_errors()}")
-    Path(request.plan).write_bytes(plan)
+    with writing(Path(request.plan), len(plan)):
+        Path(request.plan).write_bytes(plan)
     if request.timing_cache is not None:
         save_timing_cache(config, Path(request.timing_cache))
     return {

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from export.store.manifest import ENGINES_DIR, Manifest
+from models.write_errors import writing
 
 KINDS = ("plan", "build.log", "layers.json")
 """Ends of the names of an engine's files."""
@@ -57,4 +58,5 @@ def carry_engines(earlier_root: Path, earlier: Manifest, root: Path, manifest: M
         try:
             os.link(file, target)
         except OSError:  # a file system without hard links
-            shutil.copy2(file, target)
+            with writing(target, file.stat().st_size):
+                shutil.copy2(file, target)

@@ -7,6 +7,7 @@ are copied, a piece at a time, and take the type that the graph gives them on th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +17,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from export.graph.meta_model import Stored
+from models.write_errors import writing
 
 PIECE_BYTES = 2**24
 ALIGNMENT = 4096
@@ -73,23 +75,29 @@ def write_weights(
 
     Raises:
         ValueError: a file of the checkpoint is too short.
+        WriteError: the disk is full, say; nothing of the file is left.
     """
     tensors = [tensor for tensor in proto.graph.initializer if is_external(tensor)]
     if not tensors:
         return
     written: dict[tuple[object, ...], tuple[int, int]] = {}
-    with file.open("wb") as target:
-        for tensor in tensors:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            encoder = encoders.get(tensor.name)
-            what = (entries["location"], entries["offset"], tensor.data_type, encoder)
-            if what not in written:
-                target.write(bytes(-target.tell() % ALIGNMENT))
-                start = target.tell()
-                _copy(checkpoint / entries["location"], entries, tensor, encoder, target)
-                written[what] = start, target.tell() - start
-            offset, length = written[what]
-            _set_entries(tensor, {"location": file.name, "offset": offset, "length": length})
+    num_bytes = sum(math.prod(one.dims) * helper.tensor_dtype_to_np_dtype(one.data_type).itemsize for one in tensors)
+    try:
+        with writing(file, num_bytes), file.open("wb") as target:
+            for tensor in tensors:
+                entries = {entry.key: entry.value for entry in tensor.external_data}
+                encoder = encoders.get(tensor.name)
+                what = (entries["location"], entries["offset"], tensor.data_type, encoder)
+                if what not in written:
+                    target.write(bytes(-target.tell() % ALIGNMENT))
+                    start = target.tell()
+                    _copy(checkpoint / entries["location"], entries, tensor, encoder, target)
+                    written[what] = start, target.tell() - start
+                offset, length = written[what]
+                _set_entries(tensor, {"location": file.name, "offset": offset, "length": length})
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _copy(

@@ -6,7 +6,6 @@ neither, and cannot set the library path of a single process.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import subprocess
@@ -15,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from models.directory_lock import held_descriptors
 
 ROOT = Path(__file__).parents[2]
 INTERVAL_S = 10.0
@@ -34,7 +35,8 @@ def run_child(
     library_folders: Sequence[Path] = (),
     interval_s: float = INTERVAL_S,
 ) -> None:
-    """Run `python -m module` to its end; it gets a standard input that ends with this process.
+    """Run `python -m module` to its end. It ends with this process, in whatever way that ends, and until then it holds
+    the locks that this process holds (`models.directory_lock`).
 
     Args:
         module: which.
@@ -53,13 +55,14 @@ def run_child(
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
     start = time.monotonic()
     child = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.PIPE,
+        [sys.executable, "-m", "export.process.guarded", str(os.getpid()), module, *arguments],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         env=environment,
+        pass_fds=held_descriptors(),
     )
     lines: queue.Queue[str | None] = queue.Queue()
     reader = threading.Thread(target=_read, args=(child, lines), daemon=True)
@@ -85,22 +88,9 @@ def run_child(
             child.kill()
             child.wait()
         reader.join()
-        assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
     if status:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         raise ChildError(f"The process {how}. It wrote last: {' | '.join(last) or 'nothing'}")
-
-
-def end_with_parent() -> None:
-    """Called in the child: end it as soon as its parent has ended, in whatever way."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    sys.stdin.read()  # returns when the other end is closed: the parent is gone
-    os._exit(1)
 
 
 def _read(child: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from export.runtime.sampler_tables import NoiseSchedule
@@ -14,7 +13,7 @@ from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.config import CONFIG_FILE
 from models.generation.state import processor_of
 from models.processor import PROCESSOR_FILE, TOKENIZER_FILE
-from models.tensor_files import read_tensors
+from models.tensor_files import read_tensors, write_tensors
 
 EMBEDDING_FILE = "embedding.safetensors"
 NEGATIVE_CONTEXT_FILE = "negative_context.safetensors"
@@ -77,7 +76,7 @@ def write_assets(model: MMInterleaved, directory: Path) -> list[Path]:
     assets.config.save(directory / CONFIG_FILE)
     processor_of(model).save_pretrained(directory)
     assets.schedule.save(directory / SCHEDULE_FILE)
-    save_file({"embedding": assets.embedding}, directory / EMBEDDING_FILE)
+    write_tensors(directory / EMBEDDING_FILE, {"embedding": assets.embedding})
     negative = {name: tensor.detach().clone() for name, tensor in model.image_decoder.named_parameters(recurse=False)}
-    save_file(negative, directory / NEGATIVE_CONTEXT_FILE)
+    write_tensors(directory / NEGATIVE_CONTEXT_FILE, negative)
     return sorted(directory.iterdir())

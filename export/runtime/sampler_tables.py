@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from models import MMInterleaved
+from models.atomic_files import write_atomically
 from models.denoising_options import SchedulerName
 from models.image_decoders.image_decoder import PREDICTION_TYPES
 from models.json_files import read_json_object
@@ -85,7 +86,7 @@ class NoiseSchedule:
 
     def save(self, file: Path) -> None:
         """Write JSON."""
-        file.write_text(json.dumps(asdict(self)) + "\n")
+        write_atomically(file, json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def load(cls, file: Path) -> NoiseSchedule:

@@ -14,6 +14,7 @@ from export.process.progress import Log, ReadProgress
 from export.process.source_digest import modules_digest
 from export.store.samples import SAMPLES_DIR
 from export.store.selection import ComponentSelection
+from models.atomic_files import write_atomically
 
 NEUTRAL_DIR = "neutral"
 JOB_FILE = "job.json"
@@ -126,7 +127,7 @@ class Job:
     def save(self) -> Path:
         """Into its folder, for the processes of the stages."""
         file = Path(self.work) / JOB_FILE
-        file.write_text(json.dumps(asdict(self)))
+        write_atomically(file, json.dumps(asdict(self)))
         return file
 
     @classmethod

@@ -64,6 +64,7 @@ from export.validate.parity import ParityError, Run, check, check_run, open_sess
 from models import MMInterleaved
 from models.config import CONFIG_FILE
 from models.tensor_files import WEIGHTS_FILE
+from models.write_errors import writing
 
 ROUNDED_DIR = "rounded"
 
@@ -231,7 +232,8 @@ def runnable(file: Path, precision: Precision) -> Path:
         return file
     rounded = file.parents[1] / ROUNDED_DIR / file.name
     rounded.parent.mkdir(exist_ok=True)
-    onnx.save(rounded_float32(onnx.load(file)), rounded)
+    with writing(rounded):
+        onnx.save(rounded_float32(onnx.load(file)), rounded)
     return rounded
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.atomic_files import UNFINISHED, write_atomically
 from models.config import CONFIG_FILE, MMInterleavedConfig
 from models.digests import write_digests
+from models.directory_lock import LOCK_FILE, directory_lock
 from models.json_files import read_json_object
 from models.mm_interleaved import MMInterleaved
 from models.processor import MMInterleavedProcessor
@@ -127,7 +128,8 @@ class Converter:
             "max_shard_bytes": max_shard_bytes,
             "config": self.config.to_dict(),
         }
-        begun = self._begun(request)
+        self.request = request
+        begun = self._begun()
         progress(f"{len(self.checkpoint.entries)} tensors in {len(self.checkpoint.files)} files; checking them")
         with torch.device("meta"):
             model = MMInterleaved(self.config)
@@ -143,7 +145,7 @@ class Converter:
                 differing,
             )
 
-    def _begun(self, request: dict[str, Any]) -> Conversion | None:
+    def _begun(self) -> Conversion | None:
         """The conversion that `out` holds some or all of; None if it is new or empty."""
         if self.out.is_dir():
             there = {path.name for path in self.out.iterdir()}
@@ -152,14 +154,14 @@ class Converter:
         else:
             there = set()
         # Shards older than conversion.json are written again.
-        if there <= {BASE_FILE, BASE_FILE + UNFINISHED, CONVERSION_FILE + UNFINISHED}:
+        if there <= {LOCK_FILE, BASE_FILE, BASE_FILE + UNFINISHED, CONVERSION_FILE + UNFINISHED}:
             return None
         if not (self.out / CONVERSION_FILE).is_file():
             raise ValueError(
                 f"{self.out} is not empty and holds no {CONVERSION_FILE}. Name a new directory with --out."
             )
         begun = Conversion.load(self.out / CONVERSION_FILE)
-        if changed := [name for name, value in request.items() if begun.request.get(name) != value]:
+        if changed := [name for name, value in self.request.items() if begun.request.get(name) != value]:
             raise ValueError(
                 f"{self.out} holds another conversion: {', '.join(changed)} is not what it was. Repeat the command "
                 "that it was begun with, or name a new directory with --out."
@@ -248,15 +250,21 @@ class Converter:
         """Write the shards that are missing.
 
         Raises:
-            ValueError: the disk has too little room.
+            ValueError: the disk has too little room, or another process writes into `out`, or has begun another
+                conversion there.
+            WriteError: the disk is full, say. What is complete stays, and the same conversion goes on.
         """
-        shards = self.conversion.shards
-        todo = [shard for shard in shards if not (self.out / shard.file).is_file()]
-        need = sum(shard.num_bytes for shard in todo)
+        need = sum(shard.num_bytes for shard in self.conversion.shards if not (self.out / shard.file).is_file())
         existing = next(path for path in (self.out.absolute(), *self.out.absolute().parents) if path.exists())
         if (free := shutil.disk_usage(existing).free) < need:
             raise ValueError(f"{self.out} needs {need / 1e9:.1f} GB more, and its disk has {free / 1e9:.1f} GB left.")
         self.out.mkdir(parents=True, exist_ok=True)
+        with directory_lock(self.out):
+            self._begun()  # again: another process may have begun another one meanwhile
+            self._write(self.conversion.shards)
+
+    def _write(self, shards: list[Shard]) -> None:
+        todo = [shard for shard in shards if not (self.out / shard.file).is_file()]
         for left_over in self.out.glob(f"*{UNFINISHED}"):
             left_over.unlink()
         if self.base:
@@ -264,7 +272,7 @@ class Converter:
         self.conversion.save(self.out / CONVERSION_FILE)
         if len(todo) < len(shards):
             self.progress(f"{len(shards) - len(todo)} of {len(shards)} shards are there already")
-        clock = Clock(need)
+        clock = Clock(sum(shard.num_bytes for shard in todo))
         for shard in todo:
             write_tensors(self.out / shard.file, dict(self._converted(shard)))
             self.progress(f"{shard.file}: {clock.after(shard.num_bytes)}")

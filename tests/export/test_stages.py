@@ -278,7 +278,6 @@ def test_an_error_of_a_stage_crosses_the_border(
     job = job_of(model_dir, tmp_path / "out")
     Path(job.work).mkdir()
     monkeypatch.setitem(stage_process.STAGES, "onnx", fail)
-    monkeypatch.setattr(stage_process, "end_with_parent", lambda: None)
     stage_process.main(["onnx", str(job.save())])
     with pytest.raises(type(error), match=str(error)):
         raise_error(Path(job.work))

@@ -201,7 +201,6 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         stage_process.main(arguments)
 
     monkeypatch.setattr(export.pipeline, "run_child", run_here)
-    monkeypatch.setattr(stage_process, "end_with_parent", lambda: None)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 
 from models import MMInterleaved, MMInterleavedConfig, tensor_files
 from models.convert import main
+from models.directory_lock import directory_lock
 from models.released.conversion import Converter
 from models.released.names import to_released
 
@@ -311,7 +312,7 @@ def test_an_out_that_cannot_be_made_is_told(pristine, config_file, tmp_path, cap
     (tmp_path / "notes.txt").touch()
     out = tmp_path / "notes.txt" / "out"
     assert main([str(pristine), "--out", str(out), "--config", str(config_file)]) == 2
-    assert f"Not a directory: '{out}'" in capsys.readouterr().err
+    assert f"{out}: Not a directory." in capsys.readouterr().err
 
 
 def test_help_says_what_is_written(capsys):
@@ -529,3 +530,20 @@ def test_a_tokenizer_gets_the_two_new_tokens_and_can_come_later(model, pristine,
     assert processor.tokenizer.token_to_id("<|beginofimage|>") == WORDS
     assert processor.encode_text("w3 w4") == [6, 7]
     assert WORDS not in processor.encode_text("w3 <|beginofimage|> w4")
+
+
+def test_two_conversions_in_one_directory_do_not_meet(model, pristine, tmp_path):
+    out = tmp_path / "out"
+    options = {"config": model.config, "progress": lambda line: None}
+    one, same = (Converter(pristine, out, **options) for _ in range(2))
+    other = Converter(pristine, out, **options, dtype="float16")
+    out.mkdir()
+    with directory_lock(out), pytest.raises(ValueError, match="Another process is writing into"):
+        one.run()
+    assert list(out.iterdir()) == []
+    one.run()
+    written = {file.name: file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(ValueError, match=r"holds another conversion: dtype is not what it was"):
+        other.run()
+    same.run()
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == written

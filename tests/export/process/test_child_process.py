@@ -2,11 +2,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from export.process.child_process import ROOT, ChildError, run_child
+from models.directory_lock import DirectoryInUse, directory_lock
 
 
 @pytest.fixture
@@ -68,30 +70,57 @@ def test_how_a_process_ended_is_said(module, source: str, message: str) -> None:
         run_child(module(source), [], heartbeat=lambda *_: None)
 
 
-def test_the_standard_input_ends_with_the_parent(module, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
+def test_a_child_goes_with_its_parent_and_holds_its_lock_till_then(module, tmp_path: Path) -> None:
+    """Even one that is deep in a library, where Python cannot notice anything."""
+    mark, locked = tmp_path / "mark", tmp_path / "locked"
+    locked.mkdir()
     name = module(
-        "import pathlib, sys\n"
-        f"mark = pathlib.Path({str(mark)!r})\n"
-        "mark.write_text('started')\n"
-        "sys.stdin.read()\n"
-        "mark.write_text('alone')\n"
+        "import ctypes, os, pathlib, sys\n"
+        f"pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\n"
+        "ctypes.PyDLL(None).sleep(600)  # which keeps Python's lock\n"
     )
     parent = (
-        "import sys\n"
+        "import pathlib, sys\n"
         f"sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
         "from export.process.child_process import run_child\n"
-        f"run_child({name!r}, [], heartbeat=lambda *_: None)\n"
+        "from models.directory_lock import directory_lock\n"
+        f"with directory_lock(pathlib.Path({str(locked)!r})):\n"
+        f"    run_child({name!r}, [], heartbeat=lambda *_: None)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent])
-    wait_for(mark, "started")
+    wait_for(lambda: mark.exists() and mark.read_text() != "")
+    child = int(mark.read_text())
     process.kill()  # as by the system when memory runs out
     process.wait()
-    wait_for(mark, "alone")
+    wait_for(lambda: not is_running(child))
+    wait_for(lambda: not is_held(locked))
 
 
-def wait_for(file: Path, content: str, patience_s: float = 600) -> None:
+def test_a_child_whose_parent_has_ended_does_not_begin(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "export.process.guarded", "1", "this"]
+    assert subprocess.run(program, cwd=ROOT, capture_output=True).returncode == 1
+    own = [sys.executable, "-m", "export.process.guarded", str(os.getpid()), "this"]
+    assert "Zen of Python" in subprocess.run(own, cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def is_running(process: int) -> bool:
+    """Not one that has ended and whose status nobody has asked for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def is_held(directory: Path) -> bool:
+    try:
+        with directory_lock(directory):
+            return False
+    except DirectoryInUse:
+        return True
+
+
+def wait_for(holds: Callable[[], bool], patience_s: float = 60) -> None:
     end = time.monotonic() + patience_s
-    while not (file.exists() and file.read_text() == content):
-        assert time.monotonic() < end, f"{file.name} never held {content!r}"
+    while not holds():
+        assert time.monotonic() < end
         time.sleep(0.02)
