@@ -22,6 +22,7 @@ from models.denoising import Step, denoise, guide
 from models.denoising_options import Denoising
 from models.image_codec import LatentCodec, PixelCodec
 from models.image_decoders.condition import Condition
+from models.number_options import real_number
 from models.position import sincos_1d
 from models.qformer import QFormer
 from models.resampler import Resampler
@@ -101,6 +102,9 @@ class ImageDecoder(nn.Module, ABC):
                 f"image_decoder.image_size is {config.image_size}; expected multiples of {self.latent_px}, the pixels "
                 "that one latent pixel covers each way."
             )
+        for name in ("beta_start", "beta_end"):
+            if name in config.scheduler:
+                real_number(f"scheduler.{name}", config.scheduler[name], above=0, most=1)
         self.noise_schedule = DDPMScheduler(**config.scheduler)
         kind = self.noise_schedule.config.prediction_type
         if kind not in PREDICTION_TYPES:

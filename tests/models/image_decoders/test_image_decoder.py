@@ -123,6 +123,13 @@ def test_guidance_of_one_is_the_conditional_model() -> None:
     assert (drawn(8.0) - plain).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("beta", [1e39, float("nan"), -0.1, 2, "0.1"])
+def test_a_noise_schedule_of_impossible_numbers_is_refused(beta: object) -> None:
+    config = dataclasses.replace(PIXELS, scheduler={**CONFIG.scheduler, "beta_end": beta})
+    with pytest.raises(ValueError, match=r"scheduler\.beta_end is .*; expected"):
+        build(config)
+
+
 def test_a_prediction_type_that_nobody_can_train_is_refused() -> None:
     config = dataclasses.replace(PIXELS, scheduler={**CONFIG.scheduler, "prediction_type": "score"})
     with pytest.raises(ValueError, match="prediction_type 'score'; expected one of epsilon, v_prediction, sample"):
