@@ -27,6 +27,7 @@ from mmfs.arguments import (
     contiguous_and_aligned,
 )
 from mmfs.reference import accumulation_dtype, count_visible, image_planes
+from mmfs.without_output import check_numbers, zero_mmfs_attention_gradients, zero_ms_deform_attn_gradients
 
 InstructionSet = Literal["avx2", "portable"]
 
@@ -248,11 +249,7 @@ def ms_deform_attn_backward(
     """Gradients of `ms_deform_attn_forward`; of value only if needs_value."""
     value, spatial_shapes, sampling_locations, attention_weights = arguments
     if not grad_out.numel():
-        return MSDeformAttnGradients(
-            zeros_like(value) if needs_value else value.new_empty(0),
-            zeros_like(sampling_locations),
-            zeros_like(attention_weights),
-        )
+        return zero_ms_deform_attn_gradients(arguments, needs_value)
     call = ms_deform_attn_call(arguments)
     dtype = accumulation_dtype(value.dtype)
     grad_out = as_array(grad_out, value.dtype)
@@ -291,10 +288,7 @@ def mmfs_attention_backward(
     value, parameters = arguments.value, parameters_of(arguments)
     dtype = accumulation_dtype(value.dtype)
     if not grad_out.numel():
-        return MMFSAttentionGradients(
-            zeros_like(value) if needs_value else value.new_empty(0),
-            *(value.new_empty(0, dtype=dtype) if part is None else zeros_like(part) for part in parameters),
-        )
+        return zero_mmfs_attention_gradients(arguments, needs_value)
     call = mmfs_attention_call(arguments)
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
@@ -408,18 +402,6 @@ def sizes_of(
 
 def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
-
-
-def zeros_like(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
-
-
-def check_numbers(arguments: MMFSAttentionArguments) -> None:
-    """As the kernel does, for a call without output, which the kernel is not asked for: raises ValueError."""
-    num_images = arguments.value.shape[0]
-    if arguments.image_shapes is not None:
-        num_images = image_planes(arguments.value, arguments.image_shapes).shape[0]
-    count_visible(arguments.visible, num_images)
 
 
 def check(status: int, value: Tensor, spatial_shapes: Sequence[int] | Tensor, visible: Tensor | None = None) -> None:

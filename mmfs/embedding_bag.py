@@ -24,6 +24,7 @@ from mmfs.arguments import (
     MSDeformAttnGradients,
 )
 from mmfs.reference import accumulation_dtype, count_visible, image_planes, of_age, softmax_with_null
+from mmfs.without_output import check_numbers, zero_mmfs_attention_gradients, zero_ms_deform_attn_gradients
 
 CHUNK_CORNERS = 1 << 18
 """Corners computed at a time: their indices and weights stay in the cache, and memory does not grow with queries."""
@@ -86,8 +87,10 @@ class Attention(NamedTuple):
 def ms_deform_attn_forward(arguments: MSDeformAttnArguments) -> Tensor:
     """`reference.ms_deform_attn_reference`, without a graph."""
     value = arguments.value
-    table = pixel_table(value)
     batch, num_queries, num_heads = arguments.attention_weights.shape[:3]
+    if batch * num_queries * num_heads * value.shape[-1] == 0:
+        return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
+    table = pixel_table(value)
     out = table.new_empty(batch * num_queries * num_heads, value.shape[-1])  # [B*Q*H, D]
     for chunk in ms_deform_attn_chunks(arguments):
         out[bags_of(chunk.queries, num_heads)] = sum_of_rows(table, chunk)
@@ -99,6 +102,8 @@ def ms_deform_attn_backward(
 ) -> MSDeformAttnGradients:
     """Gradients of `ms_deform_attn_forward`; of value only if needs_value."""
     value, _, sampling_locations, attention_weights = arguments
+    if not grad_out.numel():
+        return zero_ms_deform_attn_gradients(arguments, needs_value)
     table = pixel_table(value)
     num_heads = value.shape[2]
     grad = grad_out.reshape(-1, value.shape[-1]).to(table.dtype)  # [B*Q*H, D]
@@ -145,8 +150,11 @@ def ms_deform_attn_chunks(arguments: MSDeformAttnArguments) -> Iterator[Chunk]:
 def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
     """`reference.mmfs_attention_reference`, without a graph."""
     value, null_value = arguments.value, arguments.null_value
-    table = pixel_table(value)
     batch, num_queries, num_heads = arguments.attention_logits.shape[:3]
+    if batch * num_queries * num_heads * value.shape[-1] == 0:
+        check_numbers(arguments)
+        return value.new_empty(batch, num_queries, num_heads * value.shape[-1])
+    table = pixel_table(value)
     out = table.new_empty(batch * num_queries, num_heads, value.shape[-1])
     for chunk, attention in mmfs_attention_chunks(arguments):
         seen = sum_of_rows(table, chunk).view(-1, num_heads, value.shape[-1])
@@ -165,6 +173,8 @@ def mmfs_attention_backward(
     dL/dlogit = w (g.v - sum of w g.v over all entries, null among them).
     """
     value, null_value = arguments.value, arguments.null_value
+    if not grad_out.numel():
+        return zero_mmfs_attention_gradients(arguments, needs_value)
     table = pixel_table(value)
     num_heads, dim = arguments.attention_logits.shape[2], value.shape[-1]
     grad = grad_out.reshape(-1, dim).to(table.dtype)  # [B*Q*H, D]

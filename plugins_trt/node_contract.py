@@ -159,7 +159,7 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
     }
     offset_ages = logit_ages = 0
     if node.operator == "MMFS":
-        offset_ages, logit_ages = (max(1, *given[name][:1]) for name in ("offset_table", "logit_table"))
+        offset_ages, logit_ages = (max((1, *given[name][:1])) for name in ("offset_table", "logit_table"))
         expected |= {
             "reference_points": (batch, num_queries, 2),
             "sampling_offsets": (*by_query, num_points, 2),

@@ -74,9 +74,10 @@ def BilinearSum(value, image, location, weight, sizes):
 
     # A zero row in place of hidden and outside pixels: they may hold NaN, and 0 * NaN is not 0.
     # As many rows as the sizes say: a value of other sizes, which a program that was traced for one size of images may
-    # be given, cannot be reshaped, and the runtime says so.
+    # be given, cannot be reshaped, and the runtime says so. Cut to what has a product of 64 bits: negative sides, and
+    # those whose product would overflow, do not add up to the pixels that there are.
     num_channels = op.Shape(value, start=3)
-    pixels_of_sizes = op.ReduceSum(height * width, [0], keepdims=0)  # [1]
+    pixels_of_sizes = op.ReduceSum(op.Clip(height, 0, 268435456) * op.Clip(width, 0, 268435456), [0], keepdims=0)  # [1]
     num_rows = op.Shape(value, end=1) * pixels_of_sizes * op.Shape(value, start=2, end=3)
     rows = op.Reshape(value, op.Concat(num_rows, num_channels, axis=0), allowzero=1)
     zero_row = op.CastLike(op.Expand(0.0, op.Concat(op.Constant(value_ints=[1]), num_channels, axis=0)), value)
@@ -180,16 +181,16 @@ def DynamicMMFS(
     minus_infinity = op.Constant(value_float=float("-inf"))
     seen_logit = op.Where(sees, logit, minus_infinity)
 
-    # One more entry of the softmax has the weight of null. Without null this weight is 0, unless the query sees
-    # nothing: then it is 1, and the result is null_value.
+    # One more entry of the softmax has the weight of null. Without null this weight is 0, unless no entry has a logit
+    # above minus infinity: then it is 1, and the result is null_value.
     flat = op.Concat(op.Shape(logit, end=3), op.ReduceProd(op.Shape(logit, start=3)), axis=0)  # B, Q, H, K
-    null = op.Constant(value_float=null_logit)
+    seen_logit = op.Reshape(seen_logit, flat, allowzero=1)  # [B, Q, H, K]
+    num_entries = op.ReduceSum(op.Cast(op.Not(seen_logit == minus_infinity), to=1), [3])  # [B, Q, H, 1]
+    without_null = op.Where(num_entries > 0.0, minus_infinity, 0.0)
     uses_null = op.Cast(op.Constant(value_int=use_null), to=9)
-    without_null = op.Where(last > first, minus_infinity, 0.0)  # [B, Q, 1]
-    null_entry = op.Where(beyond, op.Constant(value_float=float("nan")), op.Where(uses_null, null, without_null))
-    null_entry = op.Unsqueeze(null_entry, [3])  # [B, Q, 1, 1]
-    null_entry = op.Expand(null_entry, op.Concat(op.Shape(logit, end=3), op.Constant(value_ints=[1]), axis=0))
-    entries = op.Concat(op.Reshape(seen_logit, flat, allowzero=1), null_entry, axis=3)
+    null_entry = op.Where(uses_null, op.Constant(value_float=null_logit), without_null)
+    null_entry = op.Where(op.Unsqueeze(beyond, [3]), op.Constant(value_float=float("nan")), null_entry)
+    entries = op.Concat(seen_logit, null_entry, axis=3)
     share = op.Softmax(entries, axis=-1)  # [B, Q, H, K + 1]
     null_share = op.Slice(share, [-1], [9223372036854775807], [3])  # [B, Q, H, 1]
     weight = op.Reshape(op.Slice(share, [0], [-1], [3]), op.Shape(logit), allowzero=1)  # [B, Q, H, M, L, P]

@@ -60,7 +60,8 @@ def compile_for_all(source: Path, folder: Path, sanitizer: str, instruction_set:
 def environment(name: str) -> dict[str, str]:
     """Of a program that loads a library compiled with the sanitizer: it has to be loaded before everything else."""
     return os.environ | {
-        "LD_PRELOAD": library_of(name),
+        # Of libstdc++ the sanitizer wants to know how exceptions are thrown, before a module throws one.
+        "LD_PRELOAD": f"{library_of(name)} {library_of('libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it likes
         "TSAN_OPTIONS": "halt_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",

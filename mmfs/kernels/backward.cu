@@ -409,7 +409,9 @@ MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
     if (place.active) {
         for (int index = place.lane; index < samples; index += LANES) {
             const RowSums<W> sums = of_row[place.group * samples + index];
-            write(arguments.grad_logits, row_and_head * samples + index, sums.weighted_product - sums.weight * mean);
+            // Without images there is no gradient, whatever null_value is: 0 * NaN is not 0.
+            const W logit = visible.count > 0 ? sums.weighted_product - sums.weight * mean : 0;
+            write(arguments.grad_logits, row_and_head * samples + index, logit);
         }
     }
     W point_x = 0;

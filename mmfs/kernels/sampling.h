@@ -214,7 +214,7 @@ MMFS_FN T null_weight(bool has_null, T null_logit, T lse) {
     if (lse == minus_infinity<T>()) {
         return 1;
     }
-    return has_null ? exp_below(null_logit, lse) : 0;
+    return has_null ? exp_below(null_logit, lse) : 0 * lse;  // NaN where the softmax is
 }
 
 }  // namespace mmfs

@@ -139,9 +139,19 @@ def test_a_plan_of_either_plugin_kind_is_read(plugin: Path) -> None:
         pytest.skip(reason)
     done = child(HERE / "read_fields.py", plugin)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["made", "refused", "refused"]
+    assert done.stdout.split() == ["made", "refused", "refused", "made", *["refused"] * 13]
     assert "The kernel k for sm_90 is damaged. Build the engine again." in done.stderr
-    assert "spatial_shapes is [4, 7, 3]. Expected heights and widths in turn, all positive." in done.stderr
+    for sentence in (
+        "spatial_shapes is [4, 7, 3]. Expected heights and widths in turn, all positive.",
+        "spatial_shapes of MMFS holds 7.500000. Expected whole numbers of 32 bits.",
+        "spatial_shapes of MMFS holds nan. Expected whole numbers of 32 bits.",
+        "spatial_shapes of MMFS holds 4294967296.000000. Expected whole numbers of 32 bits.",
+        "spatial_shapes is [2147483647, 2]. The CUDA kernels take at most 2147483647 pixels an image.",
+        "null_logit is nan. Expected a finite float32, or use_null=0 for none.",
+        "null_logit is 1e+300. Expected a finite float32, or use_null=0 for none.",
+        "null_logit of MMFS holds 2 numbers. Expected one.",
+    ):
+        assert sentence in done.stderr
 
 
 @pytest.mark.slow

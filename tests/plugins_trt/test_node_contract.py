@@ -90,6 +90,9 @@ def test_every_wrong_size_is_named(operator):
             wrong[position] = (*shape[:axis], size + 1, *shape[axis + 1 :])
             with pytest.raises(ValueError, match=f"of {operator} has the shape .* Expected"):
                 sizes_of(Node(operator, LEVELS), wrong)
+            wrong[position] = (*shape[:axis], -1, *shape[axis + 1 :])
+            with pytest.raises(ValueError, match=rf"{name} of {operator} has the shape .*Expected sizes of at least 0"):
+                sizes_of(Node(operator, LEVELS), wrong)
     with pytest.raises(ValueError, match=rf"{operator} has {len(shapes) - 1} inputs\. Expected value, "):
         sizes_of(Node(operator, LEVELS), shapes[:-1])
     with pytest.raises(ValueError, match=r"value of .* has the shape \[34, 2, 8\]\. Expected 4 axes"):
@@ -104,8 +107,9 @@ def test_every_wrong_size_is_named(operator):
         ("MMFS", (), r"spatial_shapes is \[\]"),
         ("MSDeformAttn", (4, 0), r"all positive"),
         ("MMFS", (1, 1) * 17, r"17 levels\. The CUDA kernels take 16"),
+        ("MMFS", (2**32, 2**32), r"18446744073709551616 pixels\. The CUDA kernels take at most 2147483647 pixels"),
     ],
-    ids=["unknown", "odd", "none", "zero", "too-many"],
+    ids=["unknown", "odd", "none", "zero", "too-many", "too-large"],
 )
 def test_a_node_that_cannot_be_is_refused(operator, levels, message):
     with pytest.raises(ValueError, match=message):
@@ -126,3 +130,13 @@ def test_types():
     assert not accepts("MSDeformAttn", None)
     assert not accepts("MMFS", HALF, FLOAT, FLOAT, FLOAT, torch.int32)
     assert not accepts("MMFS", HALF, torch.int64)
+
+
+def test_what_the_kernels_cannot_count_is_refused():
+    shapes = [(2**30, 34, 2, 8), *MMFS_ATTENTION[1:]]
+    with pytest.raises(ValueError, match="levels times points is 6 and the bank has 1073741824 images"):
+        sizes_of(Node("MMFS", LEVELS), shapes)
+    table = list(MMFS_ATTENTION)
+    table[5] = ()
+    with pytest.raises(ValueError, match=r"offset_table of MMFS has the shape \[\]\. Expected \[1, 2, 3, 2\]"):
+        sizes_of(Node("MMFS", LEVELS), table)

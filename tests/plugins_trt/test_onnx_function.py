@@ -185,6 +185,23 @@ def test_a_sample_that_touches_no_pixel_has_no_effect_whatever_its_weight():
         assert relative_error(run(attach_functions(one_node("MSDeformAttn", inputs)), inputs), want) < 2e-6
 
 
+def test_without_null_a_query_without_weights_gets_null_value():
+    """Its images have no points, or its logits are all minus infinity."""
+    inputs = mmfs_attention_inputs(1, 4, 3)
+    inputs["attention_logits"][0, 0] = -torch.inf
+    want = reference_of_mmfs_attention(inputs, None)
+    assert torch.equal(want[0, 0], inputs["null_value"].flatten())
+    single = to(inputs, torch.float32)
+    assert relative_error(run(attach_functions(one_node("MMFS", single, **null_attributes(None))), single), want) < 2e-6
+    no_points = {
+        name: part[..., :0, :] for name, part in single.items() if name in ("sampling_offsets", "offset_table")
+    }
+    no_points |= {name: part[..., :0] for name, part in single.items() if name in ("attention_logits", "logit_table")}
+    none = single | no_points
+    out = run(attach_functions(one_node("MMFS", none, **null_attributes(None))), none)
+    assert torch.equal(out, single["null_value"].flatten().expand(1, 4, -1))
+
+
 def test_large_logits_do_not_overflow():
     inputs = mmfs_attention_inputs(2, 4, 3)
     inputs["attention_logits"] *= 100
@@ -259,6 +276,22 @@ def test_a_value_of_other_sizes_is_an_error(op_type: str, num_pixels: int, dynam
         model = attach_functions(one_node(op_type, inputs, **attributes))
     with pytest.raises(Exception, match="cannot be reshaped"):
         run(model, inputs)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [[-5, -7], [3, 4], [1, 2]],  # S pixels, if nobody looks at the signs
+        [[2**32, 2**32], [5, 9], [1, 4]],  # S pixels in 64 bits, where the first level has none
+        [[2**31, 2**31], [2**31, 2**31], [S, 1]],
+    ],
+    ids=str,
+)
+def test_sizes_that_cannot_be_are_an_error_as_an_input(sizes: list[list[int]]):
+    inputs = to(ms_deform_attn_inputs(2, 3), torch.float32)
+    model = dynamic_node("MSDeformAttn", inputs)
+    with pytest.raises(Exception, match="cannot be reshaped"):
+        run(model, inputs | {"spatial_shapes": torch.tensor(sizes)})
 
 
 def test_attaching_twice_changes_nothing_and_attaches_only_what_occurs():

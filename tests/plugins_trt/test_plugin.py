@@ -31,6 +31,25 @@ def test_attributes_survive_a_plan(node: Node) -> None:
     assert node_of(node.operator, fields_of(node)) == node
 
 
+@pytest.mark.parametrize(
+    ("wild", "sentence"),
+    [
+        ({"spatial_shapes": np.array([4, 7.5])}, r"spatial_shapes is \[4.0, 7.5\]\. Expected whole numbers"),
+        ({"spatial_shapes": np.array([4, np.nan])}, r"spatial_shapes is \[4.0, nan\]\. Expected whole numbers"),
+        ({"spatial_shapes": np.array([4, np.inf])}, r"spatial_shapes is \[4.0, inf\]\. Expected whole numbers"),
+        ({"spatial_shapes": np.array([2**32, 2**32])}, r"The CUDA kernels take at most 2147483647 pixels an image"),
+        ({"spatial_shapes": np.array([4, -7])}, "all positive"),
+        ({"null_logit": np.array([np.nan])}, r"null_logit is nan\. Expected a finite float32, or use_null=0"),
+        ({"null_logit": np.array([1e300])}, r"null_logit is 1e\+300\. Expected a finite float32"),
+        ({"null_logit": np.zeros(2)}, r"null_logit of MMFS holds 2 numbers\. Expected one"),
+        ({"use_null": np.zeros(0)}, r"use_null of MMFS holds 0 numbers\. Expected one"),
+    ],
+)
+def test_attributes_of_any_numbers_are_refused(wild: dict[str, np.ndarray], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        node_of("MMFS", fields_of(Node("MMFS", (4, 7), 0.5)) | wild)
+
+
 def test_a_missing_attribute_is_named() -> None:
     fields = {"spatial_shapes": np.array(FLAT), "use_null": np.array([1])}
     with pytest.raises(ValueError, match=r"The node MMFS lacks null_logit\. It has spatial_shapes, use_null"):
