@@ -15,7 +15,7 @@ import torch
 from torch.distributed import TCPStore
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["trainer.pretrain"])
+CONTEXT.set_forkserver_preload(["trainer.run", "trainer.run_page", "trainer.pretrain"])
 
 PATIENCE_S = 900
 """A run of seconds may take minutes on a machine that does other things too; after so many it hangs."""
