@@ -27,7 +27,7 @@ def test_four_models_of_transformers_compute_the_same(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("make", [drop_in.rt_detr, drop_in.mask2former], ids=["module", "function"])
 def test_a_difference_would_be_seen(make, monkeypatch: pytest.MonkeyPatch) -> None:
     right = mmfs.layer.ms_deform_attn
-    monkeypatch.setattr(mmfs.layer, "ms_deform_attn", lambda *given: right(*given) * 1.001)
+    monkeypatch.setattr(mmfs.layer, "ms_deform_attn", lambda *given, **named: right(*given, **named) * 1.001)
     result = drop_in.compare(make(), rounds=1)
     assert result.output_error > OUTPUTS
     assert result.gradient_error > GRADIENTS

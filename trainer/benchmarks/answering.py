@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image as PILImage
@@ -45,9 +45,6 @@ class Asking:
 
     options: Mapping[str, Any]
     """Of `generate`."""
-
-    examples: Callable[[Sample], Sequence[Any]] = field(default=lambda _sample: ())
-    """Segments that stand before a sample's own: other samples with their answers (few-shot)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,5 +182,4 @@ def _document(
                 )
             case _:
                 segments.append(PlainText(segment))
-    own = segments if asking.task is None else prompt_for(asking.task).fill(segments)
-    return [*asking.examples(sample), *own]
+    return segments if asking.task is None else prompt_for(asking.task).fill(segments)

@@ -39,7 +39,6 @@ class BenchmarkOptions:
     num_steps: int | None = None
     guidance_scale: float | None = None
     num_beams: int | None = None
-    num_shots: int = 0
     seed: int = 0
     inception: Path | None = None
     clip: Path | None = None
@@ -71,8 +70,6 @@ class BenchmarkOptions:
                 found.append(f"{self.num_candidates} candidate image, not the best of {NUM_CANDIDATES}")
             if benchmark.metric == "FID" and self.fid_protocol != "64":
                 found.append(f"images resized by the protocol {self.fid_protocol}")
-        if self.num_shots:
-            found.append(f"{self.num_shots} examples in the prompt")
         return found
 
     def size_of_batches(self, benchmark: Benchmark) -> int:
