@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from PIL import Image as PILImage
 
 from models.config import MMInterleavedConfig
-from models.generation.documents import PlainText
+from models.generation.documents import PlainText, PromptSegment
 from models.generation.prompts import prompt_for
 from trainer.benchmarks.image_files import open_image
 from trainer.benchmarks.predictions import Answered
@@ -168,8 +168,8 @@ def _opened(
 
 def _document(
     sample: Sample, asking: Asking, images: OpenImages, earlier: Mapping[str, PILImage.Image], image_side: int
-) -> list[str | PILImage.Image]:
-    segments: list[str | PILImage.Image] = []
+) -> list[PromptSegment]:
+    segments: list[PromptSegment] = []
     for segment in sample.document:
         match segment:
             case ImageFile():
