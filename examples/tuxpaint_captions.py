@@ -87,7 +87,8 @@ def split(stamps: Sequence[Stamp]) -> tuple[list[Stamp], list[Stamp]]:
     for stamp in stamps:
         one, other = first(f"subject {stamp.subject}"), first(f"sentence {_plain(stamp.sentence)}")
         group[max(one, other)] = min(one, other)
-    trained, held_out = [], []
+    trained: list[Stamp] = []
+    held_out: list[Stamp] = []
     for stamp in stamps:
         name = first(f"subject {stamp.subject}")
         is_held_out = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 < HELD_OUT_TENTHS
