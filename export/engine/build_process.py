@@ -137,7 +137,7 @@ def build(request: Request, trt: ModuleType, log: Any, plugins: PluginKind | Non
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuilderError(f"TensorRT could not build the engine: {log.last_errors()}")
-    with writing(Path(request.plan), len(plan)):
+    with writing(Path(request.plan), memoryview(plan).nbytes):
         Path(request.plan).write_bytes(plan)
     if request.timing_cache is not None:
         save_timing_cache(config, Path(request.timing_cache))
