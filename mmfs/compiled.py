@@ -43,6 +43,9 @@ INTERFACE_VERSION = 1
 DONE, NO_MEMORY = 0, 3
 """Status of kernels/cpu.cpp; anything else is about sizes."""
 
+LARGEST_ELEMENT = 8
+"""Bytes: an address that is a multiple of it suits every dtype."""
+
 PARAMETERS = MMFSAttentionGradients._fields[1:]
 """What has a gradient besides value: names of fields of MMFSAttentionArguments and of MMFSAttentionCall."""
 parameters_of = operator.attrgetter(*PARAMETERS)
@@ -369,7 +372,9 @@ def mmfs_attention_call(arguments: MMFSAttentionArguments) -> MMFSAttentionCall:
 def as_array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """As the kernel reads it, in this dtype."""
     # Asked first: a conversion that converts nothing costs more than the arithmetic of a small call.
-    return contiguous_and_aligned(tensor if tensor.dtype == dtype else tensor.to(dtype))
+    if tensor.dtype == dtype and tensor.is_contiguous() and not tensor.data_ptr() % LARGEST_ELEMENT:
+        return tensor
+    return contiguous_and_aligned(tensor.to(dtype))
 
 
 def flat_shapes(spatial_shapes: Sequence[int] | Tensor) -> ctypes.Array[ctypes.c_int64]:

@@ -21,7 +21,7 @@ from mmfs.arguments import (
     MSDeformAttnArguments,
     check_null_logit,
 )
-from mmfs.reference import accumulation_dtype, mmfs_attention_reference, ms_deform_attn_reference
+from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
 Sizes = Sequence[tuple[int, int]] | Sequence[Sequence[int]] | Tensor
@@ -272,7 +272,7 @@ def checked_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionAr
     null_logit = arguments.null_logit
     if null_logit is not None and not isinstance(null_logit, int | float):
         raise TypeError(f"null_logit is a {type(null_logit).__name__}. Expected a number, or None for a plain softmax.")
-    check_null_logit(null_logit, accumulation_dtype(value.dtype))
+    check_null_logit(null_logit, value.dtype)
     return arguments._replace(
         reference_points=arguments.reference_points.expand(batch, num_queries, 2),
         null_logit=None if null_logit is None else float(null_logit),
@@ -364,7 +364,8 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], letters: s
 def check_integer(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise no_tensor(name, tensor)
-    check_layout(name, tensor)
+    if tensor.layout is not torch.strided:
+        raise wrong_layout(name, tensor)
     if tensor.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{name} is {tensor.dtype}. Expected torch.int64 or torch.int32.")
     return tensor
@@ -374,7 +375,8 @@ def check_floating(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise no_tensor(name, tensor)
-        check_layout(name, tensor)
+        if tensor.layout is not torch.strided:
+            raise wrong_layout(name, tensor)
         if tensor.dtype not in FLOATING_TYPES:
             *others, last = FLOATING_TYPES
             raise TypeError(
@@ -382,9 +384,8 @@ def check_floating(tensors: dict[str, Tensor]) -> None:
             )
 
 
-def check_layout(name: str, tensor: Tensor) -> None:
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{name} has the layout {tensor.layout}. Expected torch.strided: call {name}.to_dense().")
+def wrong_layout(name: str, tensor: Tensor) -> TypeError:
+    return TypeError(f"{name} has the layout {tensor.layout}. Expected torch.strided: call {name}.to_dense().")
 
 
 def no_tensor(name: str, given: object) -> TypeError:

@@ -46,6 +46,9 @@ ATTRIBUTES: Final = {"MMFS": ("spatial_shapes", "null_logit", "use_null"), "MSDe
 MOST_PIXELS: Final = 2**31 - 1
 """Of an image: the kernels number them in 32 bits."""
 
+MOST_ROWS: Final = 2**63 - 1
+"""Queries of the whole batch, of a call without heads or channels, which launches nothing."""
+
 LARGEST_LOGIT: Final = torch.finfo(torch.float32).max
 """The attribute null_logit is a float32."""
 
@@ -175,6 +178,8 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
         if given[name] != shape:
             raise ValueError(f"{name} of {node.operator} has the shape {list(given[name])}. Expected {list(shape)}.")
     check_counts(num_images, num_levels * num_points, num_channels)
+    if batch * num_queries > MOST_ROWS:
+        raise ValueError(f"a call has {batch} times {num_queries} queries. The CUDA kernels take at most {MOST_ROWS}.")
     return Sizes(
         batch,
         num_queries,

@@ -72,9 +72,11 @@ void check_counts(const Sizes& sizes) {
                                     " channels a head. The CUDA kernels take at most " + std::to_string(MOST_COUNTED) +
                                     ".");
     }
-    if (product(sizes.batch, sizes.num_queries) == std::numeric_limits<int64>::max()) {
-        throw std::invalid_argument("A call has " + std::to_string(sizes.batch) + " times " +
-                                    std::to_string(sizes.num_queries) + " queries. The CUDA kernels take fewer.");
+    int64 num_rows;
+    if (__builtin_mul_overflow(sizes.batch, sizes.num_queries, &num_rows)) {
+        throw std::invalid_argument("a call has " + std::to_string(sizes.batch) + " times " +
+                                    std::to_string(sizes.num_queries) + " queries. The CUDA kernels take at most " +
+                                    std::to_string(std::numeric_limits<int64>::max()) + ".");
     }
 }
 

@@ -93,6 +93,22 @@ def test_launches_and_workspaces_are_those_of_python(library: Callable[..., str]
     assert num_empty > 20
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_more_queries_than_can_be_counted_are_refused_as_in_python(library: Callable[..., str], batch: int) -> None:
+    """A call without heads launches nothing, however many queries it has; their number has to fit."""
+    queries = 2**63 - 1
+    shapes = [(batch, 34, 0, 8), (batch, queries, 0, 2, 4, 2), (batch, queries, 0, 2, 4)]
+    node, inputs = Node("MSDeformAttn", (4, 7, 3, 2)), [Address(256, torch.float32)] * 3
+    answer = library("mmfs_launches", ctypes.byref(call_of(node, shapes, inputs, 256)))
+    if batch == 1:
+        assert answer == ""
+        assert launches(node, shapes, inputs, inputs[0], 0, 1) == []
+    else:
+        with pytest.raises(ValueError, match="a call has 2 times 9223372036854775807 queries") as error:
+            launches(node, shapes, inputs, inputs[0], 0, 1)
+        assert answer == f"error: {error.value}"
+
+
 def test_types_are_taken_as_in_python(library: Callable[..., str]) -> None:
     rng = random.Random(1)
     taken = 0
