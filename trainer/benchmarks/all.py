@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from trainer.benchmarks.benchmark import Benchmark, Figure, Source
 from trainer.benchmarks.emoji import PREFIX, emoji_benchmarks
@@ -11,7 +12,13 @@ from trainer.benchmarks.readers.captions import read_coco_form, read_karpathy, r
 from trainer.benchmarks.readers.dialogues import History, read_visdial
 from trainer.benchmarks.readers.drawing import Prompts, read_ade20k, read_coco_prompts, read_narratives
 from trainer.benchmarks.readers.expressions import read_references
-from trainer.benchmarks.readers.questions import read_gqa, read_textvqa, read_vizwiz, read_vqa_form
+from trainer.benchmarks.readers.questions import (
+    read_gqa,
+    read_textvqa,
+    read_vizwiz,
+    read_vqa_form,
+    read_vqa_questions,
+)
 from trainer.benchmarks.readers.stories import read_clips, read_vist
 from trainer.benchmarks.sample import Split
 from trainer.benchmarks.scoring import (
@@ -45,54 +52,73 @@ ANSWER_OPTIONS = {"num_beams": 3, "length_penalty": 0.0, "max_new_tokens": 10}
 BOX_OPTIONS = {"max_new_tokens": 32}
 DRAWING_OPTIONS = {"guidance_scale": 3.5, "num_inference_steps": 250, "scheduler": "ddpm"}
 
+VAL2014_NAME = "COCO_val2014_{:012d}.jpg"
+
 NUM_DRAWN = 30_000
 """Images drawn for COCO and Localized Narratives (paper, Table 3)."""
 
-Read = Callable[[Sequence[Path], Path, str, int | None], Split]
 
-
-def _one(read: Callable[[Path, Path, str, int | None], Split]) -> Read:
-    """A reader of one file."""
-    return lambda files, images, split, expected: read(files[0], images, split, expected)
-
-
-def _vqa(image_name: str) -> Read:
-    """Questions, with annotations where they are public."""
-    return lambda files, images, split, expected: read_vqa_form(
-        files[0], files[1] if len(files) > 1 else None, images, split, expected, image_name
-    )
-
-
-def _references(folder: str, partition: str, split: str, expected: int | None) -> tuple[Source, ...]:
-    def read(files: Sequence[Path], images: Path, split: str, expected: int | None) -> Split:
-        return read_references(files[0], files[1], images, split, expected)
-
-    return tuple(
-        Source((f"{folder}/refs({partition}){suffix}", f"{folder}/instances.json"), read, "coco/train2014", expected)
-        for suffix in (".p", ".json")
-    )
-
-
-def _karpathy(folder: str, name: str, images: str, expected: int) -> tuple[Source, ...]:
-    def read(files: Sequence[Path], images: Path, split: str, expected: int | None) -> Split:
-        return read_karpathy(files[0], images, split, expected)
-
-    return (Source((f"{folder}/{name}",), read, images, expected),)
+def _karpathy(file: str, images: str, expected: int) -> Source:
+    return Source((file,), read_karpathy, images, expected)
 
 
 def _visdial(history: History) -> tuple[Source, ...]:
-    def read(files: Sequence[Path], images: Path, split: str, expected: int | None) -> Split:
-        return read_visdial(files[0], files[1], images, split, expected, history)
-
     files = ("visdial/visdial_1.0_val.json", "visdial/visdial_1.0_val_dense_annotations.json")
-    return (Source(files, read, "visdial/VisualDialog_val2018", 2064),)
+    return (Source(files, partial(read_visdial, history=history), "visdial/VisualDialog_val2018", 2064),)
+
+
+def _expressions(name: str, title: str, partition: str, splits: Mapping[str, tuple[int, float]]) -> Benchmark:
+    """RefCOCO and its like, whose splits stand in one file.
+
+    Args:
+        splits: how many sentences each officially has, and the paper's figure.
+    """
+    return Benchmark(
+        name=name,
+        title=title,
+        kind="text",
+        metric="accuracy at IoU 0.5",
+        splits={
+            split: tuple(
+                Source(
+                    (f"{name}/refs({partition}){suffix}", f"{name}/instances.json"),
+                    read_references,
+                    "coco/train2014",
+                    expected,
+                )
+                for suffix in (".p", ".json")
+            )
+            for split, (expected, _) in splits.items()
+        },
+        paper={split: Figure(None, tuned, "Table 2") for split, (_, tuned) in splits.items()},
+        task="grounding",
+        options=BOX_OPTIONS,
+        score=score_boxes,
+    )
 
 
 def _coco_prompts(prompts: Prompts) -> tuple[Source, ...]:
-    def read(files: Sequence[Path], images: Path, split: str, expected: int | None) -> Split:
-        return read_coco_prompts(files[0], images, split, expected or NUM_DRAWN, prompts)
-
+    read = partial(read_coco_prompts, prompts=prompts)
     return (Source(("coco/annotations/captions_val2014.json",), read, "coco/val2014", NUM_DRAWN),)
+
+
+def _clips(name: str, title: str, files: tuple[str, ...], num_stories: int, figure: float) -> Benchmark:
+    """PororoSV and FlintstonesSV."""
+
+    def read(*given: Any) -> Split:
+        *_, folder, split, expected = given
+        return read_clips(name, folder, split, expected)
+
+    return Benchmark(
+        name=name,
+        title=title,
+        kind="image",
+        metric="FID",
+        splits={"test": (Source(tuple(f"{name}/{file}" for file in files), read, name, num_stories),)},
+        paper={"test": Figure(None, figure, "Table 4")},
+        options=DRAWING_OPTIONS,
+        higher_is_better=False,
+    )
 
 
 def _of(*benchmarks: Benchmark) -> dict[str, Benchmark]:
@@ -107,10 +133,10 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         metric="CIDEr",
         splits={
             "test": (
-                *_karpathy("coco", "dataset_coco.json", "coco", 5000),
-                Source(("coco/coco_karpathy_test.json",), _one(read_lavis), "coco", 5000),
+                _karpathy("coco/dataset_coco.json", "coco", 5000),
+                Source(("coco/coco_karpathy_test.json",), read_lavis, "coco", 5000),
             ),
-            "val": _karpathy("coco", "dataset_coco.json", "coco", 5000),
+            "val": (_karpathy("coco/dataset_coco.json", "coco", 5000),),
         },
         paper={"test": Figure(129.0, 140.5, "Tables 1 and 2")},
         task="caption",
@@ -126,8 +152,8 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         metric="CIDEr",
         splits={
             "test": (
-                *_karpathy("flickr30k", "dataset_flickr30k.json", "flickr30k/flickr30k-images", 1000),
-                Source(("flickr30k/captions.json",), _one(read_coco_form), "flickr30k/flickr30k-images", 1000),
+                _karpathy("flickr30k/dataset_flickr30k.json", "flickr30k/flickr30k-images", 1000),
+                Source(("flickr30k/captions.json",), read_coco_form, "flickr30k/flickr30k-images", 1000),
             )
         },
         paper={"test": Figure(85.8, 93.0, "Tables 1 and 2")},
@@ -141,9 +167,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         title="nocaps",
         kind="text",
         metric="CIDEr",
-        splits={
-            "val": (Source(("nocaps/nocaps_val_4500_captions.json",), _one(read_coco_form), "nocaps/images", 4500),)
-        },
+        splits={"val": (Source(("nocaps/nocaps_val_4500_captions.json",), read_coco_form, "nocaps/images", 4500),)},
         paper={"val": Figure(106.4, 123.2, "Tables 1 and 2")},
         task="caption",
         tuned_task="caption_tuned",
@@ -161,7 +185,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             "test": (
                 Source(
                     ("image2paragraph/paragraphs_v1.json", "image2paragraph/test_split.json"),
-                    lambda files, images, split, expected: read_paragraphs(files[0], files[1], images, split, expected),
+                    read_paragraphs,
                     "image2paragraph/images",
                     2489,
                 ),
@@ -182,7 +206,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             "test-dev": (
                 Source(
                     ("vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json",),
-                    _vqa("COCO_test2015_{:012d}.jpg"),
+                    partial(read_vqa_questions, image_name="COCO_test2015_{:012d}.jpg"),
                     "coco/test2015",
                     107_394,
                 ),
@@ -193,7 +217,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
                         "vqav2/v2_OpenEnded_mscoco_val2014_questions.json",
                         "vqav2/v2_mscoco_val2014_annotations.json",
                     ),
-                    _vqa("COCO_val2014_{:012d}.jpg"),
+                    partial(read_vqa_form, image_name=VAL2014_NAME),
                     "coco/val2014",
                     214_354,
                 ),
@@ -214,7 +238,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             "val": (
                 Source(
                     ("okvqa/OpenEnded_mscoco_val2014_questions.json", "okvqa/mscoco_val2014_annotations.json"),
-                    _vqa("COCO_val2014_{:012d}.jpg"),
+                    partial(read_vqa_form, image_name=VAL2014_NAME),
                     "coco/val2014",
                     5046,
                 ),
@@ -232,7 +256,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         kind="text",
         metric="exact match",
         splits={
-            "testdev": (Source(("gqa/testdev_balanced_questions.json",), _one(read_gqa), "gqa/images", 12_578),),
+            "testdev": (Source(("gqa/testdev_balanced_questions.json",), read_gqa, "gqa/images", 12_578),),
         },
         paper={"testdev": Figure(None, 60.5, "Table 2")},
         task="question",
@@ -247,8 +271,8 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         kind="text",
         metric="VizWiz accuracy",
         splits={
-            "test": (Source(("vizwiz/test.json",), _one(read_vizwiz), "vizwiz/test", 8000),),
-            "val": (Source(("vizwiz/val.json",), _one(read_vizwiz), "vizwiz/val", 4319),),
+            "test": (Source(("vizwiz/test.json",), read_vizwiz, "vizwiz/test", 8000),),
+            "val": (Source(("vizwiz/val.json",), read_vizwiz, "vizwiz/val", 4319),),
         },
         paper={"test": Figure(40.8, 54.9, "Tables 1 and 2")},
         task="question_or_unanswerable",
@@ -263,7 +287,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         kind="text",
         metric="TextVQA accuracy",
         splits={
-            "val": (Source(("textvqa/TextVQA_0.5.1_val.json",), _one(read_textvqa), "textvqa/train_images", 5000),),
+            "val": (Source(("textvqa/TextVQA_0.5.1_val.json",), read_textvqa, "textvqa/train_images", 5000),),
         },
         paper={"val": Figure(37.2, 61.0, "Tables 1 and 2")},
         task="question",
@@ -283,56 +307,11 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         submission=visdial_submission,
         deviations={"val": "all earlier rounds are read; the released code leaves out the last one"},
     ),
-    Benchmark(
-        name="refcoco",
-        title="RefCOCO",
-        kind="text",
-        metric="accuracy at IoU 0.5",
-        splits={
-            split: _references("refcoco", "unc", split, expected)
-            for split, expected in (("val", 10_834), ("testA", 5657), ("testB", 5095))
-        },
-        paper={
-            "val": Figure(None, 89.92, "Table 2"),
-            "testA": Figure(None, 92.59, "Table 2"),
-            "testB": Figure(None, 86.54, "Table 2"),
-        },
-        task="grounding",
-        options=BOX_OPTIONS,
-        score=score_boxes,
+    _expressions("refcoco", "RefCOCO", "unc", {"val": (10_834, 89.92), "testA": (5657, 92.59), "testB": (5095, 86.54)}),
+    _expressions(
+        "refcoco+", "RefCOCO+", "unc", {"val": (10_758, 82.99), "testA": (5726, 88.57), "testB": (4889, 77.07)}
     ),
-    Benchmark(
-        name="refcoco+",
-        title="RefCOCO+",
-        kind="text",
-        metric="accuracy at IoU 0.5",
-        splits={
-            split: _references("refcoco+", "unc", split, expected)
-            for split, expected in (("val", 10_758), ("testA", 5726), ("testB", 4889))
-        },
-        paper={
-            "val": Figure(None, 82.99, "Table 2"),
-            "testA": Figure(None, 88.57, "Table 2"),
-            "testB": Figure(None, 77.07, "Table 2"),
-        },
-        task="grounding",
-        options=BOX_OPTIONS,
-        score=score_boxes,
-    ),
-    Benchmark(
-        name="refcocog",
-        title="RefCOCOg",
-        kind="text",
-        metric="accuracy at IoU 0.5",
-        splits={
-            split: _references("refcocog", "umd", split, expected)
-            for split, expected in (("val", 4896), ("test", 9602))
-        },
-        paper={"val": Figure(None, 85.21, "Table 2"), "test": Figure(None, 84.92, "Table 2")},
-        task="grounding",
-        options=BOX_OPTIONS,
-        score=score_boxes,
-    ),
+    _expressions("refcocog", "RefCOCOg", "umd", {"val": (4896, 85.21), "test": (9602, 84.92)}),
     Benchmark(
         name="coco_30k",
         title="COCO, text to image",
@@ -353,9 +332,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             "val": (
                 Source(
                     ("coco/coco_val_captions.jsonl",),
-                    lambda files, images, split, expected: read_narratives(
-                        files[0], images, split, expected or NUM_DRAWN
-                    ),
+                    read_narratives,
                     "coco/val2017",
                     NUM_DRAWN,
                 ),
@@ -374,7 +351,7 @@ BENCHMARKS: dict[str, Benchmark] = _of(
             "validation": (
                 Source(
                     ("ade20k/ADEChallengeData2016",),
-                    lambda files, images, split, expected: read_ade20k(files[0], split, expected),
+                    lambda folder, _images, split, expected: read_ade20k(folder, split, expected),
                     "ade20k/ADEChallengeData2016/images",
                     2000,
                 ),
@@ -391,50 +368,20 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         metric="CLIP-I",
         splits={
             "val": (
-                Source(("vist/val_formatted.json",), _one(read_vist), "vist/images"),
-                Source(("vist/val.story-in-sequence.json",), _one(read_vist), "vist/images"),
+                Source(("vist/val_formatted.json",), read_vist, "vist/images"),
+                Source(("vist/val.story-in-sequence.json",), read_vist, "vist/images"),
             )
         },
         paper={"val": Figure(None, 0.70, "Table 4")},
         options=DRAWING_OPTIONS,
     ),
-    Benchmark(
-        name="pororo",
-        title="PororoSV",
-        kind="image",
-        metric="FID",
-        splits={
-            "test": (
-                Source(
-                    ("pororo/descriptions.npy", "pororo/img_cache4.npy", "pororo/following_cache4.npy"),
-                    lambda files, images, split, expected: read_clips("pororo", files[0].parent, split, expected),
-                    "pororo",
-                    2208,
-                ),
-            )
-        },
-        paper={"test": Figure(None, 14.7, "Table 4")},
-        options=DRAWING_OPTIONS,
-        higher_is_better=False,
-    ),
-    Benchmark(
-        name="flintstones",
-        title="FlintstonesSV",
-        kind="image",
-        metric="FID",
-        splits={
-            "test": (
-                Source(
-                    ("flintstones/flintstones_annotations_v1-0.json", "flintstones/following_cache4.pkl"),
-                    lambda files, images, split, expected: read_clips("flintstones", files[0].parent, split, expected),
-                    "flintstones",
-                    2309,
-                ),
-            )
-        },
-        paper={"test": Figure(None, 18.7, "Table 4")},
-        options=DRAWING_OPTIONS,
-        higher_is_better=False,
+    _clips("pororo", "PororoSV", ("descriptions.npy", "img_cache4.npy", "following_cache4.npy"), 2208, 14.7),
+    _clips(
+        "flintstones",
+        "FlintstonesSV",
+        ("flintstones_annotations_v1-0.json", "following_cache4.pkl"),
+        2309,
+        18.7,
     ),
     *emoji_benchmarks(),
 )

@@ -29,8 +29,8 @@ class Source:
     files: tuple[str, ...]
     """All of them are needed; relative to the data folder."""
 
-    read: Callable[[Sequence[Path], Path, str, int | None], Split]
-    """(files, folder of the images, split, how many samples it officially has) to the samples."""
+    read: Callable[..., Split]
+    """(file, ..., folder of the images, split, how many samples it officially has) to the samples."""
 
     images: str
     """The folder of the images, relative to the data folder."""
@@ -106,7 +106,7 @@ class Benchmark:
             UsageError: files are missing or damaged.
         """
         source = self.source(data, split)
-        return source.read([data / file for file in source.files], data / source.images, split, source.expected)
+        return source.read(*(data / file for file in source.files), data / source.images, split, source.expected)
 
     @property
     def default_split(self) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 TABLE_FILE = "results.md"
 SUBMISSION_FILE = "submission.json"
 MONTH = timedelta(days=31)
-"""How long the first process waits for the last answers of the others."""
+"""How long the first process waits for the last answers of the others, which may have hours of them left."""
 
 Progress = Callable[[str], None]
 
@@ -93,45 +91,52 @@ def run_all(model_dir: Path, options: BenchmarkOptions, progress: Progress) -> i
     if options.submission is not None and (len(benchmarks) > 1 or benchmarks[0].submission is None):
         raise UsageError("--submission is for one benchmark that has a server.")
 
+    from trainer.process.distributed import joined
     from trainer.run import choose_device
 
     device = choose_device(options.device)
     judges = _judges(options, device)
     for benchmark in benchmarks:
         judges.check(benchmark)
+    drawing = _drawing(options, judges)
 
     from trainer.benchmarks.evaluated_model import open_model
 
     evaluated = open_model(model_dir, device, options.backend)
-    with _processes(device) as team:
-        runs = []
-        for benchmark, split in zip(benchmarks, splits, strict=True):
-            run = Run(benchmark, split, options.out / benchmark.name, options.limit)
-            settings = _settings(benchmark, split, options, evaluated.facts)
-            if team.is_first:
+    runs = [
+        Run(benchmark, split, options.out / benchmark.name, options.limit)
+        for benchmark, split in zip(benchmarks, splits, strict=True)
+    ]
+    settings: list[dict[str, Any]] = []
+    results = []
+    with joined(device) as processes:
+        if processes.is_first:
+            about_model = evaluated.describe()
+            for run in runs:
                 progress("")
-                print(f"{benchmark.name}: {cost(benchmark, split, options).removeprefix('cost: ')}", file=sys.stderr)
-                run.begin(settings, options.overwrite)
-            runs.append((run, settings))
-        team.barrier()
-        done = [run.answered() for run, _ in runs]
-        team.barrier()  # nobody writes before all have read
-        results = []
-        for (run, settings), already in zip(runs, done, strict=True):
+                shown = cost(run.benchmark, run.split, options).removeprefix("cost: ")
+                print(f"{run.benchmark.name}: {shown}", file=sys.stderr)
+                settings.append(_settings(run.benchmark, run.split, options, about_model))
+                run.begin(settings[-1], options.overwrite)
+        processes.barrier()
+        done = [run.answered() for run in runs]
+        processes.barrier()  # nobody writes before all have read
+        for number, (run, already) in enumerate(zip(runs, done, strict=True)):
             run.answer(
                 evaluated.model,
                 _asking(run.benchmark, options),
                 done=already,
-                rank=team.rank,
-                num_processes=team.num,
+                rank=processes.rank,
+                num_processes=processes.num,
                 batch_size=options.size_of_batches(run.benchmark),
-                drawing=_drawing(options, judges),
-                progress=progress if team.is_first else lambda _line: None,
+                drawing=drawing,
+                progress=progress if processes.is_first else lambda _line: None,
             )
-            team.finished(run.benchmark.name)
-            if team.is_first:
-                team.wait_for_all(run.benchmark.name)
-                result = _score(run, settings, options, judges, progress)
+            processes.store.set(f"{run.benchmark.name} {processes.rank}", "done")
+            if processes.is_first:
+                everyone = [f"{run.benchmark.name} {rank}" for rank in range(processes.num)]
+                processes.store.wait(everyone, MONTH)
+                result = _score(run, settings[number], options, judges, progress)
                 results += [] if result is None else [result]
     if results:
         progress("")
@@ -249,40 +254,3 @@ def _settings(
         ),
         "versions": {name: version(name) for name in PACKAGES},
     }
-
-
-@dataclass(frozen=True)
-class _Team:
-    """This process among those that `torchrun` started, or alone."""
-
-    rank: int = 0
-    num: int = 1
-    processes: Any = None
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
-
-    def barrier(self) -> None:
-        if self.num > 1:
-            self.processes.barrier()
-
-    def finished(self, name: str) -> None:
-        if self.num > 1:
-            self.processes.store.set(f"{name} {self.rank}", "done")
-
-    def wait_for_all(self, name: str) -> None:
-        """Wait, for weeks if need be: others may have hours of answers left when this process has none."""
-        if self.num > 1:
-            self.processes.store.wait([f"{name} {rank}" for rank in range(self.num)], MONTH)
-
-
-@contextmanager
-def _processes(device: torch.device) -> Iterator[_Team]:
-    from trainer.process.distributed import is_launched, joined
-
-    if not is_launched():
-        yield _Team()
-        return
-    with joined(device) as processes:
-        yield _Team(processes.rank, processes.num, processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
+from models.atomic_files import write_atomically
 from trainer.benchmarks.benchmark import Benchmark
 from trainer.benchmarks.image_files import open_image
 from trainer.benchmarks.networks.clip import Clip
@@ -82,10 +84,9 @@ def score_drawn(
         assert judges.segmenter is not None
         return score_label_maps(split, samples, paths, judges.segmenter, progress)
     chosen = {sample.id for sample in samples}
-    paired = len(split.real_images) == len(split.samples)
     real = (
         [image for sample, image in zip(split.samples, split.real_images, strict=True) if sample.id in chosen]
-        if paired
+        if split.are_paired
         else list(split.real_images)
     )
     parts: dict[str, float] = {}
@@ -222,13 +223,7 @@ def _stored(file: Path, images: Sequence[ImageFile], protocol: FidProtocol, judg
 
 
 def _store(file: Path, found: Statistics, images: Sequence[ImageFile], protocol: FidProtocol, judges: Judges) -> None:
-    unfinished = file.with_name(f".{file.name}")
-    with unfinished.open("wb") as stream:
-        np.savez(
-            stream,
-            mean=found.mean,
-            covariance=found.covariance,
-            count=found.count,
-            facts=_facts(images, protocol, judges),
-        )
-    unfinished.replace(file)
+    content = io.BytesIO()
+    facts = _facts(images, protocol, judges)
+    np.savez(content, mean=found.mean, covariance=found.covariance, count=found.count, facts=facts)
+    write_atomically(file, content.getvalue())

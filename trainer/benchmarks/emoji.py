@@ -31,7 +31,7 @@ def emoji_benchmark(family: str) -> Benchmark:
     """The benchmark of a task family."""
     task = EVALUATION_TASKS[family]
 
-    def read(_files: Sequence[Path], _images: Path, split: str, _expected: int | None) -> Split:
+    def read(_images: Path, split: str, _expected: int | None) -> Split:
         options = TaskOptions(SETTINGS.num_concepts, CANVAS, SETTINGS.num_sprites)
         asked = documents(family, "val", 0, SETTINGS.num_documents(family), seed=SETTINGS.data_seed, options=options)
         return Split(split, [_sample(document, family) for document in asked], ())

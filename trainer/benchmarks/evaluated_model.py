@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,14 @@ class EvaluatedModel:
 
     model: Generator
     facts: Mapping[str, Any]
-    """For the settings of a run: digests, sizes, what computes it."""
+    """Its sizes, and what computes it."""
+
+    files: Sequence[Path]
+    """What makes it this model and no other."""
+
+    def describe(self) -> dict[str, Any]:
+        """For the settings of a run. All files are read for their digest."""
+        return {**self.facts, "sha256": digest_of(self.files)}
 
 
 def open_model(directory: Path, device: torch.device, backend: str | None) -> EvaluatedModel:
@@ -51,12 +58,11 @@ def open_model(directory: Path, device: torch.device, backend: str | None) -> Ev
     files = [file for pattern in ("*.json", "*.safetensors") for file in sorted(directory.glob(pattern))]
     facts = {
         "form": "model",
-        "sha256": digest_of(files),
         "image size": list(model.config.image_size),
         "drawn image size": list(model.config.drawn_image_size),
         "dtype": str(model.begin_of_image.dtype).removeprefix("torch."),
     }
-    return EvaluatedModel(model, facts)
+    return EvaluatedModel(model, facts, files)
 
 
 def _open_export(directory: Path, backend: str, device: torch.device | None) -> EvaluatedModel:
@@ -72,9 +78,8 @@ def _open_export(directory: Path, backend: str, device: torch.device | None) -> 
         raise UsageError(str(error)) from error
     facts = {
         "form": f"export, run by {backend}",
-        # the manifest holds the digest of every file
-        "sha256": digest_of([directory / MANIFEST_FILE]),
         "image size": list(session.config.image_size),
         "drawn image size": list(session.config.drawn_image_size),
     }
-    return EvaluatedModel(session, facts)
+    # the manifest holds the digest of every file
+    return EvaluatedModel(session, facts, [directory / MANIFEST_FILE])

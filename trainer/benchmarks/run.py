@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 from PIL import Image as PILImage
 
-from models.atomic_files import UNFINISHED, put_in_place, write_atomically
+from models.atomic_files import write_atomically
 from models.json_files import write_json
 from trainer.benchmarks.batches import batches_of, groups_of, share_of
 from trainer.benchmarks.benchmark import Benchmark
@@ -23,6 +24,7 @@ from trainer.benchmarks.sample import Sample, Split
 from trainer.benchmarks.scoring import Cleaning, Scores
 from trainer.benchmarks.settings import SETTINGS_FILE, begin_or_go_on
 from trainer.errors import UsageError
+from trainer.logging.time_left import time_left
 
 if TYPE_CHECKING:
     from trainer.benchmarks.answering import Asking, Generator
@@ -114,8 +116,8 @@ class Run:
         for answered in self._answers(model, asking, batches, drawing):
             append(file, answered)
             number += len(answered)
-            left_s = (time.monotonic() - begun) / number * (in_all - number)
-            progress(f"{self.benchmark.name} {number:,}/{in_all:,} samples  {_clock(left_s)} left")
+            left_s = int((time.monotonic() - begun) / number * (in_all - number))
+            progress(f"{self.benchmark.name} {number:,}/{in_all:,} samples  {time_left(left_s)}")
 
     def _answers(
         self, model: Generator, asking: Asking, batches: Iterator[list[Sample]], drawing: Mapping[str, Any]
@@ -132,7 +134,7 @@ class Run:
                 (self.directory / IMAGES_DIR).mkdir(exist_ok=True)
                 for drawn in drawings(model, batches, asking, drawn_before=self._drawn_before, **drawing):
                     for one in drawn:
-                        _write_image(self.image_file(one.id), one.image)
+                        write_atomically(self.image_file(one.id), _png(one.image))
                     yield [
                         Answered(one.id, f"{IMAGES_DIR}/{self.image_file(one.id).name}", one.seconds) for one in drawn
                     ]
@@ -215,13 +217,7 @@ def result_of(
     )
 
 
-def _write_image(path: Path, image: PILImage.Image) -> None:
-    unfinished = path.with_name(path.name + UNFINISHED)
-    image.save(unfinished, format="PNG")
-    put_in_place(unfinished, path)
-
-
-def _clock(seconds: float) -> str:
-    minutes, left = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+def _png(image: PILImage.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()

@@ -87,6 +87,9 @@ class Split:
     real_images: Sequence[ImageFile] = ()
     """Where images are drawn: the real ones to compare with, all that count."""
 
+    are_paired: bool = True
+    """Whether there is a real image for each sample, in the same order."""
+
     is_scored: bool = True
     """False: only its makers' server knows the answers."""
 

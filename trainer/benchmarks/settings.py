@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.digests import digests_of
 from models.json_files import read_json, write_json
 from trainer.errors import UsageError
 
@@ -19,14 +20,11 @@ def digest_of(files: Iterable[Path]) -> str:
     Raises:
         UsageError: one cannot be read.
     """
-    whole = hashlib.sha256()
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                whole.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise UsageError(f"{file} cannot be read: {error.strerror}.") from error
-    return whole.hexdigest()
+    try:
+        digests = digests_of(files)
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    return hashlib.sha256(bytes.fromhex("".join(digests))).hexdigest()
 
 
 def begin_or_go_on(directory: Path, settings: Mapping[str, Any], others: Sequence[str]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from models import MMInterleaved
+from models.digests import file_sha256
 from models.tensor_files import WEIGHTS_FILE
 from trainer.config import TrainConfig
 from trainer.data.config import DataConfig
@@ -16,10 +16,8 @@ from trainer.recipes import ALL_RECIPES, DEFAULT_RECIPE
 
 def describe_weights(model_dir: Path, model: MMInterleaved) -> dict[str, Any]:
     """Which weights a directory holds."""
-    with (model_dir / WEIGHTS_FILE).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
-        "sha256": digest,
+        "sha256": file_sha256(model_dir / WEIGHTS_FILE),
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "has_mmfs": model.config.language_model.mmfs is not None,
     }

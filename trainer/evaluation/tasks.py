@@ -17,7 +17,8 @@ import numpy as np
 from trainer.data.document import Document, Image, Segment, prompt_of
 from trainer.data.emoji.atlas import sprites
 from trainer.evaluation.image_scores import background_right, foreground_iou, scene_right, sprites_right, to_float
-from trainer.evaluation.text_scores import box_iou, exact_match, last_number, number_match, read_box
+from trainer.evaluation.text_scores import exact_match, last_number, number_match, read_box
+from trainer.scorers.boxes import iou
 
 Answer = str | np.ndarray
 """Text, or an image: float32 [h, h, 3] in [0, 1]."""
@@ -110,8 +111,8 @@ def score_grounding(answer: Answer, document: Document, _num_concepts: int) -> d
     """Overlap of the written box with the true one; text without a box overlaps nothing."""
     said, true = read_box(str(answer)), read_box(document.truth["answer"])
     assert true is not None, f"{document.key} has no box"
-    iou = box_iou(said, true) if said is not None else 0.0
-    return {"iou_50": float(iou >= 0.5), "iou": iou}
+    overlap = iou(said, true) if said is not None else 0.0
+    return {"iou_50": float(overlap >= 0.5), "iou": overlap}
 
 
 def score_comparison(answer: Answer, document: Document, _num_concepts: int) -> dict[str, float]:

@@ -35,15 +35,6 @@ def read_box(text: str) -> Box | None:
     return boxes[-1] if boxes else None
 
 
-def box_iou(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return shared / (areas - shared) if areas > shared else 0.0
-
-
 def _first_line(text: str) -> str:
     return next(iter(text.strip().splitlines()), "")
 

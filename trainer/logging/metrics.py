@@ -15,6 +15,7 @@ from typing import Any, Protocol, TextIO
 from models.program import OutputClosed, is_unusable
 from models.write_errors import writing
 from trainer.logging.log_file import LogFile
+from trainer.logging.time_left import time_left
 from trainer.run_files import LOG, TENSORBOARD
 
 
@@ -244,9 +245,7 @@ def progress_line(step: Step, means: Mapping[str, float], max_length: int | None
         parts += [f"{means['mfu']:.0%} MFU"]
     if "peak_memory_gb" in means:
         parts += [f"{means['peak_memory_gb']:.1f} GB"]
-    left_s = round((step.num_steps - step.step) * means["step_s"])
-    hours, minutes, seconds = left_s // 3600, left_s // 60 % 60, left_s % 60
-    parts += [f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left"]
+    parts += [time_left(round((step.num_steps - step.step) * means["step_s"]))]
     while max_length is not None and len("  ".join(parts)) > max_length and len(parts) > 2:
         del parts[-2]
     return "  ".join(parts)

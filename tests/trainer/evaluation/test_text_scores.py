@@ -1,6 +1,7 @@
 import pytest
 
-from trainer.evaluation.text_scores import box_iou, exact_match, number_match, read_box
+from trainer.evaluation.text_scores import exact_match, number_match, read_box
+from trainer.scorers.boxes import iou
 
 
 @pytest.mark.parametrize(
@@ -47,8 +48,8 @@ def test_boxes_are_read_in_thousandths() -> None:
 
 def test_box_iou() -> None:
     box = (0.2, 0.2, 0.6, 0.4)
-    assert box_iou(box, box) == pytest.approx(1)
-    assert box_iou(box, (0.2, 0.2, 0.4, 0.4)) == pytest.approx(0.5)
-    assert box_iou(box, (0.4, 0.3, 0.8, 0.5)) == pytest.approx(1 / 7)
-    assert box_iou(box, (0.6, 0.2, 0.9, 0.4)) == 0
-    assert box_iou(box, (0.7, 0.7, 0.9, 0.9)) == 0
+    assert iou(box, box) == pytest.approx(1)
+    assert iou(box, (0.2, 0.2, 0.4, 0.4)) == pytest.approx(0.5)
+    assert iou(box, (0.4, 0.3, 0.8, 0.5)) == pytest.approx(1 / 7)
+    assert iou(box, (0.6, 0.2, 0.9, 0.4)) == 0
+    assert iou(box, (0.7, 0.7, 0.9, 0.9)) == 0

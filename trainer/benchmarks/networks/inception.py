@@ -7,13 +7,13 @@ Against torchvision's network, average pooling leaves the border out, the last b
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.digests import file_sha256
 from models.tensor_files import read_tensors
 from trainer.errors import UsageError
 
@@ -194,8 +194,7 @@ def load_inception(file: Path, device: torch.device) -> tuple[Inception, str]:
         UsageError: it is not there, damaged, or holds other tensors. Code in it is not run.
     """
     try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_sha256(file)
         tensors = read_tensors(file)
     except (OSError, ValueError) as error:
         raise UsageError(f"--inception {file}: {error}") from error

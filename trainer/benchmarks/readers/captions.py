@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.benchmarks.readers.checked_split import checked_split
 from trainer.benchmarks.readers.json_files import (
     each,
     entries_of,
     read_json,
     text,
     whole_number,
-    without_doubles,
 )
 from trainer.benchmarks.sample import ImageFile, Sample, Split
 from trainer.errors import UsageError
@@ -96,10 +96,7 @@ def read_paragraphs(paragraphs: Path, test_split: Path, images: Path, split: str
 
 
 def _split(name: str, samples: list[Sample], files: list[Path], expected: int | None) -> Split:
-    if not samples:
-        raise UsageError(f"{files[0]} has no image of the split {name!r}.")
-    without_doubles(files[0], (sample.id for sample in samples))
     for sample in samples:
         if not sample.truth["references"]:
             raise UsageError(f"{files[0]}: image {sample.id} has no caption.")
-    return Split(name, samples, files, expected)
+    return checked_split(name, samples, files, expected, thing=f"image of the split {name!r}")

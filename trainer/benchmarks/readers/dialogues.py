@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.benchmarks.readers.json_files import each, entries_of, read_json, text, whole_number, without_doubles
+from trainer.benchmarks.readers.checked_split import checked_split
+from trainer.benchmarks.readers.json_files import each, entries_of, read_json, text, whole_number
 from trainer.benchmarks.sample import ImageFile, Sample, Segment, Split
 from trainer.errors import UsageError
 
@@ -53,7 +54,4 @@ def read_visdial(
         return Sample(str(number), tuple(document), truth, options)
 
     samples = each(dialogues, entries_of(dialogues, content, "data", "dialogs"), sample)
-    if not samples:
-        raise UsageError(f"{dialogues} has no dialogue.")
-    without_doubles(dialogues, (one.id for one in samples))
-    return Split(split, samples, [dialogues, dense], expected)
+    return checked_split(split, samples, [dialogues, dense], expected, thing="dialogue")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from trainer.benchmarks.readers.checked_split import checked_split
 from trainer.benchmarks.readers.json_files import (
     each,
     entries_of,
@@ -14,7 +15,6 @@ from trainer.benchmarks.readers.json_files import (
     read_json_lines,
     text,
     whole_number,
-    without_doubles,
 )
 from trainer.benchmarks.sample import ImageFile, Sample, Split
 from trainer.errors import UsageError
@@ -62,8 +62,17 @@ def read_coco_prompts(
         Sample(str(caption_id), (" ".join(caption.lower().split()),), {"image": files[image]})
         for caption_id, image, caption in chosen
     ]
-    shown = [sample.truth["image"] for sample in samples] if prompts == "release" else sorted(files.values())
-    return _split(split, samples, [annotations], num_samples, [images / name for name in shown])
+    are_paired = prompts == "release"
+    shown = [sample.truth["image"] for sample in samples] if are_paired else sorted(files.values())
+    return checked_split(
+        split,
+        samples,
+        [annotations],
+        num_samples,
+        thing="caption",
+        real_images=[ImageFile(images / name) for name in shown],
+        are_paired=are_paired,
+    )
 
 
 def read_narratives(narratives: Path, images: Path, split: str, num_samples: int) -> Split:
@@ -86,7 +95,8 @@ def read_narratives(narratives: Path, images: Path, split: str, num_samples: int
         times[number] = times.get(number, 0) + 1
         image, caption = said[number]
         samples.append(Sample(f"{number}-{times[number]}", (caption,), {"image": f"{image:012d}.jpg"}))
-    return _split(split, samples, [narratives], num_samples, [images / sample.truth["image"] for sample in samples])
+    real = [ImageFile(images / sample.truth["image"]) for sample in samples]
+    return checked_split(split, samples, [narratives], num_samples, thing="caption", real_images=real)
 
 
 def read_ade20k(folder: Path, split: str, expected: int | None) -> Split:
@@ -125,10 +135,3 @@ def read_ade20k(folder: Path, split: str, expected: int | None) -> Split:
     ]
     real = [ImageFile(folder / "images" / split / f"{path.stem}.jpg") for path in labels]
     return Split(split, samples, [source, *labels], expected, real)
-
-
-def _split(name: str, samples: list[Sample], files: list[Path], expected: int, real: list[Path]) -> Split:
-    if not samples:
-        raise UsageError(f"{files[0]} has no caption.")
-    without_doubles(files[0], (sample.id for sample in samples))
-    return Split(name, samples, files, expected, list(map(ImageFile, real)))

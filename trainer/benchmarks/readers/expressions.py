@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.benchmarks.readers.json_files import each, entries_of, read_json, whole_number, without_doubles
+from trainer.benchmarks.readers.checked_split import checked_split
+from trainer.benchmarks.readers.json_files import each, entries_of, read_json, whole_number
 from trainer.benchmarks.sample import ImageFile, Sample, Split
 from trainer.data.sources.pickles import load_pickle, text_of
 from trainer.errors import UsageError
@@ -56,5 +57,4 @@ def read_references(references: Path, instances: Path, images: Path, split: str,
     if not samples:
         splits = sorted({text_of(one["split"]) for one in listed})
         raise UsageError(f"{references.name} has no split {split!r}; it has {', '.join(splits)}.")
-    without_doubles(references, (sample.id for sample in samples))
-    return Split(split, samples, [references, instances], expected)
+    return checked_split(split, samples, [references, instances], expected, thing="sentence")

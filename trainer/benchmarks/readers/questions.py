@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.benchmarks.readers.checked_split import checked_split
 from trainer.benchmarks.readers.json_files import (
     each,
     entries_of,
@@ -13,7 +14,6 @@ from trainer.benchmarks.readers.json_files import (
     read_json,
     text,
     whole_number,
-    without_doubles,
 )
 from trainer.benchmarks.sample import ImageFile, Sample, Split
 from trainer.errors import UsageError
@@ -50,6 +50,11 @@ def read_vqa_form(
     samples = each(questions, entries_of(questions, read_json(questions), "questions"), sample)
     files = [questions] if annotations is None else [questions, annotations]
     return _split(split, samples, files, expected, is_scored=annotations is not None)
+
+
+def read_vqa_questions(questions: Path, images: Path, split: str, expected: int | None, image_name: str) -> Split:
+    """As :func:`read_vqa_form`, where only a server knows the answers."""
+    return read_vqa_form(questions, None, images, split, expected, image_name)
 
 
 def read_textvqa(data: Path, images: Path, split: str, expected: int | None) -> Split:
@@ -105,10 +110,7 @@ def read_gqa(questions: Path, images: Path, split: str, expected: int | None) ->
 
 
 def _split(name: str, samples: list[Sample], files: list[Path], expected: int | None, is_scored: bool = True) -> Split:
-    if not samples:
-        raise UsageError(f"{files[0]} has no question.")
-    without_doubles(files[0], (sample.id for sample in samples))
     for sample in samples:
         if "answers" in sample.truth and not sample.truth["answers"]:
             raise UsageError(f"{files[-1]}: question {sample.id} has no answer.")
-    return Split(name, samples, files, expected, is_scored=is_scored)
+    return checked_split(name, samples, files, expected, thing="question", is_scored=is_scored)

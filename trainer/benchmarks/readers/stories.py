@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.benchmarks.readers.json_files import each, explained, read_json, text, without_doubles
+from trainer.benchmarks.readers.checked_split import checked_split
+from trainer.benchmarks.readers.json_files import each, explained, read_json, text
 from trainer.benchmarks.sample import DrawnBefore, ImageFile, Sample, Segment, Split
 from trainer.data.sources.problems import Problems
-from trainer.data.sources.published import files_of, read_published
+from trainer.data.sources.published import NUM_FOLLOWING, files_of, read_published
 from trainer.errors import UsageError
 
 SEED = 0
@@ -38,7 +39,7 @@ def read_vist(stories: Path, images: Path, split: str, expected: int | None) -> 
             document += [sentence, ImageFile(images / image)]
         samples.append(Sample(name, (*document, last_text)))
         real.append(ImageFile(images / last_image))
-    return _split(split, samples, [stories], expected, real)
+    return checked_split(split, samples, [stories], expected, thing="story", real_images=real)
 
 
 def _formatted(one: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
@@ -69,8 +70,8 @@ def read_clips(form: str, folder: Path, split: str, expected: int | None) -> Spl
             real.append(frames[number])
             document += [texts[number], DrawnBefore(sample.id)]
     files = files_of(form, [folder])
-    followed = 4
-    return _split(split, samples, files, None if expected is None else expected * followed, real)
+    num_drawn = None if expected is None else expected * NUM_FOLLOWING
+    return checked_split(split, samples, files, num_drawn, thing="story", real_images=real)
 
 
 def _published(form: str, paths: Sequence[Path], split: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -82,12 +83,3 @@ def _published(form: str, paths: Sequence[Path], split: str) -> list[tuple[str, 
     if problems.count:
         raise UsageError(f"{paths[0]}: {'; '.join(problems.named())}")
     return rows
-
-
-def _split(
-    name: str, samples: list[Sample], files: Sequence[Path], expected: int | None, real: list[ImageFile]
-) -> Split:
-    if not samples:
-        raise UsageError(f"{files[0]} has no story.")
-    without_doubles(files[0], (sample.id for sample in samples))
-    return Split(name, samples, files, expected, real)
