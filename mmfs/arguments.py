@@ -74,22 +74,6 @@ def schema(arguments: type[MSDeformAttnArguments] | type[MMFSAttentionArguments]
     return ", ".join(f"{SCHEMA_TYPES[kind]} {name}" for name, kind in get_type_hints(arguments).items())
 
 
-LARGEST_FLOAT32: Final = torch.finfo(torch.float32).max
-"""Sums are in float32, or in float64, which holds more."""
-
-
-def check_null_logit(null_logit: float | None, value_dtype: torch.dtype) -> None:
-    """Raises ValueError if a null logit is no finite number of the type of accumulation: its softmax would be NaN."""
-    if null_logit is None or abs(null_logit) <= LARGEST_FLOAT32:
-        return
-    dtype = torch.promote_types(value_dtype, torch.float32)
-    if not abs(null_logit) <= torch.finfo(dtype).max:  # the comparison is false for NaN
-        raise ValueError(
-            f"null_logit is {null_logit}, which is no finite {dtype}, the type in which a softmax is computed here. "
-            "Expected a finite number, or None for a softmax without null."
-        )
-
-
 def contiguous_and_aligned(tensor: Tensor) -> Tensor:
     """As kernels read a tensor: contiguous, and at an address that is a multiple of its elements' size.
 

@@ -72,14 +72,14 @@ def _ms_deform_attn_backward_fake(grad_out: Tensor, needs_value: bool, *fields: 
 
 
 def _differentiate_ms_deform_attn(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    fields, _ = _restored(ctx)
+    fields, _ = derivatives.restored(ctx)
     backward = derivatives if derivatives.forward_mode() else torch.ops.mmfs
     gradients = backward.ms_deform_attn_backward(grad_out, ctx.needs_input_grad[0], *fields)
     return _gradients_of(ctx, MSDeformAttnArguments._fields, fields, MSDeformAttnGradients(*gradients))
 
 
 def _differentiate_ms_deform_attn_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    (grad_out, needs_value, *fields), _ = _restored(ctx)
+    (grad_out, needs_value, *fields), _ = derivatives.restored(ctx)
     arguments = MSDeformAttnArguments(*fields)
     named = MSDeformAttnGradients(*grads)._asdict()
     of_grad_out, of_fields = derivatives.second(
@@ -149,14 +149,14 @@ def _mmfs_attention_backward_fake(
 
 
 def _differentiate_mmfs_attention(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
-    fields, (lse,) = _restored(ctx)
+    fields, (lse,) = derivatives.restored(ctx)
     backward = derivatives if derivatives.forward_mode() else torch.ops.mmfs
     gradients = backward.mmfs_attention_backward(grad_out, ctx.needs_input_grad[0], lse, *fields)
     return _gradients_of(ctx, MMFSAttentionArguments._fields, fields, MMFSAttentionGradients(*gradients))
 
 
 def _differentiate_mmfs_attention_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    (grad_out, needs_value, _, *fields), _ = _restored(ctx)
+    (grad_out, needs_value, _, *fields), _ = derivatives.restored(ctx)
     arguments = MMFSAttentionArguments(*fields)
     named = MMFSAttentionGradients(*grads)._asdict()
     of_grad_out, of_fields = derivatives.second(
@@ -185,30 +185,16 @@ def _empty_like(tensor: Tensor) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _keep(ctx, inputs)
+    derivatives.keep(ctx, inputs)
 
 
 def _save_without_lse(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _keep(ctx, inputs, None)
+    derivatives.keep(ctx, inputs, None)
 
 
 def _save_with_lse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _keep(ctx, inputs, output[1])
+    derivatives.keep(ctx, inputs, output[1])
     ctx.mark_non_differentiable(output[1])
-
-
-def _keep(ctx: Any, fields: tuple[Any, ...], *others: Tensor | None) -> None:
-    """Tensors where autograd watches over them, everything else beside them."""
-    tensors = [field if isinstance(field, Tensor) else None for field in fields]
-    ctx.constants = [field if tensor is None else None for field, tensor in zip(fields, tensors, strict=True)]
-    ctx.save_for_backward(*tensors, *others)
-
-
-def _restored(ctx: Any) -> tuple[list[Any], tuple[Tensor | None, ...]]:
-    """The fields and the others that `_keep` was given."""
-    saved, constants = ctx.saved_tensors, ctx.constants
-    tensors, others = saved[: len(constants)], saved[len(constants) :]
-    return [field if tensor is None else tensor for field, tensor in zip(constants, tensors, strict=True)], others
 
 
 def _gradients_of(ctx: Any, names: tuple[str, ...], fields: list[Any], gradients: Any) -> tuple[Tensor | None, ...]:

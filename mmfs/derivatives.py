@@ -101,14 +101,11 @@ def _function(of: Differentiable) -> type[Function]:
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            ctx.constants = [None if isinstance(field, Tensor) else field for field in inputs]
-            tensors = [field if isinstance(field, Tensor) else None for field in inputs]
-            ctx.save_for_backward(*tensors)
-            ctx.save_for_forward(*tensors)
+            ctx.save_for_forward(*keep(ctx, inputs))
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-            fields = _restored(ctx)
+            fields = restored(ctx)[0]
             inner = iter(of.gradient(len(gradients))(*gradients, *fields))
             return tuple([next(inner) if is_differentiable(field) else None for field in fields])
 
@@ -116,7 +113,7 @@ def _function(of: Differentiable) -> type[Function]:
         def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
             moved = tuple([tangent is not None for tangent in tangents])
             given = [tangent for tangent in tangents if tangent is not None]
-            return of.tangent(moved)(*given, *_restored(ctx))
+            return of.tangent(moved)(*given, *restored(ctx)[0])
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[Any, ...], *fields: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -136,9 +133,19 @@ def _function(of: Differentiable) -> type[Function]:
     return Transformed
 
 
-def _restored(ctx: Any) -> list[Any]:
-    pairs = zip(ctx.constants, ctx.saved_tensors, strict=True)
-    return [constant if tensor is None else tensor for constant, tensor in pairs]
+def keep(ctx: Any, fields: Sequence[Any], *others: Tensor | None) -> list[Tensor | None]:
+    """Tensors where autograd watches over them, everything else beside them; returns the fields' tensors."""
+    tensors = [field if isinstance(field, Tensor) else None for field in fields]
+    ctx.constants = [field if tensor is None else None for field, tensor in zip(fields, tensors, strict=True)]
+    ctx.save_for_backward(*tensors, *others)
+    return tensors
+
+
+def restored(ctx: Any) -> tuple[list[Any], tuple[Tensor | None, ...]]:
+    """The fields and the others that `keep` was given."""
+    saved, constants = ctx.saved_tensors, ctx.constants
+    tensors, others = saved[: len(constants)], saved[len(constants) :]
+    return [field if tensor is None else tensor for field, tensor in zip(constants, tensors, strict=True)], others
 
 
 def _as_one_batch(
@@ -210,6 +217,11 @@ def is_compiled_transform() -> bool:
             "torch.func.jvp, or torch.compile without fullgraph=True."
         )
     return True
+
+
+def computes_tangents() -> bool:
+    """Whether a call of an op has to go through this file, so that its result has tangents."""
+    return forward_mode() and not is_compiled_transform()
 
 
 def check_no_tangent(fields: Sequence[Any]) -> None:

@@ -19,12 +19,14 @@ from mmfs.arguments import (
     MMFSAttentionArguments,
     MMFSAttentionGradients,
     MSDeformAttnArguments,
-    check_null_logit,
 )
-from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
+from mmfs.reference import accumulation_dtype, mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
 Sizes = Sequence[tuple[int, int]] | Sequence[Sequence[int]] | Tensor
+
+LARGEST_FLOAT32 = torch.finfo(torch.float32).max
+"""Sums are in float32, or in float64, which holds more."""
 
 FLOATING_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -69,7 +71,7 @@ def ms_deform_attn(
     check_ms_deform_attn(arguments)
     if choose(backend, value) == "reference":
         return ms_deform_attn_reference(arguments)
-    if derivatives.forward_mode() and not derivatives.is_compiled_transform():
+    if derivatives.computes_tangents():
         return derivatives.ms_deform_attn(*arguments)
     out: Tensor = torch.ops.mmfs.ms_deform_attn(*arguments)
     return out
@@ -144,7 +146,7 @@ def mmfs_attention(
     arguments = checked_mmfs_attention(arguments)
     if choose(backend, value) == "reference":
         return mmfs_attention_reference(arguments)
-    if derivatives.forward_mode() and not derivatives.is_compiled_transform():
+    if derivatives.computes_tangents():
         return derivatives.mmfs_attention(*arguments)
     out: Tensor
     if will_be_differentiated(arguments):
@@ -329,6 +331,18 @@ def check_pixels(sizes: Sequence[int], num_pixels: int) -> None:
         raise ValueError(
             f"spatial_shapes {pairs} describe {expected} pixels but value holds {num_pixels}. Expected value's second "
             "dimension to be the sum of h*w over the levels."
+        )
+
+
+def check_null_logit(null_logit: float | None, value_dtype: torch.dtype) -> None:
+    """Raises ValueError if a null logit is no finite number of the type of accumulation: its softmax would be NaN."""
+    if null_logit is None or abs(null_logit) <= LARGEST_FLOAT32:
+        return
+    dtype = accumulation_dtype(value_dtype)
+    if not abs(null_logit) <= torch.finfo(dtype).max:  # the comparison is false for NaN
+        raise ValueError(
+            f"null_logit is {null_logit}, which is no finite {dtype}, the type in which a softmax is computed here. "
+            "Expected a finite number, or None for a softmax without null."
         )
 
 

@@ -29,12 +29,10 @@ NUM_LEVELS = 4
 MOST = 2**31
 """No number of anything in a model is larger."""
 
-FROM_ZERO = frozenset(
-    (
-        *("pad_token_id", "bos_token_id", "eos_token_id", "begin_of_image_id", "image_token_id"),
-        *("mmfs_first", "mmfs_levels", "new_tokens", "new_tokens_from"),
-    )
-)
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "begin_of_image_id", "image_token_id")
+"""Settings of the whole model: the tokens that it knows itself."""
+
+FROM_ZERO = frozenset((*TOKEN_IDS, "mmfs_first", "mmfs_levels", "new_tokens", "new_tokens_from"))
 """Settings that may be 0; of the others, a whole number is 1 or more."""
 
 SHARES = frozenset(("text_drop", "image_drop", "dropout"))

@@ -13,6 +13,7 @@ from typing import Any
 from models.atomic_files import write_atomically
 from models.component_configs import (
     STABLE_DIFFUSION_VAE,
+    TOKEN_IDS,
     ImageDecoderConfig,
     LanguageModelConfig,
     QFormerConfig,
@@ -27,8 +28,6 @@ RENAMED_KEYS = {"vision": "visual_tokenizer", "clip": "vision_encoder", "pooling
 
 
 CONFIG_FILE = "config.json"
-
-TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "begin_of_image_id", "image_token_id")
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,7 @@ def ddim_step(
         raise ValueError(
             'The noise schedule has thresholding=True, which "ddim" does not do; draw with "dpm" or "ddpm".'
         )
-    kept = scheduler.alphas_cumprod.to(latents)
-    signal, noise = kept[timestep.long()].sqrt(), (1 - kept[timestep.long()]).sqrt()
+    signal, noise = _signal_and_noise(scheduler, latents, timestep)
     if config.prediction_type == "v_prediction":
         direction = noise * latents + signal * predicted
     elif config.prediction_type == "sample":
@@ -139,15 +138,22 @@ def ddim_step(
         estimate = estimate.clamp(-config.clip_sample_range, config.clip_sample_range)
     if following is None:
         return estimate
-    after = kept[following.long()]
-    return after.sqrt() * estimate + (1 - after).sqrt() * direction
+    signal, noise = _signal_and_noise(scheduler, latents, following)
+    return signal * estimate + noise * direction
+
+
+def _signal_and_noise(
+    schedule: DDPMScheduler | DDIMScheduler, latents: Tensor, timestep: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The shares of the image and of the noise in latents at a time step, with the latents' dtype and device."""
+    kept = schedule.alphas_cumprod.to(latents)[timestep.long()]
+    return kept.sqrt(), (1 - kept).sqrt()
 
 
 def estimate_clean(predicted: Tensor, latents: Tensor, noise_schedule: DDPMScheduler, timestep: Tensor) -> Tensor:
     """The noise-free latents [M, c, h, w] that a prediction implies (DDPM, arXiv:2006.11239, Eq. 15; velocity:
     arXiv:2202.00512, appendix D)."""
-    kept = noise_schedule.alphas_cumprod.to(latents)[timestep.long()]
-    signal, noise = kept.sqrt(), (1 - kept).sqrt()
+    signal, noise = _signal_and_noise(noise_schedule, latents, timestep)
     kind = noise_schedule.config.prediction_type
     if kind == "sample":
         return predicted

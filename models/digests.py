@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 from models.atomic_files import write_atomically
 
@@ -33,7 +33,7 @@ OnBytesRead = Callable[[int], None]
 """Called with the number of bytes that were just read."""
 
 
-def blocks_of(stream: BinaryIO) -> Iterator[bytes]:
+def blocks_of(stream: IO[bytes]) -> Iterator[bytes]:
     """What is left of a stream, a piece at a time."""
     while block := stream.read(BLOCK):
         yield block

@@ -104,7 +104,6 @@ def can_fold(owner: nn.Module, mmfs: MMFS, norm: nn.Module, gate: Tensor) -> boo
     return (
         type(mmfs) is MMFS
         and mmfs.backend is None
-        and mmfs.backend is None
         and type(norm) is nn.RMSNorm
         and all(map(is_plain_linear, projections))
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in (gate, *mmfs.parameters(), *norm.parameters()))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.component_configs import MOST
 from models.json_files import shortened
 
 NAMES_OF_PROGRAMS = frozenset(
@@ -39,7 +40,6 @@ COUNTS = frozenset(
 LAYERS = frozenset(("num_hidden_layers", "layers_per_block", "transformer_layers_per_block"))
 """Those that say how many modules there are."""
 
-MOST = 2**31
 MOST_TIMESTEPS = 100_000
 """Of a noise schedule, which is a loop over them; all that are known have 1000."""
 

@@ -42,7 +42,11 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 def shortened(value: Any, most: int = 80) -> str:
     """A foreign value for an error message: escaped, and cut where it is long."""
-    text = repr(value)
+    return cut(repr(value), most)
+
+
+def cut(text: str, most: int = 80) -> str:
+    """A text, cut where it is long."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -7,6 +7,8 @@ import operator
 from numbers import Real
 from typing import Any
 
+from models.json_files import cut
+
 
 def whole_number(name: str, value: Any, *, least: int, most: int | None = None) -> int:
     """A whole number as an int.
@@ -68,5 +70,4 @@ def real_number(
 def _shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) > 1 << 200:
         return f"a number of {value.bit_length()} bits"
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return cut(ascii(value))

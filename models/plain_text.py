@@ -44,6 +44,15 @@ class PlainTextEncoder:
         return PlainTextEncoder, (self._tokenizer,)
 
 
+def whole_tokenizer(content: str) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`. It neither cuts texts nor pads them, whatever the file says: the model has
+    to see all of a text, and nothing else."""
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def _without_special_names(tokenizer: Tokenizer) -> Tokenizer:
     """A copy that finds no special token in a text.
 

@@ -20,7 +20,7 @@ from models.images.arrays import array_to_image, checked_tensor, tensor_to_image
 from models.images.fit import FINER, Fit, fitted
 from models.images.rgb import MAX_PIXELS, to_rgb
 from models.json_files import read_json_object, shortened
-from models.plain_text import PlainTextEncoder
+from models.plain_text import PlainTextEncoder, whole_tokenizer
 
 ImageInput = Image.Image | np.ndarray | Tensor
 """A PIL image of any mode, a uint8 array [h, w, 3], or a float tensor [3, h, w] in [0, 1]."""
@@ -195,19 +195,15 @@ class MMInterleavedProcessor:
 
 
 def read_tokenizer(file: Path) -> Tokenizer:
-    """A `tokenizer.json`. It neither cuts texts nor pads them, whatever the file says: the model has to see all of a
-    text, and nothing else.
+    """A `tokenizer.json`, as `whole_tokenizer` reads it.
 
     Raises:
         ValueError: the file is damaged.
     """
     try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        return whole_tokenizer(file.read_text(encoding="utf-8"))
     except BaseException as error:  # tokenizers has no class of its own for them, and a panic in Rust is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         reason = shortened(str(error).partition("\n")[0], 300)
         raise ValueError(f"{file} is damaged ({reason}). Fetch or make it again.") from error
-    return tokenizer

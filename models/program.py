@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TextIO
 
 from models.printable import printable
+from models.write_errors import NO_ROOM
 
 EXIT_FAILED = 1
 """Exit code of a command that the system refused something: the disk is full, a name too long, a file not readable."""
@@ -34,7 +35,7 @@ OWN_CONTROL = re.compile(r"(\r?)(.*?)((?:\x1b\[K)?)", re.DOTALL)
 UP = re.compile(r"(?:\x1b\[A)+")
 """What tqdm writes, alone, to get to a bar above."""
 
-UNUSABLE = {errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+UNUSABLE = {errno.EPIPE, errno.EIO, *NO_ROOM}
 """Why an output cannot be written any more: its reader or its terminal is gone, or the disk of its file is full."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -74,14 +75,21 @@ class StoredWeights:
                 if name in taken and taken[name].theirs == theirs:
                     yield Piece(name, 0, tensor, taken[name])
 
-    def shapes(self) -> dict[str, list[int]]:
-        """The shape of every tensor, put together; reads no numbers."""
+    @cached_property
+    def _headers(self) -> tuple[dict[str, list[int]], dict[str, list[torch.dtype]]]:
+        """By name the shape, put together, and the dtype of each piece: all files are opened once for it."""
         shapes: dict[str, list[int]] = {}
+        dtypes: dict[str, list[torch.dtype]] = {}
         for piece in self.pieces():
             rows = shapes[piece.name][0] if piece.name in shapes else 0
             shape = list(piece.stored.shape)
             shapes[piece.name] = [rows + shape[0], *shape[1:]] if shape else []
-        return shapes
+            dtypes.setdefault(piece.name, []).append(piece.stored.dtype)
+        return shapes, dtypes
+
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of every tensor, put together; reads no numbers."""
+        return self._headers[0]
 
     def check_fit(self, expected: Mapping[str, Tensor]) -> None:
         """Look whether these are the weights of a model; reads no numbers.
@@ -101,12 +109,13 @@ class StoredWeights:
                 f"{missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(wrong)} have another shape {wrong[:3]}."
                 " Give the configuration that they were saved with."
             )
-        for piece in self.pieces():
-            if piece.stored.is_floating_point() != expected[piece.name].is_floating_point():
-                raise ValueError(
-                    f"{piece.name!r} in the weights of {self.files[0].parent} is {piece.stored.dtype}; expected "
-                    f"numbers like {expected[piece.name].dtype}. Quantised weights have no place here."
-                )
+        for name, dtypes in self._headers[1].items():
+            for dtype in dtypes:
+                if dtype.is_floating_point != expected[name].is_floating_point():
+                    raise ValueError(
+                        f"{name!r} in the weights of {self.files[0].parent} is {dtype}; expected numbers like "
+                        f"{expected[name].dtype}. Quantised weights have no place here."
+                    )
 
     def dtype(self, of: Callable[[str], bool]) -> torch.dtype | None:
         """The float type that most numbers are stored in, of the tensors whose names `of` is true for; None: there are

@@ -30,13 +30,14 @@ from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
 from trainer.run_directory import (
     find_start,
+    is_of_run,
     prepare_directory,
     remove_left_over_checkpoints,
     run_directory_lock,
     save_model,
     undamaged_start,
 )
-from trainer.run_files import CHECKPOINTS, LOG, MODEL
+from trainer.run_files import LOG, MODEL
 from trainer.run_page import is_page_up_to_date, write_page
 from trainer.starting_model import make_model
 from trainer.step.checkpoint import Checkpoint
@@ -217,7 +218,7 @@ def run_phases(
 def tell_missing_steps(log: RunLog, config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:
     """Say which steps before the checkpoint that a run goes on from its log lacks: lost in a power cut, say."""
     out = Path(config.out)
-    if start is None or start.path.parent.resolve() != (out / CHECKPOINTS).resolve():
+    if start is None or not is_of_run(start, out):
         return
     done = {
         phase.name: phase.num_steps if phase.index < start.phase_index else start.step

@@ -187,9 +187,14 @@ def run_directory_lock(out: Path) -> Iterator[None]:
         yield
 
 
+def is_of_run(start: Checkpoint, out: Path) -> bool:
+    """Whether a checkpoint is one of the run in a directory."""
+    return start.path.parent.resolve() == (out / CHECKPOINTS).resolve()
+
+
 def _check_place(start: Checkpoint, newest: Checkpoint | None, out: Path) -> None:
     """Raise UsageError if going on from `start` would mix or undo what `out` holds."""
-    is_own = start.path.parent.resolve() == (out / CHECKPOINTS).resolve()
+    is_own = is_of_run(start, out)
     if is_own and newest is not None and start.path.name != newest.path.name:
         raise UsageError(
             f"{start.path} is not the newest checkpoint of {out}; {newest.path} is. Go on from that one with --resume, "

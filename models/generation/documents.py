@@ -12,6 +12,7 @@ from torch import Tensor
 from models.config import MMInterleavedConfig
 from models.generation.image_names import names_an_image
 from models.generation.state import GenerationState, Piece
+from models.json_files import cut
 from models.processor import MMInterleavedProcessor
 
 Segment = str | Image.Image
@@ -56,10 +57,9 @@ def batch_of(documents: Document | Sequence[Document]) -> tuple[list[Document], 
 def _check_segments(segments: Sequence[object], name: str) -> None:
     for i, segment in enumerate(segments):
         if isinstance(segment, str) and not isinstance(segment, PlainText) and names_an_image(segment):
-            shown = segment if len(segment) <= 80 else f"{segment[:77]}..."
             raise ValueError(
-                f"{name}[{i}] is {shown!a}, the name or address of an image, given as text. Give the image itself: "
-                "PIL.Image.open(...) of a file. If the text is meant, put it into a longer one, or give it as "
+                f"{name}[{i}] is {cut(segment)!a}, the name or address of an image, given as text. Give the image "
+                "itself: PIL.Image.open(...) of a file. If the text is meant, put it into a longer one, or give it as "
                 "models.generation.documents.PlainText(...)."
             )
         if isinstance(segment, bytes | Path):

@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer
 
+from models.plain_text import whole_tokenizer
 from models.pretrained.snapshots import Source
 
 BEGIN_OF_IMAGE = "<BoI>"
@@ -47,9 +48,7 @@ def extended_tokenizer(source: Source, language_model: dict[str, Any]) -> Extend
         loaded = AutoTokenizer.from_pretrained(
             source.name, local_files_only=source.local_files_only, trust_remote_code=False
         )
-        tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-        tokenizer.no_truncation()  # a text is read whole, whatever the file says
-        tokenizer.no_padding()
+        tokenizer = whole_tokenizer(loaded.backend_tokenizer.to_str())
     except (OSError, ValueError, AttributeError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(

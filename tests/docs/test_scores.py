@@ -14,7 +14,7 @@ from trainer.data.emoji import layouts
 from trainer.data.emoji.compositions import choose
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.emoji.world import CANVAS, COLOUR_NAMES, Placed, Scene, facts, render
-from trainer.evaluation.image_scores import background_right, foreground_iou, scene_right, sprites_right, to_float
+from trainer.evaluation.image_scores import foreground_iou, scene_scores, to_float
 from trainer.evaluation.tasks import EVALUATION_TASKS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scores.md"
@@ -94,9 +94,7 @@ def scores_of_drawings() -> dict[str, list[float]]:
             image, asked = draw(scene, more, np.random.default_rng(index)), facts(scene, CANVAS)
             values.append(
                 [
-                    scene_right(image, asked, NUM_CONCEPTS),
-                    sprites_right(image, asked, NUM_CONCEPTS),
-                    background_right(image, asked),
+                    *scene_scores(image, asked, NUM_CONCEPTS).values(),
                     foreground_iou(image, drawn(scene, *scene.placed), asked),
                 ]
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from models.atomic_files import write_atomically
+from models.digests import blocks_of
 from models.printable import printable
 from models.write_errors import WriteError
 from trainer.data.sources.append_file import AppendFile
@@ -168,6 +168,6 @@ def _checksum(paths: Sequence[Path]) -> str:
     digest = hashlib.blake2b()
     for path in paths:
         with open_regular(path) as file:
-            while block := file.read(io.DEFAULT_BUFFER_SIZE << 7):
+            for block in blocks_of(file):
                 digest.update(block)
     return digest.hexdigest()

@@ -102,6 +102,13 @@ def sprites_right(image: np.ndarray, facts: dict[str, Any], num_concepts: int) -
     return right / (len(named) + num_unasked(image, facts, background))
 
 
+def scene_scores(image: np.ndarray, facts: dict[str, Any], num_concepts: int) -> dict[str, float]:
+    """The two scores above, and 1 for the scene if the image shows every sprite asked for in its place, nothing else,
+    on the right background. Arguments as for `sprites_right`."""
+    sprites, background = sprites_right(image, facts, num_concepts), background_right(image, facts)
+    return {"scene": float(sprites == background == 1), "sprites_in_place": sprites, "background": background}
+
+
 def nearest_sprite(
     image: np.ndarray, square: tuple[int, int, int], background: np.ndarray, num_concepts: int
 ) -> int | None:
@@ -142,11 +149,6 @@ def num_unasked(image: np.ndarray, facts: dict[str, Any], background: np.ndarray
     drawn = np.square(_averaged(image) - background).sum(-1) > UNASKED_DISTANCE**2
     regions = _regions(drawn & ~_near_squares(facts, len(image), SHIFT_PX + 1))
     return sum(size >= UNASKED_SHARE * drawn.size for size in regions)
-
-
-def scene_right(image: np.ndarray, facts: dict[str, Any], num_concepts: int) -> float:
-    """1 if the image shows every sprite asked for in its place, nothing else, on the right background."""
-    return float(sprites_right(image, facts, num_concepts) == background_right(image, facts) == 1)
 
 
 def foreground_iou(image: np.ndarray, true_image: np.ndarray, facts: dict[str, Any]) -> float:

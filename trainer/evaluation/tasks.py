@@ -16,7 +16,7 @@ import numpy as np
 
 from trainer.data.document import Document, Image, Segment, prompt_of
 from trainer.data.emoji.atlas import sprites
-from trainer.evaluation.image_scores import background_right, foreground_iou, scene_right, sprites_right, to_float
+from trainer.evaluation.image_scores import foreground_iou, scene_scores, to_float
 from trainer.evaluation.text_scores import exact_match, last_number, number_match, read_box
 from trainer.scorers.boxes import iou
 
@@ -130,12 +130,7 @@ def score_comparison(answer: Answer, document: Document, _num_concepts: int) -> 
 def score_drawing(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
     """The last image as a whole, its sprites and its background."""
     assert isinstance(answer, np.ndarray)
-    facts = document.truth["images"][-1]
-    return {
-        "scene": scene_right(answer, facts, num_concepts),
-        "sprites_in_place": sprites_right(answer, facts, num_concepts),
-        "background": background_right(answer, facts),
-    }
+    return scene_scores(answer, document.truth["images"][-1], num_concepts)
 
 
 def score_layout(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:

@@ -258,18 +258,21 @@ def _remove_old(directory: Path, keep_latest: int) -> None:
 def _remove(path: Path) -> None:
     """Remove a checkpoint; killed meanwhile, this leaves something unfinished, and never a half one of its name."""
     going = aside(path)
-    if going.exists():
-        shutil.rmtree(going)
-    path.rename(going)
+    _rename_over(path, going)
     shutil.rmtree(going)
+
+
+def _rename_over(path: Path, to: Path) -> None:
+    """Rename a directory; what has the name already is removed first."""
+    if to.exists():
+        shutil.rmtree(to)
+    path.rename(to)
 
 
 def put_aside(checkpoint: Checkpoint) -> Path:
     """Rename a damaged checkpoint, so that it is found no more and another can have its place; returns where it is."""
     damaged = damaged_name(checkpoint.path)
-    if damaged.exists():
-        shutil.rmtree(damaged)
-    checkpoint.path.rename(damaged)
+    _rename_over(checkpoint.path, damaged)
     wait_for_disk(damaged.parent)
     return damaged
 
@@ -304,9 +307,7 @@ def complete(final: Path, facts: Mapping[str, Any]) -> None:
     (unfinished / MANIFEST).write_text(manifest_text({**facts, "file_sizes_bytes": sizes, "sha256": digests}))
     for path in (unfinished / MANIFEST, unfinished / STATE, unfinished):
         wait_for_disk(path)
-    if final.exists():  # incomplete, says read()
-        shutil.rmtree(final)
-    unfinished.rename(final)
+    _rename_over(unfinished, final)  # what is there is incomplete, says read()
 
 
 def read(path: Path) -> Checkpoint | None:

@@ -160,7 +160,7 @@ class TrainingState:
                 self._optimizer.state[parameter] = {moment: tensors[key] for moment, key in keys.items()}
         self.num_skipped = int(tensors["num_skipped"])
         if self._random_name in tensors:
-            set_random_states(_random_states_in(tensors[self._random_name]))
+            _set_random_states_in(tensors[self._random_name])
         else:
             seed_randomly(self._seed, step, self._processes.rank)
 
@@ -203,8 +203,8 @@ def _packed(value: Any) -> Tensor:
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
-def _random_states_in(tensor: Tensor) -> Any:
-    """What `random_states` returned, from its bytes, now set. Raises ValueError if it is anything else."""
+def _set_random_states_in(tensor: Tensor) -> None:
+    """Set what `random_states` returned, from its bytes. Raises ValueError if it is anything else."""
     before = random_states()
     try:
         states = torch.load(io.BytesIO(tensor.numpy().tobytes()), weights_only=True)
@@ -218,4 +218,3 @@ def _random_states_in(tensor: Tensor) -> Any:
         # PyTorch's own words on a pickle advise to run it.
         reason = "damaged" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
         raise ValueError(f"states of random numbers that cannot be set: {reason}") from error
-    return states

@@ -9,7 +9,7 @@ from trainer.evaluation.image_scores import (
     foreground_iou,
     nearest_sprite,
     num_unasked,
-    scene_right,
+    scene_scores,
     sprites_right,
     to_float,
 )
@@ -22,6 +22,10 @@ FACTS = facts(TRUE, 64)
 
 def image_of(*placed: Placed, colour: int = 3) -> np.ndarray:
     return to_float(render(Scene(colour, placed)), 32)
+
+
+def scene_right(image: np.ndarray, its_facts: dict, num_concepts: int) -> float:
+    return scene_scores(image, its_facts, num_concepts)["scene"]
 
 
 @pytest.mark.parametrize("task", ["draw", "label_map", "story"])

@@ -21,7 +21,7 @@ from trainer.step import checkpoint
 from trainer.step.checkpoint import Saver
 from trainer.step.checkpoint_reader import CheckpointReader
 from trainer.step.optimizer import make_optimizer
-from trainer.step.training_state import TrainingState, _packed, _random_states_in, learned_names, random_states
+from trainer.step.training_state import TrainingState, _packed, _set_random_states_in, learned_names, random_states
 
 
 class Malicious:
@@ -177,7 +177,7 @@ def test_short_programs_take_no_memory_and_change_nothing(saved: Path, program: 
 def test_states_of_random_numbers_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
     before = torch.rand(1), random_states()
     with pytest.raises(ValueError, match="states of random numbers that cannot be set"):
-        _random_states_in(_packed(random_states() | change))
+        _set_random_states_in(_packed(random_states() | change))
     assert torch.equal(before[1]["torch"], random_states()["torch"])
     with pytest.raises(ValueError, match="states of random numbers that cannot be set"):
-        _random_states_in(torch.zeros(7, dtype=torch.uint8))
+        _set_random_states_in(torch.zeros(7, dtype=torch.uint8))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import pickle
 import pickletools
 import re
@@ -18,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from trainer.data.sources.regular_files import open_regular
+from trainer.data.sources.regular_files import open_regular, require_size
 
 TYPE_CODE = re.compile(r"[<>|=]?(?:O8?|[SU]\d+|[iuf][1248]|b1)")
 NPY_MAGIC = b"\x93NUMPY"
@@ -37,7 +36,7 @@ def load_pickle(path: Path) -> Any:
         ValueError: it is damaged, or holds more than plain data.
     """
     with open_regular(path) as file:
-        _require_size(file, path)
+        require_size(file, path, MAX_BYTES)
         return _load(file, path)
 
 
@@ -48,7 +47,7 @@ def load_array(path: Path) -> list[Any]:
         ValueError: it is damaged, or holds more than plain data.
     """
     with open_regular(path) as file:
-        num_bytes = _require_size(file, path)
+        num_bytes = require_size(file, path, MAX_BYTES)
         if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
             raise ValueError(f"{path} is no .npy file.")
         file.seek(0)
@@ -104,14 +103,6 @@ def text_of(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     raise TypeError(f"a {type(value).__name__} where a text should be")
-
-
-def _require_size(file: IO[bytes], path: Path) -> int:
-    """The bytes of a file. Raises ValueError if it has too many."""
-    num_bytes = os.fstat(file.fileno()).st_size
-    if num_bytes > MAX_BYTES:
-        raise ValueError(f"{path} has {num_bytes:,} bytes; the limit is {MAX_BYTES:,}.")
-    return num_bytes
 
 
 def _load(file: IO[bytes], path: Path) -> Any:

@@ -20,7 +20,6 @@ stored, since pycocotools, and the browsers of those who annotated it, do not tu
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +28,7 @@ from typing import Any
 
 from trainer.data.sources.pickles import load_array, load_pickle, text_of
 from trainer.data.sources.problems import Problems
-from trainer.data.sources.regular_files import open_regular
+from trainer.data.sources.regular_files import open_regular, require_size
 from trainer.data.sources.sample import require_number
 from trainer.data.sources.tasks import CAPTION_QUESTION
 
@@ -313,9 +312,7 @@ def _story(parts: Iterable[tuple[str, str]]) -> Row:
 
 def _json(file: Path) -> Any:
     with open_regular(file) as opened:
-        num_bytes = os.fstat(opened.fileno()).st_size
-        if num_bytes > MAX_JSON_BYTES:
-            raise ValueError(f"{file} has {num_bytes:,} bytes; the limit is {MAX_JSON_BYTES:,}.")
+        require_size(opened, file, MAX_JSON_BYTES)
         try:
             return json.loads(opened.read().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:

@@ -25,6 +25,14 @@ def open_regular(path: Path) -> IO[bytes]:
         raise
 
 
+def require_size(file: IO[bytes], path: Path, most: int) -> int:
+    """The bytes of an opened file. Raises ValueError if it has more than `most`."""
+    num_bytes = os.fstat(file.fileno()).st_size
+    if num_bytes > most:
+        raise ValueError(f"{path} has {num_bytes:,} bytes; the limit is {most:,}.")
+    return num_bytes
+
+
 def kind_of_place(path: Path) -> str:
     """What stands at a path, as words for a message."""
     try:
