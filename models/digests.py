@@ -13,10 +13,11 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Final
 
 from models.atomic_files import write_atomically
+from models.listed_paths import is_below
 
 DIGESTS_FILE = "SHA256SUMS"
 DIGESTED = (
@@ -92,8 +93,7 @@ def check_digests(directory: Path) -> None:
     expected: dict[str, str] = {}
     for line in lines:
         parsed = LINE.fullmatch(line)
-        path = PurePosixPath(parsed[2] if parsed else "/")
-        if parsed is None or path.is_absolute() or ".." in path.parts or "\0" in line:
+        if parsed is None or not is_below(parsed[2]):
             raise ValueError(
                 f"{file} is damaged: {line[:80]!r} is no SHA-256 with the name of a file beside it. Fetch the model "
                 "again."

@@ -62,8 +62,8 @@ def onnxruntime_runners(
     check_whole(root, manifest)
     check_names(manifest)
     runners = _torch_runners(manifest.left_to_pytorch, model, device)
+    cure = how_to_rebuild(root, manifest, stage="validate")
     for name, entry in manifest.components.items():
-        cure = how_to_rebuild(root, manifest, stage="validate")
         check_graph(root, entry.onnx, cure)
         file = root / entry.onnx.file.path
         runner = OnnxRuntimeRunner(name, _ports(entry.inputs), _ports(entry.outputs), file, device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from export.components.profiles import Limits, Profile
 from models.atomic_files import write_atomically
 from models.json_files import shortened
+from models.listed_paths import is_below
 
 SCHEMA = 7
 MANIFEST_FILE = "manifest.json"
@@ -42,8 +43,7 @@ class FileEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        place = PurePosixPath(self.path)
-        if place.is_absolute() or ".." in place.parts or self.path in ("", ".") or "\0" in self.path:
+        if self.path in ("", ".") or not is_below(self.path):
             raise ValueError(f"{self.path!r} is not below the directory of the manifest")
 
 

@@ -9,10 +9,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from models.json_files import read_json_object
+from models.listed_paths import is_below
 
 MANIFEST = "checkpoint.json"
 OWN = "own_sha256"
@@ -71,7 +72,7 @@ def read_manifest(directory: Path) -> CheckpointManifest:
     if manifest.step < 0 or (manifest.sha256 and manifest.sha256.keys() != manifest.file_sizes_bytes.keys()):
         raise ValueError(f"{directory / MANIFEST} lists other digests than files, or a step below 0.")
     for name in manifest.file_sizes_bytes:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        if not is_below(name):
             raise ValueError(f"{directory / MANIFEST} lists {name!r}, which is not below it.")
     return manifest
 
