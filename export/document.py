@@ -50,11 +50,12 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"--out is {options.out}. Expected a name that ends in .html, {', '.join(IMAGE_SUFFIXES)}.")
     if options.out is not None:
         check_output_file("--out", options.out)
-    asked: dict[str, Any] = {"task": options.task, "seed": options.seed}
+    asked: dict[str, Any] = {"seed": options.seed}
     asked |= {name: value for name in _ASKED if (value := getattr(options, name)) is not None}
     if options.num_images is not None:
         asked["max_new_images"] = options.num_images
-    GenerationOptions.of({name: value for name, value in asked.items() if name != "task"})  # refused before the work
+    GenerationOptions.of(asked)  # refused before the work
+    asked["task"] = options.task
     document = [open_image(Path(given)) if kind == "image" else given for kind, given in options.document]
     checkpoint = options.compare or options.model
     model = None if checkpoint is None else exported_model(options.directory, checkpoint)

@@ -187,3 +187,11 @@ def _difference(one: Tensor, other: Tensor) -> float:
     assert one.shape == other.shape
     worst = (one - other).abs().max().item() if one.numel() else 0.0
     return math.inf if math.isnan(worst) else worst
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same elements with the axes in reverse order in memory, with gaps."""
+    if not tensor.ndim:
+        return tensor
+    axes = list(range(tensor.ndim))[::-1]
+    return tensor.permute(axes).repeat_interleave(2, dim=0).permute(axes)[..., ::2]

@@ -14,6 +14,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from op_cases import strided
+
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 ENDS = [
     LOWEST,
@@ -334,25 +336,14 @@ def change_layout(call: OpCall, rng: random.Random, move: Callable[[Tensor], Ten
     call.unusual.append(words)
 
 
-def strided(tensor: Tensor) -> Tensor:
-    """The axes in reverse order in memory, with gaps."""
-    if not tensor.ndim:
-        return tensor
-    axes = list(range(tensor.ndim))[::-1]
-    return tensor.permute(axes).repeat_interleave(2, dim=0).permute(axes)[..., ::2]
-
-
 def one_byte_on(tensor: Tensor) -> Tensor:
     """At an address that is no multiple of the elements' size."""
     plain = tensor.contiguous()
-    memory = numpy.zeros(plain.numel() * plain.element_size() + 1, dtype=numpy.uint8)
-    raw = torch.from_numpy(memory)
-    raw[1:] = plain.view(-1).view(torch.uint8) if plain.numel() else raw[1:]
-    return (
-        torch.frombuffer(memory, dtype=plain.dtype, offset=1, count=plain.numel()).view(tensor.shape)
-        if (plain.numel())
-        else plain
-    )
+    if not plain.numel():
+        return plain
+    memory = numpy.zeros(plain.nbytes + 1, dtype=numpy.uint8)
+    torch.from_numpy(memory)[1:] = plain.view(-1).view(torch.uint8)
+    return torch.frombuffer(memory, dtype=plain.dtype, offset=1, count=plain.numel()).view(tensor.shape)
 
 
 def one_element_on(tensor: Tensor) -> Tensor:

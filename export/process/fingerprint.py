@@ -23,11 +23,11 @@ def digest_of(parts: Any) -> str:
 
 def file_digest(file: Path, on_bytes_read: OnBytesRead | None = None) -> str:
     """SHA-256 of a file's content; a process reads a large file only once, unless it changes."""
-    on_bytes_read = on_bytes_read or (lambda num_bytes: None)
     status = file.stat()
     state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     if state in _digests:
-        on_bytes_read(status.st_size)
+        if on_bytes_read is not None:
+            on_bytes_read(status.st_size)
         return _digests[state]
     digest = file_sha256(file, on_bytes_read)
     if status.st_size >= LARGE:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from mmfs import MMFS, MSDeformAttn, mmfs_attention
+from mmfs import MMFS, MSDeformAttn
 from numerics import assert_equal_up_to_rounding
 from op_cases import NOT_SQUARE, mmfs_attention_case, ms_deform_attn_case
+from pyramid import Pyramid
 
 FLAT = [side for size in NOT_SQUARE for side in size]
 
@@ -147,35 +148,6 @@ def test_export_has_one_node_per_operator_and_dynamic_sizes() -> None:
     for batch_size, num_queries, num_images in [(2, 7, 3), (1, 11, 1), (5, 6, 9)]:
         inputs = layer_inputs(batch_size, num_queries, num_images)
         assert_equal_up_to_rounding(exported(*inputs), layers(*inputs))
-
-
-class Pyramid(nn.Module):
-    """Both ops on two levels of an image of any size, whose sizes are read where they arise."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.project = nn.Conv2d(3, 16, 1)
-        self.attend = MSDeformAttn(16, n_levels=2, n_heads=2, n_points=2)
-        self.offsets, self.logits = nn.Linear(16, 2 * 2 * 2), nn.Linear(16, 2 * 2 * 2)
-        nn.init.normal_(self.attend.sampling_offsets.weight)
-
-    def forward(self, image: Tensor) -> Tensor:
-        fine = self.project(image)
-        coarse = nn.functional.avg_pool2d(fine, 2)
-        sizes = [(level.shape[2], level.shape[3]) for level in (fine, coarse)]
-        features = torch.cat([level.flatten(2).transpose(1, 2) for level in (fine, coarse)], dim=1)
-        query = coarse.flatten(2).transpose(1, 2)
-        batch, num_queries, _ = query.shape
-        attended: Tensor = self.attend(query, torch.full((1, 1, 1, 2), 0.4), features, sizes)
-        sampled = mmfs_attention(
-            features.unflatten(-1, (2, 8)),
-            sizes,
-            torch.full((1, 1, 2), 0.6),
-            self.offsets(query).view(batch, num_queries, 2, 2, 2),
-            self.logits(query).view(batch, num_queries, 2, 2, 2),
-            torch.tensor([0, 1]).expand(batch, num_queries, 2),
-        )
-        return attended + sampled
 
 
 IMAGE_SIZES = [(8, 12), (10, 14), (12, 8), (6, 6), (20, 4), (16, 18)]

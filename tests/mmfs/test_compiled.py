@@ -19,7 +19,7 @@ from mmfs import compiled, embedding_bag
 from mmfs.arguments import MMFSAttentionArguments, MSDeformAttnArguments
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from numerics import assert_equal_up_to_rounding, assert_within_error_budget
-from op_cases import Case, arguments_of, largest_difference, mmfs_attention_case, ms_deform_attn_case
+from op_cases import Case, arguments_of, largest_difference, mmfs_attention_case, ms_deform_attn_case, strided
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "mmfs" / "kernels"
@@ -235,13 +235,6 @@ def test_strided_inputs(kernel: str, op: Any) -> None:
         case.rest["visible"] = strided(case.rest["visible"].int())
     for name, tensor in case.run(op).items():
         assert_equal_up_to_rounding(tensor, expected[name])
-
-
-def strided(tensor: Tensor) -> Tensor:
-    """The same elements in reverse memory order of the dimensions, with gaps."""
-    axes = list(range(tensor.ndim))[::-1]
-    doubled = tensor.permute(axes).repeat_interleave(2, dim=0)
-    return doubled.permute(axes)[..., ::2]
 
 
 def large_case(op: Any, num_heads: int) -> Case:

@@ -9,7 +9,7 @@ import torch
 
 from mmfs import compiled, embedding_bag, mmfs_attention, ms_deform_attn
 from numerics import assert_equal_up_to_rounding, assert_within_error_budget
-from op_cases import Case, largest_difference, mmfs_attention_case, ms_deform_attn_case
+from op_cases import Case, largest_difference, mmfs_attention_case, ms_deform_attn_case, strided
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -95,13 +95,6 @@ def test_strided_inputs(op: Any) -> None:
     expected = torch.autograd.grad(op(**plain.tensors, **plain.rest).sin().sum(), leaves)
     for gradient, plain_gradient in zip(gradients, expected, strict=True):
         assert_equal_up_to_rounding(gradient, plain_gradient)
-
-
-def strided(tensor: torch.Tensor) -> torch.Tensor:
-    """The same elements in reverse memory order of the dimensions, with gaps."""
-    axes = list(range(tensor.ndim))[::-1]
-    doubled = tensor.permute(axes).repeat_interleave(2, dim=0)
-    return doubled.permute(axes)[..., ::2]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,10 +1,9 @@
 import pytest
-import torch
 from torch import Tensor
 
 from models import MMInterleaved, MMInterleavedConfig
 from models.activation_checkpointing import enable_activation_checkpointing
-from numerics import FLOAT32_ROUNDING
+from numerics import assert_equal_gradients
 from rows import pack_rows
 from trainer.cost.saved_tensors import SavedTensors
 
@@ -21,13 +20,6 @@ def train_once(model: MMInterleaved) -> tuple[float, dict[str, Tensor], int]:
         loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return float(loss.detach()), gradients, kept_bytes
-
-
-def assert_equal_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    largest = max(float(gradient.abs().max()) for gradient in expected.values())
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=0, atol=4 * FLOAT32_ROUNDING * largest)
 
 
 @pytest.mark.parametrize(("part", "share"), [("vision_encoder", 0.99), ("language_model", 0.95), ("unet", 0.95)])

@@ -2,11 +2,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from directory_locks import is_held, wait_for
 from models.directory_lock import LOCK_FILE, DirectoryInUse, directory_lock, held_descriptors
 
 ROOT = Path(__file__).parents[2]
@@ -23,22 +23,6 @@ with directory_lock(Path(sys.argv[1])):
         os._exit(0)
     sys.stdin.read()
 """
-
-
-def is_held(directory: Path) -> bool:
-    try:
-        with directory_lock(directory):
-            return False
-    except DirectoryInUse:
-        return True
-
-
-def wait_until_free(directory: Path, patience_s: float = 60) -> None:
-    """A process that ends closes its files one after the other."""
-    end = time.monotonic() + patience_s
-    while is_held(directory):
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_directory_has_one_owner_at_a_time_and_is_left_as_it_was(tmp_path: Path) -> None:
@@ -116,4 +100,4 @@ def test_a_program_that_inherits_the_lock_holds_it_when_its_parent_is_killed(tmp
         assert is_held(tmp_path)
         other.stdin.close()
         assert other.stdout.read() == b"", "it ends with its input"
-    wait_until_free(tmp_path)
+    wait_for(lambda: not is_held(tmp_path))

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from models import MMInterleaved, MMInterleavedConfig
 from models.in_this_call import Extended, InThisCall, extend
 from models.language_model import LanguageModel
-from numerics import FLOAT32_ROUNDING, assert_equal_up_to_rounding
+from numerics import FLOAT32_ROUNDING, assert_equal_gradients, assert_equal_up_to_rounding
 from rows import pack_rows
 
 # The compiler itself looks there.
@@ -97,10 +97,7 @@ def test_compiled_piece_by_piece_it_is_the_same(
     for _ in range(2):
         again, compiled = loss_and_gradients(model)
         assert again == pytest.approx(loss, rel=FLOAT32_ROUNDING)
-        assert compiled.keys() == gradients.keys()
-        largest = max(float(gradient.abs().max()) for gradient in gradients.values())
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(compiled[name], gradient, rtol=0, atol=4 * FLOAT32_ROUNDING * largest)
+        assert_equal_gradients(compiled, gradients)
 
 
 def test_two_graphs_serve_all_layers(model: MMInterleaved, compiler: None) -> None:

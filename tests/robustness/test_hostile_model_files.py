@@ -19,6 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from malicious import Malicious
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from tiny_snapshots import like, write_clip, write_diffusion, write_language_model, write_text_encoder
 from trainer.data.emoji.tokenizer import load_tokenizer
@@ -28,16 +29,6 @@ from trainer.recipes import ALL_RECIPES
 
 SECONDS = 20
 """What a refusal may take on a busy machine; a hang took minutes."""
-
-
-class Malicious:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.file,))
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,12 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from directory_locks import is_held, wait_for
 from export.process.child_process import ROOT, ChildError, run_child
-from models.directory_lock import DirectoryInUse, directory_lock
 
 
 @pytest.fixture
@@ -96,7 +94,7 @@ def test_a_child_goes_with_its_parent_and_holds_its_lock_till_then(module, tmp_p
     wait_for(lambda: not is_held(locked))
 
 
-def test_a_child_whose_parent_has_ended_does_not_begin(tmp_path: Path) -> None:
+def test_a_child_whose_parent_has_ended_does_not_begin() -> None:
     program = [sys.executable, "-m", "export.process.guarded", "1", "this"]
     assert subprocess.run(program, cwd=ROOT, capture_output=True).returncode == 1
     own = [sys.executable, "-m", "export.process.guarded", str(os.getpid()), "this"]
@@ -109,18 +107,3 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def is_held(directory: Path) -> bool:
-    try:
-        with directory_lock(directory):
-            return False
-    except DirectoryInUse:
-        return True
-
-
-def wait_for(holds: Callable[[], bool], patience_s: float = 60) -> None:
-    end = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
+from malicious import Malicious
 from trainer.config import OptimConfig
 from trainer.errors import UsageError
 from trainer.process.distributed import joined
@@ -22,16 +23,6 @@ from trainer.step.checkpoint import Saver
 from trainer.step.checkpoint_reader import CheckpointReader
 from trainer.step.optimizer import make_optimizer
 from trainer.step.training_state import TrainingState, _packed, _set_random_states_in, learned_names, random_states
-
-
-class Malicious:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.file,))
 
 
 @pytest.fixture

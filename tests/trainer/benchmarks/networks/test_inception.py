@@ -1,7 +1,4 @@
 import hashlib
-import json
-import lzma
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,17 +6,15 @@ import torch
 from safetensors.torch import save_file
 
 from inception_weights import formula_weights
+from official_scores import read_official
 from trainer.benchmarks.networks.inception import Inception, load_inception
 from trainer.benchmarks.networks.resizing import from_pixels
 from trainer.errors import UsageError
 
-DATA = Path(__file__).parents[3] / "data/evaluation"
-
 
 @pytest.fixture(scope="module")
 def official():
-    with lzma.open(DATA / "inception.json.xz", "rt") as stream:
-        return json.load(stream)
+    return read_official("inception")
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,12 @@
-import json
-import lzma
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from official_scores import read_official
 from trainer.benchmarks.networks.resizing import from_pixels, middle_square, resized_as_float, to_inception
 
-with lzma.open(Path(__file__).parents[3] / "data/evaluation/fid.json.xz", "rt") as stream:
-    OFFICIAL = json.load(stream)
+OFFICIAL = read_official("fid")
 
 
 @pytest.mark.parametrize("case", OFFICIAL["resizing"], ids=lambda case: case["name"])
