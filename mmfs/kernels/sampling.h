@@ -202,10 +202,11 @@ MMFS_FN T log_sum_exp(const Softmax<T>& softmax) {
     return softmax.total == 0 ? minus_infinity<T>() : softmax.peak + log_of(softmax.total);
 }
 
-// Weight of an entry in a finished softmax.
+// Weight of an entry in a finished softmax: NaN where the softmax is, also for a logit of minus infinity.
 template <typename T>
 MMFS_FN T weight_of(T logit, T lse) {
-    return exp_below(logit, lse);
+    const bool is_nan = lse != lse;
+    return is_nan ? lse : exp_below(logit, lse);
 }
 
 // Weight of null in a finished softmax. Without entries it is 1, also in a softmax without null.

@@ -191,3 +191,16 @@ def test_a_softmax_over_nan_is_nan_even_where_every_sample_lies_outside(backend:
     assert sees.any()
     assert exact[sees, 3, 0].isnan().all()
     torch.testing.assert_close(out, exact, equal_nan=True)
+
+
+def test_samples_without_weight_in_a_softmax_over_nan_have_gradients_of_nan(backend: Any) -> None:
+    """Their weights are no zeros then: no weight of that softmax is known."""
+    case = mmfs_attention_case(dim=8)
+    case.tensors["attention_logits"][:, 3, 0, 0, 0] = torch.nan
+    case.tensors["attention_logits"][:, 3, 0, :, 1] = -torch.inf
+    case.tensors["sampling_offsets"][:, 3] = 0.0
+    exact = case.run(mmfs_attention_specification)
+    assert exact["sampling_offsets"][:, 3, 0, 1].isnan().any()
+    found = run(backend, case, torch.float64)
+    for name in ("output", "sampling_offsets", "attention_logits"):
+        torch.testing.assert_close(found[name], exact[name], equal_nan=True)
