@@ -81,10 +81,12 @@ def _run(options: argparse.Namespace) -> int:
 def _stream(session: Session, document: list[Segment], asked: dict[str, Any]) -> Generated:
     """Generate, and print text as soon as it is certain."""
     written = Generated(document)
-    for piece in session.generate_stream(document, **asked):
-        assert isinstance(piece, str | Image.Image), "one document, without previews"
-        written.add(piece)
-        print(piece if isinstance(piece, str) else f"\n[image of {piece.width} x {piece.height}]\n", end="", flush=True)
+    for event in session.generate_stream(document, **asked):
+        written.add(event)
+        if isinstance(event, str):
+            print(event, end="", flush=True)
+        elif isinstance(event, Image.Image):
+            print(f"\n[image of {event.width} x {event.height}]", flush=True)
     print()
     return written
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
-from typing import TypeVar
 
 import torch
-
-Item = TypeVar("Item")
 
 
 class _Float32Default:
@@ -44,21 +41,11 @@ def usual_torch_defaults() -> Iterator[None]:
     """Inside, new tensors are float32 and on the CPU unless they say otherwise, whatever `torch.set_default_dtype` and
     `torch.set_default_device` were given: transformers, diffusers and this project are written for these defaults.
 
-    Also a decorator of functions; for generators there is `with_usual_torch_defaults`.
+    Also a decorator of functions. A generator enters it anew for each item, so that between them the caller's defaults
+    apply; `models.generation.stream` does it.
     """
     with ExitStack() as stack:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         stack.enter_context(_FLOAT32)
         yield
-
-
-def with_usual_torch_defaults(items: Iterator[Item]) -> Iterator[Item]:
-    """The items of an iterator, each of them made with the usual defaults; between them the caller's defaults apply."""
-    while True:
-        with usual_torch_defaults():
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-        yield item

@@ -5,7 +5,7 @@ Letters: n beams, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -42,7 +42,7 @@ def beam_search(
     options: GenerationOptions,
     samplers: Sequence[TokenSampler],
     processor: MMInterleavedProcessor,
-) -> list[Hypothesis]:
+) -> Generator[None, None, list[Hypothesis]]:
     """Search for the likeliest text after what each document has read; text only.
 
     As in transformers, the score of a text is its log-probability over its length to the power of `length_penalty`,
@@ -53,6 +53,9 @@ def beam_search(
         options: `num_beams`, `length_penalty`, `max_new_tokens` (at least 1), `stop` and `overflow`.
         samplers: of each document.
         processor: of the model.
+
+    Yields:
+        Nothing, after each token, so that the caller may stop there.
 
     Returns:
         The best text of each document.
@@ -80,6 +83,7 @@ def beam_search(
             break
         state.select(rows)
         state.read(tokens)
+        yield
     return [search.found[0][1] for search in searches]
 
 

@@ -8,7 +8,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -17,13 +17,14 @@ import torch
 from models.generation.beams import beam_search
 from models.generation.detokenizer import IncrementalDetokenizer
 from models.generation.documents import Document, Segment, batch_of, cut_to_fit, pieces_of
-from models.generation.generated import FinishReason, Generated, Preview
+from models.generation.generated import Event, Finished, FinishReason, Generated, Preview, Progress
 from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
 from models.generation.state import GenerativeModel, Piece, processor_of
+from models.generation.stream import GenerationStream
 from models.generation.token_sampler import TokenSampler
 from models.number_options import whole_number
-from models.torch_defaults import usual_torch_defaults, with_usual_torch_defaults
+from models.torch_defaults import usual_torch_defaults
 
 
 @overload
@@ -63,16 +64,35 @@ def generate(
     """
     batch, batched = batch_of(documents)
     generation = _Generation(model, batch, task, options)
-    for number, piece in generation.pieces():
-        assert not isinstance(piece, Preview), "none was asked for"
-        generation.results[number].add(piece)
-    for one, result in zip(generation.continuations, generation.results, strict=True):
-        assert one.finish_reason is not None, "pieces() ends when every document has"
-        result.finish_reason = one.finish_reason
+    for event in generation.events():
+        if event is not None:
+            generation.results[event[0]].add(event[1])
     return generation.results if batched or generation.options.num_return_sequences > 1 else generation.results[0]
 
 
-@torch.no_grad()
+@overload
+def generate_stream(
+    model: GenerativeModel,
+    documents: Document,
+    *,
+    task: str | None = ...,
+    preview_every: int = ...,
+    **options: Any,
+) -> GenerationStream[Event]: ...
+
+
+@overload
+def generate_stream(
+    model: GenerativeModel,
+    documents: Sequence[Document],
+    *,
+    task: str | None = ...,
+    preview_every: int = ...,
+    **options: Any,
+) -> GenerationStream[tuple[int, Event]]: ...
+
+
+@usual_torch_defaults()
 def generate_stream(
     model: GenerativeModel,
     documents: Document | Sequence[Document],
@@ -80,8 +100,8 @@ def generate_stream(
     task: str | None = None,
     preview_every: int = 0,
     **options: Any,
-) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
-    """The same, piece by piece: text as soon as it is certain, each image when it is drawn.
+) -> GenerationStream[Event] | GenerationStream[tuple[int, Event]]:
+    """The same, as it happens: text as soon as it is certain, each denoising step, each image when it is drawn.
 
     Args:
         model: as for `generate`, like the arguments that are not named here.
@@ -90,29 +110,28 @@ def generate_stream(
         preview_every: 0, or the number of denoising steps between two previews of an image; decoding costs time.
         options: the fields of `GenerationOptions`.
 
-    Yields:
-        Pieces of the document: text, previews and images; for a list of documents, (number of the document, piece), and
-        with `num_return_sequences` above 1, (number of the continuation, piece).
+    Returns:
+        An iterator over text and images, `Progress` after every denoising step, a `Preview` after every
+        `preview_every`-th, and `Finished` at the end of the document; for a list of documents, over (number of the
+        document, one of these), and with `num_return_sequences` above 1, over (number of the continuation, one of
+        these). Leaving it, or its `close` from any thread, stops the work within one step; see `GenerationStream`.
 
     Raises:
-        ValueError: as for `generate`, when the first piece is asked for; or `preview_every` is less than 0.
+        ValueError: as for `generate`, at once; or `preview_every` is less than 0.
     """
     preview_every = whole_number("preview_every", preview_every, least=0)
-    yield from with_usual_torch_defaults(_stream(model, documents, task, preview_every, options))
-
-
-def _stream(
-    model: GenerativeModel,
-    documents: Document | Sequence[Document],
-    task: str | None,
-    preview_every: int,
-    options: dict[str, Any],
-) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
     batch, batched = batch_of(documents)
     generation = _Generation(model, batch, task, options)
-    numbered = batched or generation.options.num_return_sequences > 1
-    for number, piece in generation.pieces(preview_every):
-        yield (number, piece) if numbered else piece
+    if batched or generation.options.num_return_sequences > 1:
+        return GenerationStream(generation.events(preview_every))
+    of_one: GenerationStream[Event] = GenerationStream(_without_numbers(generation.events(preview_every)))
+    return of_one
+
+
+def _without_numbers(events: Iterator[tuple[int, Event] | None]) -> Generator[Event | None, None, None]:
+    """The events of one document."""
+    for event in events:
+        yield None if event is None else event[1]
 
 
 @dataclass
@@ -127,6 +146,7 @@ class _Continuation:
     num_images: int = 0
     wants_image: bool = False  # <BoI> is written, its image is not drawn yet
     finish_reason: FinishReason | None = None
+    is_reported: bool = False  # the caller knows that it is finished
 
 
 class _Generation:
@@ -164,17 +184,21 @@ class _Generation:
                 segments = cut_to_fit(segments, self.state, num_new, number)
             self.prompts.append([[model.config.bos_token_id], *(piece for pieces in segments for piece in pieces)])
             self.results.append(Generated(document, num_cut=len(document) - len(segments)))
+        self.state.check_room(self.prompts)
 
-    def pieces(self, preview_every: int = 0) -> Iterator[tuple[int, Segment | Preview]]:
-        """Pieces as they are generated, each with the number of its document."""
+    def events(self, preview_every: int = 0) -> Generator[tuple[int, Event] | None, None, None]:
+        """What happens, each with the number of its document. None: a step is done and there is nothing to tell; so the
+        caller, who may leave at any item, never waits longer than a step."""
         if not self.continuations:
             return
         self.state.read(self.prompts)
+        yield None
         if self.options.max_new_tokens == 0:
             for one in self.continuations:
                 one.finish_reason = "max_new_tokens"
         elif self.options.num_beams > 1:
             yield from self._search()
+        yield from self._newly_finished()
         while self._drop_finished():
             turns: list[list[Piece]] = [[] for _ in self.state.documents]  # what each row reads next
             going = [
@@ -185,12 +209,25 @@ class _Generation:
             writing = [(row, number) for row, number in going if not self.continuations[number].wants_image]
             yield from self._write(writing, turns) if writing else self._draw(going, turns, preview_every)
             yield from self._read(turns)
+            yield from self._newly_finished()
+            yield None
 
-    def _search(self) -> Iterator[tuple[int, Segment]]:
+    def _newly_finished(self) -> Iterator[tuple[int, Finished]]:
+        """Of each document that has ended since the last time."""
+        for number, one in enumerate(self.continuations):
+            if one.finish_reason is not None and not one.is_reported:
+                one.is_reported = True
+                num_prompt_tokens = self.state.num_tokens(self.prompts[number])
+                num_cut = self.results[number].num_cut
+                yield number, Finished(one.finish_reason, num_cut, num_prompt_tokens, one.num_tokens, 0)
+
+    def _search(self) -> Iterator[tuple[int, Segment] | None]:
         """The text that beam search finds for each document."""
-        found = beam_search(self.state, self.options, [one.sampler for one in self.continuations], self.processor)
+        found = yield from beam_search(
+            self.state, self.options, [one.sampler for one in self.continuations], self.processor
+        )
         for number, (one, hypothesis) in enumerate(zip(self.continuations, found, strict=True)):
-            one.finish_reason = hypothesis.finish_reason
+            one.finish_reason, one.num_tokens = hypothesis.finish_reason, len(hypothesis.ids)
             text = "".join(map(one.detokenizer.add, hypothesis.ids)) + one.detokenizer.flush()
             if text:
                 yield number, text
@@ -231,14 +268,17 @@ class _Generation:
 
     def _draw(
         self, rows: list[tuple[int, int]], turns: list[list[Piece]], preview_every: int
-    ) -> Iterator[tuple[int, Segment | Preview]]:
+    ) -> Iterator[tuple[int, Segment | Progress | Preview]]:
         """One image for each of these (row, document number)."""
-        options, decode = self.options, self.state.decode
-        seeds = [self.continuations[number].seed + self.continuations[number].num_images for _, number in rows]
+        options, decode, num_steps = self.options, self.state.decode, self.options.num_inference_steps
+        continuations = [self.continuations[number] for _, number in rows]
+        seeds = [one.seed + one.num_images for one in continuations]
         for step in self.state.draw([row for row, _ in rows], seeds, options.denoising):
-            if preview_every and step.done % preview_every == 0 and step.done < options.num_inference_steps:
+            for (_, number), one in zip(rows, continuations, strict=True):
+                yield number, Progress(one.num_images, step.done, num_steps)
+            if preview_every and step.done % preview_every == 0 and step.done < num_steps:
                 for (_, number), pixels in zip(rows, decode(step.estimate), strict=True):
-                    yield number, Preview(self.processor.decode_image(pixels), step.done, options.num_inference_steps)
+                    yield number, Preview(self.processor.decode_image(pixels), step.done, num_steps)
         for (row, number), pixels in zip(rows, decode(step.latents), strict=True):
             one = self.continuations[number]
             one.wants_image = False

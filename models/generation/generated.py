@@ -1,4 +1,4 @@
-"""What `generate` returns."""
+"""What `generate` returns and `generate_stream` yields."""
 
 from __future__ import annotations
 
@@ -15,6 +15,40 @@ from models.generation.rendering import to_html, to_image
 FinishReason = Literal["end", "stop", "max_new_tokens", "max_new_images", "length"]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """A denoising step of an image is done."""
+
+    index: int
+    """Of the image among the new ones of its document, from 0."""
+
+    step: int
+    """From 1 to `num_steps`."""
+
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A document is complete: what comes last of it."""
+
+    finish_reason: FinishReason
+    """Why; see `Generated.finish_reason`."""
+
+    num_cut: int
+    """How many of the oldest segments of the prompt were left out, because they did not fit."""
+
+    num_prompt_tokens: int
+    """Places of the language model that the prompt takes: begin of text, text, each image's `<BoI>` and visual
+    tokens."""
+
+    num_new_tokens: int
+    """Tokens written, without the end token; an image counts as one."""
+
+    num_cached_tokens: int
+    """How many of the prompt's tokens had been read before, in a conversation."""
+
+
 @dataclass(frozen=True, eq=False)
 class Preview:
     """An image that is still being drawn."""
@@ -24,6 +58,10 @@ class Preview:
 
     done: int
     num_inference_steps: int
+
+
+Event = Segment | Progress | Preview | Finished
+"""What a stream yields: pieces of the document, and what happens meanwhile."""
 
 
 class Generated(list[Segment]):
@@ -44,12 +82,20 @@ class Generated(list[Segment]):
         """Why it ends: "end": end token. "stop": stop text. "max_new_tokens", "max_new_images": that option. "length":
         that of the language model."""
 
-    def add(self, piece: Segment) -> None:
-        """Append an image or some more text."""
-        if isinstance(piece, str) and self and isinstance(self[-1], str):
-            self[-1] += piece
-        else:
-            self.append(piece)
+        self.num_prompt_tokens = self.num_new_tokens = self.num_cached_tokens = 0
+        """See `Finished`."""
+
+    def add(self, event: Event) -> None:
+        """Take what a stream yields: append an image or some more text, note the facts that come at the end; progress
+        and previews leave nothing behind."""
+        if isinstance(event, str) and self and isinstance(self[-1], str):
+            self[-1] += event
+        elif isinstance(event, str | Image.Image):
+            self.append(event)
+        elif isinstance(event, Finished):
+            self.finish_reason, self.num_cut = event.finish_reason, event.num_cut
+            self.num_prompt_tokens, self.num_new_tokens = event.num_prompt_tokens, event.num_new_tokens
+            self.num_cached_tokens = event.num_cached_tokens
 
     @property
     def text(self) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
-from models.generation.documents import Document, Segment
+from models.generation.documents import Document
 from models.generation.generate import generate, generate_stream
-from models.generation.generated import Generated, Preview
+from models.generation.generated import Event, Generated
 from models.generation.scoring import Score, score
 from models.generation.state import GenerativeModel
+from models.generation.stream import GenerationStream
 
 
 class GenerationMixin:
@@ -27,10 +28,18 @@ class GenerationMixin:
         """Continue interleaved text and images; see `models.generation.generate.generate`."""
         return generate(self, documents, **options)
 
+    @overload
+    def generate_stream(self: GenerativeModel, documents: Document, **options: Any) -> GenerationStream[Event]: ...
+
+    @overload
+    def generate_stream(
+        self: GenerativeModel, documents: Sequence[Document], **options: Any
+    ) -> GenerationStream[tuple[int, Event]]: ...
+
     def generate_stream(
         self: GenerativeModel, documents: Document | Sequence[Document], **options: Any
-    ) -> Iterator[Segment | Preview | tuple[int, Segment | Preview]]:
-        """The same, piece by piece; see `models.generation.generate.generate_stream`."""
+    ) -> GenerationStream[Event] | GenerationStream[tuple[int, Event]]:
+        """The same, as it happens; see `models.generation.generate.generate_stream`."""
         return generate_stream(self, documents, **options)
 
     def score(self: GenerativeModel, document: Document, candidates: Sequence[str], **options: Any) -> list[Score]:

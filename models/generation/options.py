@@ -25,7 +25,7 @@ OTHER_WORDS = {
     "max_length": "max_new_tokens, which counts what is written alone",
     "min_length": "min_new_tokens, which counts what is written alone",
     "stop_strings": "stop",
-    "stopping_criteria": "stop, or generate_stream, which can be left at any piece",
+    "stopping_criteria": "stop, or generate_stream, which can be left or closed at any item",
     "eos_token_id": "stop; the end token is the configuration's",
     "streamer": "generate_stream, which yields text and images as they are made",
     "generator": "seed",

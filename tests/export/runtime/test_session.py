@@ -12,6 +12,7 @@ from export.runtime.runner import Tensors
 from export.validate.end_to_end import compare
 from models import MMInterleaved
 from models.generation import scoring
+from models.generation.generated import Finished, Generated, Preview, Progress
 from models.generation.state import ContextFull
 from models.images.image_file import open_image
 
@@ -84,19 +85,24 @@ def test_streams_do_not_disturb_each_other(session: Session) -> None:
     options = {"mode": "text", "max_new_tokens": 6}
     prompts = ["one", "a longer text"]
     streams = [session.generate_stream([prompt], **options) for prompt in prompts]
-    written = ["", ""]
+    written = [Generated([prompt]) for prompt in prompts]
     for number in (0, 1, 1, 0, 0, 1):
-        written[number] += str(next(streams[number], ""))
-    for number, stream in enumerate(streams):
-        written[number] += "".join(map(str, stream))
-    assert written == [session.generate([prompt], **options).text for prompt in prompts]
+        written[number].add(next(streams[number]))
+    for result, stream in zip(written, streams, strict=True):
+        for event in stream:
+            result.add(event)
+    for result, prompt in zip(written, prompts, strict=True):
+        alone = session.generate([prompt], **options)
+        assert (result, result.num_prompt_tokens, result.num_new_tokens) == (alone, 1 + len(prompt), 6)
 
 
 def test_previews_come_before_the_image(session: Session) -> None:
-    pieces = list(
+    events = list(
         session.generate_stream(["draw"], mode="image", num_inference_steps=3, guidance_scale=1.0, preview_every=1)
     )
-    assert [getattr(piece, "done", None) for piece in pieces] == [1, 2, None]
+    kinds = [Progress, Preview, Progress, Preview, Progress, Image.Image, Finished]
+    assert [type(event) for event in events] == kinds
+    assert [event.step for event in events if isinstance(event, Progress)] == [1, 2, 3]
 
 
 def test_an_image_is_projected_once_and_nothing_moves(

@@ -70,7 +70,12 @@ def test_a_search_finds_what_greed_misses(model: MMInterleaved) -> None:
         options = GenerationOptions(mode="text", max_new_tokens=5, num_beams=num_beams)
         state = TorchGenerationState(model)
         state.read([[[1, 9]]])
-        [found] = beam_search(state, options, [TokenSampler(options, model.config, seed=0)], model.processor)
+        search = beam_search(state, options, [TokenSampler(options, model.config, seed=0)], model.processor)
+        try:
+            while True:
+                next(search)
+        except StopIteration as end:
+            [found] = end.value
         return found.log_probability
 
     assert log_probability(64) > log_probability(1) + 1e-4

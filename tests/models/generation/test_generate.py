@@ -7,7 +7,7 @@ from PIL import Image
 
 from models import MMInterleaved
 from models.denoising_options import Denoising
-from models.generation.generated import Preview
+from models.generation.generated import Finished, Preview, Progress
 from models.generation.torch_state import TorchGenerationState
 from rows import BOI, EOS
 
@@ -169,25 +169,73 @@ def test_seeds_make_it_reproducible(model: MMInterleaved) -> None:
 def test_a_stream_gives_the_same_pieces(model: MMInterleaved) -> None:
     say(model, BOI, 20)
     options = {"max_new_tokens": 4, "max_new_images": 1, **FAST}
-    pieces = list(model.generate_stream(["a"], **options))
-    assert [type(p) for p in pieces] == [Image.Image, str, str, str]
-    assert "".join(pieces[1:]) == model.generate(["a"], **options)[1]
+    result = model.generate(["a"], **options)
+    events = list(model.generate_stream(["a"], **options))
+    assert [type(event) for event in events] == [Progress, Progress, Image.Image, str, str, str, Finished]
+    assert events[:2] == [Progress(0, 1, 2), Progress(0, 2, 2)]
+    assert "".join(events[3:6]) == result[1]
+    assert events[6] == Finished(
+        "max_new_tokens", num_cut=0, num_prompt_tokens=2, num_new_tokens=4, num_cached_tokens=0
+    )
     numbered = list(model.generate_stream([["a"], ["b"]], **options))
-    assert [number for number, _ in numbered] == [0, 1] * 4
-    assert [type(piece) for _, piece in numbered] == [Image.Image] * 2 + [str] * 6
+    assert [number for number, _ in numbered] == [0, 1] * 7
+    kinds = [Progress, Progress, Image.Image, str, str, str, Finished]
+    assert [type(event) for _, event in numbered] == [kind for kind in kinds for _ in range(2)]
+
+
+def test_documents_end_when_they_end(model: MMInterleaved) -> None:
+    """Each with its own facts, which `generate` has too."""
+    say(model, EOS)
+    documents = [["a"], ["bc", image(9)]]
+    stream = list(model.generate_stream(documents, max_new_tokens=3, **FAST))
+    num_visual = model.config.visual_tokenizer.num_visual_tokens
+    assert stream == [(0, Finished("end", 0, 1 + 1, 0, 0)), (1, Finished("end", 0, 1 + 2 + 1 + num_visual, 0, 0))]
+    say(model, 20, EOS)
+    stream = list(model.generate_stream(documents, mode="text", max_new_tokens=3, num_beams=2))
+    results = model.generate(documents, mode="text", max_new_tokens=3, num_beams=2)
+    for number, result in enumerate(results):
+        of_it = [event for n, event in stream if n == number]
+        assert of_it[:-1] == [result.text]
+        assert of_it[-1] == Finished(
+            result.finish_reason, 0, result.num_prompt_tokens, result.num_new_tokens, result.num_cached_tokens
+        )
+        assert (result.finish_reason, result.num_new_tokens) == ("max_new_tokens", 3)
+    [finished] = model.generate_stream(["a"], max_new_tokens=0)
+    assert finished == Finished("max_new_tokens", 0, 2, 0, 0)
 
 
 def test_a_stream_shows_previews(model: MMInterleaved) -> None:
     options = {"mode": "image", "num_inference_steps": 5, "max_new_images": 1}
-    pieces = list(model.generate_stream([["a"], ["b"]], preview_every=2, **options))
-    previews = [(number, piece) for number, piece in pieces if isinstance(piece, Preview)]
-    assert [(number, piece.done) for number, piece in previews] == [(0, 2), (1, 2), (0, 4), (1, 4)]
-    assert [(number, type(piece)) for number, piece in pieces[4:]] == [(0, Image.Image), (1, Image.Image)]
-    last = pieces[4][1]
+    events = list(model.generate_stream([["a"], ["b"]], preview_every=2, **options))
+    steps = [(number, event.step) for number, event in events if isinstance(event, Progress)]
+    assert steps == [(number, step) for step in range(1, 6) for number in range(2)]
+    previews = [(number, event) for number, event in events if isinstance(event, Preview)]
+    assert [(number, preview.done) for number, preview in previews] == [(0, 2), (1, 2), (0, 4), (1, 4)]
+    images = [(number, event) for number, event in events if isinstance(event, Image.Image)]
+    assert [number for number, _ in images] == [0, 1]
+    assert [type(event) for _, event in events[-4:]] == [Image.Image, Image.Image, Finished, Finished]
+    last = images[0][1]
     assert previews[2][1].image.size == last.size
     assert level_difference(previews[2][1].image, last) < level_difference(previews[0][1].image, last)
     with pytest.raises(ValueError, match="preview_every is -1"):
-        next(model.generate_stream(["a"], preview_every=-1))
+        model.generate_stream(["a"], preview_every=-1)
+
+
+def test_progress_costs_no_decoding(model: MMInterleaved, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    decode = model.image_decoder.decode
+    monkeypatch.setattr(model.image_decoder, "decode", lambda latents: decoded.append(1) or decode(latents))
+    events = list(model.generate_stream(["a"], mode="image", num_inference_steps=4))
+    assert [event.step for event in events if isinstance(event, Progress)] == [1, 2, 3, 4]
+    assert len(decoded) == 1
+
+
+def test_a_stream_refuses_at_once_what_cannot_be_generated(model: MMInterleaved) -> None:
+    limit_length(model, 8)
+    with pytest.raises(ValueError, match="the language model reads 8"):
+        model.generate_stream(["more than eight bytes"])
+    with pytest.raises(TypeError, match="no option"):
+        model.generate_stream(["a"], streamer=None)
 
 
 def test_a_task_puts_the_document_into_its_prompt(model: MMInterleaved) -> None:
@@ -257,8 +305,8 @@ def test_several_continuations_of_each_document(model: MMInterleaved) -> None:
     assert [several[0], several[3]] == model.generate(documents, seed=[4, 5], **options), "the first is the only one's"
     assert len({one.text for one in several[:3]}) == 3
     assert model.generate(documents[0], num_return_sequences=3, seed=4, **options) == several[:3]
-    pieces = list(model.generate_stream(documents[0], num_return_sequences=3, seed=4, **options))
-    assert ["".join(text for number, text in pieces if number == n) for n in range(3)] == [
+    events = list(model.generate_stream(documents[0], num_return_sequences=3, seed=4, **options))
+    assert ["".join(text for number, text in events if number == n and isinstance(text, str)) for n in range(3)] == [
         one.text for one in several[:3]
     ]
     drawn = model.generate(["ab"], mode="image", num_return_sequences=2, **FAST)
