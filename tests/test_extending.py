@@ -21,7 +21,7 @@ SIBLINGS = {
     "An op backend": r"(?m)^from mmfs import .*\bcompiled\b",
     "A data form": r"\bmdetr\b",
     "A task": r'"chat"',
-    "A benchmark": r"read_gqa|testdev_balanced_questions",
+    "A benchmark": r"read_gqa|_gqa_questions",
     "A recipe": r"\btoy_story\b",
 }
 """By section: how one that exists is mentioned by whatever knows it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.benchmarks.benchmark import Benchmark, Figure, Source
 from trainer.benchmarks.emoji import PREFIX, emoji_benchmarks
+from trainer.benchmarks.few_shot.targets import first_reference, usual_answer
 from trainer.benchmarks.readers.captions import read_coco_form, read_karpathy, read_lavis, read_paragraphs
 from trainer.benchmarks.readers.dialogues import History, read_visdial
 from trainer.benchmarks.readers.drawing import Prompts, read_ade20k, read_coco_prompts, read_narratives
@@ -53,13 +54,17 @@ BOX_OPTIONS = {"max_new_tokens": 32}
 DRAWING_OPTIONS = {"guidance_scale": 3.5, "num_inference_steps": 250, "scheduler": "ddpm"}
 
 VAL2014_NAME = "COCO_val2014_{:012d}.jpg"
+TRAIN2014_NAME = "COCO_train2014_{:012d}.jpg"
 
 NUM_DRAWN = 30_000
 """Images drawn for COCO and Localized Narratives (paper, Table 3)."""
 
 
-def _karpathy(file: str, images: str, expected: int) -> Source:
+def _karpathy(file: str, images: str, expected: int | None = None) -> Source:
     return Source((file,), read_karpathy, images, expected)
+
+
+COCO_TRAINING = (_karpathy("coco/dataset_coco.json", "coco"),)
 
 
 def _visdial(history: History) -> tuple[Source, ...]:
@@ -143,6 +148,8 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         tuned_task="caption_tuned",
         options=CAPTION_OPTIONS,
         score=score_first_sentences,
+        training=COCO_TRAINING,
+        target=first_reference,
         submission=caption_submission,
     ),
     Benchmark(
@@ -161,6 +168,8 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         tuned_task="caption_tuned",
         options=CAPTION_OPTIONS,
         score=score_captions,
+        training=(_karpathy("flickr30k/dataset_flickr30k.json", "flickr30k/flickr30k-images"),),
+        target=first_reference,
     ),
     Benchmark(
         name="nocaps",
@@ -173,6 +182,8 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         tuned_task="caption_tuned",
         options=CAPTION_OPTIONS,
         score=score_captions,
+        training=COCO_TRAINING,
+        target=first_reference,
         submission=caption_submission,
         deviations={"val": "the paper's table names the test split, the released code reads val"},
     ),
@@ -196,6 +207,14 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         tuned_task="detailed_caption_tuned",
         options=PARAGRAPH_OPTIONS,
         score=score_captions,
+        training=(
+            Source(
+                ("image2paragraph/paragraphs_v1.json", "image2paragraph/train_split.json"),
+                read_paragraphs,
+                "image2paragraph/images",
+            ),
+        ),
+        target=first_reference,
     ),
     Benchmark(
         name="vqav2",
@@ -227,6 +246,14 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         task="question",
         options=ANSWER_OPTIONS,
         score=score_vqa,
+        training=(
+            Source(
+                ("vqav2/v2_OpenEnded_mscoco_train2014_questions.json", "vqav2/v2_mscoco_train2014_annotations.json"),
+                partial(read_vqa_form, image_name=TRAIN2014_NAME),
+                "coco/train2014",
+            ),
+        ),
+        target=usual_answer,
         submission=vqa_submission,
     ),
     Benchmark(
@@ -248,6 +275,14 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         task="question",
         options=ANSWER_OPTIONS,
         score=score_vqa,
+        training=(
+            Source(
+                ("okvqa/OpenEnded_mscoco_train2014_questions.json", "okvqa/mscoco_train2014_annotations.json"),
+                partial(read_vqa_form, image_name=TRAIN2014_NAME),
+                "coco/train2014",
+            ),
+        ),
+        target=usual_answer,
         submission=vqa_submission,
     ),
     Benchmark(
@@ -262,6 +297,8 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         task="question",
         options=ANSWER_OPTIONS,
         score=score_gqa,
+        training=(Source(("gqa/train_balanced_questions.json",), read_gqa, "gqa/images"),),
+        target=usual_answer,
         submission=gqa_submission,
         deviations={"testdev": "answers are put into lower case before the official comparison"},
     ),
@@ -278,6 +315,8 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         task="question_or_unanswerable",
         options=ANSWER_OPTIONS,
         score=score_vizwiz,
+        training=(Source(("vizwiz/train.json",), read_vizwiz, "vizwiz/train"),),
+        target=usual_answer,
         submission=vizwiz_submission,
         deviations={"test": "the paper reports test-dev, a part of test that only the server knows"},
     ),
@@ -293,6 +332,8 @@ BENCHMARKS: dict[str, Benchmark] = _of(
         task="question",
         options=ANSWER_OPTIONS,
         score=score_textvqa,
+        training=(Source(("textvqa/TextVQA_0.5.1_train.json",), read_textvqa, "textvqa/train_images"),),
+        target=usual_answer,
         submission=vqa_submission,
     ),
     Benchmark(

@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 from models.config import MMInterleavedConfig
 from models.generation.documents import PlainText, PromptSegment
 from models.generation.prompts import prompt_for
+from trainer.benchmarks.few_shot.examples import Examples
 from trainer.benchmarks.image_files import open_image
 from trainer.benchmarks.predictions import Answered
 from trainer.benchmarks.sample import DrawnBefore, ImageFile, Rendered, Sample
@@ -46,6 +47,13 @@ class Asking:
     options: Mapping[str, Any]
     """Of `generate`."""
 
+    examples: Examples | None = None
+    """What stands before each sample."""
+
+    def images(self, sample: Sample) -> list[ImageFile]:
+        """All that has to be read to ask for this sample."""
+        return [*([] if self.examples is None else self.examples.images(sample)), *sample.images]
+
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
@@ -58,7 +66,7 @@ class Drawn:
 
 def answers_in_words(model: Generator, batches: Iterator[list[Sample]], asking: Asking) -> Iterator[list[Answered]]:
     """Texts, batch by batch. An image is read once, and encoded once for all samples of a batch."""
-    for samples, images in with_images(batches):
+    for samples, images in with_images(batches, asking):
         begun = time.monotonic()
         documents = [_document(sample, asking, images, {}, model.config.image_size[0]) for sample in samples]
         written = model.generate(documents, **{"mode": "text", **asking.options})
@@ -71,7 +79,7 @@ def answers_in_words(model: Generator, batches: Iterator[list[Sample]], asking: 
 
 def rankings(model: Generator, batches: Iterator[list[Sample]], asking: Asking) -> Iterator[list[Answered]]:
     """A log-probability for each candidate, batch by batch. A document is read once for all its candidates."""
-    for samples, images in with_images(batches):
+    for samples, images in with_images(batches, asking):
         answered = []
         for sample in samples:
             begun = time.monotonic()
@@ -104,7 +112,7 @@ def drawings(
         best_of: (text, candidates) to the index of the one to keep; needed with more than one.
         seed: another one gives other noise to all.
     """
-    for samples, images in with_images(batches):
+    for samples, images in with_images(batches, asking):
         begun = time.monotonic()
         earlier = {
             segment.sample_id: drawn_before(segment.sample_id)
@@ -136,7 +144,7 @@ def seed_of(sample_id: str, seed: int, candidate: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-def with_images(batches: Iterator[list[Sample]]) -> Iterator[tuple[list[Sample], OpenImages]]:
+def with_images(batches: Iterator[list[Sample]], asking: Asking) -> Iterator[tuple[list[Sample], OpenImages]]:
     """Batches with their images, which are read by threads while earlier batches are answered.
 
     Raises:
@@ -145,20 +153,20 @@ def with_images(batches: Iterator[list[Sample]]) -> Iterator[tuple[list[Sample],
     with ThreadPoolExecutor(NUM_READING_THREADS) as pool:
         waiting: list[tuple[list[Sample], dict[ImageFile, Future[PILImage.Image]]]] = []
         for batch in batches:
-            wanted = dict.fromkeys(image for sample in batch for image in sample.images)
+            wanted = dict.fromkeys(image for sample in batch for image in asking.images(sample))
             waiting.append((batch, {image: pool.submit(open_image, image) for image in wanted}))
             if len(waiting) > BATCHES_AHEAD:
-                yield _opened(*waiting.pop(0))
+                yield _opened(*waiting.pop(0), asking)
         while waiting:
-            yield _opened(*waiting.pop(0))
+            yield _opened(*waiting.pop(0), asking)
 
 
 def _opened(
-    batch: list[Sample], opening: Mapping[ImageFile, Future[PILImage.Image]]
+    batch: list[Sample], opening: Mapping[ImageFile, Future[PILImage.Image]], asking: Asking
 ) -> tuple[list[Sample], OpenImages]:
     images = {}
     for sample in batch:
-        for image in sample.images:
+        for image in asking.images(sample):
             try:
                 images[image] = opening[image].result()
             except UsageError as error:
@@ -167,6 +175,24 @@ def _opened(
 
 
 def _document(
+    sample: Sample, asking: Asking, images: OpenImages, earlier: Mapping[str, PILImage.Image], image_side: int
+) -> list[PromptSegment]:
+    """The sample's prompt, with those of its examples and their answers before it."""
+    parts: list[PromptSegment] = []
+    if asking.examples is not None:
+        for example in asking.examples.of(sample):
+            parts += [*_prompt(example, asking, images, {}, image_side), asking.examples.answer(example)]
+    parts += _prompt(sample, asking, images, earlier, image_side)
+    document: list[PromptSegment] = []
+    for part in parts:  # texts that meet are tokenized as one
+        if isinstance(part, str) and document and isinstance(document[-1], str):
+            document[-1] = PlainText(document[-1] + part)
+        else:
+            document.append(part)
+    return document
+
+
+def _prompt(
     sample: Sample, asking: Asking, images: OpenImages, earlier: Mapping[str, PILImage.Image], image_side: int
 ) -> list[PromptSegment]:
     segments: list[PromptSegment] = []

@@ -11,6 +11,7 @@ from models.program import explained
 from trainer.benchmarks.all import BENCHMARKS, benchmarks_named
 from trainer.benchmarks.command import check_all, run_all, score_given
 from trainer.benchmarks.comparison import as_text, compare
+from trainer.benchmarks.few_shot.examples import ExampleSelection
 from trainer.benchmarks.options import DEFAULT_BATCH_SIZE, BenchmarkOptions, FidProtocol
 from trainer.benchmarks.scoring import Cleaning
 from trainer.errors import UsageError
@@ -37,7 +38,10 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
         + ", ".join(f"{size} for {kind}s" for kind, size in DEFAULT_BATCH_SIZE.items()),
     )
     group.add_argument(
-        "--predictions", type=Path, metavar="FILE", help="score these; no model is needed, and no PyTorch"
+        "--predictions",
+        type=Path,
+        metavar="PATH",
+        help="score these; no model is needed. Drawn images: a folder of ID.png",
     )
     group.add_argument(
         "--submission", type=Path, metavar="FILE", help="where to write what the data set's server takes"
@@ -49,6 +53,15 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
         "--clean", choices=get_args(Cleaning), default="plain", help="what counts as a short answer; default: plain"
     )
     group.add_argument("--num-beams", type=int, metavar="N", help="default: the released code's, 5 or 3")
+    group.add_argument(
+        "--num-shots", type=int, default=0, metavar="N", help="training samples that stand before each as examples"
+    )
+    group.add_argument(
+        "--examples",
+        choices=get_args(ExampleSelection),
+        default="similar",
+        help="those whose images are most like the sample's by --clip, or any; default: similar",
+    )
     group.add_argument(
         "--num-candidates", type=int, default=1, metavar="N", help="images drawn, of which --clip keeps the best"
     )
@@ -88,6 +101,8 @@ def run_benchmarks(parser: argparse.ArgumentParser, given: argparse.Namespace) -
         value = getattr(given, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
+    if given.num_shots < 0:
+        parser.error(f"--num-shots is {given.num_shots}; expected 0 or more.")
     options = BenchmarkOptions(
         names=given.benchmark,
         data=given.data or Path(),
@@ -102,6 +117,8 @@ def run_benchmarks(parser: argparse.ArgumentParser, given: argparse.Namespace) -
         num_steps=given.num_steps,
         guidance_scale=given.guidance_scale,
         num_beams=given.num_beams,
+        num_shots=given.num_shots,
+        example_selection=given.examples,
         seed=given.seed,
         inception=given.inception,
         clip=given.clip,

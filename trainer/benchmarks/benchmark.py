@@ -21,6 +21,8 @@ ImageScorer = Callable[[Sequence[Sample], "Sequence[PILImage.Image]"], "Scores"]
 
 Kind = Literal["text", "ranking", "image"]
 
+TRAINING_SPLIT = "train"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -78,6 +80,12 @@ class Benchmark:
     score_images: ImageScorer | None = None
     """Of drawn images, if no network judges them; None: see `trainer.benchmarks.drawn`."""
 
+    training: tuple[Source, ...] = ()
+    """The forms of the training split, from which in-context examples are chosen; none: there are no examples."""
+
+    target: Callable[[Sample], str] | None = None
+    """What a training sample shows as its answer."""
+
     higher_is_better: bool = True
     submission: Callable[[Sequence[Sample], Sequence[Prediction]], Any] | None = None
     """Predictions in the form that the data set's own server takes."""
@@ -93,10 +101,13 @@ class Benchmark:
         """
         if split not in self.splits:
             raise UsageError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}.")
-        for source in self.splits[split]:
+        return self._present(data, split, self.splits[split])
+
+    def _present(self, data: Path, split: str, sources: Sequence[Source]) -> Source:
+        for source in sources:
             if all((data / file).exists() for file in source.files):
                 return source
-        wanted = "; or ".join(" and ".join(source.files) for source in self.splits[split])
+        wanted = "; or ".join(" and ".join(source.files) for source in sources)
         raise UsageError(f"{self.name} ({split}) needs in {data}: {wanted}. See docs/evaluation.md.")
 
     def open(self, data: Path, split: str) -> Split:
@@ -105,8 +116,17 @@ class Benchmark:
         Raises:
             UsageError: files are missing or damaged.
         """
-        source = self.source(data, split)
-        return source.read(*(data / file for file in source.files), data / source.images, split, source.expected)
+        return _read(self.source(data, split), data, split)
+
+    def open_training(self, data: Path) -> Split:
+        """The samples that in-context examples are chosen from.
+
+        Raises:
+            UsageError: there are none for this benchmark, or files are missing or damaged.
+        """
+        if not self.training or self.target is None:
+            raise UsageError(f"{self.name} is asked without in-context examples; leave --num-shots out for it.")
+        return _read(self._present(data, TRAINING_SPLIT, self.training), data, TRAINING_SPLIT)
 
     @property
     def default_split(self) -> str:
@@ -121,3 +141,7 @@ class Benchmark:
     def prompt_task(self, tuned: bool) -> str | None:
         """The name of the prompt, if there is one."""
         return self.tuned_task if tuned and self.tuned_task is not None else self.task
+
+
+def _read(source: Source, data: Path, split: str) -> Split:
+    return source.read(*(data / file for file in source.files), data / source.images, split, source.expected)

@@ -34,6 +34,13 @@ def check(benchmark: Benchmark, options: BenchmarkOptions) -> Check:
     if split.expected is not None and split.expected != len(split.samples):
         lines.append(f"the official split has {split.expected:,}: this is another one, or a part")
     absent = absent_images(split)
+    if options.num_shots:
+        try:
+            training = benchmark.open_training(options.data)
+        except UsageError as error:
+            return Check(benchmark.name, [*lines, str(error)], False)
+        lines.append(f"examples: {len(training.samples):,} training samples")
+        absent = absent or absent_images(training)
     lines += [absent] if absent else []
     lines.append(cost(benchmark, split, options))
     if not split.is_scored:
@@ -60,7 +67,8 @@ def cost(benchmark: Benchmark, split: Split, options: BenchmarkOptions) -> str:
         case "text":
             images = len({image for sample in split.samples[:num] for image in sample.images})
             beams, tokens = given.get("num_beams", 1), given["max_new_tokens"]
-            return f"cost: {images:,} images read, {num:,} answers of up to {tokens} tokens with {beams} beams"
+            shots = f" behind {num * options.num_shots:,} examples" if options.num_shots else ""
+            return f"cost: {images:,} images read, {num:,} answers of up to {tokens} tokens with {beams} beams{shots}"
         case "ranking":
             candidates = sum(len(sample.candidates) for sample in split.samples[:num])
             return f"cost: {num:,} documents read, {candidates:,} answers scored"

@@ -14,10 +14,11 @@ from trainer.benchmarks.all import benchmarks_named
 from trainer.benchmarks.benchmark import Benchmark
 from trainer.benchmarks.check import absent_images, check, cost
 from trainer.benchmarks.options import BenchmarkOptions
-from trainer.benchmarks.predictions import Answered, ordered, read_given
+from trainer.benchmarks.predictions import Answered, given_images, ordered, read_given
 from trainer.benchmarks.result import Result
 from trainer.benchmarks.run import Run, result_of
 from trainer.benchmarks.sample import Split
+from trainer.benchmarks.scoring import Scores
 from trainer.benchmarks.table import as_markdown, as_text
 from trainer.errors import UsageError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainer.benchmarks.drawn import Judges
+    from trainer.benchmarks.few_shot.choice import ExampleChoice
 
 TABLE_FILE = "results.md"
 SUBMISSION_FILE = "submission.json"
@@ -45,31 +47,64 @@ def check_all(options: BenchmarkOptions) -> int:
 
 
 def score_given(options: BenchmarkOptions, predictions: Path) -> int:
-    """Score a file of predictions, without a model and without PyTorch. Returns the exit code.
+    """Score predictions of any program, without a model: a file of texts, without PyTorch; or a folder of drawn images,
+    named by the samples' ids. Returns the exit code.
 
     Raises:
-        UsageError: more than one benchmark, or one of drawn images; a file is missing or damaged.
+        UsageError: more than one benchmark; a file is missing or damaged.
     """
     benchmarks = benchmarks_named(options.names)
+    if options.num_shots:
+        raise UsageError("--num-shots is about how a model is asked; predictions in a file were asked for already.")
     if len(benchmarks) != 1:
         raise UsageError(f"--predictions is one file, of one benchmark; --benchmark names {len(benchmarks)}.")
     [benchmark] = benchmarks
     split = benchmark.open(options.data, options.split or benchmark.default_split)
     run = Run(benchmark, split, (options.out or Path()) / benchmark.name, options.limit)
-    found = read_given(predictions, split.samples)
-    if options.submission is not None:
-        _write_submission(run, found, options.submission)
-    if not split.is_scored:
+    scores = (
+        _score_images(run, predictions, options)
+        if benchmark.kind == "image"
+        else _score_texts(run, predictions, options)
+    )
+    if scores is None:
         return 0
-    scores = run.score_texts(found, options.clean)
     facts = {"predictions": str(predictions)}
-    result = result_of(run, scores, found, [*options.deviations(benchmark), "predictions of another program"], facts)
+    result = result_of(run, scores, {}, [*options.deviations(benchmark), "predictions of another program"], facts)
     print(as_text([result]))
     if options.out is not None:
         run.directory.mkdir(parents=True, exist_ok=True)
         run.write(result, scores)
         write_atomically(options.out / TABLE_FILE, as_markdown([result]))
     return 0
+
+
+def _score_texts(run: Run, file: Path, options: BenchmarkOptions) -> Scores | None:
+    """None: only a server knows the answers."""
+    found = read_given(file, run.split.samples)
+    if options.submission is not None:
+        _write_submission(run, found, options.submission)
+    return run.score_texts(found, options.clean) if run.split.is_scored else None
+
+
+def _score_images(run: Run, directory: Path, options: BenchmarkOptions) -> Scores:
+    if options.out is None:
+        raise UsageError("--out DIR is missing: what is computed of the real images is kept there.")
+    drawn = given_images(directory, run.samples)
+    absent = absent_images(run.split)
+    if absent:
+        raise UsageError(f"{run.benchmark.name}: {absent}")
+
+    from trainer.benchmarks.drawn import score_drawn
+    from trainer.evaluation.progress import show_progress
+    from trainer.run import choose_device
+
+    judges = _judges(options, choose_device(options.device))
+    protocol = options.fid_protocol
+    run.directory.mkdir(parents=True, exist_ok=True)
+    statistics = run.directory / f"statistics-{protocol}.npz"
+    return score_drawn(
+        run.benchmark, run.split, run.samples, lambda key: drawn[key], judges, protocol, statistics, show_progress
+    )
 
 
 def run_all(model_dir: Path, options: BenchmarkOptions, progress: Progress) -> int:
@@ -84,13 +119,18 @@ def run_all(model_dir: Path, options: BenchmarkOptions, progress: Progress) -> i
     if options.split is not None and len(benchmarks) > 1:
         raise UsageError(f"--split is {options.split}, and --benchmark names {len(benchmarks)}; name one.")
     splits = [benchmark.open(options.data, options.split or benchmark.default_split) for benchmark in benchmarks]
-    for benchmark, split in zip(benchmarks, splits, strict=True):
-        absent = absent_images(split)
-        if absent:
-            raise UsageError(f"{benchmark.name}: {absent}")
+    trainings = [benchmark.open_training(options.data) if options.num_shots else None for benchmark in benchmarks]
+    for benchmark, split, training in zip(benchmarks, splits, trainings, strict=True):
+        for some in (split,) if training is None else (split, training):
+            absent = absent_images(some)
+            if absent:
+                raise UsageError(f"{benchmark.name} ({some.name}): {absent}")
     if options.submission is not None and (len(benchmarks) > 1 or benchmarks[0].submission is None):
         raise UsageError("--submission is for one benchmark that has a server.")
+    if options.submission is not None and options.limit is not None:
+        raise UsageError("--submission needs all samples of the split; leave --limit out.")
 
+    from trainer.benchmarks.answering import Asking
     from trainer.process.distributed import joined
     from trainer.run import choose_device
 
@@ -99,6 +139,7 @@ def run_all(model_dir: Path, options: BenchmarkOptions, progress: Progress) -> i
     for benchmark in benchmarks:
         judges.check(benchmark)
     drawing = _drawing(options, judges)
+    choice = _example_choice(options, judges)
 
     from trainer.benchmarks.evaluated_model import open_model
 
@@ -112,25 +153,31 @@ def run_all(model_dir: Path, options: BenchmarkOptions, progress: Progress) -> i
     with joined(device) as processes:
         if processes.is_first:
             about_model = evaluated.describe()
-            for run in runs:
+            for run, training in zip(runs, trainings, strict=True):
                 progress("")
                 shown = cost(run.benchmark, run.split, options).removeprefix("cost: ")
                 print(f"{run.benchmark.name}: {shown}", file=sys.stderr)
                 settings.append(_settings(run.benchmark, run.split, options, about_model))
+                if choice is not None and training is not None:
+                    settings[-1]["examples"] = choice.describe(training)
                 run.begin(settings[-1], options.overwrite)
         processes.barrier()
         done = [run.answered() for run in runs]
         processes.barrier()  # nobody writes before all have read
-        for number, (run, already) in enumerate(zip(runs, done, strict=True)):
+        for number, (run, already, training) in enumerate(zip(runs, done, trainings, strict=True)):
+            examples = None
+            if choice is not None and training is not None:
+                told = progress if processes.is_first else _tell_nobody
+                examples = choice.examples(run.benchmark, training, run.samples, options.out, processes, told)
             run.answer(
                 evaluated.model,
-                _asking(run.benchmark, options),
+                Asking(run.benchmark.prompt_task(options.tuned), options.generation(run.benchmark), examples),
                 done=already,
                 rank=processes.rank,
                 num_processes=processes.num,
                 batch_size=options.size_of_batches(run.benchmark),
                 drawing=drawing,
-                progress=progress if processes.is_first else lambda _line: None,
+                progress=progress if processes.is_first else _tell_nobody,
             )
             processes.store.set(f"{run.benchmark.name} {processes.rank}", "done")
             if processes.is_first:
@@ -154,10 +201,12 @@ def _score(
 
     found = run.answered()
     run.check_complete(found)
-    if options.submission is not None or not run.split.is_scored:
+    is_whole = len(run.samples) == len(run.split.samples)
+    if options.submission is not None or (not run.split.is_scored and is_whole):
         _write_submission(run, found, options.submission or run.directory / SUBMISSION_FILE)
     if not run.split.is_scored:
-        print(f"{run.benchmark.name} ({run.split.name}) is scored by its makers' server alone.")
+        behind = "." if is_whole else ", which takes no part of the split: no file was written for it."
+        print(f"{run.benchmark.name} ({run.split.name}) is scored by its makers' server alone{behind}")
         return None
     if run.benchmark.kind == "image":
         protocol = options.fid_protocol
@@ -190,10 +239,16 @@ def _write_submission(run: Run, found: Mapping[str, Answered], file: Path) -> No
     print(f"wrote {file}, {len(samples):,} predictions in the official form")
 
 
-def _asking(benchmark: Benchmark, options: BenchmarkOptions) -> Any:
-    from trainer.benchmarks.answering import Asking
+def _tell_nobody(_line: str) -> None:
+    """The progress of a process that is not the first."""
 
-    return Asking(benchmark.prompt_task(options.tuned), options.generation(benchmark))
+
+def _example_choice(options: BenchmarkOptions, judges: Judges) -> ExampleChoice | None:
+    from trainer.benchmarks.few_shot.choice import ExampleChoice
+
+    if not options.num_shots:
+        return None
+    return ExampleChoice(options.num_shots, options.example_selection, options.seed, judges.clip)
 
 
 def _drawing(options: BenchmarkOptions, judges: Judges) -> dict[str, Any]:

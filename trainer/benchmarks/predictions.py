@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from models.write_errors import writing
 from trainer.benchmarks.sample import Sample
@@ -140,6 +141,37 @@ def read_given(path: Path, samples: Iterable[Sample]) -> dict[str, Answered]:
         if one.id in found:
             raise UsageError(f"{path}, entry {number}: {one.id!r} stands twice; expected one prediction a sample.")
         found[one.id] = one
+    return found
+
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def given_images(directory: Path, samples: Iterable[Sample]) -> dict[str, Path]:
+    """Images of any program, `ID.png` or another of `IMAGE_SUFFIXES`, by id. What a file name cannot hold stands there
+    as in an address: a slash is %2F.
+
+    Raises:
+        UsageError: there is no such folder, or no image or several of a sample.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is no folder; expected one of images named by the samples' ids, ID.png.")
+    names = {entry.name for entry in directory.iterdir()}
+    found: dict[str, Path] = {}
+    missing: list[str] = []
+    for sample in samples:
+        mine = [name for suffix in IMAGE_SUFFIXES if (name := quote(sample.id, safe="") + suffix) in names]
+        if len(mine) > 1:
+            raise UsageError(f"{directory} has {' and '.join(mine)}; expected one image of a sample.")
+        if mine:
+            found[sample.id] = directory / mine[0]
+        else:
+            missing.append(quote(sample.id, safe="") + IMAGE_SUFFIXES[0])
+    if missing:
+        raise UsageError(
+            f"{directory} lacks images of {len(missing):,} of {len(missing) + len(found):,} samples, the first "
+            f"{missing[0]}. A part scores otherwise than all: give all, or score the first ones with --limit."
+        )
     return found
 
 

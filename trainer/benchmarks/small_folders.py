@@ -22,12 +22,15 @@ from PIL import Image as PILImage
 from models.program import explained, run_program
 from trainer.benchmarks.emoji import SETTINGS
 from trainer.data.document import Image, Text
+from trainer.data.emoji.compositions import Split
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.process.out_directory import check_directory, make_directory
 
 PROGRAM = "python -m trainer.benchmarks.small_folders"
 SIDE = 64
 """Of the scenes, in pixels."""
+
+FIRST_TRAINING_NUMBER = 1001
 
 NUM_FRAMES = 3
 """Of a clip in PororoSV and FlintstonesSV."""
@@ -49,17 +52,17 @@ class Scene:
     """Of that thing: x, y, width and height in pixels."""
 
 
-def scenes(num: int) -> Iterator[Scene]:
-    """Validation scenes with a caption, a question and a box each."""
+def scenes(num: int, part: Split = "val") -> Iterator[Scene]:
+    """Scenes with a caption, a question and a box each; those to learn from have other numbers and other images."""
     options = TaskOptions(SETTINGS.num_concepts, SIDE, SETTINGS.num_sprites)
-    captions = documents("caption", "val", 0, num, seed=0, options=options)
+    captions = documents("caption", part, 0, num, seed=0, options=options)
     for number, document in enumerate(captions):
         [image] = [segment for segment in document.segments if isinstance(segment, Image)]
         facts = document.truth["images"][0]
         thing = facts["objects"][0]
         left, top, right, bottom = thing["box_px"]
         yield Scene(
-            number=number + 1,
+            number=number + (1 if part == "val" else FIRST_TRAINING_NUMBER),
             image=PILImage.fromarray(image.pixels),
             caption=document.truth["answer"],
             question=f"what colour is behind the {thing['name']}?",
@@ -71,36 +74,42 @@ def scenes(num: int) -> Iterator[Scene]:
 
 def write_all(data: Path, num: int = 6) -> None:
     """Every benchmark's files, below one folder."""
-    shown = list(scenes(num))
-    write_coco(data, shown)
-    write_captions(data, shown)
-    write_questions(data, shown)
+    shown, training = list(scenes(num)), list(scenes(num, "train"))
+    write_coco(data, shown, training)
+    write_captions(data, shown, training)
+    write_questions(data, shown, training)
     write_dialogues(data, shown)
     write_references(data, shown)
     write_label_maps(data, num)
     write_stories(data, num)
 
 
-def write_coco(data: Path, shown: Sequence[Scene]) -> None:
+def write_coco(data: Path, shown: Sequence[Scene], training: Sequence[Scene]) -> None:
     """The images of COCO's four parts, Karpathy's split of their captions, and the captions to draw."""
-    for folder, name in (
-        ("val2014", "COCO_val2014_{:012d}.jpg"),
-        ("test2015", "COCO_test2015_{:012d}.jpg"),
-        ("train2014", "COCO_train2014_{:012d}.jpg"),
-        ("val2017", "{:012d}.jpg"),
+    for folder, name, some in (
+        ("val2014", "COCO_val2014_{:012d}.jpg", shown),
+        ("test2015", "COCO_test2015_{:012d}.jpg", shown),
+        ("train2014", "COCO_train2014_{:012d}.jpg", [*shown, *training]),
+        ("val2017", "{:012d}.jpg", shown),
     ):
-        for scene in shown:
+        for scene in some:
             _save(scene.image, data / "coco" / folder / name.format(scene.number))
     name = "COCO_val2014_{:012d}.jpg"
+    parts = [
+        ("val", "val2014", shown[:1]),
+        ("test", "val2014", shown[1:]),
+        ("train", "train2014", training),
+    ]
     karpathy = [
         {
             "split": split,
-            "filepath": "val2014",
-            "filename": name.format(scene.number),
+            "filepath": folder,
+            "filename": f"COCO_{folder}_{scene.number:012d}.jpg",
             "cocoid": scene.number,
             "sentences": [{"raw": said} for said in _said(scene)],
         }
-        for scene, split in zip(shown, ["val", *["test"] * (len(shown) - 1)], strict=True)
+        for split, folder, some in parts
+        for scene in some
     ]
     _json(data / "coco/dataset_coco.json", {"images": karpathy})
     _json(
@@ -121,11 +130,12 @@ def write_coco(data: Path, shown: Sequence[Scene]) -> None:
     _write(data / "coco/coco_val_captions.jsonl", "\n".join(narratives) + "\n")
 
 
-def write_captions(data: Path, shown: Sequence[Scene]) -> None:
+def write_captions(data: Path, shown: Sequence[Scene], training: Sequence[Scene]) -> None:
     """Flickr30k, nocaps and Image2Paragraph."""
     flickr = [
-        {"split": "test", "filename": f"{scene.number}.jpg", "sentences": [{"raw": said} for said in _said(scene)]}
-        for scene in shown
+        {"split": split, "filename": f"{scene.number}.jpg", "sentences": [{"raw": said} for said in _said(scene)]}
+        for split, some in (("test", shown), ("train", training))
+        for scene in some
     ]
     _json(data / "flickr30k/dataset_flickr30k.json", {"images": flickr})
     domains = ("in-domain", "near-domain", "out-domain")
@@ -151,65 +161,109 @@ def write_captions(data: Path, shown: Sequence[Scene]) -> None:
                 "url": f"https://example.org/VG_100K/{scene.number}.jpg",
                 "paragraph": f"There is {scene.caption}. The {scene.name} is easy to see.",
             }
-            for scene in shown
+            for scene in [*shown, *training]
         ],
     )
     _json(data / "image2paragraph/test_split.json", [scene.number for scene in shown[1:]])
+    _json(data / "image2paragraph/train_split.json", [scene.number for scene in training])
     for scene in shown:
-        _save(scene.image, data / f"flickr30k/flickr30k-images/{scene.number}.jpg")
         _save(scene.image, data / f"nocaps/images/{scene.number}.jpg")
+    for scene in [*shown, *training]:
+        _save(scene.image, data / f"flickr30k/flickr30k-images/{scene.number}.jpg")
         _save(scene.image, data / f"image2paragraph/images/VG_100K/{scene.number}.jpg")
 
 
-def write_questions(data: Path, shown: Sequence[Scene]) -> None:
+def write_questions(data: Path, shown: Sequence[Scene], training: Sequence[Scene]) -> None:
     """VQAv2, OK-VQA, GQA, VizWiz and TextVQA, with two questions an image where there may be several."""
-    asked = [
-        (10 * scene.number + place, scene, question, answer)
+    for split, some in (("val", shown), ("train", training)):
+        asked = _asked(some)
+        part = {"data_type": "mscoco", "data_subtype": f"{split}2014"}
+        questions, annotations = _vqa_questions(asked), _vqa_annotations(asked)
+        _json(data / f"vqav2/v2_OpenEnded_mscoco_{split}2014_questions.json", {**part, "questions": questions})
+        _json(data / f"vqav2/v2_mscoco_{split}2014_annotations.json", {**part, "annotations": annotations})
+        _json(data / f"okvqa/OpenEnded_mscoco_{split}2014_questions.json", {**part, "questions": questions})
+        _json(data / f"okvqa/mscoco_{split}2014_annotations.json", {**part, "annotations": annotations})
+        _json(data / f"gqa/{'testdev' if split == 'val' else split}_balanced_questions.json", _gqa_questions(asked))
+        _json(data / f"vizwiz/{split}.json", _vizwiz_questions(some, split))
+        textvqa = [
+            {"question_id": one.id, "question": one.question, "image_id": f"t{one.image}", "answers": _ten(one.answer)}
+            for one in asked
+        ]
+        _json(data / f"textvqa/TextVQA_0.5.1_{split}.json", {"dataset_type": split, "data": textvqa})
+        for scene in some:
+            _save(scene.image, data / f"gqa/images/n{scene.number}.jpg")
+            _save(scene.image, data / f"vizwiz/{split}/VizWiz_{split}_{scene.number:08d}.jpg")
+            _save(scene.image, data / f"textvqa/train_images/t{scene.number}.jpg")
+    _json(
+        data / "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json",
+        {"data_type": "mscoco", "data_subtype": "test2015", "questions": _vqa_questions(_asked(shown))},
+    )
+    _json(
+        data / "vizwiz/test.json",
+        [{"image": f"VizWiz_test_{scene.number:08d}.jpg", "question": scene.question} for scene in shown],
+    )
+    for scene in shown:
+        _save(scene.image, data / f"vizwiz/test/VizWiz_test_{scene.number:08d}.jpg")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about an image."""
+
+    id: int
+    image: int
+    question: str
+    answer: str
+
+
+def _asked(shown: Sequence[Scene]) -> list[Asked]:
+    return [
+        Asked(10 * scene.number + place, scene.number, question, answer)
         for scene in shown
         for place, (question, answer) in enumerate(
             ((scene.question, scene.answer), (f"is there a {scene.name}?", "yes"))
         )
     ]
-    questions = [
-        {"question_id": number, "image_id": scene.number, "question": question} for number, scene, question, _ in asked
-    ]
-    annotations = [
+
+
+def _vqa_questions(asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    return [{"question_id": one.id, "image_id": one.image, "question": one.question} for one in asked]
+
+
+def _vqa_annotations(asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    return [
         {
-            "question_id": number,
-            "image_id": scene.number,
-            "question_type": " ".join(question.split()[:2]),
-            "answer_type": "yes/no" if answer == "yes" else "other",
-            "multiple_choice_answer": answer,
+            "question_id": one.id,
+            "image_id": one.image,
+            "question_type": " ".join(one.question.split()[:2]),
+            "answer_type": "yes/no" if one.answer == "yes" else "other",
+            "multiple_choice_answer": one.answer,
             "answers": [
                 {"answer": said, "answer_confidence": "yes", "answer_id": place}
-                for place, said in enumerate(_ten(answer), 1)
+                for place, said in enumerate(_ten(one.answer), 1)
             ],
         }
-        for number, scene, question, answer in asked
+        for one in asked
     ]
-    val = {"data_type": "mscoco", "data_subtype": "val2014"}
-    _json(data / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json", {**val, "questions": questions})
-    _json(data / "vqav2/v2_mscoco_val2014_annotations.json", {**val, "annotations": annotations})
-    _json(
-        data / "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json",
-        {"data_type": "mscoco", "data_subtype": "test2015", "questions": questions},
-    )
-    _json(data / "okvqa/OpenEnded_mscoco_val2014_questions.json", {**val, "questions": questions})
-    _json(data / "okvqa/mscoco_val2014_annotations.json", {**val, "annotations": annotations})
-    gqa = {
-        str(number): {
-            "question": question,
-            "imageId": f"n{scene.number}",
-            "answer": answer,
+
+
+def _gqa_questions(asked: Sequence[Asked]) -> dict[str, Any]:
+    return {
+        str(one.id): {
+            "question": one.question,
+            "imageId": f"n{one.image}",
+            "answer": one.answer,
             "isBalanced": True,
-            "types": {"structural": "verify" if answer == "yes" else "query", "semantic": "attr", "detailed": "x"},
+            "types": {"structural": "verify" if one.answer == "yes" else "query", "semantic": "attr", "detailed": "x"},
         }
-        for number, scene, question, answer in asked
+        for one in asked
     }
-    _json(data / "gqa/testdev_balanced_questions.json", gqa)
-    vizwiz = [
+
+
+def _vizwiz_questions(shown: Sequence[Scene], split: str) -> list[dict[str, Any]]:
+    return [
         {
-            "image": f"VizWiz_val_{scene.number:08d}.jpg",
+            "image": f"VizWiz_{split}_{scene.number:08d}.jpg",
             "question": scene.question,
             "answers": [{"answer": said, "answer_confidence": "yes"} for said in _ten(scene.answer)],
             "answer_type": "other",
@@ -217,21 +271,6 @@ def write_questions(data: Path, shown: Sequence[Scene]) -> None:
         }
         for scene in shown
     ]
-    _json(data / "vizwiz/val.json", vizwiz)
-    _json(
-        data / "vizwiz/test.json",
-        [{"image": f"VizWiz_test_{scene.number:08d}.jpg", "question": scene.question} for scene in shown],
-    )
-    textvqa = [
-        {"question_id": number, "question": question, "image_id": f"t{scene.number}", "answers": _ten(answer)}
-        for number, scene, question, answer in asked
-    ]
-    _json(data / "textvqa/TextVQA_0.5.1_val.json", {"dataset_type": "val", "data": textvqa})
-    for scene in shown:
-        _save(scene.image, data / f"gqa/images/n{scene.number}.jpg")
-        _save(scene.image, data / f"vizwiz/val/VizWiz_val_{scene.number:08d}.jpg")
-        _save(scene.image, data / f"vizwiz/test/VizWiz_test_{scene.number:08d}.jpg")
-        _save(scene.image, data / f"textvqa/train_images/t{scene.number}.jpg")
 
 
 def write_dialogues(data: Path, shown: Sequence[Scene]) -> None:

@@ -47,7 +47,7 @@ def test_missing_images_are_told_before_the_model_is_read(data, tmp_path, capsys
     (tmp_path / "gqa/images/n2.jpg").unlink()
     arguments = ["nowhere", "--benchmark", "gqa", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert re.search(r"gqa: 1 of 4 images are missing: .*n2\.jpg", capsys.readouterr().err)
+    assert re.search(r"gqa \(testdev\): 1 of 4 images are missing: .*n2\.jpg", capsys.readouterr().err)
     assert main(["--benchmark", "gqa", "--data", str(tmp_path), "--check"]) == 1
 
 
@@ -186,3 +186,18 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(name, data, shipp
     if name == "pororo":
         for image in (tmp_path / "whole/pororo/images").glob("*.png"):
             assert image.read_bytes() == (tmp_path / "parts/pororo/images" / image.name).read_bytes()
+
+
+def test_drawn_images_of_any_program_score_as_those_of_a_run(data, shipped_dir, tmp_path, capsys) -> None:
+    from tiny_judges import write_inception
+
+    common = ["--benchmark", "pororo", "--data", str(data), "--device", "cpu"]
+    common += ["--inception", str(write_inception(tmp_path / "inception.safetensors"))]
+    run, given = tmp_path / "run", tmp_path / "given"
+    assert main([str(shipped_dir), *common, "--out", str(run), "--num-steps", "2"]) == 0
+    assert main([*common, "--predictions", str(run / "pororo/images"), "--out", str(given)]) == 0
+    assert "pororo: predictions of another program" in capsys.readouterr().out
+    values = [json.loads((out / "pororo/result.json").read_text())["value"] for out in (run, given)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert main([*common, "--predictions", str(run / "pororo/images")]) == 2
+    assert "--out DIR is missing" in capsys.readouterr().err

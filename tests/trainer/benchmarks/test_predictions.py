@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trainer.benchmarks.predictions import Answered, append, ordered, read_all, read_given
+from trainer.benchmarks.predictions import Answered, append, given_images, ordered, read_all, read_given
 from trainer.benchmarks.sample import Sample
 from trainer.errors import UsageError
 
@@ -99,3 +99,17 @@ def test_given_files_that_cannot_be_read(tmp_path) -> None:
     file.write_text('{"id": "1", "prediction": "a"}\n{"id"')
     with pytest.raises(UsageError, match="line 2: this is no JSON"):
         read_given(file, SAMPLES)
+
+
+def test_images_of_any_program(tmp_path) -> None:
+    samples = [Sample("a/b", ("text",)), Sample("2", ("text",))]
+    with pytest.raises(UsageError, match="is no folder; expected one of images named"):
+        given_images(tmp_path / "none", samples)
+    (tmp_path / "a%2Fb.jpg").touch()
+    with pytest.raises(UsageError, match=r"lacks images of 1 of 2 samples, the first 2\.png"):
+        given_images(tmp_path, samples)
+    (tmp_path / "2.png").touch()
+    assert given_images(tmp_path, samples) == {"a/b": tmp_path / "a%2Fb.jpg", "2": tmp_path / "2.png"}
+    (tmp_path / "2.webp").touch()
+    with pytest.raises(UsageError, match=r"has 2\.png and 2\.webp; expected one image"):
+        given_images(tmp_path, samples)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image as PILImage
 from transformers import CLIPModel, CLIPProcessor
 
+from trainer.benchmarks.settings import digest_of
 from trainer.errors import UsageError
 
 BATCH_SIZE = 32
@@ -32,7 +33,14 @@ class Clip:
             self._processor = CLIPProcessor.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(f"--clip {directory}: {error}") from error
+        self._directory = directory
         self._device = device
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its weights and settings, which are read for it."""
+        patterns = ("*.json", "*.txt", "*.safetensors", "*.bin")
+        return digest_of(file for pattern in patterns for file in sorted(self._directory.glob(pattern)))
 
     @torch.no_grad()
     def of_images(self, images: Sequence[PILImage.Image]) -> np.ndarray:

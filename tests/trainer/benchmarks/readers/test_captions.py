@@ -16,8 +16,8 @@ def test_karpathys_split(data) -> None:
     assert [sample.id for sample in split.samples] == ["2", "3", "4"]
     assert split.samples[0].images[0].path == data / "coco/val2014/COCO_val2014_000000000002.jpg"
     assert len(split.samples[0].truth["references"]) == 5
-    with pytest.raises(UsageError, match="has no image of the split 'train'"):
-        read_karpathy(data / "coco/dataset_coco.json", data / "coco", "train", None)
+    with pytest.raises(UsageError, match="has no image of the split 'restval'"):
+        read_karpathy(data / "coco/dataset_coco.json", data / "coco", "restval", None)
 
 
 def test_the_form_of_lavis(tmp_path) -> None:
