@@ -6,13 +6,14 @@ Letters: B documents, T new tokens, n new images, M images to draw, C language-m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from export.runtime.memory import Memory
-from export.runtime.token_cache import capacity_for, room_for
+from export.runtime.token_cache import TokenCache, capacity_for, room_for
 from models.denoising import Step
 from models.denoising_options import Denoising
 from models.generation.state import GenerationState, Piece
@@ -30,7 +31,7 @@ class ExportedGenerationState(GenerationState):
         super().__init__(memory.assets.config, num_documents)
         self.memory = memory
         self.runners = memory.runners
-        for pool in (memory.seen, memory.drawn_from):
+        for pool in memory.pools:
             pool.clear()
         self._cache = memory.cache(num_documents, capacity_for(self.runners["llm"], 1))
         self._cache.lengths.zero_()
@@ -59,8 +60,8 @@ class ExportedGenerationState(GenerationState):
         features, visual_tokens = (
             found[name][images.which] if is_shared else found[name] for name in ("ms_features", "visual_tokens")
         )
-        self.memory.seen.add(features, images.owners)
-        self.memory.drawn_from.add(features, images.owners)
+        for pool in self.memory.pools:
+            pool.add(features, images.owners)
         return visual_tokens
 
     def _embed(self, ids: Sequence[Tensor], visual_tokens: Tensor | None, first_visual: Tensor) -> Tensor:
@@ -86,9 +87,10 @@ class ExportedGenerationState(GenerationState):
 
     def _make_room(self, num_tokens: int) -> None:
         """A larger cache where this one is too small."""
-        if num_tokens > self._cache.capacity:
+        capacity = capacity_for(self.runners["llm"], num_tokens)
+        if capacity > self._cache.capacity:
             num_rows = len(self.documents)
-            larger = self.memory.cache(num_rows, capacity_for(self.runners["llm"], num_tokens))
+            larger = self.memory.cache(num_rows, capacity)
             larger.take(self._cache, range(num_rows))
             self._cache = larger
 
@@ -130,9 +132,47 @@ class ExportedGenerationState(GenerationState):
         return sums
 
     def select(self, rows: Sequence[int]) -> None:
-        chosen = self.memory.cache(len(rows), self._cache.capacity)
-        chosen.take(self._cache, rows)
-        self._cache = chosen
-        self.documents = [self.documents[row] for row in rows]
-        self.lengths = [self.lengths[row] for row in rows]
-        self.logits = chosen.logits.clone()
+        capacity = capacity_for(self.runners["llm"], max((self.lengths[row] for row in rows), default=0))
+        self._take(self, rows, self.memory.cache(len(rows), capacity))
+        for pool in self.memory.pools:
+            pool.keep(set(self.documents))
+
+    def _take(self, other: ExportedGenerationState, rows: Sequence[int], cache: TokenCache) -> None:
+        """Hold a copy of these rows of a state, in this cache."""
+        cache.take(other._cache, rows)
+        self._cache = cache
+        self.documents = [other.documents[row] for row in rows]
+        self.lengths = [other.lengths[row] for row in rows]
+        self.logits = None if other.logits is None else cache.logits.clone()
+
+    def copied(self, rows: Sequence[int]) -> ExportedGenerationState:
+        memory = self.memory.with_copies({self.documents[row] for row in rows})
+        length = max((self.lengths[row] for row in rows), default=0)
+        other = copy(self)
+        other.memory = memory
+        # No longer than its tokens: it may be kept for long, and gets one for more tokens when it reads them.
+        cache = TokenCache(self.runners["llm"], memory.assets.embedding, memory.seen, len(rows), length)
+        other._take(self, rows, cache)
+        return other
+
+    def can_join(self, other: GenerationState) -> bool:
+        assert isinstance(other, ExportedGenerationState), "both are of one model"
+        return all(own.can_join(its) for own, its in zip(self.memory.pools, other.memory.pools, strict=True))
+
+    def join(self, other: GenerationState) -> None:
+        assert isinstance(other, ExportedGenerationState), "both are of one model"
+        shift, num_rows = self.check_joining(other), len(self.documents)
+        lengths = self.lengths + other.lengths
+        cache = self.memory.cache(len(lengths), capacity_for(self.runners["llm"], max(lengths, default=0)))
+        for own, its in zip(self.memory.pools, other.memory.pools, strict=True):
+            own.join(its, shift)
+        cache.take(self._cache, range(num_rows))
+        cache.take(other._cache, range(len(other.documents)), num_rows)
+        self._cache = cache
+        self.documents = self.documents + [document + shift for document in other.documents]
+        self.lengths = lengths
+        self.logits = cache.logits.clone()
+
+    @property
+    def num_bytes(self) -> int:
+        return self._cache.num_bytes + sum(pool.num_bytes for pool in self.memory.pools)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from copy import copy
 
 from export.runtime.assets import Assets
 from export.runtime.drawing import Drawing
@@ -10,6 +11,9 @@ from export.runtime.runner import ComponentRunner
 from export.runtime.token_cache import TokenCache
 from export.runtime.value_pool import ValuePool
 from models.denoising_options import Denoising
+
+MOST_CACHES = 4
+"""Sizes of caches that are kept: while documents join and leave, the last few sizes come again."""
 
 
 class Memory:
@@ -24,16 +28,31 @@ class Memory:
         self.runners, self.assets = runners, assets
         self.seen = _pool(runners, "mmfs_values_llm", "llm")
         self.drawn_from = _pool(runners, "mmfs_values_unet", "unet_mmfs")
-        self._caches: dict[tuple[int, int], TokenCache] = {}
+        self._caches: dict[tuple[int, int], TokenCache] = {}  # the one used last is last
         self._drawing: Drawing | None = None
 
     def cache(self, num_rows: int, capacity: int) -> TokenCache:
-        """The cache of this size; its contents are undefined."""
-        if (num_rows, capacity) not in self._caches:
-            self._caches[num_rows, capacity] = TokenCache(
-                self.runners["llm"], self.assets.embedding, self.seen, num_rows, capacity
-            )
-        return self._caches[num_rows, capacity]
+        """The cache of this size; its contents are undefined. The last `MOST_CACHES` are kept, with what was recorded
+        for them."""
+        kept = self._caches.pop((num_rows, capacity), None)
+        if kept is None:
+            while len(self._caches) >= MOST_CACHES:
+                del self._caches[next(iter(self._caches))]
+            kept = TokenCache(self.runners["llm"], self.assets.embedding, self.seen, num_rows, capacity)
+        self._caches[num_rows, capacity] = kept
+        return kept
+
+    def with_copies(self, owners: Collection[int]) -> Memory:
+        """Another memory, with the images of these documents."""
+        other = copy(self)
+        other.seen, other.drawn_from = self.seen.of(owners), self.drawn_from.of(owners)
+        other._caches, other._drawing = {}, None
+        return other
+
+    @property
+    def pools(self) -> tuple[ValuePool, ValuePool]:
+        """The images that the language model sees, and those that the U-Net draws from."""
+        return self.seen, self.drawn_from
 
     def drawing(self, num_images: int, denoising: Denoising) -> Drawing:
         """The loop for this number of images and this guidance; only the last one is kept."""

@@ -56,15 +56,20 @@ class TokenCache:
         self.step = Recorded(self._one_token, [self.lengths, self.logits], device)
         self._num_moves = pool.num_moves
 
-    def take(self, other: TokenCache, rows: Sequence[int]) -> None:
-        """Hold these rows of another cache, or of this one, in this order; they fit."""
-        place = torch.tensor(rows, device=self.lengths.device)
-        length = min(self.capacity, other.capacity)
+    def take(self, other: TokenCache, rows: Sequence[int], first: int = 0) -> None:
+        """Hold these rows of another cache, or of this one, in this order, from row `first` on; they fit."""
+        place = torch.tensor(rows, dtype=torch.int64, device=self.lengths.device)
+        length, here = min(self.capacity, other.capacity), slice(first, first + len(rows))
         for name, past in self.past.items():
-            past[:, :, :length] = other.past[name][:, :, :length].index_select(0, place)
-        self.hidden[:, :length] = other.hidden[:, :length].index_select(0, place)
-        self.logits.copy_(other.logits.index_select(0, place))
-        self.lengths.copy_(other.lengths.index_select(0, place))
+            past[here, :, :length] = other.past[name][:, :, :length].index_select(0, place)
+        self.hidden[here, :length] = other.hidden[:, :length].index_select(0, place)
+        self.logits[here] = other.logits.index_select(0, place)
+        self.lengths[here] = other.lengths.index_select(0, place)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of what is kept of the tokens."""
+        return sum(tensor.nbytes for tensor in (*self.past.values(), self.hidden, self.logits))
 
     def add(self, embeddings: Tensor, before: Sequence[int], counts: Sequence[int], visible: Tensor) -> None:
         """Read some tokens in each row, perhaps none.

@@ -6,7 +6,8 @@ Letters: N slots, S pixels of all levels of an image, F feature width, H heads, 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -36,15 +37,27 @@ class ValuePool:
         self, project: ComponentRunner | None, ports: Mapping[str, Port], device: torch.device, num_slots: int | None
     ) -> None:
         self._project = project
-        self.can_grow = num_slots is None
-        self.num_slots = 1 if num_slots is None else num_slots
-        self.banks: Tensors = {
-            name: torch.zeros((self.num_slots, *_sizes(port)), dtype=port.dtype, device=device)
-            for name, port in ports.items()
+        self._most = num_slots
+        self._banks: Tensors = {
+            name: torch.zeros((0, *_sizes(port)), dtype=port.dtype, device=device) for name, port in ports.items()
         }
+        self._num_slots = self.num_moves = 0
+        self._reserve(1 if num_slots is None else num_slots)
         self.num_moves = 0
         self._owners: list[int] = []  # of the slots in use, ascending
         self._waiting: list[tuple[Tensor, list[int]]] = []
+
+    @property
+    def banks(self) -> Tensors:
+        """Every bank [N, S, H, D], by the name of the network's input."""
+        if self._num_slots < (1 if self._most is None else self._most):
+            self._reserve(1 if self._most is None else self._most)
+        return self._banks
+
+    @property
+    def num_images(self) -> int:
+        """Of all documents."""
+        return len(self._owners) + sum(len(owners) for _, owners in self._waiting)
 
     def clear(self) -> None:
         """No images."""
@@ -71,29 +84,87 @@ class ValuePool:
         owners = self._owners + [owner for _, added in self._waiting for owner in added]
         self._waiting = []
         num_before, num_now = len(self._owners), len(owners)
-        if num_now > self.num_slots:
-            self._grow(num_now)
+        self._reserve(num_now)
         new = {} if self._project is None else self._project(ms_features=features)
         order = sorted(range(num_now), key=owners.__getitem__)  # stable: reading order stays
         stays = order == list(range(num_now))
-        for name, bank in self.banks.items():
+        for name, bank in self._banks.items():
             bank[num_before:num_now] = new[name]
             if not stays:
                 bank[:num_now] = bank[torch.tensor(order, device=bank.device)]
         self._owners = [owners[place] for place in order]
 
-    def _grow(self, num_images: int) -> None:
-        if not self.can_grow:
+    def of(self, owners: Collection[int]) -> ValuePool:
+        """A pool with a copy of the images of these documents alone, and no slots beside them until it is used."""
+        other = copy(self)
+        slots, other._owners, other._waiting = self._images_of(owners)
+        other._banks = {name: bank[slots] for name, bank in self._banks.items()}
+        other._num_slots = len(slots)
+        return other
+
+    def keep(self, owners: Collection[int]) -> None:
+        """Forget the images of all other documents."""
+        slots, owners_left, self._waiting = self._images_of(owners)
+        if len(owners_left) < len(self._owners):
+            for bank in self._banks.values():
+                bank[: len(slots)] = bank[slots]
+        self._owners = owners_left
+
+    def can_join(self, other: ValuePool) -> bool:
+        """Whether there are slots for the images of both."""
+        return self._most is None or self.num_images + other.num_images <= self._most
+
+    def join(self, other: ValuePool, shift: int) -> None:
+        """Append the images of another pool of the same network, whose documents are numbered from 0; here they begin
+        at `shift`, which is above the numbers of the documents here.
+
+        Raises:
+            PoolFull: there are too few slots, and the banks cannot grow.
+        """
+        self._settle()
+        num_before, num_joining = len(self._owners), len(other._owners)
+        self._reserve(num_before + num_joining)
+        for name, bank in self._banks.items():
+            bank[num_before : num_before + num_joining] = other._banks[name][:num_joining]
+        self._owners = self._owners + [owner + shift for owner in other._owners]
+        self._waiting = [(features, [owner + shift for owner in waiting]) for features, waiting in other._waiting]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the banks, and of the features that wait for being projected."""
+        return sum(one.nbytes for one in (*self._banks.values(), *(features for features, _ in self._waiting)))
+
+    def _images_of(self, owners: Collection[int]) -> tuple[list[int], list[int], list[tuple[Tensor, list[int]]]]:
+        """Slots of the images of some documents, their owners, and the images of them that wait."""
+        slots = [slot for slot, owner in enumerate(self._owners) if owner in owners]
+        waiting = []
+        for features, whose in self._waiting:
+            if chosen := [place for place, owner in enumerate(whose) if owner in owners]:
+                part = features if len(chosen) == len(whose) else features[chosen]
+                waiting.append((part, [whose[place] for place in chosen]))
+        return slots, [self._owners[slot] for slot in slots], waiting
+
+    def _reserve(self, num_images: int) -> None:
+        """Have slots for so many, in larger banks if need be.
+
+        Raises:
+            PoolFull: there are too few slots, and the banks cannot grow.
+        """
+        if num_images <= self._num_slots:
+            return
+        if self._most is not None and num_images > self._most:
             raise PoolFull(
-                f"The documents hold {num_images} images; the engines were built for {self.num_slots}. Give them "
+                f"The documents hold {num_images} images; the engines were built for {self._most}. Give them "
                 "fewer at once, lower max_new_images, or build engines with a larger --max-images."
             )
-        while self.num_slots < num_images:
-            self.num_slots *= 2
-        for name, bank in self.banks.items():
-            larger = bank.new_zeros(self.num_slots, *bank.shape[1:])
+        num_slots = self._most or max(self._num_slots, 1)
+        while num_slots < num_images:
+            num_slots *= 2
+        for name, bank in self._banks.items():
+            larger = bank.new_zeros(num_slots, *bank.shape[1:])
             larger[: len(bank)] = bank
-            self.banks[name] = larger
+            self._banks[name] = larger
+        self._num_slots = num_slots
         self.num_moves += 1
 
 

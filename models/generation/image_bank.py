@@ -6,7 +6,8 @@ Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D cha
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -59,3 +60,34 @@ class ImageBank:
         """First and one past the last image of a document in `values()`."""
         self.values()
         return bisect_left(self._owners, owner), bisect_right(self._owners, owner)
+
+    def of(self, owners: Collection[int]) -> ImageBank:
+        """A bank with the images of these documents alone; what is added to it is not added to this one."""
+        other = copy(self)
+        places = [place for place, owner in enumerate(self._owners) if owner in owners]
+        if len(places) < len(self._owners):
+            other._values = [values[places] for values in self._values]
+        other._owners = [self._owners[place] for place in places]
+        other._waiting = []
+        for features, waiting, which in self._waiting:
+            kept = [(owner, number) for owner, number in zip(waiting, which, strict=True) if owner in owners]
+            used = sorted({number for _, number in kept})
+            if used:
+                chosen = features if len(used) == len(features) else features[used]
+                numbers = [used.index(number) for _, number in kept]
+                other._waiting.append((chosen, [owner for owner, _ in kept], numbers))
+        return other
+
+    def join(self, other: ImageBank, shift: int) -> None:
+        """Append the images of another bank, whose documents are numbered from 0; here they begin at `shift`, which is
+        above the numbers of the documents here."""
+        if other._owners:
+            self._values = [torch.cat(pair) for pair in zip(self._values, other._values, strict=True)]
+            self._owners = self._owners + [owner + shift for owner in other._owners]
+        for features, waiting, which in other._waiting:
+            self._waiting.append((features, [owner + shift for owner in waiting], which))
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the values, and of the features that wait for being projected."""
+        return sum(tensor.nbytes for tensor in (*self._values, *(features for features, _, _ in self._waiting)))

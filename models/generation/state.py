@@ -135,6 +135,45 @@ class GenerationState(ABC):
         """
 
     @abstractmethod
+    def copied(self, rows: Sequence[int]) -> GenerationState:
+        """An independent state with a copy of these rows, in this order; see `select`."""
+
+    def split(self, rows: Sequence[int]) -> GenerationState:
+        """Let these rows leave: they are a state of their own now, in this order, and the others stay."""
+        other = self.copied(rows)
+        self.select([row for row in range(len(self.documents)) if row not in rows])
+        return other
+
+    def can_join(self, other: GenerationState) -> bool:
+        """Whether there is room for the documents of both; a PyTorch model has no bound."""
+        return True
+
+    @abstractmethod
+    def join(self, other: GenerationState) -> None:
+        """Append the rows of another state of the same model, which is used up: documents join others under way.
+
+        They get numbers above those of the documents here (`documents`), and go on as if each were alone.
+
+        Raises:
+            ValueError: a document of either has read nothing yet, or there is no room (`can_join`).
+        """
+
+    def check_joining(self, other: GenerationState) -> int:
+        """Raise ValueError if `join` cannot be; else the number that document 0 of the other state has here."""
+        for one in (self, other):
+            if 0 in one.lengths:
+                raise ValueError(
+                    f"Document {one.documents[one.lengths.index(0)]} has read nothing; documents join each other once "
+                    "they have read at least <s>."
+                )
+        return 1 + max(self.documents, default=-1)
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """The memory that these documents take: keys and values, hidden states, and what MMFS samples."""
+
+    @abstractmethod
     def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
         """How likely each answer is after the one document that has been read; the state does not change.
 

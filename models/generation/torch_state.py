@@ -1,7 +1,7 @@
 """What a batch of documents has read so far, kept so that nothing is computed twice.
 
-Letters: B documents, T new tokens, K tokens so far (a document that had nothing to read has gaps), C language-model
-width, N images of the bank, S pyramid pixels, F feature width, M images to draw.
+Letters: B documents, T new tokens, K tokens of the longest document, C language-model width, N images of the bank, S
+pyramid pixels, F feature width, M images to draw.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from models.denoising import Step
 from models.denoising_options import Denoising
 from models.folded_mmfs import FoldedMMFS
 from models.generation.image_bank import ImageBank
 from models.generation.state import GenerationState, Piece
+from models.generation.token_rows import LEAST_ROOM, TokenCache
 from models.network import Network
 
 
@@ -33,10 +33,8 @@ class TorchGenerationState(GenerationState):
     def __init__(self, model: Network, num_documents: int = 1) -> None:
         super().__init__(model.config, num_documents)
         self.model = model
-        self.cache = DynamicCache()
+        self.cache = TokenCache()
         self.folded: Sequence[FoldedMMFS | None] | None = model.language_model.fold()
-        self.hidden: list[Tensor] = []  # [B, T, C] each, K together
-        self.exists = torch.zeros(num_documents, 0, dtype=torch.bool, device=model.device)  # [B, K], False in gaps
         num_pixels = sum(h * w for h, w in model.visual_tokenizer.spatial_shapes)
         nothing = model.begin_of_image.new_zeros(0, num_pixels, model.visual_tokenizer.dim)
         self.seen = ImageBank(model.language_model.project_values, nothing)
@@ -54,21 +52,17 @@ class TorchGenerationState(GenerationState):
         ids, first_visual, visible = self.lay_out(rows, self.seen.range_of)
         lengths = torch.tensor([len(row) for row in ids], device=device)
         input_ids = pad_sequence(ids, True, self.model.config.pad_token_id).to(device)
-        new = torch.arange(input_ids.shape[1], device=device)
-        here = self.exists.shape[1] + new.unsqueeze(1)  # [T, 1]
-        self.exists = torch.cat([self.exists, new < lengths.unsqueeze(1)], dim=1)
-        column = torch.arange(self.exists.shape[1], device=device)
+        places = self.cache.begin(self.lengths, input_ids.shape[1], device)
         hidden = self.model.language_model(
             self.model.embed(input_ids, visual_tokens, first_visual.to(device)),
-            position_ids=torch.tensor(self.lengths, device=device).unsqueeze(1) + new,
-            # A gap attends to itself: its states, which nobody reads, would be NaN otherwise, and 0 * NaN is NaN.
-            mask=(((column < here) & self.exists.unsqueeze(1)) | (column == here)).unsqueeze(1),
+            position_ids=places.columns,
+            mask=places.mask,
             values=self.seen.values(),
             visible=visible.to(device),
             cache=self.cache,
             folded=self.folded,
         )
-        self.hidden.append(hidden)
+        self.cache.hidden.write(hidden, places)
         self.lengths = [before + len(row) for before, row in zip(self.lengths, ids, strict=True)]
         last = hidden[torch.arange(len(rows), device=device), (lengths - 1).clamp(min=0)]  # [B, C]
         logits = self.model.language_model.logits(last).float()
@@ -87,17 +81,16 @@ class TorchGenerationState(GenerationState):
 
     def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
         decoder = self.model.image_decoder
-        hidden = torch.cat(self.hidden, dim=1)
-        contexts = [hidden[row, self.exists[row]].flip(0) for row in rows]  # nearest first
-        lengths = torch.tensor([len(context) for context in contexts], device=hidden.device)
+        contexts = [self.states(row).flip(0) for row in rows]  # nearest first
+        lengths = torch.tensor([len(context) for context in contexts], device=self.model.device)
         context = pad_sequence(contexts, batch_first=True)  # [M, K, C]
-        exists = torch.arange(context.shape[1], device=hidden.device) < lengths.unsqueeze(1)
+        exists = torch.arange(context.shape[1], device=self.model.device) < lengths.unsqueeze(1)
         values = self.drawn_from.values()
         ranges = self.image_ranges(rows, self.drawn_from.range_of)
         return decoder.sample_steps(
             decoder.condition(context, exists),
             values=values,
-            visible=torch.tensor(ranges, device=hidden.device),
+            visible=torch.tensor(ranges, device=self.model.device),
             seeds=seeds,
             denoising=denoising,
         )
@@ -105,14 +98,33 @@ class TorchGenerationState(GenerationState):
     def decode(self, latents: Tensor) -> Tensor:
         return self.model.image_decoder.decode(latents)
 
+    def states(self, row: int) -> Tensor:
+        """[n, C], the hidden states of the n tokens that a row has read."""
+        return self.cache.hidden.of(row, self.lengths[row])
+
     def select(self, rows: Sequence[int]) -> None:
-        place = torch.tensor(rows, device=self.model.device)
-        self.cache.batch_select_indices(place)
-        self.documents = [self.documents[row] for row in rows]
-        self.lengths = [self.lengths[row] for row in rows]
-        self.hidden = [hidden[place] for hidden in self.hidden]
-        self.exists = self.exists[place]
-        self.logits = None if self.logits is None else self.logits[place]
+        self._take(self, rows, LEAST_ROOM)
+
+    def _take(self, other: TorchGenerationState, rows: Sequence[int], room: int = 0) -> None:
+        """Hold a copy of these rows of a state, each with room for as many more tokens."""
+        place = torch.tensor(rows, dtype=torch.int64, device=self.model.device)
+        self.documents = [other.documents[row] for row in rows]
+        self.lengths = [other.lengths[row] for row in rows]
+        self.cache = other.cache.select(place, max(self.lengths, default=0), room)
+        self.logits = None if other.logits is None else other.logits[place]
+        owners = set(self.documents)
+        self.seen, self.drawn_from = other.seen.of(owners), other.drawn_from.of(owners)
+
+    def join(self, other: GenerationState) -> None:
+        assert isinstance(other, TorchGenerationState), "both are of one model"
+        shift = self.check_joining(other)
+        self.documents += [document + shift for document in other.documents]
+        self.lengths += other.lengths
+        self.cache = TokenCache.joined([self.cache, other.cache], max(self.lengths, default=0))
+        logits = [one.logits for one in (self, other) if one.logits is not None]
+        self.logits = torch.cat(logits) if logits else None
+        self.seen.join(other.seen, shift)
+        self.drawn_from.join(other.drawn_from, shift)
 
     def log_probabilities(self, answers: Sequence[list[int]]) -> list[float]:
         assert self.logits is not None, "a document starts with <s>"
@@ -126,9 +138,11 @@ class TorchGenerationState(GenerationState):
         return torch.stack(each).tolist()
 
     def copied(self, rows: Sequence[int]) -> TorchGenerationState:
-        """An independent copy with these rows; see `select`."""
         other = copy.copy(self)
-        other.cache = copy.deepcopy(self.cache)
-        other.hidden = list(self.hidden)
-        other.select(rows)
+        other._take(self, rows)
         return other
+
+    @property
+    def num_bytes(self) -> int:
+        logits = 0 if self.logits is None else self.logits.nbytes
+        return self.cache.num_bytes + logits + self.seen.num_bytes + self.drawn_from.num_bytes

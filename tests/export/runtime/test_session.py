@@ -19,13 +19,6 @@ from models.images.image_file import open_image
 INTERLEAVED = {"max_new_tokens": 8, "max_new_images": 2, "num_inference_steps": 3, "seed": 5}
 
 
-@pytest.fixture(scope="module", params=["ort", "torch"])
-def session(request: pytest.FixtureRequest, exported: Path, model_dir: Path) -> Session:
-    if request.param == "ort":
-        return Session.open(exported, "ort")
-    return Session.of(MMInterleaved.from_pretrained(model_dir), device="cpu")
-
-
 def images(model_dir: Path) -> list[Image.Image]:
     return list(map(open_image, sorted((model_dir / "samples").glob("*.png"))))
 

@@ -62,3 +62,36 @@ def test_a_network_without_mmfs_has_images_and_no_banks() -> None:
     pool = ValuePool(None, {}, CPU, num_slots=None)
     pool.add(torch.zeros(3, 1, 1), [0, 0, 1])
     assert (pool.range_of(0), pool.range_of(1), pool.banks) == ((0, 2), (2, 3), {})
+
+
+def test_pools_join_and_keep_the_images_of_some_documents() -> None:
+    pool, guest = (ValuePool(Project(), PORTS, CPU, num_slots=6) for _ in range(2))
+    pool.add(torch.cat([image(1), image(2)]), [0, 2])
+    pool.range_of(0)
+    pool.add(image(3), [2])
+    guest.add(torch.cat([image(4), image(5)]), [1, 0])
+    guest.range_of(0)
+    guest.add(image(6), [0])
+    assert pool.can_join(guest)
+    pool.join(guest, 3)
+    assert [shown(pool, owner) for owner in range(5)] == [[1], [], [2, 3], [5, 6], [4]]
+    assert not pool.can_join(guest)
+    part = pool.of({2, 4})
+    assert part.num_bytes == 3 * 3 * 2 * 2 * 4 < pool.num_bytes
+    part.add(image(7), [2])
+    assert [shown(part, owner) for owner in (2, 4)] == [[2, 3, 7], [4]]
+    address = pool.banks["mmfs_value_0"].data_ptr()
+    pool.add(torch.cat([image(8), image(9)]), [4, 0])
+    pool.keep({0, 4})
+    assert [shown(pool, owner) for owner in (0, 2, 4)] == [[1, 9], [], [4, 8]]
+    assert (pool.banks["mmfs_value_0"].data_ptr(), pool.num_images) == (address, 4)
+
+
+def test_pools_with_too_many_images_do_not_join() -> None:
+    pool, guest = (ValuePool(Project(), PORTS, CPU, num_slots=2) for _ in range(2))
+    for one in (pool, guest):
+        one.add(torch.cat([image(1), image(2)]), [0, 0])
+        one.range_of(0)
+    with pytest.raises(PoolFull, match="hold 4 images; the engines were built for 2"):
+        pool.join(guest, 1)
+    assert shown(pool, 0) == [1, 2]

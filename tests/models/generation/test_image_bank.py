@@ -49,3 +49,28 @@ def test_a_model_without_synchronizers_has_a_bank_too() -> None:
     bank.add(FEATURES, [0, 1, 0, 1, 0, 1])
     assert bank.values() == []
     assert bank.range_of(1) == (3, 6)
+
+
+def test_banks_join_and_keep_the_images_of_some_documents() -> None:
+    projected: list[int] = []
+
+    def project(features: torch.Tensor) -> list[torch.Tensor]:
+        projected.append(len(features))
+        return [features * 10]
+
+    bank, guest = ImageBank(project, FEATURES[:0]), ImageBank(project, FEATURES[:0])
+    bank.add(FEATURES[:2], [0, 2])
+    bank.values()
+    bank.add(FEATURES[2:3], [2])
+    guest.add(FEATURES[3:4], [0])
+    guest.values()
+    guest.add(FEATURES[4:], [1, 1, 0], [1, 0, 1])
+    bank.join(guest, 3)
+    part = bank.of({2, 4})
+    assert bank.values()[0].flatten().tolist() == [0, 10, 20, 30, 50, 50, 40]
+    assert [bank.range_of(owner) for owner in range(5)] == [(0, 1), (1, 1), (1, 3), (3, 5), (5, 7)]
+    part.add(FEATURES[:1], [2])
+    assert part.values()[0].flatten().tolist() == [10, 20, 0, 50, 40]
+    assert bank.range_of(2) == (1, 3), "what is added to a part is not added to the whole"
+    assert bank.of({1}).values()[0].flatten().tolist() == []
+    assert bank.of({0}).num_bytes == 4

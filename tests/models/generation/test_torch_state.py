@@ -25,7 +25,7 @@ def test_reading_in_pieces_equals_the_training_forward(model: MMInterleaved) -> 
     hook = model.language_model.register_forward_hook(lambda _module, _args, out: hidden.append(out))
     model(batch)
     hook.remove()
-    torch.testing.assert_close(torch.cat(state.hidden, dim=1), hidden[0][:, :-1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state.states(0), hidden[0][0, :-1], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -48,8 +48,7 @@ def test_documents_of_a_batch_read_as_they_would_alone(model: MMInterleaved) -> 
                 alone.read([turn[row]])
         assert alone.lengths[0] == together.lengths[row]
         torch.testing.assert_close(together.logits[row], alone.logits[0], rtol=1e-4, atol=1e-5)
-        states = torch.cat(together.hidden, dim=1)[row, together.exists[row]]
-        torch.testing.assert_close(states, torch.cat(alone.hidden, dim=1)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.states(row), alone.states(0), rtol=1e-4, atol=1e-5)
         *_, drawn = together.draw([row], [4], LAST_STEP)
         *_, expected = alone.draw([0], [4], LAST_STEP)
         torch.testing.assert_close(drawn.latents, expected.latents, rtol=1e-3, atol=1e-4)
@@ -94,6 +93,98 @@ def test_rows_can_be_dropped_and_doubled(model: MMInterleaved) -> None:
     assert (copy.logits[0] - state.logits[0]).abs().max() > 1e-4
     state.read([[[BOI], first]])  # the original still reads images
     assert state.lengths == [4 + 2 + 2 + 1 + 2]
+
+
+@torch.no_grad()
+def test_documents_join_others_under_way_and_leave_them(model: MMInterleaved) -> None:
+    """At different times, in other orders; each goes on as if it were alone."""
+    first, second, third = images(3)
+    prompts = [[[1, 9, 10, BOI], first, [11]], [[1]], [[1, 5, BOI], second, [BOI], third], [[1, 7, BOI], first]]
+    turns = [[[12], [BOI], second, [8]], [[13, 14]], [[15]]]
+    alone = []
+    for prompt in prompts:
+        alone.append(TorchGenerationState(model))
+        for pieces in (prompt, *([piece] for piece in turns[0]), *turns[1:]):
+            alone[-1].read([pieces])
+
+    def prefilled(document: int) -> TorchGenerationState:
+        state = TorchGenerationState(model)
+        state.read([prompts[document]])
+        return state
+
+    def check(state: TorchGenerationState, row: int, document: int) -> None:
+        assert state.lengths[row] == alone[document].lengths[0]
+        torch.testing.assert_close(state.logits[row], alone[document].logits[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(state.states(row), alone[document].states(0), rtol=1e-4, atol=1e-5)
+        *_, drawn = state.draw([row], [4], LAST_STEP)
+        *_, expected = alone[document].draw([0], [4], LAST_STEP)
+        torch.testing.assert_close(drawn.latents, expected.latents, rtol=1e-3, atol=1e-4)
+
+    state = prefilled(0)
+    state.read([turns[0]])
+    state.join(prefilled(1))
+    state.read([turns[1], turns[0]])
+    both = prefilled(2)
+    both.join(prefilled(3))
+    state.join(both)
+    assert len(set(state.documents)) == 4
+    state.read([turns[2], [], turns[0], []])
+    check(state, 0, 0)
+    state.select([3, 1, 2])  # document 0 is done
+    state.read([turns[0], turns[1], []])
+    left = state.split([0, 2])
+    assert state.lengths == [alone[1].lengths[0] - 1]
+    left.read([turns[1], turns[1]])
+    left.read([turns[2], turns[2]])
+    check(left, 0, 3)
+    check(left, 1, 2)
+    state.join(left.split([1]))  # comes back
+    state.read([turns[2], []])
+    check(state, 0, 1)
+    check(state, 1, 2)
+
+
+@torch.no_grad()
+def test_a_state_without_rows_can_be_joined(model: MMInterleaved) -> None:
+    first, _, _ = images(3)
+    state, other = TorchGenerationState(model, 0), TorchGenerationState(model)
+    other.read([[[1, BOI], first]])
+    expected = other.copied([0])
+    state.join(other)
+    left = state.split([0])
+    assert (state.documents, state.lengths) == ([], [])
+    state.join(left)
+    for one in (state, expected):
+        one.read([[[7]]])
+    torch.testing.assert_close(state.logits, expected.logits, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_document_that_has_read_nothing_joins_none(model: MMInterleaved) -> None:
+    state = TorchGenerationState(model, 2)
+    state.read([[[1]], []])
+    with pytest.raises(ValueError, match="Document 1 has read nothing; documents join each other once"):
+        state.join(TorchGenerationState(model, 0))
+
+
+@torch.no_grad()
+def test_what_is_kept_does_not_grow_with_documents_that_have_left(model: MMInterleaved) -> None:
+    first, second, _ = images(3)
+    state = TorchGenerationState(model)
+    state.read([[[1, BOI], first]])
+    sizes = []
+    for _ in range(4):
+        guest = TorchGenerationState(model)
+        guest.read([[[1, 5, BOI], second, [BOI], first]])
+        list(guest.draw([0], [0], LAST_STEP))
+        state.join(guest)
+        for _ in range(3):
+            state.read([[], [[9]]])  # the first document waits
+        state.select([0])
+        sizes.append(state.num_bytes)
+    assert sizes == [sizes[0]] * 4
+    assert state.copied([0]).num_bytes <= sizes[0]
+    assert len(state.seen.values()[0]) == 1
 
 
 @torch.no_grad()
