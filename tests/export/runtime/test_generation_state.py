@@ -25,7 +25,8 @@ def images(unchanged_model: MMInterleaved, model_dir: Path) -> list[torch.Tensor
 
 def check(state: GenerationState, row: int, expected: GenerationState) -> None:
     assert state.lengths[row] == expected.lengths[0]
-    assert state.logits is not None and expected.logits is not None
+    assert state.logits is not None
+    assert expected.logits is not None
     torch.testing.assert_close(state.logits[row], expected.logits[0], rtol=1e-4, atol=1e-4)
     *_, drawn = state.draw([row], [4], LAST_STEP)
     *_, alone = expected.draw([0], [4], LAST_STEP)
@@ -54,7 +55,8 @@ def test_documents_join_others_under_way_and_leave_them(
     state = session.begin_generation(0)
     state.join(prefilled(0))
     state.read([turns[0]])
-    assert state.can_join(guest := prefilled(1))
+    guest = prefilled(1)
+    assert state.can_join(guest)
     state.join(guest)
     state.read([turns[1], turns[0]])
     state.join(prefilled(2))
