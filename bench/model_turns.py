@@ -113,8 +113,7 @@ class ForgetfulGenerationState(TorchGenerationState):
 
     def forget_last_image(self) -> None:
         """What has been read ends before the visual tokens of the image that it ended with."""
-        end = self.exists.shape[1] - self.config.visual_tokenizer.num_visual_tokens
-        self.hidden, self.exists = [torch.cat(self.hidden, dim=1)[:, :end]], self.exists[:, :end]
+        self.lengths[0] -= self.config.visual_tokenizer.num_visual_tokens
         self._drawn_from.features = self._drawn_from.features[:-1]
 
 
