@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 IMAGE = "image"
 """The slot that takes an image; any other takes text."""
 
+USER = "USER:"
+ASSISTANT = " ASSISTANT:"
+"""What marks the turns of a chat: the words of Vicuna, the paper's language model."""
+
 
 @dataclass(frozen=True)
 class Prompt:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.chat import ASSISTANT, USER
+from models.generation.prompts import ASSISTANT, USER
 from trainer.data.document import Document, Image, Segment, Text
 from trainer.data.emoji import layouts
 from trainer.data.emoji.atlas import sprites as all_sprites

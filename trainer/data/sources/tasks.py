@@ -24,7 +24,7 @@ import numpy as np
 
 from models.generation.boxes import write_box
 from models.generation.prompts import PROMPTS
-from trainer.data.chat import ASSISTANT, USER
+from models.generation.prompts import ASSISTANT, USER
 from trainer.data.sources.sample import BrokenSampleError, require_flag, require_number, require_text
 
 Segments = list[dict[str, Any]]

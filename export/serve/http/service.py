@@ -1,0 +1,124 @@
+"""What all requests of a server share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from export.serve.content.fetching import Fetcher
+from export.serve.content.image_store import ImageStore
+from export.serve.content.loading import DocumentLoader
+from export.serve.engine.handle import Handle
+from export.serve.engine.interface import Asker, Engine, EngineStopped, QueueFull
+from export.serve.engine.interface import Request as Work
+from export.serve.errors import RequestError
+from export.serve.http.metrics import Metrics
+from export.serve.http.run import Run
+from export.serve.settings import Settings
+from models.config import MMInterleavedConfig
+from models.generation.state import GenerativeModel, processor_of
+from models.images.fit import FINER
+
+LOADING = "The model is being loaded. Try again in a moment."
+STOPPING = "The server is stopping. Ask another one, or this one after it has started again."
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that answers."""
+
+    engine: Engine
+    config: MMInterleavedConfig
+    loader: DocumentLoader
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """Of an image that is read."""
+        return self.config.visual_tokenizer.num_visual_tokens
+
+
+class Service:
+    """A server without its HTTP side.
+
+    Args:
+        settings: how it is set up.
+        fetcher: of images elsewhere; None: one for `settings.image_hosts`.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(
+        self, settings: Settings, fetcher: Fetcher | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.settings = settings
+        self.created = int(time.time())
+        self.metrics = Metrics()
+        self.images = ImageStore(settings.keep, settings.max_kept_bytes, clock)
+        self.fetcher = fetcher or Fetcher(settings.image_hosts)
+        self.runs: dict[str, Run] = {}
+        self.is_stopping = False
+        self._served: Served | None = None
+
+    def serve(self, model: GenerativeModel, engine: Engine) -> None:
+        """The model is loaded: answer from now on."""
+        processor = processor_of(model)
+        min_side = FINER * max(processor.height, processor.width)
+        loader = DocumentLoader(self.settings.content, min_side, self.images, self.fetcher)
+        self.metrics.watch(engine)
+        self._served = Served(engine, model.config, loader)
+
+    @property
+    def served(self) -> Served:
+        """The model.
+
+        Raises:
+            RequestError: 503 while it is being loaded, or the server stops.
+        """
+        if self.is_stopping:
+            raise RequestError(503, STOPPING, headers={"Retry-After": str(round(self.settings.grace))})
+        if self._served is None:
+            raise RequestError(503, LOADING, headers={"Retry-After": "5"})
+        return self._served
+
+    def asker(self, client: str) -> Asker:
+        """Who asks, for the engine."""
+        return Asker(client=client, cache_scope="" if self.settings.share_cache else client)
+
+    def begin(self, id: str, requests: Sequence[Work]) -> Run:
+        """Hand requests to the engine that are one answer together: all of them or none.
+
+        Raises:
+            RequestError: 429 if the queue is full, 503 if the engine takes no more.
+        """
+        engine = self.served.engine
+        handles: list[Handle] = []
+        try:
+            for request in requests:
+                handles.append(engine.submit(request))
+        except (QueueFull, EngineStopped) as error:
+            for handle in handles:
+                handle.cancel("request")
+            raise self.refused(error) from error
+        self.runs[id] = run = Run(
+            id,
+            handles,
+            images=self.images,
+            metrics=self.metrics,
+            timeout=self.settings.timeout,
+            on_end=lambda: self.runs.pop(id, None),
+        )
+        return run
+
+    def refused(self, error: QueueFull | EngineStopped) -> RequestError:
+        """What the engine did not take, as HTTP has it."""
+        if isinstance(error, EngineStopped):
+            return RequestError(503, str(error))
+        self.metrics.rejections.labels("queue_full").inc()
+        headers = {"Retry-After": str(max(1, round(error.retry_after)))}
+        return RequestError(429, str(error), code="rate_limit_exceeded", headers=headers)
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self.is_stopping = True
+        if self._served is not None:
+            self._served.engine.close()

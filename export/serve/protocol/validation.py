@@ -1,0 +1,50 @@
+"""What pydantic does not like of a request, as a sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from export.serve.errors import RequestError, invalid
+from models.json_files import cut, shortened
+
+
+def place(path: Sequence[str | int]) -> str:
+    """The path of a value: `messages[0].content`."""
+    return "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path).removeprefix(".")
+
+
+def of_validation(error: ValidationError) -> RequestError:
+    """What pydantic does not like, as a sentence: of the forms that a value may have, by the one that came furthest."""
+    worst = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
+    where = place(_without_forms(worst["loc"]))
+    if worst["type"] == "missing":
+        return invalid(f"{where or 'the body'} is missing.", where or None)
+    expected = re.sub(r"^(Input|Value) ", "", worst["msg"]).removeprefix("should be ").rstrip(".")
+    return invalid(f"{where or 'The body'} is {_shown(worst['input'])}; expected: {expected}.", where or None)
+
+
+def _without_forms(path: Sequence[str | int]) -> list[str | int]:
+    """The path of a value without what pydantic adds to say which form it took it for: a type behind a name, or the
+    value of `type` behind a number."""
+    kept: list[str | int] = []
+    for before, one in zip((None, *path), path, strict=False):
+        is_form = isinstance(one, str) and (not one.isidentifier() or one in FORMS or isinstance(before, int))
+        if not is_form or not kept:
+            kept.append(one)
+    return kept
+
+
+FORMS = frozenset({"str", "int", "float", "bool", "ImageURL"})
+"""Types that stand in the path of an error of a union."""
+
+
+def _shown(value: Any) -> str:
+    try:
+        return cut(json.dumps(value))
+    except (TypeError, ValueError):
+        return shortened(value)
