@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS := train,lora,export,rtx,bench,docs,dev
+EXTRAS := train,lora,export,serve,rtx,bench,docs,dev
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 

@@ -12,6 +12,7 @@ PROGRAMS = {
     "trt": "export a trained model, compare it with PyTorch, build engines",
     "run": "continue a document with an export",
     "bench": "time an export beside PyTorch",
+    "serve": "answer clients over HTTP, and show a page to write with the model",
     "verified": "print what is known of each component of an export, and where it was found out",
 }
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
 # The folders inside a package, from the lowest up: a folder imports only from those before it. The package's own files,
 # which are its commands and what they share, may stand anywhere between.
 FOLDERS = {
-    "export": ("process", "components", "graph", "store", "engine", "runtime", "validate"),
+    "export": ("process", "components", "graph", "store", "engine", "runtime", "validate", "serve"),
     "trainer": (
         "process",
         "scorers",
@@ -51,6 +51,9 @@ ONLY_IN = {
     "tensorrt": ("plugins_trt", "export", "bench"),
     "tensorrt_rtx": ("plugins_trt", "export", "bench"),
     "cupy": ("mmfs/kernels", "bench"),
+    "starlette": ("export/serve",),
+    "uvicorn": ("export/serve",),
+    "prometheus_client": ("export/serve",),
     "export": ("export", "bench", "examples", "trainer/benchmarks"),  # benchmarks judge what is deployed
 }
 HEAVY = (*ONLY_IN, "models", "onnx", "onnxruntime", "plugins_trt")

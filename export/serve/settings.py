@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from export.serve.content.loading import ContentLimits
-from export.serve.engine.interface import EngineLimits
+from export.serve.engine.limits import EngineLimits
 from export.serve.protocol.json_body import JSONLimits
 from export.serve.protocol.options import OptionLimits, Template
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -62,10 +63,8 @@ class Handle(AsyncIterator[Event]):
             waiting, self._waiting = self._waiting, None
         if waiting is not None:
             loop, future = waiting
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
                 loop.call_soon_threadsafe(_wake, future)
-            except RuntimeError:
-                pass  # the loop is closed: nobody reads any more
 
     def _append(self, event: Event) -> None:
         before = self._events[-1] if self._events else None

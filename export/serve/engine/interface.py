@@ -29,6 +29,7 @@ from export.serve.engine.handle import Handle
 from models.generation.documents import Document
 from models.generation.options import GenerationOptions
 
+
 @dataclass(frozen=True, kw_only=True)
 class Asker:
     """Who sent a request, and what may be shared with others."""
@@ -94,20 +95,6 @@ class QueuedTooLong(Overloaded):
 
 class EngineStopped(Exception):
     """The server is stopping and takes no more requests."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineLimits:
-    """How much is done at once."""
-
-    max_running: int = 16
-    """Requests that are computed together."""
-
-    max_queued: int = 64
-    """Requests that wait for a place."""
-
-    queue_timeout: float = 60.0
-    """Seconds that one waits at most."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from export.serve.engine.events import Cancelled, Completed, Event, Failed, Last
 from export.serve.engine.handle import Handle
 from export.serve.engine.interface import (
     Engine,
-    EngineLimits,
     EngineStats,
     EngineStopped,
     GenerationRequest,
@@ -22,6 +21,7 @@ from export.serve.engine.interface import (
     Request,
     ScoreRequest,
 )
+from export.serve.engine.limits import EngineLimits
 from models.generation.documents import Segment
 from models.generation.generate import generate_stream
 from models.generation.generated import Finished, Preview, Progress
@@ -126,7 +126,9 @@ class TurnTakingEngine(Engine):
                     job.end(Cancelled(reason))
                 elif jobs is self._waiting and now - job.submitted >= self.limits.queue_timeout:
                     jobs.remove(job)
-                    message = f"The request has waited {self.limits.queue_timeout:g} seconds for a place. Try again later."
+                    message = (
+                        f"The request has waited {self.limits.queue_timeout:g} seconds for a place. Try again later."
+                    )
                     job.end(Failed(QueuedTooLong(message, self._until_free(len(self._waiting)))))
 
     def _admit(self) -> None:

@@ -79,5 +79,3 @@ class _EngineState(Collector):
         stats = self._engine.stats()
         yield GaugeMetricFamily("mmfs:num_requests_running", "Requests being computed.", stats.num_running)
         yield GaugeMetricFamily("mmfs:num_requests_waiting", "Requests in the queue.", stats.num_waiting)
-
-

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from export.serve.content.encoded import encode_image, encode_preview
 from export.serve.content.image_store import ImageStore
-from export.serve.engine.events import CancelReason, Cancelled, Completed, Event, Failed, LastEvent, Scored
+from export.serve.engine.events import Cancelled, CancelReason, Completed, Event, Failed, LastEvent, Scored
 from export.serve.engine.handle import Handle
 from export.serve.engine.interface import Overloaded
 from export.serve.errors import RequestError
@@ -32,6 +32,7 @@ class Run:
 
     Args:
         id: of the answer.
+        client: who asked.
         handles: of its continuations.
         images: where images that are drawn are kept.
         metrics: of the server.
@@ -42,6 +43,7 @@ class Run:
     def __init__(
         self,
         id: str,
+        client: str,
         handles: Sequence[Handle],
         *,
         images: ImageStore,
@@ -50,6 +52,7 @@ class Run:
         on_end: Callable[[], None],
     ) -> None:
         self.id = id
+        self.client = client
         self.handles = list(handles)
         self.completed: list[Completed] = []
         self.error: Exception | None = None
@@ -153,5 +156,3 @@ def error_of(error: Exception) -> RequestError:
 
 
 def _nothing() -> None: ...
-
-

@@ -101,13 +101,17 @@ class Service:
             raise self.refused(error) from error
         self.runs[id] = run = Run(
             id,
+            requests[0].asker.client,
             handles,
             images=self.images,
             metrics=self.metrics,
             timeout=self.settings.timeout,
-            on_end=lambda: self.runs.pop(id, None),
+            on_end=lambda: self._forget(id),
         )
         return run
+
+    def _forget(self, id: str) -> None:
+        self.runs.pop(id, None)
 
     def refused(self, error: QueueFull | EngineStopped) -> RequestError:
         """What the engine did not take, as HTTP has it."""

@@ -11,10 +11,9 @@ from pydantic import ValidationError
 from export.serve.content.encoded import EncodedImage, EncodedPreview
 from export.serve.content.references import Part
 from export.serve.engine.events import Completed
+from export.serve.errors import invalid
 from export.serve.protocol.answer import FINISH_REASONS, AnswerEvent, Usage, facts_of
 from export.serve.protocol.content import Message, Wire, image_place, text_place
-from export.serve.errors import invalid
-from export.serve.protocol.validation import of_validation
 from export.serve.protocol.options import (
     LIBRARY_NAMES,
     ImageFormat,
@@ -25,6 +24,7 @@ from export.serve.protocol.options import (
     refuse_what_is_missing,
 )
 from export.serve.protocol.templates import Turn, lay_out
+from export.serve.protocol.validation import of_validation
 from models.generation.generated import Progress
 from models.json_files import shortened
 
@@ -81,9 +81,7 @@ def parse_chat(
     ignored = refuse_what_is_missing(body, FIELDS)
     modalities = tuple(sorted(set(chat.modalities or ("text", "image"))))
     if modalities not in MODES:
-        raise invalid(
-            f"modalities is {shortened(chat.modalities)}; expected some of 'text' and 'image'.", "modalities"
-        )
+        raise invalid(f"modalities is {shortened(chat.modalities)}; expected some of 'text' and 'image'.", "modalities")
     mode = MODES[modalities] if chat.modalities else None
     options = parse_options(body, limits, mode=mode, image_format=image_format, template=template)
     include_usage = chat.stream_options is not None and chat.stream_options.include_usage

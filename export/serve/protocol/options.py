@@ -135,7 +135,9 @@ def parse_options(
         if value is None:
             continue
         if name in given and given[name] != value:
-            raise invalid(f"{outer} is {shortened(value)} and {places[name]} {shortened(given[name])}. Give one.", outer)
+            raise invalid(
+                f"{outer} is {shortened(value)} and {places[name]} {shortened(given[name])}. Give one.", outer
+            )
         given[name], places[name] = value, outer
     if mode is not None:
         if given.get("mode", mode) != mode:
@@ -155,9 +157,7 @@ def parse_options(
     )
 
 
-def _generation_options(
-    given: Mapping[str, Any], limits: OptionLimits, places: Mapping[str, str]
-) -> GenerationOptions:
+def _generation_options(given: Mapping[str, Any], limits: OptionLimits, places: Mapping[str, str]) -> GenerationOptions:
     given = {"seed": secrets.randbelow(RANDOM_SEEDS), **given}
     if not isinstance(given["seed"], int):
         raise invalid(f"{places['seed']} is {shortened(given['seed'])}; expected a whole number.", places["seed"])
@@ -223,5 +223,3 @@ def _one_of(own: Mapping[str, Any], name: str, allowed: tuple[Any, ...], usual: 
         names = " or ".join(repr(one) for one in allowed)
         raise invalid(f"mmfs.{name} is {shortened(value)}; expected {names}.", f"mmfs.{name}")
     return value
-
-

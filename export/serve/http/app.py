@@ -1,0 +1,56 @@
+"""The routes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from export.serve.http.endpoints import chat, models, page, requests
+from export.serve.http.guard import Guard
+from export.serve.http.hosts import HostNames
+from export.serve.http.keys import Keys
+from export.serve.http.service import Service
+
+Endpoint = Callable[[Request, Service], Awaitable[Response]]
+
+ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
+    ("POST", "/v1/chat/completions", chat.chat_completions),
+    ("GET", "/v1/models", models.list_models),
+    ("GET", "/v1/models/{name}", models.get_model),
+    ("DELETE", "/v1/mmfs/requests/{id}", requests.cancel),
+    ("GET", "/v1/mmfs/images/{file}", requests.image),
+    ("GET", "/health", models.health),
+    ("GET", "/live", models.live),
+    ("GET", "/metrics", models.metrics),
+    ("GET", "/", page.page),
+    ("GET", "/page/{name:path}", page.page),
+)
+
+
+def make_app(service: Service, keys: Keys) -> ASGIApp:
+    """The server as an ASGI application.
+
+    Args:
+        service: what its requests share.
+        keys: who may ask; none: everybody.
+    """
+    routes = [Route(path, _endpoint(endpoint, service), methods=[method]) for method, path, endpoint in ROUTES]
+    settings = service.settings
+    return Guard(
+        Router(routes),
+        hosts=HostNames(settings.host, settings.public_url, settings.allowed_hosts),
+        keys=keys,
+        origins=settings.allowed_origins,
+        metrics=service.metrics,
+    )
+
+
+def _endpoint(endpoint: Endpoint, service: Service) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return await endpoint(request, service)
+
+    return answer

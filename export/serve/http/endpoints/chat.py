@@ -1,0 +1,61 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from export.serve.engine.events import Cancelled, Scored
+from export.serve.http.body import json_of
+from export.serve.http.endpoints.generation import begin, data_lines, model_of, note
+from export.serve.http.event_stream import EventStream, unless_gone
+from export.serve.http.run import Run
+from export.serve.http.service import Service
+from export.serve.protocol.chat import ChatAnswer, parse_chat
+
+
+async def chat_completions(request: Request, service: Service) -> Response:
+    """Continue a conversation."""
+    served = service.served
+    body = await json_of(request, service)
+    model, image_format = model_of(body, service)
+    settings = service.settings
+    asked = parse_chat(body, settings.options, image_format=image_format, template=settings.template)
+    id = f"chatcmpl-{uuid4().hex}"
+    run, seeds = await begin(id, asked.parts, asked.options, request, service)
+    answer = ChatAnswer(
+        id=id,
+        model=model,
+        created=int(time.time()),
+        request=asked,
+        seeds=seeds,
+        public_url=settings.public_url or str(request.base_url).rstrip("/"),
+        num_visual_tokens=served.num_visual_tokens,
+    )
+    if asked.stream:
+        return EventStream(run, data_lines(_chunks(run, answer), run, request, named=False), settings.client_timeout)
+    whole = await unless_gone(run, request.receive, _whole(run, answer))
+    note(request, run)
+    return JSONResponse(whole)
+
+
+async def _chunks(run: Run, answer: ChatAnswer) -> AsyncIterator[dict[str, Any]]:
+    for chunk in answer.opening():
+        yield chunk
+    async for number, event in run.events():
+        assert not isinstance(event, Scored), "nothing was to be ranked"
+        for chunk in answer.cancel(number) if isinstance(event, Cancelled) else answer.add(number, event):
+            yield chunk
+    for chunk in answer.closing():
+        yield chunk
+
+
+async def _whole(run: Run, answer: ChatAnswer) -> dict[str, Any]:
+    async for _ in _chunks(run, answer):
+        pass
+    return answer.whole()

@@ -1,0 +1,129 @@
+"""What the three ways to ask for a document have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from export.serve.content.references import Part
+from export.serve.engine.interface import GenerationRequest
+from export.serve.errors import RequestError, invalid
+from export.serve.http.guard import log_failure
+from export.serve.http.run import Run
+from export.serve.http.service import Service
+from export.serve.protocol.options import ImageFormat, Options
+from models.generation.documents import PlainText
+from models.generation.prompts import prompt_for
+
+MARKDOWN = ":markdown"
+"""Behind a model's name: answers hold images as links, for clients that cannot set options."""
+
+
+def model_of(body: Mapping[str, Any], service: Service) -> tuple[str, ImageFormat]:
+    """The model that a request names, and how it wants images.
+
+    Raises:
+        RequestError: 404 for another one.
+    """
+    name = body.get("model", service.settings.name)
+    if name == service.settings.name:
+        return name, "images"
+    if name == service.settings.name + MARKDOWN:
+        return name, "markdown"
+    raise RequestError(
+        404,
+        f"There is no model {str(name)[:100]!a}. Expected {service.settings.name!r}.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+async def begin(
+    id: str, parts: Sequence[Part], options: Options, request: Request, service: Service
+) -> tuple[Run, list[int]]:
+    """Load the images of a document and hand it to the engine.
+
+    Returns:
+        The run, and the seed of each continuation.
+
+    Raises:
+        RequestError: an image cannot be read, or there is no room.
+    """
+    document = await run_in_threadpool(service.served.loader.load, parts)
+    if options.task is not None:
+        try:
+            filled = prompt_for(options.task).fill(document)
+        except ValueError as error:
+            raise invalid(str(error), "mmfs.task") from error
+        document = [PlainText(one) if isinstance(one, str) else one for one in filled]
+    seeds = options.generation.seeds(1)
+    asker = service.asker(request.state.client)
+    run = service.begin(
+        id,
+        [
+            GenerationRequest(
+                document=document,
+                options=replace(options.generation, seed=seed, num_return_sequences=1),
+                preview_every=options.preview_every,
+                asker=asker,
+                id=id if len(seeds) == 1 else f"{id}-{number}",
+            )
+            for number, seed in enumerate(seeds)
+        ],
+    )
+    return run, seeds
+
+
+def note(request: Request, run: Run) -> None:
+    """Put an answer's figures into the line that is logged of the request."""
+    facts = request.state.facts
+    facts["id"] = run.id
+    if run.completed:
+        finished = [one.finished for one in run.completed]
+        timings = run.completed[0].timings
+        facts |= {
+            "prompt_tokens": finished[0].num_prompt_tokens,
+            "cached_tokens": finished[0].num_cached_tokens,
+            "new_tokens": sum(one.num_new_tokens for one in finished),
+            "images_read": run.completed[0].num_prompt_images,
+            "images_drawn": sum(one.num_new_images for one in run.completed),
+            "queued_ms": round(1000 * timings.queued, 1),
+            "read_ms": round(1000 * timings.reading, 1),
+            "write_ms": round(1000 * timings.writing, 1),
+            "draw_ms": round(1000 * timings.drawing, 1),
+            "finish": finished[0].finish_reason,
+        }
+    if run.error is not None:
+        facts["error"] = type(run.error).__name__
+
+
+async def data_lines(
+    events: AsyncIterator[dict[str, Any]], run: Run, request: Request, *, named: bool
+) -> AsyncIterator[bytes]:
+    """Events as a stream sends them; an error after the first byte is the last of them.
+
+    Args:
+        events: as JSON.
+        run: what they tell of.
+        request: that asked.
+        named: with a line that has the event's type, as responses and images have it.
+    """
+    try:
+        async for event in events:
+            head = f"event: {event['type']}\n" if named else ""
+            yield f"{head}data: {json.dumps(event)}\n\n".encode()
+        if not named:
+            yield b"data: [DONE]\n\n"
+    except RequestError as error:
+        if error.status == 500 and error.__cause__ is not None:
+            log_failure(error.__cause__, request.state.request_id)
+        head = "event: error\n" if named else ""
+        body = {"type": "error", **error.body["error"]} if named else error.body
+        yield f"{head}data: {json.dumps(body)}\n\n".encode()
+    finally:
+        note(request, run)

@@ -1,0 +1,79 @@
+"""The model that is served: a model's directory, or an export of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from export.engine.compatibility import BUILDERS
+from export.formats import BACKENDS, Backend
+from export.runtime import Session
+from export.runtime.runners import exported_model
+from export.store.manifest import MANIFEST_FILE, EngineEntry, read_manifest
+from models import MMInterleaved
+from models.generation.state import GenerativeModel
+from plugins_trt.tensorrt_package import why_not
+
+ServedBackend = Literal["auto", "torch", "ort", "trt", "rtx"]
+SERVED_BACKENDS: tuple[ServedBackend, ...] = get_args(ServedBackend)
+assert set(SERVED_BACKENDS) == {"auto", *BACKENDS}, "the names of export.formats, and one that chooses"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to open, and how."""
+
+    directory: Path
+    backend: ServedBackend = "auto"
+    model: Path | None = None
+    """What was exported, for an export of which PyTorch computes components."""
+
+    device: str | None = None
+    dtype: str = "float32"
+    """Of a model that PyTorch computes."""
+
+
+def backend_of(source: Source) -> Backend:
+    """What computes: for "auto", PyTorch for a model's directory, and for an export its engines where they can run
+    here, else onnxruntime.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: a back end that reads exports, and no export.
+    """
+    if not source.directory.is_dir():
+        raise FileNotFoundError(f"There is no directory {source.directory}. Expected a model or an export of one.")
+    if not (source.directory / MANIFEST_FILE).is_file():
+        if source.backend not in ("auto", "torch"):
+            raise ValueError(
+                f"--backend is {source.backend}, and {source.directory} is no export. Make one with python -m "
+                "export.trt, or leave --backend out."
+            )
+        return "torch"
+    if source.backend != "auto":
+        return source.backend
+    if torch.cuda.is_available():
+        engines = [component.engines for component in read_manifest(source.directory).components.values()]
+        for backend in ("trt", "rtx"):
+            has_all = all(isinstance(built.get(BUILDERS[backend]), EngineEntry) for built in engines)
+            if has_all and why_not(backend) is None:
+                return backend
+    return "ort"
+
+
+def open_model(source: Source) -> GenerativeModel:
+    """The model, ready to write.
+
+    Raises:
+        FileNotFoundError, IncompatibleExport, MissingPackage, ValueError: as `MMInterleaved.from_pretrained` and
+            `Session.open`.
+    """
+    backend = backend_of(source)
+    if not (source.directory / MANIFEST_FILE).is_file():
+        device = source.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return MMInterleaved.from_pretrained(source.directory, device=device, dtype=source.dtype)
+    model = None if source.model is None else exported_model(source.directory, source.model)
+    return Session.open(source.directory, backend, model=model, device=source.device)
