@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from models.generation.boxes import write_box
-from models.generation.prompts import PROMPTS
-from models.generation.prompts import ASSISTANT, USER
+from models.generation.prompts import ASSISTANT, PROMPTS, USER
 from trainer.data.sources.sample import BrokenSampleError, require_flag, require_number, require_text
 
 Segments = list[dict[str, Any]]
