@@ -7,7 +7,7 @@ P points, A ages. Sizes are (h, w); points, offsets and base are (x, y) or (w, h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Literal, TypeGuard
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmfs.arguments import MMFSAttentionArguments
 from mmfs.functional import (
     Backend,
     Sizes,
@@ -24,6 +25,7 @@ from mmfs.functional import (
     ms_deform_attn,
     no_tensor,
     shared_sizes,
+    sizes_of,
 )
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -176,6 +178,7 @@ class MMFS(nn.Module):
         values: Tensor | None = None,
         spatial_shapes: Tensor | None = None,
         base: tuple[int, int] | None = None,
+        record: Callable[[MMFSAttentionArguments], None] | None = None,
     ) -> Tensor:
         """
         Args:
@@ -188,6 +191,8 @@ class MMFS(nn.Module):
             spatial_shapes: int [N, L, 2], (h, w) of each level of each image, in place of the layer's sizes when images
                 differ; features is then [total pixels, feature_dim], or values [total pixels, H, D].
             base: (w, h) in place of the layer's base, for queries on grids of changing size.
+            record: called with what `mmfs_attention` was called with; `mmfs.sampled.sampled` makes locations and
+                weights of it.
 
         Returns:
             [B, Q, output_dim]. A query that sees no image gets output_proj(null_value), or output_proj(0) without null.
@@ -220,19 +225,39 @@ class MMFS(nn.Module):
         logits = self.attention_weights(mixed).view(batch, num_queries, *logit_shape)  # [B, Q, H, L, P]
         offset_table = without_bias(self.sampling_offsets, age_embedding).view(-1, *offset_shape)
         logit_table = without_bias(self.attention_weights, age_embedding).view(-1, *logit_shape)
+        sizes: Sizes = self.spatial_shapes if spatial_shapes is None else spatial_shapes
+        offsets, offset_table = normalise(offsets, cells), normalise(offset_table, cells)
+        null_logit = None if null_value is None else 0.0
         sampled = mmfs_attention(
             values,
-            self.spatial_shapes if spatial_shapes is None else spatial_shapes,
+            sizes,
             reference_points,
-            normalise(offsets, cells),
+            offsets,
             logits,
             visible,
-            offset_table=normalise(offset_table, cells),
+            offset_table=offset_table,
             logit_table=logit_table,
-            null_logit=None if null_value is None else 0.0,
+            null_logit=null_logit,
             null_value=null_value,
             backend=self.backend,
         )  # [B, Q, H*D]
+        if record is not None:
+            shared, of_images = sizes_of(sizes)
+            record(
+                MMFSAttentionArguments(
+                    values,
+                    shared,
+                    reference_points,
+                    offsets,
+                    logits,
+                    visible,
+                    offset_table,
+                    logit_table,
+                    null_logit,
+                    null_value,
+                    of_images,
+                )
+            )
         out: Tensor = self.output_proj(sampled)
         return out
 

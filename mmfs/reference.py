@@ -31,35 +31,57 @@ def ms_deform_attn_reference(arguments: MSDeformAttnArguments) -> Tensor:
 def mmfs_attention_reference(arguments: MMFSAttentionArguments) -> Tensor:
     """MMFS between its projections (MM-Interleaved, Eq. 4); arguments as in `mmfs.mmfs_attention`."""
     value, visible, null_value = arguments.value, arguments.visible, arguments.null_value
-    offset_table, logit_table = arguments.offset_table, arguments.logit_table
     num_heads = arguments.attention_logits.shape[2]
     dtype = accumulation_dtype(value.dtype)
     pixels = value.flatten(0, -3).to(dtype)  # [total pixels, H, D]
     planes = image_planes(value, arguments.sizes)  # [N, L, 3]
     num_visible = count_visible(visible, num_images=planes.shape[0])  # [B, Q]
-    num_ages = int(num_visible.max()) if num_visible.numel() else 0
-    ages = torch.arange(1, num_ages + 1, device=value.device)
-    seen = ages <= num_visible[..., None]  # [B, Q, M]
-
-    logits = arguments.attention_logits.to(dtype)[:, :, :, None].expand(
-        -1, -1, -1, num_ages, -1, -1
-    )  # [B, Q, H, M, L, P]
-    if logit_table is not None:
-        logits = logits + of_age(logit_table.to(dtype), ages).transpose(0, 1)
-    logits = logits.masked_fill(~seen[:, :, None, :, None, None], -torch.inf)
-    weights, null_weight = softmax_with_null(logits, arguments.null_logit)
-
-    points = arguments.reference_points.to(dtype)[:, :, None, None]  # [B, Q, 1, 1, 2]
-    offsets = arguments.sampling_offsets.to(dtype)
+    weights, null_weight = attention_by_age(arguments, num_visible, dtype)
     if null_value is None:
         null_value = pixels.new_zeros(num_heads, value.shape[-1])
     out = null_weight[..., None] * null_value.to(dtype)  # [B, Q, H, D]
-    for m, age in enumerate(ages):  # one age at a time: nothing of size queries x images x channels
-        of_this_age = 0 if offset_table is None else of_age(offset_table.to(dtype), age)
-        locations = (points + (offsets + of_this_age))[:, :, :, None]  # [B, Q, H, 1, P, 2], the same on every level
-        image = torch.where(seen[..., m], visible[..., 1].long() - age, 0)  # [B, Q]
-        out = out + weighted_samples(pixels, planes[image], locations, weights[:, :, :, m], seen[..., m])
+    for m in range(weights.shape[3]):  # one age at a time: nothing of size queries x images x channels
+        locations = locations_at_age(arguments, m + 1, dtype)[:, :, :, None]  # [B, Q, H, 1, P, 2]: equal on all levels
+        seen = num_visible > m
+        image = torch.where(seen, visible[..., 1].long() - (m + 1), 0)  # [B, Q]
+        out = out + weighted_samples(pixels, planes[image], locations, weights[:, :, :, m], seen)
     return out.flatten(2).to(value.dtype)
+
+
+def attention_by_age(
+    arguments: MMFSAttentionArguments, num_visible: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """How each query of `mmfs.mmfs_attention` divides its attention.
+
+    Args:
+        arguments: their logits, table of logits and logit of null are read, nothing else.
+        num_visible: int64 [B, Q], how many images each query sees.
+        dtype: to compute in.
+
+    Returns:
+        weights [B, Q, H, M, L, P], the newest image first, 0 where a query sees fewer than M; and the weight of null
+        [B, Q, H].
+    """
+    num_ages = int(num_visible.max()) if num_visible.numel() else 0
+    ages = torch.arange(1, num_ages + 1, device=num_visible.device)
+    seen = ages <= num_visible[..., None]  # [B, Q, M]
+    logits = arguments.attention_logits.to(dtype)[:, :, :, None].expand(
+        -1, -1, -1, num_ages, -1, -1
+    )  # [B, Q, H, M, L, P]
+    if arguments.logit_table is not None:
+        logits = logits + of_age(arguments.logit_table.to(dtype), ages).transpose(0, 1)
+    logits = logits.masked_fill(~seen[:, :, None, :, None, None], -torch.inf)
+    return softmax_with_null(logits, arguments.null_logit)
+
+
+def locations_at_age(arguments: MMFSAttentionArguments, age: int, dtype: torch.dtype) -> Tensor:
+    """Where each query of `mmfs.mmfs_attention` samples the image of an age, (x, y) in [0, 1], in `dtype`:
+    [B, Q, H, P, 2], the same on every level. Reference points, offsets and their table are read, nothing else."""
+    points = arguments.reference_points.to(dtype)[:, :, None, None]  # [B, Q, 1, 1, 2]
+    offsets, table = arguments.sampling_offsets.to(dtype), arguments.offset_table
+    if table is not None:
+        offsets = offsets + table[min(age, len(table)) - 1].to(dtype)
+    return points + offsets
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -5,7 +5,7 @@ Letters: M images to draw, c x h x w their latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
+from mmfs.arguments import MMFSAttentionArguments
 from models.denoising_options import Denoising
 
 SCHEDULERS: dict[str, Any] = {
@@ -34,6 +35,10 @@ class Step:
 
     estimate: Tensor
     """[M, c, h, w], what the image would be if the last prediction were right."""
+
+    sampled: Sequence[MMFSAttentionArguments] | None = None
+    """Where it was recorded, what each synchronizer of the U-Net asked of the op to predict with all conditions: M
+    rows, a query for each pixel of its map; see `models.sampling_recorder`."""
 
 
 def guide(predictions: Tensor, denoising: Denoising) -> Tensor:

@@ -6,7 +6,7 @@ of the bank, S pyramid pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import Any, Protocol
 
@@ -61,12 +61,19 @@ class FoldedMMFS:
         self.output_bias = (mmfs.output_proj.bias.float() * gate.float()).to(self.dtype)
         self.reference_point = mixing.new_tensor(reference_point)
 
-    def __call__(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    def __call__(
+        self,
+        hidden: Tensor,
+        values: Tensor,
+        visible: Tensor,
+        record: Callable[[MMFSAttentionArguments], None] | None = None,
+    ) -> Tensor:
         """
         Args:
             hidden: [B, T, C].
             values: [N, S, H, D] of `MMFS.project_values`.
             visible: [B, T, 2] int64, first and one past the last image that each token sees.
+            record: as for `MMFS`.
 
         Returns:
             [B, T, C], of the dtype of `hidden`.
@@ -89,6 +96,8 @@ class FoldedMMFS:
             self.null_logit,
             self.null_value,
         )
+        if record is not None:
+            record(arguments)
         if torch.compiler.is_compiling():
             sampled = torch.ops.mmfs.mmfs_attention(*arguments)  # [B, T, H*D]
         else:

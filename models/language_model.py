@@ -6,7 +6,7 @@ the language model samples, F feature width, H heads, D channels a head.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -16,11 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import Cache
 
 from mmfs import MMFS
+from mmfs.arguments import MMFSAttentionArguments
 from models.component_configs import LanguageModelConfig
 from models.folded_mmfs import FoldedMMFS, Folds, can_fold
 from models.foreign_settings import without_programs
 from models.in_this_call import Extended, InThisCall, extend
 from models.language_models.families import host_class
+from models.sampling_recorder import SamplingRecorder
 from models.synchronizer import BoundSynchronizer, Synchronizer, bind, each, make_mmfs
 
 NEW_TOKEN_LOGIT = -5.0
@@ -44,13 +46,20 @@ class LanguageSynchronizer(Synchronizer):
         super().__init__(*norms, mmfs, image_positions)
         self.gate = nn.Parameter(torch.full((1,), gate_init))
 
-    def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        values: Tensor,
+        visible: Tensor,
+        record: Callable[[MMFSAttentionArguments], None] | None = None,
+    ) -> Tensor:
         """[B, T, C] states after self-attention, values [N, S', H, D], visible [B, T, 2] int64 -> [B, T, C], what the
         images add to the states, in their dtype."""
         query = self.query_norm(hidden.to(self.gate.dtype))
         # Filled and not copied from the CPU, which a CUDA graph could not record.
         centre = torch.stack([hidden.new_full((), share, dtype=torch.float32) for share in self.CENTRE])
-        return (self.gate.tanh() * self.mmfs(query, centre, visible, values=values)).to(hidden.dtype)
+        seen = self.mmfs(query, centre, visible, values=values, record=record)
+        return (self.gate.tanh() * seen).to(hidden.dtype)
 
     @property
     def can_be_folded(self) -> bool:
@@ -215,6 +224,7 @@ class LanguageModel(nn.Module):
         visible: Tensor,
         cache: Cache | None = None,
         folded: Sequence[FoldedMMFS | None] | None = None,
+        recorder: SamplingRecorder | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, with the share of the embeddings that `embedding_skip` adds.
 
@@ -226,6 +236,7 @@ class LanguageModel(nn.Module):
             visible: [B, T, 2] int64, range of images of the bank that a token sees.
             cache: keys and values of earlier tokens; extended in place.
             folded: per synchronizer, from `fold`: the same, faster and without gradients. None: the layers themselves.
+            recorder: gets what each synchronizer asks of the op. None: nobody.
 
         Returns:
             [B, T, C].
@@ -233,7 +244,7 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: another number of values, or of folded layers, than of synchronizers.
         """
-        synchronizers = bind(self.synchronizers, values, visible, folded)
+        synchronizers = bind(self.synchronizers, values, visible, folded, recorder)
         output = self.decoder(
             inputs_embeds=embeddings,
             position_ids=position_ids,

@@ -6,7 +6,7 @@ F feature width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -14,9 +14,11 @@ from diffusers import UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmfs.arguments import MMFSAttentionArguments
 from models.component_configs import SynchronizerConfig
 from models.in_this_call import Extended, InThisCall, extend
 from models.position import pixel_centres, resized_sincos_2d, sincos_2d
+from models.sampling_recorder import SamplingRecorder
 from models.synchronizer import BoundSynchronizer, Synchronizer, bind, each, make_mmfs
 
 
@@ -52,7 +54,13 @@ class UNetSynchronizer(Synchronizer):
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, hidden: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        values: Tensor,
+        visible: Tensor,
+        record: Callable[[MMFSAttentionArguments], None] | None = None,
+    ) -> Tensor:
         """[B, C, h, w] map, values [N, S, H, D], visible [B, 2] int64 -> the same map plus what the images add."""
         height, width = hidden.shape[-2:]
         query = self.query_norm(rearrange(hidden, "b c h w -> b (h w) c"))
@@ -60,7 +68,7 @@ class UNetSynchronizer(Synchronizer):
         centres = pixel_centres(height, width, device=hidden.device)
         visible = visible.unsqueeze(1).expand(-1, height * width, -1)
         base = (width, height) if self.offsets_in_pixels else None
-        seen = self.mmfs(query, centres, visible, values=values, base=base)
+        seen = self.mmfs(query, centres, visible, values=values, base=base, record=record)
         return hidden + self.conv(rearrange(seen, "b (h w) c -> b c h w", h=height, w=width))
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
@@ -151,6 +159,7 @@ class SynchronizedUNet(nn.Module):
         *,
         values: Sequence[Tensor],
         visible: Tensor,
+        recorder: SamplingRecorder | None = None,
     ) -> Tensor:
         """What the scheduler calls the model output: noise, velocity, or the image.
 
@@ -161,6 +170,8 @@ class SynchronizedUNet(nn.Module):
             added: what this U-Net takes beside them, by the names of diffusers (`added_cond_kwargs`), each with B rows.
             values: per synchronizer [N, S, H, D], from `project_values`.
             visible: [B, 2] int64, range of images of the bank that each drawn image may attend to.
+            recorder: gets what each synchronizer asks of the op, a query for each pixel of its map, row by row. None:
+                nobody.
 
         Returns:
             [B, c, h, w], in the dtype of the weights.
@@ -168,7 +179,7 @@ class SynchronizedUNet(nn.Module):
         Raises:
             ValueError: another number of values than of synchronizers.
         """
-        synchronizers = bind(self.synchronizers, values, visible)
+        synchronizers = bind(self.synchronizers, values, visible, recorder=recorder)
         return self.host(
             sample,
             timestep,

@@ -13,8 +13,10 @@ from typing import Literal, cast
 from torch import Tensor, nn
 
 from mmfs import MMFS
+from mmfs.arguments import MMFSAttentionArguments
 from models.component_configs import SynchronizerConfig
 from models.folded_mmfs import FoldedMMFS
+from models.sampling_recorder import SamplingRecorder
 
 CELLS = 16
 """Cells of an image, horizontally and vertically: the unit of offsets if the host has no grid of its own."""
@@ -70,25 +72,32 @@ class Synchronizer(nn.Module):
         """[N, S, F] -> [N, S, H, D]; once per image, however often it is sampled afterwards."""
         return self.mmfs.project_values(self.feature_norm(features))
 
-    def bind(self, values: Tensor, visible: Tensor, folded: FoldedMMFS | None = None) -> BoundSynchronizer:
+    def bind(
+        self,
+        values: Tensor,
+        visible: Tensor,
+        folded: FoldedMMFS | None = None,
+        record: Callable[[MMFSAttentionArguments], None] | None = None,
+    ) -> BoundSynchronizer:
         """With the images of one call.
 
         Args:
             values: [N, S, H, D] of `project_values`.
             visible: int64, ranges of the bank: [B, T, 2], one for each token, or [B, 2], one for each drawn image.
             folded: this synchronizer, folded, which computes in its place; None: itself.
+            record: as for `MMFS`.
         """
         if self.image_positions == "index":  # in the reversed bank, an image's age is its place from the first visible
             values, visible = values.flip(0), len(values) - visible.flip(-1)
-        return BoundSynchronizer(self if folded is None else folded, values, visible)
+        return BoundSynchronizer(self if folded is None else folded, values, visible, record)
 
 
 @dataclass(frozen=True)
 class BoundSynchronizer:
     """A synchronizer and the images that it attends to in one call of its host."""
 
-    synchronizer: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """Takes states of the host, `values` and `visible`; see the synchronizer's `forward`."""
+    synchronizer: Callable[..., Tensor]
+    """Takes states of the host, `values`, `visible` and `record`; see the synchronizer's `forward`."""
 
     values: Tensor
     """[N, S, H, D]."""
@@ -96,9 +105,12 @@ class BoundSynchronizer:
     visible: Tensor
     """int64, ranges of the bank: [B, T, 2] or [B, 2]."""
 
+    record: Callable[[MMFSAttentionArguments], None] | None = None
+    """As for `MMFS`."""
+
     def __call__(self, hidden: Tensor) -> Tensor:
         """What the synchronizer returns for these states."""
-        return self.synchronizer(hidden, self.values, self.visible)
+        return self.synchronizer(hidden, self.values, self.visible, self.record)
 
 
 def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
@@ -111,6 +123,7 @@ def bind(
     values: Sequence[Tensor],
     visible: Tensor,
     folded: Sequence[FoldedMMFS | None] | None = None,
+    recorder: SamplingRecorder | None = None,
 ) -> tuple[BoundSynchronizer, ...]:
     """The synchronizers of one host, each with its own values of the same images.
 
@@ -119,6 +132,7 @@ def bind(
         values: for each, [N, S, H, D].
         visible: [B, T, 2] or [B, 2] int64; see `Synchronizer.bind`.
         folded: for each, what computes in its place, or None; None: the synchronizers themselves.
+        recorder: gets what each asks of the op. None: nobody.
 
     Raises:
         ValueError: another number of values, or of folded layers, than of synchronizers.
@@ -129,5 +143,6 @@ def bind(
             f"There are {len(synchronizers)} synchronizers, {len(values)} values and {len(folds)} folded layers; "
             "expected one each. Make the values with project_values of the same network."
         )
-    parts = zip(each(synchronizers), values, folds, strict=True)
-    return tuple(synchronizer.bind(own, visible, fold) for synchronizer, own, fold in parts)
+    records = [None if recorder is None else recorder.of(index) for index in range(len(synchronizers))]
+    parts = zip(each(synchronizers), values, folds, records, strict=True)
+    return tuple(synchronizer.bind(own, visible, fold, record) for synchronizer, own, fold, record in parts)

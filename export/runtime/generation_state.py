@@ -36,6 +36,12 @@ class ExportedGenerationState(GenerationState):
         self._cache = memory.cache(num_documents, capacity_for(self.runners["llm"], 1))
         self._cache.lengths.zero_()
 
+    def record_sampling(self) -> None:
+        raise ValueError(
+            "An exported model does not tell where its MMFS layers sample. Use the model in PyTorch for "
+            "sampling_locations."
+        )
+
     @torch.no_grad()
     def read(self, rows: Sequence[Sequence[Piece]]) -> None:
         self.check_room(rows)

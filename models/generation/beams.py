@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.generation.generated import FinishReason
 from models.generation.options import GenerationOptions
+from models.generation.recorded_queries import RecordedQueries
 from models.generation.state import GenerationState
 from models.generation.token_sampler import TokenSampler
 from models.processor import MMInterleavedProcessor
@@ -27,6 +28,8 @@ class Hypothesis:
 
     log_probability: float
     finish_reason: FinishReason
+    queries: list[RecordedQueries | None]
+    """For each token, the queries that it was chosen by, if they are recorded."""
 
 
 @dataclass
@@ -34,6 +37,7 @@ class _Search:
     """The search behind one document."""
 
     beams: list[tuple[float, list[int]]] = field(default_factory=lambda: [(0.0, [])])  # log-probability, tokens
+    queries: list[list[RecordedQueries | None]] = field(default_factory=lambda: [[]])  # of each beam's tokens
     found: list[tuple[float, Hypothesis]] = field(default_factory=list)  # score; at most n, best first
 
 
@@ -74,6 +78,8 @@ def beam_search(
                 "max_new_tokens" if num_tokens == options.max_new_tokens else "length" if is_full else None
             )
             logits = all_logits[first : first + len(search.beams)]
+            asked = state.queries[first : first + len(search.beams)]
+            search.queries = [[*before, own] for before, own in zip(search.queries, asked, strict=True)]
             for parent, ids in _extend(
                 search, logits, state.config.eos_token_id, options, samplers[document], last, processor
             ):
@@ -107,6 +113,7 @@ def _extend(
     best = totals.flatten().topk(min(2 * num_beams, totals.numel()))  # so that n are left even if half of them are ends
     going: list[tuple[int, list[int]]] = []
     beams: list[tuple[float, list[int]]] = []
+    queries: list[list[RecordedQueries | None]] = []
     for rank, (total, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
         parent, token = divmod(place, totals.shape[1])
         ids = [*search.beams[parent][1], token]
@@ -117,11 +124,13 @@ def _extend(
         if finish_reason is None and len(beams) < num_beams:
             going.append((parent, ids))
             beams.append((total, ids))
+            queries.append(search.queries[parent])
         elif finish_reason is not None and rank < num_beams:
             worth = total / len(ids) ** options.length_penalty
-            search.found.append((worth, Hypothesis(text_ids, total, finish_reason)))
+            asked = search.queries[parent][: len(text_ids)]
+            search.found.append((worth, Hypothesis(text_ids, total, finish_reason, asked)))
     search.found = sorted(search.found, key=lambda one: one[0], reverse=True)[:num_beams]
-    search.beams = beams
+    search.beams, search.queries = beams, queries
     if last is not None or not beams:
         return []
     hopeful = beams[0][0] / len(beams[0][1]) ** options.length_penalty

@@ -20,6 +20,8 @@ from models.generation.documents import Document, Segment, batch_of, cut_to_fit,
 from models.generation.generated import Event, Finished, FinishReason, Generated, Preview, Progress
 from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
+from models.generation.recorded_queries import RecordedQueries
+from models.generation.sampling_locations import SamplingLocations
 from models.generation.state import GenerativeModel, Piece, processor_of
 from models.generation.stream import GenerationStream
 from models.generation.token_sampler import TokenSampler
@@ -146,6 +148,7 @@ class _Continuation:
     num_images: int = 0
     wants_image: bool = False  # <BoI> is written, its image is not drawn yet
     finish_reason: FinishReason | None = None
+    sampling_locations: SamplingLocations | None = None
     is_reported: bool = False  # the caller knows that it is finished
 
 
@@ -164,6 +167,8 @@ class _Generation:
         documents = [document for document in documents for _ in range(options.num_return_sequences)]
         self.processor = processor = processor_of(model)
         self.state = model.begin_generation(len(documents))
+        if options.sampling_locations:
+            self.state.record_sampling()
         self.continuations = [
             _Continuation(
                 TokenSampler(options, model.config, seed), IncrementalDetokenizer(processor, options.stops), seed
@@ -184,6 +189,11 @@ class _Generation:
                 segments = cut_to_fit(segments, self.state, num_new, number)
             self.prompts.append([[model.config.bos_token_id], *(piece for pieces in segments for piece in pieces)])
             self.results.append(Generated(document, num_cut=len(document) - len(segments)))
+            if options.sampling_locations:
+                kept = document[len(document) - len(segments) :]
+                self.continuations[number].sampling_locations = SamplingLocations(
+                    model.config, processor, kept, options.stops
+                )
         self.state.check_room(self.prompts)
 
     def events(self, preview_every: int = 0) -> Generator[tuple[int, Event] | None, None, None]:
@@ -219,7 +229,10 @@ class _Generation:
                 one.is_reported = True
                 num_prompt_tokens = self.state.num_tokens(self.prompts[number])
                 num_cut = self.results[number].num_cut
-                yield number, Finished(one.finish_reason, num_cut, num_prompt_tokens, one.num_tokens, 0)
+                yield (
+                    number,
+                    Finished(one.finish_reason, num_cut, num_prompt_tokens, one.num_tokens, 0, one.sampling_locations),
+                )
 
     def _search(self) -> Iterator[tuple[int, Segment] | None]:
         """The text that beam search finds for each document."""
@@ -228,6 +241,8 @@ class _Generation:
         )
         for number, (one, hypothesis) in enumerate(zip(self.continuations, found, strict=True)):
             one.finish_reason, one.num_tokens = hypothesis.finish_reason, len(hypothesis.ids)
+            if one.sampling_locations is not None:
+                one.sampling_locations.add_tokens(hypothesis.ids, hypothesis.queries)
             text = "".join(map(one.detokenizer.add, hypothesis.ids)) + one.detokenizer.flush()
             if text:
                 yield number, text
@@ -259,6 +274,8 @@ class _Generation:
                     one.finish_reason = "stop"
                 elif one.num_tokens == options.max_new_tokens:
                     one.finish_reason = "max_new_tokens"
+            if one.sampling_locations is not None and token != config.eos_token_id:
+                one.sampling_locations.add_tokens([token], [self.state.queries[row]])
             if one.finish_reason:
                 piece += one.detokenizer.flush()
             else:
@@ -273,17 +290,23 @@ class _Generation:
         options, decode, num_steps = self.options, self.state.decode, self.options.num_inference_steps
         continuations = [self.continuations[number] for _, number in rows]
         seeds = [one.seed + one.num_images for one in continuations]
+        recorded: list[dict[int, RecordedQueries]] = [{} for _ in rows]
         for step in self.state.draw([row for row, _ in rows], seeds, options.denoising):
+            if step.done in options.recorded_steps and step.sampled is not None:
+                for place, steps in enumerate(recorded):
+                    steps[step.done] = RecordedQueries(step.sampled, place).alone()
             for (_, number), one in zip(rows, continuations, strict=True):
                 yield number, Progress(one.num_images, step.done, num_steps)
             if preview_every and step.done % preview_every == 0 and step.done < num_steps:
                 for (_, number), pixels in zip(rows, decode(step.estimate), strict=True):
                     yield number, Preview(self.processor.decode_image(pixels), step.done, num_steps)
-        for (row, number), pixels in zip(rows, decode(step.latents), strict=True):
+        for (row, number), pixels, steps in zip(rows, decode(step.latents), recorded, strict=True):
             one = self.continuations[number]
             one.wants_image = False
             one.num_images += 1
             image = self.processor.decode_image(pixels)
+            if one.sampling_locations is not None:
+                one.sampling_locations.add_image(image, steps)
             yield number, image
             if options.mode == "image" and one.num_images == options.max_new_images:
                 one.finish_reason = "max_new_images"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from PIL import Image
@@ -11,6 +11,7 @@ from PIL import Image
 from models.generation.boxes import Box, read_boxes
 from models.generation.documents import PromptSegment, Segment
 from models.generation.rendering import to_html, to_image
+from models.generation.sampling_locations import SamplingLocations
 
 FinishReason = Literal["end", "stop", "max_new_tokens", "max_new_images", "length"]
 
@@ -47,6 +48,9 @@ class Finished:
 
     num_cached_tokens: int
     """How many of the prompt's tokens had been read before, in a conversation."""
+
+    sampling_locations: SamplingLocations | None = field(default=None, repr=False, compare=False)
+    """Where MMFS sampled the images to write and draw this, with the option of that name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +89,9 @@ class Generated(list[Segment]):
         self.num_prompt_tokens = self.num_new_tokens = self.num_cached_tokens = 0
         """See `Finished`."""
 
+        self.sampling_locations: SamplingLocations | None = None
+        """Where MMFS sampled the images to write and draw this, with the option of that name."""
+
     def add(self, event: Event) -> None:
         """Take what a stream yields: append an image or some more text, note the facts that come at the end; progress
         and previews leave nothing behind."""
@@ -96,6 +103,7 @@ class Generated(list[Segment]):
             self.finish_reason, self.num_cut = event.finish_reason, event.num_cut
             self.num_prompt_tokens, self.num_new_tokens = event.num_prompt_tokens, event.num_new_tokens
             self.num_cached_tokens = event.num_cached_tokens
+            self.sampling_locations = event.sampling_locations
 
     @property
     def text(self) -> str:

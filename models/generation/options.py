@@ -36,6 +36,7 @@ OTHER_WORDS = {
     "negative_prompt": "no option: guidance_scale guides away from a condition that was learned",
     "height": "no option: the drawn size is the configuration's, image_decoder.image_size",
     "width": "no option: the drawn size is the configuration's, image_decoder.image_size",
+    "output_attentions": "sampling_locations, which are what MMFS attends to in images",
     "generation_config": "the options themselves, as keyword arguments",
     "return_dict_in_generate": "no option: what is returned is a list of segments, with finish_reason, images and text",
 }
@@ -106,6 +107,13 @@ class GenerationOptions:
     image_guidance_scale: float = 1.0
     scheduler: SchedulerName = "ddim"
 
+    sampling_locations: bool = False
+    """Record where MMFS samples the images for each written token and each drawn image: `Generated.sampling_locations`.
+    It costs little time, and memory: `SamplingLocations.num_bytes`."""
+
+    sampling_locations_steps: Sequence[int] = (-1,)
+    """The denoising steps of which locations are kept: from 1 to `num_inference_steps`, negative ones from the end."""
+
     overflow: Overflow = "error"
     """When a document would run past the language model's length. "error": `ContextFull`, a ValueError that says by how
     much. "cut": its oldest segments, whole ones, are left out until all that may be written fits too; should it still
@@ -119,6 +127,8 @@ class GenerationOptions:
             if not isinstance(value, str) or value not in allowed:
                 names = [repr(one) for one in allowed]
                 raise ValueError(f"{name} is {value!a}; expected {', '.join(names[:-1])} or {names[-1]}.")
+        if not isinstance(self.sampling_locations, bool):
+            raise ValueError(f"sampling_locations is {self.sampling_locations!a}; expected True or False.")
         stops = () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else self.stop
         if not isinstance(stops, list | tuple) or not all(isinstance(stop, str) for stop in stops):
             raise ValueError(f"stop is {stops!a}; expected a text, a list of texts, or None.")
@@ -151,6 +161,9 @@ class GenerationOptions:
         denoising = self.denoising
         for name in ("num_inference_steps", "guidance_scale", "image_guidance_scale"):
             checked[name] = getattr(denoising, name)
+        checked["sampling_locations_steps"] = _checked_steps(
+            self.sampling_locations_steps, checked["num_inference_steps"]
+        )
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # numpy's numbers as Python's
         if self.min_new_tokens > self.max_new_tokens:
@@ -206,6 +219,15 @@ class GenerationOptions:
         assert isinstance(self.stop, tuple), "it has been checked"
         return self.stop
 
+    @property
+    def recorded_steps(self) -> frozenset[int]:
+        """The denoising steps of which sampling locations are kept, from 1."""
+        if not self.sampling_locations:
+            return frozenset()
+        return frozenset(
+            step if step > 0 else self.num_inference_steps + 1 + step for step in self.sampling_locations_steps
+        )
+
     def seeds(self, num_documents: int) -> list[int]:
         """One for each continuation, those of a document side by side.
 
@@ -239,6 +261,18 @@ class GenerationOptions:
             return self.max_new_images * (1 + num_visual_tokens)
         images = 0 if self.mode == "text" else self.max_new_images
         return self.max_new_tokens + images * num_visual_tokens
+
+
+def _checked_steps(steps: Any, num_steps: int) -> tuple[int, ...]:
+    if not isinstance(steps, list | tuple | range):
+        raise ValueError(f"sampling_locations_steps is {steps!a}; expected a list of steps.")
+    numbers = tuple(
+        whole_number(f"sampling_locations_steps[{place}]", step, least=-num_steps, most=num_steps)
+        for place, step in enumerate(steps)
+    )
+    if 0 in numbers:
+        raise ValueError("sampling_locations_steps holds 0; steps count from 1, negative ones from the end.")
+    return numbers
 
 
 def _checked_seed(seed: Any) -> int | tuple[int, ...]:

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from models.config import MMInterleavedConfig
 from models.denoising import Step
 from models.denoising_options import Denoising
+from models.generation.recorded_queries import RecordedQueries
 from models.processor import MMInterleavedProcessor
 
 Piece = list[int] | Tensor
@@ -86,6 +87,22 @@ class GenerationState(ABC):
         self.documents = list(range(num_documents))  # the document that each row holds
         self.lengths = [0] * num_documents  # tokens read
         self.logits = None
+        self.records_sampling = False
+        self.queries: list[RecordedQueries | None] = [None] * num_documents
+        """If it is recorded, of each row the queries of the token that was read last, which `logits` follow from."""
+
+    def record_sampling(self) -> None:
+        """From now on, record where MMFS samples: `queries` of what is read, and `Step.sampled` of what is drawn.
+
+        Raises:
+            ValueError: there is no MMFS, or what computes it does not tell.
+        """
+        if self.config.language_model.mmfs is None and self.config.image_decoder.mmfs is None:
+            raise ValueError(
+                "This model has no MMFS layers, so it samples no image and has no sampling locations. Leave out "
+                "sampling_locations, or load a model with MMFS."
+            )
+        self.records_sampling = True
 
     def new_images(self, rows: Sequence[Sequence[Piece]]) -> NewImages | None:
         """The images among what rows read next; None if there is none."""

@@ -17,9 +17,11 @@ from models.denoising import Step
 from models.denoising_options import Denoising
 from models.folded_mmfs import FoldedMMFS
 from models.generation.image_bank import ImageBank
+from models.generation.recorded_queries import RecordedQueries
 from models.generation.state import GenerationState, Piece
 from models.generation.token_rows import LEAST_ROOM, TokenCache
 from models.network import Network
+from models.sampling_recorder import SamplingRecorder
 
 
 class TorchGenerationState(GenerationState):
@@ -39,6 +41,11 @@ class TorchGenerationState(GenerationState):
         nothing = model.begin_of_image.new_zeros(0, num_pixels, model.visual_tokenizer.dim)
         self.seen = ImageBank(model.language_model.project_values, nothing)
         self.drawn_from = ImageBank(model.image_decoder.unet.project_values, nothing)
+        self.recorder: SamplingRecorder | None = None
+
+    def record_sampling(self) -> None:
+        super().record_sampling()
+        self.recorder = SamplingRecorder()
 
     def read(self, rows: Sequence[Sequence[Piece]]) -> Tensor:
         """As `GenerationState.read`.
@@ -53,6 +60,9 @@ class TorchGenerationState(GenerationState):
         lengths = torch.tensor([len(row) for row in ids], device=device)
         input_ids = pad_sequence(ids, True, self.model.config.pad_token_id).to(device)
         places = self.cache.begin(self.lengths, input_ids.shape[1], device)
+        last = (torch.arange(len(rows), device=device), (lengths - 1).clamp(min=0))  # new token of each row
+        if self.recorder is not None:
+            self.recorder.begin(None if input_ids.shape[1] == 1 else lambda queries: queries[last].unsqueeze(1))
         hidden = self.model.language_model(
             self.model.embed(input_ids, visual_tokens, first_visual.to(device)),
             position_ids=places.columns,
@@ -61,11 +71,15 @@ class TorchGenerationState(GenerationState):
             visible=visible.to(device),
             cache=self.cache,
             folded=self.folded,
+            recorder=self.recorder,
         )
         self.cache.hidden.write(hidden, places)
+        if self.recorder is not None:
+            sampled = self.recorder.take()
+            for row, new_ids in enumerate(ids):
+                self.queries[row] = RecordedQueries(sampled, row) if len(new_ids) else self.queries[row]
         self.lengths = [before + len(row) for before, row in zip(self.lengths, ids, strict=True)]
-        last = hidden[torch.arange(len(rows), device=device), (lengths - 1).clamp(min=0)]  # [B, C]
-        logits = self.model.language_model.logits(last).float()
+        logits = self.model.language_model.logits(hidden[last]).float()  # [B, vocabulary]
         self.logits = logits if self.logits is None else torch.where((lengths > 0)[:, None], logits, self.logits)
         return hidden
 
@@ -93,6 +107,7 @@ class TorchGenerationState(GenerationState):
             visible=torch.tensor(ranges, device=self.model.device),
             seeds=seeds,
             denoising=denoising,
+            recorder=SamplingRecorder() if self.records_sampling else None,
         )
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -110,6 +125,7 @@ class TorchGenerationState(GenerationState):
         place = torch.tensor(rows, dtype=torch.int64, device=self.model.device)
         self.documents = [other.documents[row] for row in rows]
         self.lengths = [other.lengths[row] for row in rows]
+        self.queries = [other.queries[row] for row in rows]
         self.cache = other.cache.select(place, max(self.lengths, default=0), room)
         self.logits = None if other.logits is None else other.logits[place]
         owners = set(self.documents)
@@ -120,6 +136,9 @@ class TorchGenerationState(GenerationState):
         shift = self.check_joining(other)
         self.documents += [document + shift for document in other.documents]
         self.lengths += other.lengths
+        self.queries += other.queries
+        if other.records_sampling and not self.records_sampling:
+            self.record_sampling()
         self.cache = TokenCache.joined([self.cache, other.cache], max(self.lengths, default=0))
         logits = [one.logits for one in (self, other) if one.logits is not None]
         self.logits = torch.cat(logits) if logits else None
@@ -140,6 +159,7 @@ class TorchGenerationState(GenerationState):
     def copied(self, rows: Sequence[int]) -> TorchGenerationState:
         other = copy.copy(self)
         other._take(self, rows)
+        other.recorder = None if self.recorder is None else SamplingRecorder()
         return other
 
     @property

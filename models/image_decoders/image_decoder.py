@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import ClassVar
 
 import torch
@@ -26,6 +26,7 @@ from models.number_options import real_number
 from models.position import sincos_1d
 from models.qformer import QFormer
 from models.resampler import Resampler
+from models.sampling_recorder import SamplingRecorder
 from models.synchronized_unet import SynchronizedUNet
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -247,6 +248,7 @@ class ImageDecoder(nn.Module, ABC):
         visible: Tensor,
         seeds: Sequence[int],
         denoising: Denoising,
+        recorder: SamplingRecorder | None = None,
     ) -> Iterator[Step]:
         """Draw images with classifier-free guidance, step by step.
 
@@ -256,6 +258,7 @@ class ImageDecoder(nn.Module, ABC):
             visible: [M, 2] int64, the images that each drawn image may attend to.
             seeds: M numbers; each alone determines all that is random about its image.
             denoising: steps, scheduler and guidance.
+            recorder: of what the U-Net's synchronizers ask of the op. None: it is not recorded.
 
         Yields:
             The latents after each step; the last one's latents are for `decode`.
@@ -274,9 +277,15 @@ class ImageDecoder(nn.Module, ABC):
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             # Latents stay float32 in half precision too, because they are summed over many steps.
             repeated = latents.to(tokens.dtype).repeat(len(tokens) // len(latents), 1, 1, 1)
-            return guide(self.unet(repeated, timestep, tokens, added, values=values, visible=visible), denoising)
+            if recorder is not None:
+                recorder.begin(lambda rows: rows[-len(latents) :])  # those with all conditions
+            return guide(
+                self.unet(repeated, timestep, tokens, added, values=values, visible=visible, recorder=recorder),
+                denoising,
+            )
 
-        yield from denoise(predict, noise, self.noise_schedule, denoising, generators)
+        for step in denoise(predict, noise, self.noise_schedule, denoising, generators):
+            yield step if recorder is None else replace(step, sampled=recorder.take())
 
     def decode(self, latents: Tensor) -> Tensor:
         """[M, c, h', w'] to images [M, 3, h, w] float32 in [0, 1]."""
