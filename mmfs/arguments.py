@@ -35,20 +35,39 @@ class MMFSAttentionArguments(NamedTuple):
 
     value: Tensor  # [N, S, H, D], or [total pixels, H, D] with image_shapes
     spatial_shapes: Sequence[int]  # h, w, h, w, ... of the levels; empty with image_shapes
-    reference_points: Tensor  # [B, Q, 2]
-    sampling_offsets: Tensor  # [B, Q, H, P, 2]
+    reference_points: Tensor  # [B, Q, 2]; with image_indices [B, Q, K, L or 1, P or 1, 2]
+    sampling_offsets: Tensor  # [B, Q, H, P, 2]; with image_indices [B, Q, H, L or 1, P, 2]
     attention_logits: Tensor  # [B, Q, H, L, P]
-    visible: Tensor  # int [B, Q, 2]
-    offset_table: Tensor | None = None  # [A, H, P, 2]
+    visible: Tensor | None = None  # int [B, Q, 2]; None with image_indices
+    offset_table: Tensor | None = None  # [A, H, P, 2]; with image_indices [A, H, L or 1, P, 2], L as in the offsets
     logit_table: Tensor | None = None  # [A, H, L, P]
     null_logit: float | None = 0.0
     null_value: Tensor | None = None  # [H, D]
     image_shapes: Tensor | None = None  # int [N, L, 2], sizes of the levels of each image
+    image_indices: Tensor | None = None  # int [B, Q, K], -1 for no image
 
     @property
     def sizes(self) -> Sequence[int] | Tensor:
         """h, w, h, w, ... of the levels that all images have, or the sizes of each image, [N, L, 2]."""
         return self.spatial_shapes if self.image_shapes is None else self.image_shapes
+
+    @property
+    def points_by_slot(self) -> Tensor:
+        """reference_points as [B, Q, K or 1, L or 1, P or 1, 2], whichever the form."""
+        points = self.reference_points
+        return points if self.image_indices is not None else points[:, :, None, None, None]
+
+    @property
+    def offsets_by_level(self) -> Tensor:
+        """sampling_offsets as [B, Q, H, L or 1, P, 2], whichever the form."""
+        offsets = self.sampling_offsets
+        return offsets if self.image_indices is not None else offsets[:, :, :, None]
+
+    @property
+    def offset_table_by_level(self) -> Tensor | None:
+        """offset_table as [A, H, L or 1, P, 2], whichever the form."""
+        table = self.offset_table
+        return table if table is None or self.image_indices is not None else table[:, :, None]
 
 
 class MMFSAttentionGradients(NamedTuple):
@@ -71,7 +90,11 @@ SCHEMA_TYPES: Final = {Tensor: "Tensor", Sequence[int]: "SymInt[]", Tensor | Non
 
 def schema(arguments: type[MSDeformAttnArguments] | type[MMFSAttentionArguments]) -> str:
     """The fields as parameters of an operator, in torch.library's language."""
-    return ", ".join(f"{SCHEMA_TYPES[kind]} {name}" for name, kind in get_type_hints(arguments).items())
+    # A program that was exported before there were image_indices leaves them out.
+    return ", ".join(
+        f"{SCHEMA_TYPES[kind]} {name}{'=None' * (name == 'image_indices')}"
+        for name, kind in get_type_hints(arguments).items()
+    )
 
 
 def contiguous_and_aligned(tensor: Tensor) -> Tensor:

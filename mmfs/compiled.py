@@ -26,7 +26,7 @@ from mmfs.arguments import (
     MSDeformAttnGradients,
     contiguous_and_aligned,
 )
-from mmfs.reference import accumulation_dtype, count_visible, image_planes
+from mmfs.reference import accumulation_dtype, image_planes, seen_images
 from mmfs.without_output import check_numbers, zero_mmfs_attention_gradients, zero_ms_deform_attn_gradients
 
 InstructionSet = Literal["avx2", "portable"]
@@ -37,7 +37,7 @@ FOLDER = Path(__file__).parent
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """Storage of kernels/cpu.cpp."""
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 """INTERFACE_VERSION of kernels/cpu.cpp. A library of another one would read the structures below wrongly."""
 
 DONE, NO_MEMORY = 0, 3
@@ -100,11 +100,16 @@ class MMFSAttentionCall(ctypes.Structure):
         ("logit_ages", ctypes.c_int64),
         ("has_null", ctypes.c_int64),
         ("null_logit", ctypes.c_double),
+        ("num_slots", ctypes.c_int64),
+        ("point_levels", ctypes.c_int64),
+        ("point_points", ctypes.c_int64),
+        ("offset_levels", ctypes.c_int64),
         ("value", ctypes.c_void_p),
         ("reference_points", ctypes.c_void_p),
         ("sampling_offsets", ctypes.c_void_p),
         ("attention_logits", ctypes.c_void_p),
         ("visible", ctypes.c_void_p),
+        ("image_indices", ctypes.c_void_p),
         ("offset_table", ctypes.c_void_p),
         ("logit_table", ctypes.c_void_p),
         ("null_value", ctypes.c_void_p),
@@ -280,7 +285,7 @@ def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
         return out
     call = mmfs_attention_call(arguments)
     call.out = out.data_ptr()
-    check(best_library().mmfs_cpu_mmfs_attention(call), value, arguments.sizes, arguments.visible)
+    check_mmfs_attention(best_library().mmfs_cpu_mmfs_attention(call), arguments)
     return out
 
 
@@ -300,7 +305,7 @@ def mmfs_attention_backward(
     call.grad_value = grad_value.data_ptr() if needs_value else None
     for name, part, grad in zip(PARAMETERS, parameters, grads, strict=True):
         setattr(call, f"grad_{name}", None if part is None else grad.data_ptr())
-    check(best_library().mmfs_cpu_mmfs_attention_backward(call), value, arguments.sizes, arguments.visible)
+    check_mmfs_attention(best_library().mmfs_cpu_mmfs_attention_backward(call), arguments)
     return MMFSAttentionGradients(
         grad_value,
         *(grad if part is None else as_array(grad, part.dtype) for part, grad in zip(parameters, grads, strict=True)),
@@ -319,7 +324,7 @@ def mmfs_attention_strategy(arguments: MMFSAttentionArguments, *, is_forward: bo
     """How `mmfs_attention_forward` or `mmfs_attention_backward` computes: asks the kernel, computes nothing."""
     call, strategy = mmfs_attention_call(arguments), Strategy()
     status = best_library().mmfs_cpu_mmfs_attention_strategy(call, is_forward, strategy)
-    check(status, arguments.value, arguments.sizes, arguments.visible)
+    check_mmfs_attention(status, arguments)
     return strategy
 
 
@@ -349,7 +354,10 @@ def mmfs_attention_call(arguments: MMFSAttentionArguments) -> MMFSAttentionCall:
     """The call without its results."""
     dtype = accumulation_dtype(arguments.value.dtype)
     value = contiguous_and_aligned(arguments.value)
-    visible = as_array(arguments.visible, torch.int64)
+    seen = {
+        name: None if part is None else as_array(part, torch.int64)
+        for name, part in (("visible", arguments.visible), ("image_indices", arguments.image_indices))
+    }
     given = [part if part is None else as_array(part, dtype) for part in parameters_of(arguments)]
     offset_table, logit_table, null_logit = arguments.offset_table, arguments.logit_table, arguments.null_logit
     shapes = flat_shapes(arguments.sizes)
@@ -361,11 +369,18 @@ def mmfs_attention_call(arguments: MMFSAttentionArguments) -> MMFSAttentionCall:
         logit_ages=0 if logit_table is None else logit_table.shape[0],
         has_null=null_logit is not None,
         null_logit=null_logit or 0.0,
+        num_slots=1,
+        point_levels=1,
+        point_points=1,
+        offset_levels=1,
         value=value.data_ptr(),
-        visible=visible.data_ptr(),
+        **{name: None if part is None else part.data_ptr() for name, part in seen.items()},
         **{name: None if part is None else part.data_ptr() for name, part in zip(PARAMETERS, given, strict=True)},
     )
-    call.kept = (value, visible, given, shapes)
+    if arguments.image_indices is not None:
+        call.num_slots, call.point_levels, call.point_points = arguments.reference_points.shape[2:5]
+        call.offset_levels = arguments.sampling_offsets.shape[3]
+    call.kept = (value, seen, given, shapes)
     return call
 
 
@@ -409,15 +424,21 @@ def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
 
 
-def check(status: int, value: Tensor, spatial_shapes: Sequence[int] | Tensor, visible: Tensor | None = None) -> None:
+def check_mmfs_attention(status: int, arguments: MMFSAttentionArguments) -> None:
+    """Raises what the status of a call of mmfs_attention stands for."""
+    if status not in (DONE, NO_MEMORY):
+        planes = image_planes(arguments.value, arguments.sizes)  # raises for sizes that do not fit
+        seen_images(arguments, num_images=planes.shape[0])  # raises for images outside the bank
+    check(status, arguments.value, arguments.sizes)
+
+
+def check(status: int, value: Tensor, spatial_shapes: Sequence[int] | Tensor) -> None:
     """Raises what the status of a call stands for."""
     if status == DONE:
         return
     if status == NO_MEMORY:
         raise MemoryError("the compiled CPU kernel of mmfs could not get the memory that it works in")
-    planes = image_planes(value, spatial_shapes)  # raises for sizes that do not fit
-    if visible is not None:
-        count_visible(visible, num_images=planes.shape[0])  # raises for images outside the bank
+    image_planes(value, spatial_shapes)  # raises for sizes that do not fit
     raise ValueError(
         f"spatial_shapes is {spatial_shapes}. Expected levels of at most {2**31 - 1} pixels that add up to the pixels "
         "of an image."

@@ -10,7 +10,7 @@ A bag is a (query, head); its triples lie side by side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,14 @@ from mmfs.arguments import (
     MSDeformAttnArguments,
     MSDeformAttnGradients,
 )
-from mmfs.reference import accumulation_dtype, count_visible, image_planes, of_age, softmax_with_null
+from mmfs.reference import (
+    accumulation_dtype,
+    checked_image_indices,
+    count_visible,
+    image_planes,
+    of_age,
+    softmax_with_null,
+)
 from mmfs.without_output import check_numbers, zero_mmfs_attention_gradients, zero_ms_deform_attn_gradients
 
 CHUNK_CORNERS = 1 << 18
@@ -183,18 +190,20 @@ def mmfs_attention_backward(
         shape = (0,) if tensor is None else tensor.flatten(0, 1).shape if flat else tensor.shape
         return grad.new_zeros(shape)
 
-    grad_points = zeros_like(arguments.reference_points, flat=True)  # [B*Q, 2]
-    grad_offsets = zeros_like(arguments.sampling_offsets, flat=True)  # [B*Q, H, P, 2]
+    grad_points = zeros_like(arguments.points_by_slot, flat=True)  # [B*Q, K or 1, L or 1, P or 1, 2]
+    grad_offsets = zeros_like(arguments.offsets_by_level, flat=True)  # [B*Q, H, L or 1, P, 2]
     grad_logits = zeros_like(arguments.attention_logits, flat=True)  # [B*Q, H, L, P]
-    grad_offset_table = zeros_like(arguments.offset_table, flat=False)
+    grad_offset_table = zeros_like(arguments.offset_table_by_level, flat=False)
     grad_logit_table = zeros_like(arguments.logit_table, flat=False)
     grad_null_value = zeros_like(null_value, flat=False)
     entries: list[Entries] = []
     for chunk, attention in mmfs_attention_chunks(arguments):
         dots, slopes = sample_gradients(table, chunk, grad)
-        location_slopes = weighted_slopes(slopes, chunk).sum(1)  # [e, P, 2]: all levels share a location
+        location_slopes = weighted_slopes(slopes, chunk)  # [e, L, P, 2]
+        if locations_are_shared(arguments):
+            location_slopes = location_slopes.sum(1, keepdim=True)  # [e, 1, P, 2]
         dots = all_triples(dots, attention)  # [c, H, M, L, P]
-        location_slopes = all_triples(location_slopes, attention)  # [c, H, M, P, 2]
+        location_slopes = all_triples(location_slopes, attention)  # [c, H, M, L or 1, P, 2]
 
         grad_here = grad[bags_of(chunk.queries, num_heads)].view(-1, num_heads, dim)  # [c, H, D]
         mean_dot = (attention.weights * dots).sum((2, 3, 4))  # [c, H]
@@ -206,10 +215,11 @@ def mmfs_attention_backward(
             # The weights of a query whose softmax is NaN are NaN for the images that it does not see, too.
             logit_slopes = all_triples(seen_triples(logit_slopes, attention), attention)
 
-        grad_points[chunk.queries] = location_slopes.sum((1, 2, 3))
-        grad_offsets[chunk.queries] = location_slopes.sum(2)
+        grad_points[chunk.queries] = location_slopes.sum(1).sum_to_size(len(grad_here), *grad_points.shape[1:])
+        offset_slopes = location_slopes.sum_to_size(*location_slopes.shape[:3], *grad_offsets.shape[2:])
+        grad_offsets[chunk.queries] = offset_slopes.sum(2)
         grad_logits[chunk.queries] = logit_slopes.sum(2)
-        for table_grad, slopes_of_age in ((grad_offset_table, location_slopes), (grad_logit_table, logit_slopes)):
+        for table_grad, slopes_of_age in ((grad_offset_table, offset_slopes), (grad_logit_table, logit_slopes)):
             if table_grad.numel():
                 rows = (attention.ages - 1).clamp(max=table_grad.shape[0] - 1)
                 table_grad.index_add_(0, rows, slopes_of_age.sum(0).transpose(0, 1))
@@ -233,19 +243,18 @@ def mmfs_attention_backward(
 def mmfs_attention_chunks(arguments: MMFSAttentionArguments) -> Iterator[tuple[Chunk, Attention]]:
     """Chunks of queries in order, each with the samples of the images it sees and with its softmax."""
     num_heads, num_levels, num_points = arguments.attention_logits.shape[2:]
-    offset_table, logit_table = arguments.offset_table, arguments.logit_table
+    offset_table, logit_table = arguments.offset_table_by_level, arguments.logit_table
     dtype = accumulation_dtype(arguments.value.dtype)
     planes = image_planes(arguments.value, arguments.sizes)  # [N, L, 3]
-    num_visible = count_visible(arguments.visible, planes.shape[0]).flatten()  # [B*Q]
-    last = arguments.visible[..., 1].flatten().long()
-    all_points = arguments.reference_points.flatten(0, 1)  # [B*Q, 2]
-    all_offsets = arguments.sampling_offsets.flatten(0, 1)  # [B*Q, H, P, 2]
+    images_of = image_lists(arguments, num_images=planes.shape[0])
+    all_points = arguments.points_by_slot.flatten(0, 1)  # [B*Q, K or 1, L or 1, P or 1, 2]
+    all_offsets = arguments.offsets_by_level.flatten(0, 1)  # [B*Q, H, L or 1, P, 2]
     all_logits = arguments.attention_logits.flatten(0, 1)  # [B*Q, H, L, P]
-    most = int(num_visible.max()) if num_visible.numel() else 0
-    for queries in chunks_of(len(last), num_heads * max(most, 1) * num_levels * num_points * 4):
-        num_seen = num_visible[queries]
-        ages = torch.arange(1, int(num_seen.max()) + 1, device=last.device)  # [M]
-        seen = ages <= num_seen[:, None]  # [c, M]
+    for queries in chunks_of(len(all_logits), num_heads * max(images_of.most, 1) * num_levels * num_points * 4):
+        images = images_of.chunk(queries)  # [c, M], -1 where a query sees none
+        ages = torch.arange(1, images.shape[1] + 1, device=images.device)  # [M]
+        seen = images >= 0
+        num_seen = seen.sum(1)  # [c]
         triples = None
         if not bool(seen.all()):
             triples = seen[:, None].expand(-1, num_heads, -1).flatten().nonzero().squeeze(1)
@@ -257,23 +266,52 @@ def mmfs_attention_chunks(arguments: MMFSAttentionArguments) -> Iterator[tuple[C
         weights, null_weight = (part[0] for part in softmax_with_null(logits[None], arguments.null_logit))
         attention = Attention(weights, null_weight, ages, triples)
 
-        offsets = all_offsets[queries].to(dtype)[:, :, None]  # [c, H, 1, P, 2]
+        offsets = all_offsets[queries].to(dtype)[:, :, None]  # [c, H, 1, L or 1, P, 2]
         if offset_table is not None:
             offsets = offsets + of_age(offset_table.to(dtype), ages).transpose(0, 1)
-        locations = all_points[queries].to(dtype)[:, None, None, None] + offsets  # [c, H, 1 or M, P, 2]
-        locations = locations.expand(-1, -1, len(ages), -1, -1)
+        locations = all_points[queries].to(dtype)[:, None] + offsets  # [c, H, 1 or M, L or 1, P, 2]
+        locations = locations.expand(-1, -1, len(ages), -1, -1, -1)
 
-        bag = torch.arange(len(num_seen) * num_heads, device=last.device)[:, None]  # of this chunk
-        image = (last[queries, None] - ages).repeat_interleave(num_heads, 0)  # [c*H, M]
+        bag = torch.arange(len(num_seen) * num_heads, device=images.device)[:, None]  # of this chunk
+        image = images.repeat_interleave(num_heads, 0)  # [c*H, M]
         bag, image = (
             seen_triples(part.expand_as(image).reshape(*weights.shape[:3]), attention) for part in (bag, image)
         )
-        seen_locations = seen_triples(locations, attention)[:, None]  # [e, 1, P, 2]
+        seen_locations = seen_triples(locations, attention)  # [e, L or 1, P, 2]
         samples = find_corners(seen_locations, planes.index_select(0, image), bag % num_heads, num_heads)
         triples_of_bag = num_seen.repeat_interleave(num_heads)  # [c*H]
         starts = (triples_of_bag.cumsum(0) - triples_of_bag) * (num_levels * num_points)
         bags = bag + queries.start * num_heads
         yield Chunk(queries, samples, seen_triples(weights, attention), bags, starts), attention
+
+
+class ImageLists(NamedTuple):
+    """Which images each of the B*Q queries sees, in the order of the rows of the tables."""
+
+    most: int  # images of one query
+    chunk: Callable[[slice], Tensor]  # of these queries, int [c, M], -1 where there is none
+
+
+def image_lists(arguments: MMFSAttentionArguments, num_images: int) -> ImageLists:
+    """Raises ValueError for images beyond the bank."""
+    if arguments.image_indices is not None:
+        lists = checked_image_indices(arguments.image_indices, num_images).flatten(0, 1)  # [B*Q, K]
+        return ImageLists(lists.shape[1], lambda queries: lists[queries])
+    assert arguments.visible is not None
+    num_visible = count_visible(arguments.visible, num_images).flatten()  # [B*Q]
+    last = arguments.visible[..., 1].flatten().long()
+
+    def of_ranges(queries: slice) -> Tensor:
+        num_seen = num_visible[queries, None]
+        ages = torch.arange(1, int(num_seen.max()) + 1, device=last.device)
+        return torch.where(ages <= num_seen, last[queries, None] - ages, -1)
+
+    return ImageLists(int(num_visible.max()) if num_visible.numel() else 0, of_ranges)
+
+
+def locations_are_shared(arguments: MMFSAttentionArguments) -> bool:
+    """Whether the samples of an image lie at the same places on every level."""
+    return arguments.points_by_slot.shape[3] == 1 and arguments.offsets_by_level.shape[3] == 1
 
 
 def seen_triples(of_all: Tensor, attention: Attention) -> Tensor:

@@ -1,7 +1,8 @@
 """The two public functions: their arguments, the checks of these, and the choice of a backend.
 
 Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, H heads, D channels of a head,
-L levels, P points, A rows of the age tables. Sizes are (h, w); points and offsets are (x, y).
+L levels, P points, K slots of a list of images, A rows of the age tables. Sizes are (h, w); points and offsets are
+(x, y).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import mmfs.autograd  # noqa: F401  (registers torch.ops.mmfs)
@@ -83,12 +85,13 @@ def mmfs_attention(
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
-    visible: Tensor,
+    visible: Tensor | None = None,
     *,
     offset_table: Tensor | None = None,
     logit_table: Tensor | None = None,
     null_logit: float | None = 0.0,
     null_value: Tensor | None = None,
+    image_indices: Tensor | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Multi-image, multi-scale deformable attention (MM-Interleaved, 2024, Eq. 4, between its projections).
@@ -103,17 +106,31 @@ def mmfs_attention(
     Images older than the tables take their last row. Sampling is as in `ms_deform_attn`. A query that sees no image
     gets exactly null_value, or zero. All floating tensors get gradients; other derivatives as in `ms_deform_attn`.
 
+    With image_indices in place of visible, a query sees any images, each at a point of its own: cameras that look at
+    one place, images that a search found. Entry k of its list, 0 to K - 1, is the image image_indices[b, q, k] with
+
+        location = reference_point[k, level, point] + sampling_offset[level, point] + offset_table[k, level, point]
+        logit    = attention_logit + logit_table[k]
+
+    and the softmax is over all entries. So a row of the tables belongs to a slot, not to an image: put what should get
+    row k into slot k (camera k, the k-th best of a search, the k-th newest). -1 is a slot without an image, anywhere in
+    the list; it costs next to nothing, and the other slots keep their rows. An image that is listed twice is two
+    entries. The range [first, last) is the list last - 1, ..., first.
+
     Args:
         value: [N, S, H, D], the bank, float64, float32, bfloat16 or float16; pixels level by level, each level row by
             row. [total pixels, H, D] when the images differ in size: image by image, then level by level.
         spatial_shapes: (h, w) of the L levels of all images, or an int tensor [N, L, 2] when they differ. An int tensor
             [L, 2] is read on the host: under torch.compile and torch.export give a sequence.
-        reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1]; float32 also for half values.
-        sampling_offsets: [B, Q, H, P, 2], (x, y) in units of the image's width and height.
+        reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1]; float32 also for half values. With image_indices
+            [B, Q, K, 2] or, where they differ by level or by sampled point, [B, Q, K, L, P, 2]; any size may be 1.
+        sampling_offsets: [B, Q, H, P, 2], (x, y) in units of the image's width and height. With image_indices they may
+            differ by level, [B, Q, H, L, P, 2].
         attention_logits: [B, Q, H, L, P].
         visible: int [B, Q, 2], first and one past the last visible image; equal for none.
-        offset_table: [A, H, P, 2], added to the offsets by age.
-        logit_table: [A, H, L, P], added to the logits by age.
+        image_indices: int [B, Q, K], in place of visible: images of the bank, 0 to N - 1, or -1 for no image.
+        offset_table: [A, H, P, 2], added to the offsets by age or slot; [A, H, L, P, 2] with offsets by level.
+        logit_table: [A, H, L, P], added to the logits by age or slot.
         null_logit: logit of the share that goes to no image (0 in the released model), a finite number of the dtype of
             accumulation; None: plain softmax (paper).
         null_value: [H, D], what that share gets; None: zero.
@@ -125,9 +142,9 @@ def mmfs_attention(
         [B, Q, H*D], dtype of value.
 
     Raises:
-        ValueError, TypeError: wrong shapes, dtypes, devices or backend; visible ranges beyond the bank. The CUDA
-            kernels do not wait to look at numbers: there, a query with such a range gets NaN, and all of the output
-            is NaN if the sizes of images that differ do not add up to the pixels of value.
+        ValueError, TypeError: wrong shapes, dtypes, devices or backend; images beyond the bank in visible or
+            image_indices. The CUDA kernels do not wait to look at numbers: there, a query with such images gets NaN,
+            and all of the output is NaN if the sizes of images that differ do not add up to the pixels of value.
     """
     sizes, image_shapes = sizes_of(spatial_shapes)
     arguments = MMFSAttentionArguments(
@@ -142,6 +159,7 @@ def mmfs_attention(
         null_logit,
         null_value,
         image_shapes,
+        image_indices,
     )
     arguments = checked_mmfs_attention(arguments)
     if choose(backend, value) == "reference":
@@ -219,7 +237,7 @@ def check_ms_deform_attn(arguments: MSDeformAttnArguments) -> None:
 
 
 def checked_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionArguments:
-    """The arguments as the operator takes them: reference_points expanded to [B, Q, 2], null_logit a float.
+    """The arguments as the operator takes them, with all their axes (see MMFSAttentionArguments); null_logit a float.
 
     Raises:
         ValueError, TypeError: as `mmfs_attention`.
@@ -261,23 +279,79 @@ def checked_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionAr
     letters = "where H is value's, L the number of levels, and B, Q, P those of attention_logits"
     logits_shape = (batch, num_queries, num_heads, num_levels, num_points)
     check_shape("attention_logits", attention_logits, logits_shape, f"[B, Q, H, L, P], {letters}")
-    offsets_shape = (batch, num_queries, num_heads, num_points, 2)
-    check_shape("sampling_offsets", arguments.sampling_offsets, offsets_shape, f"[B, Q, H, P, 2], {letters}")
-    visible = check_integer("visible", arguments.visible)
-    check_shape("visible", visible, (batch, num_queries, 2), f"[B, Q, 2], {letters}")
-    check_points(arguments.reference_points, batch, num_queries)
-    check_table("offset_table", arguments.offset_table, (num_heads, num_points, 2), "[A, H, P, 2]")
+    if (arguments.visible is None) == (arguments.image_indices is None):
+        raise ValueError(
+            f"{'neither' if arguments.visible is None else 'both'} of visible and image_indices given. Expected "
+            "visible [B, Q, 2], a range of images for each query, or image_indices [B, Q, K], a list."
+        )
+    integers: dict[str, Tensor]
+    if arguments.image_indices is not None:
+        arguments = with_lists(arguments)
+        integers = {"image_indices": check_integer("image_indices", arguments.image_indices)}
+    else:
+        offsets_shape = (batch, num_queries, num_heads, num_points, 2)
+        check_shape("sampling_offsets", arguments.sampling_offsets, offsets_shape, f"[B, Q, H, P, 2], {letters}")
+        integers = {"visible": check_integer("visible", arguments.visible)}
+        check_shape("visible", integers["visible"], (batch, num_queries, 2), f"[B, Q, 2], {letters}")
+        check_points(arguments.reference_points, batch, num_queries)
+        check_table("offset_table", arguments.offset_table, (num_heads, num_points, 2), "[A, H, P, 2]")
+        arguments = arguments._replace(reference_points=arguments.reference_points.expand(batch, num_queries, 2))
     check_table("logit_table", arguments.logit_table, (num_heads, num_levels, num_points), "[A, H, L, P]")
     if arguments.null_value is not None:
         check_shape("null_value", arguments.null_value, (num_heads, dim), "[H, D] of value")
-    check_device(value, floating | {"visible": visible})
+    check_device(value, floating | integers)
     null_logit = arguments.null_logit
     if null_logit is not None and not isinstance(null_logit, int | float):
         raise TypeError(f"null_logit is a {type(null_logit).__name__}. Expected a number, or None for a plain softmax.")
     check_null_logit(null_logit, value.dtype)
+    return arguments._replace(null_logit=None if null_logit is None else float(null_logit))
+
+
+def with_lists(arguments: MMFSAttentionArguments) -> MMFSAttentionArguments:
+    """The arguments of a call with image_indices, whose logits are checked: points, offsets and table with all axes.
+
+    Raises:
+        ValueError, TypeError: as `mmfs_attention`.
+    """
+    batch, num_queries, num_heads, num_levels, num_points = arguments.attention_logits.shape
+    images = check_integer("image_indices", arguments.image_indices)
+    if images.ndim != 3 or images.shape[:2] != (batch, num_queries):
+        raise ValueError(
+            f"image_indices has shape {shape(images)}. Expected [B, Q, K] = [{batch}, {num_queries}, K], a list of K "
+            "images or -1 for each query, where B and Q are those of attention_logits."
+        )
+    num_slots = images.shape[2]
+    points = arguments.reference_points
+    if points.ndim == 4:
+        points = points[:, :, :, None, None]
+    all_points = (batch, num_queries, num_slots, num_levels, num_points, 2)
+    if points.ndim != 6 or points.shape[5] != 2 or not broadcasts(points.shape, all_points):
+        raise ValueError(
+            f"reference_points has shape {shape(arguments.reference_points)}. Expected [B, Q, K, 2] or [B, Q, K, L, P, "
+            f"2], or 1 in place of any but the last, with [B, Q, K, L, P, 2] = {list(all_points)}, where K is that of "
+            "image_indices."
+        )
+    offsets, table = arguments.sampling_offsets, arguments.offset_table
+    if offsets.ndim == 5:
+        offsets = offsets[:, :, :, None]
+    by_level = offsets.ndim == 6 and offsets.shape[3] != 1
+    expected = (batch, num_queries, num_heads, num_levels if by_level else 1, num_points, 2)
+    if offsets.shape != expected:
+        raise ValueError(
+            f"sampling_offsets has shape {shape(arguments.sampling_offsets)}. Expected [B, Q, H, P, 2] or [B, Q, H, L, "
+            f"P, 2], with [B, Q, H, L, P, 2] = {[batch, num_queries, num_heads, num_levels, num_points, 2]}."
+        )
+    if table is not None and table.ndim == 5:
+        check_table("offset_table", table, expected[2:], "[A, H, L, P, 2], or [A, H, P, 2] for offsets of all levels")
+    elif table is not None:
+        check_table("offset_table", table, (num_heads, num_points, 2), "[A, H, P, 2]")
+        table = table[:, :, None].expand(-1, -1, expected[3], -1, -1)
+    points = points.expand(batch, num_queries, num_slots, -1, -1, -1)
+    if num_slots == 0:  # one without an image instead: implementations know a list by its address
+        images = images.new_full((batch, num_queries, 1), -1)
+        points = F.pad(points, (0,) * 6 + (0, 1))
     return arguments._replace(
-        reference_points=arguments.reference_points.expand(batch, num_queries, 2),
-        null_logit=None if null_logit is None else float(null_logit),
+        reference_points=points, sampling_offsets=offsets, offset_table=table, image_indices=images
     )
 
 
@@ -375,7 +449,7 @@ def check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], letters: s
         raise ValueError(f"{name} has shape {shape(tensor)}. Expected {list(expected)}, {letters}.")
 
 
-def check_integer(name: str, tensor: Tensor) -> Tensor:
+def check_integer(name: str, tensor: Tensor | None) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise no_tensor(name, tensor)
     if tensor.layout is not torch.strided:

@@ -3,7 +3,7 @@
 Works on any device and in float64, and can be differentiated twice. Half types are computed in float32.
 
 Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, H heads, D channels of a
-head, L levels, P points, M the most images that one query sees, A rows of the age tables.
+head, L levels, P points, M the most images that one query sees, K slots of a list of images, A rows of the age tables.
 """
 
 from __future__ import annotations
@@ -30,43 +30,38 @@ def ms_deform_attn_reference(arguments: MSDeformAttnArguments) -> Tensor:
 
 def mmfs_attention_reference(arguments: MMFSAttentionArguments) -> Tensor:
     """MMFS between its projections (MM-Interleaved, Eq. 4); arguments as in `mmfs.mmfs_attention`."""
-    value, visible, null_value = arguments.value, arguments.visible, arguments.null_value
+    value, null_value = arguments.value, arguments.null_value
     num_heads = arguments.attention_logits.shape[2]
     dtype = accumulation_dtype(value.dtype)
     pixels = value.flatten(0, -3).to(dtype)  # [total pixels, H, D]
     planes = image_planes(value, arguments.sizes)  # [N, L, 3]
-    num_visible = count_visible(visible, num_images=planes.shape[0])  # [B, Q]
-    weights, null_weight = attention_by_age(arguments, num_visible, dtype)
+    images = seen_images(arguments, num_images=planes.shape[0])  # [B, Q, M]
+    seen = images >= 0
+    weights, null_weight = attention_by_age(arguments, seen, dtype)
     if null_value is None:
         null_value = pixels.new_zeros(num_heads, value.shape[-1])
     out = null_weight[..., None] * null_value.to(dtype)  # [B, Q, H, D]
-    for m in range(weights.shape[3]):  # one age at a time: nothing of size queries x images x channels
-        locations = locations_at_age(arguments, m + 1, dtype)[:, :, :, None]  # [B, Q, H, 1, P, 2]: equal on all levels
-        seen = num_visible > m
-        image = torch.where(seen, visible[..., 1].long() - (m + 1), 0)  # [B, Q]
-        out = out + weighted_samples(pixels, planes[image], locations, weights[:, :, :, m], seen)
+    for m in range(images.shape[2]):  # one age at a time: nothing of size queries x images x channels
+        locations = locations_at_age(arguments, m + 1, dtype)  # [B, Q, H, L or 1, P, 2]
+        image = torch.where(seen[..., m], images[..., m], 0)  # [B, Q]
+        out = out + weighted_samples(pixels, planes[image], locations, weights[:, :, :, m], seen[..., m])
     return out.flatten(2).to(value.dtype)
 
 
-def attention_by_age(
-    arguments: MMFSAttentionArguments, num_visible: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def attention_by_age(arguments: MMFSAttentionArguments, seen: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """How each query of `mmfs.mmfs_attention` divides its attention.
 
     Args:
         arguments: their logits, table of logits and logit of null are read, nothing else.
-        num_visible: int64 [B, Q], how many images each query sees.
+        seen: bool [B, Q, M], which of the images of `seen_images` there are.
         dtype: to compute in.
 
     Returns:
-        weights [B, Q, H, M, L, P], the newest image first, 0 where a query sees fewer than M; and the weight of null
-        [B, Q, H].
+        weights [B, Q, H, M, L, P], 0 where there is no image; and the weight of null [B, Q, H].
     """
-    num_ages = int(num_visible.max()) if num_visible.numel() else 0
-    ages = torch.arange(1, num_ages + 1, device=num_visible.device)
-    seen = ages <= num_visible[..., None]  # [B, Q, M]
+    ages = torch.arange(1, seen.shape[2] + 1, device=seen.device)
     logits = arguments.attention_logits.to(dtype)[:, :, :, None].expand(
-        -1, -1, -1, num_ages, -1, -1
+        -1, -1, -1, len(ages), -1, -1
     )  # [B, Q, H, M, L, P]
     if arguments.logit_table is not None:
         logits = logits + of_age(arguments.logit_table.to(dtype), ages).transpose(0, 1)
@@ -75,13 +70,18 @@ def attention_by_age(
 
 
 def locations_at_age(arguments: MMFSAttentionArguments, age: int, dtype: torch.dtype) -> Tensor:
-    """Where each query of `mmfs.mmfs_attention` samples the image of an age, (x, y) in [0, 1], in `dtype`:
-    [B, Q, H, P, 2], the same on every level. Reference points, offsets and their table are read, nothing else."""
-    points = arguments.reference_points.to(dtype)[:, :, None, None]  # [B, Q, 1, 1, 2]
-    offsets, table = arguments.sampling_offsets.to(dtype), arguments.offset_table
+    """Where each query of `mmfs.mmfs_attention` samples the image of an age, in a range, or of slot age - 1 of a list.
+
+    Reference points, offsets and their table are read, nothing else.
+
+    Returns:
+        [B, Q, H, L or 1, P, 2], (x, y) in [0, 1], in `dtype`; 1: the same on every level.
+    """
+    points = arguments.points_by_slot.to(dtype)  # [B, Q, K or 1, L or 1, P or 1, 2]
+    offsets, table = arguments.offsets_by_level.to(dtype), arguments.offset_table_by_level
     if table is not None:
         offsets = offsets + table[min(age, len(table)) - 1].to(dtype)
-    return points + offsets
+    return points[:, :, None, min(age, points.shape[2]) - 1] + offsets
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -130,6 +130,37 @@ def sizes_fit(sizes: Tensor, num_pixels: int) -> Tensor:
     fits = (sizes >= 1).all() & (height <= num_pixels // width.clamp(min=1)).all()
     ends = torch.where(fits, height * width, 0).flatten().cumsum(0)  # an overflow would show as a sum that is too large
     return fits & (ends <= num_pixels).all() & (ends[-1:].sum() == num_pixels)
+
+
+def seen_images(arguments: MMFSAttentionArguments, num_images: int) -> Tensor:
+    """The images that each query sees, in the order of the rows of the tables: int64 [B, Q, M], -1 where there is none.
+
+    Raises:
+        ValueError: one that is not in the bank.
+    """
+    if arguments.image_indices is not None:
+        return checked_image_indices(arguments.image_indices, num_images)[..., : None if num_images else 0]
+    assert arguments.visible is not None
+    num_visible = count_visible(arguments.visible, num_images)  # [B, Q]
+    most = int(num_visible.max()) if num_visible.numel() else 0
+    ages = torch.arange(1, most + 1, device=num_visible.device)
+    return torch.where(ages <= num_visible[..., None], arguments.visible[..., 1:].long() - ages, -1)
+
+
+def checked_image_indices(image_indices: Tensor, num_images: int) -> Tensor:
+    """image_indices as int64.
+
+    Raises:
+        ValueError: one is neither -1 nor an image of the bank.
+    """
+    images = image_indices.long()
+    outside = (images < -1) | (images >= num_images)
+    if bool(outside.any()):
+        expected = f"-1 for no image, or 0 to {num_images - 1}" if num_images else "-1, no image"
+        raise ValueError(
+            f"image_indices holds {int(images[outside][0])} but the bank has {num_images} images. Expected {expected}."
+        )
+    return images
 
 
 def count_visible(visible: Tensor, num_images: int) -> Tensor:

@@ -42,24 +42,30 @@ def sampled(arguments: MMFSAttentionArguments, *, newest_last: bool = True) -> S
     """Spell out where a call samples. The arguments `value`, sizes and `null_value` are not read and may be empty.
 
     Args:
-        arguments: of the call, which has checked them.
+        arguments: of a call with `visible`, which has checked them.
         newest_last: False for a bank in reversed order, where the image of age 1 is the oldest.
 
     Returns:
         All of it in float32, or float64 if the logits are.
+
+    Raises:
+        ValueError: the call has image_indices.
     """
+    if arguments.visible is None:
+        raise ValueError("the call has image_indices. Expected visible, a range of images for each query.")
     dtype = accumulation_dtype(arguments.attention_logits.dtype)
     points = arguments.reference_points.expand(*arguments.sampling_offsets.shape[:2], 2)
     arguments, visible = arguments._replace(reference_points=points), arguments.visible.long()
     num_visible = count_visible(visible, int(visible.max()) if visible.numel() else 0)[..., None]  # [B, Q, 1]
-    weights, null_weights = attention_by_age(arguments, num_visible[..., 0], dtype)  # [B, Q, H, M, L, P]
+    most = int(num_visible.max()) if num_visible.numel() else 0
+    place = torch.arange(most, device=visible.device)  # of an image among those that a query sees
+    exists = place < num_visible  # [B, Q, M]
+    weights, null_weights = attention_by_age(arguments, exists, dtype)  # [B, Q, H, M, L, P]
     batch, num_queries, num_heads, num_images, num_levels, num_points = weights.shape
     locations = weights.new_empty(batch, num_queries, num_images, num_heads, num_points, 2)
     for m in range(num_images):
-        locations[:, :, m] = locations_at_age(arguments, m + 1, dtype)
+        locations[:, :, m] = locations_at_age(arguments, m + 1, dtype).squeeze(3)
 
-    place = torch.arange(num_images, device=visible.device)  # of an image among those that a query sees
-    exists = place < num_visible  # [B, Q, M]
     age = torch.where(exists, num_visible - place if newest_last else place + 1, 1)
     row = torch.arange(batch, device=visible.device)[:, None, None]
     column = torch.arange(num_queries, device=visible.device)[:, None]

@@ -11,15 +11,15 @@ from mmfs.arguments import (
     MSDeformAttnArguments,
     MSDeformAttnGradients,
 )
-from mmfs.reference import accumulation_dtype, count_visible, image_planes
+from mmfs.reference import accumulation_dtype, image_planes, seen_images
 
 
 def check_numbers(arguments: MMFSAttentionArguments) -> None:
-    """Raises ValueError for ranges beyond the bank and sizes that do not fit, as the call would if it had output."""
+    """Raises ValueError for images beyond the bank and sizes that do not fit, as the call would if it had output."""
     num_images = arguments.value.shape[0]
     if arguments.image_shapes is not None:
         num_images = image_planes(arguments.value, arguments.image_shapes).shape[0]
-    count_visible(arguments.visible, num_images)
+    seen_images(arguments, num_images)
 
 
 def zero_ms_deform_attn_gradients(arguments: MSDeformAttnArguments, needs_value: bool) -> MSDeformAttnGradients:

@@ -84,7 +84,13 @@ def _mmfs_attention(
     null_logit: float | None,
     null_value,  # [H, D] or None
     image_shapes,  # None, or [N, L, 2] when images differ
+    image_indices=None,  # None, or [B, Q, K]
 ):
+    if image_indices is not None:
+        raise ValueError(
+            "mmfs_attention was called with image_indices; there is no ONNX node for lists of images. Pass visible, a "
+            "range of images for each query."
+        )
     if image_shapes is not None:
         raise ValueError(
             "mmfs_attention was called with spatial_shapes [N, L, 2], sizes that differ between images; the ONNX node "

@@ -1,6 +1,7 @@
 """Inputs of the two ops, and two independent statements of what the ops are.
 
-Letters: B batch, Q queries, N images, S pixels, H heads, D channels of a head, L levels, P points, A ages.
+Letters: B batch, Q queries, N images, S pixels, H heads, D channels of a head, L levels, P points, A ages, K slots of a
+list of images.
 """
 
 from __future__ import annotations
@@ -104,6 +105,45 @@ def mmfs_attention_case(
     return Case(tensors, {"spatial_shapes": sizes, "visible": visible, "null_logit": null_logit})
 
 
+def image_lists_case(
+    sizes: Sizes = NOT_SQUARE,
+    *,
+    num_slots: int = 4,
+    points_by_level: bool = False,
+    points_by_sample: bool = False,
+    offsets_by_level: bool = False,
+    spread: float = 0.3,
+    **options: Any,
+) -> Case:
+    """Queries with lists of images: some empty, some with an image twice, some with -1 between images.
+
+    Points, offsets and table have all axes, as the implementations take them.
+    """
+    case = mmfs_attention_case(sizes, spread=spread, **options)
+    generator = torch.Generator().manual_seed(1)
+    batch, num_queries, _, num_levels, num_points = case.tensors["attention_logits"].shape
+    num_images = len(case.tensors["value"])
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    levels, samples = num_levels if points_by_level else 1, num_points if points_by_sample else 1
+    case.tensors["reference_points"] = random(batch, num_queries, num_slots, levels, samples, 2)
+    factors = random(num_levels, 1, 1) + 0.5 if offsets_by_level else torch.ones(1, 1, 1, dtype=torch.float64)
+    for name in ("sampling_offsets", "offset_table"):
+        if name in case.tensors:
+            case.tensors[name] = case.tensors[name].unsqueeze(-3) * factors
+    lists = torch.randint(-1, num_images, (batch, num_queries, num_slots), generator=generator)
+    if lists.numel():
+        count = torch.arange(batch * num_queries).view(batch, num_queries, 1) % (num_slots + 1)
+        lists = lists.masked_fill(torch.arange(num_slots) >= count, -1)  # of 0, 1, ... slots
+        lists[0, -1, 1:2] = -1
+        lists[-1, -1] = num_images - 1  # the same image in all slots
+    del case.rest["visible"]
+    case.rest["image_indices"] = lists
+    return case
+
+
 def arguments_of(spatial_shapes: Sizes | Sequence[int] | Tensor, **named: Any) -> Any:
     """The structure that the implementations take: of ms_deform_attn if there are sampling_locations.
 
@@ -140,8 +180,9 @@ def mmfs_attention_one_by_one(
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
-    visible: Tensor,
+    visible: Tensor | None = None,
     *,
+    image_indices: Tensor | None = None,
     offset_table: Tensor | None = None,
     logit_table: Tensor | None = None,
     null_logit: float | None = 0.0,
@@ -153,21 +194,27 @@ def mmfs_attention_one_by_one(
     results = []
     for b in range(batch):
         for q in range(num_queries):
-            first, last = visible[b, q].tolist()
+            if image_indices is None:
+                assert visible is not None
+                first, last = visible[b, q].tolist()
+                entries = [(m, last - m, reference_points[b, q]) for m in range(first, last)]
+            else:
+                listed = enumerate(image_indices[b, q].tolist())
+                entries = [(m, slot + 1, reference_points[b, q, slot]) for slot, m in listed if m != -1]
             for head in range(num_heads):
                 logits, samples = [], []
-                for m in range(first, last):
-                    age = last - m
-                    offset = sampling_offsets[b, q, head]  # [P, 2]
+                for m, age, point in entries:
+                    offset = sampling_offsets[b, q, head]  # [P, 2], or [L, P, 2]
                     logit = attention_logits[b, q, head]  # [L, P]
                     if offset_table is not None:
                         offset = offset + offset_table[min(age, len(offset_table)) - 1, head]
                     if logit_table is not None:
                         logit = logit + logit_table[min(age, len(logit_table)) - 1, head]
+                    places = (point + offset).expand(*attention_logits.shape[3:], 2)  # [L, P, 2]
                     start = 0
                     for level, (h, w) in enumerate(spatial_shapes):
                         plane = value[m, start : start + h * w, head].view(h, w, dim).permute(2, 0, 1)[None]
-                        grid = 2 * (reference_points[b, q] + offset)[None, None] - 1  # [1, 1, P, 2]
+                        grid = 2 * places[level][None, None] - 1  # [1, 1, P, 2]
                         samples.append(F.grid_sample(plane, grid, align_corners=False)[0, :, 0].T)  # [P, D]
                         logits.append(logit[level])
                         start += h * w

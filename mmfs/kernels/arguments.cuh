@@ -1,7 +1,8 @@
 // What every kernel is given: one structure, passed by value.
 //
 // Letters: B batch, Q queries, N images of the bank, S pixels of all levels of an image, R pixels of all
-// images, H heads, D channels of a head, L levels, P points, A rows of an age table. Every tensor is contiguous.
+// images, H heads, D channels of a head, L levels, P points, A rows of an age table, K slots of a list of images. Every
+// tensor is contiguous.
 //
 // Each member has 8 bytes, so that a host in any language can pack it. arguments.py packs the same members in this order.
 
@@ -29,6 +30,10 @@ struct Arguments {
     int64 num_channels;      // D
     int64 num_levels;        // L
     int64 num_points;        // P
+    int64 num_slots;         // K with image_indices; 1 with visible, whose images share the reference point
+    int64 point_levels;      // L if reference points differ by level, or 1
+    int64 point_points;      // P if reference points differ by sampled point, or 1
+    int64 offset_levels;     // L if offsets differ by level, or 1
     int64 num_offset_ages;   // A of offset_table
     int64 num_logit_ages;    // A of logit_table
     int64 num_splits;        // into how many splits the samples of a row and head are divided
@@ -40,17 +45,18 @@ struct Arguments {
     int64 heights[MAX_LEVELS];  // not read with image_planes
     int64 widths[MAX_LEVELS];
     const int64* image_planes;  // [N, L, 3]: height, width and first pixel in the bank; null: the same sizes for all
-    const int64* visible;       // [B*Q, 2]
+    const int64* visible;       // [B*Q, 2]: a range of images; or
+    const int64* image_indices;  // [B*Q, K]: a list of images, -1 for none; the other is null
 
     const void* value;  // [R, H, D]
     // Of ms_deform_attn alone, and not given in a call of mmfs_attention:
     Array locations;  // [B*Q, H, L, P, 2]
     Array weights;    // [B*Q, H, L, P]
     // Of mmfs_attention alone, and not given in a call of ms_deform_attn:
-    Array points;        // [B*Q, 2], reference points
-    Array offsets;       // [B*Q, H, P, 2]
+    Array points;        // [B*Q, num_slots, point_levels, point_points, 2], reference points
+    Array offsets;       // [B*Q, H, offset_levels, P, 2]
     Array logits;        // [B*Q, H, L, P]
-    Array offset_table;  // [A, H, P, 2]
+    Array offset_table;  // [A, H, offset_levels, P, 2]
     Array logit_table;   // [A, H, L, P]
     Array null_value;    // [H, D]
 
@@ -65,10 +71,10 @@ struct Arguments {
     void* grad_value;
     Array grad_locations;     // like locations
     Array grad_weights;       // like weights
-    void* grad_points;        // wide [B*Q, H, 2]
+    void* grad_points;        // wide [B*Q, H, num_slots, point_levels, point_points, 2], zero at first
     Array grad_offsets;       // like offsets
     Array grad_logits;        // like logits
-    void* grad_offset_table;  // wide [tiles, A, H, P, 2], zero at first
+    void* grad_offset_table;  // wide [tiles, A, H, offset_levels, P, 2], zero at first
     void* grad_logit_table;   // wide [tiles, A, H, L, P], zero at first
     void* grad_null_value;    // wide [tiles, H, D], zero at first
 };

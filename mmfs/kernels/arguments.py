@@ -30,6 +30,10 @@ class KernelArguments:
     num_channels: int
     num_levels: int
     num_points: int
+    num_slots: int = 1
+    point_levels: int = 1
+    point_points: int = 1
+    offset_levels: int = 1
     num_offset_ages: int = 0
     num_logit_ages: int = 0
     num_splits: int = 1
@@ -42,6 +46,7 @@ class KernelArguments:
     widths: tuple[int, ...] = ()
     image_planes: Tensor | None = None
     visible: Tensor | None = None
+    image_indices: Tensor | None = None
     value: Tensor
     locations: Tensor | None = None
     weights: Tensor | None = None
@@ -67,7 +72,12 @@ class KernelArguments:
     grad_null_value: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_counts(self.num_images, self.num_levels * self.num_points, self.num_channels)
+        check_counts(self.most_images, self.num_levels * self.num_points, self.num_channels)
+
+    @property
+    def most_images(self) -> int:
+        """That a row can see: the bank, or all slots of a list."""
+        return self.num_images if self.image_indices is None else self.num_slots
 
     def pack(self) -> bytes:
         # Runs once for every launch, so it is kept short: all members are packed by one call of struct.
@@ -98,8 +108,8 @@ def check_counts(num_images: int, num_samples: int, num_channels: int) -> None:
     """
     if max(num_images, 1) * max(num_samples, 1) > MOST_COUNTED:
         raise ValueError(
-            f"levels times points is {num_samples} and the bank has {num_images} images. The CUDA kernels take at most "
-            f"{MOST_COUNTED} samples, images times levels times points."
+            f"levels times points is {num_samples} and a query can see {num_images} images. The CUDA kernels take at "
+            f"most {MOST_COUNTED} samples, images times levels times points."
         )
     if num_channels > MOST_COUNTED:
         raise ValueError(f"value has {num_channels} channels a head. The CUDA kernels take at most {MOST_COUNTED}.")

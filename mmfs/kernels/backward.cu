@@ -232,24 +232,51 @@ MMFS_DEVICE void add_logits_of_age(const Arguments& arguments, const SharedArray
 
 template <typename W, int LANES>
 MMFS_DEVICE void add_offsets_of_age(const Arguments& arguments, const SharedArray<AgeSums<W>>& of_age, int age, int head) {
-    const int num_points = static_cast<int>(arguments.num_points);
-    const int samples = static_cast<int>(arguments.num_levels) * num_points;
+    const int samples = static_cast<int>(arguments.num_levels * arguments.num_points);
+    const int offsets = static_cast<int>(arguments.offset_levels * arguments.num_points);
     const int groups = static_cast<int>(blockDim.x) / LANES;
-    const int64 row_size = arguments.num_heads * num_points * 2;
+    const int64 row_size = arguments.num_heads * offsets * 2;
     const int64 row = row_of_age(age, arguments.num_offset_ages);
-    for (int point = static_cast<int>(threadIdx.x); point < num_points; point += static_cast<int>(blockDim.x)) {
+    for (int offset = static_cast<int>(threadIdx.x); offset < offsets; offset += static_cast<int>(blockDim.x)) {
         W along_x = 0;
         W along_y = 0;
         for (int group = 0; group < groups; ++group) {
-            for (int index = point; index < samples; index += num_points) {
+            for (int index = offset; index < samples; index += offsets) {
                 along_x += of_age[group * samples + index].along_x;
                 along_y += of_age[group * samples + index].along_y;
             }
         }
         const int64 size = arguments.num_offset_ages * row_size;
-        const int64 entry = row * row_size + (static_cast<int64>(head) * num_points + point) * 2;
+        const int64 entry = row * row_size + (static_cast<int64>(head) * offsets + offset) * 2;
         add_to_table(arguments, arguments.grad_offset_table, size, entry, along_x);
         add_to_table(arguments, arguments.grad_offset_table, size, entry + 1, along_y);
+    }
+}
+
+// The gradients of the reference points of one slot of a row and head, from the samples of its image. Each lane of the
+// group takes some of the points.
+template <typename W, int LANES>
+MMFS_DEVICE void store_points_of_slot(const Arguments& arguments, const SharedArray<AgeSums<W>>& of_age,
+                                      const Place<LANES>& place, int slot) {
+    const int num_points = static_cast<int>(arguments.num_points);
+    const int num_levels = static_cast<int>(arguments.num_levels);
+    const int point_levels = static_cast<int>(arguments.point_levels);
+    const int point_points = static_cast<int>(arguments.point_points);
+    const int points_of_slot = point_levels * point_points;
+    W* own = static_cast<W*>(arguments.grad_points) +
+             (place.row_and_head(arguments) * arguments.num_slots + slot) * points_of_slot * 2;
+    for (int point = place.lane; point < points_of_slot; point += LANES) {
+        W along_x = 0;
+        W along_y = 0;
+        for (int level = point / point_points; level < num_levels; level += point_levels) {
+            for (int sampled = point % point_points; sampled < num_points; sampled += point_points) {
+                const AgeSums<W>& sums = of_age[place.group * num_levels * num_points + level * num_points + sampled];
+                along_x += sums.along_x;
+                along_y += sums.along_y;
+            }
+        }
+        store(own + point * 2, along_x);
+        store(own + point * 2 + 1, along_y);
     }
 }
 
@@ -260,6 +287,9 @@ MMFS_DEVICE W lse_of(const Arguments& arguments, const Place<LANES>& place, cons
     Softmax<W> softmax = empty_softmax<W>();
     W scale;
     for (int age = 1; age <= visible.count; ++age) {
+        if (image_of(arguments, place.row, visible, age) < 0) {
+            continue;
+        }
         for (int index = place.lane; index < samples; index += LANES) {
             add_logit(softmax, mmfs_attention_logit<W>(arguments, place.row, place.head, age, index), scale);
         }
@@ -317,7 +347,8 @@ MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
     const bool has_logit_table = arguments.grad_logit_table != nullptr;
 
     for (int age = 1; age <= num_ages; ++age) {
-        const bool seen = age <= visible.count;
+        const int64 image = age <= visible.count ? image_of(arguments, place.row, visible, age) : -1;
+        const bool seen = image >= 0;
         for (int first = 0; first < samples; first += LANES) {
             const int index = first + place.lane;
             const bool own = seen && index < samples;
@@ -328,13 +359,12 @@ MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
             bool inside = false;
             if (own) {
                 weight = weight_of(mmfs_attention_logit<W>(arguments, place.row, place.head, age, index), lse);
-                level = level_of(arguments, visible.last - age, index / num_points);
-                const Location<W> location =
-                    mmfs_attention_location<W>(arguments, place.row, place.head, age, index % num_points);
+                level = level_of(arguments, image, index / num_points);
+                const Location<W> location = mmfs_attention_location<W>(arguments, place.row, place.head, age, index);
                 inside = place_sample(location.x, location.y, level.height, level.width, sample);
             }
             const int count = seen ? min(LANES, samples - first) : 0;
-            const Products<W> products = gradient.products(sample, level, weight, visible.last - age, count);
+            const Products<W> products = gradient.products(sample, level, weight, image, count);
             if (index < samples) {
                 const W logit = own ? weight * products.of_sample : 0;
                 const W along_x = inside ? weight * products.along_x : 0;
@@ -344,6 +374,13 @@ MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
                 sums = {sums.weighted_product + logit, sums.weight + weight, sums.along_x + along_x,
                         sums.along_y + along_y};
             }
+        }
+        if (arguments.image_indices != nullptr) {
+            __syncwarp();
+            if (seen) {
+                store_points_of_slot<W, LANES>(arguments, of_age, place, age - 1);
+            }
+            __syncwarp();  // the next age overwrites this one
         }
         if (has_offset_table || has_logit_table) {
             __syncthreads();
@@ -377,7 +414,7 @@ MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
         for (int age = 1; age <= num_ages; ++age) {
             for (int index = place.lane; index < samples; index += LANES) {
                 W logit = 0;
-                if (age <= visible.count) {
+                if (age <= visible.count && image_of(arguments, place.row, visible, age) >= 0) {
                     const W own_logit = mmfs_attention_logit<W>(arguments, place.row, place.head, age, index);
                     logit = -weight_of(own_logit, lse) * mean;
                 }
@@ -416,23 +453,24 @@ MMFS_DEVICE void mmfs_attention_backward(const Arguments& arguments) {
     }
     W point_x = 0;
     W point_y = 0;
-    for (int point = place.lane; point < num_points; point += LANES) {
+    const int offsets = static_cast<int>(arguments.offset_levels) * num_points;
+    for (int offset = place.lane; offset < offsets; offset += LANES) {
         W along_x = 0;
         W along_y = 0;
-        for (int index = point; index < samples; index += num_points) {
+        for (int index = offset; index < samples; index += offsets) {
             along_x += of_row[place.group * samples + index].along_x;
             along_y += of_row[place.group * samples + index].along_y;
         }
         if (place.active) {
-            write(arguments.grad_offsets, (row_and_head * num_points + point) * 2, along_x);
-            write(arguments.grad_offsets, (row_and_head * num_points + point) * 2 + 1, along_y);
+            write(arguments.grad_offsets, (row_and_head * offsets + offset) * 2, along_x);
+            write(arguments.grad_offsets, (row_and_head * offsets + offset) * 2 + 1, along_y);
         }
         point_x += along_x;
         point_y += along_y;
     }
     point_x = group_sum<LANES>(point_x);
     point_y = group_sum<LANES>(point_y);
-    if (place.active && place.lane == 0) {
+    if (place.active && place.lane == 0 && arguments.image_indices == nullptr) {
         store(static_cast<W*>(arguments.grad_points) + row_and_head * 2, point_x);
         store(static_cast<W*>(arguments.grad_points) + row_and_head * 2 + 1, point_y);
     }

@@ -114,8 +114,8 @@ def _ms_deform_attn_members(arguments: MSDeformAttnArguments) -> KernelArguments
 def mmfs_attention_forward(device: Device, arguments: MMFSAttentionArguments) -> tuple[Tensor, Tensor]:
     """`reference.mmfs_attention_reference`, without a graph, and the log-sum-exp [B, Q, H] that the backward takes.
 
-    A row whose visible range reaches beyond the bank is NaN, and so is all output if sizes per image do not add up to
-    the pixels of value: to find out before the launch, the host would have to wait for the device.
+    A row that is to see images beyond the bank is NaN, and so is all output if sizes per image do not add up to the
+    pixels of value: to find out before the launch, the host would have to wait for the device.
     """
     value = arguments.value
     batch, num_queries, num_heads = arguments.attention_logits.shape[:3]
@@ -128,7 +128,7 @@ def mmfs_attention_forward(device: Device, arguments: MMFSAttentionArguments) ->
     channels = share_channels(value.shape[-1], members.value, out)
     launch = plan_rows("mmfs_attention_forward", channels, members.num_rows, num_heads)
     num_samples = members.num_levels * members.num_points
-    launch = plan_splits(launch, channels, num_samples, members.num_images, device.num_sms)
+    launch = plan_splits(launch, channels, num_samples, members.most_images, device.num_sms)
     members.num_splits = launch.grid[2]
     if members.num_splits == 1:
         device.launch(launch, members)
@@ -164,7 +164,8 @@ def mmfs_attention_backward(
     members.num_tiles = max(1, launch.grid[0]) if deterministic else 1
 
     works = _works(members)
-    members.grad_points = _wide_zeros(value, num_rows, num_heads, 2)
+    points_of_slot = (members.point_levels, members.point_points, 2)
+    members.grad_points = _wide_zeros(value, num_rows, num_heads, members.num_slots, *points_of_slot)
     members.grad_offsets = grad_offsets = _written(arguments.sampling_offsets, works)
     members.grad_logits = grad_logits = _written(arguments.attention_logits, works)
     for name in ("offset_table", "logit_table", "null_value"):
@@ -197,6 +198,7 @@ def mmfs_attention_backward(
 def _mmfs_attention_members(arguments: MMFSAttentionArguments) -> KernelArguments:
     batch, num_queries, num_heads, num_levels, num_points = arguments.attention_logits.shape
     offset_table, logit_table, null_value = arguments.offset_table, arguments.logit_table, arguments.null_value
+    num_slots, point_levels, point_points = arguments.points_by_slot.shape[2:5]
     return KernelArguments(
         **_images(arguments.value, arguments.sizes),
         num_rows=batch * num_queries,
@@ -205,11 +207,16 @@ def _mmfs_attention_members(arguments: MMFSAttentionArguments) -> KernelArgument
         num_channels=arguments.value.shape[-1],
         num_levels=num_levels,
         num_points=num_points,
+        num_slots=num_slots,
+        point_levels=point_levels,
+        point_points=point_points,
+        offset_levels=arguments.offsets_by_level.shape[3],
         num_offset_ages=0 if offset_table is None else offset_table.shape[0],
         num_logit_ages=0 if logit_table is None else logit_table.shape[0],
         has_null=arguments.null_logit is not None,
         null_logit=arguments.null_logit or 0.0,
-        visible=contiguous_and_aligned(arguments.visible.long()),
+        visible=_as_int64(arguments.visible),
+        image_indices=_as_int64(arguments.image_indices),
         value=contiguous_and_aligned(arguments.value),
         points=contiguous_and_aligned(arguments.reference_points),
         offsets=contiguous_and_aligned(arguments.sampling_offsets),
@@ -218,6 +225,10 @@ def _mmfs_attention_members(arguments: MMFSAttentionArguments) -> KernelArgument
         logit_table=None if logit_table is None else contiguous_and_aligned(logit_table),
         null_value=None if null_value is None else contiguous_and_aligned(null_value),
     )
+
+
+def _as_int64(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else contiguous_and_aligned(tensor.long())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

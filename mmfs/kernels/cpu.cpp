@@ -15,7 +15,7 @@
 using namespace mmfs;
 
 // Counted up with every change of the structures or functions of this file that mmfs/compiled.py calls it by.
-constexpr int32_t INTERFACE_VERSION = 1;
+constexpr int32_t INTERFACE_VERSION = 2;
 
 extern "C" {
 
@@ -61,12 +61,17 @@ struct MMFSAttentionCall {
     int64_t logit_ages;
     int64_t has_null;
     double null_logit;
+    int64_t num_slots;             // K of image_indices; 1 with visible
+    int64_t point_levels;          // L, or 1 where all levels have the same reference points
+    int64_t point_points;          // P, or 1 where all samples have the same reference point
+    int64_t offset_levels;         // L, or 1 where all levels have the same offsets
     const void* value;             // [all pixels, H, D]
-    const void* reference_points;  // [B, Q, 2]
-    const void* sampling_offsets;  // [B, Q, H, P, 2]
+    const void* reference_points;  // [B, Q, num_slots, point_levels, point_points, 2]
+    const void* sampling_offsets;  // [B, Q, H, offset_levels, P, 2]
     const void* attention_logits;  // [B, Q, H, L, P]
-    const int64_t* visible;        // [B, Q, 2]
-    const void* offset_table;      // [offset_ages, H, P, 2]
+    const int64_t* visible;        // [B, Q, 2], or null: there are image_indices
+    const int64_t* image_indices;  // [B, Q, K], or null: there is visible
+    const void* offset_table;      // [offset_ages, H, offset_levels, P, 2]
     const void* logit_table;       // [logit_ages, H, L, P]
     const void* null_value;        // [H, D]
     void* out;                     // [B, Q, H, D]
@@ -135,6 +140,10 @@ Status run(const MMFSAttentionCall& call, bool is_forward, Strategy* strategy) {
     op.batch = call.sizes.batch;
     op.num_queries = call.sizes.num_queries;
     op.num_points = call.sizes.num_points;
+    op.num_slots = call.num_slots;
+    op.point_levels = call.point_levels;
+    op.point_points = call.point_points;
+    op.offset_levels = call.offset_levels;
     op.offset_ages = call.offset_ages;
     op.logit_ages = call.logit_ages;
     op.num_threads = call.sizes.num_threads;
@@ -144,6 +153,7 @@ Status run(const MMFSAttentionCall& call, bool is_forward, Strategy* strategy) {
     op.offsets = static_cast<const W*>(call.sampling_offsets);
     op.logits = static_cast<const W*>(call.attention_logits);
     op.visible = call.visible;
+    op.lists = call.image_indices;
     op.offset_table = static_cast<const W*>(call.offset_table);
     op.logit_table = static_cast<const W*>(call.logit_table);
     op.has_null = call.has_null != 0;
@@ -205,7 +215,7 @@ MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_backward(const MSDeformAttnCall* cal
 MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention(const MMFSAttentionCall* call) { return dispatch(*call, true); }
 MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_backward(const MMFSAttentionCall* call) { return dispatch(*call, false); }
 
-// How a call would be computed. Of the tensors only visible is read.
+// How a call would be computed. Of the tensors only visible or image_indices is read.
 MMFS_EXPORT int32_t mmfs_cpu_ms_deform_attn_strategy(
     const MSDeformAttnCall* call, int32_t is_forward, Strategy* strategy
 ) {

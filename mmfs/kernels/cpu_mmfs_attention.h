@@ -1,7 +1,10 @@
 // mmfs_attention on a CPU: `reference.mmfs_attention_reference` and its gradient.
 //
-// Letters: B batch, Q queries, N images, H heads, D channels of a head, L levels, P points, A ages. A bag is
-// one head of one query.
+// Letters: B batch, Q queries, N images, H heads, D channels of a head, L levels, P points, A ages, K slots of a list of
+// images. A bag is one head of one query.
+//
+// A query sees a range of images, or a list of them. A slot is what chooses an image's row of the tables: its place in
+// the list or, counted from the newest, in the range.
 //
 // A piece goes through its queries in tiles, and in a tile through the images: the rows of one image and head stay in
 // the cache while all queries of the tile read them.
@@ -18,16 +21,21 @@ struct MMFSAttention {
     int64_t batch;
     int64_t num_queries;
     int64_t num_points;
+    int64_t num_slots;      // K of the lists; 1 with ranges, whose images share a reference point
+    int64_t point_levels;   // L if the reference points differ by level, or 1
+    int64_t point_points;   // P if the reference points differ by sampled point, or 1
+    int64_t offset_levels;  // L if the offsets differ by level, or 1
     int64_t offset_ages;  // rows of the tables
     int64_t logit_ages;
     int64_t num_threads;
     bool deterministic;         // the gradients do not depend on num_threads
     const S* value;             // [R, H, D]
-    const W* reference_points;  // [B*Q, 2]
-    const W* offsets;           // [B*Q, H, P, 2]
+    const W* reference_points;  // [B*Q, num_slots, point_levels, point_points, 2]
+    const W* offsets;           // [B*Q, H, offset_levels, P, 2]
     const W* logits;            // [B*Q, H, L, P]
-    const int64_t* visible;     // [B*Q, 2]
-    const W* offset_table;      // [A, H, P, 2] or null; A = offset_ages
+    const int64_t* visible;     // [B*Q, 2], ranges; or null
+    const int64_t* lists;       // [B*Q, K], images, -1 for none; or null
+    const W* offset_table;      // [A, H, offset_levels, P, 2] or null; A = offset_ages
     const W* logit_table;       // [A, H, L, P] or null; A = logit_ages
     bool has_null;
     W null_logit;
@@ -43,15 +51,49 @@ struct MMFSAttention {
     W* grad_null_value;
 
     int64_t samples_of_image() const { return bank.num_levels * num_points; }
-    Range images_of(int64_t query) const {  // of B*Q; {0, 0} for none
+    int64_t offsets_of_bag() const { return offset_levels * num_points * 2; }
+    int64_t points_of_slot() const { return point_levels * point_points * 2; }
+    int64_t points_of_query() const { return num_slots * points_of_slot(); }
+    // Levels whose samples lie at other places: 1 if an image is sampled at the same places on every level.
+    int64_t location_levels() const { return std::max(point_levels, offset_levels); }
+
+    // Of a query of B*Q, the range in which all images lie that it sees; {0, 0} for none.
+    Range images_of(int64_t query) const {
+        if (lists != nullptr) {
+            Range images = {0, 0};
+            for (int64_t slot = 0; slot < num_slots; ++slot) {
+                const int64_t image = lists[query * num_slots + slot];
+                images = image < 0 ? images : hull(images, {image, image + 1});
+            }
+            return images;
+        }
         const Range images = {visible[2 * query], visible[2 * query + 1]};
         return images.last <= images.first ? Range{0, 0} : images;
     }
+
+    // How many images a query sees; one that is listed twice counts twice.
+    int64_t num_seen(int64_t query) const {
+        if (lists != nullptr) {
+            const int64_t* list = lists + query * num_slots;
+            return std::count_if(list, list + num_slots, [](int64_t image) { return image >= 0; });
+        }
+        return images_of(query).size();
+    }
+
+    // Where the reference points of a slot begin, counted in numbers, among those of all queries.
+    int64_t first_point(int64_t query, int64_t slot) const {
+        return query * points_of_query() + (num_slots == 1 ? 0 : slot * points_of_slot());
+    }
 };
 
-// False if a query sees images outside the bank. Until this is known, nothing is computed with the ranges.
+// False if a query sees images outside the bank. Until this is known, nothing is computed with their numbers.
 template <typename S, typename W>
 bool sees_only_the_bank(const MMFSAttention<S, W>& op) {
+    if (op.lists != nullptr) {
+        return std::all_of(op.lists, op.lists + op.batch * op.num_queries * op.num_slots, [&](int64_t image) {
+            return image >= -1 && image < op.bank.num_images;
+        });
+    }
     for (int64_t query = 0; query < op.batch * op.num_queries; ++query) {
         const Range images = op.images_of(query);
         if (images.first < 0 || images.last > op.bank.num_images) {
@@ -71,8 +113,8 @@ struct MMFSAttentionPlan {
             Range images = {0, 0};
             for (int64_t query = row * op.num_queries; query < (row + 1) * op.num_queries; ++query) {
                 images = hull(images, op.images_of(query));
-                num_seen += op.images_of(query).size();
-                most_images = std::max(most_images, op.images_of(query).size());
+                num_seen += op.num_seen(query);
+                most_images = std::max(most_images, op.num_seen(query));
             }
             images_of_row.push_back(images);
         }
@@ -98,15 +140,23 @@ struct MMFSAttentionPlan {
     int64_t tile;  // queries
 };
 
+// An image that a query sees.
+struct Seen {
+    int64_t image;
+    int64_t slot;
+};
+
 // The working memory of a thread.
 template <typename S, typename W>
 struct MMFSAttentionMemory {
     typename HeadRows<S, W>::Memory rows;
     Buffer<W> gradient;
-    // For each query of a tile: its index in B*Q, its images, attention weights [most_images, L * P padded], weight of
-    // null, one row of channels.
+    // For each query of a tile: its index in B*Q, the images that it sees, [most_images], and how many they are, attention
+    // weights [most_images, L * P padded], weight of null, one row of channels.
     Buffer<int64_t> queries;
-    Buffer<Range> images;
+    Buffer<Seen> seen;
+    Buffer<int64_t> counts;
+    std::vector<int64_t> order;  // of all that is seen in a tile with lists: by image, then as in `seen`
     Buffer<W> weights;
     Buffer<W> null_weights;
     Buffer<W> channels;
@@ -121,14 +171,15 @@ struct MMFSAttentionMemory {
     MMFSAttentionMemory(const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan) {
         const int64_t weights_of_bag = plan.most_images * padded<W>(op.samples_of_image());
         queries.reserve(plan.tile);
-        images.reserve(plan.tile);
+        seen.reserve(plan.tile * plan.most_images);
+        counts.reserve(plan.tile);
         weights.reserve(plan.tile * weights_of_bag);
         null_weights.reserve(plan.tile);
         channels.reserve(plan.tile * padded<W>(op.bank.num_channels));
         samples.reserve(op.samples_of_image());
         sample_rows.reserve(op.samples_of_image());
         indices.reserve(op.samples_of_image());
-        locations.reserve(op.num_points * 2);
+        locations.reserve(op.location_levels() * op.num_points * 2);
         dots.reserve(op.samples_of_image() * NUM_CORNERS);
     }
 };
@@ -136,18 +187,18 @@ struct MMFSAttentionMemory {
 // Softmax over the images that a query sees, with null: weights [images, L * P padded], image by image. Returns the
 // weight of null.
 template <typename S, typename W>
-W attend(const MMFSAttention<S, W>& op, int64_t query, int64_t head, Range images, W* weights) {
+W attend(const MMFSAttention<S, W>& op, int64_t query, int64_t head, const Seen* images, int64_t num_images, W* weights) {
     const int64_t count = op.samples_of_image();
     const int64_t stride = padded<W>(count);
-    const int64_t num_weights = images.size() * stride;
+    const int64_t num_weights = num_images * stride;
     const W* logits = op.logits + (query * op.bank.num_heads + head) * count;
     Vector<W> peaks = broadcast(minus_infinity<W>());
-    for (int64_t image = images.first; image < images.last; ++image) {
-        W* row = weights + (image - images.first) * stride;
+    for (int64_t j = 0; j < num_images; ++j) {
+        W* row = weights + j * stride;
         if (op.logit_table == nullptr) {
             std::copy_n(logits, count, row);
         } else {
-            const int64_t age_row = std::min(images.last - image, op.logit_ages) - 1;
+            const int64_t age_row = std::min(images[j].slot, op.logit_ages - 1);
             const W* of_age = op.logit_table + (age_row * op.bank.num_heads + head) * count;
             for (int64_t i = 0; i < count; ++i) {
                 row[i] = logits[i] + of_age[i];
@@ -197,64 +248,128 @@ class Tile {
         const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan, const Piece& piece, int64_t first,
         int64_t last, MMFSAttentionMemory<S, W>& memory
     )
-        : size(last - first), op_(op), head_(piece.head), memory_(memory) {
-        weights_of_bag_ = plan.most_images * padded<W>(op.samples_of_image());
+        : size(last - first), op_(op), head_(piece.head), memory_(memory), most_images_(plan.most_images) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
         for (int64_t i = 0; i < size; ++i) {
             const int64_t of_group = first + i;
             const int64_t row = group.rows[static_cast<std::size_t>(of_group / op.num_queries)];
             const int64_t query = row * op.num_queries + of_group % op.num_queries;
             memory.queries.data()[i] = query;
-            memory.images.data()[i] = op.images_of(query);
-            images = hull(images, op.images_of(query));
+            memory.counts.data()[i] = list_images(query, list_of(i));
             memory.null_weights.data()[i] =
-                attend(op, query, head_, op.images_of(query), memory.weights.data() + i * weights_of_bag_);
+                attend(op, query, head_, list_of(i), num_seen(i), like_weights(memory.weights.data(), i, 0));
+        }
+        if (op.lists != nullptr) {
+            sort_by_image();
         }
     }
 
     const int64_t size;
-    Range images = {0, 0};
 
     int64_t query(int64_t i) const { return memory_.queries.data()[i]; }
     int64_t bag(int64_t i) const { return query(i) * op_.bank.num_heads + head_; }
-    Range images_of(int64_t i) const { return memory_.images.data()[i]; }
+    int64_t num_seen(int64_t i) const { return memory_.counts.data()[i]; }
+    const Seen& seen(int64_t i, int64_t j) const { return list_of(i)[j]; }
     W null_weight(int64_t i) const { return memory_.null_weights.data()[i]; }
     W* channels(int64_t i) const { return memory_.channels.data() + i * padded<W>(op_.bank.num_channels); }
 
-    // The entries of query i and an image that it sees, in an array laid out like the weights.
-    W* of_image(W* like_weights, int64_t i, int64_t image) const {
-        return like_weights + i * weights_of_bag_ + (image - images_of(i).first) * padded<W>(op_.samples_of_image());
+    // The entries of image j of query i, in an array laid out like the weights.
+    W* like_weights(W* array, int64_t i, int64_t j) const {
+        return array + (i * most_images_ + j) * padded<W>(op_.samples_of_image());
     }
 
-    // Calls visit(i, image, number of samples that touch a pixel) for every query of the tile and image that it sees.
+    // Calls visit(i, j, number of samples that touch a pixel) for every query of the tile and image j that it sees. Image
+    // by image, so that its rows stay in the cache.
     template <typename Visit>
     void for_samples(HeadRows<S, W>& rows, const HeadGradient<W>* gradient, const Visit& visit) const {
-        for (int64_t image = images.first; image < images.last; ++image) {
+        if (op_.lists != nullptr) {
+            for (const int64_t at : memory_.order) {
+                const int64_t i = at / most_images_, j = at % most_images_;
+                visit(i, j, read(i, j, rows, gradient));
+            }
+            return;
+        }
+        for (int64_t image = images_.first; image < images_.last; ++image) {
             for (int64_t i = 0; i < size; ++i) {
-                if (image >= images_of(i).first && image < images_of(i).last) {
-                    visit(i, image, read(i, image, rows, gradient));
+                if (num_seen(i) > 0) {
+                    const int64_t j = image - seen(i, 0).image;
+                    if (j >= 0 && j < num_seen(i)) {
+                        visit(i, j, read(i, j, rows, gradient));
+                    }
                 }
             }
         }
     }
 
    private:
-    int64_t read(int64_t i, int64_t image, HeadRows<S, W>& rows, const HeadGradient<W>* gradient) const {
-        const int64_t num_points = op_.num_points;
-        const W* point = op_.reference_points + query(i) * 2;
-        const W* offsets = op_.offsets + bag(i) * num_points * 2;
-        W* locations = memory_.locations.data();
-        const int64_t age_row = std::min(images_of(i).last - image, op_.offset_ages) - 1;
+    Seen* list_of(int64_t i) const { return memory_.seen.data() + i * most_images_; }
+
+    // Writes the images that a query sees, and returns how many they are. Of a range, the oldest comes first.
+    int64_t list_images(int64_t query, Seen* list) {
+        const Range images = op_.images_of(query);
+        images_ = hull(images_, images);
+        if (op_.lists == nullptr) {
+            for (int64_t j = 0; j < images.size(); ++j) {
+                list[j] = {images.first + j, images.size() - 1 - j};
+            }
+            return images.size();
+        }
+        int64_t count = 0;
+        for (int64_t slot = 0; slot < op_.num_slots; ++slot) {
+            const int64_t image = op_.lists[query * op_.num_slots + slot];
+            if (image >= 0) {
+                list[count++] = {image, slot};
+            }
+        }
+        return count;
+    }
+
+    void sort_by_image() const {
+        memory_.order.clear();
+        for (int64_t i = 0; i < size; ++i) {
+            for (int64_t j = 0; j < num_seen(i); ++j) {
+                memory_.order.push_back(i * most_images_ + j);
+            }
+        }
+        const Seen* all = memory_.seen.data();
+        std::sort(memory_.order.begin(), memory_.order.end(), [&](int64_t one, int64_t other) {
+            return all[one].image != all[other].image ? all[one].image < all[other].image : one < other;
+        });
+    }
+
+    // The places of the samples of one image, [location_levels, P, 2].
+    void locate(int64_t i, int64_t slot, W* locations) const {
+        const int64_t numbers = op_.num_points * 2;
+        const W* points = op_.reference_points + op_.first_point(query(i), slot);
+        const W* offsets = op_.offsets + bag(i) * op_.offsets_of_bag();
+        const int64_t age_row = std::min(slot, op_.offset_ages - 1);
         const W* of_age = op_.offset_table == nullptr
                               ? nullptr
-                              : op_.offset_table + (age_row * op_.bank.num_heads + head_) * num_points * 2;
-        for (int64_t k = 0; k < num_points * 2; ++k) {
-            locations[k] = point[k % 2] + (of_age == nullptr ? offsets[k] : offsets[k] + of_age[k]);
+                              : op_.offset_table + (age_row * op_.bank.num_heads + head_) * op_.offsets_of_bag();
+        for (int64_t level = 0; level < op_.location_levels(); ++level) {
+            for (int64_t k = 0; k < numbers; ++k) {
+                const W point = points[op_.point_points == 1 ? k % 2 : k];
+                locations[k] = point + (of_age == nullptr ? offsets[k] : offsets[k] + of_age[k]);
+            }
+            locations += numbers;
+            points += op_.point_levels == 1 ? 0 : op_.point_points * 2;
+            if (op_.offset_levels != 1) {
+                offsets += numbers;
+                of_age = of_age == nullptr ? nullptr : of_age + numbers;
+            }
         }
-        const W* weights = of_image(memory_.weights.data(), i, image);
+    }
+
+    int64_t read(int64_t i, int64_t j, HeadRows<S, W>& rows, const HeadGradient<W>* gradient) const {
+        const int64_t num_points = op_.num_points;
+        const int64_t image = seen(i, j).image;
+        locate(i, seen(i, j).slot, memory_.locations.data());
+        const W* locations = memory_.locations.data();
+        const int64_t next_level = op_.location_levels() == 1 ? 0 : num_points * 2;
+        const W* weights = like_weights(memory_.weights.data(), i, j);
         rows.next_samples();
         int64_t count = 0;
-        for (int64_t level = 0; level < op_.bank.num_levels; ++level) {
+        for (int64_t level = 0; level < op_.bank.num_levels; ++level, locations += next_level) {
             const Plane& plane = op_.bank.planes[static_cast<std::size_t>(image * op_.bank.num_levels + level)];
             for (int64_t p = 0; p < num_points; ++p) {
                 const int64_t k = level * num_points + p;
@@ -272,7 +387,8 @@ class Tile {
     const MMFSAttention<S, W>& op_;
     int64_t head_;
     MMFSAttentionMemory<S, W>& memory_;
-    int64_t weights_of_bag_;
+    int64_t most_images_;
+    Range images_ = {0, 0};  // of all queries
 };
 
 // What the queries of a piece read: rows of one head of these images.
@@ -287,9 +403,9 @@ Reads reads_of(const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& pla
     Reads reads = {{0, 0}, 0};
     for (int64_t i = piece.first_query; i < piece.last_query; ++i) {
         const int64_t row = group.rows[static_cast<std::size_t>(i / op.num_queries)];
-        const Range of_query = op.images_of(row * op.num_queries + i % op.num_queries);
-        reads.images = hull(reads.images, of_query);
-        reads.count += of_query.size() * op.samples_of_image() * NUM_CORNERS;
+        const int64_t query = row * op.num_queries + i % op.num_queries;
+        reads.images = hull(reads.images, op.images_of(query));
+        reads.count += op.num_seen(query) * op.samples_of_image() * NUM_CORNERS;
     }
     return reads;
 }
@@ -358,7 +474,7 @@ void forward(const MMFSAttention<S, W>& op) {
 // Gradients that all queries share. Each piece has its own sums, which are added up in the order of the pieces.
 template <typename W>
 struct SharedGradient {
-    std::vector<W> offset_table;  // [ages seen, P, 2]
+    std::vector<W> offset_table;  // [ages seen, offset_levels, P, 2]
     std::vector<W> logit_table;   // [ages seen, L, P]
     std::vector<W> null_value;    // [D]
 };
@@ -391,12 +507,18 @@ void backward(const MMFSAttention<S, W>& op) {
     const int64_t num_channels = op.bank.num_channels, num_heads = op.bank.num_heads, num_points = op.num_points;
     const int64_t num_samples = op.samples_of_image();
     const int64_t all_queries = op.batch * op.num_queries;
-    const int64_t offset_rows = std::min(op.offset_ages, plan.most_images);
-    const int64_t logit_rows = std::min(op.logit_ages, plan.most_images);
+    const int64_t most_rows = op.lists == nullptr ? plan.most_images : op.num_slots;  // of a table, that are used
+    const int64_t offset_rows = std::min(op.offset_ages, most_rows);
+    const int64_t logit_rows = std::min(op.logit_ages, most_rows);
+    const int64_t offsets_of_bag = op.offsets_of_bag();
+    const int64_t next_point = op.point_points == 1 ? 0 : 1;
+    const int64_t next_level_of_points = op.point_levels == 1 ? 0 : op.point_points;
+    const int64_t next_level_of_offsets = op.offset_levels == 1 ? 0 : num_points;
     const int64_t num_reads = product(plan.num_samples, NUM_CORNERS);
     ValueGradient<S, W> value_gradient(op.bank, op.grad_value, plan.groups, plan.num_chunks, num_reads);
     std::vector<SharedGradient<W>> shared(plan.pieces.size());
-    std::vector<W> grad_points(static_cast<std::size_t>(num_heads * all_queries * 2));  // [H, B*Q, 2]
+    const int64_t all_points = all_queries * op.points_of_query();
+    std::vector<W> grad_points(static_cast<std::size_t>(num_heads * all_points));  // [H, like reference_points]
 
     using Memory = MMFSAttentionMemory<S, W>;
     const auto make_memory = [&] {
@@ -407,7 +529,7 @@ void backward(const MMFSAttention<S, W>& op) {
     parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         SharedGradient<W>& sums = shared[static_cast<std::size_t>(&piece - plan.pieces.data())];
         if (op.offset_table != nullptr) {
-            sums.offset_table.resize(static_cast<std::size_t>(offset_rows * num_points * 2));
+            sums.offset_table.resize(static_cast<std::size_t>(offset_rows * offsets_of_bag));
         }
         if (op.logit_table != nullptr) {
             sums.logit_table.resize(static_cast<std::size_t>(logit_rows * num_samples));
@@ -425,24 +547,29 @@ void backward(const MMFSAttention<S, W>& op) {
             for (int64_t i = 0; i < tile.size; ++i) {
                 std::fill_n(tile.channels(i), rows.width(), W(0));
                 widen_row(op.grad_out + tile.bag(i) * num_channels, tile.channels(i), num_channels);
-                std::fill_n(op.grad_offsets + tile.bag(i) * num_points * 2, num_points * 2, W(0));
+                std::fill_n(op.grad_offsets + tile.bag(i) * offsets_of_bag, offsets_of_bag, W(0));
             }
             const HeadGradient<W>* wanted = gradient.wanted() ? &gradient : nullptr;
-            tile.for_samples(rows, wanted, [&](int64_t i, int64_t image, int64_t count) {
+            tile.for_samples(rows, wanted, [&](int64_t i, int64_t j, int64_t count) {
                 pull_rows(memory.sample_rows.data(), count, rows.width(), tile.channels(i), gradient.wanted(), dots);
-                const W* weights = tile.of_image(memory.weights.data(), i, image);
-                W* products = tile.of_image(memory.products.data(), i, image);
+                const W* weights = tile.like_weights(memory.weights.data(), i, j);
+                W* products = tile.like_weights(memory.products.data(), i, j);
                 std::fill_n(products, num_samples, W(0));
-                const Plane* planes = op.bank.planes.data() + image * op.bank.num_levels;
-                W* grad_offsets = op.grad_offsets + tile.bag(i) * num_points * 2;
-                const int64_t age_row = std::min(tile.images_of(i).last - image, op.offset_ages) - 1;
+                const Seen seen = tile.seen(i, j);
+                const Plane* planes = op.bank.planes.data() + seen.image * op.bank.num_levels;
+                W* grad_offsets = op.grad_offsets + tile.bag(i) * offsets_of_bag;
+                const int64_t age_row = std::min(seen.slot, op.offset_ages - 1);
                 W* of_age =
-                    op.offset_table == nullptr ? nullptr : sums.offset_table.data() + age_row * num_points * 2;
-                W* grad_point = grad_points.data() + (piece.head * all_queries + tile.query(i)) * 2;
+                    op.offset_table == nullptr ? nullptr : sums.offset_table.data() + age_row * offsets_of_bag;
+                W* grad_point =
+                    grad_points.data() + piece.head * all_points + op.first_point(tile.query(i), seen.slot);
                 for (int64_t s = 0; s < count; ++s) {
                     const int64_t k = memory.indices.data()[s];
+                    const int64_t level = k / num_points;
                     const int64_t p = k % num_points;
-                    const Plane& plane = planes[k / num_points];
+                    const int64_t offset = level * next_level_of_offsets + p;
+                    const int64_t point = level * next_level_of_points + p * next_point;
+                    const Plane& plane = planes[level];
                     const Sample<W>& sample = memory.samples.data()[s];
                     const W* of_corner = dots + s * NUM_CORNERS;
                     products[k] = interpolate(sample, of_corner);
@@ -451,35 +578,34 @@ void backward(const MMFSAttention<S, W>& op) {
                         weights[k] * slope_y(sample, of_corner, plane.height)
                     };
                     for (int axis = 0; axis < 2; ++axis) {
-                        grad_offsets[2 * p + axis] += slope[axis];
-                        grad_point[axis] += slope[axis];
+                        grad_offsets[2 * offset + axis] += slope[axis];
+                        grad_point[2 * point + axis] += slope[axis];
                         if (of_age != nullptr) {
-                            of_age[2 * p + axis] += slope[axis];
+                            of_age[2 * offset + axis] += slope[axis];
                         }
                     }
                 }
             });
             for (int64_t i = 0; i < tile.size; ++i) {
-                const Range seen = tile.images_of(i);
                 W mean = 0;
                 for (int64_t d = 0; null_value != nullptr && d < num_channels; ++d) {
                     const W of_null = tile.null_weight(i) * tile.channels(i)[d];
                     mean += of_null * null_value[d];
                     sums.null_value[static_cast<std::size_t>(d)] += of_null;
                 }
-                for (int64_t image = seen.first; image < seen.last; ++image) {
-                    const W* weights = tile.of_image(memory.weights.data(), i, image);
-                    const W* products = tile.of_image(memory.products.data(), i, image);
+                for (int64_t j = 0; j < tile.num_seen(i); ++j) {
+                    const W* weights = tile.like_weights(memory.weights.data(), i, j);
+                    const W* products = tile.like_weights(memory.products.data(), i, j);
                     for (int64_t k = 0; k < num_samples; ++k) {
                         mean += weights[k] * products[k];
                     }
                 }
                 W* grad_logits = op.grad_logits + tile.bag(i) * num_samples;
                 std::fill_n(grad_logits, num_samples, W(0));
-                for (int64_t image = seen.first; image < seen.last; ++image) {
-                    const W* weights = tile.of_image(memory.weights.data(), i, image);
-                    const W* products = tile.of_image(memory.products.data(), i, image);
-                    const int64_t age_row = std::min(seen.last - image, op.logit_ages) - 1;
+                for (int64_t j = 0; j < tile.num_seen(i); ++j) {
+                    const W* weights = tile.like_weights(memory.weights.data(), i, j);
+                    const W* products = tile.like_weights(memory.products.data(), i, j);
+                    const int64_t age_row = std::min(tile.seen(i, j).slot, op.logit_ages - 1);
                     W* of_age = op.logit_table == nullptr ? nullptr : sums.logit_table.data() + age_row * num_samples;
                     for (int64_t k = 0; k < num_samples; ++k) {
                         const W slope = weights[k] * (products[k] - mean);
@@ -494,15 +620,14 @@ void backward(const MMFSAttention<S, W>& op) {
         value_gradient.finish(piece, gradient);
     });
 
-    std::fill_n(op.grad_reference_points, all_queries * 2, W(0));
+    std::fill_n(op.grad_reference_points, all_points, W(0));
     for (int64_t head = 0; head < num_heads; ++head) {
-        for (int64_t i = 0; i < all_queries * 2; ++i) {
-            op.grad_reference_points[i] += grad_points[static_cast<std::size_t>(head * all_queries * 2 + i)];
+        for (int64_t i = 0; i < all_points; ++i) {
+            op.grad_reference_points[i] += grad_points[static_cast<std::size_t>(head * all_points + i)];
         }
     }
     using Shared = SharedGradient<W>;
-    const int64_t offsets_of_age = num_points * 2;
-    add_up(op, plan.pieces, shared, &Shared::offset_table, op.offset_ages, offsets_of_age, op.grad_offset_table);
+    add_up(op, plan.pieces, shared, &Shared::offset_table, op.offset_ages, offsets_of_bag, op.grad_offset_table);
     add_up(op, plan.pieces, shared, &Shared::logit_table, op.logit_ages, num_samples, op.grad_logit_table);
     add_up(op, plan.pieces, shared, &Shared::null_value, 1, num_channels, op.grad_null_value);
 }

@@ -31,8 +31,8 @@ MMFS_DEVICE unsigned pair_of(T low, T high) {
 // The weights of rows of a list on the pixels of the tile: one thread for each row and level, so no two
 // threads add to the same element.
 template <typename T>
-MMFS_DEVICE void scatter_weights(const Arguments& arguments, const SharedArray<float>& weights, const SeenRows& seen_rows,
-                                 int first, int count, int64 first_row, int64 image, const Tile& tile) {
+MMFS_DEVICE void scatter_weights(const Arguments& arguments, const SharedArray<float>& weights, const SeeingEntries& seeing,
+                                 int first, int count, int64 first_entry, int64 image, const Tile& tile) {
     const int num_levels = static_cast<int>(arguments.num_levels);
     const int num_points = static_cast<int>(arguments.num_points);
     const int64 to_tile = first_pixel_of(arguments, image) - tile.begin;
@@ -41,7 +41,7 @@ MMFS_DEVICE void scatter_weights(const Arguments& arguments, const SharedArray<f
         for (int point = 0; point < num_points; ++point) {
             Sample<float> sample;
             Level level;
-            const float weight = place_in_image<T, true>(arguments, first_row + seen_rows.rows[first + row],
+            const float weight = place_in_image<T, true>(arguments, first_entry + seeing.entries[first + row],
                                                          static_cast<int>(blockIdx.y), image,
                                                          item % num_levels * num_points + point, sample, level);
 #pragma unroll
@@ -97,7 +97,8 @@ MMFS_DEVICE void dense_gradient(const Arguments& arguments) {
     const int tile_size = static_cast<int>(tile.end - tile.begin);
 
     SharedMemory memory;
-    const SeenRows seen_rows = take_seen_rows(memory);
+    const SeeingEntries seeing = take_seeing_entries(memory);
+    const int64 num_entries = arguments.num_rows * arguments.num_slots;
     const SharedArray<float> weights = memory.take<float>(DENSE_ROWS * WEIGHT_STRIDE);  // [rows, pixels]
     // Two rows in each word, as tensor cores take them.
     const SharedArray<unsigned> gradients = memory.take<unsigned>(DENSE_ROWS / 2 * GRADIENT_STRIDE);
@@ -117,8 +118,8 @@ MMFS_DEVICE void dense_gradient(const Arguments& arguments) {
         if (!touches(arguments, tile, image)) {
             continue;
         }
-        for (int64 first_row = 0; first_row < arguments.num_rows; first_row += DENSE_THREADS) {
-            const int total = seen_rows.find<true>(arguments, first_row, arguments.num_rows, image);
+        for (int64 first_entry = 0; first_entry < num_entries; first_entry += DENSE_THREADS) {
+            const int total = seeing.find<true>(arguments, first_entry, num_entries, image);
             for (int first = 0; first < total; first += DENSE_ROWS) {
                 const int count = min(DENSE_ROWS, total - first);
                 for (int i = thread; i < DENSE_ROWS * WEIGHT_STRIDE; i += DENSE_THREADS) {
@@ -132,7 +133,7 @@ MMFS_DEVICE void dense_gradient(const Arguments& arguments) {
 #pragma unroll
                     for (int j = 0; j < 2; ++j) {
                         if (pair * 2 + j < count && first_channel + column < arguments.num_channels) {
-                            const int64 row = first_row + seen_rows.rows[first + pair * 2 + j];
+                            const int64 row = row_of(arguments, first_entry + seeing.entries[first + pair * 2 + j]);
                             const int64 start = (row * arguments.num_heads + blockIdx.y) * arguments.num_channels;
                             const T* grad_out = static_cast<const T*>(arguments.grad_out);
                             of_row[j] = load(grad_out + start + first_channel + column);
@@ -142,7 +143,7 @@ MMFS_DEVICE void dense_gradient(const Arguments& arguments) {
                     gradients[pair * GRADIENT_STRIDE + column] = pair_of(of_row[0], of_row[1]);
                 }
                 const bool all_finite = __syncthreads_or(!finite) == 0;
-                scatter_weights<T>(arguments, weights, seen_rows, first, count, first_row, image, tile);
+                scatter_weights<T>(arguments, weights, seeing, first, count, first_entry, image, tile);
                 __syncthreads();
                 if (!all_finite) {
                     add_touched<T, TILES>(sums, weights, gradients, count, first_pixel, lane);

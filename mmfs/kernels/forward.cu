@@ -178,12 +178,11 @@ MMFS_DEVICE void mmfs_attention_forward(const Arguments& arguments) {
         place_nothing(sample);
         Level level{1, 1, 0};
         W logit = minus_infinity<W>();
-        if (number < end && index < samples) {
-            const int num_points = static_cast<int>(arguments.num_points);
+        const int64 image = number < end ? image_of(arguments, place.row, visible, age) : -1;
+        if (image >= 0 && index < samples) {
             logit = mmfs_attention_logit<W>(arguments, place.row, place.head, age, index);
-            level = level_of(arguments, visible.last - age, index / num_points);
-            const Location<W> location =
-                mmfs_attention_location<W>(arguments, place.row, place.head, age, index % num_points);
+            level = level_of(arguments, image, index / static_cast<int>(arguments.num_points));
+            const Location<W> location = mmfs_attention_location<W>(arguments, place.row, place.head, age, index);
             place_sample(location.x, location.y, level.height, level.width, sample);
         }
         const W peak_before = peak;
@@ -195,8 +194,8 @@ MMFS_DEVICE void mmfs_attention_forward(const Arguments& arguments) {
         sums.scale(scale);
         batch.put(static_cast<int>(threadIdx.x), sample, level.first_pixel, factor);
         __syncwarp();
-        gather<T, VECTOR, LANES, CHUNKS>(arguments, batch, place, visible.last - age,
-                                         number < end ? min(LANES, samples - first) : 0, sums);
+        gather<T, VECTOR, LANES, CHUNKS>(arguments, batch, place, image, image >= 0 ? min(LANES, samples - first) : 0,
+                                         sums);
         __syncwarp();  // the next batch overwrites this one
     }
     const Softmax<W> softmax{peak, group_sum<LANES>(total)};

@@ -68,10 +68,11 @@ MMFS_DEVICE Level level_of(const Arguments& arguments, int64 image, int level) {
     return {static_cast<int>(arguments.heights[level]), static_cast<int>(arguments.widths[level]), first_pixel};
 }
 
+// What a row sees. An age counts from 1: back from the newest image of a range, or along the slots of a list.
 struct Visible {
-    int64 last;   // one past the newest image; 0 for none
-    int count;    // images that the row sees
-    bool inside;  // false: the range reaches beyond the bank. The row then gets NaN: a launch cannot raise.
+    int64 last;   // of a range, one past the newest image; 0 for none
+    int count;    // ages; in a list, those up to the last image
+    bool inside;  // false: an image is not in the bank. The row then gets NaN: a launch cannot raise.
 };
 
 // Sizes per image that do not fit value are passed as -1.
@@ -81,7 +82,22 @@ MMFS_DEVICE bool images_fit(const Arguments& arguments) {
 
 // Nothing is computed with a range before it is known to lie in the bank: the difference of any two numbers may not fit.
 
+MMFS_DEVICE Visible list_of(const Arguments& arguments, int64 row) {
+    int count = 0;
+    for (int slot = 0; slot < static_cast<int>(arguments.num_slots); ++slot) {
+        const int64 image = load(arguments.image_indices + row * arguments.num_slots + slot);
+        if (image < -1 || image >= arguments.num_images || (image >= 0 && !images_fit(arguments))) {
+            return {0, 0, false};
+        }
+        count = image >= 0 ? slot + 1 : count;
+    }
+    return {0, count, true};
+}
+
 MMFS_DEVICE Visible visible_of(const Arguments& arguments, int64 row) {
+    if (arguments.image_indices != nullptr) {
+        return list_of(arguments, row);
+    }
     const int64 first = load(arguments.visible + row * 2);
     const int64 last = load(arguments.visible + row * 2 + 1);
     if (last <= first) {
@@ -91,6 +107,14 @@ MMFS_DEVICE Visible visible_of(const Arguments& arguments, int64 row) {
         return {0, 0, false};
     }
     return {last, static_cast<int>(last - first), true};
+}
+
+// The image of an age of a row; -1 for a slot without one.
+MMFS_DEVICE int64 image_of(const Arguments& arguments, int64 row, const Visible& visible, int age) {
+    if (arguments.image_indices != nullptr) {
+        return load(arguments.image_indices + row * arguments.num_slots + age - 1);
+    }
+    return visible.last - age;
 }
 
 // Images older than a table take its last row.
@@ -114,18 +138,28 @@ struct Location {
     W y;
 };
 
+// index counts over levels and points.
 template <typename W>
-MMFS_DEVICE Location<W> mmfs_attention_location(const Arguments& arguments, int64 row, int head, int age, int point) {
-    const int64 offset = ((row * arguments.num_heads + head) * arguments.num_points + point) * 2;
+MMFS_DEVICE Location<W> mmfs_attention_location(const Arguments& arguments, int64 row, int head, int age, int index) {
+    const int num_points = static_cast<int>(arguments.num_points);
+    const int offsets = static_cast<int>(arguments.offset_levels) * num_points;  // of a row and head
+    const int own_offset = index % offsets;  // the same on every level if there are as many as points
+    const int64 offset = ((row * arguments.num_heads + head) * offsets + own_offset) * 2;
     W x = read<W>(arguments.offsets, offset);
     W y = read<W>(arguments.offsets, offset + 1);
     if (arguments.offset_table.data != nullptr) {
         const int64 table_row = row_of_age(age, arguments.num_offset_ages);
-        const int64 entry = ((table_row * arguments.num_heads + head) * arguments.num_points + point) * 2;
+        const int64 entry = ((table_row * arguments.num_heads + head) * offsets + own_offset) * 2;
         x += read<W>(arguments.offset_table, entry);
         y += read<W>(arguments.offset_table, entry + 1);
     }
-    return {read<W>(arguments.points, row * 2) + x, read<W>(arguments.points, row * 2 + 1) + y};
+    int64 point = row;
+    if (arguments.image_indices != nullptr) {
+        point = row * arguments.num_slots + age - 1;
+        point = point * arguments.point_levels + (arguments.point_levels == 1 ? 0 : index / num_points);
+        point = point * arguments.point_points + (arguments.point_points == 1 ? 0 : index % num_points);
+    }
+    return {read<W>(arguments.points, point * 2) + x, read<W>(arguments.points, point * 2 + 1) + y};
 }
 
 // Location index of a row and head of ms_deform_attn, which counts over levels and points.

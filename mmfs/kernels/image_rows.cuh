@@ -1,4 +1,6 @@
-// For kernels whose block owns a part of one image: the rows that see the image, and where their samples fall in it.
+// For kernels whose block owns a part of one image: what sees the image, and where its samples fall in it.
+//
+// An entry is a row or, where rows have lists of images, a slot of a list: entries count over rows, then slots.
 
 #pragma once
 
@@ -6,11 +8,21 @@
 
 namespace mmfs {
 
-// A row of mmfs_attention sees the images of its range; of ms_deform_attn, image b is seen by the rows of batch b.
+MMFS_DEVICE int64 row_of(const Arguments& arguments, int64 entry) {
+    return arguments.num_slots == 1 ? entry : entry / arguments.num_slots;
+}
+
+// A row of mmfs_attention sees the images of its range or list; of ms_deform_attn, image b is seen by the rows of batch b.
 template <bool IS_MMFS_ATTENTION>
-MMFS_DEVICE int age_of(const Arguments& arguments, int64 row, int64 image) {
+MMFS_DEVICE int age_of(const Arguments& arguments, int64 entry, int64 image) {
     if constexpr (IS_MMFS_ATTENTION) {
-        const Visible visible = visible_of(arguments, row);
+        if (arguments.image_indices != nullptr) {
+            const int64 row = row_of(arguments, entry);
+            const bool seen =
+                load(arguments.image_indices + entry) == image && visible_of(arguments, row).inside;
+            return seen ? static_cast<int>(entry - row * arguments.num_slots) + 1 : 0;
+        }
+        const Visible visible = visible_of(arguments, entry);
         const int64 age = visible.last - image;
         return age >= 1 && age <= visible.count ? static_cast<int>(age) : 0;  // 0: not seen
     } else {
@@ -18,12 +30,12 @@ MMFS_DEVICE int age_of(const Arguments& arguments, int64 row, int64 image) {
     }
 }
 
-// Those rows among blockDim.x neighbours that see an image, in their order. Every block has its own list.
-struct SeenRows {
-    SharedArray<int> rows;    // counted from the first of the neighbours
-    SharedArray<int> counts;  // of each warp
+// Those entries among blockDim.x neighbours that see an image, in their order. Every block has its own list.
+struct SeeingEntries {
+    SharedArray<int> entries;  // counted from the first of the neighbours
+    SharedArray<int> counts;   // of each warp
 
-    // Writes the list into rows and returns its length. All threads call it.
+    // Writes the list into entries and returns its length. All threads call it.
     template <bool IS_MMFS_ATTENTION>
     MMFS_DEVICE int find(const Arguments& arguments, int64 first, int64 end, int64 image) const {
         const int thread = static_cast<int>(threadIdx.x);
@@ -41,29 +53,29 @@ struct SeenRows {
             total += counts[warp];
         }
         if (seen) {
-            rows[before + __popc(seen_in_warp & ((1u << lane) - 1))] = thread;
+            entries[before + __popc(seen_in_warp & ((1u << lane) - 1))] = thread;
         }
         __syncthreads();
         return total;
     }
 };
 
-MMFS_DEVICE SeenRows take_seen_rows(SharedMemory& memory) {
-    const SharedArray<int> rows = memory.take<int>(static_cast<int>(blockDim.x));
-    return {rows, memory.take<int>(static_cast<int>(blockDim.x) / WARP)};
+MMFS_DEVICE SeeingEntries take_seeing_entries(SharedMemory& memory) {
+    const SharedArray<int> entries = memory.take<int>(static_cast<int>(blockDim.x));
+    return {entries, memory.take<int>(static_cast<int>(blockDim.x) / WARP)};
 }
 
-// Sample `index`, which counts over levels and points, of a row that sees the image. Returns the sample's weight.
+// Sample `index`, which counts over levels and points, of an entry that sees the image. Returns the sample's weight.
 template <typename T, bool IS_MMFS_ATTENTION>
-MMFS_DEVICE Wide<T> place_in_image(const Arguments& arguments, int64 row, int head, int64 image, int index,
+MMFS_DEVICE Wide<T> place_in_image(const Arguments& arguments, int64 entry, int head, int64 image, int index,
                                    Sample<Wide<T>>& sample, Level& level) {
     using W = Wide<T>;
-    const int num_points = static_cast<int>(arguments.num_points);
-    level = level_of(arguments, image, index / num_points);
+    const int64 row = row_of(arguments, entry);
+    level = level_of(arguments, image, index / static_cast<int>(arguments.num_points));
     if constexpr (IS_MMFS_ATTENTION) {
-        const int age = age_of<IS_MMFS_ATTENTION>(arguments, row, image);
+        const int age = age_of<IS_MMFS_ATTENTION>(arguments, entry, image);
         const W lse = load(static_cast<const W*>(arguments.lse) + row * arguments.num_heads + head);
-        const Location<W> location = mmfs_attention_location<W>(arguments, row, head, age, index % num_points);
+        const Location<W> location = mmfs_attention_location<W>(arguments, row, head, age, index);
         place_sample(location.x, location.y, level.height, level.width, sample);
         return weight_of(mmfs_attention_logit<W>(arguments, row, head, age, index), lse);
     } else {
@@ -105,16 +117,16 @@ MMFS_DEVICE bool touches(const Arguments& arguments, const Tile& tile, int64 ima
     return end > tile.begin && begin < tile.end;
 }
 
-// The rows that may see an image.
-struct RowRange {
+// The entries that may see an image.
+struct EntryRange {
     int64 begin;
     int64 end;
 };
 
 template <bool IS_MMFS_ATTENTION>
-MMFS_DEVICE RowRange rows_of_image(const Arguments& arguments, int64 image) {
+MMFS_DEVICE EntryRange entries_of_image(const Arguments& arguments, int64 image) {
     if constexpr (IS_MMFS_ATTENTION) {
-        return {0, arguments.num_rows};
+        return {0, arguments.num_rows * arguments.num_slots};
     } else {
         return {image * arguments.num_queries, (image + 1) * arguments.num_queries};
     }

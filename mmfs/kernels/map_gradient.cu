@@ -27,7 +27,7 @@ template <typename W>
 struct SampleBatches {
     SharedArray<Pixels> pixels;     // in the tile, or UNTOUCHED
     SharedArray<Shares<W>> shares;  // times the attention weight
-    SharedArray<int> rows;          // counted from the first of the neighbours
+    SharedArray<int> rows;          // counted from that of the first of the neighbours
 
     MMFS_DEVICE void put(int slot, const Sample<W>& sample, W weight, int64 to_tile, int64 tile_size) const {
         Pixels pixels_here;
@@ -86,7 +86,7 @@ MMFS_DEVICE void map_gradient(const Arguments& arguments) {
     const int64 tile_size = tile.end - tile.begin;
 
     SharedMemory memory;
-    const SeenRows seen_rows = take_seen_rows(memory);
+    const SeeingEntries seeing = take_seeing_entries(memory);
     const SampleBatches<W> batches = take_sample_batches<W>(memory);
     using Sums = LaneChannels<W, CHANNELS>;
     const SharedArray<Sums> sums = memory.take<Sums>(static_cast<int>(arguments.tile_pixels) * WARP);
@@ -105,20 +105,21 @@ MMFS_DEVICE void map_gradient(const Arguments& arguments) {
         if (!touches(arguments, tile, image)) {
             continue;
         }
-        const RowRange range = rows_of_image<IS_MMFS_ATTENTION>(arguments, image);
+        const EntryRange range = entries_of_image<IS_MMFS_ATTENTION>(arguments, image);
         const int64 to_tile = first_pixel_of(arguments, image) - tile.begin;
-        for (int64 first_row = range.begin; first_row < range.end; first_row += MAP_THREADS) {
-            const int total = seen_rows.find<IS_MMFS_ATTENTION>(arguments, first_row, range.end, image) * samples;
+        for (int64 first_entry = range.begin; first_entry < range.end; first_entry += MAP_THREADS) {
+            const int total = seeing.find<IS_MMFS_ATTENTION>(arguments, first_entry, range.end, image) * samples;
+            const int64 first_row = row_of(arguments, first_entry);
             for (int first = 0; first < total; first += MAP_THREADS) {
                 batch = MAP_THREADS - batch;
                 if (first + thread < total) {
-                    const int row = seen_rows.rows[(first + thread) / samples];
+                    const int64 entry = first_entry + seeing.entries[(first + thread) / samples];
                     Sample<W> sample;
                     Level level;
-                    const W weight = place_in_image<T, IS_MMFS_ATTENTION>(arguments, first_row + row, head, image,
+                    const W weight = place_in_image<T, IS_MMFS_ATTENTION>(arguments, entry, head, image,
                                                               (first + thread) % samples, sample, level);
                     batches.put(batch + thread, sample, weight, to_tile + level.first_pixel, tile_size);
-                    batches.rows[batch + thread] = row;
+                    batches.rows[batch + thread] = static_cast<int>(row_of(arguments, entry) - first_row);
                 }
                 __syncthreads();
                 const int corners = min(MAP_THREADS, total - first) * NUM_CORNERS;

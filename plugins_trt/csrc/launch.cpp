@@ -112,6 +112,10 @@ Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<A
     arguments.num_channels = sizes.num_channels;
     arguments.num_levels = sizes.num_levels;
     arguments.num_points = sizes.num_points;
+    arguments.num_slots = 1;
+    arguments.point_levels = 1;
+    arguments.point_points = 1;
+    arguments.offset_levels = 1;
     arguments.num_offset_ages = sizes.num_offset_ages;
     arguments.num_logit_ages = sizes.num_logit_ages;
     arguments.num_splits = 1;

@@ -37,8 +37,8 @@ def test_the_operators_take_the_fields_in_order() -> None:
     )
     assert schema(MMFSAttentionArguments) == (
         "Tensor value, SymInt[] spatial_shapes, Tensor reference_points, Tensor sampling_offsets, Tensor "
-        "attention_logits, Tensor visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, Tensor? "
-        "null_value, Tensor? image_shapes"
+        "attention_logits, Tensor? visible, Tensor? offset_table, Tensor? logit_table, float? null_logit, Tensor? "
+        "null_value, Tensor? image_shapes, Tensor? image_indices=None"
     )
     for name, structure in (("ms_deform_attn", MSDeformAttnArguments), ("mmfs_attention", MMFSAttentionArguments)):
         operator = getattr(torch.ops.mmfs, name).default
@@ -52,7 +52,7 @@ def test_gradients_are_those_of_the_floating_tensors() -> None:
     assert list(MSDeformAttnGradients._fields) == plain
 
 
-NOT_DIFFERENTIABLE = ("spatial_shapes", "visible", "null_logit", "image_shapes")
+NOT_DIFFERENTIABLE = ("spatial_shapes", "visible", "null_logit", "image_shapes", "image_indices")
 
 
 def test_sizes_are_those_of_all_images_or_of_each() -> None:

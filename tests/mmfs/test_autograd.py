@@ -13,7 +13,7 @@ from torch.export import Dim
 
 from mmfs import MMFS, MSDeformAttn
 from numerics import assert_equal_up_to_rounding
-from op_cases import NOT_SQUARE, mmfs_attention_case, ms_deform_attn_case
+from op_cases import NOT_SQUARE, arguments_of, image_lists_case, mmfs_attention_case, ms_deform_attn_case
 from pyramid import Pyramid
 
 FLAT = [side for size in NOT_SQUARE for side in size]
@@ -44,6 +44,13 @@ def mmfs_attention_arguments(*, tables: bool = True, null_value: bool = True) ->
     )
 
 
+def image_lists_arguments(**options: Any) -> tuple[Any, ...]:
+    case = image_lists_case(**options)
+    tensors = {name: tensor.float().requires_grad_() for name, tensor in case.tensors.items()}
+    lists = case.rest["image_indices"]
+    return tuple(arguments_of(spatial_shapes=NOT_SQUARE, **tensors, image_indices=lists, null_logit=0.3))
+
+
 def sizes_per_image() -> tuple[Any, ...]:
     arguments = list(mmfs_attention_arguments())
     arguments[0] = arguments[0].detach().flatten(0, 1).requires_grad_()
@@ -61,6 +68,11 @@ def sizes_per_image() -> tuple[Any, ...]:
             torch.ops.mmfs.mmfs_attention.default, mmfs_attention_arguments(tables=False, null_value=False), id="bare"
         ),
         pytest.param(torch.ops.mmfs.mmfs_attention.default, sizes_per_image(), id="sizes-per-image"),
+        pytest.param(
+            torch.ops.mmfs.mmfs_attention.default,
+            image_lists_arguments(points_by_level=True, offsets_by_level=True),
+            id="image-lists",
+        ),
         pytest.param(torch.ops.mmfs.mmfs_attention_with_lse.default, mmfs_attention_arguments(), id="with-lse"),
     ],
 )
@@ -71,7 +83,12 @@ def test_opcheck(op: Any, arguments: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [mmfs_attention_arguments(), mmfs_attention_arguments(tables=False, null_value=False)]
+    "arguments",
+    [
+        mmfs_attention_arguments(),
+        mmfs_attention_arguments(tables=False, null_value=False),
+        image_lists_arguments(points_by_sample=True),
+    ],
 )
 @pytest.mark.parametrize("needs_value", [True, False])
 def test_backward_operators_describe_their_outputs(arguments: tuple[Any, ...], needs_value: bool) -> None:

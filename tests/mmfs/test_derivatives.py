@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mmfs
 from mmfs import MSDeformAttn, mmfs_attention, ms_deform_attn
-from op_cases import NOT_SQUARE, Case, mmfs_attention_case, ms_deform_attn_case
+from op_cases import NOT_SQUARE, Case, image_lists_case, mmfs_attention_case, ms_deform_attn_case
 
 # PyTorch's own forward mode compiles its decompositions by torch.jit.script when it is first used.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.*is deprecated:DeprecationWarning")
@@ -33,6 +33,8 @@ PARTS = [
     for name in case.tensors
     if name not in ("reference_points", "attention_logits", "logit_table")  # other tests have these
 ]
+SMALL_LISTS = image_lists_case(num_queries=4, num_images=3, num_slots=2, points_by_level=True)
+PARTS.append(pytest.param(mmfs_attention, SMALL_LISTS, "reference_points", id="image-lists-reference_points"))
 
 
 def of_one(op: Callable[..., Tensor], case: Case, name: str, **more: Any) -> Function:
@@ -142,7 +144,9 @@ def test_as_the_reference(way: str, op: Callable[..., Tensor], case: Case, name:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("op", "case"), [(ms_deform_attn, SMALL), (mmfs_attention, SMALL_BANK)])
+@pytest.mark.parametrize(
+    ("op", "case"), [(ms_deform_attn, SMALL), (mmfs_attention, SMALL_BANK), (mmfs_attention, SMALL_LISTS)]
+)
 def test_hessian(op: Callable[..., Tensor], case: Case) -> None:
     """With respect to all that moves or weighs samples."""
     names = [name for name in case.tensors if name not in ("value", "null_value", "offset_table", "logit_table")]
@@ -175,6 +179,23 @@ def test_samples_that_see_different_images() -> None:
         one_by_one = zip(logits, visible, strict=True)
         expected = [transform(lambda one, seen: loss(one, seen, "reference"))(*pair) for pair in one_by_one]
         torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_samples_with_lists_of_their_own() -> None:
+    case = SMALL_LISTS
+    others = {name: tensor for name, tensor in case.tensors.items() if name != "reference_points"}
+    lists = case.rest["image_indices"]
+    lists = torch.stack([lists, torch.full_like(lists, -1), lists.flip(1)])
+    rest = {name: part for name, part in case.rest.items() if name != "image_indices"}
+
+    def loss(points: Tensor, image_indices: Tensor, backend: Any = None) -> Tensor:
+        out = mmfs_attention(reference_points=points, image_indices=image_indices, **others, **rest, backend=backend)
+        return out.sin().sum()
+
+    points = samples(case.tensors["reference_points"])
+    found = vmap(grad(loss))(points, lists)
+    for one, listed, gradient in zip(points, lists, found, strict=True):
+        torch.testing.assert_close(gradient, grad(lambda given, own=listed: loss(given, own, "reference"))(one))
 
 
 def test_gradients_of_common_parameters_for_each_sample() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 import mmfs
 from mmfs import cuda, functional, mmfs_attention, ms_deform_attn, why_not_cuda
 from numerics import assert_equal_up_to_rounding
-from op_cases import mmfs_attention_case, ms_deform_attn_case
+from op_cases import image_lists_case, mmfs_attention_case, mmfs_attention_one_by_one, ms_deform_attn_case
 
 
 @pytest.fixture
@@ -91,6 +91,8 @@ WRONG_MMFS_ATTENTION = [
     ({"value": numpy.ones((6, 34, 2, 3))}, TypeError, r"value is a ndarray. Expected a tensor"),
     ({"reference_points": None}, TypeError, r"reference_points is a NoneType. Expected a tensor"),
     ({"attention_logits": None}, TypeError, r"attention_logits is a NoneType. Expected a tensor"),
+    ({"visible": None}, ValueError, "neither of visible and image_indices given. Expected visible"),
+    ({"image_indices": torch.zeros(2, 5, 3).long()}, ValueError, "both of visible and image_indices given. Expected"),
     ({"visible": numpy.ones((2, 5, 2), dtype=numpy.int64)}, TypeError, r"visible is a ndarray. Expected a tensor"),
     ({"null_value": numpy.ones((2, 3))}, TypeError, r"null_value is a ndarray. Expected a tensor"),
     ({"null_value": torch.ones(6)}, ValueError, r"null_value has shape \[6\]. Expected \[2, 3\], \[H, D\] of value"),
@@ -123,6 +125,91 @@ def test_wrong_arguments_of_mmfs_attention(wrong: dict[str, Any], error: type[Ex
     case = mmfs_attention_case()
     with pytest.raises(error, match=sentence):
         mmfs_attention(**(case.tensors | case.rest | wrong))
+
+
+WRONG_IMAGE_LISTS = [
+    ({"image_indices": torch.ones(2, 5, 4)}, TypeError, "image_indices is torch.float32. Expected torch.int64 or"),
+    (
+        {"image_indices": torch.ones(2, 5).long()},
+        ValueError,
+        r"image_indices has shape \[2, 5\]. Expected \[B, Q, K\] =",
+    ),
+    ({"image_indices": torch.ones(2, 4, 4).long()}, ValueError, r"Expected \[B, Q, K\] = \[2, 5, K\], a list"),
+    ({"image_indices": [[[0]]]}, TypeError, "image_indices is a list. Expected a tensor"),
+    (
+        {"reference_points": torch.ones(2, 5, 2)},
+        ValueError,
+        r"reference_points has shape \[2, 5, 2\]. Expected \[B, Q, K, 2\] or .* = \[2, 5, 4, 2, 3, 2\]",
+    ),
+    ({"reference_points": torch.ones(2, 5, 3, 2)}, ValueError, r"reference_points has shape \[2, 5, 3, 2\]. Expected"),
+    ({"reference_points": torch.ones(2, 5, 4, 2, 4, 2)}, ValueError, r"= \[2, 5, 4, 2, 3, 2\], where K is that of"),
+    ({"reference_points": torch.ones(2, 5, 4, 1, 1, 4)}, ValueError, r"reference_points has shape .* Expected"),
+    (
+        {"sampling_offsets": torch.ones(2, 5, 2, 3, 3, 2)},
+        ValueError,
+        r"sampling_offsets has shape .* or \[B, Q, H, L, P, 2\], with \[B, Q, H, L, P, 2\] = \[2, 5, 2, 2, 3, 2\]",
+    ),
+    (
+        {"offset_table": torch.ones(4, 2, 2, 3, 2)},
+        ValueError,
+        r"offset_table has shape .* Expected \[4, 2, 1, 3, 2\], \[A, H, L, P, 2\], or \[A, H, P, 2\] for",
+    ),
+    ({"offset_table": torch.ones(4, 2, 3)}, ValueError, r"offset_table has shape \[4, 2, 3\]. Expected"),
+]
+
+
+@pytest.mark.usefixtures("nothing_computes")
+@pytest.mark.parametrize(("wrong", "error", "sentence"), WRONG_IMAGE_LISTS)
+def test_wrong_lists_of_images(wrong: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    case = image_lists_case()
+    with pytest.raises(error, match=sentence):
+        mmfs_attention(**(case.tensors | case.rest | wrong))
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_a_range_is_a_list_from_its_newest_image_on(backend: Any) -> None:
+    case = mmfs_attention_case()
+    visible = case.rest.pop("visible")
+    ages = torch.arange(1, 7)
+    lists = torch.where(ages <= visible.diff(dim=-1), visible[..., 1:] - ages, -1)  # [B, Q, 6]
+
+    def by_lists(reference_points: Tensor, **others: Any) -> Tensor:
+        points = reference_points[:, :, None]
+        return mmfs_attention(reference_points=points, image_indices=lists.int(), **others, backend=backend)
+
+    def by_ranges(**others: Any) -> Tensor:
+        return mmfs_attention(visible=visible, **others, backend=backend)
+
+    found, expected = case.run(by_lists), case.run(by_ranges)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_points_and_offsets_of_a_list_are_broadcast(backend: Any) -> None:
+    """One table for offsets of two levels, points of one row of the batch, and gradients of what was given."""
+    case = image_lists_case(offsets_by_level=True)
+    case.tensors["reference_points"] = case.tensors["reference_points"][:1, :, :, 0, 0]
+    case.tensors["offset_table"] = case.tensors["offset_table"][:, :, 0]
+    found = case.run(mmfs_attention, backend=backend)
+    full = image_lists_case(offsets_by_level=True)
+    full.tensors["reference_points"] = case.tensors["reference_points"][:, :, :, None, None].expand(2, -1, -1, 2, 3, 2)
+    full.tensors["offset_table"] = case.tensors["offset_table"][:, :, None].expand(-1, -1, 2, -1, -1)
+    expected = full.run(mmfs_attention_one_by_one)
+    expected["reference_points"] = expected["reference_points"].sum((0, 3, 4))[None]
+    expected["offset_table"] = expected["offset_table"].sum(2)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_a_list_without_slots_sees_nothing(backend: Any) -> None:
+    case = image_lists_case(num_slots=0)
+    found = case.run(mmfs_attention, backend=backend)
+    null_value = case.tensors["null_value"]
+    torch.testing.assert_close(found["output"], null_value.flatten().expand(2, 5, -1))
+    assert found["reference_points"].shape == (2, 5, 0, 1, 1, 2)
+    assert found["value"].eq(0).all()
 
 
 @pytest.mark.parametrize("backend", [None, "cpu", "reference"])

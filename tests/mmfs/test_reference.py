@@ -14,6 +14,7 @@ from mmfs.reference import softmax_with_null
 from op_cases import (
     NOT_SQUARE,
     Case,
+    image_lists_case,
     largest_difference,
     mmfs_attention_case,
     mmfs_attention_one_by_one,
@@ -55,6 +56,30 @@ def test_mmfs_attention_equals_a_loop(options: dict[str, Any]) -> None:
     case = mmfs_attention_case(**options)
     differences = largest_difference(case.run(mmfs_attention_reference), case.run(mmfs_attention_one_by_one))
     assert max(differences.values()) < 1e-13, differences
+
+
+LISTS = [
+    pytest.param({}, id="one-point-of-an-image"),
+    pytest.param({"points_by_level": True, "num_slots": 6}, id="points-by-level-more-slots-than-ages"),
+    pytest.param({"points_by_sample": True, "null_logit": None, "tables": False}, id="points-by-sample"),
+    pytest.param({"points_by_level": True, "points_by_sample": True, "offsets_by_level": True}, id="all-differ"),
+]
+
+
+@pytest.mark.parametrize("options", LISTS)
+def test_lists_of_images_equal_a_loop(options: dict[str, Any]) -> None:
+    case = image_lists_case(**options)
+    differences = largest_difference(case.run(mmfs_attention_reference), case.run(mmfs_attention_one_by_one))
+    assert max(differences.values()) < 1e-13, differences
+
+
+def test_an_empty_slot_changes_nothing_but_the_rows_of_those_after_it() -> None:
+    case = image_lists_case(tables=False, num_slots=3)
+    expected = mmfs_attention_reference(**case.tensors, **case.rest)
+    lists, points = case.rest["image_indices"], case.tensors["reference_points"]
+    case.rest["image_indices"] = torch.cat([lists[..., :1], torch.full_like(lists[..., :1], -1), lists[..., 1:]], -1)
+    case.tensors["reference_points"] = torch.cat([points[:, :, :1], points[:, :, :1] * torch.nan, points[:, :, 1:]], 2)
+    assert (mmfs_attention_reference(**case.tensors, **case.rest) - expected).abs().max() < 1e-15
 
 
 def test_one_image_without_null_is_ms_deform_attn() -> None:
@@ -117,6 +142,30 @@ def test_first_and_second_derivatives_of_mmfs_attention() -> None:
     assert torch.autograd.gradgradcheck(op, leaves, fast_mode=True)
 
 
+def test_first_and_second_derivatives_with_lists_of_images() -> None:
+    case = image_lists_case(
+        [(2, 1), (1, 1)],
+        batch=1,
+        num_queries=2,
+        num_heads=1,
+        num_points=2,
+        num_images=3,
+        dim=2,
+        num_ages=2,
+        num_slots=2,
+        points_by_level=True,
+        offsets_by_level=True,
+    )
+    names = list(case.tensors)
+    leaves = tuple(tensor.requires_grad_() for tensor in case.tensors.values())
+
+    def op(*tensors: torch.Tensor) -> torch.Tensor:
+        return mmfs_attention_reference(**dict(zip(names, tensors, strict=True)), **case.rest)
+
+    assert torch.autograd.gradcheck(op, leaves)
+    assert torch.autograd.gradgradcheck(op, leaves, fast_mode=True)
+
+
 def test_softmax_with_null_equals_the_released_slots() -> None:
     """The released code gives each of n images and L levels a slot with the logit -log(n L): together exp(0)."""
     logits = torch.randn(2, 3, 4, 5, 2, 6, dtype=torch.float64)  # [B, Q, H, M, L, P]
@@ -133,6 +182,14 @@ def test_softmax_with_null_neither_overflows_nor_vanishes(null_logit: float | No
     logits = torch.randn(1, 1, 2, 3, 1, 4) + shift
     weights, null_weight = softmax_with_null(logits, null_logit)
     assert ((weights.flatten(3).sum(-1) + null_weight) - 1).abs().max() < 1e-6
+
+
+def test_case_draws_empty_lists_gaps_and_images_twice() -> None:
+    lists = image_lists_case().rest["image_indices"].flatten(0, 1)
+    assert (lists == -1).all(1).any()
+    gaps = (lists[:, :-1] == -1) & (lists[:, 1:] >= 0)
+    assert gaps.any()
+    assert any(row[0] == row[1] != -1 for row in lists.tolist())
 
 
 def test_case_draws_empty_and_long_ranges() -> None:

@@ -20,7 +20,7 @@ from emulated_calls import (
 )
 from mmfs import compiled, embedding_bag
 from mmfs.kernels import calls
-from op_cases import Case, arguments_of, mmfs_attention_case, ms_deform_attn_case
+from op_cases import Case, arguments_of, image_lists_case, mmfs_attention_case, ms_deform_attn_case
 
 # The two half types differ in their conversions alone.
 DTYPES = [torch.float64, torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16]
@@ -97,6 +97,20 @@ CASES: dict[str, Callable[[], Case]] = {
     "mmfs_attention-no-queries": lambda: mmfs_attention_case(dim=8, num_queries=0),
     "mmfs_attention-no-points": lambda: mmfs_attention_case(dim=8, num_points=0),
     "mmfs_attention-no-batch": lambda: mmfs_attention_case(dim=8, batch=0),
+    "image-lists": lambda: image_lists_case(dim=8),
+    "image-lists-strided": lambda: strided(image_lists_case(dim=8)),
+    "image-lists-points-by-level": lambda: image_lists_case(dim=8, points_by_level=True),
+    "image-lists-everything-by-level-and-sample": lambda: image_lists_case(
+        dim=8, points_by_level=True, points_by_sample=True, offsets_by_level=True
+    ),
+    "image-lists-points-by-sample-plain-softmax": lambda: image_lists_case(
+        dim=8, points_by_sample=True, null_logit=None, null_value=False, tables=False
+    ),
+    "image-lists-offsets-by-level": lambda: image_lists_case(dim=8, offsets_by_level=True, num_slots=7, num_ages=3),
+    "image-lists-not-finite": lambda: not_finite(image_lists_case(dim=8), "sampling_offsets"),
+    "image-lists-all-empty": lambda: image_lists_case(dim=8, num_images=0),
+    "image-lists-no-queries": lambda: image_lists_case(dim=8, num_queries=0),
+    "image-lists-no-points": lambda: image_lists_case(dim=8, num_points=0, points_by_sample=True),
 }
 
 
@@ -139,6 +153,22 @@ def test_ranges_of_any_numbers_are_empty_or_refused(backend: Any, first: int) ->
             out = run(backend, case, torch.float64)["output"]
             assert out[0, 0].isnan().all()
             assert out[0, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [-2, 6, 2**31, 2**32 + 1, HIGHEST, LOWEST])
+def test_a_list_with_an_image_beyond_the_bank_is_refused(backend: Any, wrong: int) -> None:
+    case = image_lists_case(batch=1, num_queries=4, dim=8)
+    case.rest["image_indices"][0, 1, 2] = wrong
+    if isinstance(backend, ModuleType):
+        with pytest.raises(
+            ValueError, match=rf"image_indices holds {wrong} but the bank has 6 images. Expected -1 for"
+        ):
+            run(backend, case, torch.float64)
+    else:
+        results = run(backend, case, torch.float64)
+        assert results["output"][0, 1].isnan().all()
+        assert results["output"][0, [0, 2, 3]].isfinite().all()
+        assert results["value"].isfinite().all()
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

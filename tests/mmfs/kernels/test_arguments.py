@@ -46,12 +46,12 @@ def test_pack() -> None:
         points=points,
     )
     words = struct.unpack(f"<{LAYOUT.size // 8}q", arguments.pack())
-    assert words[:9] == (5, 5, 1, 6, 6, 2, 3, 1, 4)
-    assert struct.pack("<q", words[16]) == struct.pack("<d", -1.5)
-    assert words[17:19] == (2, 0)
-    assert words[33:35] == (3, 0)
-    assert words[49:51] == (0, 0), "tensors that are not given"
-    assert words[51] == value.data_ptr()
-    assert words[52:56] == (0, 0, 0, 0), "locations and weights, which are not given"
-    assert words[56:58] == (points.data_ptr(), 3), "a pointer with its dtype"
+    assert words[:13] == (5, 5, 1, 6, 6, 2, 3, 1, 4, 1, 1, 1, 1)
+    assert struct.pack("<q", words[20]) == struct.pack("<d", -1.5)
+    assert words[21:23] == (2, 0)
+    assert words[37:39] == (3, 0)
+    assert words[53:56] == (0, 0, 0), "tensors that are not given"
+    assert words[56] == value.data_ptr()
+    assert words[57:61] == (0, 0, 0, 0), "locations and weights, which are not given"
+    assert words[61:63] == (points.data_ptr(), 3), "a pointer with its dtype"
     assert arguments.tensors().keys() == {"value", "points"}

@@ -19,7 +19,7 @@ from mmfs.kernels import calls
 from mmfs.kernels.arguments import KernelArguments
 from mmfs.kernels.plan import Launch
 from mmfs.reference import ms_deform_attn_reference
-from op_cases import NOT_SQUARE, mmfs_attention_case, ms_deform_attn_case
+from op_cases import NOT_SQUARE, image_lists_case, mmfs_attention_case, ms_deform_attn_case
 
 # Channels of a head: by vectors of 1, 2, 4 and 8; two chunks of 32 lanes; more lanes than vectors.
 INSTANCES = [
@@ -68,6 +68,31 @@ def test_mmfs_options(device: Any, options: dict[str, Any], deterministic: bool,
     device.falling = falling
     case = mmfs_attention_case(**options)
     actual = run_mmfs_attention(device, case, torch.float32, deterministic=deterministic, keep_lse=falling)
+    assert_agrees(actual, case, torch.float32)
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["atomic", "deterministic"])
+@pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"num_queries": 37, "num_points": 5}, id="many-rows"),
+        pytest.param({"points_by_level": True, "num_slots": 9}, id="points-by-level"),
+        pytest.param({"offsets_by_level": True, "points_by_sample": True}, id="offsets-by-level"),
+    ],
+)
+def test_lists_of_images(device: Any, options: dict[str, Any], deterministic: bool, falling: bool) -> None:
+    device.falling = falling
+    case = image_lists_case(**options)
+    actual = run_mmfs_attention(device, case, torch.float32, deterministic=deterministic, keep_lse=falling)
+    assert_agrees(actual, case, torch.float32)
+
+
+def test_splits_of_a_list_add_up(device: Any) -> None:
+    case = image_lists_case(batch=1, num_queries=7, num_heads=1, num_points=9, num_slots=7)
+    device.num_sms = 4
+    actual = run_mmfs_attention(device, case, torch.float32)
+    assert device.launched[0].grid[2] > 1
     assert_agrees(actual, case, torch.float32)
 
 

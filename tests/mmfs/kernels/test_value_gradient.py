@@ -19,7 +19,7 @@ from emulated_calls import (
 from mmfs.kernels import value_gradient
 from mmfs.kernels.arguments import KernelArguments
 from mmfs.kernels.value_gradient import ValueGradient, plan_value_gradient
-from op_cases import Case, mmfs_attention_case, ms_deform_attn_case
+from op_cases import Case, image_lists_case, mmfs_attention_case, ms_deform_attn_case
 
 H100 = {"num_sms": 132, "shared_bytes": 227 * 1024}
 SMALL_GPU = {"num_sms": 58, "shared_bytes": 99 * 1024}
@@ -142,6 +142,7 @@ def test_map(by_map: Any, dtype: torch.dtype, dim: int) -> None:
     for case, run in (
         (mmfs_attention_case(dim=dim), run_mmfs_attention),
         (ms_deform_attn_case(dim=dim), run_ms_deform_attn),
+        (image_lists_case(dim=dim, points_by_level=True), run_mmfs_attention),
     ):
         assert_agrees(run(by_map, case, dtype), case, dtype)
         assert last_kernel(by_map) == "map_gradient"
@@ -163,9 +164,9 @@ def test_map_cut_into_tiles_and_channels(by_map: Any) -> None:
 @pytest.mark.parametrize("dim", [8, 64])
 def test_dense(by_matrices: Any, dtype: torch.dtype, dim: int, falling: bool) -> None:
     by_matrices.falling = falling
-    case = mmfs_attention_case(dim=dim)
-    assert_agrees(run_mmfs_attention(by_matrices, case, dtype), case, dtype)
-    assert last_kernel(by_matrices) == "dense_gradient"
+    for case in (mmfs_attention_case(dim=dim), image_lists_case(dim=dim, offsets_by_level=True)):
+        assert_agrees(run_mmfs_attention(by_matrices, case, dtype), case, dtype)
+        assert last_kernel(by_matrices) == "dense_gradient"
 
 
 @pytest.mark.slow
