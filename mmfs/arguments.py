@@ -52,6 +52,17 @@ class MMFSAttentionArguments(NamedTuple):
         return self.spatial_shapes if self.image_shapes is None else self.image_shapes
 
     @property
+    def ranges(self) -> Tensor:
+        """visible, of a call that has it.
+
+        Raises:
+            ValueError: it has image_indices.
+        """
+        if self.visible is None:
+            raise ValueError("the call has image_indices. Expected visible, a range of images for each query.")
+        return self.visible
+
+    @property
     def points_by_slot(self) -> Tensor:
         """reference_points as [B, Q, K or 1, L or 1, P or 1, 2], whichever the form."""
         points = self.reference_points

@@ -297,9 +297,8 @@ def image_lists(arguments: MMFSAttentionArguments, num_images: int) -> ImageList
     if arguments.image_indices is not None:
         lists = checked_image_indices(arguments.image_indices, num_images).flatten(0, 1)  # [B*Q, K]
         return ImageLists(lists.shape[1], lambda queries: lists[queries])
-    assert arguments.visible is not None
-    num_visible = count_visible(arguments.visible, num_images).flatten()  # [B*Q]
-    last = arguments.visible[..., 1].flatten().long()
+    num_visible = count_visible(arguments.ranges, num_images).flatten()  # [B*Q]
+    last = arguments.ranges[..., 1].flatten().long()
 
     def of_ranges(queries: slice) -> Tensor:
         num_seen = num_visible[queries, None]

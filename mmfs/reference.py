@@ -140,11 +140,10 @@ def seen_images(arguments: MMFSAttentionArguments, num_images: int) -> Tensor:
     """
     if arguments.image_indices is not None:
         return checked_image_indices(arguments.image_indices, num_images)[..., : None if num_images else 0]
-    assert arguments.visible is not None
-    num_visible = count_visible(arguments.visible, num_images)  # [B, Q]
+    num_visible = count_visible(arguments.ranges, num_images)  # [B, Q]
     most = int(num_visible.max()) if num_visible.numel() else 0
     ages = torch.arange(1, most + 1, device=num_visible.device)
-    return torch.where(ages <= num_visible[..., None], arguments.visible[..., 1:].long() - ages, -1)
+    return torch.where(ages <= num_visible[..., None], arguments.ranges[..., 1:].long() - ages, -1)
 
 
 def checked_image_indices(image_indices: Tensor, num_images: int) -> Tensor:

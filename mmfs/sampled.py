@@ -51,11 +51,9 @@ def sampled(arguments: MMFSAttentionArguments, *, newest_last: bool = True) -> S
     Raises:
         ValueError: the call has image_indices.
     """
-    if arguments.visible is None:
-        raise ValueError("the call has image_indices. Expected visible, a range of images for each query.")
     dtype = accumulation_dtype(arguments.attention_logits.dtype)
     points = arguments.reference_points.expand(*arguments.sampling_offsets.shape[:2], 2)
-    arguments, visible = arguments._replace(reference_points=points), arguments.visible.long()
+    arguments, visible = arguments._replace(reference_points=points), arguments.ranges.long()
     num_visible = count_visible(visible, int(visible.max()) if visible.numel() else 0)[..., None]  # [B, Q, 1]
     most = int(num_visible.max()) if num_visible.numel() else 0
     place = torch.arange(most, device=visible.device)  # of an image among those that a query sees

@@ -42,7 +42,7 @@ class SamplingRecorder:
         # A layer that is not folded makes its tables anew in each call; they differ only if its weights do.
         tables = self._tables.setdefault(index, (arguments.offset_table, arguments.logit_table))
         points, offsets, logits = arguments.reference_points, arguments.sampling_offsets, arguments.attention_logits
-        visible = arguments.visible
+        visible = arguments.ranges
         if (select := self._select) is not None:
             if points.shape[:-1] == offsets.shape[:2]:  # otherwise they are the same for all rows
                 points = select(points)

@@ -31,9 +31,9 @@ class RecordedQueries:
                 one._replace(
                     sampling_offsets=own(one.sampling_offsets),
                     attention_logits=own(one.attention_logits),
-                    visible=own(one.visible),
+                    visible=own(one.ranges),
                     reference_points=own(one.reference_points)
-                    if one.reference_points.shape[:-1] == one.visible.shape[:-1]
+                    if one.reference_points.shape[:-1] == one.ranges.shape[:-1]
                     else one.reference_points,
                 )
                 for one in self.arguments

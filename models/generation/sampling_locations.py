@@ -68,7 +68,7 @@ def one_query(arguments: MMFSAttentionArguments, row: int, place: int) -> MMFSAt
         reference_points=points[chosen],
         sampling_offsets=arguments.sampling_offsets[chosen],
         attention_logits=arguments.attention_logits[chosen],
-        visible=arguments.visible[chosen],
+        visible=arguments.ranges[chosen],
     )
 
 
@@ -262,5 +262,5 @@ class SamplingLocations:
         ]
         tables = {id(table): table for one in arguments for table in (one.offset_table, one.logit_table)}
         return sum(
-            one.sampling_offsets.nbytes + one.attention_logits.nbytes + one.visible.nbytes for one in arguments
+            one.sampling_offsets.nbytes + one.attention_logits.nbytes + one.ranges.nbytes for one in arguments
         ) + sum(table.nbytes for table in tables.values() if table is not None)
