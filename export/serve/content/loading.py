@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from export.serve.content.fetching import Fetcher
-from export.serve.content.image_store import ImageStore
+from export.serve.content.kept import Kept
 from export.serve.content.references import ImageReference, Part
 from export.serve.errors import RequestError, invalid
 from models.generation.documents import PlainText, PromptSegment
@@ -41,11 +41,11 @@ class DocumentLoader:
     Args:
         limits: of a document.
         min_side: pixels of an image's shorter side that the model has use for; a larger image may come out smaller.
-        store: of this server's own images.
+        store: PNG files of this server's own images by their SHA-256.
         fetcher: of images elsewhere.
     """
 
-    def __init__(self, limits: ContentLimits, min_side: int, store: ImageStore, fetcher: Fetcher) -> None:
+    def __init__(self, limits: ContentLimits, min_side: int, store: Kept[bytes], fetcher: Fetcher) -> None:
         self.limits = limits
         self.min_side = min_side
         self.store = store

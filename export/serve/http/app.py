@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from export.serve.http.endpoints import chat, models, page, requests
+from export.serve.http.endpoints import chat, images, models, page, requests, responses, score
 from export.serve.http.guard import Guard
 from export.serve.http.hosts import HostNames
 from export.serve.http.keys import Keys
@@ -19,6 +19,12 @@ Endpoint = Callable[[Request, Service], Awaitable[Response]]
 
 ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("POST", "/v1/chat/completions", chat.chat_completions),
+    ("POST", "/v1/responses", responses.create_response),
+    ("GET", "/v1/responses/{id}", responses.get_response),
+    ("DELETE", "/v1/responses/{id}", responses.delete_response),
+    ("POST", "/v1/images/generations", images.generate_images),
+    ("POST", "/v1/mmfs/score", score.score),
+    ("GET", "/v1/mmfs/props", models.props),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{name}", models.get_model),
     ("DELETE", "/v1/mmfs/requests/{id}", requests.cancel),

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
-from export.serve.content.encoded import encode_image, encode_preview
-from export.serve.content.image_store import ImageStore
+from export.serve.content.encoded import EncodedImage, encode_image, encode_preview
+from export.serve.content.kept import Kept
 from export.serve.engine.events import Cancelled, CancelReason, Completed, Event, Failed, LastEvent, Scored
 from export.serve.engine.handle import Handle
 from export.serve.engine.interface import Overloaded
@@ -46,7 +46,7 @@ class Run:
         client: str,
         handles: Sequence[Handle],
         *,
-        images: ImageStore,
+        images: Kept[bytes],
         metrics: Metrics,
         timeout: float,
         on_end: Callable[[], None],
@@ -78,6 +78,11 @@ class Run:
             on_end, self._on_end = self._on_end, _nothing
             on_end()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer came to its end without an error."""
+        return len(self.completed) == len(self.handles) or self.cancel_reason == "request"
+
     async def events(self, *, whole_previews: bool = False) -> AsyncIterator[tuple[int, RunEvent]]:
         """The events of all continuations as they come, each with the continuation's number.
 
@@ -108,7 +113,7 @@ class Run:
         match event:
             case Image.Image():
                 encoded = await run_in_threadpool(encode_image, event)
-                await run_in_threadpool(self._images.put, encoded)
+                await run_in_threadpool(self._keep, encoded)
                 return encoded
             case Preview(image=image, done=done, num_inference_steps=num_steps):
                 return await run_in_threadpool(encode_preview, image, done, num_steps, whole=whole_previews)
@@ -122,6 +127,9 @@ class Run:
             case Completed():
                 self.completed.append(event)
         return event
+
+    def _keep(self, image: EncodedImage) -> None:
+        self._images.put(image.digest, image.png, len(image.png))
 
     def _ended_by_server(self, reason: CancelReason) -> RequestError:
         if reason == "timeout":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from export.serve.content.fetching import Fetcher
-from export.serve.content.image_store import ImageStore
+from export.serve.content.kept import Kept
 from export.serve.content.loading import DocumentLoader
 from export.serve.engine.handle import Handle
 from export.serve.engine.interface import Asker, Engine, EngineStopped, QueueFull
@@ -15,6 +15,7 @@ from export.serve.engine.interface import Request as Work
 from export.serve.errors import RequestError
 from export.serve.http.metrics import Metrics
 from export.serve.http.run import Run
+from export.serve.protocol.responses import StoredResponse
 from export.serve.settings import Settings
 from models.config import MMInterleavedConfig
 from models.generation.state import GenerativeModel, processor_of
@@ -53,7 +54,8 @@ class Service:
         self.settings = settings
         self.created = int(time.time())
         self.metrics = Metrics()
-        self.images = ImageStore(settings.keep, settings.max_kept_bytes, clock)
+        self.images: Kept[bytes] = Kept(settings.keep, settings.max_kept_bytes, clock)
+        self.responses: Kept[StoredResponse] = Kept(settings.keep, settings.max_kept_bytes, clock)
         self.fetcher = fetcher or Fetcher(settings.image_hosts)
         self.runs: dict[str, Run] = {}
         self.is_stopping = False

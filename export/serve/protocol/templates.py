@@ -34,7 +34,7 @@ def lay_out(turns: Sequence[Turn], template: Template) -> list[Part]:
     if template == "document":
         return [part for turn in turns for part in turn.parts]
     parts: list[Part] = []
-    for turn in turns:
+    for turn in _joined(turns):
         if turn.role == "user":
             parts += _user(turn.parts, is_first=not parts)
         elif turn.role == "assistant":
@@ -42,6 +42,17 @@ def lay_out(turns: Sequence[Turn], template: Template) -> list[Part]:
         else:
             parts += turn.parts
     return parts
+
+
+def _joined(turns: Sequence[Turn]) -> list[Turn]:
+    """Turns of the same side in a row as one: an answer may come back in several items."""
+    joined: list[Turn] = []
+    for turn in turns:
+        if joined and joined[-1].role == turn.role:
+            joined[-1] = Turn(turn.role, [*joined[-1].parts, *turn.parts])
+        else:
+            joined.append(turn)
+    return joined
 
 
 def _user(parts: Sequence[Part], *, is_first: bool) -> list[Part]:

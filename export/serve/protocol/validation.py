@@ -18,10 +18,10 @@ def place(path: Sequence[str | int]) -> str:
     return "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path).removeprefix(".")
 
 
-def of_validation(error: ValidationError) -> RequestError:
+def of_validation(error: ValidationError, within: Sequence[str | int] = ()) -> RequestError:
     """What pydantic does not like, as a sentence: of the forms that a value may have, by the one that came furthest."""
     worst = max(error.errors(include_url=False, include_context=False), key=lambda one: len(one["loc"]))
-    where = place(_without_forms(worst["loc"]))
+    where = place([*within, *_without_forms(worst["loc"])])
     if worst["type"] == "missing":
         return invalid(f"{where or 'the body'} is missing.", where or None)
     expected = re.sub(r"^(Input|Value) ", "", worst["msg"]).removeprefix("should be ").rstrip(".")
@@ -33,13 +33,16 @@ def _without_forms(path: Sequence[str | int]) -> list[str | int]:
     value of `type` behind a number."""
     kept: list[str | int] = []
     for before, one in zip((None, *path), path, strict=False):
-        is_form = isinstance(one, str) and (not one.isidentifier() or one in FORMS or isinstance(before, int))
-        if not is_form or not kept:
+        is_tag = isinstance(before, int) and one in TAGS
+        if isinstance(one, int) or not (is_tag or one in FORMS or not one.isidentifier()):
             kept.append(one)
     return kept
 
 
-FORMS = frozenset({"str", "int", "float", "bool", "ImageURL"})
+TAGS = frozenset({"text", "input_text", "output_text", "image_url", "input_image"})
+"""Values of `type` by which pydantic chooses the form of a part."""
+
+FORMS = frozenset({"str", "int", "float", "bool", "ImageURL", "ToolChoice"})
 """Types that stand in the path of an error of a union."""
 
 

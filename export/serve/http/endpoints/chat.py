@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from export.serve.engine.events import Cancelled, Scored
 from export.serve.http.body import json_of
-from export.serve.http.endpoints.generation import begin, data_lines, model_of, note
+from export.serve.http.endpoints.generation import begin, data_lines, model_of, note, public_url
 from export.serve.http.event_stream import EventStream, unless_gone
 from export.serve.http.run import Run
 from export.serve.http.service import Service
@@ -34,14 +34,21 @@ async def chat_completions(request: Request, service: Service) -> Response:
         created=int(time.time()),
         request=asked,
         seeds=seeds,
-        public_url=settings.public_url or str(request.base_url).rstrip("/"),
+        public_url=public_url(request, service),
         num_visual_tokens=served.num_visual_tokens,
     )
     if asked.stream:
-        return EventStream(run, data_lines(_chunks(run, answer), run, request, named=False), settings.client_timeout)
+        return EventStream(run, _lines(run, answer, request), settings.client_timeout)
     whole = await unless_gone(run, request.receive, _whole(run, answer))
     note(request, run)
     return JSONResponse(whole)
+
+
+async def _lines(run: Run, answer: ChatAnswer, request: Request) -> AsyncIterator[bytes]:
+    async for line in data_lines(_chunks(run, answer), run, request):
+        yield line
+    if run.has_ended:
+        yield b"data: [DONE]\n\n"
 
 
 async def _chunks(run: Run, answer: ChatAnswer) -> AsyncIterator[dict[str, Any]]:

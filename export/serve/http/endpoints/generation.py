@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from export.serve.http.guard import log_failure
 from export.serve.http.run import Run
 from export.serve.http.service import Service
 from export.serve.protocol.options import ImageFormat, Options
-from models.generation.documents import PlainText
+from models.generation.documents import PlainText, PromptSegment
 from models.generation.prompts import prompt_for
 
 MARKDOWN = ":markdown"
@@ -54,13 +54,7 @@ async def begin(
     Raises:
         RequestError: an image cannot be read, or there is no room.
     """
-    document = await run_in_threadpool(service.served.loader.load, parts)
-    if options.task is not None:
-        try:
-            filled = prompt_for(options.task).fill(document)
-        except ValueError as error:
-            raise invalid(str(error), "mmfs.task") from error
-        document = [PlainText(one) if isinstance(one, str) else one for one in filled]
+    document = filled(await run_in_threadpool(service.served.loader.load, parts), options.task)
     seeds = options.generation.seeds(1)
     asker = service.asker(request.state.client)
     run = service.begin(
@@ -77,6 +71,25 @@ async def begin(
         ],
     )
     return run, seeds
+
+
+def filled(document: list[PromptSegment], task: str | None) -> list[PromptSegment]:
+    """The document in the words of a task, if there is one.
+
+    Raises:
+        RequestError: it is not what the task takes.
+    """
+    if task is None:
+        return document
+    try:
+        return [PlainText(one) if isinstance(one, str) else one for one in prompt_for(task).fill(document)]
+    except ValueError as error:
+        raise invalid(str(error), "mmfs.task") from error
+
+
+def public_url(request: Request, service: Service) -> str:
+    """Under which the client reaches this server."""
+    return service.settings.public_url or str(request.base_url).rstrip("/")
 
 
 def note(request: Request, run: Run) -> None:
@@ -103,27 +116,32 @@ def note(request: Request, run: Run) -> None:
 
 
 async def data_lines(
-    events: AsyncIterator[dict[str, Any]], run: Run, request: Request, *, named: bool
+    events: AsyncIterator[dict[str, Any]],
+    run: Run,
+    request: Request,
+    on_error: Callable[[RequestError], Iterable[dict[str, Any]]] = lambda error: [error.body],
 ) -> AsyncIterator[bytes]:
-    """Events as a stream sends them; an error after the first byte is the last of them.
+    """Events as a stream sends them: those that have a type begin with a line that names it.
 
     Args:
         events: as JSON.
         run: what they tell of.
         request: that asked.
-        named: with a line that has the event's type, as responses and images have it.
+        on_error: what is said of an error after the first byte. It is the last that is sent.
     """
     try:
         async for event in events:
-            head = f"event: {event['type']}\n" if named else ""
-            yield f"{head}data: {json.dumps(event)}\n\n".encode()
-        if not named:
-            yield b"data: [DONE]\n\n"
+            yield line_of(event)
     except RequestError as error:
         if error.status == 500 and error.__cause__ is not None:
             log_failure(error.__cause__, request.state.request_id)
-        head = "event: error\n" if named else ""
-        body = {"type": "error", **error.body["error"]} if named else error.body
-        yield f"{head}data: {json.dumps(body)}\n\n".encode()
+        for event in on_error(error):
+            yield line_of(event)
     finally:
         note(request, run)
+
+
+def line_of(event: Mapping[str, Any]) -> bytes:
+    """An event as it is sent."""
+    head = f"event: {event['type']}\n" if "type" in event else ""
+    return f"{head}data: {json.dumps(event)}\n\n".encode()

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from export.serve.errors import RequestError
 from export.serve.http.endpoints.generation import MARKDOWN
 from export.serve.http.service import Service
+from export.serve.protocol.props import props_of
 
 
 async def list_models(request: Request, service: Service) -> Response:
@@ -41,6 +42,11 @@ async def live(request: Request, service: Service) -> Response:
 async def metrics(request: Request, service: Service) -> Response:
     """Counters for Prometheus."""
     return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def props(request: Request, service: Service) -> Response:
+    """What the model and the server can do."""
+    return JSONResponse(props_of(service.settings, service.served.config))
 
 
 def _names(service: Service) -> list[str]:
