@@ -26,7 +26,7 @@ TYPES: Final = {str(dtype).removeprefix("torch."): dtype for dtype in VALUE_TYPE
 
 
 def instances(channels: Sequence[int], dtypes: Sequence[torch.dtype]) -> list[Instance]:
-    """All kernels of both nodes for these numbers of channels and types of value, each once."""
+    """All kernels of the nodes for these numbers of channels and types of value, each once."""
     nodes = (Node("MMFS", (1, 1)), Node("MSDeformAttn", (1, 1)))
     found = [
         instance

@@ -25,6 +25,7 @@ it had this many."""
 
 KERNELS: Final = {
     "MMFS": ("mmfs_attention_forward", "merge_splits"),
+    "MMFSImageLists": ("mmfs_attention_forward", "merge_splits"),
     "MSDeformAttn": ("ms_deform_attn_forward", "add_splits"),
 }
 """Of each node: the kernel that samples, and the one that adds up splits if the samples of a row are split."""
@@ -124,7 +125,7 @@ def launches(
         num_sums = arguments.num_splits * sizes.num_rows * sizes.num_heads
         wide = torch.float32
         arguments.split_sums = _as_tensor(Address(workspace, wide))
-        if node.operator == "MMFS":
+        if node.is_mmfs_attention:
             softmaxes = workspace + num_sums * sizes.num_channels * wide.itemsize
             arguments.split_softmaxes = _as_tensor(Address(softmaxes, wide))
         planned.append(plan_rows(KERNELS[node.operator][1], channels, sizes.num_rows, sizes.num_heads))
@@ -144,8 +145,8 @@ def plan(node: Node, sizes: Sizes, channels: Channels) -> Launch:
 
 def _split(node: Node, sizes: Sizes, channels: Channels, launch: Launch, num_sms: int) -> Launch:
     num_samples = sizes.num_levels * sizes.num_points
-    if node.operator == "MMFS":
-        return plan_splits(launch, channels, num_samples, sizes.num_images, num_sms)
+    if node.is_mmfs_attention:
+        return plan_splits(launch, channels, num_samples, sizes.most_images, num_sms)
     return plan_splits(launch, channels, num_samples, 1, num_sms, FEWEST_MS_DEFORM_ATTN_BATCHES)
 
 
@@ -169,15 +170,20 @@ def arguments_of(node: Node, sizes: Sizes, given: Mapping[str, Any], output: Any
         num_channels=sizes.num_channels,
         num_levels=sizes.num_levels,
         num_points=sizes.num_points,
+        num_slots=1 if sizes.num_slots is None else sizes.num_slots,
+        point_levels=sizes.point_levels,
+        point_points=sizes.point_points,
+        offset_levels=sizes.offset_levels,
         num_offset_ages=sizes.num_offset_ages,
         num_logit_ages=sizes.num_logit_ages,
         has_null=node.null_logit is not None,
         null_logit=node.null_logit or 0.0,
         heights=node.spatial_shapes[::2],
         widths=node.spatial_shapes[1::2],
-        visible=tensors.get("visible"),
-        value=tensors["value"],
         # Each node has some of these.
+        visible=tensors.get("visible"),
+        image_indices=tensors.get("image_indices"),
+        value=tensors["value"],
         locations=tensors.get("sampling_locations"),
         weights=tensors.get("attention_weights"),
         points=tensors.get("reference_points"),

@@ -1,7 +1,7 @@
 """What a runtime has to know about the mmfs nodes: inputs, sizes, types. All kinds of plugins use this.
 
 Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
-B batch, Q queries, A rows of the tables.
+B batch, Q queries, A rows of the tables, K slots of a list of images.
 """
 
 from __future__ import annotations
@@ -29,6 +29,16 @@ INPUTS: Final = {
         "logit_table",  # [A, H, L, P]
         "null_value",  # [H, D]
     ),
+    "MMFSImageLists": (
+        "value",  # [N, S, H, D]
+        "reference_points",  # [B, Q, K, L or 1, P or 1, 2]
+        "sampling_offsets",  # [B, Q, H, L or 1, P, 2]
+        "attention_logits",  # [B, Q, H, L, P]
+        "image_indices",  # [B, Q, K]
+        "offset_table",  # [A, H, L or 1, P, 2], L as in sampling_offsets
+        "logit_table",  # [A, H, L, P]
+        "null_value",  # [H, D]
+    ),
     "MSDeformAttn": (
         "value",  # [B, S, H, D]
         "sampling_locations",  # [B, Q, H, L, P, 2]
@@ -37,10 +47,18 @@ INPUTS: Final = {
 }
 """Inputs of each node in order. The output is [B, Q, H*D], with the type of value."""
 
-WEIGHTS: Final = {"MMFS": "attention_logits", "MSDeformAttn": "attention_weights"}
+WEIGHTS: Final = {
+    "MMFS": "attention_logits",
+    "MMFSImageLists": "attention_logits",
+    "MSDeformAttn": "attention_weights",
+}
 """The input of each node whose shape has batch, queries, heads, levels and points."""
 
-ATTRIBUTES: Final = {"MMFS": ("spatial_shapes", "null_logit", "use_null"), "MSDeformAttn": ("spatial_shapes",)}
+ATTRIBUTES: Final = {
+    "MMFS": ("spatial_shapes", "null_logit", "use_null"),
+    "MMFSImageLists": ("spatial_shapes", "null_logit", "use_null"),
+    "MSDeformAttn": ("spatial_shapes",),
+}
 """The attributes of each node, without `plugin_namespace` and `plugin_version`, which only identify the plugin."""
 
 MOST_PIXELS: Final = 2**31 - 1
@@ -69,6 +87,11 @@ class Node:
 
     null_logit: float | None = None
     """None: plain softmax."""
+
+    @property
+    def is_mmfs_attention(self) -> bool:
+        """One of the two nodes of `mmfs.mmfs_attention`."""
+        return self.operator != "MSDeformAttn"
 
     def __post_init__(self) -> None:
         if self.operator not in INPUTS:
@@ -101,6 +124,18 @@ class Sizes:
     num_points: int
     num_offset_ages: int = 0
     num_logit_ages: int = 0
+    num_slots: int | None = None
+    """K; None: there are no lists of images."""
+
+    point_levels: int = 1
+    point_points: int = 1
+    offset_levels: int = 1
+    """L or P where reference points or offsets differ by level or point."""
+
+    @property
+    def most_images(self) -> int:
+        """That a query can see."""
+        return self.num_images if self.num_slots is None else self.num_slots
 
     @property
     def num_rows(self) -> int:
@@ -131,7 +166,7 @@ def takes_type(operator: str, position: int, types: Sequence[torch.dtype | None]
     names = INPUTS[operator]
     if position == len(names):
         return types[position] == types[0]
-    if names[position] == "visible":
+    if names[position] in ("visible", "image_indices"):
         return types[position] == torch.int64
     return types[position] in VALUE_TYPES
 
@@ -161,13 +196,31 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
         weights: (*by_query, len(node.spatial_shapes) // 2, num_points),
     }
     offset_ages = logit_ages = 0
-    if node.operator == "MMFS":
+    num_slots, point_levels, point_points, offset_levels = None, 1, 1, 1
+    if node.is_mmfs_attention:
         offset_ages, logit_ages = (max((1, *given[name][:1])) for name in ("offset_table", "logit_table"))
+    if node.operator == "MMFS":
         expected |= {
             "reference_points": (batch, num_queries, 2),
             "sampling_offsets": (*by_query, num_points, 2),
             "visible": (batch, num_queries, 2),
             "offset_table": (offset_ages, num_heads, num_points, 2),
+            "logit_table": (logit_ages, num_heads, num_levels, num_points),
+            "null_value": (num_heads, num_channels),
+        }
+    elif node.operator == "MMFSImageLists":
+        num_slots = max((1, *given["image_indices"][2:3]))
+        # What is not 1 has to be the whole.
+        point_levels, point_points = (
+            1 if given["reference_points"][axis : axis + 1] == (1,) else whole
+            for axis, whole in ((3, num_levels), (4, num_points))
+        )
+        offset_levels = 1 if given["sampling_offsets"][3:4] == (1,) else num_levels
+        expected |= {
+            "reference_points": (batch, num_queries, num_slots, point_levels, point_points, 2),
+            "sampling_offsets": (*by_query, offset_levels, num_points, 2),
+            "image_indices": (batch, num_queries, num_slots),
+            "offset_table": (offset_ages, num_heads, offset_levels, num_points, 2),
             "logit_table": (logit_ages, num_heads, num_levels, num_points),
             "null_value": (num_heads, num_channels),
         }
@@ -177,7 +230,8 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
     for name, shape in expected.items():
         if given[name] != shape:
             raise ValueError(f"{name} of {node.operator} has the shape {list(given[name])}. Expected {list(shape)}.")
-    check_counts(num_images, num_levels * num_points, num_channels)
+    most_images = num_images if num_slots is None else num_slots
+    check_counts(num_images, most_images, num_levels * num_points, num_channels)
     if batch * num_queries > MOST_ROWS:
         raise ValueError(f"a call has {batch} times {num_queries} queries. The CUDA kernels take at most {MOST_ROWS}.")
     return Sizes(
@@ -191,6 +245,10 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
         num_points,
         offset_ages,
         logit_ages,
+        num_slots,
+        point_levels,
+        point_points,
+        offset_levels,
     )
 
 

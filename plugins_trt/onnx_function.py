@@ -1,18 +1,20 @@
-"""The ONNX nodes mmfs::MMFS and mmfs::MSDeformAttn, spelled out in standard operators.
+"""The ONNX nodes mmfs::MMFS, mmfs::MMFSImageLists and mmfs::MSDeformAttn, spelled out in standard operators.
 
-The sizes of the levels are an attribute of these two. DynamicMMFS and DynamicMSDeformAttn have them as an input, for
-models that take images of any size.
+MMFS is mmfs.mmfs_attention with visible, a range of images for each query; MMFSImageLists is the same op with
+image_indices, a list. The sizes of the levels are an attribute of the three. DynamicMMFS, DynamicMMFSImageLists and
+DynamicMSDeformAttn have them as an input, for models that take images of any size.
 
-TensorRT replaces MMFS and MSDeformAttn by a plugin and builds the dynamic nodes from these model-local functions; every
-other runtime runs the functions. They gather rows instead of using GridSample: a decoder asks for one query at a time,
-and GridSample would first transpose the whole bank.
+TensorRT replaces the first three by a plugin and builds the dynamic nodes from these model-local functions; every other
+runtime runs the functions. They gather rows instead of using GridSample: a decoder asks for one query at a time, and
+GridSample would first transpose the whole bank.
 
 Coordinates, softmax and sums are float32 whatever the inputs are; the result takes the type of value. MMFS lists every
 image of the bank for every query and hides what the query does not see, so its time and memory grow with Q * N; the
-corners of the samples are gathered one of four at a time, and the largest tensor is [B, Q, H, N*L*P, D] float32.
+corners of the samples are gathered one of four at a time, and the largest tensor is [B, Q, H, M*L*P, D] float32.
 
 Letters: N images of the bank, S pixels of all levels, H heads, D channels of a head, L levels, P points, B batch,
-Q queries, A rows of the tables. M images that one query sums over, K = M*L*P samples. (x, y) last.
+Q queries, A rows of the tables. M images that one query sums over: N of MMFS, the slots of a list of MMFSImageLists.
+(x, y) last.
 """
 
 from __future__ import annotations
@@ -51,11 +53,11 @@ def BilinearCorner(rows, plane, row, column, height, width, weight, inside):
     counts = op.And(inside, op.And(inside_row, inside_column))
     index = op.Where(counts, (plane + row * width + column) * num_heads + head, zero_row)
 
-    flat = op.Concat(op.Shape(weight, end=3), op.ReduceProd(op.Shape(weight, start=3)), axis=0)  # B, Q, H, K
-    index = op.Reshape(op.Expand(index, op.Shape(weight)), flat, allowzero=1)  # [B, Q, H, K]
+    flat = op.Concat(op.Shape(weight, end=3), op.ReduceProd(op.Shape(weight, start=3)), axis=0)  # B, Q, H, M*L*P
+    index = op.Reshape(op.Expand(index, op.Shape(weight)), flat, allowzero=1)  # [B, Q, H, M*L*P]
     weight = op.Where(counts, weight, 0.0)  # what is outside has no effect, whatever its weight: 0 * NaN is not 0
-    weight = op.Unsqueeze(op.Reshape(weight, flat, allowzero=1), [3])  # [B, Q, H, 1, K]
-    pixels = op.Cast(op.Gather(rows, index), to=1)  # [B, Q, H, K, D]
+    weight = op.Unsqueeze(op.Reshape(weight, flat, allowzero=1), [3])  # [B, Q, H, 1, M*L*P]
+    pixels = op.Cast(op.Gather(rows, index), to=1)  # [B, Q, H, M*L*P, D]
     return op.Squeeze(op.MatMul(weight, pixels), [3])
 
 
@@ -134,6 +136,48 @@ def MSDeformAttn(
 
 
 @script(_domain, default_opset=op)
+def AttendToImages(
+    value,
+    image,
+    beyond,
+    location,
+    logit,
+    null_value,
+    sizes,
+    null_logit: float,
+    use_null: int,
+):
+    """The softmax over images, levels and points, with null, and the sum that it weighs -> [B, Q, H*D].
+
+    value [N, S, H, D]; image int64 [B, Q, M], -1 for none; beyond bool [B, Q, 1], True for a query that gets NaN;
+    location float32 [B, Q, H, M, L or 1, P, 2]; logit float32 [B, Q, H, M, L, P]; null_value [H, D]; sizes int64
+    [L, 2].
+    """
+    image = op.Unsqueeze(image, [2, 4, 5])  # [B, Q, 1, M, 1, 1]
+    minus_infinity = op.Constant(value_float=float("-inf"))
+    seen_logit = op.Where(image >= 0, logit, minus_infinity)
+
+    # One more entry of the softmax has the weight of null. Without null this weight is 0, unless no entry has a logit
+    # above minus infinity: then it is 1, and the result is null_value.
+    flat = op.Concat(op.Shape(logit, end=3), op.ReduceProd(op.Shape(logit, start=3)), axis=0)  # B, Q, H, M*L*P
+    seen_logit = op.Reshape(seen_logit, flat, allowzero=1)  # [B, Q, H, M*L*P]
+    num_entries = op.ReduceSum(op.Cast(op.Not(seen_logit == minus_infinity), to=1), [3])  # [B, Q, H, 1]
+    without_null = op.Where(num_entries > 0.0, minus_infinity, 0.0)
+    uses_null = op.Cast(op.Constant(value_int=use_null), to=9)
+    null_entry = op.Where(uses_null, op.Constant(value_float=null_logit), without_null)
+    null_entry = op.Where(op.Unsqueeze(beyond, [3]), op.Constant(value_float=float("nan")), null_entry)
+    entries = op.Concat(seen_logit, null_entry, axis=3)
+    share = op.Softmax(entries, axis=-1)  # [B, Q, H, M*L*P + 1]
+    null_share = op.Slice(share, [-1], [9223372036854775807], [3])  # [B, Q, H, 1]
+    weight = op.Reshape(op.Slice(share, [0], [-1], [3]), op.Shape(logit), allowzero=1)  # [B, Q, H, M, L, P]
+
+    total = BilinearSum(value, image, location, weight, sizes)  # [B, Q, H, D]
+    total = total + null_share * op.Cast(null_value, to=1)
+    merged = op.Concat(op.Shape(total, end=2), op.ReduceProd(op.Shape(total, start=2)), axis=0)
+    return op.CastLike(op.Reshape(total, merged, allowzero=1), value)
+
+
+@script(_domain, default_opset=op)
 def DynamicMMFS(
     value,
     reference_points,
@@ -164,9 +208,7 @@ def DynamicMMFS(
     first = op.Where(seen, first, 0)
     last = op.Where(seen, last, 0)
     image = last - 1 - age  # [B, Q, M]
-    sees = image >= first
-    image = op.Unsqueeze(op.Where(sees, image, -1), [2, 4, 5])  # [B, Q, 1, M, 1, 1]
-    sees = op.Unsqueeze(sees, [2, 4, 5])
+    image = op.Where(image >= first, image, -1)
 
     offset_age = op.Min(age, op.Squeeze(op.Shape(offset_table, end=1)) - 1)
     offset_of_age = op.Cast(op.Gather(offset_table, offset_age), to=1)  # [M, H, P, 2]
@@ -178,27 +220,64 @@ def DynamicMMFS(
     logit_age = op.Min(age, op.Squeeze(op.Shape(logit_table, end=1)) - 1)
     logit_of_age = op.Transpose(op.Cast(op.Gather(logit_table, logit_age), to=1), perm=[1, 0, 2, 3])  # [H, M, L, P]
     logit = op.Unsqueeze(op.Cast(attention_logits, to=1), [3]) + logit_of_age  # [B, Q, H, M, L, P]
-    minus_infinity = op.Constant(value_float=float("-inf"))
-    seen_logit = op.Where(sees, logit, minus_infinity)
+    return AttendToImages(
+        value,
+        image,
+        beyond,
+        location,
+        logit,
+        null_value,
+        spatial_shapes,
+        null_logit=null_logit,
+        use_null=use_null,
+    )
 
-    # One more entry of the softmax has the weight of null. Without null this weight is 0, unless no entry has a logit
-    # above minus infinity: then it is 1, and the result is null_value.
-    flat = op.Concat(op.Shape(logit, end=3), op.ReduceProd(op.Shape(logit, start=3)), axis=0)  # B, Q, H, K
-    seen_logit = op.Reshape(seen_logit, flat, allowzero=1)  # [B, Q, H, K]
-    num_entries = op.ReduceSum(op.Cast(op.Not(seen_logit == minus_infinity), to=1), [3])  # [B, Q, H, 1]
-    without_null = op.Where(num_entries > 0.0, minus_infinity, 0.0)
-    uses_null = op.Cast(op.Constant(value_int=use_null), to=9)
-    null_entry = op.Where(uses_null, op.Constant(value_float=null_logit), without_null)
-    null_entry = op.Where(op.Unsqueeze(beyond, [3]), op.Constant(value_float=float("nan")), null_entry)
-    entries = op.Concat(seen_logit, null_entry, axis=3)
-    share = op.Softmax(entries, axis=-1)  # [B, Q, H, K + 1]
-    null_share = op.Slice(share, [-1], [9223372036854775807], [3])  # [B, Q, H, 1]
-    weight = op.Reshape(op.Slice(share, [0], [-1], [3]), op.Shape(logit), allowzero=1)  # [B, Q, H, M, L, P]
 
-    total = BilinearSum(value, image, location, weight, spatial_shapes)  # [B, Q, H, D]
-    total = total + null_share * op.Cast(null_value, to=1)
-    merged = op.Concat(op.Shape(total, end=2), op.ReduceProd(op.Shape(total, start=2)), axis=0)
-    return op.CastLike(op.Reshape(total, merged, allowzero=1), value)
+@script(_domain, default_opset=op)
+def DynamicMMFSImageLists(
+    value,
+    reference_points,
+    sampling_offsets,
+    attention_logits,
+    image_indices,
+    offset_table,
+    logit_table,
+    null_value,
+    spatial_shapes,
+    null_logit: float = 0.0,
+    use_null: int = 1,
+):
+    """mmfs.mmfs_attention: value [N, S, H, D], points [B, Q, M, L or 1, P or 1, 2], offsets [B, Q, H, L or 1, P, 2],
+    logits [B, Q, H, L, P], image_indices [B, Q, M], -1 for none, tables [A, H, L or 1, P, 2] and [A, H, L, P],
+    null_value [H, D], spatial_shapes int64 [L, 2] -> [B, Q, H*D].
+    """
+    image = op.Cast(image_indices, to=7)  # [B, Q, M]
+    outside = op.Or(image < -1, image >= op.Squeeze(op.Shape(value, end=1)))
+    beyond = op.ReduceSum(op.Cast(outside, to=7), [2]) > 0  # [B, Q, 1]
+    image = op.Where(beyond, -1, image)
+    slot = op.Range(0, op.Squeeze(op.Shape(image, start=2)), 1)  # [M]
+
+    offset_row = op.Min(slot, op.Squeeze(op.Shape(offset_table, end=1)) - 1)
+    offset_of_slot = op.Cast(op.Gather(offset_table, offset_row), to=1)  # [M, H, L or 1, P, 2]
+    offset_of_slot = op.Transpose(offset_of_slot, perm=[1, 0, 2, 3, 4])  # [H, M, L or 1, P, 2]
+    offset = op.Unsqueeze(op.Cast(sampling_offsets, to=1), [3])  # [B, Q, H, 1, L or 1, P, 2]
+    point = op.Unsqueeze(op.Cast(reference_points, to=1), [2])  # [B, Q, 1, M, L or 1, P or 1, 2]
+    location = point + (offset + offset_of_slot)  # [B, Q, H, M, L or 1, P, 2]
+
+    logit_row = op.Min(slot, op.Squeeze(op.Shape(logit_table, end=1)) - 1)
+    logit_of_slot = op.Transpose(op.Cast(op.Gather(logit_table, logit_row), to=1), perm=[1, 0, 2, 3])  # [H, M, L, P]
+    logit = op.Unsqueeze(op.Cast(attention_logits, to=1), [3]) + logit_of_slot  # [B, Q, H, M, L, P]
+    return AttendToImages(
+        value,
+        image,
+        beyond,
+        location,
+        logit,
+        null_value,
+        spatial_shapes,
+        null_logit=null_logit,
+        use_null=use_null,
+    )
 
 
 @script(_domain, default_opset=op)
@@ -236,6 +315,59 @@ def MMFS(
     )
 
 
+@script(_domain, default_opset=op)
+def MMFSImageLists(
+    value,
+    reference_points,
+    sampling_offsets,
+    attention_logits,
+    image_indices,
+    offset_table,
+    logit_table,
+    null_value,
+    spatial_shapes: Sequence[int],
+    null_logit: float = 0.0,
+    use_null: int = 1,
+    plugin_namespace: str = "mmfs",
+    plugin_version: str = "1",
+):
+    """mmfs.mmfs_attention: value [N, S, H, D], points [B, Q, M, L or 1, P or 1, 2], offsets [B, Q, H, L or 1, P, 2],
+    logits [B, Q, H, L, P], image_indices [B, Q, M], -1 for none, tables [A, H, L or 1, P, 2] and [A, H, L, P],
+    null_value [H, D] -> [B, Q, H*D].
+    """
+    sizes = op.Reshape(op.Constant(value_ints=spatial_shapes), [-1, 2])
+    return DynamicMMFSImageLists(
+        value,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        image_indices,
+        offset_table,
+        logit_table,
+        null_value,
+        sizes,
+        null_logit=null_logit,
+        use_null=use_null,
+    )
+
+
+FUNCTIONS = {
+    function.name: function
+    for function in (
+        MMFS,
+        MMFSImageLists,
+        MSDeformAttn,
+        DynamicMMFS,
+        DynamicMMFSImageLists,
+        DynamicMSDeformAttn,
+        AttendToImages,
+        BilinearSum,
+        BilinearCorner,
+    )
+}
+"""Bodies by the name of the node."""
+
+
 def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give the mmfs nodes of a model their bodies, so that any ONNX runtime can run it.
 
@@ -246,18 +378,14 @@ def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises ValueError if a node of the domain is unknown, or if the model uses a version of the standard operators in
     which the bodies have not been checked.
     """
-    bodies = {
-        function.name: function
-        for function in (MMFS, MSDeformAttn, DynamicMMFS, DynamicMSDeformAttn, BilinearSum, BilinearCorner)
-    }
     wanted = _op_types(model.graph.node)
     for function in model.functions:
         wanted |= _op_types(function.node)
     if not wanted:
         return model
-    if unknown := sorted(wanted - bodies.keys()):
+    if unknown := sorted(wanted - FUNCTIONS.keys()):
         raise ValueError(
-            f"The model has nodes of domain {DOMAIN!r} named {unknown}; the domain holds {sorted(bodies)}. "
+            f"The model has nodes of domain {DOMAIN!r} named {unknown}; the domain holds {sorted(FUNCTIONS)}. "
             "Export it with plugins_trt.onnx_node.translation_table()."
         )
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
@@ -267,13 +395,12 @@ def attach_functions(model: onnx.ModelProto) -> onnx.ModelProto:
             f"{OPSETS.stop - 1}, where the bodies of the mmfs nodes hold: export with an opset_version in that range."
         )
     present = {function.name for function in model.functions if function.domain == DOMAIN}
-    # The nodes with sizes as an attribute are those with sizes as an input, with a constant; all call the other two.
-    called = {f"Dynamic{name}" for name in wanted & {"MMFS", "MSDeformAttn"} - present} | {
-        "BilinearSum",
-        "BilinearCorner",
-    }
-    for name in sorted((wanted | called) - present):
-        body = bodies[name].to_function_proto()
+    bodies: dict[str, onnx.FunctionProto] = {}
+    while missing := wanted - present - bodies.keys():
+        for name in missing:
+            bodies[name] = FUNCTIONS[name].to_function_proto()
+            wanted |= _op_types(bodies[name].node)  # a body calls other functions
+    for _, body in sorted(bodies.items()):
         for entry in body.opset_import:
             if entry.domain == "":
                 entry.version = opset  # the checker wants the version of the model

@@ -31,13 +31,14 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     torch.ops.mmfs.mmfs_attention becomes MMFS(value, reference_points, sampling_offsets, attention_logits, visible,
     offset_table, logit_table, null_value), with attributes null_logit and use_null; tables and null_value that the call
-    leaves out become constant zeros, which change nothing. torch.ops.mmfs.ms_deform_attn becomes
-    MSDeformAttn(value, sampling_locations, attention_weights). Both carry spatial_shapes (h, w, h, w, ...), and
-    plugin_namespace and plugin_version, by which TensorRT finds the plugin.
+    leaves out become constant zeros, which change nothing. A call with image_indices becomes MMFSImageLists, which has
+    them in place of visible. torch.ops.mmfs.ms_deform_attn becomes MSDeformAttn(value, sampling_locations,
+    attention_weights). All carry spatial_shapes (h, w, h, w, ...), and plugin_namespace and plugin_version, by which
+    TensorRT finds the plugin.
 
-    Where the sizes of the levels vary with the inputs of the model, they become DynamicMMFS and DynamicMSDeformAttn,
-    with spatial_shapes, int64 [L, 2], as the last input. There is no plugin for these: TensorRT builds them from their
-    bodies.
+    Where the sizes of the levels vary with the inputs of the model, they become DynamicMMFS, DynamicMMFSImageLists and
+    DynamicMSDeformAttn, with spatial_shapes, int64 [L, 2], as the last input. There is no plugin for these: TensorRT
+    builds them from their bodies.
     """
     return {
         torch.ops.mmfs.mmfs_attention.default: _mmfs_attention,
@@ -65,6 +66,8 @@ def _bare(function: OnnxFunction) -> Op:
 _MMFS = _bare(onnx_function.MMFS)
 _MSDEFORMATTN = _bare(onnx_function.MSDeformAttn)
 _DYNAMIC_MMFS = _bare(onnx_function.DynamicMMFS)
+_MMFS_IMAGE_LISTS = _bare(onnx_function.MMFSImageLists)
+_DYNAMIC_MMFS_IMAGE_LISTS = _bare(onnx_function.DynamicMMFSImageLists)
 _DYNAMIC_MSDEFORMATTN = _bare(onnx_function.DynamicMSDeformAttn)
 
 # The exporter calls the two translations with the arguments of the torch op: tensors as values of the ONNX graph, and
@@ -75,22 +78,17 @@ _DYNAMIC_MSDEFORMATTN = _bare(onnx_function.DynamicMSDeformAttn)
 def _mmfs_attention(
     value,  # [N, S, H, D]
     spatial_shapes: Sequence[int],
-    reference_points,  # [B, Q, 2]
-    sampling_offsets,  # [B, Q, H, P, 2]
+    reference_points,  # [B, Q, 2]; with image_indices [B, Q, K, L or 1, P or 1, 2]
+    sampling_offsets,  # [B, Q, H, P, 2]; with image_indices [B, Q, H, L or 1, P, 2]
     attention_logits,  # [B, Q, H, L, P]
-    visible,  # [B, Q, 2]
-    offset_table,  # [A, H, P, 2] or None
+    visible,  # [B, Q, 2], or None
+    offset_table,  # [A, H, P, 2] or, with image_indices, [A, H, L or 1, P, 2]; or None
     logit_table,  # [A, H, L, P] or None
     null_logit: float | None,
     null_value,  # [H, D] or None
     image_shapes,  # None, or [N, L, 2] when images differ
     image_indices=None,  # None, or [B, Q, K]
 ):
-    if image_indices is not None:
-        raise ValueError(
-            "mmfs_attention was called with image_indices; there is no ONNX node for lists of images. Pass visible, a "
-            "range of images for each query."
-        )
     if image_shapes is not None:
         raise ValueError(
             "mmfs_attention was called with spatial_shapes [N, L, 2], sizes that differ between images; the ONNX node "
@@ -108,15 +106,18 @@ def _mmfs_attention(
         reference_points,
         sampling_offsets,
         attention_logits,
-        visible,
+        visible if image_indices is None else image_indices,
         offset_table,
         logit_table,
         null_value,
     )
+    node, dynamic_node = (
+        (_MMFS, _DYNAMIC_MMFS) if image_indices is None else (_MMFS_IMAGE_LISTS, _DYNAMIC_MMFS_IMAGE_LISTS)
+    )
     null = {"null_logit": 0.0 if null_logit is None else null_logit, "use_null": int(null_logit is not None)}
     if _are_constants(spatial_shapes):
-        return _MMFS(*tensors, spatial_shapes=list(spatial_shapes), **null, **PLUGIN)
-    return _DYNAMIC_MMFS(*tensors, _as_input(spatial_shapes), **null)
+        return node(*tensors, spatial_shapes=list(spatial_shapes), **null, **PLUGIN)
+    return dynamic_node(*tensors, _as_input(spatial_shapes), **null)
 
 
 def _ms_deform_attn(

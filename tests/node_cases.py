@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
-from op_cases import arguments_of, mmfs_attention_case, ms_deform_attn_case
+from op_cases import Case, arguments_of, image_lists_case, mmfs_attention_case, ms_deform_attn_case
 from plugins_trt.node_contract import INPUTS, Node
 
 LEVELS = ((4, 7), (3, 2))
 FLAT = (4, 7, 3, 2)
 
+CASES: Final[dict[str, Callable[..., Case]]] = {
+    "MMFS": mmfs_attention_case,
+    "MMFSImageLists": lambda sizes, **options: image_lists_case(
+        sizes, points_by_sample=True, offsets_by_level=True, **options
+    ),
+    "MSDeformAttn": ms_deform_attn_case,
+}
+"""Of each node."""
+
 
 def node_and_inputs(operator: str, dtype: torch.dtype, **options: Any) -> tuple[Node, list[Tensor]]:
     """A node, and the tensors of a case as a runtime hands them over: values of dtype, the others float32."""
-    case = (
-        ms_deform_attn_case(LEVELS, **options) if operator == "MSDeformAttn" else mmfs_attention_case(LEVELS, **options)
-    )
+    case = CASES[operator](LEVELS, **options)
     node = Node(operator, FLAT, case.rest.get("null_logit"))
     tensors = {
         name: tensor.to(dtype if name in ("value", "null_value") else torch.float32)
         for name, tensor in case.tensors.items()
     }
-    if operator == "MMFS":
-        tensors["visible"] = case.rest["visible"]
+    tensors |= {name: part for name, part in case.rest.items() if isinstance(part, Tensor)}
     return node, [tensors[name].contiguous() for name in INPUTS[operator]]
 
 

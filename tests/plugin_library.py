@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from plugins_trt.launches import Address
-from plugins_trt.node_contract import Node
+from plugins_trt.node_contract import INPUTS, Node
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "plugins_trt/csrc"
@@ -22,7 +22,7 @@ class Call(ctypes.Structure):
     """Struct Call of csrc_interface.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("is_mmfs_attention", "num_sizes", "has_null", "num_inputs")),
+        *((name, ctypes.c_int32) for name in ("op", "num_sizes", "has_null", "num_inputs")),
         ("sizes", ctypes.POINTER(ctypes.c_int64)),
         ("null_logit", ctypes.c_double),
         *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("ranks", "axes", "types")),
@@ -46,7 +46,7 @@ def call_of(
         return (kind * len(numbers))(*numbers)
 
     return Call(
-        node.operator == "MMFS",
+        list(INPUTS).index(node.operator),
         len(node.spatial_shapes),
         node.null_logit is not None,
         len(shapes),

@@ -48,9 +48,23 @@ def random_node(rng: random.Random) -> NodeCall:
     batch, num_queries, num_images = size(0, 1, 2, 5), size(0, 1, 7, 5000), size(0, 1, 3, 9)
     num_heads, num_channels, num_points = size(1, 2, 8), size(1, 6, 8, 20, 64, 100), size(1, 4, 8, 64)
     rows, samples = (batch, num_queries), (num_levels, num_points)
-    if rng.random() < 0.6:
-        operator = "MMFS"
+    kind = rng.random()
+    if kind < 0.3:
+        operator = "MMFSImageLists"
+        slots, offset_levels = size(1, 2, 6), rng.choice([1, num_levels])
         shapes: list[tuple[int, ...]] = [
+            (num_images, num_pixels, num_heads, num_channels),
+            (*rows, slots, rng.choice([1, num_levels]), rng.choice([1, num_points]), 2),
+            (*rows, num_heads, offset_levels, num_points, 2),
+            (*rows, num_heads, *samples),
+            (*rows, slots),
+            (size(0, 1, 2, 50), num_heads, offset_levels, num_points, 2),
+            (size(1, 2, 50), num_heads, *samples),
+            (num_heads, num_channels),
+        ]
+    elif kind < 0.6:
+        operator = "MMFS"
+        shapes = [
             (num_images, num_pixels, num_heads, num_channels),
             (*rows, 2),
             (*rows, num_heads, num_points, 2),
@@ -90,7 +104,7 @@ def random_node(rng: random.Random) -> NodeCall:
         return Address(rng.randrange(1, 2**44) * 16 + odd, dtype)
 
     inputs = [address(rng.choice(TYPES)) for _ in shapes]
-    if operator == "MMFS" and len(inputs) > 4:
+    if operator != "MSDeformAttn" and len(inputs) > 4:
         inputs[4] = Address(inputs[4].pointer, torch.int64)
     logits = [None, 0.0, -1.25, 3e38, 1e-45]
     if wild:
@@ -98,7 +112,7 @@ def random_node(rng: random.Random) -> NodeCall:
     return NodeCall(
         operator,
         sides if rng.random() > 0.02 else sides[:-1],
-        rng.choice(logits) if operator == "MMFS" else None,
+        rng.choice(logits) if operator != "MSDeformAttn" else None,
         shapes,
         inputs,
         address(inputs[0].dtype),

@@ -136,7 +136,27 @@ def usual_call(rng: random.Random) -> OpCall:
         rest["spatial_shapes"] = torch.tensor(shapes, dtype=torch.int64).view(num_images, num_levels, 2)
         all_pixels = sum(h * w for levels in shapes for h, w in levels)
         tensors["value"] = normal(all_pixels, num_heads, dim, dtype=value_dtype)
+    if rng.random() < 0.4:
+        give_lists(tensors, rest, num_images, rng, uniform)
     return OpCall("mmfs_attention", tensors, rest)
+
+
+def give_lists(
+    tensors: dict[str, Any], rest: dict[str, Any], num_images: int, rng: random.Random, uniform: Callable[..., Tensor]
+) -> None:
+    """Lists of images in place of ranges; points and offsets differ by level or sampled point, or not."""
+    batch, num_queries, _, num_levels, num_points = tensors["attention_logits"].shape
+    num_slots = rng.choice([0, 1, 2, 3, 6])
+    del rest["visible"]
+    listed = [rng.randrange(-1, num_images) for _ in range(batch * num_queries * num_slots)]
+    lists = torch.tensor(listed, dtype=rng.choice([torch.int64, torch.int32]))
+    rest["image_indices"] = lists.view(batch, num_queries, num_slots)
+    points = (rng.choice([1, num_levels]), rng.choice([1, num_points]))
+    tensors["reference_points"] = uniform(batch, num_queries, num_slots, *(points if rng.random() < 0.7 else ()), 2)
+    if rng.random() < 0.4:
+        tensors["sampling_offsets"] = tensors["sampling_offsets"].unsqueeze(3).repeat(1, 1, 1, num_levels, 1, 1)
+        if "offset_table" in tensors and rng.random() < 0.7:
+            tensors["offset_table"] = tensors["offset_table"].unsqueeze(2).repeat(1, 1, num_levels, 1, 1)
 
 
 def random_size(rng: random.Random) -> tuple[int, int]:
@@ -207,7 +227,7 @@ def empty_anywhere(call: OpCall, rng: random.Random) -> None:
 
 
 def everything_visible(call: OpCall, rng: random.Random) -> None:
-    if call.op == "mmfs_attention" and isinstance(call.tensors["value"], Tensor):
+    if "visible" in call.rest and isinstance(call.tensors["value"], Tensor):
         shapes = call.rest["spatial_shapes"]
         num_images = len(shapes if isinstance(shapes, Tensor) else call.tensors["value"])
         call.rest["visible"][..., 0] = 0
@@ -216,7 +236,7 @@ def everything_visible(call: OpCall, rng: random.Random) -> None:
 
 
 def change_ranges(call: OpCall, rng: random.Random, allowed: Callable[[int, int], bool]) -> None:
-    if call.op != "mmfs_attention" or not call.rest["visible"].numel():
+    if "visible" not in call.rest or not call.rest["visible"].numel():
         return
     visible = call.rest["visible"] = call.rest["visible"].long()
     for _ in range(rng.choice([1, 2, 5])):
@@ -224,6 +244,15 @@ def change_ranges(call: OpCall, rng: random.Random, allowed: Callable[[int, int]
         if allowed(first, last):
             visible.view(-1, 2)[rng.randrange(visible.numel() // 2)] = torch.tensor([first, last])
             call.unusual.append(f"visible [{first}, {last}]")
+
+
+def one_image_everywhere(call: OpCall, rng: random.Random) -> None:
+    """Lists of one image, or of none."""
+    if "image_indices" in call.rest and isinstance(call.tensors["value"], Tensor):
+        shapes = call.rest["spatial_shapes"]
+        num_images = len(shapes if isinstance(shapes, Tensor) else call.tensors["value"])
+        call.rest["image_indices"].fill_(rng.randrange(-1, num_images))
+        call.unusual.append("one image in all lists")
 
 
 CHANGES: list[Callable[[OpCall, random.Random], None]] = [
@@ -237,6 +266,7 @@ CHANGES: list[Callable[[OpCall, random.Random], None]] = [
     unusual_null_logit,
     empty_anywhere,
     everything_visible,
+    one_image_everywhere,
 ]
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -246,6 +276,16 @@ CHANGES: list[Callable[[OpCall, random.Random], None]] = [
 
 def ranges_of_any_numbers(call: OpCall, rng: random.Random) -> None:
     change_ranges(call, rng, lambda first, last: True)
+
+
+def images_of_any_numbers(call: OpCall, rng: random.Random) -> None:
+    if "image_indices" not in call.rest or not call.rest["image_indices"].numel():
+        return
+    lists = call.rest["image_indices"] = call.rest["image_indices"].long()
+    for _ in range(rng.choice([1, 2, 5])):
+        image = rng.choice(ENDS)
+        lists.view(-1)[rng.randrange(lists.numel())] = image
+        call.unusual.append(f"image {image}")
 
 
 def wrong_null_logit(call: OpCall, rng: random.Random) -> None:
@@ -303,18 +343,19 @@ def wrong_type(call: OpCall, rng: random.Random) -> None:
 
 
 def wrong_visible(call: OpCall, rng: random.Random) -> None:
-    if call.op == "mmfs_attention":
-        visible = call.rest["visible"]
-        call.rest["visible"] = rng.choice(
-            [visible.float(), visible.short(), visible[..., :1], visible[None], visible.flatten(), None]
-        )
-        call.unusual.append("form of visible")
+    for name in {"visible", "image_indices"} & call.rest.keys():
+        part = call.rest[name]
+        call.rest[name] = rng.choice([part.float(), part.short(), part[:1, :-1], part[None], part.flatten(), None])
+        call.unusual.append(f"form of {name}")
 
 
 MISTAKES: list[Callable[[OpCall, random.Random], None]] = [
     ranges_of_any_numbers,
     ranges_of_any_numbers,
     ranges_of_any_numbers,
+    images_of_any_numbers,
+    images_of_any_numbers,
+    images_of_any_numbers,
     wrong_null_logit,
     wrong_sizes,
     wrong_sizes,

@@ -29,7 +29,10 @@ FLOAT32_OPERATORS = {
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where"})
 
-MMFS_NARROW = {"MMFS": (0, INPUTS["MMFS"].index("null_value")), "MSDeformAttn": (0,)}
+MMFS_NARROW = {
+    operator: tuple(names.index(name) for name in ("value", "null_value") if name in names)
+    for operator, names in INPUTS.items()
+}
 """Inputs of the mmfs nodes that are projected features; the others say where and how much to sample."""
 
 

@@ -72,7 +72,7 @@ class KernelArguments:
     grad_null_value: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_counts(self.most_images, self.num_levels * self.num_points, self.num_channels)
+        check_counts(self.num_images, self.most_images, self.num_levels * self.num_points, self.num_channels)
 
     @property
     def most_images(self) -> int:
@@ -101,14 +101,16 @@ class KernelArguments:
         return {name: part for name, part in given if isinstance(part, Tensor)}
 
 
-def check_counts(num_images: int, num_samples: int, num_channels: int) -> None:
-    """Raises ValueError if a query has more samples, or a head more channels, than the kernels can count.
+def check_counts(num_images: int, most_images: int, num_samples: int, num_channels: int) -> None:
+    """Raises ValueError if there are more images, samples of a query, or channels of a head than the kernels can count.
 
-    num_samples: L*P.
+    num_images: of the bank; most_images: that a query can see; num_samples: L*P.
     """
-    if max(num_images, 1) * max(num_samples, 1) > MOST_COUNTED:
+    if num_images > MOST_COUNTED:
+        raise ValueError(f"the bank has {num_images} images. The CUDA kernels take at most {MOST_COUNTED}.")
+    if max(most_images, 1) * max(num_samples, 1) > MOST_COUNTED:
         raise ValueError(
-            f"levels times points is {num_samples} and a query can see {num_images} images. The CUDA kernels take at "
+            f"levels times points is {num_samples} and a query can see {most_images} images. The CUDA kernels take at "
             f"most {MOST_COUNTED} samples, images times levels times points."
         )
     if num_channels > MOST_COUNTED:

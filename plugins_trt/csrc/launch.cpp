@@ -59,11 +59,11 @@ void check_address(const Node& node, const std::string& name, Address address, s
 int64 kind_of(Type type) { return type == Type::FLOAT32 ? 0 : type == Type::FLOAT16 ? 2 : 3; }
 
 const char* main_kernel(const Node& node) {
-    return node.op == &MMFS ? "mmfs_attention_forward" : "ms_deform_attn_forward";
+    return node.is_mmfs_attention() ? "mmfs_attention_forward" : "ms_deform_attn_forward";
 }
 
 // Adds up the splits where the samples of a row are split.
-const char* second_kernel(const Node& node) { return node.op == &MMFS ? "merge_splits" : "add_splits"; }
+const char* second_kernel(const Node& node) { return node.is_mmfs_attention() ? "merge_splits" : "add_splits"; }
 
 Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& sizes, int64 shared_bytes) {
     if (sizes.num_heads > MOST_HEADS) {
@@ -88,7 +88,7 @@ Launch plan_rows(const char* kernel, const Channels& channels, const Sizes& size
 int64 plan_splits(const Node& node, const Launch& launch, const Channels& channels, const Sizes& sizes,
                   int64 num_sms) {
     const int64 batches = divide_up(sizes.num_levels * sizes.num_points, channels.lanes);
-    const int64 most_splits = node.op == &MMFS ? sizes.num_images * batches : batches / FEWEST_MS_DEFORM_ATTN_BATCHES;
+    const int64 most_splits = node.is_mmfs_attention() ? sizes.most_images * batches : batches / FEWEST_MS_DEFORM_ATTN_BATCHES;
     const int64 blocks = std::max<int64>(1, static_cast<int64>(launch.grid[0]) * launch.grid[1]);
     return std::max<int64>(1, std::min({MOST_SPLITS, most_splits, 2 * num_sms / blocks}));
 }
@@ -112,10 +112,10 @@ Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<A
     arguments.num_channels = sizes.num_channels;
     arguments.num_levels = sizes.num_levels;
     arguments.num_points = sizes.num_points;
-    arguments.num_slots = 1;
-    arguments.point_levels = 1;
-    arguments.point_points = 1;
-    arguments.offset_levels = 1;
+    arguments.num_slots = sizes.num_slots;
+    arguments.point_levels = sizes.point_levels;
+    arguments.point_points = sizes.point_points;
+    arguments.offset_levels = sizes.offset_levels;
     arguments.num_offset_ages = sizes.num_offset_ages;
     arguments.num_logit_ages = sizes.num_logit_ages;
     arguments.num_splits = 1;
@@ -127,6 +127,7 @@ Arguments arguments_of(const Node& node, const Sizes& sizes, const std::vector<A
         arguments.widths[level] = node.spatial_shapes[2 * level + 1];
     }
     arguments.visible = static_cast<const int64*>(pointer("visible"));
+    arguments.image_indices = static_cast<const int64*>(pointer("image_indices"));
     arguments.value = pointer("value");
     // A node has some of these inputs; array() returns an empty array for the others.
     arguments.locations = array("sampling_locations");
@@ -178,7 +179,7 @@ std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes,
     if (splits == 1) return {launch};
     const int64 num_sums = splits * sizes.num_rows() * sizes.num_heads;
     launch.arguments.split_sums = reinterpret_cast<void*>(workspace);
-    if (node.op == &MMFS) {
+    if (node.is_mmfs_attention()) {
         launch.arguments.split_softmaxes =
             reinterpret_cast<void*>(workspace + num_sums * sizes.num_channels * WIDE_BYTES);
     }

@@ -17,6 +17,14 @@ const Operator MMFS = {
     3,
 };
 
+const Operator MMFS_IMAGE_LISTS = {
+    "MMFSImageLists",
+    {"value", "reference_points", "sampling_offsets", "attention_logits", "image_indices", "offset_table",
+     "logit_table", "null_value"},
+    {"spatial_shapes", "null_logit", "use_null"},
+    3,
+};
+
 const Operator MS_DEFORM_ATTN = {
     "MSDeformAttn",
     {"value", "sampling_locations", "attention_weights"},
@@ -61,10 +69,14 @@ int64 product(int64 one, int64 other) {
 }
 
 void check_counts(const Sizes& sizes) {
+    if (sizes.num_images > MOST_COUNTED) {
+        throw std::invalid_argument("the bank has " + std::to_string(sizes.num_images) +
+                                    " images. The CUDA kernels take at most " + std::to_string(MOST_COUNTED) + ".");
+    }
     const int64 samples = product(sizes.num_levels, sizes.num_points);
-    if (product(std::max<int64>(sizes.num_images, 1), std::max<int64>(samples, 1)) > MOST_COUNTED) {
-        throw std::invalid_argument("levels times points is " + std::to_string(samples) + " and the bank has " +
-                                    std::to_string(sizes.num_images) + " images. The CUDA kernels take at most " +
+    if (product(std::max<int64>(sizes.most_images, 1), std::max<int64>(samples, 1)) > MOST_COUNTED) {
+        throw std::invalid_argument("levels times points is " + std::to_string(samples) + " and a query can see " +
+                                    std::to_string(sizes.most_images) + " images. The CUDA kernels take at most " +
                                     std::to_string(MOST_COUNTED) + " samples, images times levels times points.");
     }
     if (sizes.num_channels > MOST_COUNTED) {
@@ -112,7 +124,7 @@ Node::Node(const Operator& of, std::vector<int64> shapes, bool uses_null, double
 bool takes_type(const Operator& op, std::size_t position, const std::vector<Type>& types) {
     const Type type = types.at(position);
     if (position == op.inputs.size()) return type == types[0];
-    if (op.inputs.at(position) == "visible") return type == Type::INT64;
+    if (op.inputs.at(position) == "visible" || op.inputs.at(position) == "image_indices") return type == Type::INT64;
     return type == Type::FLOAT32 || type == Type::FLOAT16 || type == Type::BFLOAT16;
 }
 
@@ -133,19 +145,34 @@ Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes) {
         throw std::invalid_argument("value and " + op.inputs[op.weights] + " of " + op.name + " have the shapes " +
                                     text_of(value) + " and " + text_of(weights) + ". Expected 4 and 5 axes.");
     }
-    Sizes sizes = {weights[0], weights[1], value[0], value[1], value[2], value[3], weights[3], weights[4], 0, 0};
+    Sizes sizes = {weights[0], weights[1], value[0], value[1], value[2], value[3], weights[3], weights[4], 0, 0,
+                   value[0], 1, 1, 1, 1};
     const int64 B = sizes.batch, Q = sizes.num_queries, H = sizes.num_heads, D = sizes.num_channels;
     const int64 L = sizes.num_levels, P = sizes.num_points;
     std::map<std::string, Shape> expected = {
         {op.inputs[op.weights], {B, Q, H, static_cast<int64>(node.spatial_shapes.size() / 2), P}},
-        {"value", {&op == &MMFS ? sizes.num_images : B, num_pixels(node), H, D}},
+        {"value", {node.is_mmfs_attention() ? sizes.num_images : B, num_pixels(node), H, D}},
         {"sampling_locations", {B, Q, H, L, P, 2}},
         {"reference_points", {B, Q, 2}},
         {"sampling_offsets", {B, Q, H, P, 2}},
         {"visible", {B, Q, 2}},
         {"null_value", {H, D}},
     };
-    if (&op == &MMFS) {
+    if (&op == &MMFS_IMAGE_LISTS) {
+        const auto size = [&](const char* input, std::size_t axis) -> int64 {
+            const Shape& shape = shapes[op.position(input)];
+            return axis < shape.size() ? shape[axis] : -1;
+        };
+        sizes.num_slots = sizes.most_images = std::max<int64>(1, size("image_indices", 2));
+        // What is not 1 has to be the whole.
+        sizes.point_levels = size("reference_points", 3) == 1 ? 1 : L;
+        sizes.point_points = size("reference_points", 4) == 1 ? 1 : P;
+        sizes.offset_levels = size("sampling_offsets", 3) == 1 ? 1 : L;
+        expected["reference_points"] = {B, Q, sizes.num_slots, sizes.point_levels, sizes.point_points, 2};
+        expected["sampling_offsets"] = {B, Q, H, sizes.offset_levels, P, 2};
+        expected["image_indices"] = {B, Q, sizes.num_slots};
+    }
+    if (node.is_mmfs_attention()) {
         const auto ages = [&](const char* table) {
             const Shape& shape = shapes[op.position(table)];
             return shape.empty() ? 1 : std::max<int64>(1, shape[0]);
@@ -153,6 +180,7 @@ Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes) {
         sizes.num_offset_ages = ages("offset_table");
         sizes.num_logit_ages = ages("logit_table");
         expected["offset_table"] = {sizes.num_offset_ages, H, P, 2};
+        if (&op == &MMFS_IMAGE_LISTS) expected["offset_table"] = {sizes.num_offset_ages, H, sizes.offset_levels, P, 2};
         expected["logit_table"] = {sizes.num_logit_ages, H, L, P};
     }
     for (std::size_t i = 0; i < shapes.size(); ++i) {

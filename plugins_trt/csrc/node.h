@@ -2,7 +2,7 @@
 // without Python; it does not depend on TensorRT either.
 //
 // Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
-// B batch, Q queries, A rows of the tables.
+// B batch, Q queries, A rows of the tables, K slots of a list of images.
 
 #pragma once
 
@@ -32,11 +32,14 @@ struct Operator {
 };
 
 extern const Operator MMFS;
+extern const Operator MMFS_IMAGE_LISTS;
 extern const Operator MS_DEFORM_ATTN;
 
 // One node. Here and below, std::invalid_argument is thrown if it or its inputs are wrong.
 struct Node {
     Node(const Operator& of, std::vector<int64> shapes, bool uses_null, double logit);
+
+    bool is_mmfs_attention() const { return op != &MS_DEFORM_ATTN; }
 
     const Operator* op;
     std::vector<int64> spatial_shapes;  // height, width, height, width, ... of the levels
@@ -55,6 +58,12 @@ struct Sizes {
     int64 num_points;
     int64 num_offset_ages;
     int64 num_logit_ages;
+    int64 most_images;  // that a query can see
+    // K, and L or P where reference points or offsets differ by level or point; otherwise 1.
+    int64 num_slots;
+    int64 point_levels;
+    int64 point_points;
+    int64 offset_levels;
 
     int64 num_rows() const { return batch * num_queries; }
 };

@@ -330,9 +330,9 @@ private:
 extern "C" {
 
 __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-    static mmfs::Creator mmfs_attention(mmfs::MMFS), ms_deform_attn(mmfs::MS_DEFORM_ATTN);
-    static nvinfer1::IPluginCreatorInterface* const creators[] = {&mmfs_attention, &ms_deform_attn};
-    count = 2;
+    static mmfs::Creator ranges(mmfs::MMFS), lists(mmfs::MMFS_IMAGE_LISTS), ms_deform_attn(mmfs::MS_DEFORM_ATTN);
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {&ranges, &lists, &ms_deform_attn};
+    count = 3;
     return creators;
 }
 

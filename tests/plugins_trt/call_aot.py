@@ -38,6 +38,16 @@ MMFS = {
     "logit_table": [4, 2, 2, 3],
     "null_value": [2, 64],
 }
+MMFS_IMAGE_LISTS = {
+    "value": ["N", 34, 2, 64],
+    "reference_points": ["B", "Q", 4, 1, 3, 2],
+    "sampling_offsets": ["B", "Q", 2, 2, 3, 2],
+    "attention_logits": ["B", "Q", 2, 2, 3],
+    "image_indices": ["B", "Q", 4],
+    "offset_table": [4, 2, 2, 3, 2],
+    "logit_table": [4, 2, 2, 3],
+    "null_value": [2, 64],
+}
 MS_DEFORM_ATTN = {
     "value": ["B", 34, 2, 64],
     "sampling_locations": ["B", "Q", 2, 2, 3, 2],
@@ -112,8 +122,8 @@ def build(
         operator, "mmfs", trt.PluginFieldCollection(fields), trt.TensorRTPhase.BUILD, request
     )
     types = [value_type if name in ("value", "null_value") else COORDINATE for name in shapes]
-    if "visible" in shapes:
-        types[list(shapes).index("visible")] = TYPES.INT64
+    for seen in {"visible", "image_indices"} & shapes.keys():
+        types[list(shapes).index(seen)] = TYPES.INT64
     (out_type,) = plugin.get_output_data_types(types, [len(shape) for shape in shapes.values()])
     expressions = [[Expression.of(size) for size in shape] for shape in shapes.values()]
     plugin.get_output_shapes(expressions, [], ExpressionBuilder())
@@ -162,9 +172,11 @@ def main() -> None:
     most = CALLS[-1]
     answer: dict[str, Any] = {
         "MMFS": build("MMFS", MMFS, TYPES.HALF, mmfs, most),
+        "MMFSImageLists": build("MMFSImageLists", MMFS_IMAGE_LISTS, TYPES.HALF, mmfs, most),
         "MSDeformAttn": build("MSDeformAttn", MS_DEFORM_ATTN, TYPES.BF16, ms_deform_attn, most),
     }
     assert list(MMFS) == list(INPUTS["MMFS"])
+    assert list(MMFS_IMAGE_LISTS) == list(INPUTS["MMFSImageLists"])
     assert list(MS_DEFORM_ATTN) == list(INPUTS["MSDeformAttn"])
     answer["kernels"] = {operator: list(kernels) for operator, kernels in plugins.kernels.items()}
     answer["refused"] = []
@@ -177,6 +189,7 @@ def main() -> None:
         lambda: build("MSDeformAttn", MS_DEFORM_ATTN, TYPES.HALF, ms_deform_attn, {"B": 70000, "Q": 70000, "N": 1}),
         lambda: build("MSDeformAttn", MS_DEFORM_ATTN, TYPES.HALF, {"spatial_shapes": np.array([4, 7, 3, 3])}, most),
         lambda: build("MMFS", MMFS, TYPES.HALF, ms_deform_attn, most),
+        lambda: build("MMFSImageLists", {**MMFS_IMAGE_LISTS, "image_indices": ["B", "Q", "N"]}, TYPES.HALF, mmfs, most),
     ):
         try:
             refused()

@@ -23,8 +23,10 @@ const char* answered(const std::function<std::string()>& work) {
     return answer.c_str();
 }
 
+const Operator* const OPERATORS[] = {&MMFS, &MMFS_IMAGE_LISTS, &MS_DEFORM_ATTN};  // as in node_contract.INPUTS
+
 struct Call {
-    int32_t is_mmfs_attention, num_sizes, has_null, num_inputs;
+    int32_t op, num_sizes, has_null, num_inputs;
     const int64_t* sizes;
     double null_logit;
     const int64_t* ranks;
@@ -37,8 +39,7 @@ struct Call {
 
 struct Given {
     explicit Given(const Call& call)
-        : node(call.is_mmfs_attention ? MMFS : MS_DEFORM_ATTN, {call.sizes, call.sizes + call.num_sizes}, call.has_null,
-               call.null_logit) {
+        : node(*OPERATORS[call.op], {call.sizes, call.sizes + call.num_sizes}, call.has_null, call.null_logit) {
         const int64_t* axes = call.axes;
         for (int i = 0; i < call.num_inputs; axes += call.ranks[i++]) {
             shapes.emplace_back(axes, axes + call.ranks[i]);
@@ -92,11 +93,11 @@ const char* mmfs_needs(const Call* call) {
     });
 }
 
-const char* mmfs_takes_type(int is_mmfs_attention, int position, const int64_t* types) {
+const char* mmfs_takes_type(int op, int position, const int64_t* types) {
     return answered([&] {
         std::vector<Type> known;
         for (int i = 0; i <= position; ++i) known.push_back(static_cast<Type>(types[i]));
-        return std::string(takes_type(is_mmfs_attention ? MMFS : MS_DEFORM_ATTN, position, known) ? "yes" : "no");
+        return std::string(takes_type(*OPERATORS[op], position, known) ? "yes" : "no");
     });
 }
 

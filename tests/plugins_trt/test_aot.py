@@ -20,7 +20,7 @@ from mmfs.kernels.nvrtc import find_nvrtc
 from plugins_trt.aot import AotPlugins, check_driver
 from plugins_trt.driver import DriverError
 from plugins_trt.entry import Entry
-from plugins_trt.node_contract import Node
+from plugins_trt.node_contract import INPUTS, Node
 from plugins_trt.tensorrt_package import RTX_LIBRARY
 
 HERE = Path(__file__).parent
@@ -61,21 +61,23 @@ def entry(operator: str) -> Entry:
         return Entry.of(Node(operator, FLAT), shapes, [torch.bfloat16, float32, float32])
     shapes = [(6, 34, 2, 64), (*rows, 2), (*rows, 2, 3, 2), (*rows, *sampled), (*rows, 2)]
     shapes += [(4, 2, 3, 2), (4, *sampled), (2, 64)]
+    if operator == "MMFSImageLists":
+        shapes[1], shapes[2], shapes[4] = (*rows, 4, 1, 3, 2), (*rows, *sampled, 2), (*rows, 4)
+        shapes[5] = (4, *sampled, 2)
     types = [torch.float16, float32, float32, float32, int64, float32, float32, torch.float16]
     return Entry.of(Node(operator, FLAT, 0.3), shapes, types)
 
 
-@pytest.mark.parametrize("operator", ["MMFS", "MSDeformAttn"])
+@pytest.mark.parametrize("operator", INPUTS)
 def test_tensorrt_learns_shape_types_kernel_and_launch(answer: dict[str, Any], operator: str) -> None:
     built, expected = answer[operator], entry(operator)
     assert built["name"] == expected.name
     assert f".entry {expected.name}(" in built["ptx"]
     assert not built["ptx"].endswith("\0")
-    value = {"MMFS": "HALF", "MSDeformAttn": "BF16"}[operator]
-    types = {
-        "MMFS": [value, *["FLOAT"] * 3, "INT64", "FLOAT", "FLOAT", value, value],
-        "MSDeformAttn": [value, "FLOAT", "FLOAT", value],
-    }[operator]
+    if operator == "MSDeformAttn":
+        types = ["BF16", "FLOAT", "FLOAT", "BF16"]
+    else:
+        types = ["HALF", *["FLOAT"] * 3, "INT64", "FLOAT", "FLOAT", "HALF", "HALF"]
     assert built["types"] == [[dtype, "LINEAR"] for dtype in types]
     blocks = [1, 1, 1, -(-4 * 99 // expected.rows_per_block)]
     sizes = [[2, 5, 6], [1, 1, 1], [0, 9, 0], [4, 99, 9]]
@@ -83,18 +85,19 @@ def test_tensorrt_learns_shape_types_kernel_and_launch(answer: dict[str, Any], o
     for call, x, (batch, num_queries, num_images) in zip(built["calls"], blocks, sizes, strict=True):
         assert call["out"] == [batch, num_queries, 128]
         assert call["launch"] == [x, expected.grid_y, 1, expected.threads, 1, 1, expected.shared_bytes]
-        assert call["scalars"] == [batch, num_queries, num_images if operator == "MMFS" else batch]
+        assert call["scalars"] == [batch, num_queries, batch if operator == "MSDeformAttn" else num_images]
     assert answer["kernels"][operator] == [expected.name]
 
 
 def test_what_cannot_be_is_refused_with_a_sentence(answer: dict[str, Any]) -> None:
-    twice, dtype, varies, large, pixels, lacks = answer["refused"]
+    twice, dtype, varies, large, pixels, lacks, slots = answer["refused"]
     assert twice.startswith("RuntimeError: TensorRT 11.")
     assert "has a plugin mmfs::MMFS, version 1, already. Expected to be the only one" in twice
     assert dtype == "TypeError: value of MSDeformAttn is DataType.INT32. The kernels do not take it."
     assert "value of MSDeformAttn has the shape [-1, 34, -1, 64], where -1 varies. Only batch" in varies
     assert "takes up to 70000 x 70000 queries and 70000 images. Expected at most 2147483647" in large
     assert "value of MSDeformAttn has the shape [2, 34, 2, 64]. Expected [2, 37, 2, 64]." in pixels
+    assert "image_indices of MMFSImageLists has the shape [-1, -1, -1], where -1 varies. Only batch" in slots
     assert lacks == "ValueError: The node MMFS lacks null_logit, use_null. It has spatial_shapes."
 
 

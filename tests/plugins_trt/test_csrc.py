@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
-from op_cases import arguments_of, mmfs_attention_case, ms_deform_attn_case
+from node_cases import node_and_inputs, reference
 from plugin_library import TYPES, call_of, compile_plugin
 from plugins_trt.launches import Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import MachineCode
-from plugins_trt.node_contract import INPUTS, Node, takes_type
+from plugins_trt.node_contract import INPUTS, WEIGHTS, Node, takes_type
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +37,24 @@ def random_call(rng: random.Random) -> tuple[Node, list[tuple[int, ...]], list[A
     rows, samples = (batch, num_queries), (num_levels, num_points)
     offset_ages, logit_ages = rng.randint(1, 4), rng.randint(1, 4)
     value_type = rng.choice([torch.float32, torch.float16, torch.bfloat16])
-    if rng.random() < 0.7:
-        node = Node("MMFS", levels, rng.choice([None, 0.0, -1.25]))
+    kind = rng.random()
+    if kind < 0.3:
+        node = Node("MMFSImageLists", levels, rng.choice([None, 0.0, -1.25]))
+        slots, offset_levels = rng.choice([1, 2, 6]), rng.choice([1, num_levels])
+        point = (rng.choice([1, num_levels]), rng.choice([1, num_points]), 2)
         shapes: list[tuple[int, ...]] = [
+            (num_images, num_pixels, num_heads, num_channels),
+            (*rows, slots, *point),
+            (*rows, num_heads, offset_levels, num_points, 2),
+            (*rows, num_heads, *samples),
+            (*rows, slots),
+            (offset_ages, num_heads, offset_levels, num_points, 2),
+            (logit_ages, num_heads, *samples),
+            (num_heads, num_channels),
+        ]
+    elif kind < 0.7:
+        node = Node("MMFS", levels, rng.choice([None, 0.0, -1.25]))
+        shapes = [
             (num_images, num_pixels, num_heads, num_channels),
             (*rows, 2),
             (*rows, num_heads, num_points, 2),
@@ -118,7 +132,8 @@ def test_types_are_taken_as_in_python(library: Callable[..., str]) -> None:
         numbers = (ctypes.c_int64 * len(types))(*(TYPES[dtype] for dtype in types))
         takes = takes_type(operator, len(types) - 1, types)
         taken += takes
-        assert library("mmfs_takes_type", operator == "MMFS", len(types) - 1, numbers) == ("yes" if takes else "no")
+        answer = library("mmfs_takes_type", list(INPUTS).index(operator), len(types) - 1, numbers)
+        assert answer == ("yes" if takes else "no")
     assert 100 < taken < 400
 
 
@@ -192,15 +207,9 @@ def test_a_machine_without_a_driver_is_told_so(library: Callable[..., str]) -> N
 def test_it_launches_what_computes_the_op(
     library: Callable[..., str], make_gpu: Callable[..., Any], operator: str
 ) -> None:
-    levels = ((4, 7), (3, 2))
-    case = ms_deform_attn_case(levels, dim=8) if operator == "MSDeformAttn" else mmfs_attention_case(levels, dim=8)
-    tensors = {name: tensor.float().contiguous() for name, tensor in case.tensors.items()}
-    if operator == "MMFS":
-        tensors["visible"] = case.rest["visible"].contiguous()
-    inputs = [tensors[name] for name in INPUTS[operator]]
-    node = Node(operator, (4, 7, 3, 2), case.rest.get("null_logit"))
+    node, inputs = node_and_inputs(operator, torch.float32, dim=8)
     shapes = [tuple(tensor.shape) for tensor in inputs]
-    batch, num_queries = shapes[3 if operator == "MMFS" else 2][:2]
+    batch, num_queries = shapes[INPUTS[operator].index(WEIGHTS[operator])][:2]
     out = torch.full((batch, num_queries, shapes[0][2] * 8), torch.nan)
     workspace = torch.full((workspace_bytes(node, shapes, torch.float32),), 0xFF, dtype=torch.uint8)
 
@@ -210,17 +219,13 @@ def test_it_launches_what_computes_the_op(
     add_images(library, MachineCode({(i.name, "sm_90"): f"image of {i.name}".encode() for i in instances}).pack())
     addresses = [Address(tensor.data_ptr(), tensor.dtype) for tensor in inputs]
     call = call_of(node, shapes, addresses, out.data_ptr(), workspace.data_ptr())
-    expected = (
-        ms_deform_attn_reference(arguments_of(node.spatial_shapes, **tensors))
-        if operator == "MSDeformAttn"
-        else mmfs_attention_reference(arguments_of(node.spatial_shapes, **tensors, null_logit=node.null_logit))
-    )
+    expected = reference(node, inputs, torch.float32)
     for _ in range(2):
         out.fill_(torch.nan)
         gpu.stage(inputs, [out, workspace], num_sms=24)
         assert library("mmfs_run", ctypes.byref(call), ctypes.c_uint64(77)) == ""
         torch.testing.assert_close(out, expected)
-    num_launches = 2 if operator == "MMFS" else 1
+    num_launches = 2 if node.is_mmfs_attention else 1
     assert [event.split()[0] for event in gpu.events()] == ["launch"] * num_launches, "kernels are loaded once"
     assert all(event.endswith("on stream 77") for event in gpu.events())
 

@@ -120,7 +120,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
     def run_entry(node: Node, inputs: Sequence[Tensor], usual: Sequence[Tensor] | None = None) -> tuple[Tensor, Entry]:
         dtype = inputs[0].dtype
         if dtype not in libraries:
-            cases = [("MMFS", {}), ("MMFS", {"null_logit": None}), ("MSDeformAttn", {})]
+            cases = [("MMFS", {}), ("MMFS", {"null_logit": None}), ("MMFSImageLists", {}), ("MSDeformAttn", {})]
             entries = [entry_of(*node_and_inputs(operator, dtype, dim=8, **options)) for operator, options in cases]
             libraries[dtype] = build(entries, folder / f"{dtype}.so")
         entry = entry_of(node, inputs if usual is None else usual)

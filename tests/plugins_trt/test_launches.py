@@ -13,7 +13,7 @@ from node_cases import FLAT, node_and_inputs, reference
 from numerics import assert_within_error_budget
 from plugins_trt.launches import MOST_SMS, Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import MachineCode
-from plugins_trt.node_contract import Node
+from plugins_trt.node_contract import INPUTS, WEIGHTS, Node
 
 
 def run(
@@ -27,7 +27,7 @@ def run(
 ) -> tuple[Tensor, int]:
     """The output, and how many launches it took."""
     value = inputs[0]
-    batch, num_queries = inputs[-1].shape[:2] if node.operator == "MSDeformAttn" else inputs[4].shape[:2]
+    batch, num_queries = inputs[INPUTS[node.operator].index(WEIGHTS[node.operator])].shape[:2]
     shapes = [tuple(tensor.shape) for tensor in inputs]
     out = torch.full((batch, num_queries, value.shape[2] * value.shape[3]), torch.nan, dtype=value.dtype)
     workspace = torch.full((workspace_bytes(node, shapes, value.dtype) + more_workspace,), 0xFF, dtype=torch.uint8)
@@ -48,9 +48,10 @@ def run(
     return out, len(planned)
 
 
+@pytest.mark.parametrize("operator", ["MMFS", "MMFSImageLists"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_mmfs_whole_and_in_parts(make_gpu: Callable[..., Any], dtype: torch.dtype) -> None:
-    node, inputs = node_and_inputs("MMFS", dtype, dim=8)
+def test_mmfs_whole_and_in_parts(make_gpu: Callable[..., Any], dtype: torch.dtype, operator: str) -> None:
+    node, inputs = node_and_inputs(operator, dtype, dim=8)
     baseline, exact = reference(node, inputs, dtype), reference(node, inputs, torch.float64)
     gpu = make_gpu(instances_of(node, 8, dtype))
     whole, num_launches = run(gpu, node, inputs, num_sms=1)

@@ -22,11 +22,20 @@ MMFS_ATTENTION = [
     (6, 2, 2, 3),
     (2, 8),
 ]
+MMFS_IMAGE_LISTS = [
+    (3, 34, 2, 8),
+    (2, 5, 4, 2, 3, 2),
+    (2, 5, 2, 2, 3, 2),
+    (2, 5, 2, 2, 3),
+    (2, 5, 4),
+    (4, 2, 2, 3, 2),
+    (6, 2, 2, 3),
+    (2, 8),
+]
 MS_DEFORM_ATTN = [(2, 34, 2, 8), (2, 5, 2, 2, 3, 2), (2, 5, 2, 2, 3)]
+SHAPES = {"MMFS": MMFS_ATTENTION, "MMFSImageLists": MMFS_IMAGE_LISTS, "MSDeformAttn": MS_DEFORM_ATTN}
 FREE = {
-    ("MMFS", "value", 0),
-    ("MMFS", "offset_table", 0),
-    ("MMFS", "logit_table", 0),
+    *((node, name, 0) for node in ("MMFS", "MMFSImageLists") for name in ("value", "offset_table", "logit_table")),
     ("MSDeformAttn", "value", 3),
 }
 """Axes that no other input has."""
@@ -43,11 +52,11 @@ def test_inputs_and_attributes_are_those_of_the_onnx_function(operator):
     assert tuple(attributes) == ATTRIBUTES[operator]
 
 
-@pytest.mark.parametrize(("operator", "shapes"), [("MMFS", MMFS_ATTENTION), ("MSDeformAttn", MS_DEFORM_ATTN)])
+@pytest.mark.parametrize(("operator", "shapes"), SHAPES.items())
 def test_output_shape_of_numbers_and_of_expressions(operator, shapes):
     assert output_shape(operator, shapes, mul) == (2, 5, 16)
     symbols = [tuple(f"{name}{axis}" for axis in range(6)) for name in INPUTS[operator]]
-    weights = "attention_logits" if operator == "MMFS" else "attention_weights"
+    weights = "attention_weights" if operator == "MSDeformAttn" else "attention_logits"
     product = output_shape(operator, symbols, lambda one, other: f"{one}*{other}")
     assert product == (f"{weights}0", f"{weights}1", "value2*value3")
 
@@ -77,11 +86,26 @@ def test_sizes():
     ms_deform_attn = sizes_of(Node("MSDeformAttn", LEVELS), MS_DEFORM_ATTN)
     assert (ms_deform_attn.num_images, ms_deform_attn.num_offset_ages, ms_deform_attn.num_logit_ages) == (2, 0, 0)
     assert sizes_of(Node("MMFS", LEVELS), [(0, 34, 2, 8), *MMFS_ATTENTION[1:]]).num_images == 0
+    assert (mmfs_attention.num_slots, mmfs_attention.most_images) == (None, 3)
+
+
+def test_sizes_of_lists():
+    node = Node("MMFSImageLists", LEVELS)
+    lists = sizes_of(node, MMFS_IMAGE_LISTS)
+    assert (lists.num_slots, lists.most_images, lists.num_images) == (4, 4, 3)
+    assert (lists.point_levels, lists.point_points, lists.offset_levels) == (2, 3, 2)
+    shared = list(MMFS_IMAGE_LISTS)
+    shared[1], shared[2], shared[5] = (2, 5, 4, 1, 1, 2), (2, 5, 2, 1, 3, 2), (4, 2, 1, 3, 2)
+    lists = sizes_of(node, shared)
+    assert (lists.point_levels, lists.point_points, lists.offset_levels) == (1, 1, 1)
+    none = [(2, 5, 0, *shape[3:]) if position in (1, 4) else shape for position, shape in enumerate(shared)]
+    with pytest.raises(ValueError, match=r"reference_points of MMFSImageLists .* Expected \[2, 5, 1, 1, 1, 2\]"):
+        sizes_of(node, none)
 
 
 @pytest.mark.parametrize("operator", INPUTS)
 def test_every_wrong_size_is_named(operator):
-    shapes = MMFS_ATTENTION if operator == "MMFS" else MS_DEFORM_ATTN
+    shapes = SHAPES[operator]
     for position, (name, shape) in enumerate(zip(INPUTS[operator], shapes, strict=True)):
         for axis, size in enumerate(shape):
             if (operator, name, axis) in FREE:
@@ -102,7 +126,7 @@ def test_every_wrong_size_is_named(operator):
 @pytest.mark.parametrize(
     ("operator", "levels", "message"),
     [
-        ("GridSample", LEVELS, r"no mmfs node 'GridSample'\. Expected one of MMFS, MSDeformAttn"),
+        ("GridSample", LEVELS, r"no mmfs node 'GridSample'\. Expected one of MMFS, MMFSImageLists, MSDeformAttn"),
         ("MMFS", (4, 7, 3), r"spatial_shapes is \[4, 7, 3\]\. Expected heights and widths in turn"),
         ("MMFS", (), r"spatial_shapes is \[\]"),
         ("MSDeformAttn", (4, 0), r"all positive"),
@@ -130,12 +154,18 @@ def test_types():
     assert not accepts("MSDeformAttn", None)
     assert not accepts("MMFS", HALF, FLOAT, FLOAT, FLOAT, torch.int32)
     assert not accepts("MMFS", HALF, torch.int64)
+    assert accepts("MMFSImageLists", HALF, FLOAT, FLOAT, FLOAT, torch.int64, FLOAT, FLOAT, HALF, HALF)
+    assert not accepts("MMFSImageLists", HALF, FLOAT, FLOAT, FLOAT, torch.int32)
 
 
 def test_what_the_kernels_cannot_count_is_refused():
     shapes = [(2**30, 34, 2, 8), *MMFS_ATTENTION[1:]]
-    with pytest.raises(ValueError, match="levels times points is 6 and the bank has 1073741824 images"):
+    with pytest.raises(ValueError, match="levels times points is 6 and a query can see 1073741824 images"):
         sizes_of(Node("MMFS", LEVELS), shapes)
+    lists = list(MMFS_IMAGE_LISTS)
+    lists[1], lists[4] = (2, 5, 2**30, 2, 3, 2), (2, 5, 2**30)
+    with pytest.raises(ValueError, match="levels times points is 6 and a query can see 1073741824 images"):
+        sizes_of(Node("MMFSImageLists", LEVELS), lists)
     table = list(MMFS_ATTENTION)
     table[5] = ()
     with pytest.raises(ValueError, match=r"offset_table of MMFS has the shape \[\]\. Expected \[1, 2, 3, 2\]"):

@@ -9,6 +9,8 @@ from onnx import ModelProto, helper
 
 from mmfs import mmfs_attention, ms_deform_attn
 from onnx_models import one_node_model, run
+from op_cases import image_lists_case
+from plugins_trt.node_contract import INPUTS
 from plugins_trt.onnx_function import OPSETS, attach_functions
 
 # Letters as in plugins_trt/onnx_function.py. No square level, and more columns than rows, so that no swap goes unseen.
@@ -240,6 +242,55 @@ def test_visible_may_be_int32():
     assert relative_error(run(model, single), reference_of_mmfs_attention(inputs, 0.0)) < 2e-6
 
 
+def image_lists_inputs(operator_dtype: torch.dtype = torch.float64, **options: bool) -> Tensors:
+    case = image_lists_case(SHAPES, num_heads=H, dim=D, num_points=P, num_ages=A, **options)
+    lists = case.rest["image_indices"]
+    named = to(case.tensors, operator_dtype) | {"image_indices": lists}
+    return {name: named[name] for name in INPUTS["MMFSImageLists"]}
+
+
+@pytest.mark.parametrize("null_logit", [0.5, None])
+@pytest.mark.parametrize(
+    "options", [{}, {"points_by_level": True}, {"points_by_sample": True, "offsets_by_level": True}], ids=str
+)
+def test_lists_of_images_equal_the_reference(options, null_logit):
+    inputs = image_lists_inputs(**options)
+    single = to(inputs, torch.float32)
+    model = attach_functions(one_node("MMFSImageLists", single, **null_attributes(null_logit)))
+    onnx.checker.check_model(model, full_check=True)
+    out = run(model, single)
+    assert relative_error(out, reference_of_mmfs_attention(inputs, null_logit)) < 2e-6
+    nothing = (inputs["image_indices"] == -1).all(-1)
+    assert torch.equal(out[nothing], single["null_value"].flatten().expand(int(nothing.sum()), -1))
+    assert nothing.any()
+
+
+def test_lists_of_other_sizes_and_types():
+    inputs = image_lists_inputs(torch.float16)
+    exact = reference_of_mmfs_attention(to(inputs, torch.float64), 0.0)
+    own_error = relative_error(reference_of_mmfs_attention(inputs, 0.0), exact)
+    given = inputs | {"image_indices": inputs["image_indices"].int()}
+    model = attach_functions(one_node("MMFSImageLists", given, **null_attributes(0.0)))
+    assert relative_error(run(model, given), exact) <= 1.5 * own_error
+    empty = given | {name: given[name][:, :, :0] for name in ("image_indices", "reference_points")}
+    torch.testing.assert_close(run(model, empty), inputs["null_value"].flatten().expand(2, 5, -1))
+    no_bank = given | {"value": given["value"][:0], "image_indices": given["image_indices"] * 0 - 1}
+    torch.testing.assert_close(run(model, no_bank), inputs["null_value"].flatten().expand(2, 5, -1))
+
+
+@pytest.mark.parametrize("wrong", [-2, 6, 2**31, HIGHEST, LOWEST])
+def test_a_list_with_an_image_beyond_the_bank_gives_nan(wrong):
+    inputs = image_lists_inputs()
+    inputs["image_indices"][0, 1, 2] = wrong
+    single = to(inputs, torch.float32)
+    out = run(attach_functions(one_node("MMFSImageLists", single, **null_attributes(0.5))), single)
+    assert out[0, 1].isnan().all()
+    inputs["image_indices"][0, 1] = -1
+    want = reference_of_mmfs_attention(inputs, 0.5)
+    assert relative_error(out[0, [0, 2, 3, 4]], want[0, [0, 2, 3, 4]]) < 2e-6
+    assert relative_error(out[1], want[1]) < 2e-6
+
+
 def dynamic_node(op_type: str, inputs: Tensors, **attributes: object) -> ModelProto:
     """With the sizes as the last input."""
     given = inputs | {"spatial_shapes": torch.tensor(SHAPES)}
@@ -337,7 +388,9 @@ def test_wrong_models_are_refused_with_a_sentence():
     inputs = to(ms_deform_attn_inputs(1, 1), torch.float32)
     with pytest.raises(ValueError, match=r"version 17 of the standard ONNX operators. Expected 18 to 24"):
         attach_functions(one_node("MSDeformAttn", inputs, opset=17))
-    with pytest.raises(ValueError, match=r"named \['DeformAttn'\]; the domain holds .*'MMFS', 'MSDeformAttn'"):
+    with pytest.raises(
+        ValueError, match=r"named \['DeformAttn'\]; the domain holds .*'MMFS', 'MMFSImageLists', 'MSDeformAttn'"
+    ):
         attach_functions(one_node("DeformAttn", inputs))
 
 

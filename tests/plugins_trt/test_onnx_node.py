@@ -131,6 +131,30 @@ def test_mmfs_attention_becomes_one_node_with_its_constants_as_attributes(mmfs_a
     assert not any(tensor.any() for tensor in zeros)
 
 
+class ListsOfImages(nn.Module):
+    def forward(self, value: Tensor, points: Tensor, offsets: Tensor, logits: Tensor, lists: Tensor) -> Tensor:
+        return mmfs.mmfs_attention(value, SHAPES, points, offsets, logits, image_indices=lists, null_logit=None)
+
+
+def image_lists_inputs(batch: int, num_queries: int, num_images: int, num_slots: int) -> tuple[Tensor, ...]:
+    value, _, offsets, logits, _ = mmfs_attention_inputs(batch, num_queries, num_images)
+    points = torch.rand(batch, num_queries, num_slots, 2)
+    lists = torch.randint(-1, num_images, (batch, num_queries, num_slots))
+    lists[0, 0, 0] = 0  # at least one
+    return value, points, offsets, logits, lists
+
+
+def test_exported_lists_of_images_are_one_node_with_dynamic_sizes():
+    torch.manual_seed(0)
+    lists = {**BY_QUERY, 2: Dim("K")}
+    model = export(ListsOfImages(), image_lists_inputs(2, 3, 4, 5), ({0: N}, lists, BY_QUERY, BY_QUERY, lists))
+    (node,) = mmfs_nodes(model)
+    assert node.op_type == "MMFSImageLists"
+    for sizes in ((2, 3, 4, 5), (1, 1, 1, 1), (3, 4, 7, 2)):
+        inputs = image_lists_inputs(*sizes)
+        assert relative_error(run(model, inputs), ListsOfImages()(*inputs)) < 1e-5
+
+
 @pytest.mark.parametrize("sizes", [(2, 3, 4), (1, 1, 1), (3, 5, 7), (2, 2, 0)])
 def test_exported_mmfs_attention_runs_at_other_sizes_than_traced(mmfs_attention_twice, sizes):
     module, model = mmfs_attention_twice

@@ -36,11 +36,13 @@ from torch import Tensor
 import mmfs
 from emulated_device import EmulatedDevice
 from mmfs import autograd, compiled, cuda, embedding_bag
+from mmfs.arguments import MMFSAttentionArguments
+from mmfs.functional import with_lists
 from onnx_models import one_node_model
 from onnx_models import run as run_model
 from plugin_library import call_of, compile_plugin
 from plugins_trt.launches import Address, instances_of, launches, workspace_bytes
-from plugins_trt.node_contract import INPUTS, Node
+from plugins_trt.node_contract import INPUTS, WEIGHTS, Node
 from plugins_trt.onnx_function import attach_functions
 from random_nodes import NodeCall, random_node
 from random_op_calls import OpCall, random_call
@@ -53,11 +55,10 @@ OPS: dict[str, Callable[..., Tensor]] = {
     "ms_deform_attn": mmfs.ms_deform_attn,
     "mmfs_attention": mmfs.mmfs_attention,
 }
-NODES = {"ms_deform_attn": "MSDeformAttn", "mmfs_attention": "MMFS"}
 SENTENCES = (ValueError, TypeError)
 """What a refusal is; anything else is a finding."""
 
-OF_NUMBERS = ("visible holds the range", "spatial_shapes describe")
+OF_NUMBERS = ("visible holds the range", "image_indices holds", "spatial_shapes describe")
 """How sentences begin that need a look at numbers: the CUDA kernels and a graph make NaN instead."""
 
 FLOORS = {torch.float64: 1e-12, torch.float32: 8e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}
@@ -131,6 +132,12 @@ def emulated_on(device: EmulatedDevice) -> Implementation:
     return run
 
 
+def node_of(call: OpCall) -> str:
+    if call.op == "ms_deform_attn":
+        return "MSDeformAttn"
+    return "MMFS" if "visible" in call.rest else "MMFSImageLists"
+
+
 def node_inputs(call: OpCall) -> tuple[Node, list[Tensor]] | None:
     """The node and its inputs that a runtime gets from a call; None for a call that nodes do not take."""
     shapes = call.rest["spatial_shapes"]
@@ -144,11 +151,18 @@ def node_inputs(call: OpCall) -> tuple[Node, list[Tensor]] | None:
         tensors.setdefault("offset_table", torch.zeros(1, num_heads, num_points, 2))
         tensors.setdefault("logit_table", torch.zeros(1, num_heads, num_levels, num_points))
         tensors.setdefault("null_value", value.new_zeros(num_heads, value.shape[-1]))
-        tensors["reference_points"] = tensors["reference_points"].expand(batch, num_queries, 2)
-        tensors["visible"] = call.rest["visible"].long()
+        if "visible" in call.rest:
+            tensors["reference_points"] = tensors["reference_points"].expand(batch, num_queries, 2)
+            tensors["visible"] = call.rest["visible"].long()
+        else:
+            given = MMFSAttentionArguments(
+                spatial_shapes=[], image_indices=call.rest["image_indices"].long(), **tensors
+            )
+            completed = with_lists(given)._asdict()
+            tensors = {name: part for name, part in completed.items() if isinstance(part, Tensor)}
     null_logit = call.rest.get("null_logit")
     pairs = shapes.tolist() if isinstance(shapes, Tensor) else shapes
-    node = Node(NODES[call.op], tuple(side for pair in pairs for side in pair), null_logit)
+    node = Node(node_of(call), tuple(side for pair in pairs for side in pair), null_logit)
     # As a runtime holds them: contiguous copies at whole addresses.
     return node, [
         tensors[name].resolve_neg().clone(memory_format=torch.contiguous_format) for name in INPUTS[node.operator]
@@ -164,7 +178,7 @@ def plugin_on(device: EmulatedDevice) -> Implementation:
         value = inputs[0]
         if any(tensor.dtype == torch.float64 for tensor in inputs):
             return {}
-        weights = inputs[3 if node.operator == "MMFS" else 2]
+        weights = inputs[INPUTS[node.operator].index(WEIGHTS[node.operator])]
         out = torch.full((*weights.shape[:2], value.shape[2] * value.shape[3]), torch.nan, dtype=value.dtype)
         scratch = torch.full((workspace_bytes(node, shapes, value.dtype),), 0xFF, dtype=torch.uint8)
         addresses = [Address(tensor.data_ptr(), tensor.dtype) for tensor in inputs]
@@ -185,7 +199,7 @@ def run_onnx(call: OpCall) -> Outcome:
         return {}  # NumPy, by which onnxruntime takes tensors, has no such type
     named = dict(zip(INPUTS[node.operator], inputs, strict=True))
     attributes: dict[str, Any] = {"spatial_shapes": list(node.spatial_shapes)}
-    if node.operator == "MMFS":
+    if node.is_mmfs_attention:
         attributes |= {"null_logit": float(node.null_logit or 0.0), "use_null": int(node.null_logit is not None)}
     model = attach_functions(one_node_model(node.operator, named, **attributes))
     return {"output": run_model(model, named)}
@@ -265,14 +279,20 @@ def not_nan(call: OpCall, actual: Outcome) -> Iterator[str]:
         return
     if "output" not in actual or not actual["output"].numel():
         return
-    shapes, visible = call.rest["spatial_shapes"], call.rest["visible"].long()
+    shapes = call.rest["spatial_shapes"]
     differ = isinstance(shapes, Tensor) and shapes.ndim == 3
     num_images = len(shapes) if differ else len(call.tensors["value"])
-    sees = visible[..., 1] > visible[..., 0]
-    beyond = sees & ((visible[..., 0] < 0) | (visible[..., 1] > num_images))
-    amended = OpCall(
-        call.op, call.tensors, call.rest | {"visible": visible.masked_fill(beyond[..., None], 0)}, [], True
-    )
+    if "visible" in call.rest:
+        visible = call.rest["visible"].long()
+        sees = visible[..., 1] > visible[..., 0]
+        beyond = sees & ((visible[..., 0] < 0) | (visible[..., 1] > num_images))
+        mended = {"visible": visible.masked_fill(beyond[..., None], 0)}
+    else:
+        lists = call.rest["image_indices"].long()
+        beyond = ((lists < -1) | (lists >= num_images)).any(-1)
+        sees = beyond | (lists >= 0).any(-1)
+        mended = {"image_indices": lists.masked_fill(beyond[..., None], -1)}
+    amended = OpCall(call.op, call.tensors, call.rest | mended, [], True)
     expected = run_public(amended, "reference")
     if isinstance(expected, Exception):  # sizes that do not fit
         beyond = sees
