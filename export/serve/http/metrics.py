@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from export.serve.engine.events import Cancelled, Completed
+from export.serve.engine.events import Completed
 from export.serve.engine.interface import Engine
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -62,8 +62,6 @@ class Metrics:
                 self.images_drawn.inc(event.num_new_images)
                 self.queue.observe(event.timings.queued)
                 self.whole_request.observe(seconds)
-            case Cancelled(reason=reason):
-                self.cancelled.labels(reason).inc()
 
     def text(self) -> bytes:
         """All of it in Prometheus's form."""

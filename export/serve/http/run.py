@@ -63,6 +63,7 @@ class Run:
         self._timeout = timeout
         self._timer = asyncio.get_running_loop().call_later(timeout, self.cancel, "timeout")
         self._begin = time.monotonic()
+        self._num_answered = 0
         self._latest: dict[tuple[int, type], float] = {}
 
     def cancel(self, reason: CancelReason) -> None:
@@ -75,13 +76,16 @@ class Run:
         if self._on_end is not _nothing:
             self._timer.cancel()
             self.cancel(reason)
+            if self.error is None and not self.has_ended:
+                reasons = {one.cancel_reason or reason for one in self.handles}
+                self._metrics.cancelled.labels(min(reasons)).inc()
             on_end, self._on_end = self._on_end, _nothing
             on_end()
 
     @property
     def has_ended(self) -> bool:
         """Whether the answer came to its end without an error."""
-        return len(self.completed) == len(self.handles) or self.cancel_reason == "request"
+        return self._num_answered == len(self.handles) or self.cancel_reason == "request"
 
     async def events(self, *, whole_previews: bool = False) -> AsyncIterator[tuple[int, RunEvent]]:
         """The events of all continuations as they come, each with the continuation's number.
@@ -125,7 +129,10 @@ class Run:
                 if reason != "request":
                     raise self._ended_by_server(reason)
             case Completed():
+                self._num_answered += 1
                 self.completed.append(event)
+            case Scored():
+                self._num_answered += 1
         return event
 
     def _keep(self, image: EncodedImage) -> None:
