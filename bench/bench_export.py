@@ -23,6 +23,7 @@ from bench import measure
 from bench.workloads import WORKLOADS, Arguments, MMFSAttentionWorkload, Scale
 from export.engine.compatibility import IncompatibleExport
 from export.runtime import Session
+from export.runtime.drawing import DrawnImage
 from export.runtime.generation_state import ExportedGenerationState
 from export.runtime.memory import Memory
 from export.runtime.recorded import Recorded
@@ -88,19 +89,15 @@ def denoising(scale: Scale, device: str) -> tuple[Recorded, Callable[[], None], 
     memory = reading_of(scale, device).memory
     _look_at_images(memory, memory.drawn_from)
     how = Denoising(num_inference_steps=30, guidance_scale=3.5)
-    drawing = memory.drawing(1, how)
+    drawing = memory.drawing(1, how.num_predictions)
     generator = torch.Generator().manual_seed(0)
-    context = drawing.condition["encoder_hidden_states"]
-    context.copy_(torch.randn(context.shape, generator=generator))
-    drawing.visible.copy_(torch.tensor([[NUM_IMAGES - 1, NUM_IMAGES]]).expand(2, 2))
-    table = memory.assets.schedule.table("ddim", 30)
-    drawing.table[: len(table)] = table.to(drawing.table.device)
-    drawing.bound.fill_(math.inf)
-    noise = torch.randn(drawing.latents.shape, generator=generator).to(drawing.latents.device)
+    condition = {name: torch.randn(rows.shape, generator=generator) for name, rows in drawing.condition.items()}
+    noise, nothing = torch.randn(drawing.latents.shape[1:], generator=generator), torch.zeros(drawing.latents.shape[1:])
 
     def again() -> None:
-        drawing.latents.copy_(noise)
-        drawing.place.zero_()
+        drawing.load(
+            [DrawnImage(0, condition, how, generator, noise, nothing, nothing)], [(NUM_IMAGES - 1, NUM_IMAGES)]
+        )
 
     return drawing.step, again, lambda: drawing.latents.clone()
 

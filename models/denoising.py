@@ -59,45 +59,93 @@ def guide(predictions: Tensor, denoising: Denoising) -> Tensor:
     return guided + (denoising.image_guidance_scale - 1) * (plain - blind[0]) if blind else guided
 
 
-def denoise(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    latents: Tensor,
-    noise_schedule: DDPMScheduler,
-    denoising: Denoising,
-    generators: list[torch.Generator],
-) -> Iterator[Step]:
-    """Denoise from noise to images, step by step.
+class Denoiser:
+    """The way of some images from noise, all at the same step: a prediction of the U-Net after the other.
 
     Args:
-        predict: (latents [M, c, h, w], time step) to the model's output [M, c, h, w].
         latents: [M, c, h, w], normal noise.
         noise_schedule: the one that the model was trained with.
         denoising: scheduler and number of steps.
         generators: one for each image, for schedulers that add noise.
 
+    Raises:
+        ValueError: more steps than the model was trained with.
+    """
+
+    def __init__(
+        self,
+        latents: Tensor,
+        noise_schedule: DDPMScheduler,
+        denoising: Denoising,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        most_steps = noise_schedule.config.num_train_timesteps
+        if denoising.num_inference_steps > most_steps:
+            raise ValueError(
+                f"num_inference_steps is {denoising.num_inference_steps}; this model was trained with {most_steps} "
+                "steps of noise, and draws in at most as many."
+            )
+        self.latents = self.estimate = latents
+        """[M, c, h, w] each; see `Step`."""
+
+        self.done = 0
+        """Steps so far."""
+
+        self.noise_schedule, self.denoising, self.generators = noise_schedule, denoising, list(generators)
+        self._scheduler = SCHEDULERS[denoising.scheduler].from_config(
+            noise_schedule.config, timestep_spacing="trailing"
+        )
+        self._scheduler.set_timesteps(denoising.num_inference_steps, device=latents.device)
+
+    @property
+    def timestep(self) -> Tensor:
+        """Scalar int64, of the noise in `latents`."""
+        return self._scheduler.timesteps[self.done]
+
+    def advance(self, predicted: Tensor) -> Step:
+        """Take a step with the model's output [M, c, h, w] for `latents` at `timestep`."""
+        timesteps, timestep = self._scheduler.timesteps, self.timestep
+        self.done += 1
+        self.estimate = estimate_clean(predicted, self.latents, self.noise_schedule, timestep)
+        if self.denoising.scheduler == "ddim":
+            following = timesteps[self.done] if self.done < len(timesteps) else None
+            self.latents = ddim_step(predicted, self.estimate, self.latents, self._scheduler, timestep, following)
+        else:
+            stepped = self._scheduler.step(predicted, timestep, self.latents, generator=self.generators)
+            self.latents = stepped.prev_sample
+        return Step(self.done, self.latents, self.estimate)
+
+    def select(self, places: Sequence[int]) -> None:
+        """Go on with these images."""
+        self.latents, self.estimate = self.latents[places], self.estimate[places]
+        self.generators = [self.generators[place] for place in places] if self.generators else []
+        if self.denoising.scheduler == "dpm":  # it keeps the estimates of the steps before
+            before = self._scheduler.model_outputs
+            self._scheduler.model_outputs = [None if one is None else one[places] for one in before]
+
+
+def denoise(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    latents: Tensor,
+    noise_schedule: DDPMScheduler,
+    denoising: Denoising,
+    generators: Sequence[torch.Generator],
+) -> Iterator[Step]:
+    """Denoise from noise to images, step by step.
+
+    Args:
+        predict: (latents [M, c, h, w], time step) to the model's output [M, c, h, w].
+        latents, noise_schedule, denoising, generators: as for `Denoiser`.
+
     Yields:
         The latents after each step.
 
     Raises:
-        ValueError: more steps than the model was trained with.
+        ValueError: as for `Denoiser`.
     """
-    most_steps = noise_schedule.config.num_train_timesteps
-    if denoising.num_inference_steps > most_steps:
-        raise ValueError(
-            f"num_inference_steps is {denoising.num_inference_steps}; this model was trained with {most_steps} steps "
-            "of noise, and draws in at most as many."
-        )
-    scheduler = SCHEDULERS[denoising.scheduler].from_config(noise_schedule.config, timestep_spacing="trailing")
-    scheduler.set_timesteps(denoising.num_inference_steps, device=latents.device)
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
-        predicted = predict(latents, timestep)
-        estimate = estimate_clean(predicted, latents, noise_schedule, timestep)
-        if denoising.scheduler == "ddim":
-            following = scheduler.timesteps[done] if done < len(scheduler.timesteps) else None
-            latents = ddim_step(predicted, estimate, latents, scheduler, timestep, following)
-        else:
-            latents = scheduler.step(predicted, timestep, latents, generator=generators).prev_sample
-        yield Step(done, latents, estimate)
+    denoiser = Denoiser(latents, noise_schedule, denoising, generators)
+    for _ in range(denoising.num_inference_steps):
+        yield denoiser.advance(predict(denoiser.latents, denoiser.timestep))
 
 
 def ddim_step(

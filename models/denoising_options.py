@@ -53,3 +53,8 @@ class Denoising:
     def uses_image_guidance(self) -> bool:
         """Whether a prediction without images is needed."""
         return self.image_guidance_scale != 1
+
+    @property
+    def num_predictions(self) -> int:
+        """Predictions of the U-Net for each step of an image: with text and images, without text, and with neither."""
+        return 3 if self.uses_image_guidance else 2 if self.is_guided else 1

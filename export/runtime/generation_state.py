@@ -5,16 +5,16 @@ Letters: B documents, T new tokens, n new images, M images to draw, C language-m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from export.runtime.exported_drawings import ExportedDrawings, before_the_first_step
 from export.runtime.memory import Memory
 from export.runtime.token_cache import TokenCache, capacity_for, room_for
-from models.denoising import Step
 from models.denoising_options import Denoising
 from models.generation.state import GenerationState, Piece
 
@@ -101,7 +101,8 @@ class ExportedGenerationState(GenerationState):
             self._cache = larger
 
     @torch.no_grad()
-    def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
+    def begin_drawing(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> ExportedDrawings:
+        self.memory.assets.schedule.timesteps(denoising.num_inference_steps)  # so many are possible
         contexts = []
         for row in rows:
             length = self.lengths[row]
@@ -111,9 +112,12 @@ class ExportedGenerationState(GenerationState):
             )
         halves = {name: torch.stack([context[name] for context in contexts], dim=1) for name in contexts[0]}
         negative, conditional = ({name: half[place] for name, half in halves.items()} for place in range(2))
-        visible = torch.tensor(self.image_ranges(rows, self.memory.drawn_from.range_of))
-        drawing = self.memory.drawing(len(rows), denoising)
-        return drawing.steps(conditional, negative, visible, seeds, denoising)
+        owners, latent_shape = (
+            [self.documents[row] for row in rows],
+            self.runners["unet_mmfs"].inputs["sample"].shape[1:],
+        )
+        images = before_the_first_step(owners, negative, conditional, seeds, denoising, list(map(int, latent_shape)))
+        return ExportedDrawings(self.memory, images)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
+from typing import TypeVar
 
 from export.runtime.assets import Assets
 from export.runtime.drawing import Drawing
 from export.runtime.runner import ComponentRunner
 from export.runtime.token_cache import TokenCache
 from export.runtime.value_pool import ValuePool
-from models.denoising_options import Denoising
 
-MOST_CACHES = 4
-"""Sizes of caches that are kept: while documents join and leave, the last few sizes come again."""
+MOST_SIZES = 4
+"""Sizes of batches whose buffers are kept: while documents join and leave, the last few sizes come again."""
+
+Kept = TypeVar("Kept")
 
 
 class Memory:
@@ -29,24 +31,21 @@ class Memory:
         self.seen = _pool(runners, "mmfs_values_llm", "llm")
         self.drawn_from = _pool(runners, "mmfs_values_unet", "unet_mmfs")
         self._caches: dict[tuple[int, int], TokenCache] = {}  # the one used last is last
-        self._drawing: Drawing | None = None
+        self._drawings: dict[tuple[int, int], Drawing] = {}
 
     def cache(self, num_rows: int, capacity: int) -> TokenCache:
-        """The cache of this size; its contents are undefined. The last `MOST_CACHES` are kept, with what was recorded
+        """The cache of this size; its contents are undefined. The last `MOST_SIZES` are kept, with what was recorded
         for them."""
-        kept = self._caches.pop((num_rows, capacity), None)
-        if kept is None:
-            while len(self._caches) >= MOST_CACHES:
-                del self._caches[next(iter(self._caches))]
-            kept = TokenCache(self.runners["llm"], self.assets.embedding, self.seen, num_rows, capacity)
-        self._caches[num_rows, capacity] = kept
-        return kept
+        llm, embedding = self.runners["llm"], self.assets.embedding
+        return _kept(
+            self._caches, (num_rows, capacity), lambda: TokenCache(llm, embedding, self.seen, num_rows, capacity)
+        )
 
     def with_copies(self, owners: Collection[int]) -> Memory:
         """Another memory, with the images of these documents."""
         other = copy(self)
         other.seen, other.drawn_from = self.seen.of(owners), self.drawn_from.of(owners)
-        other._caches, other._drawing = {}, None
+        other._caches, other._drawings = {}, {}
         return other
 
     @property
@@ -54,20 +53,29 @@ class Memory:
         """The images that the language model sees, and those that the U-Net draws from."""
         return self.seen, self.drawn_from
 
-    def drawing(self, num_images: int, denoising: Denoising) -> Drawing:
-        """The loop for this number of images and this guidance; only the last one is kept."""
-        kept = self._drawing
-        if kept is None or len(kept.latents) != num_images or _guidance(kept.denoising) != _guidance(denoising):
-            unet = self.runners["unet_mmfs"]
-            kept = self._drawing = Drawing(unet, self.drawn_from, self.assets.schedule, num_images, denoising)
-        return kept
+    def drawing(self, num_images: int, num_predictions: int) -> Drawing:
+        """The step for so many images with so many predictions in all; its contents are undefined. The last
+        `MOST_SIZES` are kept, with what was recorded for them."""
+        unet, schedule = self.runners["unet_mmfs"], self.assets.schedule
+        return _kept(
+            self._drawings,
+            (num_images, num_predictions),
+            lambda: Drawing(unet, self.drawn_from, schedule, num_images, num_predictions),
+        )
+
+
+def _kept(kept: dict[tuple[int, int], Kept], size: tuple[int, int], make: Callable[[], Kept]) -> Kept:
+    """What is kept for a size, or a new one in place of the one that was used longest ago."""
+    one = kept.pop(size, None)
+    if one is None:
+        while len(kept) >= MOST_SIZES:
+            del kept[next(iter(kept))]
+        one = make()
+    kept[size] = one
+    return one
 
 
 def _pool(runners: Mapping[str, ComponentRunner], project: str, network: str) -> ValuePool:
     runner = runners[network]
     ports = {name: port for name, port in runner.inputs.items() if port.role == "bank"}
     return ValuePool(runners.get(project), ports, runner.device, runner.most("images") if ports else None)
-
-
-def _guidance(denoising: Denoising) -> tuple[float, float]:
-    return denoising.guidance_scale, denoising.image_guidance_scale

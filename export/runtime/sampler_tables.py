@@ -23,7 +23,7 @@ from torch import Tensor
 
 from models import MMInterleaved
 from models.atomic_files import write_atomically
-from models.denoising_options import SchedulerName
+from models.denoising_options import Denoising, SchedulerName
 from models.image_decoders.image_decoder import PREDICTION_TYPES
 from models.json_files import read_json_object
 
@@ -123,6 +123,10 @@ class NoiseSchedule:
         """Bound of the clean estimate; infinite if nothing is clipped. DPM-Solver++ does not clip."""
         return math.inf if self.clip is None or scheduler == "dpm" else self.clip
 
+    def adds_noise(self, denoising: Denoising, done: int) -> bool:
+        """Whether the step after `done` ones adds noise."""
+        return denoising.scheduler == "ddpm" and self.timesteps(denoising.num_inference_steps)[done] > 0
+
     def table(self, scheduler: SchedulerName, num_steps: int) -> Tensor:
         """The rows of all steps, [n, fields of `StepRow`] float32, worked out in double precision."""
         times = self.timesteps(num_steps)
@@ -203,8 +207,8 @@ def walk(
     """One step.
 
     Args:
-        row: [fields of `StepRow`] of `NoiseSchedule.table`.
-        bound: scalar, `NoiseSchedule.bound`.
+        row: [fields of `StepRow`] of `NoiseSchedule.table`, or [M, fields], one for each image.
+        bound: `NoiseSchedule.bound`: scalar, or [M, 1, 1, 1].
         latents: [M, c, h, w] float32.
         output: [M, c, h, w] float32, the model's.
         before: [M, c, h, w], the second result of the step before; anything finite in the first.
@@ -213,7 +217,8 @@ def walk(
     Returns:
         The next latents, the clean estimate within its bound, and as it was.
     """
-    _, keep, use, stay, to_clean, to_output, from_before, noise_scale = row.unbind()
+    numbers = row[..., None, None, None].unbind(-4)  # [1, 1, 1] each, or [M, 1, 1, 1]
+    _, keep, use, stay, to_clean, to_output, from_before, noise_scale = numbers
     estimate = keep * latents + use * output
     clean = estimate.clamp(-bound, bound)
     latents = stay * latents + to_clean * clean + to_output * output + from_before * before + noise_scale * noise

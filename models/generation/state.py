@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from models.config import MMInterleavedConfig
 from models.denoising import Step
 from models.denoising_options import Denoising
+from models.drawings import Drawings
 from models.generation.recorded_queries import RecordedQueries
 from models.processor import MMInterleavedProcessor
 
@@ -131,14 +132,26 @@ class GenerationState(ABC):
         """
 
     @abstractmethod
-    def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
-        """Draw the next image of each of these rows, whose `<BoI>` has been read already.
+    def begin_drawing(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Drawings:
+        """The next image of each of these rows, whose `<BoI>` has been read already, before its first step.
+
+        The drawings of other states may join them. Until they are done, the rows read nothing.
 
         Args:
             rows: M of the B rows.
-            seeds: one for each image.
+            seeds: one for each image; it alone determines all that is random about it.
             denoising: how.
+
+        Raises:
+            ValueError: more steps than the model was trained with.
         """
+
+    def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
+        """Draw these images alone, step by step; arguments and errors as for `begin_drawing`."""
+        drawings = self.begin_drawing(rows, seeds, denoising)
+        for done in range(1, 1 + denoising.num_inference_steps):
+            drawings.step()
+            yield Step(done, drawings.latents, drawings.estimate, drawings.sampled)
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -254,9 +267,9 @@ class GenerationState(ABC):
             all_visible.append(torch.tensor(visible, dtype=torch.int64).view(-1, 2))
         return all_ids, torch.tensor(first_visual, dtype=torch.int64).view(-1, 2), pad_sequence(all_visible, True)
 
-    def image_ranges(self, rows: Sequence[int], range_of: Callable[[int], tuple[int, int]]) -> list[tuple[int, int]]:
-        """The images of the bank that an image drawn for each of these rows attends to."""
-        ranges = [range_of(self.documents[row]) for row in rows]
-        if self.config.image_decoder.context_images == "previous":
-            return [(max(last - 1, first), last) for first, last in ranges]
-        return ranges
+
+def drawn_from(config: MMInterleavedConfig, images: tuple[int, int]) -> tuple[int, int]:
+    """The images of the bank that the next image of a document attends to, given those of the document: first and one
+    past last."""
+    first, last = images
+    return (max(last - 1, first), last) if config.image_decoder.context_images == "previous" else images

@@ -7,19 +7,19 @@ pyramid pixels, F feature width, M images to draw.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from models.denoising import Step
 from models.denoising_options import Denoising
 from models.folded_mmfs import FoldedMMFS
 from models.generation.image_bank import ImageBank
 from models.generation.recorded_queries import RecordedQueries
-from models.generation.state import GenerationState, Piece
+from models.generation.state import GenerationState, Piece, drawn_from
 from models.generation.token_rows import LEAST_ROOM, TokenCache
+from models.image_decoders.torch_drawings import TorchDrawings
 from models.network import Network
 from models.sampling_recorder import SamplingRecorder
 
@@ -93,15 +93,16 @@ class TorchGenerationState(GenerationState):
             bank.add(features, images.owners, images.which)
         return visual_tokens[images.which]
 
-    def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
+    @torch.no_grad()
+    def begin_drawing(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> TorchDrawings:
         decoder = self.model.image_decoder
         contexts = [self.states(row).flip(0) for row in rows]  # nearest first
         lengths = torch.tensor([len(context) for context in contexts], device=self.model.device)
         context = pad_sequence(contexts, batch_first=True)  # [M, K, C]
         exists = torch.arange(context.shape[1], device=self.model.device) < lengths.unsqueeze(1)
         values = self.drawn_from.values()
-        ranges = self.image_ranges(rows, self.drawn_from.range_of)
-        return decoder.sample_steps(
+        ranges = [drawn_from(self.config, self.drawn_from.range_of(self.documents[row])) for row in rows]
+        return decoder.begin_drawing(
             decoder.condition(context, exists),
             values=values,
             visible=torch.tensor(ranges, device=self.model.device),

@@ -18,10 +18,11 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from models.component_configs import ImageDecoderConfig
-from models.denoising import Step, denoise, guide
+from models.denoising import Denoiser, Step
 from models.denoising_options import Denoising
 from models.image_codec import LatentCodec, PixelCodec
 from models.image_decoders.condition import Condition
+from models.image_decoders.torch_drawings import DrawnTogether, TorchDrawings
 from models.number_options import real_number
 from models.position import sincos_1d
 from models.qformer import QFormer
@@ -263,29 +264,36 @@ class ImageDecoder(nn.Module, ABC):
         Yields:
             The latents after each step; the last one's latents are for `decode`.
         """
+        drawings = self.begin_drawing(
+            condition, values=values, visible=visible, seeds=seeds, denoising=denoising, recorder=recorder
+        )
+        for done in range(1, 1 + denoising.num_inference_steps):
+            drawings.step()
+            yield Step(done, drawings.latents, drawings.estimate, drawings.sampled)
+
+    def begin_drawing(
+        self,
+        condition: Condition,
+        *,
+        values: Sequence[Tensor],
+        visible: Tensor,
+        seeds: Sequence[int],
+        denoising: Denoising,
+        recorder: SamplingRecorder | None = None,
+    ) -> TorchDrawings:
+        """Images before their first step; arguments as for `sample_steps`.
+
+        Raises:
+            ValueError: more steps than the model was trained with.
+        """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(self.latent_shape, generator=one) for one in generators])
-        noise = noise.to(condition.tokens.device)
-        if denoising.is_guided:
-            num_without = 2 if denoising.uses_image_guidance else 1
-            negative = self.negative(condition)
-            condition = Condition.cat([*[negative] * num_without, condition])
+        denoiser = Denoiser(noise.to(condition.tokens.device), self.noise_schedule, denoising, generators)
+        num_without = denoising.num_predictions - 1
+        if num_without:
+            condition = Condition.cat([*[self.negative(condition)] * num_without, condition])
             visible = torch.cat([*[torch.zeros_like(visible)] * (num_without - 1), visible, visible])
-
-        tokens, added = condition.tokens, condition.added
-
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            # Latents stay float32 in half precision too, because they are summed over many steps.
-            repeated = latents.to(tokens.dtype).repeat(len(tokens) // len(latents), 1, 1, 1)
-            if recorder is not None:
-                recorder.begin(lambda rows: rows[-len(latents) :])  # those with all conditions
-            return guide(
-                self.unet(repeated, timestep, tokens, added, values=values, visible=visible, recorder=recorder),
-                denoising,
-            )
-
-        for step in denoise(predict, noise, self.noise_schedule, denoising, generators):
-            yield step if recorder is None else replace(step, sampled=recorder.take())
+        return TorchDrawings(self.unet, [DrawnTogether(denoiser, condition, values, visible)], recorder)
 
     def decode(self, latents: Tensor) -> Tensor:
         """[M, c, h', w'] to images [M, 3, h, w] float32 in [0, 1]."""

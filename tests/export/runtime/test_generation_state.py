@@ -7,7 +7,7 @@ import torch
 
 from export.runtime import Session
 from export.runtime.generation_state import ExportedGenerationState
-from export.runtime.memory import MOST_CACHES
+from export.runtime.memory import MOST_SIZES
 from models import MMInterleaved
 from models.denoising_options import Denoising
 from models.generation.state import GenerationState, Piece
@@ -87,7 +87,7 @@ def test_memory_is_bounded_by_what_is_read_at_once(session: Session, images: lis
             state.select(range(0, num_rows, 2))
             del state
         memory = session._free[-1]
-        assert len(memory._caches) <= MOST_CACHES
+        assert len(memory._caches) <= MOST_SIZES
         sizes.append(sum(cache.num_bytes for cache in memory._caches.values()) + sum(p.num_bytes for p in memory.pools))
     assert sizes == [sizes[0]] * 3
     assert len(session._free) == num_free
@@ -109,3 +109,73 @@ def test_what_is_kept_does_not_grow_with_documents_that_have_left(session: Sessi
         sizes.append((state.num_bytes, state.copied([0]).num_bytes))
     assert sizes == [sizes[0]] * 4
     assert sizes[0][1] < sizes[0][0], "a copy has room for what it holds"
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")  # dpm with numpy 2
+def test_images_join_others_that_are_being_drawn(
+    session: Session, unchanged_model: MMInterleaved, images: list[torch.Tensor]
+) -> None:
+    """At other steps, with other numbers of steps, schedulers and guidance; each as PyTorch draws it alone."""
+    boi = session.config.begin_of_image_id
+    hows = [
+        Denoising(num_inference_steps=4),
+        Denoising(num_inference_steps=5, scheduler="dpm", guidance_scale=2.0),
+        Denoising(num_inference_steps=3, scheduler="ddpm", guidance_scale=1.0),
+        Denoising(num_inference_steps=3, scheduler="ddpm", guidance_scale=2.0, image_guidance_scale=1.5),
+    ]
+    prompts: list[list[Piece]] = [
+        [[1, 5 + number], *(piece for image in images[:number] for piece in ([boi], image)), [boi]]
+        for number in range(4)
+    ]
+    states: list[ExportedGenerationState] = []
+    expected = []
+    for number, prompt in enumerate(prompts):
+        theirs = unchanged_model.begin_generation(1)
+        theirs.read([prompt])
+        *_, last = theirs.draw([0], [number], hows[number])
+        expected.append(last.latents[0])
+        states.append(session.begin_generation(1))
+        states[-1].read([prompt])
+    before = [state.num_bytes for state in states]
+    drawings, who, found = states[0].begin_drawing([0], [0], hows[0]), [0], {}
+    for turn in range(1, 10):
+        drawings.step()
+        assert drawings.latents.shape == drawings.estimate.shape
+        left = zip(drawings.done, drawings.num_steps, strict=True)
+        ready = [place for place, (done, most) in enumerate(left) if done == most]
+        for place in ready:
+            found[who[place]] = drawings.latents[place]
+        drawings.leave(ready)
+        who = [one for place, one in enumerate(who) if place not in ready]
+        if turn < 4:
+            guest = states[turn].begin_drawing([0], [turn], hows[turn])
+            assert drawings.can_join(guest)
+            drawings.join(guest)
+            who.append(turn)
+        if not who:
+            break
+    assert drawings.done == []
+    assert sorted(found) == [0, 1, 2, 3]
+    for number, latents in found.items():
+        scale = float(expected[number].abs().max())
+        torch.testing.assert_close(latents, expected[number], rtol=1e-3, atol=1e-3 * scale)
+    assert [state.num_bytes for state in states] == before, "no other document's images came into a state's memory"
+    for state in states:
+        state.read([[[7]]])
+
+
+@torch.no_grad()
+def test_two_drawings_of_one_memory_do_not_mix(session: Session) -> None:
+    state = session.begin_generation(2)
+    state.read([[[1, 5, session.config.begin_of_image_id]], [[1, 6, session.config.begin_of_image_id]]])
+    expected = []
+    for row in (0, 1):
+        *_, last = state.draw([row], [row], LAST_STEP)
+        expected.append(last.latents)
+    first, second = (state.begin_drawing([row], [row], LAST_STEP) for row in (0, 1))
+    for _ in range(2):
+        first.step()
+        second.step()
+    for drawings, latents in zip((first, second), expected, strict=True):
+        torch.testing.assert_close(drawings.latents, latents, rtol=1e-5, atol=1e-5)

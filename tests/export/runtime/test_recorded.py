@@ -34,7 +34,7 @@ def test_steps_ask_the_gpu_for_nothing(model: MMInterleaved, step: str) -> None:
     denoising = Denoising(num_inference_steps=1)
     list(state.draw([0], [0], denoising))
     memory = state.memory
-    recorded = memory.cache(1, 64).step if step == "decode" else memory.drawing(1, denoising).step
+    recorded = memory.cache(1, 64).step if step == "decode" else memory.drawing(1, denoising.num_predictions).step
     with Names() as names:
         recorded.function()
     assert "mmfs_attention" in " ".join(names.seen), "it is the real step"
