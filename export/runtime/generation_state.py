@@ -151,8 +151,7 @@ class ExportedGenerationState(GenerationState):
         """Hold a copy of these rows of a state, in this cache."""
         cache.take(other._cache, rows)
         self._cache = cache
-        self.documents = [other.documents[row] for row in rows]
-        self.lengths = [other.lengths[row] for row in rows]
+        self._hold(other, rows)
         self.logits = None if other.logits is None else cache.logits.clone()
 
     def copied(self, rows: Sequence[int]) -> ExportedGenerationState:
@@ -179,8 +178,7 @@ class ExportedGenerationState(GenerationState):
         cache.take(self._cache, range(num_rows))
         cache.take(other._cache, range(len(other.documents)), num_rows)
         self._cache = cache
-        self.documents = self.documents + [document + shift for document in other.documents]
-        self.lengths = lengths
+        self._append(other, shift)
         self.logits = cache.logits.clone()
 
     @property

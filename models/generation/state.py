@@ -198,6 +198,18 @@ class GenerationState(ABC):
                 )
         return 1 + max(self.documents, default=-1)
 
+    def _hold(self, other: GenerationState, rows: Sequence[int]) -> None:
+        """Take over what is known of these rows of a state without its tensors."""
+        self.documents = [other.documents[row] for row in rows]
+        self.lengths = [other.lengths[row] for row in rows]
+        self.queries = [other.queries[row] for row in rows]
+
+    def _append(self, other: GenerationState, shift: int) -> None:
+        """The same of all rows of a state, behind those that are here; its documents are numbered from `shift` on."""
+        self.documents = self.documents + [document + shift for document in other.documents]
+        self.lengths = self.lengths + other.lengths
+        self.queries = self.queries + other.queries
+
     @property
     @abstractmethod
     def num_bytes(self) -> int:

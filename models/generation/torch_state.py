@@ -124,9 +124,7 @@ class TorchGenerationState(GenerationState):
     def _take(self, other: TorchGenerationState, rows: Sequence[int], room: int = 0) -> None:
         """Hold a copy of these rows of a state, each with room for as many more tokens."""
         place = torch.tensor(rows, dtype=torch.int64, device=self.model.device)
-        self.documents = [other.documents[row] for row in rows]
-        self.lengths = [other.lengths[row] for row in rows]
-        self.queries = [other.queries[row] for row in rows]
+        self._hold(other, rows)
         self.cache = other.cache.select(place, max(self.lengths, default=0), room)
         self.logits = None if other.logits is None else other.logits[place]
         owners = set(self.documents)
@@ -135,9 +133,7 @@ class TorchGenerationState(GenerationState):
     def join(self, other: GenerationState) -> None:
         assert isinstance(other, TorchGenerationState), "both are of one model"
         shift = self.check_joining(other)
-        self.documents += [document + shift for document in other.documents]
-        self.lengths += other.lengths
-        self.queries += other.queries
+        self._append(other, shift)
         if other.records_sampling and not self.records_sampling:
             self.record_sampling()
         self.cache = TokenCache.joined([self.cache, other.cache], max(self.lengths, default=0))
