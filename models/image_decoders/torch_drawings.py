@@ -84,7 +84,8 @@ class TorchDrawings(Drawings):
             return
         condition, values, visible = self._inputs = self._inputs or self._together()
         sizes: list[int] = []
-        latents, timesteps, with_all = [], [], []
+        with_all: list[int] = []
+        latents, timesteps = [], []
         for part in self.parts:
             end, of_part = sum(sizes) + len(part.visible), part.denoiser.latents
             sizes.append(len(part.visible))
