@@ -354,10 +354,8 @@ def mmfs_attention_call(arguments: MMFSAttentionArguments) -> MMFSAttentionCall:
     """The call without its results."""
     dtype = accumulation_dtype(arguments.value.dtype)
     value = contiguous_and_aligned(arguments.value)
-    seen = {
-        name: None if part is None else as_array(part, torch.int64)
-        for name, part in (("visible", arguments.visible), ("image_indices", arguments.image_indices))
-    }
+    lists = arguments.image_indices
+    seen = as_array(arguments.ranges if lists is None else lists, torch.int64)
     given = [part if part is None else as_array(part, dtype) for part in parameters_of(arguments)]
     offset_table, logit_table, null_logit = arguments.offset_table, arguments.logit_table, arguments.null_logit
     shapes = flat_shapes(arguments.sizes)
@@ -374,10 +372,11 @@ def mmfs_attention_call(arguments: MMFSAttentionArguments) -> MMFSAttentionCall:
         point_points=1,
         offset_levels=1,
         value=value.data_ptr(),
-        **{name: None if part is None else part.data_ptr() for name, part in seen.items()},
+        visible=seen.data_ptr() if lists is None else None,
+        image_indices=None if lists is None else seen.data_ptr(),
         **{name: None if part is None else part.data_ptr() for name, part in zip(PARAMETERS, given, strict=True)},
     )
-    if arguments.image_indices is not None:
+    if lists is not None:
         call.num_slots, call.point_levels, call.point_points = arguments.reference_points.shape[2:5]
         call.offset_levels = arguments.sampling_offsets.shape[3]
     call.kept = (value, seen, given, shapes)

@@ -161,10 +161,11 @@ struct MMFSAttentionMemory {
     Buffer<W> null_weights;
     Buffer<W> channels;
     Buffer<W> products;  // like weights: gradient of the output times sample
-    // Of one bag and image: the samples that touch a pixel, and which of the L * P they are.
+    // Of one bag and image: the samples that touch a pixel, which of the L * P they are, and on which level.
     Buffer<Sample<W>> samples;
     Buffer<SampleRows<W>> sample_rows;
     Buffer<int64_t> indices;
+    Buffer<int64_t> levels;
     Buffer<W> locations;
     Buffer<W> dots;
 
@@ -179,6 +180,7 @@ struct MMFSAttentionMemory {
         samples.reserve(op.samples_of_image());
         sample_rows.reserve(op.samples_of_image());
         indices.reserve(op.samples_of_image());
+        levels.reserve(op.samples_of_image());
         locations.reserve(op.location_levels() * op.num_points * 2);
         dots.reserve(op.samples_of_image() * NUM_CORNERS);
     }
@@ -377,6 +379,7 @@ class Tile {
                         locations[2 * p], locations[2 * p + 1], weights[k], plane, rows, gradient,
                         memory_.samples.data()[count], memory_.sample_rows.data()[count]
                     )) {
+                    memory_.levels.data()[count] = level;
                     memory_.indices.data()[count++] = k;
                 }
             }
@@ -511,6 +514,7 @@ void backward(const MMFSAttention<S, W>& op) {
     const int64_t offset_rows = std::min(op.offset_ages, most_rows);
     const int64_t logit_rows = std::min(op.logit_ages, most_rows);
     const int64_t offsets_of_bag = op.offsets_of_bag();
+    const bool one_point = op.points_of_slot() == 2;
     const int64_t next_point = op.point_points == 1 ? 0 : 1;
     const int64_t next_level_of_points = op.point_levels == 1 ? 0 : op.point_points;
     const int64_t next_level_of_offsets = op.offset_levels == 1 ? 0 : num_points;
@@ -563,12 +567,12 @@ void backward(const MMFSAttention<S, W>& op) {
                     op.offset_table == nullptr ? nullptr : sums.offset_table.data() + age_row * offsets_of_bag;
                 W* grad_point =
                     grad_points.data() + piece.head * all_points + op.first_point(tile.query(i), seen.slot);
+                W of_image[2] = {0, 0};
                 for (int64_t s = 0; s < count; ++s) {
                     const int64_t k = memory.indices.data()[s];
-                    const int64_t level = k / num_points;
-                    const int64_t p = k % num_points;
+                    const int64_t level = memory.levels.data()[s];
+                    const int64_t p = k - level * num_points;
                     const int64_t offset = level * next_level_of_offsets + p;
-                    const int64_t point = level * next_level_of_points + p * next_point;
                     const Plane& plane = planes[level];
                     const Sample<W>& sample = memory.samples.data()[s];
                     const W* of_corner = dots + s * NUM_CORNERS;
@@ -579,11 +583,20 @@ void backward(const MMFSAttention<S, W>& op) {
                     };
                     for (int axis = 0; axis < 2; ++axis) {
                         grad_offsets[2 * offset + axis] += slope[axis];
-                        grad_point[2 * point + axis] += slope[axis];
+                        of_image[axis] += slope[axis];
                         if (of_age != nullptr) {
                             of_age[2 * offset + axis] += slope[axis];
                         }
                     }
+                    if (!one_point) {
+                        const int64_t point = level * next_level_of_points + p * next_point;
+                        grad_point[2 * point] += slope[0];
+                        grad_point[2 * point + 1] += slope[1];
+                    }
+                }
+                if (one_point) {
+                    grad_point[0] += of_image[0];
+                    grad_point[1] += of_image[1];
                 }
             });
             for (int64_t i = 0; i < tile.size; ++i) {
