@@ -228,6 +228,11 @@ class GenerationOptions:
             step if step > 0 else self.num_inference_steps + 1 + step for step in self.sampling_locations_steps
         )
 
+    @property
+    def num_recorded_steps(self) -> int:
+        """How many those are."""
+        return len(self.recorded_steps)
+
     def seeds(self, num_documents: int) -> list[int]:
         """One for each continuation, those of a document side by side.
 

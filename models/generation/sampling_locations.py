@@ -19,6 +19,7 @@ from mmfs.arguments import MMFSAttentionArguments
 from mmfs.sampled import sampled
 from models.component_configs import SynchronizerConfig
 from models.config import MMInterleavedConfig
+from models.generation.boxes import Box
 from models.generation.documents import PromptSegment
 from models.generation.query_locations import QueryLocations
 from models.generation.recorded_queries import RecordedQueries
@@ -132,9 +133,13 @@ class SamplingLocations:
         self.drawn.append(Drawn(image, steps, max(num_before - 1, 0) if sees_one else 0))
 
     @cached_property
+    def _prompt_images(self) -> list[Image.Image]:
+        return [as_image(segment) for segment in self.prompt if not isinstance(segment, str)]
+
+    @cached_property
     def given(self) -> list[Image.Image]:
         """The images of the prompt, cut to what the model sees of them."""
-        return [self._seen(as_image(segment)) for segment in self.prompt if not isinstance(segment, str)]
+        return [self._seen(image) for image in self._prompt_images]
 
     @property
     def images(self) -> list[Image.Image]:
@@ -142,9 +147,21 @@ class SamplingLocations:
         those that were drawn."""
         return [*self.given, *(self._seen(one.image) for one in self.drawn)]
 
+    @property
+    def boxes(self) -> list[Box]:
+        """The part of each image that the model sees, in shares of the whole image: locations are shares of this
+        part."""
+        return [self._seen_box(image) for image in [*self._prompt_images, *(one.image for one in self.drawn)]]
+
+    def _seen_box(self, image: Image.Image) -> Box:
+        left, top, right, bottom = self._seen_pixels(image)
+        return left / image.width, top / image.height, right / image.width, bottom / image.height
+
+    def _seen_pixels(self, image: Image.Image) -> tuple[int, int, int, int]:
+        return visible_box(image.size, (self.processor.height, self.processor.width), self.processor.fit)
+
     def _seen(self, image: Image.Image) -> Image.Image:
-        box = visible_box(image.size, (self.processor.height, self.processor.width), self.processor.fit)
-        return image.crop(box)
+        return image.crop(self._seen_pixels(image))
 
     @property
     def tokens(self) -> list[WrittenToken]:
@@ -253,14 +270,17 @@ class SamplingLocations:
 
     @property
     def num_bytes(self) -> int:
-        """The memory that it takes, without the images; what documents of a batch share counts for each of them."""
+        """The memory that it takes, with the images; what documents of a batch share counts for each of them."""
         arguments = [
             one
             for queries in [*self.queries, *(queries for one in self.drawn for queries in one.steps.values())]
             if queries is not None
             for one in queries.arguments
         ]
+        images = [*self._prompt_images, *(one.image for one in self.drawn)]
         tables = {id(table): table for one in arguments for table in (one.offset_table, one.logit_table)}
-        return sum(
-            one.sampling_offsets.nbytes + one.attention_logits.nbytes + one.ranges.nbytes for one in arguments
-        ) + sum(table.nbytes for table in tables.values() if table is not None)
+        return (
+            sum(one.sampling_offsets.nbytes + one.attention_logits.nbytes + one.ranges.nbytes for one in arguments)
+            + sum(table.nbytes for table in tables.values() if table is not None)
+            + sum(3 * image.width * image.height for image in images)
+        )

@@ -72,6 +72,15 @@ def processor_of(model: GenerativeModel) -> MMInterleavedProcessor:
     return model.processor
 
 
+def can_record(model: GenerativeModel) -> bool:
+    """Whether the model can tell where MMFS samples."""
+    try:
+        model.begin_generation(1).record_sampling()
+    except ValueError:
+        return False
+    return True
+
+
 class GenerationState(ABC):
     """What a batch of documents has read so far, and what comes next.
 

@@ -9,7 +9,16 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from export.serve.http.endpoints import chat, images, models, page, requests, responses, score
+from export.serve.http.endpoints import (
+    chat,
+    images,
+    models,
+    page,
+    requests,
+    responses,
+    sampling_locations,
+    score,
+)
 from export.serve.http.guard import Guard
 from export.serve.http.hosts import HostNames
 from export.serve.http.keys import Keys
@@ -27,6 +36,10 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/v1/mmfs/props", models.props),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/{name}", models.get_model),
+    ("GET", "/v1/mmfs/sampling_locations/{id}", sampling_locations.answer),
+    ("GET", "/v1/mmfs/sampling_locations/{id}/tokens/{index:int}", sampling_locations.token),
+    ("GET", "/v1/mmfs/sampling_locations/{id}/text", sampling_locations.text),
+    ("GET", "/v1/mmfs/sampling_locations/{id}/images/{index:int}", sampling_locations.pixel),
     ("DELETE", "/v1/mmfs/requests/{id}", requests.cancel),
     ("GET", "/v1/mmfs/images/{file}", requests.image),
     ("GET", "/health", models.health),

@@ -18,6 +18,7 @@ from export.serve.engine.interface import Overloaded
 from export.serve.errors import RequestError
 from export.serve.http.metrics import Metrics
 from export.serve.protocol.answer import AnswerEvent
+from export.serve.protocol.sampling_locations import RecordedAnswer
 from models.generation.generated import Preview, Progress
 
 RunEvent = AnswerEvent | Scored | Cancelled
@@ -35,6 +36,7 @@ class Run:
         client: who asked.
         handles: of its continuations.
         images: where images that are drawn are kept.
+        locations: where it is kept which places MMFS sampled, for answers that ask for it.
         metrics: of the server.
         timeout: seconds after which it is cancelled.
         on_end: called once, when it is over.
@@ -47,6 +49,7 @@ class Run:
         handles: Sequence[Handle],
         *,
         images: Kept[bytes],
+        locations: Kept[RecordedAnswer],
         metrics: Metrics,
         timeout: float,
         on_end: Callable[[], None],
@@ -58,6 +61,7 @@ class Run:
         self.error: Exception | None = None
         self.cancel_reason: CancelReason | None = None
         self._images = images
+        self._locations = locations
         self._metrics = metrics
         self._on_end = on_end
         self._timeout = timeout
@@ -106,14 +110,14 @@ class Run:
                     self._count(number, event)
                     if not isinstance(event, LastEvent):
                         waiting[asyncio.ensure_future(anext(self.handles[number]))] = number
-                    yield number, await self._to_send(event, whole_previews)
+                    yield number, await self._to_send(number, event, whole_previews)
         finally:
             for future in waiting:
                 future.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _to_send(self, event: Event, whole_previews: bool) -> RunEvent:
+    async def _to_send(self, number: int, event: Event, whole_previews: bool) -> RunEvent:
         match event:
             case Image.Image():
                 encoded = await run_in_threadpool(encode_image, event)
@@ -128,9 +132,12 @@ class Run:
                 self.cancel_reason = reason
                 if reason != "request":
                     raise self._ended_by_server(reason)
-            case Completed():
+            case Completed(finished=finished):
                 self._num_answered += 1
                 self.completed.append(event)
+                if finished.sampling_locations is not None:  # kept before the client can ask for them
+                    recorded = RecordedAnswer(self.client, finished.sampling_locations)
+                    self._locations.put(self.handles[number].id, recorded, recorded.num_bytes)
             case Scored():
                 self._num_answered += 1
         return event

@@ -16,9 +16,10 @@ from export.serve.errors import RequestError
 from export.serve.http.metrics import Metrics
 from export.serve.http.run import Run
 from export.serve.protocol.responses import StoredResponse
+from export.serve.protocol.sampling_locations import RecordedAnswer
 from export.serve.settings import Settings
 from models.config import MMInterleavedConfig
-from models.generation.state import GenerativeModel, processor_of
+from models.generation.state import GenerativeModel, can_record, processor_of
 from models.images.fit import FINER
 
 LOADING = "The model is being loaded. Try again in a moment."
@@ -32,6 +33,8 @@ class Served:
     engine: Engine
     config: MMInterleavedConfig
     loader: DocumentLoader
+    tells_locations: bool
+    """Whether it can record where it samples."""
 
     @property
     def num_visual_tokens(self) -> int:
@@ -56,6 +59,7 @@ class Service:
         self.metrics = Metrics()
         self.images: Kept[bytes] = Kept(settings.keep, settings.max_kept_bytes, clock)
         self.responses: Kept[StoredResponse] = Kept(settings.keep, settings.max_kept_bytes, clock)
+        self.locations: Kept[RecordedAnswer] = Kept(settings.keep, settings.max_kept_bytes, clock)
         self.fetcher = fetcher or Fetcher(settings.image_hosts)
         self.runs: dict[str, Run] = {}
         self.is_stopping = False
@@ -67,7 +71,7 @@ class Service:
         min_side = FINER * max(processor.height, processor.width)
         loader = DocumentLoader(self.settings.content, min_side, self.images, self.fetcher)
         self.metrics.watch(engine)
-        self._served = Served(engine, model.config, loader)
+        self._served = Served(engine, model.config, loader, can_record(model))
 
     @property
     def served(self) -> Served:
@@ -106,6 +110,7 @@ class Service:
             requests[0].asker.client,
             handles,
             images=self.images,
+            locations=self.locations,
             metrics=self.metrics,
             timeout=self.settings.timeout,
             on_end=lambda: self._forget(id),

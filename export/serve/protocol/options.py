@@ -81,6 +81,8 @@ class OptionLimits:
     max_new_images: int = 16
     num_beams: int = 16
     num_return_sequences: int = 8
+    num_recorded_steps: int = 4
+    """Of each drawing, with `sampling_locations`."""
 
 
 @dataclass(frozen=True)

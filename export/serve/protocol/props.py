@@ -58,8 +58,14 @@ BETWEEN: dict[str, tuple[float, float]] = {
 """Ranges that make sense for a control; the library takes more."""
 
 
-def props_of(settings: Settings, config: MMInterleavedConfig) -> dict[str, Any]:
-    """Everything that a client may want to know."""
+def props_of(settings: Settings, config: MMInterleavedConfig, *, tells_locations: bool) -> dict[str, Any]:
+    """Everything that a client may want to know.
+
+    Args:
+        settings: of the server.
+        config: of the model.
+        tells_locations: whether `sampling_locations` may be asked for.
+    """
     return {
         "object": "mmfs.props",
         "model": settings.name,
@@ -73,6 +79,7 @@ def props_of(settings: Settings, config: MMInterleavedConfig) -> dict[str, Any]:
             for name, prompt in PROMPTS.items()
         ],
         "schedulers": list(get_args(SchedulerName)),
+        "sampling_locations": tells_locations,
         "options": [_option(name, settings) for name in MEANINGS],
         "limits": {
             **asdict(settings.options),

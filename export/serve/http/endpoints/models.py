@@ -46,7 +46,8 @@ async def metrics(request: Request, service: Service) -> Response:
 
 async def props(request: Request, service: Service) -> Response:
     """What the model and the server can do."""
-    return JSONResponse(props_of(service.settings, service.served.config))
+    served = service.served
+    return JSONResponse(props_of(service.settings, served.config, tells_locations=served.tells_locations))
 
 
 def _names(service: Service) -> list[str]:
