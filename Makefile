@@ -17,7 +17,7 @@ help:
 	@echo 'make lint    formatting, lint and types only'
 	@echo 'make clean   remove the environment, caches and build output; runs/ stays'
 
-$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard mmfs/kernels/cpu*) mmfs/kernels/sampling.h
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard mmfs/kernels/*.cpp mmfs/kernels/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "'$(PYTHON)' is not Python 3.11 or newer. Name one that is, for example: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \

@@ -1,8 +1,8 @@
 """The compiled CPU kernel of mmfs as part of the wheel. Everything else about the package is in pyproject.toml.
 
-mmfs/kernels/cpu.cpp becomes one shared library for each instruction set. They have a plain C interface, so the wheel
-depends on the platform but not on the version of Python. Without a C++ compiler the package installs without them and
-computes with PyTorch's own operators.
+mmfs/kernels/cpu.cpp, for PyTorch, and mmfs/kernels/onnxruntime_node.cpp, for onnxruntime, become one shared library for
+each instruction set. They have a plain C interface, so the wheel depends on the platform but not on the version of
+Python. Without a C++ compiler the package installs without them and computes with PyTorch's own operators.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-SOURCE = Path("mmfs", "kernels", "cpu.cpp")
+KERNELS = Path("mmfs", "kernels")
+SOURCES = {"_cpu": KERNELS / "cpu.cpp", "_onnxruntime": KERNELS / "onnxruntime_node.cpp"}
+"""By the first part of the libraries' names; the instruction set is the second."""
 # -ffp-contract=off: sampling.h asks for it. -psabi, -ignored-attributes: GCC's notes about vectors as arguments.
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes"]
@@ -53,11 +55,11 @@ class BuildKernel(build_ext):
     def build_extension(self, ext: Extension) -> None:
         compiler = find_compiler()
         assert compiler is not None, "without a compiler there are no extensions"
-        instruction_set = ext.name.rpartition("_cpu_")[2]
+        instruction_set = ext.name.rpartition("_")[2]
         try:
-            compile_kernel(compiler, SOURCE, instruction_set, Path(self.get_ext_fullpath(ext.name)))
+            compile_kernel(compiler, Path(ext.sources[0]), instruction_set, Path(self.get_ext_fullpath(ext.name)))
         except (OSError, subprocess.CalledProcessError) as error:
-            print(f"mmfs is built without its {instruction_set} CPU kernel, because compiling it failed: {error}")
+            print(f"mmfs is built without {ext.name}, because compiling it failed: {error}")
 
 
 class WheelOfOnePlatform(bdist_wheel):
@@ -66,14 +68,20 @@ class WheelOfOnePlatform(bdist_wheel):
         return ("py3", "none", tag[2]) if self.distribution.has_ext_modules() else tag
 
 
+def extensions() -> list[Extension]:
+    headers = sorted(str(path) for path in KERNELS.glob("*.h"))
+    return [
+        Extension(f"mmfs.{name}_{instruction_set}", [str(source)], depends=headers, optional=True)
+        for name, source in SOURCES.items()
+        for instruction_set in instruction_sets()
+    ]
+
+
 if __name__ == "__main__":
-    if find_compiler() is None:
+    compiler_found = find_compiler() is not None
+    if not compiler_found:
         print("mmfs is built without its compiled CPU kernel, because neither g++ nor clang++ was found.")
-        names = []
-    else:
-        names = [f"mmfs._cpu_{instruction_set}" for instruction_set in instruction_sets()]
-    headers = sorted(str(path) for path in SOURCE.parent.glob("*.h"))
     setup(
-        ext_modules=[Extension(name, [str(SOURCE)], depends=headers, optional=True) for name in names],
+        ext_modules=extensions() if compiler_found else [],
         cmdclass={"build_ext": BuildKernel, "bdist_wheel": WheelOfOnePlatform},
     )

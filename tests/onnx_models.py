@@ -9,6 +9,8 @@ import torch
 from onnx import ModelProto, helper
 from torch import Tensor
 
+import mmfs.onnxruntime
+
 
 def one_node_model(
     op_type: str, inputs: Mapping[str, Tensor], *, opset: int = 18, plugin: bool = True, **attributes: object
@@ -33,9 +35,13 @@ def one_node_model(
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
-def run(model: ModelProto, inputs: Mapping[str, Tensor]) -> Tensor:
+def run(model: ModelProto, inputs: Mapping[str, Tensor], *, custom_operators: bool = False) -> Tensor:
+    """What onnxruntime computes on one thread: by the bodies of mmfs nodes, or by the custom operators."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    if custom_operators:
+        mmfs.onnxruntime.register(options)
+        options.log_severity_level = 4  # errors are raised; onnxruntime would print them too
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (out,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return torch.from_numpy(out)

@@ -59,11 +59,12 @@ def files_of(package: str) -> set[str]:
 
 
 def libraries() -> set[str]:
-    """The compiled CPU kernel, where there is a compiler: see setup.py."""
+    """The compiled CPU kernel for PyTorch and onnxruntime, where there is a compiler: see setup.py."""
     if not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return set()
     instruction_sets = ("portable", "avx2") if platform.machine() == "x86_64" else ("portable",)
-    return {f"mmfs/_cpu_{instruction_set}.so" for instruction_set in instruction_sets}
+    names = ("_cpu", "_onnxruntime")
+    return {f"mmfs/{name}_{instruction_set}.so" for name in names for instruction_set in instruction_sets}
 
 
 def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel):

@@ -88,6 +88,8 @@ struct MMFSAttentionCall {
 
 namespace {
 
+const NewThreads NEW_THREADS;
+
 bool lay_out(const CallSizes& sizes, Bank& bank) {
     bank.num_heads = sizes.num_heads;
     bank.num_channels = sizes.num_channels;
@@ -118,6 +120,7 @@ Status run(const MSDeformAttnCall& call, bool is_forward, Strategy* strategy) {
     op.batch = call.sizes.batch;
     op.num_queries = call.sizes.num_queries;
     op.num_points = call.sizes.num_points;
+    op.workers = &NEW_THREADS;
     op.num_threads = call.sizes.num_threads;
     op.deterministic = call.sizes.deterministic != 0;
     op.value = static_cast<const S*>(call.value);
@@ -146,6 +149,7 @@ Status run(const MMFSAttentionCall& call, bool is_forward, Strategy* strategy) {
     op.offset_levels = call.offset_levels;
     op.offset_ages = call.offset_ages;
     op.logit_ages = call.logit_ages;
+    op.workers = &NEW_THREADS;
     op.num_threads = call.sizes.num_threads;
     op.deterministic = call.sizes.deterministic != 0;
     op.value = static_cast<const S*>(call.value);

@@ -27,6 +27,7 @@ struct MMFSAttention {
     int64_t offset_levels;  // L if the offsets differ by level, or 1
     int64_t offset_ages;  // rows of the tables
     int64_t logit_ages;
+    const Workers* workers;
     int64_t num_threads;
     bool deterministic;         // the gradients do not depend on num_threads
     const S* value;             // [R, H, D]
@@ -454,7 +455,7 @@ void forward(const MMFSAttention<S, W>& op) {
     const int64_t num_channels = op.bank.num_channels;
     using Memory = MMFSAttentionMemory<S, W>;
     const auto make_memory = [&] { return Memory(op, plan); };
-    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
+    parallel_for(*op.workers, plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         HeadRows<S, W> rows = rows_of(op, plan, piece, memory);
         for_tiles(op, plan, piece, memory, [&](const Tile<S, W>& tile) {
             for (int64_t i = 0; i < tile.size; ++i) {
@@ -530,7 +531,7 @@ void backward(const MMFSAttention<S, W>& op) {
         memory.products.reserve(plan.tile * plan.most_images * padded<W>(num_samples));
         return memory;
     };
-    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
+    parallel_for(*op.workers, plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         SharedGradient<W>& sums = shared[static_cast<std::size_t>(&piece - plan.pieces.data())];
         if (op.offset_table != nullptr) {
             sums.offset_table.resize(static_cast<std::size_t>(offset_rows * offsets_of_bag));

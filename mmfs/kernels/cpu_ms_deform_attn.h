@@ -15,6 +15,7 @@ struct MSDeformAttn {
     int64_t batch;
     int64_t num_queries;
     int64_t num_points;
+    const Workers* workers;
     int64_t num_threads;
     bool deterministic;  // the gradients do not depend on num_threads
     const S* value;      // [B, pixels, H, D]
@@ -137,7 +138,7 @@ void forward(const MSDeformAttn<S, W>& op) {
     const int64_t num_channels = op.bank.num_channels;
     using Memory = MSDeformAttnMemory<S, W>;
     const auto make_memory = [&] { return Memory(op); };
-    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
+    parallel_for(*op.workers, plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
         HeadRows<S, W> rows = rows_of(op, piece, group, memory);
         W* sum = memory.row.data();
@@ -158,7 +159,7 @@ void backward(const MSDeformAttn<S, W>& op) {
     );
     using Memory = MSDeformAttnMemory<S, W>;
     const auto make_memory = [&] { return Memory(op); };
-    parallel_for(plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
+    parallel_for(*op.workers, plan.pieces, plan.num_threads, make_memory, [&](const Piece& piece, Memory& memory) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
         HeadRows<S, W> rows = rows_of(op, piece, group, memory);
         const HeadGradient<W> gradient = value_gradient.start(piece, group.images, memory.gradient);

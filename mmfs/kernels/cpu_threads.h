@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -45,19 +46,50 @@ class Buffer {
     int64_t capacity_ = 0;
 };
 
-// Calls work(piece, thread's own memory) for every piece, on this thread and num_threads - 1 more. They are started
-// for each call: the threads of a pool would be missing in the child of a fork.
+// Where the threads of a call come from.
+class Workers {
+   public:
+    virtual ~Workers() = default;
+    // Calls work(), which does not throw, on this thread and up to num_threads - 1 others; returns when all returned.
+    virtual void run(int64_t num_threads, const std::function<void()>& work) const = 0;
+};
+
+// Threads that are started for each call: those of a pool would be missing in the child of a fork.
+class NewThreads final : public Workers {
+   public:
+    void run(int64_t num_threads, const std::function<void()>& work) const override {
+        std::vector<std::thread> others;
+        for (int64_t i = 1; i < num_threads; ++i) {
+            try {
+                others.emplace_back(work);
+            } catch (const std::system_error&) {
+                break;  // no more threads can be started: those that run do the work
+            }
+        }
+        work();
+        for (std::thread& thread : others) {
+            thread.join();
+        }
+    }
+};
+
+// Calls work(piece, thread's own memory) for every piece, on at most num_threads threads of the workers.
 template <typename Piece, typename MakeMemory, typename Work>
 void parallel_for(
-    const std::vector<Piece>& pieces, int64_t num_threads, const MakeMemory& make_memory, const Work& work
+    const Workers& workers, const std::vector<Piece>& pieces, int64_t num_threads, const MakeMemory& make_memory,
+    const Work& work
 ) {
     std::atomic<std::size_t> next{0};
     std::exception_ptr failure;
     std::mutex failing;
     const auto run = [&] {
         try {
+            std::size_t i = next++;
+            if (i >= pieces.size()) {
+                return;
+            }
             auto memory = make_memory();
-            for (std::size_t i = next++; i < pieces.size(); i = next++) {
+            for (; i < pieces.size(); i = next++) {
                 work(pieces[i], memory);
             }
         } catch (...) {
@@ -66,17 +98,11 @@ void parallel_for(
             next = pieces.size();
         }
     };
-    std::vector<std::thread> others;
-    for (std::size_t i = 1; i < std::min(static_cast<std::size_t>(num_threads), pieces.size()); ++i) {
-        try {
-            others.emplace_back(run);
-        } catch (const std::system_error&) {
-            break;  // no more threads can be started: those that run do the work
-        }
-    }
-    run();
-    for (std::thread& thread : others) {
-        thread.join();
+    const int64_t wanted = std::min(num_threads, static_cast<int64_t>(pieces.size()));
+    if (wanted > 1) {
+        workers.run(wanted, run);
+    } else {
+        run();
     }
     if (failure) {
         std::rethrow_exception(failure);

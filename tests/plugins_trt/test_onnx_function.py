@@ -1,14 +1,19 @@
-"""The function bodies in onnxruntime on the CPU, against the reference in float64, on hand-made models of one node."""
+"""The mmfs nodes in onnxruntime on the CPU, by their bodies and by the custom operators, against the reference in
+float64, on hand-made models of one node."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import onnx
 import pytest
 import torch
 from onnx import ModelProto, helper
 
+import mmfs.onnxruntime
 from mmfs import mmfs_attention, ms_deform_attn
-from onnx_models import one_node_model, run
+from onnx_models import one_node_model
+from onnx_models import run as run_model
 from op_cases import image_lists_case
 from plugins_trt.node_contract import INPUTS
 from plugins_trt.onnx_function import OPSETS, attach_functions
@@ -20,6 +25,20 @@ S = sum(h * w for h, w in SHAPES)
 H, D, P, L, A = 3, 5, 4, len(SHAPES), 4
 
 Tensors = dict[str, torch.Tensor]
+Run = Callable[[ModelProto, Tensors], torch.Tensor]
+
+
+@pytest.fixture(params=["body", "custom operator"])
+def by(request: pytest.FixtureRequest) -> str:
+    """Who computes the nodes."""
+    if request.param == "custom operator" and (reason := mmfs.onnxruntime.why_not()):
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture
+def run(by: str) -> Run:
+    return lambda model, inputs: run_model(model, inputs, custom_operators=by == "custom operator")
 
 
 def one_node(op_type: str, inputs: Tensors, *, opset: int = 18, **attributes: object) -> ModelProto:
@@ -96,7 +115,7 @@ def null_attributes(null_logit: float | None) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-def test_both_bodies_pass_the_checker_and_equal_the_reference_in_every_opset(opset):
+def test_both_bodies_pass_the_checker_and_equal_the_reference_in_every_opset(run, opset):
     ms_deform_attn = ms_deform_attn_inputs(2, 3)
     model = attach_functions(one_node("MSDeformAttn", to(ms_deform_attn, torch.float32), opset=opset))
     onnx.checker.check_model(model, full_check=True)
@@ -119,7 +138,7 @@ def test_both_bodies_pass_the_checker_and_equal_the_reference_in_every_opset(ops
 
 @pytest.mark.parametrize("null_logit", [0.0, -1.5, 40.0, None])
 @pytest.mark.parametrize(("batch", "num_queries", "num_images"), [(1, 1, 1), (3, 5, 7), (2, 4, 2)])
-def test_mmfs_equals_the_reference_at_any_size(batch, num_queries, num_images, null_logit):
+def test_mmfs_equals_the_reference_at_any_size(run, batch, num_queries, num_images, null_logit):
     inputs = mmfs_attention_inputs(batch, num_queries, num_images, seed=num_images)
     single = to(inputs, torch.float32)
     model = attach_functions(one_node("MMFS", single, **null_attributes(null_logit)))
@@ -131,7 +150,7 @@ def test_mmfs_equals_the_reference_at_any_size(batch, num_queries, num_images, n
     assert torch.equal(out[nothing_visible], expected)
 
 
-def test_an_empty_bank_gives_null_value_and_no_query_gives_nothing():
+def test_an_empty_bank_gives_null_value_and_no_query_gives_nothing(run):
     for num_images, num_queries in ((0, 3), (4, 0), (0, 0)):
         inputs = to(mmfs_attention_inputs(2, num_queries, num_images), torch.float32)
         out = run(attach_functions(one_node("MMFS", inputs, **null_attributes(0.0))), inputs)
@@ -143,7 +162,7 @@ def test_an_empty_bank_gives_null_value_and_no_query_gives_nothing():
         assert run(attach_functions(one_node("MSDeformAttn", inputs)), inputs).shape == (batch, num_queries, H * D)
 
 
-def test_an_image_that_no_query_sees_may_hold_anything():
+def test_an_image_that_no_query_sees_may_hold_anything(run):
     inputs = mmfs_attention_inputs(2, 4, 5)
     inputs["visible"] = inputs["visible"].clamp(1, 3)
     want = reference_of_mmfs_attention(inputs, 0.0)
@@ -153,11 +172,15 @@ def test_an_image_that_no_query_sees_may_hold_anything():
     assert relative_error(run(attach_functions(one_node("MMFS", single, **null_attributes(0.0))), single), want) < 2e-6
 
 
+OTHER_SIZES = {
+    "body": "cannot be reshaped",
+    "custom operator": r"spatial_shapes of \w+ is \[.*\]. Expected a height and",
+}
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 
 
-def test_a_range_beyond_the_bank_gives_nan_and_an_empty_one_null_value():
-    """As the CUDA kernels: neither can raise. The other queries stay as they are."""
+def test_a_range_beyond_the_bank_gives_nan_and_an_empty_one_null_value(run, by):
+    """As the CUDA kernels: neither can raise, and the other queries stay as they are. The custom operator can."""
     inputs = mmfs_attention_inputs(1, 4, 3)
     empty = [(3, 3), (9, 9), (1, LOWEST), (HIGHEST, LOWEST), (LOWEST, LOWEST), (0, 1 - 2**32), (-1, -1)]
     beyond = [(-1, 2), (0, 4), (3, 9), (LOWEST, 0), (LOWEST, HIGHEST), (-(2**32), 2), (2**31, 2**32), (0, HIGHEST)]
@@ -167,6 +190,10 @@ def test_a_range_beyond_the_bank_gives_nan_and_an_empty_one_null_value():
             inputs["visible"][0, 1] = torch.tensor([first, last])
             single = to(inputs, torch.float32)
             model = model or attach_functions(one_node("MMFS", single, **null_attributes(null_logit)))
+            if by == "custom operator" and (first, last) in beyond:
+                with pytest.raises(Exception, match="visible of MMFS holds a range that reaches beyond the 3 images"):
+                    run(model, single)
+                continue
             out = run(model, single)
             others = torch.tensor([0, 2, 3])
             if (first, last) in empty:
@@ -178,7 +205,7 @@ def test_a_range_beyond_the_bank_gives_nan_and_an_empty_one_null_value():
             assert relative_error(out[:, others], want[:, others]) < 2e-6
 
 
-def test_a_sample_that_touches_no_pixel_has_no_effect_whatever_its_weight():
+def test_a_sample_that_touches_no_pixel_has_no_effect_whatever_its_weight(run):
     inputs = to(ms_deform_attn_inputs(2, 3), torch.float32)
     inputs["sampling_locations"][:, 1, :, 0, 1] = torch.tensor([1.4, 0.5])
     want = reference_of_ms_deform_attn(to(inputs, torch.float64))
@@ -187,7 +214,7 @@ def test_a_sample_that_touches_no_pixel_has_no_effect_whatever_its_weight():
         assert relative_error(run(attach_functions(one_node("MSDeformAttn", inputs)), inputs), want) < 2e-6
 
 
-def test_without_null_a_query_without_weights_gets_null_value():
+def test_without_null_a_query_without_weights_gets_null_value(run):
     """Its images have no points, or its logits are all minus infinity."""
     inputs = mmfs_attention_inputs(1, 4, 3)
     inputs["attention_logits"][0, 0] = -torch.inf
@@ -204,7 +231,7 @@ def test_without_null_a_query_without_weights_gets_null_value():
     assert torch.equal(out, single["null_value"].flatten().expand(1, 4, -1))
 
 
-def test_large_logits_do_not_overflow():
+def test_large_logits_do_not_overflow(run):
     inputs = mmfs_attention_inputs(2, 4, 3)
     inputs["attention_logits"] *= 100
     single = to(inputs, torch.float32)
@@ -215,7 +242,7 @@ def test_large_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize("coordinates", [torch.float16, torch.float32])
-def test_half_graphs_lose_only_the_rounding_of_their_inputs_and_output(coordinates):
+def test_half_graphs_lose_only_the_rounding_of_their_inputs_and_output(run, coordinates):
     inputs = to(mmfs_attention_inputs(2, 4, 3), torch.float16)
     for name in ("reference_points", "sampling_offsets", "offset_table"):
         inputs[name] = inputs[name].to(coordinates)
@@ -235,7 +262,7 @@ def test_half_graphs_lose_only_the_rounding_of_their_inputs_and_output(coordinat
     assert relative_error(out, exact) <= 1.5 * own_error
 
 
-def test_visible_may_be_int32():
+def test_visible_may_be_int32(run):
     inputs = mmfs_attention_inputs(2, 3, 4)
     single = to(inputs, torch.float32) | {"visible": inputs["visible"].int()}
     model = attach_functions(one_node("MMFS", single, **null_attributes(0.0)))
@@ -253,7 +280,7 @@ def image_lists_inputs(operator_dtype: torch.dtype = torch.float64, **options: b
 @pytest.mark.parametrize(
     "options", [{}, {"points_by_level": True}, {"points_by_sample": True, "offsets_by_level": True}], ids=str
 )
-def test_lists_of_images_equal_the_reference(options, null_logit):
+def test_lists_of_images_equal_the_reference(run, options, null_logit):
     inputs = image_lists_inputs(**options)
     single = to(inputs, torch.float32)
     model = attach_functions(one_node("MMFSImageLists", single, **null_attributes(null_logit)))
@@ -265,7 +292,7 @@ def test_lists_of_images_equal_the_reference(options, null_logit):
     assert nothing.any()
 
 
-def test_lists_of_other_sizes_and_types():
+def test_lists_of_other_sizes_and_types(run):
     inputs = image_lists_inputs(torch.float16)
     exact = reference_of_mmfs_attention(to(inputs, torch.float64), 0.0)
     own_error = relative_error(reference_of_mmfs_attention(inputs, 0.0), exact)
@@ -279,11 +306,16 @@ def test_lists_of_other_sizes_and_types():
 
 
 @pytest.mark.parametrize("wrong", [-2, 6, 2**31, HIGHEST, LOWEST])
-def test_a_list_with_an_image_beyond_the_bank_gives_nan(wrong):
+def test_a_list_with_an_image_beyond_the_bank_gives_nan(run, by, wrong):
     inputs = image_lists_inputs()
     inputs["image_indices"][0, 1, 2] = wrong
     single = to(inputs, torch.float32)
-    out = run(attach_functions(one_node("MMFSImageLists", single, **null_attributes(0.5))), single)
+    model = attach_functions(one_node("MMFSImageLists", single, **null_attributes(0.5)))
+    if by == "custom operator":
+        with pytest.raises(Exception, match="image_indices of MMFSImageLists holds an image that is not among the 6"):
+            run(model, single)
+        return
+    out = run(model, single)
     assert out[0, 1].isnan().all()
     inputs["image_indices"][0, 1] = -1
     want = reference_of_mmfs_attention(inputs, 0.5)
@@ -299,7 +331,7 @@ def dynamic_node(op_type: str, inputs: Tensors, **attributes: object) -> ModelPr
     return model
 
 
-def test_sizes_as_an_input_are_the_same_as_sizes_as_an_attribute():
+def test_sizes_as_an_input_are_the_same_as_sizes_as_an_attribute(run):
     sizes = {"spatial_shapes": torch.tensor(SHAPES)}
     inputs = ms_deform_attn_inputs(2, 4)
     single = to(inputs, torch.float32)
@@ -315,7 +347,7 @@ def test_sizes_as_an_input_are_the_same_as_sizes_as_an_attribute():
 @pytest.mark.parametrize("op_type", ["MSDeformAttn", "MMFS"])
 @pytest.mark.parametrize("num_pixels", [S - 1, S + 1])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_a_value_of_other_sizes_is_an_error(op_type: str, num_pixels: int, dynamic: bool):
+def test_a_value_of_other_sizes_is_an_error(run: Run, by: str, op_type: str, num_pixels: int, dynamic: bool):
     """A program that was traced for images of one size, and is given one of another."""
     inputs = mmfs_attention_inputs(2, 3, 4) if op_type == "MMFS" else ms_deform_attn_inputs(2, 3)
     inputs = to(inputs, torch.float32)
@@ -325,7 +357,7 @@ def test_a_value_of_other_sizes_is_an_error(op_type: str, num_pixels: int, dynam
         model, inputs = dynamic_node(op_type, inputs, **attributes), inputs | {"spatial_shapes": torch.tensor(SHAPES)}
     else:
         model = attach_functions(one_node(op_type, inputs, **attributes))
-    with pytest.raises(Exception, match="cannot be reshaped"):
+    with pytest.raises(Exception, match=OTHER_SIZES[by]):
         run(model, inputs)
 
 
@@ -338,10 +370,10 @@ def test_a_value_of_other_sizes_is_an_error(op_type: str, num_pixels: int, dynam
     ],
     ids=str,
 )
-def test_sizes_that_cannot_be_are_an_error_as_an_input(sizes: list[list[int]]):
+def test_sizes_that_cannot_be_are_an_error_as_an_input(run: Run, by: str, sizes: list[list[int]]):
     inputs = to(ms_deform_attn_inputs(2, 3), torch.float32)
     model = dynamic_node("MSDeformAttn", inputs)
-    with pytest.raises(Exception, match="cannot be reshaped"):
+    with pytest.raises(Exception, match=OTHER_SIZES[by]):
         run(model, inputs | {"spatial_shapes": torch.tensor(sizes)})
 
 
@@ -357,7 +389,7 @@ def test_attaching_twice_changes_nothing_and_attaches_only_what_occurs():
     assert not any(node.op_type == "GridSample" for body in model.functions for node in body.node)
 
 
-def test_a_node_inside_a_subgraph_is_found():
+def test_a_node_inside_a_subgraph_is_found(run):
     inputs = to(ms_deform_attn_inputs(1, 2), torch.float32)
     model = one_node("MSDeformAttn", inputs)
     branch = helper.make_graph(list(model.graph.node), "branch", [], list(model.graph.output))
@@ -394,7 +426,11 @@ def test_wrong_models_are_refused_with_a_sentence():
         attach_functions(one_node("DeformAttn", inputs))
 
 
-def test_without_its_body_a_node_does_not_run():
+def test_without_its_body_a_node_needs_the_custom_operator(run, by):
     inputs = to(ms_deform_attn_inputs(1, 1), torch.float32)
-    with pytest.raises(Exception, match="MSDeformAttn"):
-        run(one_node("MSDeformAttn", inputs), inputs)
+    model = one_node("MSDeformAttn", inputs)
+    if by == "custom operator":
+        assert relative_error(run(model, inputs), reference_of_ms_deform_attn(to(inputs, torch.float64))) < 2e-6
+    else:
+        with pytest.raises(Exception, match="MSDeformAttn"):
+            run(model, inputs)
