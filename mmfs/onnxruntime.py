@@ -6,9 +6,9 @@
 
 A file that `plugins_trt.onnx_function.attach_functions` completed runs without this too, by the bodies of its nodes,
 which are many standard operators. onnxruntime prefers an operator that it knows to a body; with this it computes MMFS,
-MMFSImageLists and MSDeformAttn, and their forms Dynamic..., by the kernel, with values of float32, float16, bfloat16 and
-float64, on the CPU execution provider. onnxruntime has to be 1.24 or newer: registering with an older one is an error
-that says so.
+MMFSImageLists and MSDeformAttn, and their forms Dynamic..., by the kernel, with values of float32, float16, bfloat16
+and float64, on the CPU execution provider. onnxruntime has to be 1.24 or newer: registering with an older one is an
+error that says so.
 
 kernels/onnxruntime_node.cpp is the source; setup.py compiles it with the package. This module imports no onnxruntime.
 """
