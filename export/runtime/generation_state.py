@@ -16,7 +16,7 @@ from export.runtime.exported_drawings import ExportedDrawings, before_the_first_
 from export.runtime.memory import Memory
 from export.runtime.token_cache import TokenCache, capacity_for, room_for
 from models.denoising_options import Denoising
-from models.generation.state import GenerationState, Piece
+from models.generation.state import GenerationState, Piece, without_row
 
 
 class ExportedGenerationState(GenerationState):
@@ -163,6 +163,14 @@ class ExportedGenerationState(GenerationState):
         cache = TokenCache(self.runners["llm"], memory.assets.embedding, memory.seen, len(rows), length)
         other._take(self, rows, cache)
         return other
+
+    def crop(self, row: int, num_tokens: int, num_images: int) -> None:
+        self.lengths[row] = num_tokens
+        self._cache.lengths[row] = num_tokens
+        self._cache.logits[row] = torch.nan
+        for pool in self.memory.pools:
+            pool.crop(self.documents[row], num_images)
+        self.logits = without_row(self.logits, row)
 
     def can_join(self, other: GenerationState) -> bool:
         assert isinstance(other, ExportedGenerationState), "both are of one model"

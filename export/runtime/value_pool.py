@@ -14,6 +14,7 @@ from torch import Tensor
 
 from export.components.component import Port
 from export.runtime.runner import ComponentRunner, Tensors
+from models.generation.image_bank import first_of
 
 
 class PoolFull(ValueError):
@@ -104,11 +105,26 @@ class ValuePool:
 
     def keep(self, owners: Collection[int]) -> None:
         """Forget the images of all other documents."""
-        slots, owners_left, self._waiting = self._images_of(owners)
-        if len(owners_left) < len(self._owners):
+        slots, _, self._waiting = self._images_of(owners)
+        self._hold(slots)
+
+    def _hold(self, slots: Sequence[int]) -> None:
+        """Keep these slots of those in use, in this order."""
+        if len(slots) < len(self._owners):
             for bank in self._banks.values():
                 bank[: len(slots)] = bank[slots]
-        self._owners = owners_left
+            self._owners = [self._owners[slot] for slot in slots]
+
+    def crop(self, owner: int, num_images: int) -> None:
+        """Keep the first images of a document alone."""
+        owners = self._owners + [one for _, waiting in self._waiting for one in waiting]
+        stays = iter(first_of(owner, num_images, owners))
+        self._hold([slot for slot in range(len(self._owners)) if next(stays)])
+        self._waiting, before = [], self._waiting
+        for features, waiting in before:
+            kept = [place for place in range(len(waiting)) if next(stays)]
+            if kept:
+                self._waiting.append((features[kept], [waiting[place] for place in kept]))
 
     def can_join(self, other: ValuePool) -> bool:
         """Whether there are slots for the images of both."""

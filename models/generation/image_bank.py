@@ -5,12 +5,19 @@ Letters: N images of the bank, S pyramid pixels, F feature width, H heads, D cha
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
 
 import torch
 from torch import Tensor
+
+
+def first_of(owner: int, num_images: int, owners: Sequence[int]) -> list[bool]:
+    """Of images in order, with the document of each: which of them stay, if one document keeps its first ones alone."""
+    num_before = itertools.accumulate((one == owner for one in owners), initial=0)
+    return [one != owner or number < num_images for one, number in zip(owners, num_before, strict=False)]
 
 
 class ImageBank:
@@ -77,6 +84,20 @@ class ImageBank:
                 numbers = [used.index(number) for _, number in kept]
                 other._waiting.append((chosen, [owner for owner, _ in kept], numbers))
         return other
+
+    def crop(self, owner: int, num_images: int) -> None:
+        """Keep the first images of a document alone."""
+        owners = self._owners + [one for _, waiting, _ in self._waiting for one in waiting]
+        stays = iter(first_of(owner, num_images, owners))
+        places = [place for place in range(len(self._owners)) if next(stays)]
+        if len(places) < len(self._owners):
+            self._values = [values[places] for values in self._values]
+            self._owners = [self._owners[place] for place in places]
+        self._waiting, before = [], self._waiting
+        for features, waiting, which in before:
+            kept = [(one, number) for one, number in zip(waiting, which, strict=True) if next(stays)]
+            if kept:
+                self._waiting.append((features, [one for one, _ in kept], [number for _, number in kept]))
 
     def join(self, other: ImageBank, shift: int) -> None:
         """Append the images of another bank, whose documents are numbered from 0; here they begin at `shift`, which is

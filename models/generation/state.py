@@ -81,6 +81,14 @@ def can_record(model: GenerativeModel) -> bool:
     return True
 
 
+def without_row(logits: Tensor | None, row: int) -> Tensor | None:
+    """A copy of logits [B, vocabulary], NaN in one row."""
+    if logits is not None:
+        logits = logits.clone()
+        logits[row] = torch.nan
+    return logits
+
+
 class GenerationState(ABC):
     """What a batch of documents has read so far, and what comes next.
 
@@ -182,6 +190,18 @@ class GenerationState(ABC):
         other = self.copied(rows)
         self.select([row for row in range(len(self.documents)) if row not in rows])
         return other
+
+    @abstractmethod
+    def crop(self, row: int, num_tokens: int, num_images: int) -> None:
+        """Forget what a row read after its first tokens.
+
+        Its logits are NaN until it reads on: for those behind the last of the tokens that stay, read that one again.
+
+        Args:
+            row: the only one of its document.
+            num_tokens: that stay, at most those that it has read.
+            num_images: images that it read with them.
+        """
 
     def can_join(self, other: GenerationState) -> bool:
         """Whether there is room for the documents of both; a PyTorch model has no bound."""

@@ -21,7 +21,8 @@ class TokenRows:
     hold what has no meaning, but is finite."""
 
     def __init__(self) -> None:
-        self._kept: Tensor | None = None
+        self.kept: Tensor | None = None
+        """[B, ..., K, D] with columns for tokens to come."""
 
     def write(self, new: Tensor, places: Places) -> Tensor:
         """Put new tokens [B, ..., T, D] into their places.
@@ -29,7 +30,7 @@ class TokenRows:
         Returns:
             Everything up to the last of these places, [B, ..., K, D].
         """
-        kept, end = self._kept, places.end
+        kept, end = self.kept, places.end
         if kept is None:
             kept = _reserved(new[..., :0, :], end + LEAST_ROOM)
         elif kept.shape[-2] < end:
@@ -39,39 +40,39 @@ class TokenRows:
         else:
             # Indices of rows and columns come first in what is written to: [B, T, ..., D].
             kept.movedim(-2, 1)[places.rows, places.columns] = new.movedim(-2, 1)
-        self._kept = kept
+        self.kept = kept
         return kept[..., :end, :]
 
     def of(self, row: int, length: int) -> Tensor:
         """[..., length, D], the tokens of one row."""
-        assert self._kept is not None, "a row with tokens has been written"
-        return self._kept[row, ..., :length, :]
+        assert self.kept is not None, "a row with tokens has been written"
+        return self.kept[row, ..., :length, :]
 
     def select(self, rows: Tensor, length: int, room: int = 0) -> TokenRows:
         """A copy of these rows [B'] int64, as long as the longest of them, with room for as many more tokens."""
         other = TokenRows()
-        if self._kept is not None and len(rows):
-            other._kept = _reserved(self._kept[..., :length, :].index_select(0, rows), length + room)
+        if self.kept is not None and len(rows):
+            other.kept = _reserved(self.kept[..., :length, :].index_select(0, rows), length + room)
         return other
 
     @classmethod
     def joined(cls, parts: Sequence[TokenRows], length: int) -> TokenRows:
         """The rows of all parts one after another; `length` is that of the longest of them."""
-        joined, kept = cls(), [part._kept for part in parts if part._kept is not None]
+        joined, kept = cls(), [part.kept for part in parts if part.kept is not None]
         if kept:
             shape = sum(map(len, kept)), *kept[0].shape[1:-2], 0, kept[0].shape[-1]
-            joined._kept = _reserved(kept[0].new_empty(shape), length + LEAST_ROOM)
+            joined.kept = _reserved(kept[0].new_empty(shape), length + LEAST_ROOM)
             first = 0
             for one in kept:
                 filled = min(length, one.shape[-2])
-                joined._kept[first : first + len(one), ..., :filled, :] = one[..., :filled, :]
+                joined.kept[first : first + len(one), ..., :filled, :] = one[..., :filled, :]
                 first += len(one)
         return joined
 
     @property
     def num_bytes(self) -> int:
         """Of the memory that is reserved."""
-        return 0 if self._kept is None else self._kept.nbytes
+        return 0 if self.kept is None else self.kept.nbytes
 
 
 class Places:
@@ -139,6 +140,13 @@ class TokenCache(Cache):
         other._keys = [kept.select(rows, length, room) for kept in self._keys]
         other._values = [kept.select(rows, length, room) for kept in self._values]
         return other
+
+    def without_unused(self, length: int) -> TokenCache:
+        """The same with less memory, if the longest row has so few tokens that most of it is unused."""
+        kept = self.hidden.kept
+        if kept is None or kept.shape[-2] <= 2 * (length + LEAST_ROOM):
+            return self
+        return self.select(torch.arange(len(kept), device=kept.device), length, LEAST_ROOM)
 
     @classmethod
     def joined(cls, parts: Sequence[TokenCache], length: int) -> TokenCache:

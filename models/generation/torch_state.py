@@ -17,7 +17,7 @@ from models.denoising_options import Denoising
 from models.folded_mmfs import FoldedMMFS
 from models.generation.image_bank import ImageBank
 from models.generation.recorded_queries import RecordedQueries
-from models.generation.state import GenerationState, Piece, drawn_from
+from models.generation.state import GenerationState, Piece, drawn_from, without_row
 from models.generation.token_rows import LEAST_ROOM, TokenCache
 from models.image_decoders.torch_drawings import TorchDrawings
 from models.network import Network
@@ -129,6 +129,13 @@ class TorchGenerationState(GenerationState):
         self.logits = None if other.logits is None else other.logits[place]
         owners = set(self.documents)
         self.seen, self.drawn_from = other.seen.of(owners), other.drawn_from.of(owners)
+
+    def crop(self, row: int, num_tokens: int, num_images: int) -> None:
+        self.lengths[row], self.queries[row] = num_tokens, None
+        self.cache = self.cache.without_unused(max(self.lengths))
+        for bank in (self.seen, self.drawn_from):
+            bank.crop(self.documents[row], num_images)
+        self.logits = without_row(self.logits, row)
 
     def join(self, other: GenerationState) -> None:
         assert isinstance(other, TorchGenerationState), "both are of one model"

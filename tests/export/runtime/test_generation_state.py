@@ -179,3 +179,28 @@ def test_two_drawings_of_one_memory_do_not_mix(session: Session) -> None:
         second.step()
     for drawings, latents in zip((first, second), expected, strict=True):
         torch.testing.assert_close(drawings.latents, latents, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_was_read_last_is_forgotten(
+    session: Session, unchanged_model: MMInterleaved, images: list[torch.Tensor]
+) -> None:
+    """One document of two is cropped and reads something else, as if it had never read the first."""
+    boi = session.config.begin_of_image_id
+    first, second, third = images
+    state, expected = session.begin_generation(2), unchanged_model.begin_generation(1)
+    prompt: list[Piece] = [[1, 9, boi], first, [10]]
+    state.read([prompt, [[1, 5]]])
+    length = state.lengths[0]
+    state.read([[[11, boi], second, [12, 13]], [[boi], third]])
+    state.crop(0, length - 1, 1)
+    assert state.logits is not None
+    assert state.logits[0].isnan().all(), "they would be those of what is forgotten"
+    turn: list[Piece] = [[10, 20, boi], third, [21]]
+    state.read([turn, []])
+    expected.read([[*prompt[:2], *turn]])
+    check(state, 0, expected)
+    state.crop(0, length - 1, 1)
+    state.read([turn[:1], [[6]]])  # the row that is cropped stays beside one that reads on
+    state.read([turn[1:], []])
+    check(state, 0, expected)

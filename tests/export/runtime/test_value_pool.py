@@ -95,3 +95,18 @@ def test_pools_with_too_many_images_do_not_join() -> None:
     with pytest.raises(PoolFull, match="hold 4 images; the engines were built for 2"):
         pool.join(guest, 1)
     assert shown(pool, 0) == [1, 2]
+
+
+def test_the_last_images_of_a_document_are_forgotten() -> None:
+    pool = ValuePool(Project(), PORTS, CPU, num_slots=6)
+    pool.add(torch.cat([image(1), image(2), image(3)]), [0, 1, 1])
+    assert shown(pool, 1) == [2, 3]
+    pool.add(torch.cat([image(4), image(5), image(6)]), [1, 0, 1])
+    pool.crop(1, 3)
+    assert [shown(pool, owner) for owner in range(2)] == [[1, 5], [2, 3, 4]]
+    pool.crop(1, 1)
+    pool.crop(0, 2)
+    pool.add(image(7), [1])
+    assert [shown(pool, owner) for owner in range(2)] == [[1, 5], [2, 7]]
+    pool.crop(0, 0)
+    assert [shown(pool, owner) for owner in range(2)] == [[], [2, 7]]

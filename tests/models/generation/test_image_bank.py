@@ -74,3 +74,21 @@ def test_banks_join_and_keep_the_images_of_some_documents() -> None:
     assert bank.range_of(2) == (1, 3), "what is added to a part is not added to the whole"
     assert bank.of({1}).values()[0].flatten().tolist() == []
     assert bank.of({0}).num_bytes == 4
+
+
+def test_the_last_images_of_a_document_are_forgotten() -> None:
+    bank = ImageBank(lambda features: [features * 10], FEATURES[:0])
+    bank.add(FEATURES[:3], [0, 1, 1])
+    bank.values()
+    bank.add(FEATURES[3:5], [1, 0, 1], [0, 0, 1])  # document 1 has read 1, 2 | 3, 4 and document 0 has read 0 | 3
+    other = bank.of({0, 1})
+    bank.crop(1, 3)
+    assert bank.values()[0].flatten().tolist() == [0, 30, 10, 20, 30]
+    bank.crop(1, 1)
+    bank.crop(0, 2)
+    bank.add(FEATURES[5:], [1])
+    assert bank.values()[0].flatten().tolist() == [0, 30, 10, 50]
+    bank.crop(0, 0)
+    assert (bank.values()[0].flatten().tolist(), bank.range_of(1)) == ([10, 50], (0, 2))
+    other.crop(1, 0)
+    assert other.values()[0].flatten().tolist() == [0, 30]

@@ -204,3 +204,48 @@ def test_a_full_context_is_an_error_that_says_by_how_much(model: MMInterleaved) 
     with pytest.raises(ContextFull, match=r"Document 1 has 515 tokens; the language model reads 512, 3 less"):
         state.read([[[1, 9]], [[1] * 512, [BOI], images(1)[0]]])
     assert state.lengths == [0, 0]
+
+
+@torch.no_grad()
+def test_what_was_read_last_is_forgotten(model: MMInterleaved) -> None:
+    """One document of two is cropped and reads something else, as if it had never read the first; also when reading
+    the first failed half-way."""
+    first, second, third = images(3)
+    state, expected = TorchGenerationState(model, 2), TorchGenerationState(model)
+    state.read([[[1, 9, BOI], first, [10]], [[1, 5]]])
+    state.read([[[11, BOI], second, [12, 13]], [[BOI], third]])
+    state.crop(0, 3 + model.config.visual_tokenizer.num_visual_tokens, 1)
+    assert state.logits[0].isnan().all(), "they would be those of what is forgotten"
+    assert not state.logits[1].isnan().any()
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    length = state.lengths[0]
+    hook = model.language_model.decoder.layers[1].register_forward_hook(out_of_memory)
+    with pytest.raises(MemoryError):
+        state.read([[[BOI], second], []])
+    hook.remove()
+    state.crop(0, length, 1)
+    turn = [[10, 20, BOI], third, [21]]
+    state.read([turn, [[6]]])
+    expected.read([[[1, 9, BOI], first, *turn]])
+    assert state.lengths[0] == expected.lengths[0]
+    torch.testing.assert_close(state.logits[0], expected.logits[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state.states(0), expected.states(0), rtol=1e-4, atol=1e-5)
+    *_, drawn = state.draw([0], [4], LAST_STEP)
+    *_, alone = expected.draw([0], [4], LAST_STEP)
+    torch.testing.assert_close(drawn.latents, alone.latents, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_document_that_became_short_takes_little_memory(model: MMInterleaved) -> None:
+    state = TorchGenerationState(model)
+    state.read([[[1, *[9] * 400]]])
+    before = state.num_bytes
+    state.crop(0, 1, 0)
+    assert state.num_bytes < before / 4
+    state.read([[[9, 9]]])
+    expected = TorchGenerationState(model)
+    expected.read([[[1, 9, 9]]])
+    torch.testing.assert_close(state.logits, expected.logits, rtol=1e-4, atol=1e-5)
