@@ -20,7 +20,7 @@ KEY_VARIABLE = "MMFS_API_KEY"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     from export.serve.command import run  # after the options, so that --help costs nothing
 
     try:
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m export.serve",
         description=(__doc__ or "").partition("\n\n")[0],

@@ -98,20 +98,18 @@ class Fetcher:
         try:
             path = (address.path or "/") + (f"?{address.query}" if address.query else "")
             connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "mmfs"})
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise self._failed(image, f"the answer has status {answer.status}; redirects are not followed")
-            data = bytearray()
-            while True:
-                assert connection.sock is not None or answer.isclosed()
-                if connection.sock is not None:
-                    connection.sock.settimeout(self._left(deadline, image))
-                chunk = answer.read1(CHUNK)
-                if not chunk:
-                    return bytes(data)
-                data += chunk
-                if len(data) > max_bytes:
-                    raise invalid(f"{image.place} has more than {max_bytes:,} bytes.", image.place, 413)
+            with connection.getresponse() as answer:
+                if answer.status != 200:
+                    raise self._failed(image, f"the answer has status {answer.status}; redirects are not followed")
+                data = bytearray()
+                while True:
+                    connection.connected.settimeout(self._left(deadline, image))
+                    chunk = answer.read1(CHUNK)
+                    if not chunk:
+                        return bytes(data)
+                    data += chunk
+                    if len(data) > max_bytes:
+                        raise invalid(f"{image.place} has more than {max_bytes:,} bytes.", image.place, 413)
         finally:
             connection.close()
 
@@ -130,6 +128,9 @@ class Fetcher:
 class _Connection(http.client.HTTPConnection):
     """To an IP address that was looked at, in the name of the host that the address has."""
 
+    connected: socket.socket
+    """Also where the answer has taken it over, as one does that ends with the connection."""
+
     def __init__(self, address: SplitResult, ip: str, port: int, timeout: float) -> None:
         super().__init__(address.netloc.rpartition("@")[2], timeout=timeout)
         self._ip = ip
@@ -142,4 +143,4 @@ class _Connection(http.client.HTTPConnection):
         connected = socket.create_connection((self._ip, self._ip_port), self.timeout)
         if self._is_encrypted:
             connected = ssl.create_default_context().wrap_socket(connected, server_hostname=self._host_name)
-        self.sock = connected
+        self.sock = self.connected = connected
