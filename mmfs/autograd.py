@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmfs import compiled, cuda, derivatives, embedding_bag
+from mmfs import compiled, cuda, derivatives, dispatch, embedding_bag
 from mmfs.arguments import (
     MMFSAttentionArguments,
     MMFSAttentionGradients,
@@ -71,11 +71,15 @@ def _ms_deform_attn_backward_fake(grad_out: Tensor, needs_value: bool, *fields: 
     )
 
 
-def _differentiate_ms_deform_attn(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+def differentiate_ms_deform_attn(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     fields, _ = derivatives.restored(ctx)
-    backward = derivatives if derivatives.forward_mode() else torch.ops.mmfs
-    gradients = backward.ms_deform_attn_backward(grad_out, ctx.needs_input_grad[0], *fields)
-    return _gradients_of(ctx, MSDeformAttnArguments._fields, fields, MSDeformAttnGradients(*gradients))
+    needs_value = ctx.needs_input_grad[0]
+    if _is_first_gradient(grad_out, fields):
+        gradients = _ms_deform_attn_backward(grad_out, needs_value, *fields)
+    else:
+        backward = derivatives if derivatives.forward_mode() else torch.ops.mmfs
+        gradients = MSDeformAttnGradients(*backward.ms_deform_attn_backward(grad_out, needs_value, *fields))
+    return _gradients_of(needs_value, MSDeformAttnArguments._fields, fields, gradients)
 
 
 def _differentiate_ms_deform_attn_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -148,11 +152,18 @@ def _mmfs_attention_backward_fake(
     )
 
 
-def _differentiate_mmfs_attention(ctx: Any, grad_out: Tensor, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
+def differentiate_mmfs_attention(
+    ctx: Any, grad_out: Tensor, _: Tensor | None = None, *, first: int = 0
+) -> tuple[Tensor | None, ...]:
+    """first: the place of value among the inputs."""
     fields, (lse,) = derivatives.restored(ctx)
-    backward = derivatives if derivatives.forward_mode() else torch.ops.mmfs
-    gradients = backward.mmfs_attention_backward(grad_out, ctx.needs_input_grad[0], lse, *fields)
-    return _gradients_of(ctx, MMFSAttentionArguments._fields, fields, MMFSAttentionGradients(*gradients))
+    needs_value = ctx.needs_input_grad[first]
+    if _is_first_gradient(grad_out, fields):
+        gradients = _mmfs_attention_backward(grad_out, needs_value, lse, *fields)
+    else:
+        backward = derivatives if derivatives.forward_mode() else torch.ops.mmfs
+        gradients = MMFSAttentionGradients(*backward.mmfs_attention_backward(grad_out, needs_value, lse, *fields))
+    return _gradients_of(needs_value, MMFSAttentionArguments._fields, fields, gradients)
 
 
 def _differentiate_mmfs_attention_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -197,10 +208,18 @@ def _save_with_lse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.mark_non_differentiable(output[1])
 
 
-def _gradients_of(ctx: Any, names: tuple[str, ...], fields: list[Any], gradients: Any) -> tuple[Tensor | None, ...]:
+def _is_first_gradient(grad_out: Tensor, fields: list[Any]) -> bool:
+    """Whether the gradient is nothing but its numbers: it is not differentiated, and nobody has to hear of its call."""
+    tensors = [field for field in fields if isinstance(field, Tensor)]
+    return not torch.is_grad_enabled() and not dispatch.is_needed((grad_out, *tensors))
+
+
+def _gradients_of(
+    needs_value: bool, names: tuple[str, ...], fields: list[Any], gradients: Any
+) -> tuple[Tensor | None, ...]:
     """One for each field: None where it was not asked for, or where there is no tensor to have one."""
     named = gradients._asdict()
-    if not ctx.needs_input_grad[0]:
+    if not needs_value:
         del named["value"]
     return tuple([None if field is None else named.get(name) for name, field in zip(names, fields, strict=True)])
 
@@ -265,10 +284,10 @@ for _name, _schema, _forward, _fake, _transformed in (
     torch.library.register_fake(f"mmfs::{_name}", _fake)
     _library.impl(_name, _transformed, TRANSFORMS)
 for _name, _differentiate, _setup in (
-    ("ms_deform_attn", _differentiate_ms_deform_attn, _save),
+    ("ms_deform_attn", differentiate_ms_deform_attn, _save),
     ("ms_deform_attn_backward", _differentiate_ms_deform_attn_backward, _save),
-    ("mmfs_attention", _differentiate_mmfs_attention, _save_without_lse),
-    ("mmfs_attention_with_lse", _differentiate_mmfs_attention, _save_with_lse),
+    ("mmfs_attention", differentiate_mmfs_attention, _save_without_lse),
+    ("mmfs_attention_with_lse", differentiate_mmfs_attention, _save_with_lse),
     ("mmfs_attention_backward", _differentiate_mmfs_attention_backward, _save),
 ):
     torch.library.register_autograd(f"mmfs::{_name}", _differentiate, setup_context=_setup)

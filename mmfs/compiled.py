@@ -14,7 +14,7 @@ import functools
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ FOLDER = Path(__file__).parent
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """Storage of kernels/cpu.cpp."""
 
-INTERFACE_VERSION = 2
+INTERFACE_VERSION = 3
 """INTERFACE_VERSION of kernels/cpu.cpp. A library of another one would read the structures below wrongly."""
 
 DONE, NO_MEMORY = 0, 3
@@ -45,6 +45,11 @@ DONE, NO_MEMORY = 0, 3
 
 LARGEST_ELEMENT = 8
 """Bytes: an address that is a multiple of it suits every dtype."""
+
+LARGEST_INT64 = 2**63 - 1
+
+ADDRESS_OF_NONE = id(None)
+"""In CPython, where libraries of C are called."""
 
 PARAMETERS = MMFSAttentionGradients._fields[1:]
 """What has a gradient besides value: names of fields of MMFSAttentionArguments and of MMFSAttentionCall."""
@@ -123,6 +128,28 @@ class MMFSAttentionCall(ctypes.Structure):
         ("grad_logit_table", ctypes.c_void_p),
         ("grad_null_value", ctypes.c_void_p),
     )
+
+
+class ExchangeAPI(ctypes.Structure):
+    """DLPackExchangeAPI of DLPack 1.3: functions of C that PyTorch gives to others."""
+
+    major: int
+    describe: int | None
+
+    _fields_ = (
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("earlier", ctypes.c_void_p),
+        ("allocate", ctypes.c_void_p),
+        ("export", ctypes.c_void_p),
+        ("import", ctypes.c_void_p),
+        ("describe", ctypes.c_void_p),  # dltensor_from_py_object_no_sync
+        ("current_stream", ctypes.c_void_p),
+    )
+
+
+EXCHANGE_VERSION = 1
+"""The major version of DLPack whose structures kernels/cpu_tensors.h reads."""
 
 
 class Strategy(ctypes.Structure):
@@ -235,6 +262,31 @@ def best_library() -> ctypes.CDLL:
     return library(best_instruction_set())
 
 
+@functools.cache
+def describe_tensor() -> int | None:
+    """The address of PyTorch's function that describes a tensor in C; None for a PyTorch without one."""
+    capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    if capsule is None:
+        return None
+    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    api = ExchangeAPI.from_address(pointer_of(capsule, b"dlpack_exchange_api"))
+    return api.describe if api.major == EXCHANGE_VERSION else None
+
+
+@functools.cache
+def tensor_reader(instruction_set: InstructionSet) -> Any:
+    """mmfs_cpu_read_mmfs_attention of a library. It is called with Python's lock, which PyTorch's function needs."""
+    integers, tensors = (ctypes.c_int64,), (ctypes.py_object,)
+    prototype = ctypes.PYFUNCTYPE(
+        ctypes.c_int32,
+        *(ctypes.c_void_p, ctypes.c_void_p, *integers, ctypes.c_void_p, *integers * 3, ctypes.c_double),
+        *tensors * 8,
+        ctypes.POINTER(MMFSAttentionCall),
+    )
+    return prototype(("mmfs_cpu_read_mmfs_attention", library(instruction_set)))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The ops
 
@@ -278,15 +330,14 @@ def ms_deform_attn_backward(
 
 def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
     """`reference.mmfs_attention_reference`, without a graph."""
+    if (call := read_mmfs_attention(arguments)) is not None:
+        return output_of(call, arguments)
     value = arguments.value
     out = value.new_empty(*arguments.attention_logits.shape[:2], value.shape[-2] * value.shape[-1])
     if not out.numel():
         check_numbers(arguments)
         return out
-    call = mmfs_attention_call(arguments)
-    call.out = out.data_ptr()
-    check_mmfs_attention(best_library().mmfs_cpu_mmfs_attention(call), arguments)
-    return out
+    return output_of(mmfs_attention_call(arguments), arguments)
 
 
 def mmfs_attention_backward(
@@ -297,7 +348,8 @@ def mmfs_attention_backward(
     dtype = accumulation_dtype(value.dtype)
     if not grad_out.numel():
         return zero_mmfs_attention_gradients(arguments, needs_value)
-    call = mmfs_attention_call(arguments)
+    call = read_mmfs_attention(arguments) or mmfs_attention_call(arguments)
+    call.sizes.deterministic = torch.are_deterministic_algorithms_enabled()
     grad_out = as_array(grad_out, value.dtype)
     grad_value = empty_like(value) if needs_value else value.new_empty(0)
     grads = [value.new_empty(0, dtype=dtype) if part is None else empty_like(part, dtype) for part in parameters]
@@ -326,6 +378,87 @@ def mmfs_attention_strategy(arguments: MMFSAttentionArguments, *, is_forward: bo
     status = best_library().mmfs_cpu_mmfs_attention_strategy(call, is_forward, strategy)
     check_mmfs_attention(status, arguments)
     return strategy
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Calls of mmfs_attention whose tensors are read in C
+
+
+class Levels(NamedTuple):
+    """Sizes of levels that all images have."""
+
+    shapes: ctypes.Array[ctypes.c_int64]  # h, w, h, w, ...
+    address: int
+    num_levels: int
+    num_pixels: int
+
+
+@functools.lru_cache
+def levels_of(sizes: tuple[int, ...]) -> Levels | None:
+    """h, w, h, w, ... as the kernel takes them; None if there are none, or they do not fit an int64."""
+    if not sizes or min(sizes) < 1:
+        return None
+    num_pixels = sum(map(operator.mul, sizes[::2], sizes[1::2]))
+    if num_pixels > LARGEST_INT64:
+        return None
+    shapes = flat_shapes(sizes)
+    return Levels(shapes, ctypes.addressof(shapes), len(sizes) // 2, num_pixels)
+
+
+def read_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionCall | None:
+    """The call without its results, if its arguments are right and the kernel takes all tensors as they are: checked
+    and read in C, since a small call costs little more than its checks. None otherwise, and for images that differ in
+    size or are listed.
+
+    Args:
+        arguments: their shapes, dtypes and devices are checked here. The tensors have the numbers that lie in their
+            memory, which those of subclasses need not have. reference_points may have fewer axes than [B, Q, 2], but
+            as many numbers. null_logit is a finite float32, or None.
+    """
+    if arguments.image_shapes is not None or arguments.image_indices is not None:
+        return None
+    describe, levels = describe_tensor(), levels_of(tuple(arguments.spatial_shapes))
+    if describe is None or levels is None:
+        return None
+    value, _, points, offsets, logits, visible, offset_table, logit_table, null_logit, null_value, *_ = arguments
+    call = MMFSAttentionCall()
+    try:
+        is_read = tensor_reader(best_instruction_set())(
+            describe,
+            ADDRESS_OF_NONE,
+            torch.get_num_threads(),
+            levels.address,
+            levels.num_levels,
+            levels.num_pixels,
+            null_logit is not None,
+            null_logit or 0.0,
+            value,
+            points,
+            offsets,
+            logits,
+            visible,
+            offset_table,
+            logit_table,
+            null_value,
+            call,
+        )
+    except RuntimeError:  # PyTorch's, of a tensor without memory: whoever takes the arguments now says what is wrong
+        return None
+    if not is_read:
+        return None
+    call.kept = (levels,)
+    return call
+
+
+def output_of(call: MMFSAttentionCall, arguments: MMFSAttentionArguments) -> Tensor:
+    """Computes a call that has elements."""
+    value, logits = arguments.value, arguments.attention_logits
+    batch, num_queries, *_ = logits.shape
+    *_, num_heads, num_channels = value.shape
+    out = value.new_empty((batch, num_queries, num_heads * num_channels))
+    call.out = out.data_ptr()
+    check_mmfs_attention(best_library().mmfs_cpu_mmfs_attention(call), arguments)
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------------------------

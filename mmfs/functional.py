@@ -16,19 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mmfs.autograd  # noqa: F401  (registers torch.ops.mmfs)
-from mmfs import compiled, cuda, derivatives
+from mmfs import compiled, cuda, derivatives, dispatch, eager
 from mmfs.arguments import (
     MMFSAttentionArguments,
     MMFSAttentionGradients,
     MSDeformAttnArguments,
 )
-from mmfs.reference import accumulation_dtype, mmfs_attention_reference, ms_deform_attn_reference
+from mmfs.reference import LARGEST_FLOAT32, accumulation_dtype, mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
 Sizes = Sequence[tuple[int, int]] | Sequence[Sequence[int]] | Tensor
-
-LARGEST_FLOAT32 = torch.finfo(torch.float32).max
-"""Sums are in float32, or in float64, which holds more."""
 
 FLOATING_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -73,6 +70,8 @@ def ms_deform_attn(
     check_ms_deform_attn(arguments)
     if choose(backend, value) == "reference":
         return ms_deform_attn_reference(arguments)
+    if not dispatch.is_needed((value, sampling_locations, attention_weights)):
+        return eager.ms_deform_attn(arguments)
     if derivatives.computes_tangents():
         return derivatives.ms_deform_attn(*arguments)
     out: Tensor = torch.ops.mmfs.ms_deform_attn(*arguments)
@@ -161,9 +160,14 @@ def mmfs_attention(
         image_shapes,
         image_indices,
     )
+    is_eager = not dispatch.is_needed((value, *arguments[2:8], null_value, image_shapes, image_indices))
+    if is_eager and backend in (None, "cpu") and (read := eager.mmfs_attention_in_c(arguments)) is not None:
+        return read
     arguments = checked_mmfs_attention(arguments)
     if choose(backend, value) == "reference":
         return mmfs_attention_reference(arguments)
+    if is_eager:
+        return eager.mmfs_attention(arguments)
     if derivatives.computes_tangents():
         return derivatives.mmfs_attention(*arguments)
     out: Tensor
@@ -381,6 +385,11 @@ def shared_sizes(spatial_shapes: Sizes) -> list[int]:
         raise TypeError(
             f"spatial_shapes is a {type(pairs).__name__}. Expected a sequence of (h, w), or an int tensor [L, 2]."
         )
+    # Asked first, because it is what a small call can afford.
+    if pairs and all(type(pair) is tuple and len(pair) == 2 for pair in pairs):
+        sizes = [side for pair in pairs for side in pair if type(side) is int and side > 0]
+        if len(sizes) == 2 * len(pairs):
+            return sizes
     # tuple and list are sequences too: named, because an abstract class is slow to ask.
     fits = len(pairs) > 0 and all(isinstance(pair, (tuple, list, Sequence)) and len(pair) == 2 for pair in pairs)
     sizes = [side if type(side) is int else as_int(side) for pair in pairs for side in pair] if fits else []

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from mmfs.arguments import MMFSAttentionArguments, MSDeformAttnArguments
 
+LARGEST_FLOAT32 = torch.finfo(torch.float32).max
+"""Sums are in float32, or in float64, which holds more."""
+
 
 def ms_deform_attn_reference(arguments: MSDeformAttnArguments) -> Tensor:
     """Deformable-DETR's op (Zhu et al., 2021, Eq. 3, after its projections); arguments as in `mmfs.ms_deform_attn`."""

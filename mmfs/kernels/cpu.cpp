@@ -11,11 +11,12 @@
 #include "cpu_bank.h"
 #include "cpu_ms_deform_attn.h"
 #include "cpu_mmfs_attention.h"
+#include "cpu_tensors.h"
 
 using namespace mmfs;
 
 // Counted up with every change of the structures or functions of this file that mmfs/compiled.py calls it by.
-constexpr int32_t INTERFACE_VERSION = 2;
+constexpr int32_t INTERFACE_VERSION = 3;
 
 extern "C" {
 
@@ -200,6 +201,66 @@ Status dispatch(const Call& call, bool is_forward, Strategy* strategy = nullptr)
     }
 }
 
+// The storage of value and the type of the other floating arrays; false for a type that no kernel has.
+bool storage_of(ElementType value, int64_t& storage, ElementType& other) {
+    other = {FLOAT_KIND, 32};
+    if (value == ElementType{FLOAT_KIND, 32}) {
+        storage = FLOAT32;
+    } else if (value == ElementType{FLOAT_KIND, 64}) {
+        storage = FLOAT64;
+        other = value;
+    } else if (value == ElementType{BFLOAT_KIND, 16}) {
+        storage = BFLOAT16;
+    } else if (value == ElementType{FLOAT_KIND, 16}) {
+        storage = FLOAT16;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+// Fills what a call of mmfs_attention with visible says of its tensors. False if they are no plain ones, or do not fit each other.
+bool read_tensors(
+    TensorReader& reader, void* value, void* reference_points, void* sampling_offsets, void* attention_logits,
+    void* visible, void* offset_table, void* logit_table, void* null_value, MMFSAttentionCall& call
+) {
+    CallSizes& sizes = call.sizes;
+    ExchangedTensor bank{}, logits{}, points{};
+    ElementType wide{};
+    if (reader.array(value, bank) == nullptr || bank.num_axes != 4 || !storage_of(type_of(bank), sizes.storage, wide)) {
+        return false;
+    }
+    if (reader.array(attention_logits, logits) == nullptr || logits.num_axes != 5 || !(type_of(logits) == wide)) {
+        return false;
+    }
+    sizes.num_images = bank.shape[0];
+    sizes.num_heads = bank.shape[2];
+    sizes.num_channels = bank.shape[3];
+    sizes.batch = logits.shape[0];
+    sizes.num_queries = logits.shape[1];
+    sizes.num_points = logits.shape[4];
+    if (bank.shape[1] != sizes.num_pixels || logits.shape[2] != sizes.num_heads || logits.shape[3] != sizes.num_levels) {
+        return false;
+    }
+    sizes.num_pixels *= sizes.num_images;
+    if (reader.array(reference_points, points) == nullptr || !(type_of(points) == wide) ||
+        !fills_shape(points, {sizes.batch, sizes.num_queries, 2})) {
+        return false;
+    }
+    call.num_slots = call.point_levels = call.point_points = call.offset_levels = 1;
+    const int64_t heads = sizes.num_heads, num_points = sizes.num_points;
+    call.value = TensorReader::first(bank);
+    call.attention_logits = TensorReader::first(logits);
+    call.reference_points = TensorReader::first(points);
+    call.sampling_offsets =
+        reader.data(sampling_offsets, wide, {sizes.batch, sizes.num_queries, heads, num_points, 2});
+    call.visible = static_cast<const int64_t*>(reader.data(visible, INT64_TYPE, {sizes.batch, sizes.num_queries, 2}));
+    call.offset_table = reader.table(offset_table, wide, call.offset_ages, heads, num_points, int64_t{2});
+    call.logit_table = reader.table(logit_table, wide, call.logit_ages, heads, sizes.num_levels, num_points);
+    call.null_value = reader.data(null_value, wide, {heads, sizes.num_channels});
+    return reader.is_plain && call.sampling_offsets != nullptr && call.visible != nullptr;
+}
+
 }  // namespace
 
 #define MMFS_EXPORT extern "C" __attribute__((visibility("default")))
@@ -229,4 +290,25 @@ MMFS_EXPORT int32_t mmfs_cpu_mmfs_attention_strategy(
     const MMFSAttentionCall* call, int32_t is_forward, Strategy* strategy
 ) {
     return dispatch(*call, is_forward != 0, strategy);
+}
+
+// Fills a call of mmfs_attention, all but its results, from tensors of Python; none stands for those that are not given.
+// Returns 1 if it did. If not, the arguments have to be converted or refused, and Python may have an exception.
+MMFS_EXPORT int32_t mmfs_cpu_read_mmfs_attention(
+    DescribeTensor describe, const void* none, int64_t num_threads, const int64_t* spatial_shapes, int64_t num_levels,
+    int64_t num_pixels, int64_t has_null, double null_logit, void* value, void* reference_points,
+    void* sampling_offsets, void* attention_logits, void* visible, void* offset_table, void* logit_table,
+    void* null_value, MMFSAttentionCall* call
+) {
+    TensorReader reader(describe, none);
+    call->sizes.num_threads = num_threads;
+    call->sizes.spatial_shapes = spatial_shapes;
+    call->sizes.num_levels = num_levels;
+    call->sizes.num_pixels = num_pixels;
+    call->has_null = has_null;
+    call->null_logit = null_logit;
+    return read_tensors(
+        reader, value, reference_points, sampling_offsets, attention_logits, visible, offset_table, logit_table,
+        null_value, *call
+    );
 }
