@@ -56,11 +56,15 @@ class MMFSAttention(Function):
         return None, *autograd.differentiate_mmfs_attention(ctx, grad_out, first=1)
 
 
+_differentiable_ms_deform_attn: Any = MSDeformAttn.apply
+_differentiable_mmfs_attention: Any = MMFSAttention.apply
+
+
 def ms_deform_attn(arguments: MSDeformAttnArguments) -> Tensor:
     """`torch.ops.mmfs.ms_deform_attn` of arguments that were checked."""
     out: Tensor
     if wants_gradient(arguments):
-        out = MSDeformAttn.apply(*arguments)
+        out = _differentiable_ms_deform_attn(*arguments)
     else:
         out = autograd.implementation(arguments.value).ms_deform_attn_forward(arguments)
     return out
@@ -70,7 +74,7 @@ def mmfs_attention(arguments: MMFSAttentionArguments) -> Tensor:
     """`torch.ops.mmfs.mmfs_attention` of arguments that were checked."""
     out: Tensor
     if wants_gradient(arguments):
-        out = MMFSAttention.apply(None, *arguments)
+        out = _differentiable_mmfs_attention(None, *arguments)
     else:
         out = autograd.implementation(arguments.value).mmfs_attention_forward(arguments)
     return out
@@ -82,16 +86,14 @@ def mmfs_attention_in_c(arguments: MMFSAttentionArguments) -> Tensor | None:
     null_logit = arguments.null_logit
     if null_logit is not None and (type(null_logit) is not float or not abs(null_logit) <= LARGEST_FLOAT32):
         return None
-    if autograd.implementation(arguments.value) is not compiled:
-        return None
-    if (call := compiled.read_mmfs_attention(arguments)) is None:
+    if compiled.why_not(arguments.value) is not None or (call := compiled.read_mmfs_attention(arguments)) is None:
         return None
     if not wants_gradient(arguments):
         return compiled.output_of(call, arguments)
     if arguments.reference_points.ndim < 3:
         points = arguments.reference_points.expand(*arguments.attention_logits.shape[:2], 2)
         arguments = arguments._replace(reference_points=points)
-    out: Tensor = MMFSAttention.apply(call, *arguments)
+    out: Tensor = _differentiable_mmfs_attention(call, *arguments)
     return out
 
 

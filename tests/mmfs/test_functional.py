@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import mmfs
-from mmfs import cuda, functional, mmfs_attention, ms_deform_attn, why_not_cuda
+from mmfs import autograd, compiled, cuda, functional, mmfs_attention, ms_deform_attn, why_not_cuda
 from numerics import assert_equal_up_to_rounding
 from op_cases import image_lists_case, mmfs_attention_case, mmfs_attention_one_by_one, ms_deform_attn_case
 
@@ -23,6 +23,8 @@ def nothing_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional.torch.ops.mmfs, "ms_deform_attn", refuse)
     monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention", refuse)
     monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention_with_lse", refuse)
+    monkeypatch.setattr(autograd, "implementation", refuse)
+    monkeypatch.setattr(compiled, "output_of", refuse)
 
 
 WRONG_MS_DEFORM_ATTN = [
@@ -341,7 +343,7 @@ def test_named_backends_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         return implementation
 
     monkeypatch.setattr(functional, "ms_deform_attn_reference", marked("reference"))
-    monkeypatch.setattr(functional.torch.ops.mmfs, "ms_deform_attn", marked("operator"))
+    monkeypatch.setattr(functional.eager, "ms_deform_attn", marked("operator"))
     case = ms_deform_attn_case()
     for backend in (None, "reference", "cpu"):
         ms_deform_attn(**case.tensors, **case.rest, backend=backend)
