@@ -9,22 +9,19 @@ together.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, overload
 
 import torch
 
 from models.generation.beams import beam_search
-from models.generation.detokenizer import IncrementalDetokenizer
+from models.generation.continuation import Continuation
 from models.generation.documents import Document, Segment, batch_of, cut_to_fit, pieces_of
-from models.generation.generated import Event, Finished, FinishReason, Generated, Preview, Progress
+from models.generation.generated import Event, Finished, Generated, Preview, Progress
 from models.generation.options import GenerationOptions
 from models.generation.prompts import prompt_for
 from models.generation.recorded_queries import RecordedQueries
-from models.generation.sampling_locations import SamplingLocations
 from models.generation.state import GenerativeModel, Piece, processor_of
 from models.generation.stream import GenerationStream
-from models.generation.token_sampler import TokenSampler
 from models.number_options import whole_number
 from models.torch_defaults import usual_torch_defaults
 
@@ -136,22 +133,6 @@ def _without_numbers(events: Iterator[tuple[int, Event] | None]) -> Generator[Ev
         yield None if event is None else event[1]
 
 
-@dataclass
-class _Continuation:
-    """What has been written of one document's continuation."""
-
-    sampler: TokenSampler
-    detokenizer: IncrementalDetokenizer
-    seed: int
-    written: list[int] = field(default_factory=list)  # text tokens
-    num_tokens: int = 0
-    num_images: int = 0
-    wants_image: bool = False  # <BoI> is written, its image is not drawn yet
-    finish_reason: FinishReason | None = None
-    sampling_locations: SamplingLocations | None = None
-    is_reported: bool = False  # the caller knows that it is finished
-
-
 class _Generation:
     """One call of `generate`."""
 
@@ -169,16 +150,13 @@ class _Generation:
         self.state = model.begin_generation(len(documents))
         if options.sampling_locations:
             self.state.record_sampling()
-        self.continuations = [
-            _Continuation(
-                TokenSampler(options, model.config, seed), IncrementalDetokenizer(processor, options.stops), seed
-            )
-            for seed in options.seeds(len(documents) // options.num_return_sequences)
-        ]
+        seeds = options.seeds(len(documents) // options.num_return_sequences)
+        self.continuations: list[Continuation] = []
+        self.reported: set[int] = set()  # documents whose end the caller knows of
         self.results: list[Generated] = []
         self.prompts: list[list[Piece]] = []
         read: dict[int, list[Piece]] = {}  # an image that stands in several documents is read once
-        for number, document in enumerate(documents):
+        for number, (document, seed) in enumerate(zip(documents, seeds, strict=True)):
             segments = []
             for segment in document:
                 if isinstance(segment, str) or id(segment) not in read:
@@ -189,11 +167,8 @@ class _Generation:
                 segments = cut_to_fit(segments, self.state, num_new, number)
             self.prompts.append([[model.config.bos_token_id], *(piece for pieces in segments for piece in pieces)])
             self.results.append(Generated(document, num_cut=len(document) - len(segments)))
-            if options.sampling_locations:
-                kept = document[len(document) - len(segments) :]
-                self.continuations[number].sampling_locations = SamplingLocations(
-                    model.config, processor, kept, options.stops
-                )
+            kept = document[len(document) - len(segments) :]
+            self.continuations.append(Continuation(options, processor, model.config, seed, kept))
         self.state.check_room(self.prompts)
 
     def events(self, preview_every: int = 0) -> Generator[tuple[int, Event] | None, None, None]:
@@ -203,10 +178,7 @@ class _Generation:
             return
         self.state.read(self.prompts)
         yield None
-        if self.options.max_new_tokens == 0:
-            for one in self.continuations:
-                one.finish_reason = "max_new_tokens"
-        elif self.options.num_beams > 1:
+        if self.options.num_beams > 1 and self.options.max_new_tokens:
             yield from self._search()
         yield from self._newly_finished()
         while self._drop_finished():
@@ -225,14 +197,10 @@ class _Generation:
     def _newly_finished(self) -> Iterator[tuple[int, Finished]]:
         """Of each document that has ended since the last time."""
         for number, one in enumerate(self.continuations):
-            if one.finish_reason is not None and not one.is_reported:
-                one.is_reported = True
+            if one.finish_reason is not None and number not in self.reported:
+                self.reported.add(number)
                 num_prompt_tokens = self.state.num_tokens(self.prompts[number])
-                num_cut = self.results[number].num_cut
-                yield (
-                    number,
-                    Finished(one.finish_reason, num_cut, num_prompt_tokens, one.num_tokens, 0, one.sampling_locations),
-                )
+                yield number, one.finished(self.results[number].num_cut, num_prompt_tokens)
 
     def _search(self) -> Iterator[tuple[int, Segment] | None]:
         """The text that beam search finds for each document."""
@@ -249,39 +217,12 @@ class _Generation:
 
     def _write(self, rows: list[tuple[int, int]], turns: list[list[Piece]]) -> Iterator[tuple[int, Segment]]:
         """One token for each of these (row, document number)."""
-        config, options = self.model.config, self.options
         assert self.state.logits is not None, "a document starts with <s>"
         logits = self.state.logits.cpu()
         for row, number in rows:
-            one = self.continuations[number]
-            may_draw = options.mode != "text" and one.num_images < options.max_new_images
-            if options.mode == "image":
-                token = config.begin_of_image_id
-            else:
-                token = one.sampler(logits[row], one.written, may_draw=may_draw)
-            piece = ""
-            if token == config.eos_token_id:
-                one.finish_reason = "end"
-            elif token == config.begin_of_image_id:
-                one.num_tokens += 1
-                one.wants_image = True
-                piece = one.detokenizer.flush()
-            else:
-                one.num_tokens += 1
-                one.written.append(token)
-                piece = one.detokenizer.add(token)
-                if one.detokenizer.is_stopped:
-                    one.finish_reason = "stop"
-                elif one.num_tokens == options.max_new_tokens:
-                    one.finish_reason = "max_new_tokens"
-            if one.sampling_locations is not None and token != config.eos_token_id:
-                one.sampling_locations.add_tokens([token], [self.state.queries[row]])
-            if one.finish_reason:
-                piece += one.detokenizer.flush()
-            else:
-                turns[row] = [[token]]
-            if piece:
-                yield number, piece
+            text, turns[row] = self.continuations[number].write(logits[row], self.state.queries[row])
+            if text:
+                yield number, text
 
     def _draw(
         self, rows: list[tuple[int, int]], turns: list[list[Piece]], preview_every: int
@@ -289,7 +230,7 @@ class _Generation:
         """One image for each of these (row, document number)."""
         options, decode, num_steps = self.options, self.state.decode, self.options.num_inference_steps
         continuations = [self.continuations[number] for _, number in rows]
-        seeds = [one.seed + one.num_images for one in continuations]
+        seeds = [one.image_seed for one in continuations]
         recorded: list[dict[int, RecordedQueries]] = [{} for _ in rows]
         for step in self.state.draw([row for row, _ in rows], seeds, options.denoising):
             if step.done in options.recorded_steps and step.sampled is not None:
@@ -301,19 +242,9 @@ class _Generation:
                 for (_, number), pixels in zip(rows, decode(step.estimate), strict=True):
                     yield number, Preview(self.processor.decode_image(pixels), step.done, num_steps)
         for (row, number), pixels, steps in zip(rows, decode(step.latents), recorded, strict=True):
-            one = self.continuations[number]
-            one.wants_image = False
-            one.num_images += 1
             image = self.processor.decode_image(pixels)
-            if one.sampling_locations is not None:
-                one.sampling_locations.add_image(image, steps)
+            turns[row] = self.continuations[number].add_image(image, steps)
             yield number, image
-            if options.mode == "image" and one.num_images == options.max_new_images:
-                one.finish_reason = "max_new_images"
-            elif one.num_tokens == options.max_new_tokens:
-                one.finish_reason = "max_new_tokens"
-            else:
-                turns[row] = [self.processor.encode_image(image)]
 
     def _drop_finished(self) -> bool:
         """Whether any document goes on. Rows of finished ones are dropped once they are half of all."""
@@ -330,8 +261,8 @@ class _Generation:
         if self.options.overflow == "cut":
             for row, number in enumerate(state.documents):
                 if state.excess(row, state.num_tokens(turns[row])) > 0:
-                    self.continuations[number].finish_reason, turns[row] = "length", []
-                    if piece := self.continuations[number].detokenizer.flush():
-                        yield number, piece
+                    turns[row] = []
+                    if text := self.continuations[number].end_for_length():
+                        yield number, text
         if any(turns):
             state.read(turns)

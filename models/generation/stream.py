@@ -47,17 +47,27 @@ class GenerationStream(Iterator[Item], Generic[Item]):
             StopIteration: there is none, or the stream was closed.
             RuntimeError: another thread is waiting for one.
         """
+        while (item := self.step()) is None:
+            pass
+        return item
+
+    def step(self) -> Item | None:
+        """The next item, or None after a step that made none: for a caller that has other work between two steps.
+
+        Raises:
+            StopIteration, RuntimeError: as `__next__`.
+        """
         if not self._stepping.acquire(blocking=False):
             raise RuntimeError(
                 "Another thread is waiting for an item of this stream. Let one thread read it and hand the items on, "
                 "or give each thread a stream of its own."
             )
         try:
-            with torch.no_grad(), usual_torch_defaults():
-                while not self._closed.is_set():
+            if not self._closed.is_set():
+                with torch.no_grad(), usual_torch_defaults():
                     item = next(self._items)
-                    if item is not None and not self._closed.is_set():
-                        return item
+                if not self._closed.is_set():
+                    return item
             raise StopIteration
         finally:
             self._stepping.release()
