@@ -111,3 +111,13 @@ def test_nothing_leaves_its_mark_between_two_items(model: MMInterleaved) -> None
         assert torch.is_grad_enabled()
     stream.close()
     assert torch.is_grad_enabled()
+
+
+def test_steps_without_items_can_be_taken_one_by_one() -> None:
+    def work() -> Generator[int | None, None, None]:
+        yield from (None, 1, None, 2)
+
+    stream = GenerationStream(work())
+    assert [stream.step(), stream.step(), next(stream)] == [None, 1, 2]
+    with pytest.raises(StopIteration):
+        stream.step()
