@@ -7,7 +7,7 @@ from PIL import Image as PILImage
 
 from trainer.data.document import Document
 from trainer.data.emoji.tasks import TaskOptions, documents
-from trainer.demo.content import Demo, Recorded, Run, SampledImage, Story
+from trainer.demo.content import Demo, LocatedAnswer, LocatedWord, Recorded, Run, Story
 from trainer.evaluation.answers import Written
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.grading import grade
@@ -66,7 +66,12 @@ def fake_demo(*, num_documents: int = 2) -> Demo:
         without_mmfs=fake_record(num_documents=num_documents),
         runs=(fake_run("the long run", 3000), fake_run("this run", 120)),
         stories=(Story(story.segments[:1], (perfect_answer(story), " the owl moves <up>")),),
-        sampled_images=(SampledImage(reading.document.segments[0].pixels, "which number?", "37", points),),
+        located_answers=(
+            LocatedAnswer(
+                reading.document.segments[:2],
+                (LocatedWord("<middle>:", (points,), (0.9,)), LocatedWord("37", (points[:3],), (0.25,))),
+            ),
+        ),
         export={
             "samples": "the first 4 documents",
             "components": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "br", "line", "polyline", "rect", "circle", "link", "hr"}
+VOID = {"meta", "img", "br", "line", "polyline", "rect", "circle", "link", "hr", "input"}
 
 
 class WellFormed(HTMLParser):

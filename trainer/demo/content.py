@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from trainer.data.document import Segment
 from trainer.evaluation.answers import Written
 from trainer.evaluation.evaluator import Evaluation
@@ -32,17 +30,24 @@ class Story:
     written: tuple[Written, ...]
 
 
+@dataclass(frozen=True)
+class LocatedWord:
+    """A word that the model wrote, and where it sampled the images to write it."""
+
+    text: str
+    points: tuple[tuple[tuple[float, float, float], ...], ...]
+    """For each image, (x, y, weight): places in [0, 1], and the share of all attention there."""
+
+    shares: tuple[float, ...]
+    """For each image, the share of all attention."""
+
+
 @dataclass(frozen=True, eq=False)
-class SampledImage:
-    """An image, and the locations where one query of the language model samples it."""
+class LocatedAnswer:
+    """An answer, word by word."""
 
-    image: np.ndarray
-    """uint8 [h, w, 3]."""
-
-    question: str
-    answer: str
-    points: tuple[tuple[float, float, float], ...]
-    """(x, y, weight): places in [0, 1], and the share of the attention there."""
+    prompt: tuple[Segment, ...]
+    words: tuple[LocatedWord, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +74,7 @@ class Demo:
 
     runs: tuple[Run, ...]
     stories: tuple[Story, ...]
-    sampled_images: tuple[SampledImage, ...]
+    located_answers: tuple[LocatedAnswer, ...]
     export: Mapping[str, Any]
     """The manifest of `python -m export.trt`."""
 

@@ -19,7 +19,7 @@ from trainer.demo.content import Demo
 from trainer.demo.export_samples import write_samples
 from trainer.demo.options import PROGRAM, Options
 from trainer.demo.page import render_page
-from trainer.demo.sampling_locations import sampled_images
+from trainer.demo.sampling_locations import located_answers
 from trainer.demo.starting_weights import recorded_without_mmfs, training_facts
 from trainer.demo.stories import tell
 from trainer.demo.training import training_arguments, training_runs
@@ -75,7 +75,7 @@ def run(options: Options) -> int:
         live = evaluate_directory(model_dir, settings, options.out / "scores_live.json")
     with stopwatch.stage("stories"):
         stories = list(tell(model, settings, num_stories=1 if options.quick else 3))
-        sampled = list(sampled_images(model, live))
+        located = list(located_answers(model, live))
     export_dir = options.out / "export"
     write_samples(model, settings, model_dir / "samples")
     exporting = ["export.trt", str(model_dir), "--out", str(export_dir)]
@@ -91,7 +91,7 @@ def run(options: Options) -> int:
         without_mmfs=recorded_without_mmfs(options.start),
         runs=tuple(training_runs(options)),
         stories=tuple(stories),
-        sampled_images=tuple(sampled),
+        located_answers=tuple(located),
         export=json.loads((export_dir / "manifest.json").read_text(encoding="utf-8")),
         made_by=made_by,
         commands={

@@ -32,7 +32,7 @@ def test_text_of_the_model_is_shown_as_text(page: str) -> None:
 
 
 def test_a_demo_that_began_with_random_weights_says_so(demo: Demo) -> None:
-    page = render_page(replace(demo, shipped=None, without_mmfs=None, made_by=None, sampled_images=(), stories=()))
+    page = render_page(replace(demo, shipped=None, without_mmfs=None, made_by=None, located_answers=(), stories=()))
     found = parsed(page)
     assert "from random weights" in page
     assert "shipped" not in page
