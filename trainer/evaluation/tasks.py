@@ -119,7 +119,7 @@ def score_comparison(answer: Answer, document: Document, _num_concepts: int) -> 
     """The number asked for; also on its own for each of the two kinds of question, and for "image i" whether the number
     is one of image i, of whichever sprite. No number stands in two images of a document."""
     right = number_match(str(answer), document.truth["answer"])
-    asked_image = re.search(r"in image (\d+)\?$", document.truth["questions"][0]["text"])
+    asked_image = re.search(r"in image (\d+)\?", document.truth["questions"][0]["text"])
     if asked_image is None:
         return {"answer": right, "which_image": right}
     objects = document.truth["images"][int(asked_image.group(1)) - 1]["objects"]
@@ -146,6 +146,14 @@ DRAWING_LABELS = {
     "sprites_in_place": "the right sprites in their places, and no others",
     "background": "the right background colour",
 }
+READING_LABELS = {"number": "exact number", "some_number": "any number that stands in the image"}
+GROUNDING_LABELS = {"iou_50": "overlap (IoU) of at least one half", "iou": "mean overlap (IoU)"}
+COMPARISON_LABELS = {
+    "answer": "right answer",
+    "number_in_image": "“which number is under … in image i?”",
+    "in_asked_image": "the same: any number of image i",
+    "which_image": "“which image has …?”",
+}
 EVALUATION_TASKS: dict[str, Task] = {
     "caption": Task(
         title="Caption",
@@ -164,7 +172,7 @@ EVALUATION_TASKS: dict[str, Task] = {
         title="Detail reading",
         kind="text",
         given="An image of several sprites with small printed numbers, and a question for one of them.",
-        labels={"number": "exact number", "some_number": "any number that stands in the image"},
+        labels=READING_LABELS,
         score=score_reading,
         max_new_tokens=10,
     ),
@@ -172,7 +180,7 @@ EVALUATION_TASKS: dict[str, Task] = {
         title="Grounding",
         kind="text",
         given="An image and a sprite's name; the model writes the corners of its box in thousandths.",
-        labels={"iou_50": "overlap (IoU) of at least one half", "iou": "mean overlap (IoU)"},
+        labels=GROUNDING_LABELS,
         score=score_grounding,
         max_new_tokens=24,
     ),
@@ -180,12 +188,7 @@ EVALUATION_TASKS: dict[str, Task] = {
         title="Several images",
         kind="text",
         given="Two to four images and a question about one of them.",
-        labels={
-            "answer": "right answer",
-            "number_in_image": "“which number is under … in image i?”",
-            "in_asked_image": "the same: any number of image i",
-            "which_image": "“which image has …?”",
-        },
+        labels=COMPARISON_LABELS,
         score=score_comparison,
         max_new_tokens=10,
     ),
@@ -215,8 +218,32 @@ EVALUATION_TASKS: dict[str, Task] = {
         title="Chat",
         kind="text",
         given="A user's turn: an image of one to four sprites with numbers, and a question for one of them.",
-        labels={"number": "exact number", "some_number": "any number that stands in the image"},
+        labels=READING_LABELS,
         score=score_reading,
         max_new_tokens=10,
+    ),
+    "read_steps": Task(
+        title="Detail reading, step by step",
+        kind="text",
+        given="The same question; the model first writes what stands where, up to the sprite asked for.",
+        labels=READING_LABELS,
+        score=score_reading,
+        max_new_tokens=48,
+    ),
+    "ground_steps": Task(
+        title="Grounding, step by step",
+        kind="text",
+        given="The same question; the model first writes what stands where, up to the sprite asked for.",
+        labels=GROUNDING_LABELS,
+        score=score_grounding,
+        max_new_tokens=56,
+    ),
+    "compare_steps": Task(
+        title="Several images, step by step",
+        kind="text",
+        given="The same questions; the model first writes what stands where, image after image where it has to.",
+        labels=COMPARISON_LABELS,
+        score=score_comparison,
+        max_new_tokens=88,
     ),
 }

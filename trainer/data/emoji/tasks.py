@@ -6,7 +6,7 @@ answer is text add `answer`, what the model should write after the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,15 @@ from trainer.data.document import Document, Image, Segment, Text
 from trainer.data.emoji import layouts
 from trainer.data.emoji.atlas import sprites as all_sprites
 from trainer.data.emoji.compositions import Split, allowed_colours, allowed_sprites, choose
-from trainer.data.emoji.world import CANVAS, COLOUR_NAMES, Placed, Scene, facts, label_map, render
+from trainer.data.emoji.search_steps import REQUEST, place, search_places, search_positions
+from trainer.data.emoji.world import COLOUR_NAMES, Scene, facts, label_map, render
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 QUARTERS = ("top left", "top right", "bottom left", "bottom right")
-PLACES = (("top", "", "bottom"), ("left", "", "right"))
-"""Words for the rows and columns of a 3 x 3 grid; its centre is the "middle"."""
-
 MAX_QUESTIONS = 4
+MAX_SEARCHES = 3
+"""Questions about one image whose answers search in writing, so that they fit into a row of the smallest recipe."""
+
 GROUNDING_PROMPT = " Provide the bounding box coordinate of the region this sentence describes: the {name}."
 """The paper's wording (appendix B.2, referring expression comprehension)."""
 
@@ -84,34 +85,58 @@ def read(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
     The answer says where the sprite stands, then its number: "top left: 37". Looking comes easier to a small model once
     the place is written down. `truth["questions"]`: name and answer of each; the prompt ends with the first one.
     """
-    rng = _rng("read", seed, index, split)
+    return _reading("read", seed, index, split, options)
+
+
+def read_steps(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """As `read`, step by step: "top left whale, middle strawberry: 11"; up to three questions."""
+    return _reading("read_steps", seed, index, split, options)
+
+
+def _reading(task: str, seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    in_steps = task == "read_steps"
+    rng = _rng(task, seed, index, split)
     most = options.num_sprites
     count = int(rng.integers(min(4, most), most + 1))
     scene = layouts.numbered_grid(rng, *choose(rng, split, count, options.num_concepts))
     segments: list[Segment] = [_image(scene, options)]
     questions = []
-    for place in rng.permutation(count)[:MAX_QUESTIONS]:
-        item = scene.placed[place]
-        name, answer = all_sprites()[item.sprite].name, _numbered(item, layouts.GRID)
-        segments += [Text(f" which number is under the {name}?", loss=False), Text(" " + answer)]
+    for chosen in rng.permutation(count)[: MAX_SEARCHES if in_steps else MAX_QUESTIONS]:
+        item = scene.placed[chosen]
+        found = search_places(scene.placed, item, layouts.GRID) if in_steps else place(item, layouts.GRID)
+        name, answer = all_sprites()[item.sprite].name, f"{found}: {item.number}"
+        request = REQUEST if in_steps else ""
+        segments += [Text(f" which number is under the {name}?{request}", loss=False), Text(" " + answer)]
         questions.append({"name": name, "answer": answer})
     truth = {"images": [facts(scene, options.image_side)], "questions": questions, "answer": questions[0]["answer"]}
-    return _document("read", index, split, tuple(segments), 2, truth)
+    return _document(task, index, split, tuple(segments), 2, truth)
 
 
 def label_map_to_image(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
     """Segmentation to image: class-coloured silhouettes and a caption, then the scene (paper B.2)."""
-    rng = _rng("label_map", seed, index, split)
+    return _label_map("label_map", seed, index, split, options)
+
+
+def label_map_to_image_steps(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """As `label_map`, step by step: before it draws, the model writes what stands roughly where,
+    "03 banana, 53 balloon on a red background"."""
+    return _label_map("label_map_steps", seed, index, split, options)
+
+
+def _label_map(task: str, seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    in_steps = task == "label_map_steps"
+    rng = _rng(task, seed, index, split)
     scene = layouts.scattered(rng, *choose(rng, split, int(rng.integers(1, 4)), options.num_concepts))
     # From left to right, so that the caption is a function of the image. No gradient: the caption names one colour.
     scene = Scene(scene.colour, tuple(sorted(scene.placed, key=lambda item: (item.x, item.y))))
     words = _list([_phrase(item.sprite) for item in scene.placed])
-    segments = (
-        Image(label_map(scene, options.image_side), draw=False),
-        Text(f" {words} on {_background(scene)}"),
-        _image(scene, options),
-    )
-    return _document("label_map", index, split, segments, 2, {"images": [None, facts(scene, options.image_side)]})
+    segments: list[Segment] = [Image(label_map(scene, options.image_side), draw=False)]
+    segments.append(Text(f" {words} on {_background(scene)}{REQUEST if in_steps else ''}"))
+    if in_steps:
+        segments.append(Text(f" {search_positions(scene.placed, None)} on {_background(scene)}"))
+    segments.append(_image(scene, options))
+    truth = {"images": [None, facts(scene, options.image_side)]}
+    return _document(task, index, split, tuple(segments), 2, truth)
 
 
 def ground(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
@@ -119,19 +144,33 @@ def ground(seed: int, index: int, split: Split, options: TaskOptions) -> Documen
 
     `truth["box"]`: the four numbers; `truth["name"]`: the sprite asked for.
     """
-    rng = _rng("ground", seed, index, split)
+    return _grounding("ground", seed, index, split, options)
+
+
+def ground_steps(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """As `ground`, step by step: "03 banana, 53 balloon: (500,375)(734,703)"."""
+    return _grounding("ground_steps", seed, index, split, options)
+
+
+def _grounding(task: str, seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    in_steps = task == "ground_steps"
+    rng = _rng(task, seed, index, split)
     scene = layouts.scattered(rng, *choose(rng, split, int(rng.integers(2, 5)), options.num_concepts))
     image = facts(scene, options.image_side)
-    asked = image["objects"][rng.integers(len(scene.placed))]
+    chosen = int(rng.integers(len(scene.placed)))
+    asked = image["objects"][chosen]
     x1, y1, x2, y2 = asked["box"]
     answer = f"({x1:03},{y1:03})({x2:03},{y2:03})"
+    if in_steps:
+        answer = f"{search_positions(scene.placed, scene.placed[chosen])}: {answer}"
+    request = REQUEST if in_steps else ""
     segments = (
         _image(scene, options),
-        Text(GROUNDING_PROMPT.format(name=asked["name"]), loss=False),
+        Text(GROUNDING_PROMPT.format(name=asked["name"]) + request, loss=False),
         Text(" " + answer),
     )
     truth = {"images": [image], "name": asked["name"], "box": asked["box"], "answer": answer}
-    return _document("ground", index, split, segments, 2, truth)
+    return _document(task, index, split, segments, 2, truth)
 
 
 def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
@@ -141,12 +180,23 @@ def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
     two images, so an answer tells which image was read.
     `truth["questions"]`: text and answer of each; the prompt ends with the first one.
     """
-    rng = _rng("compare", seed, index, split)
+    return _comparison("compare", seed, index, split, options)
+
+
+def compare_steps(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """As `compare`, step by step: in the image that is named, "image 4 top left snail, bottom left guitar: 42"; or
+    image after image, "image 1 top left bell, top right fox, image 2 bottom left mushroom: 2"."""
+    return _comparison("compare_steps", seed, index, split, options)
+
+
+def _comparison(task: str, seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    in_steps = task == "compare_steps"
+    rng = _rng(task, seed, index, split)
     shared_colour, shared = choose(rng, split, 1, options.num_concepts)
     asked, count = shared[0], int(rng.integers(2, 5))
     others = allowed_sprites(split, options.num_concepts, shared_colour, shared)
     # One other sprite an image and never the same, so "which image has" has one answer.
-    companions = [others[place] for place in rng.permutation(len(others))[:count]]
+    companions = [others[number] for number in rng.permutation(len(others))[:count]]
     scenes = layouts.with_numbers_apart(
         [layouts.numbered_grid(rng, shared_colour, [asked, companion], grid=2) for companion in companions]
     )
@@ -154,13 +204,21 @@ def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
     for number, scene in enumerate(scenes, start=1):
         label = f" image {number}:" if segments else f"image {number}:"
         segments += [Text(label, loss=False), Image(render(scene, options.image_side), draw=False)]
-    one, other = (int(place) for place in rng.integers(count, size=2))
+    one, other = (int(number) for number in rng.integers(count, size=2))
+    number_found, image_found = place(scenes[one].placed[0], 2), ""
+    if in_steps:
+        number_found = _search_images(scenes, one, one, 0)
+        image_found = _search_images(scenes, 0, other, 1) + ": "
+    request = REQUEST if in_steps else ""
     questions = [
         {
-            "text": f" which number is under the {all_sprites()[asked].name} in image {1 + one}?",
-            "answer": _numbered(scenes[one].placed[0], 2),
+            "text": f" which number is under the {all_sprites()[asked].name} in image {1 + one}?{request}",
+            "answer": f"{number_found}: {scenes[one].placed[0].number}",
         },
-        {"text": f" which image has {_phrase(companions[other])}?", "answer": str(1 + other)},
+        {
+            "text": f" which image has {_phrase(companions[other])}?{request}",
+            "answer": f"{image_found}{1 + other}",
+        },
     ]
     if rng.random() < 0.5:
         questions.reverse()
@@ -171,7 +229,16 @@ def compare(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
         "questions": questions,
         "answer": questions[0]["answer"],
     }
-    return _document("compare", index, split, tuple(segments), 2 * count + 1, truth)
+    return _document(task, index, split, tuple(segments), 2 * count + 1, truth)
+
+
+def _search_images(scenes: Sequence[Scene], first: int, last: int, sought: int) -> str:
+    """The images from the first to the last, and what stands where in them, up to one thing of the last."""
+    steps = []
+    for number in range(first, last + 1):
+        placed = scenes[number].placed
+        steps.append(f"image {1 + number} {search_places(placed, placed[sought] if number == last else None, 2)}")
+    return ", ".join(steps)
 
 
 def story(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
@@ -180,7 +247,18 @@ def story(seed: int, index: int, split: Split, options: TaskOptions) -> Document
     A sprite stands in one of four quarters; then it moves, another appears, or the background changes. The prompt is
     the first sentence. `truth["sentences"]`: the four sentences.
     """
-    rng = _rng("story", seed, index, split)
+    return _story("story", seed, index, split, options)
+
+
+def story_steps(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """As `story`, step by step: before each image the model writes what stands where in it, "top left whale, bottom
+    right fire on a red background"."""
+    return _story("story_steps", seed, index, split, options)
+
+
+def _story(task: str, seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    in_steps = task == "story_steps"
+    rng = _rng(task, seed, index, split)
     colour, sprites = choose(rng, split, 1, options.num_concepts)
     cells = {int(rng.integers(4)): sprites[0]}
     first = next(iter(cells))
@@ -192,9 +270,12 @@ def story(seed: int, index: int, split: Split, options: TaskOptions) -> Document
         scenes.append(layouts.quarters(colour, cells))
     segments: list[Segment] = []
     for sentence, scene in zip(sentences, scenes, strict=True):
-        segments += [Text(" " + sentence if segments else sentence), _image(scene, options)]
+        segments.append(Text((" " if segments else "") + sentence + (REQUEST if in_steps else "")))
+        if in_steps:
+            segments.append(Text(f" {search_places(scene.placed, None, 2)} on {_background(scene)}"))
+        segments.append(_image(scene, options))
     truth = {"images": [facts(scene, options.image_side) for scene in scenes], "sentences": sentences}
-    return _document("story", index, split, tuple(segments), 1, truth)
+    return _document(task, index, split, tuple(segments), 1, truth)
 
 
 def chat(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
@@ -206,7 +287,7 @@ def chat(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
     colour, sprites = choose(rng, split, int(rng.integers(1, min(4, options.num_sprites) + 1)), options.num_concepts)
     scene = layouts.numbered_grid(rng, colour, sprites)
     asked = scene.placed[rng.integers(len(sprites))]
-    name, answer = all_sprites()[asked.sprite].name, _numbered(asked, layouts.GRID)
+    name, answer = all_sprites()[asked.sprite].name, f"{place(asked, layouts.GRID)}: {asked.number}"
     wanted = layouts.centred(colour, asked.sprite)
     segments = (
         Text(USER, loss=False),
@@ -229,6 +310,11 @@ TASKS: dict[str, Task] = {
     "compare": compare,
     "story": story,
     "chat": chat,
+    "read_steps": read_steps,
+    "ground_steps": ground_steps,
+    "compare_steps": compare_steps,
+    "label_map_steps": label_map_to_image_steps,
+    "story_steps": story_steps,
 }
 PRETRAINING_FAMILIES = ("caption", "draw", "read", "label_map", "ground", "compare", "story")
 """Those that the shipped weights have learned; the others are for fine-tuning."""
@@ -305,14 +391,6 @@ def _background(scene: Scene) -> str:
 
 def _direction(rng: np.random.Generator) -> layouts.Direction:
     return "row" if rng.random() < 0.5 else "column"
-
-
-def _numbered(item: Placed, grid: int) -> str:
-    """Where a sprite of a 2 x 2 or 3 x 3 grid stands, and the number under it."""
-    column, row = (int((edge + item.size / 2) * grid / CANVAS) for edge in (item.x, item.y))
-    rows, columns = (("top", "bottom"), ("left", "right")) if grid == 2 else PLACES
-    place = f"{rows[row]} {columns[column]}".strip() or "middle"
-    return f"{place}: {item.number}"
 
 
 def _list(words: list[str]) -> str:
