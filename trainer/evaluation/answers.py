@@ -71,7 +71,27 @@ def timed_answer(model: MMInterleaved, job: Job, settings: Settings) -> tuple[Wr
 
 def answer(model: MMInterleaved, document: Document, task: Task, settings: Settings, *, seed: int) -> Written:
     """What the model says to a document: text (perhaps empty), or an image."""
-    return go_on(model, task.prompt(document), settings, max_new_tokens=task.max_new_tokens, seed=seed)
+    given = task.prompt(document)
+    if task.kind == "image" and task.max_new_tokens:
+        return plan_and_draw(model, given, settings, max_new_tokens=task.max_new_tokens, seed=seed)
+    return go_on(model, given, settings, max_new_tokens=task.max_new_tokens, seed=seed)
+
+
+def plan_and_draw(
+    model: MMInterleaved, given: Sequence[Segment], settings: Settings, *, max_new_tokens: int, seed: int
+) -> PILImage.Image:
+    """What the model draws after it has written what it will draw; a gray image if it comes to none."""
+    written = model.generate(
+        to_model(given, model.config.image_size[0]),
+        mode="auto",
+        max_new_tokens=max_new_tokens,
+        max_new_images=1,
+        num_inference_steps=settings.num_steps,
+        guidance_scale=settings.guidance_scale,
+        seed=settings.seed + seed,
+    )
+    height, width = model.config.drawn_image_size
+    return next(iter(written.images), PILImage.new("RGB", (width, height), "gray"))
 
 
 def go_on(

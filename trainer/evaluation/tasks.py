@@ -40,6 +40,8 @@ class Task:
     """(answer, document, num_concepts) to its scores."""
 
     max_new_tokens: int = 0
+    """Of an image's family: text that the model writes before it draws."""
+
     prompt: Callable[[Document], Sequence[Segment]] = prompt_of
 
     def true_answer(self, document: Document, image_side: int) -> Answer:
@@ -245,5 +247,22 @@ EVALUATION_TASKS: dict[str, Task] = {
         labels=COMPARISON_LABELS,
         score=score_comparison,
         max_new_tokens=88,
+    ),
+    "label_map_steps": Task(
+        title="Label map to image, step by step",
+        kind="image",
+        given="The same; the model first writes what stands where.",
+        labels={**DRAWING_LABELS, "foreground": "foreground overlap (IoU) with the truth"},
+        score=score_layout,
+        max_new_tokens=48,
+    ),
+    "story_steps": Task(
+        title="Story, step by step",
+        kind="image",
+        given="The same; before each image stands what it shows where, and the model writes it for the fourth one.",
+        labels=DRAWING_LABELS,
+        score=score_drawing,
+        max_new_tokens=32,
+        prompt=lambda document: document.segments[:-2],
     ),
 }

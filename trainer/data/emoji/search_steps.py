@@ -40,7 +40,7 @@ def search_places(placed: Sequence[Placed], sought: Placed | None, grid: int) ->
 
 
 def search_positions(placed: Sequence[Placed], sought: Placed | None) -> str:
-    """Things from left to right, each after its rough position, up to the one sought or all: "03 banana, 53 balloon"."""
+    """Things from left to right, each behind its rough position, up to the one sought or all: "03 banana, 53 whale"."""
     steps = []
     for item in sorted(placed, key=lambda item: (_cell(item, CELLS)[::-1], item.x)):
         row, column = _cell(item, CELLS)
