@@ -31,7 +31,7 @@ def section(demo: Demo) -> str:
             _card(definition, live, before)
             for live, before in list(zip(result.answered, shipped, strict=True))[:NUM_EXAMPLES]
         )
-        wide = " wide" if definition.kind == "image" or task == "compare" else ""
+        wide = " wide" if definition.kind == "image" or task in ("compare", "compare_steps") else ""
         parts.append(
             f'<h3>{definition.title}</h3><p class="note">{definition.given}</p><div class="cards{wide}">{cards}</div>'
         )
