@@ -20,7 +20,7 @@ SIBLINGS = {
     "An argument of an op": r"\bnull_logit\b",
     "An op backend": r"(?m)^from mmfs import .*\bcompiled\b",
     "A data form": r"\bmdetr\b",
-    "A task": r'\bground_steps\b',
+    "A task": r"\bground_steps\b",
     "A benchmark": r"read_gqa|_gqa_questions",
     "A recipe": r"\btoy_story\b",
 }
