@@ -107,6 +107,7 @@ def run(options: Options) -> int:
     print(table(live))
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in stopwatch.seconds.items()))
     print(f"wrote {page}")
+    print(f"to write with the model, open http://127.0.0.1:8000 after: python -m export.serve {model_dir}")
     return 0
 
 

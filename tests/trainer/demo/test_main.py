@@ -19,4 +19,6 @@ def test_the_whole_demo_runs_and_writes_its_page(tmp_path: Path, capsys: pytest.
     manifest = json.loads((tmp_path / "demo" / "export" / "manifest.json").read_text())
     assert all(name in page for name in manifest["components"])
     assert "from random weights" in page
-    assert "wrote" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "wrote" in said
+    assert said.splitlines()[-1].endswith(f"python -m export.serve {tmp_path / 'demo' / 'model'}")

@@ -55,6 +55,9 @@ async def begin(
         RequestError: an image cannot be read, or there is no room.
     """
     document = filled(await run_in_threadpool(service.served.loader.load, parts), options.task)
+    if service.settings.log_prompts:
+        words = [one if isinstance(one, str) else "<image>" for one in document]
+        request.state.facts["prompt"] = "".join(words)
     seeds = options.generation.seeds(1)
     asker = service.asker(request.state.client)
     run = service.begin(

@@ -1,0 +1,31 @@
+"""What docs/serving.md shows runs, and what it lists is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from export.serve.__main__ import parser
+from export.serve.http.app import ROUTES
+from live_server import LiveServer
+
+TEXT = (Path(__file__).parents[3] / "docs/serving.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_examples_run(server: LiveServer, number: int, capsys: pytest.CaptureFixture[str]):
+    names: dict[str, object] = {}
+    exec(EXAMPLES[number].replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), names)
+    assert capsys.readouterr().out
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) == 2
+
+
+def test_every_route_and_option_is_documented():
+    paths = {re.sub(r"/\{.*", "", path) for _, path, _ in ROUTES} - {"/page"}
+    assert [path for path in sorted(paths) if path not in TEXT] == []
+    known, named = (set(re.findall(r"--[a-z][a-z-]+", text)) for text in (parser().format_help(), TEXT))
+    assert named <= known
