@@ -13,6 +13,7 @@ from PIL import Image
 
 from export.engine.compatibility import BUILDERS
 from export.runtime import Session
+from export.runtime.onnxruntime_runner import who_computes
 from export.runtime.runners import exported_model
 from export.runtime.tensorrt_runner import TensorRTError, TensorRTRunner
 from export.validate.end_to_end import LEAST_PSNR_DB, compare, psnrs
@@ -64,7 +65,8 @@ def _run(options: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     written = _stream(session, document, asked)
-    print(f"({options.backend}: {time.perf_counter() - start:.1f} s)")
+    seconds = time.perf_counter() - start
+    print(f"({', '.join(filter(None, (options.backend, who_computes(session.runners.values()))))}: {seconds:.1f} s)")
     if options.out is not None:
         if options.out.suffix == ".html":
             write_atomically(options.out, written.to_html())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from export.process.progress import Log
 from export.runtime import Session
+from export.runtime.onnxruntime_runner import who_computes
 from export.runtime.runners import exported_model
 from export.runtime.tensorrt_runner import TensorRTError
 from export.workload import Work
@@ -58,6 +59,8 @@ def measure_export(options: argparse.Namespace) -> int:
     except (OSError, ValueError, MissingPackage, TensorRTError) as error:
         print(explained(error), file=sys.stderr)
         return 2
+    if (nodes := who_computes(session.runners.values())) is not None:
+        print(f"{options.backend}: {nodes}")
     print(table(measured, device))
     if options.json is not None:
         write_atomically(options.json, json.dumps([asdict(one) for one in measured], indent=2) + "\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
 
+import mmfs.onnxruntime
 from export.components.component import Port
 from export.runtime.runner import ComponentRunner, Tensors
 
@@ -43,6 +44,8 @@ class OnnxRuntimeRunner(ComponentRunner):
         outputs: its outputs.
         file: the graph.
         device: where to run it.
+        custom_operators: whether the mmfs nodes are computed by the compiled kernel where that is there; else by their
+            bodies.
 
     Raises:
         ValueError: this onnxruntime does not run on such a device, or does not load the file.
@@ -55,8 +58,14 @@ class OnnxRuntimeRunner(ComponentRunner):
         outputs: Mapping[str, Port],
         file: Path,
         device: torch.device,
+        *,
+        custom_operators: bool = True,
     ) -> None:
         super().__init__(name, inputs, outputs, device)
+        self.why_by_body = (
+            why_no_custom_operators(device) if custom_operators else "custom operators were not asked for"
+        )
+        """Why mmfs nodes are computed by their bodies; None: the compiled kernel computes them."""
         provider = PROVIDERS.get(device.type)
         if provider not in onnxruntime.get_available_providers():
             raise ValueError(
@@ -64,7 +73,8 @@ class OnnxRuntimeRunner(ComponentRunner):
                 f"{', '.join(onnxruntime.get_available_providers())}. For an NVIDIA GPU: pip install 'mmfs[export-gpu]'"
             )
         try:
-            self.session = onnxruntime.InferenceSession(str(file), session_options(), providers=[provider])
+            options = session_options(custom_operators=self.why_by_body is None)
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         except Exception as error:  # onnxruntime has a class for each reason, and none for all
             raise ValueError(f"onnxruntime does not load {file}: {str(error).strip()[:300]!r}.") from error
 
@@ -99,11 +109,32 @@ class OnnxRuntimeRunner(ComponentRunner):
         return outputs
 
 
-def session_options() -> onnxruntime.SessionOptions:
+def why_no_custom_operators(device: torch.device) -> str | None:
+    """Why the mmfs nodes of a file are computed by their bodies there; None: the compiled kernel computes them."""
+    if device.type != "cpu":
+        return f"the compiled kernel computes on a CPU, and the file runs on {device.type}"
+    return mmfs.onnxruntime.why_not()
+
+
+def who_computes(runners: Iterable[ComponentRunner]) -> str | None:
+    """Who computes the mmfs nodes of the components that onnxruntime runs, in words; None: it runs none."""
+    reasons = {runner.why_by_body for runner in runners if isinstance(runner, OnnxRuntimeRunner)}
+    if not reasons:
+        return None
+    (reason,) = reasons  # of a session all run on the same device
+    return "mmfs nodes by the compiled kernel" if reason is None else f"mmfs nodes by their bodies: {reason}"
+
+
+def session_options(*, custom_operators: bool) -> onnxruntime.SessionOptions:
     """As many threads as PyTorch uses. Products with eight-bit weights are computed as the graph says; by default,
-    onnxruntime would round the other factor to eight bits as well."""
+    onnxruntime would round the other factor to eight bits as well.
+
+    custom_operators: whether the compiled kernel computes mmfs nodes.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    if custom_operators:
+        mmfs.onnxruntime.register(options)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", FLOAT32_PRODUCTS)
     return options
 

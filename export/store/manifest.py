@@ -19,7 +19,7 @@ from models.atomic_files import write_atomically
 from models.json_files import shortened
 from models.listed_paths import is_below
 
-SCHEMA = 7
+SCHEMA = 8
 MANIFEST_FILE = "manifest.json"
 ONNX_DIR, ASSETS_DIR, ENGINES_DIR = "onnx", "assets", "engines"
 
@@ -116,16 +116,30 @@ class GreedyText:
 
 
 @dataclass(frozen=True)
+class CustomOperatorsEntry:
+    """The same cases with the mmfs nodes computed by the compiled kernel: onnxruntime's custom operators."""
+
+    status: Literal["pass", "not run"]
+    reason: str | None = None
+    max_relative_error: float | None = None
+
+
+@dataclass(frozen=True)
 class ValidationEntry:
     """How a graph was compared with PyTorch; it passed, else there would be no export."""
 
     runtime: str
+    """mmfs nodes were computed by their bodies, as any runtime can."""
+
     tolerance: float | dict[str, float]
     max_relative_error: float
     cases: tuple[CaseResult, ...]
     num_greedy_tokens: int | None = None
     likelihood: Likelihood | None = None
     greedy: tuple[GreedyText, ...] | None = None
+    custom_operators: CustomOperatorsEntry | None = None
+    """None: there are no mmfs nodes."""
+
     status: Literal["pass"] = "pass"
 
 

@@ -23,9 +23,11 @@ class ParityError(RuntimeError):
     """An exported file does not compute what PyTorch computes."""
 
 
-def open_session(file: Path) -> onnxruntime.InferenceSession:
-    """An ONNX file on the CPU, with as many threads as PyTorch uses."""
-    return onnxruntime.InferenceSession(str(file), session_options(), providers=["CPUExecutionProvider"])
+def open_session(file: Path, *, custom_operators: bool = False) -> onnxruntime.InferenceSession:
+    """An ONNX file on the CPU, with as many threads as PyTorch uses; mmfs nodes by their bodies, or by the compiled
+    kernel."""
+    options = session_options(custom_operators=custom_operators)
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:

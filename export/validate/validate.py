@@ -29,7 +29,7 @@ from export.graph.quantization import weights_of
 from export.process.progress import Log
 from export.runtime import Session
 from export.runtime.assets import Assets, write_assets
-from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from export.runtime.onnxruntime_runner import OnnxRuntimeRunner, why_no_custom_operators
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.runners import onnxruntime_runners_of
 from export.stages import open_model
@@ -39,6 +39,7 @@ from export.store.manifest import (
     ASSETS_DIR,
     ONNX_DIR,
     CaseResult,
+    CustomOperatorsEntry,
     GenerationResult,
     How,
     Manifest,
@@ -97,10 +98,16 @@ def validate(job: Job, log: Log) -> None:
                 validation = _validate_quantized(
                     model, component, as_exported, file, cases[name], precision, samples, log
                 )
+        by_kernel = None
+        if graph.num_mmfs_nodes:
+            weights = weights_of(name, job.llm_weights)
+            by_kernel = _validate_custom_operators(component, as_exported, file, cases[name], precision, weights)
+            validation = replace(validation, custom_operators=by_kernel)
         quantized = None if weights_of(name, job.llm_weights) == "same" else quantized_entry(graph.proto)
         in_precision = with_precision(as_exported, precision)
         entries[name] = component_entry(in_precision, graph, file, validation, root=work, quantized=quantized)
-        log(f"      {len(cases[name])} cases, largest relative error {validation.max_relative_error:.1e}")
+        by_operators = "" if by_kernel is None else _words_of(by_kernel)
+        log(f"      {len(cases[name])} cases, largest relative error {validation.max_relative_error:.1e}{by_operators}")
     shutil.rmtree(work / ASSETS_DIR, ignore_errors=True)
     assets = write_assets(model, work / ASSETS_DIR)
     others = absent(chosen, job.selection, components)
@@ -207,6 +214,36 @@ def _validate_quantized(
     return replace(validation, likelihood=likelihood, greedy=tuple(greedy))
 
 
+def _validate_custom_operators(
+    component: Component,
+    as_exported: Component,
+    file: Path,
+    cases: Sequence[Case],
+    precision: Precision,
+    weights: Weights,
+) -> CustomOperatorsEntry:
+    """The same cases and tolerances with the compiled kernel in place of the nodes' bodies."""
+    if (reason := why_no_custom_operators(torch.device("cpu"))) is not None:
+        return CustomOperatorsEntry("not run", reason)
+    run = run_of(as_exported, file, precision, custom_operators=True)
+    try:
+        if weights != "same":
+            results = eight_bit.check_quantized(component, run, cases)
+        elif precision == "float32":
+            results = check_run(component, run, cases)
+        else:
+            results = check_half(component, run, cases, precision)
+    except ParityError as error:
+        raise ParityError(f"With mmfs's custom operators for onnxruntime: {error}") from error
+    return CustomOperatorsEntry("pass", max_relative_error=max(result.worst for result in results))
+
+
+def _words_of(entry: CustomOperatorsEntry) -> str:
+    if entry.max_relative_error is None:
+        return f"; not compared with custom operators: {entry.reason}"
+    return f"; with custom operators {entry.max_relative_error:.1e}"
+
+
 def _room(model: MMInterleaved, llm: Component, cases: Sequence[Case]) -> int:
     """How many tokens may follow the documents of the first case."""
     most = model.config.language_model.max_tokens or 2**31
@@ -237,20 +274,28 @@ def runnable(file: Path, precision: Precision) -> Path:
     return rounded
 
 
-def run_of(component: Component, file: Path, precision: Precision) -> Run:
+def run_of(component: Component, file: Path, precision: Precision, *, custom_operators: bool = False) -> Run:
     """A function that runs a graph of any KV-cache layout, with the ports of `trt_split`.
 
     Args:
         component: in the file's KV-cache layout and in float32.
         file: the graph.
         precision: of the graph.
+        custom_operators: whether the compiled kernel computes mmfs nodes; else their bodies.
     """
     file, in_precision = runnable(file, precision), with_precision(component, precision)
     if aliases_of(component.outputs):
         ports = component if precision == "bfloat16" else in_precision  # its stand-in has float32 ports
-        runner = OnnxRuntimeRunner(component.name, ports.inputs, ports.outputs, file, torch.device("cpu"))
+        runner = OnnxRuntimeRunner(
+            component.name,
+            ports.inputs,
+            ports.outputs,
+            file,
+            torch.device("cpu"),
+            custom_operators=custom_operators,
+        )
         return as_trt_split(runner, getattr(torch, precision))
-    session, component = open_session(file), in_precision
+    session, component = open_session(file, custom_operators=custom_operators), in_precision
 
     def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         found = session.run(list(component.outputs), half_inputs(component, inputs))

@@ -25,6 +25,7 @@ def test_both_do_the_same_and_are_timed(
     assert all(0 < one["relative_error"] < 1e-3 for one in figures[3:])
     printed = capsys.readouterr().out
     assert printed.count("| PyTorch |") == 3
+    assert "\nort: mmfs nodes by " in printed
     assert "[6/6] images drawn by ort ..." in printed
 
 

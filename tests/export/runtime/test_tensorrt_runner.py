@@ -312,7 +312,7 @@ def test_what_was_left_to_pytorch_needs_the_model(
 
 @pytest.mark.parametrize(
     ("plugin_kinds", "num_registered", "host_code"),
-    [({"aot"}, 0, False), ({"python", "aot"}, 2, False), ({"library"}, 0, True), (set(), 0, False)],
+    [({"aot"}, 0, False), ({"python", "aot"}, 3, False), ({"library"}, 0, True), (set(), 0, False)],
     ids=lambda value: "-".join(sorted(value)) if isinstance(value, set) else None,
 )
 def test_a_tensorrt_gets_what_the_plugin_kinds_of_its_plans_need(

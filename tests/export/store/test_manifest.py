@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import mmfs.onnxruntime
 from export.components.component import Component, Tolerances
 from export.store.job import NEUTRAL_DIR
 from export.store.manifest import SCHEMA, read_manifest, write_manifest
@@ -47,11 +48,18 @@ def test_components_are_described_and_validated(manifest: dict, components: dict
         assert len(validation["cases"]) >= 2
         assert all(set(case["relative_errors"]) == set(components[name].outputs) for case in validation["cases"])
         assert entry["engines"] == entry["aliases"] == {}
+        if not entry["num_mmfs_nodes"]:
+            assert validation["custom_operators"] is None
+        elif (reason := mmfs.onnxruntime.why_not()) is not None:
+            assert validation["custom_operators"] == {"status": "not run", "reason": reason, "max_relative_error": None}
+        else:
+            assert validation["custom_operators"]["status"] == "pass"
+            assert 0 < validation["custom_operators"]["max_relative_error"] <= validation["tolerance"]
     assert manifest["components"]["llm"]["num_mmfs_nodes"] == {"MMFS": 2}
 
 
 def test_it_says_what_was_used_and_what_was_not_done(manifest: dict, model_dir: Path) -> None:
-    assert manifest["schema"] == SCHEMA == 7
+    assert manifest["schema"] == SCHEMA == 8
     expected = {"precision": "float32", "llm_weights": "same", "kv_cache": "trt_split"}
     assert manifest["how"] == {**expected, "max_past": None, "few_layers": None, "images": []}
     assert manifest["model_dir"] == str(model_dir)
