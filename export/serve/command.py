@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from export.serve.content.loading import ContentLimits
+from export.serve.engine.batching import BatchingEngine
 from export.serve.engine.limits import EngineLimits
-from export.serve.engine.turns import TurnTakingEngine
 from export.serve.http.guard import LOG, origin_of
 from export.serve.http.hosts import is_loopback
 from export.serve.http.keys import Keys, checked_key, read_keys
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, key: str | None) -> int:
 
     def load(service: Service) -> None:
         model = open_model(source)
-        service.serve(model, TurnTakingEngine(model, settings.engine))
+        service.serve(model, BatchingEngine(model, settings.engine))
 
     return serve(settings, keys, load, lambda line: print(line, flush=True))
 

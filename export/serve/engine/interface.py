@@ -103,6 +103,17 @@ class EngineStats:
 
     num_running: int
     num_waiting: int
+    num_writing: int = 0
+    """Of those that run: documents that write, in one batch if there is room."""
+
+    num_drawing: int = 0
+    """Images that are being drawn."""
+
+    num_conversations: int = 0
+    """Documents that have been read and wait for their next turn."""
+
+    conversation_bytes: int = 0
+    """What they take."""
 
 
 class Engine(ABC):

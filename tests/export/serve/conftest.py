@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.serve.engine.turns import TurnTakingEngine
+from export.serve.engine.batching import BatchingEngine
 from export.serve.http.service import Service
 from export.serve.settings import Settings
 from live_server import LiveServer, live
@@ -27,7 +27,7 @@ def toy() -> MMInterleaved:
 @pytest.fixture(scope="session")
 def server(toy: MMInterleaved) -> Iterator[LiveServer]:
     settings = Settings(name="toy")
-    with live(Service(settings), toy, TurnTakingEngine(toy, settings.engine)) as running:
+    with live(Service(settings), toy, BatchingEngine(toy, settings.engine)) as running:
         yield running
 
 
