@@ -88,7 +88,7 @@ def _add_reach(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    from export.serve.engine.limits import EngineLimits
+    from export.serve.engine.limits import MIB, EngineLimits
 
     limits = parser.add_argument_group("limits")
     usual = EngineLimits()
@@ -105,9 +105,16 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("--max-image", mib, 10.0, "of an image's file"),
         ("--max-images", count, 16, "images in a request"),
         ("--max-new-tokens", count, 4096, "that a request may ask for"),
+        ("--cache-memory", mib, usual.cache_bytes / MIB, "of documents that were read and wait for their next turn"),
         ("--max-kept", mib, 256.0, "of drawn images, and as much of stored responses"),
     ):
         limits.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{what} (default: {default:g})")
+    limits.add_argument(
+        "--memory",
+        type=float,
+        metavar="MIB",
+        help="that documents computed together may take, by forecast; default: any",
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from export.serve.content.loading import ContentLimits
 from export.serve.engine.batching import BatchingEngine
-from export.serve.engine.limits import EngineLimits
+from export.serve.engine.limits import MIB, EngineLimits
 from export.serve.http.guard import LOG, origin_of
 from export.serve.http.hosts import is_loopback
 from export.serve.http.keys import Keys, checked_key, read_keys
@@ -20,8 +20,6 @@ from export.serve.opening import Source, backend_of, open_model
 from export.serve.protocol.options import OptionLimits
 from export.serve.settings import Settings
 from models.number_options import real_number, whole_number
-
-MIB = 1 << 20
 
 
 def run(options: argparse.Namespace, key: str | None) -> int:
@@ -116,6 +114,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
             max_running=counts["max_running"],
             max_queued=whole_number("--max-queued", options.max_queued, least=0),
             queue_timeout=seconds["queue_timeout"],
+            cache_bytes=round(MIB * real_number("--cache-memory", options.cache_memory, least=0, most=1e9)),
+            memory_bytes=None
+            if options.memory is None
+            else round(MIB * real_number("--memory", options.memory, above=0, most=1e9)),
         ),
         options=OptionLimits(max_new_tokens=counts["max_new_tokens"]),
         content=ContentLimits(max_images=counts["max_images"], max_image_bytes=num_bytes["max_image"]),

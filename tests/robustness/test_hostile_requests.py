@@ -162,9 +162,9 @@ def test_what_is_no_json_of_ours_is_refused(server: LiveServer, body: bytes, wor
 
 
 def test_a_lone_surrogate_is_the_client_s_mistake(model: MMInterleaved):
-    from export.serve.engine.turns import TurnTakingEngine
+    from export.serve.engine.batching import BatchingEngine
 
-    with live(Service(Settings(name="toy")), model, TurnTakingEngine(model, EngineLimits())) as server:
+    with live(Service(Settings(name="toy")), model, BatchingEngine(model, EngineLimits())) as server:
         body = json.dumps({"messages": [{"role": "user", "content": "a \ud800"}]}).encode()
         answer = server.ask("POST", CHAT, body)
         assert answer.status == 400, answer.body

@@ -17,10 +17,10 @@ import pytest
 
 from export.serve.__main__ import parser
 from export.serve.command import keys_of
+from export.serve.engine.batching import BatchingEngine
 from export.serve.engine.events import Event
 from export.serve.engine.interface import Request
 from export.serve.engine.limits import EngineLimits
-from export.serve.engine.turns import TurnTakingEngine
 from export.serve.http.keys import Keys
 from export.serve.http.service import Service
 from export.serve.settings import Settings
@@ -47,7 +47,7 @@ def model() -> MMInterleaved:
 @pytest.fixture(scope="module")
 def server(model: MMInterleaved) -> Iterator[LiveServer]:
     settings = Settings(name="toy")
-    with live(Service(settings), model, TurnTakingEngine(model, settings.engine)) as running:
+    with live(Service(settings), model, BatchingEngine(model, settings.engine)) as running:
         yield running
 
 
@@ -83,7 +83,7 @@ def test_who_leaves_in_a_drawing_stops_it(server: LiveServer, model: MMInterleav
 
 def test_who_leaves_while_waiting_is_forgotten(model: MMInterleaved):
     settings = Settings(name="toy", engine=EngineLimits(max_running=1))
-    with live(Service(settings), model, TurnTakingEngine(model, settings.engine)) as server:
+    with live(Service(settings), model, BatchingEngine(model, settings.engine)) as server:
         with server.connect() as first:
             first.sendall(request_bytes("POST", CHAT, {**DRAWING, "stream": True}))
             server.wait_until(lambda: server.service.served.engine.stats().num_running == 1)
@@ -153,7 +153,7 @@ def test_a_request_takes_no_longer_than_it_may(model: MMInterleaved):
 
 def test_waiting_for_a_place_has_an_end(model: MMInterleaved):
     settings = Settings(name="toy", engine=EngineLimits(max_running=1, queue_timeout=0.3))
-    with live(Service(settings), model, TurnTakingEngine(model, settings.engine)) as server, server.connect() as first:
+    with live(Service(settings), model, BatchingEngine(model, settings.engine)) as server, server.connect() as first:
         first.sendall(request_bytes("POST", CHAT, {**DRAWING, "stream": True}))
         server.wait_until(lambda: server.service.served.engine.stats().num_running == 1)
         late = server.ask("POST", CHAT, WRITING)

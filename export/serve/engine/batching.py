@@ -259,8 +259,10 @@ class BatchingEngine(Engine):
         if isinstance(job, AloneJob):
             self._alone = [one for one in self._alone if one is not job]
         elif isinstance(job, DocumentJob):
-            for group in (*self._writers, *self._painters):
-                group.leave([job])
+            for writers in self._writers:
+                writers.leave([job])
+            for painters in self._painters:
+                painters.leave([job])
             self._writers = [one for one in self._writers if one.jobs]
             self._painters = [one for one in self._painters if one.jobs]
             self._reading = [one for one in self._reading if one is not job]

@@ -77,3 +77,11 @@ class _EngineState(Collector):
         stats = self._engine.stats()
         yield GaugeMetricFamily("mmfs:num_requests_running", "Requests being computed.", stats.num_running)
         yield GaugeMetricFamily("mmfs:num_requests_waiting", "Requests in the queue.", stats.num_waiting)
+        rows = GaugeMetricFamily("mmfs:batch_rows", "Documents and images in a batch.", labels=["kind"])
+        rows.add_metric(["writing"], stats.num_writing)
+        rows.add_metric(["drawing"], stats.num_drawing)
+        yield rows
+        yield GaugeMetricFamily(
+            "mmfs:conversations_open", "Documents kept for their next turn.", stats.num_conversations
+        )
+        yield GaugeMetricFamily("mmfs:conversation_bytes", "What they take.", stats.conversation_bytes)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from export.serve.engine.turns import TurnTakingEngine
+from export.serve.engine.batching import BatchingEngine
 from export.serve.http.keys import Keys
 from export.serve.http.service import Service
 from export.serve.settings import Settings
@@ -95,7 +95,7 @@ def test_only_who_asked_sees_it_and_memory_is_bounded(toy: MMInterleaved, data_u
     keys = {name: f"{name}-secret" for name in ("ann", "bob")}
     ann, bob = ({"Authorization": f"Bearer {key}"} for key in keys.values())
     service = Service(settings)
-    with live(service, toy, TurnTakingEngine(toy, settings.engine), Keys(keys)) as server:
+    with live(service, toy, BatchingEngine(toy, settings.engine), Keys(keys)) as server:
         body = body_of(data_url, " a", "text")
         ids = [server.ask("POST", "/v1/chat/completions", body, ann).json["id"] for _ in range(6)]
         oldest, *_, newest = (f"/v1/mmfs/sampling_locations/{id}" for id in ids)
