@@ -6,6 +6,7 @@ of the bank, S pyramid pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import Any, Protocol
@@ -52,7 +53,15 @@ class FoldedMMFS:
         to_logits = mmfs.attention_weights.weight.float()
         maps = torch.cat([to_offsets, to_logits])
         bias = torch.cat([mmfs.sampling_offsets.bias.float() / cells, mmfs.attention_weights.bias.float()])
-        self.maps = (maps @ mixing * norm.weight.float()).to(self.dtype)  # [H*P*2 + H*L*P, C]
+        channels = mixing.shape[1]
+        # On a CPU, `F.rms_norm` of one token is five operators: here they are three, and its factor is in the matrix.
+        self.least_length: Tensor | None = None  # [1], sqrt(C * eps)
+        scale = norm.weight.float()
+        if mixing.device.type == "cpu" and self.dtype == torch.float32:
+            self.least_length = mixing.new_tensor([math.sqrt(channels * norm.eps)]) if norm.eps is not None else None
+        if self.least_length is not None:
+            scale = scale * math.sqrt(channels)
+        self.maps = (maps @ mixing * scale).to(self.dtype)  # [H*P*2 + H*L*P, C]
         self.bias = (maps @ mixing_bias + bias).to(self.dtype)
         ages = mmfs.age_embedding.float()
         self.offset_table = (ages @ to_offsets.T).view(-1, *self.offset_shape)  # [A, H, P, 2]
@@ -78,16 +87,26 @@ class FoldedMMFS:
         Returns:
             [B, T, C], of the dtype of `hidden`.
         """
-        tokens = hidden.shape[:2]
-        both = F.linear(F.rms_norm(hidden.to(self.dtype), hidden.shape[-1:], eps=self.eps), self.maps, self.bias)
-        offsets = both.narrow(-1, 0, self.num_offsets).float().view(*tokens, *self.offset_shape)
-        logits = both.narrow(-1, self.num_offsets, self.num_logits).view(*tokens, *self.logit_shape)
+        batch, num_tokens, _ = hidden.shape
+        # Asked first: a conversion that converts nothing costs what half of a small product does.
+        states = hidden if hidden.dtype == self.dtype else hidden.to(self.dtype)
+        both = F.linear(self._normalised(states), self.maps, self.bias)
+        # One view each, where narrowing, converting and viewing would be three operators.
+        _, num_levels, num_points = self.logit_shape
+        num_both, num_samples = self.num_offsets + self.num_logits, num_levels * num_points
+        rows = (num_tokens * num_both, num_both)  # of `both`, which is contiguous
+        offsets = both.as_strided((batch, num_tokens, *self.offset_shape), (*rows, 2 * num_points, 2, 1))
+        if offsets.dtype != torch.float32:
+            offsets = offsets.float()
+        logits = both.as_strided(
+            (batch, num_tokens, *self.logit_shape), (*rows, num_samples, num_points, 1), self.num_offsets
+        )
         # The backend is called directly: for one token, the checks of `mmfs.mmfs_attention` and the operator with its
         # gradient take longer than the sampling.
         arguments = MMFSAttentionArguments(
             values,
             self.sizes,
-            self.reference_point.expand(*tokens, 2),
+            self.reference_point.expand(batch, num_tokens, 2),
             offsets,
             logits,
             visible,
@@ -102,7 +121,14 @@ class FoldedMMFS:
             sampled = torch.ops.mmfs.mmfs_attention(*arguments)  # [B, T, H*D]
         else:
             sampled = implementation(values).mmfs_attention_forward(arguments)
-        return F.linear(sampled, self.output, self.output_bias).to(hidden.dtype)
+        out = F.linear(sampled, self.output, self.output_bias)
+        return out if out.dtype == hidden.dtype else out.to(hidden.dtype)
+
+    def _normalised(self, states: Tensor) -> Tensor:
+        """[B, T, C] divided by their root mean square or, with `least_length`, by their length."""
+        if self.least_length is None:
+            return F.rms_norm(states, states.shape[-1:], eps=self.eps)
+        return states / torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self.least_length)
 
 
 def can_fold(owner: nn.Module, mmfs: MMFS, norm: nn.Module, gate: Tensor) -> bool:
