@@ -56,10 +56,11 @@ def backend_of(source: Source) -> Backend:
     if source.backend != "auto":
         return source.backend
     if torch.cuda.is_available():
-        engines = [component.engines for component in read_manifest(source.directory).components.values()]
-        for backend in ("trt", "rtx"):
-            has_all = all(isinstance(built.get(BUILDERS[backend]), EngineEntry) for built in engines)
-            if has_all and why_not(backend) is None:
+        components = read_manifest(source.directory).components.values()
+        engines = [{name for name, one in each.engines.items() if isinstance(one, EngineEntry)} for each in components]
+        for backend in ("trt", "rtx"):  # an engine's name is its builder and the builder's version
+            builder = BUILDERS[backend]
+            if why_not(builder) is None and all(any(name.startswith(f"{builder}-") for name in one) for one in engines):
                 return backend
     return "ort"
 
