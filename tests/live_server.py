@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -44,11 +44,13 @@ class Answer:
 class LiveServer:
     port: int
     service: Service
+    clients: list[OpenAI] = field(default_factory=list)
 
     def client(self, **options: Any) -> OpenAI:
-        """OpenAI's client of it."""
+        """OpenAI's client of it, which is closed with the server."""
         given = {"api_key": "none", "max_retries": 0, "timeout": PATIENCE_S, **options}
-        return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", **given)
+        self.clients.append(OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", **given))
+        return self.clients[-1]
 
     def connect(self) -> socket.socket:
         """A connection."""
@@ -131,9 +133,12 @@ def live(service: Service, model: GenerativeModel, engine: Engine, keys: Keys | 
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), name="server")
         thread.start()
+        running = LiveServer(listener.getsockname()[1], service)
         try:
-            yield LiveServer(listener.getsockname()[1], service)
+            yield running
         finally:
+            for client in running.clients:
+                client.close()
             server.should_exit = True
             service.close()
             thread.join(PATIENCE_S)

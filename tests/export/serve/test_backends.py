@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from export.runtime import Session
+from export.serve.engine.batching import BatchingEngine
 from export.serve.engine.limits import EngineLimits
-from export.serve.engine.turns import TurnTakingEngine
 from export.serve.http.service import Service
 from export.serve.opening import Source, backend_of, open_model
 from export.serve.settings import Settings
@@ -19,7 +19,7 @@ def test_an_export_answers_as_the_session_does(exported: Path, data_url: str, pi
     model = open_model(Source(exported))
     assert isinstance(model, Session)
     expected = model.generate([picture, "draw"], mode="auto", max_new_tokens=6, num_inference_steps=2, seed=1)
-    with live(Service(Settings(name="export")), model, TurnTakingEngine(model, EngineLimits())) as server:
+    with live(Service(Settings(name="export")), model, BatchingEngine(model, EngineLimits())) as server:
         content = [{"type": "image_url", "image_url": {"url": data_url}}, {"type": "text", "text": "draw"}]
         answer = server.client().chat.completions.create(
             model="export",

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,10 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_the_examples_run(server: LiveServer, number: int, capsys: pytest.CaptureFixture[str]):
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(EXAMPLES[number].replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), names)
     assert capsys.readouterr().out
+    names["client"].close()
 
 
 def test_there_are_examples():

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from export.serve.engine.batching import BatchingEngine
 from export.serve.engine.events import Cancelled, Completed, Event, Failed, Scored
 from export.serve.engine.handle import Handle
 from export.serve.engine.interface import (
@@ -22,12 +23,11 @@ from export.serve.engine.interface import (
     ScoreRequest,
 )
 from export.serve.engine.limits import EngineLimits
-from export.serve.engine.turns import TurnTakingEngine
 from models import MMInterleaved
 from models.generation.generated import Progress
 from models.generation.options import GenerationOptions
 
-ENGINES = [TurnTakingEngine]
+ENGINES = [BatchingEngine]
 PATIENCE_S = 60
 MakeEngine = Callable[..., Engine]
 TEXT = GenerationOptions(mode="text", max_new_tokens=6)
