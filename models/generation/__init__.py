@@ -1,1 +1,1 @@
-"""Continuing documents of text and images: `generate`, `generate_stream` and `score`."""
+"""Continuing documents of text and images: `generate`, `generate_stream`, `Conversation` and `score`."""

@@ -54,6 +54,18 @@ def batch_of(documents: Document | Sequence[Document]) -> tuple[list[Document], 
     return list(lists), True
 
 
+def segments_of(document: Document) -> list[PromptSegment]:
+    """The segments of one document.
+
+    Raises:
+        ValueError: it is not a list of texts and images.
+    """
+    [segments, *_], batched = batch_of(document)
+    if batched:
+        raise ValueError("document is a list of lists; expected the texts and images of one document.")
+    return list(segments)
+
+
 def _check_segments(segments: Sequence[object], name: str) -> None:
     for i, segment in enumerate(segments):
         if isinstance(segment, str) and not isinstance(segment, PlainText) and names_an_image(segment):
@@ -103,11 +115,12 @@ def cut_to_fit(segments: list[list[Piece]], state: GenerationState, num_new: int
 
     Args:
         segments: pieces of each.
-        state: before it has read anything.
+        state: of the model; what the document's row has read is part of these segments.
         num_new: tokens that are kept free for new text and images.
         document: its number.
     """
     kept = list(segments)
+    num_new -= state.lengths[document]
     while len(kept) > 1 and state.excess(document, num_new + sum(map(state.num_tokens, kept))) > 0:
         del kept[0]
     return kept

@@ -1,10 +1,11 @@
-"""`generate`, `generate_stream` and `score` as methods."""
+"""`generate`, `generate_stream`, `open_conversation` and `score` as methods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, overload
 
+from models.generation.conversation import Conversation
 from models.generation.documents import Document
 from models.generation.generate import generate, generate_stream
 from models.generation.generated import Event, Generated
@@ -41,6 +42,10 @@ class GenerationMixin:
     ) -> GenerationStream[Event] | GenerationStream[tuple[int, Event]]:
         """The same, as it happens; see `models.generation.generate.generate_stream`."""
         return generate_stream(self, documents, **options)
+
+    def open_conversation(self: GenerativeModel, document: Document = ()) -> Conversation:
+        """A document that is continued again and again, and read once; see `models.generation.conversation`."""
+        return Conversation(self, document)
 
     def score(self: GenerativeModel, document: Document, candidates: Sequence[str], **options: Any) -> list[Score]:
         """Rank texts as continuations of a document; see `models.generation.scoring.score`."""

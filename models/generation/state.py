@@ -122,6 +122,11 @@ class GenerationState(ABC):
             )
         self.records_sampling = True
 
+    def stop_recording(self) -> None:
+        """Record no longer where MMFS samples."""
+        self.records_sampling = False
+        self.queries = [None] * len(self.documents)
+
     def new_images(self, rows: Sequence[Sequence[Piece]]) -> NewImages | None:
         """The images among what rows read next; None if there is none."""
         numbers: dict[int, int] = {}  # by the tensor's identity

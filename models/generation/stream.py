@@ -20,8 +20,8 @@ class GenerationStream(Iterator[Item], Generic[Item]):
 
     One thread at a time asks for items. `close` may be called from any thread and at any time, also twice, and while
     another thread waits for an item: that thread's iteration then ends after the step that it is in (a token of each
-    document, a denoising step, or the reading of the prompt), without the item. A stream that was closed before its
-    end ends without `Finished`.
+    document, a denoising step, or the reading of the prompt), whose item it still gets. A stream that was closed before
+    its end ends without `Finished`.
 
         with model.generate_stream(document) as stream:
             for event in stream: ...
@@ -63,19 +63,17 @@ class GenerationStream(Iterator[Item], Generic[Item]):
                 "or give each thread a stream of its own."
             )
         try:
-            if not self._closed.is_set():
-                with torch.no_grad(), usual_torch_defaults():
-                    item = next(self._items)
-                if not self._closed.is_set():
-                    return item
-            raise StopIteration
+            if self._closed.is_set():
+                raise StopIteration
+            with torch.no_grad(), usual_torch_defaults():
+                return next(self._items)
         finally:
             self._stepping.release()
             if self._closed.is_set():
                 self.close()  # on behalf of a thread that could not
 
     def close(self) -> None:
-        """Stop; returns at once. A thread that waits for an item gets none."""
+        """Stop; returns at once."""
         self._closed.set()
         if self._stepping.acquire(blocking=False):
             try:

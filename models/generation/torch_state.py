@@ -47,6 +47,10 @@ class TorchGenerationState(GenerationState):
         super().record_sampling()
         self.recorder = SamplingRecorder()
 
+    def stop_recording(self) -> None:
+        super().stop_recording()
+        self.recorder = None
+
     def read(self, rows: Sequence[Sequence[Piece]]) -> Tensor:
         """As `GenerationState.read`.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from export.runtime.runner import Tensors
 from export.validate.end_to_end import compare
 from models import MMInterleaved
 from models.generation import scoring
+from models.generation.conversation import Conversation
 from models.generation.generated import Finished, Generated, Preview, Progress
 from models.generation.state import ContextFull
 from models.images.image_file import open_image
@@ -167,3 +169,53 @@ def test_recorded_steps_write_and_draw_the_same(model_dir: Path, drawing: dict) 
     for _ in range(2):  # recorded, and then only replayed
         found = on_gpu.generate([["draw"], ["draw", "draw"]], **options)
         assert [compare(*both) for both in zip(expected, found, strict=True)] == [None, None]
+
+
+def test_a_conversation_is_read_once(
+    session: Session, unchanged_model: MMInterleaved, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every turn is what PyTorch writes after the whole document; going back and both ways of a fork too."""
+    num_encoded = 0
+    run = session.runners["image_tokenizer"].run
+
+    def counted(inputs: Tensors) -> Tensors:
+        nonlocal num_encoded
+        num_encoded += len(inputs["pixel_values"])
+        return run(inputs)
+
+    monkeypatch.setattr(session.runners["image_tokenizer"], "run", counted)
+
+    def go_on(conversation: Conversation, **options: Any) -> Generated:
+        before = conversation.segments
+        found = conversation.generate(**options)
+        expected = unchanged_model.generate(before, **options)
+        assert compare(expected, found) is None
+        assert (found.finish_reason, found.num_prompt_tokens) == (expected.finish_reason, expected.num_prompt_tokens)
+        assert conversation.segments == [*before, *found]
+        return found
+
+    first, second, third = images(model_dir)
+    conversation = session.open_conversation([first, "one"])
+    words = {"mode": "text", "max_new_tokens": 5, "temperature": 1.0, "top_k": 20}
+    prompt = go_on(conversation, **words).num_prompt_tokens
+    place = len(conversation)
+    conversation.add([second, "draw"])
+    written = go_on(conversation, **INTERLEAVED)
+    assert written.images
+    assert written.num_cached_tokens >= prompt
+    assert num_encoded == 2 + len(written.images)
+    other = conversation.fork()
+    conversation.rewind(place)
+    conversation.add([third])
+    go_on(conversation, **words)
+    other.add(["two"])
+    go_on(other, **words)
+    go_on(conversation, mode="text", num_beams=3, max_new_tokens=4)
+    go_on(other, mode="image", num_inference_steps=3)
+    assert num_encoded == 3 + len(written.images)
+    with pytest.raises(ValueError, match="exported model does not tell"):
+        other.generate(sampling_locations=True)
+    with other.generate_stream(**words) as stream:
+        text = [next(stream), next(stream)]
+    assert other.segments[-1] == "".join(map(str, text))
+    go_on(other, **words)

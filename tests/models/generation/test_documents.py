@@ -95,5 +95,7 @@ def test_a_document_is_cut_between_segments(model: MMInterleaved, num_new: int, 
     """The language model reads 512 tokens; the segments have 4, 3 and 4 of them."""
     segments = [pieces_of(text, model.processor, model.config) for text in ("abcd", IMAGE, "efg")]
     segments[2].append([9])
-    kept = cut_to_fit(segments, TorchGenerationState(model), num_new, 0)
-    assert kept == segments[3 - num_kept :]
+    state = TorchGenerationState(model)
+    assert cut_to_fit(segments, state, num_new, 0) == segments[3 - num_kept :]
+    state.read([[[1, 5, 6]]])
+    assert cut_to_fit(segments, state, num_new, 0) == segments[3 - num_kept :], "what has been read is part of them"

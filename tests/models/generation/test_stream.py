@@ -47,7 +47,7 @@ def test_closing_from_another_thread_ends_it_within_a_step(model: MMInterleaved,
     assert num_runs == 3
     assert not any(isinstance(event, Finished) for event in events)
     assert [event.step for event in events if isinstance(event, Progress)] == (
-        [1, 2] if options["mode"] == "image" else []
+        [1, 2, 3] if options["mode"] == "image" else []
     )
     assert list(stream) == []
     hook.remove()
@@ -89,7 +89,7 @@ def test_the_work_is_closed_by_whoever_can() -> None:
     stream.close()
     closed.set()
     thread.join(60)
-    assert found == [0]
+    assert found == [0, 1]
     assert ended == [True, True]
 
 
