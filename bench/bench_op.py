@@ -21,7 +21,7 @@ from torch import Tensor
 
 import mmfs
 from bench import device_time, measure, peers
-from bench.workloads import WORKLOADS, Arguments, Locations, Scale, Workload
+from bench.workloads import WORKLOADS, Arguments, Call, Locations, Scale, Workload
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}  # relative, by type of the values
 PEER_TOLERANCE = {torch.float32: 1e-5, torch.float16: 0.3, torch.bfloat16: 0.3}
@@ -146,7 +146,7 @@ def on_the_device(calls: list[Callable[[], None]], implementation: str) -> dict[
         return {"no_device_time": str(error).partition("\n")[0]}
 
 
-def call_of(op: Callable[..., Tensor], case: Workload, arguments: Arguments, backward: bool) -> Callable[[], None]:
+def call_of(op: Callable[..., Tensor], case: Call, arguments: Arguments, backward: bool) -> Callable[[], None]:
     """One call, with its gradients if asked for; does not wait for the device."""
     if not backward:
 
@@ -166,14 +166,14 @@ def call_of(op: Callable[..., Tensor], case: Workload, arguments: Arguments, bac
     return forward_backward
 
 
-def checked_queries(case: Workload, device: str) -> Tensor:
+def checked_queries(case: Call, device: str) -> Tensor:
     """Indices of queries, evenly spread, first and last among them."""
     num_checked = min(case.num_queries, NUM_CHECKED_QUERIES)
     return torch.linspace(0, case.num_queries - 1, num_checked, device=device).round().long()
 
 
 def results(
-    op: Callable[..., Tensor], case: Workload, arguments: Arguments, sample: Tensor, backward: bool
+    op: Callable[..., Tensor], case: Call, arguments: Arguments, sample: Tensor, backward: bool
 ) -> list[Tensor]:
     """The sampled queries of the output; with backward, also the gradients of their sum with random signs."""
     if not backward:

@@ -1,7 +1,8 @@
 """python -m bench.table RESULT.json: what `pytest bench/ --benchmark-json RESULT.json` wrote, as a Markdown page.
 
 Times are of one call, medians. "wall" is from Python until the result is there, "device" what the GPU works on it. "x"
-is how many times faster than transformers' own function in the same run: by the device where both have that time.
+is how many times faster than transformers' own function in the same run, or than rebatching the queries of cameras:
+by the device where both have that time.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ HEADER = (
     "| workload | direction | type | locations | implementation | threads | wall ms | device ms | x | MiB | error |\n"
     "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|"
 )
-PEER = "transformers"
+PEERS = ("transformers", "rebatched")
+"""No workload has both."""
+
 Times = tuple[float, float | None]  # wall and device, in seconds
+Key = tuple[str, str, str, str, str, int]
 
 
 def page(result: dict[str, Any]) -> str:
@@ -46,12 +50,17 @@ def table(result: dict[str, Any]) -> str:
             *map(str, key(info)),
             milliseconds(wall_s),
             milliseconds(device_s),
-            ratio(times.get(key(info | {"implementation": PEER})), (wall_s, device_s)),
+            ratio(peer_times(times, info), (wall_s, device_s)),
             "–" if peak_bytes is None else f"{peak_bytes / 2**20:.0f}",
             f"{info['relative_error']:.1e}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def peer_times(times: dict[Key, Times], info: dict[str, Any]) -> Times | None:
+    found = (times.get(key(info | {"implementation": peer})) for peer in PEERS)
+    return next((each for each in found if each is not None), None)
 
 
 def times_of(entry: dict[str, Any]) -> Times:
@@ -73,7 +82,7 @@ def ratio(peer: Times | None, own: Times) -> str:
     return f"{peer[0] / own[0]:.2f}"
 
 
-def key(info: dict[str, Any]) -> tuple[str, str, str, str, str, int]:
+def key(info: dict[str, Any]) -> Key:
     """What a row is about."""
     return (
         info["workload"],

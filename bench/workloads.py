@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,19 @@ SMOKE_LEVELS = ((6, 4), (3, 2))
 CELL = 1 / 16  # MMFS predicts offsets in cells of a 16 x 16 grid
 TICK = 2.0**-13
 CLOSE = 1 / 32  # of the usual distances, where samples are concentrated
+
+
+class Call(Protocol):
+    """What has to be known of a call to compare its results: which arguments have gradients, and an axis of queries."""
+
+    @property
+    def num_queries(self) -> int: ...
+
+    @property
+    def differentiated(self) -> tuple[str, ...]: ...
+
+    @property
+    def per_query(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)

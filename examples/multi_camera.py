@@ -6,8 +6,9 @@ A vehicle has six cameras. The model predicts which cells of the ground around i
 (bird's-eye view, BEV). Each cell has a query; the cell's centre, at a few heights, is projected into every camera, and
 the query attends around these points in the cameras that see them. The mean over cameras and heights is its result.
 
-With mmfs the cameras are the images of a bank, and a query that meets a camera is a row whose `visible` is that camera
-alone. So the rows are exactly the pairs that meet, however many there are, and no camera is padded to the longest list.
+With mmfs the cameras are the images of a bank, and each query has a list of what it meets: a camera's number, and where
+the cell lies in that camera. A slot of the list is a camera and a height; -1 stands where the camera does not see the
+cell. No query is copied for each camera, no camera is padded to the longest list, and nothing is scattered back.
 
 The world is made up: upright posts on the ground, which each camera draws as it would see them.
 """
@@ -77,15 +78,15 @@ def cell_centres() -> Tensor:
 class SpatialCrossAttention(nn.Module):
     """BEV queries attend to the cameras that see their cell.
 
-    Buffers, one row for each pair of a point and a camera that sees it: `camera` and `cell` (int) and `places` (x, y).
+    Buffers, by cell and slot, a slot for each camera and height: `lists`, int [Q, K], the camera or -1, and `places`,
+    [Q, K, 2], (x, y) of the cell in its image.
 
     Args:
         width: channels of queries and features.
         level_sizes: (h, w) of the levels of a camera's features.
     """
 
-    camera: Tensor
-    cell: Tensor
+    lists: Tensor
     places: Tensor
 
     def __init__(self, width: int, level_sizes: list[tuple[int, int]]) -> None:
@@ -97,28 +98,25 @@ class SpatialCrossAttention(nn.Module):
             num_heads=4,
             num_points=4,
             base=(16, 8),
-            max_age=1,  # a row sees one camera: there is no order of images
+            max_age=1,  # all slots alike: equal logits make the softmax over them a mean
             null=False,
             offset_init_cells=0.5,
         )
         centres = cell_centres()
         anchors = torch.cat([F.pad(centres, (0, 1), value=height) for height in HEIGHTS_M])
-        places, depths = project(anchors)
-        camera, anchor = seen(places, depths).nonzero(as_tuple=True)  # the pairs that meet
-        self.register_buffer("camera", camera)
-        self.register_buffer("cell", anchor % len(centres))
-        self.register_buffer("places", places[camera, anchor])
+        places, depths = project(anchors)  # [NUM_CAMERAS, heights * Q, 2]
+        cameras = torch.arange(NUM_CAMERAS)[:, None].expand_as(depths)
+        lists = torch.where(seen(places, depths), cameras, -1)
+        slots = (NUM_CAMERAS * len(HEIGHTS_M), len(centres))
+        self.register_buffer("lists", lists.reshape(slots).T.contiguous())
+        self.register_buffer("places", places.reshape(*slots, 2).transpose(0, 1).contiguous())
 
     def forward(self, queries: Tensor, features: Tensor) -> Tensor:
-        """queries [B, Q, width] and features [B, NUM_CAMERAS, S, width] -> [B, Q, width]; 0 where no camera sees."""
-        batch, num_queries, width = queries.shape
-        images = torch.arange(batch)[:, None] * NUM_CAMERAS + self.camera  # [B, pairs], numbers in the bank
-        visible = torch.stack([images, images + 1], dim=-1)
-        values = self.attend.project_values(features.flatten(0, 1))
-        found = self.attend(queries[:, self.cell], self.places, visible, values=values)  # [B, pairs, width]
-        total = found.new_zeros(batch, num_queries, width).index_add(1, self.cell, found)
-        count = self.cell.bincount(minlength=num_queries).clamp(min=1)
-        return total / count[:, None]
+        """queries [B, Q, width] and features [B, NUM_CAMERAS, S, width] -> [B, Q, width]; the bias of the
+        output projection alone where no camera sees."""
+        first = torch.arange(len(queries))[:, None, None] * NUM_CAMERAS  # of each row's cameras, in the bank
+        lists = torch.where(self.lists >= 0, first + self.lists, -1)  # [B, Q, K]
+        return self.attend(queries, self.places[None], image_indices=lists, features=features.flatten(0, 1))
 
 
 class Occupancy(nn.Module):
@@ -173,7 +171,7 @@ def main(num_steps: int = 150, *, batch_size: int = 8) -> tuple[float, float]:
     """Train the model; returns and prints its average precision on new scenes, and that of guessing."""
     torch.manual_seed(0)
     model = Occupancy()
-    pairs = len(model.cross.cell)
+    pairs = int((model.cross.lists >= 0).sum())
     print(f"{CELLS * CELLS} cells at {len(HEIGHTS_M)} heights and {NUM_CAMERAS} cameras: {pairs} pairs meet", end=" ")
     print(f"(of {CELLS * CELLS * len(HEIGHTS_M) * NUM_CAMERAS})")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

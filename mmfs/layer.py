@@ -172,8 +172,9 @@ class MMFS(nn.Module):
         self,
         query: Tensor,
         reference_points: Tensor,
-        visible: Tensor,
+        visible: Tensor | None = None,
         *,
+        image_indices: Tensor | None = None,
         features: Tensor | None = None,
         values: Tensor | None = None,
         spatial_shapes: Tensor | None = None,
@@ -184,7 +185,11 @@ class MMFS(nn.Module):
         Args:
             query: [B, Q, query_dim], in the dtype of the parameters, like features or values.
             reference_points: broadcastable to [B, Q, 2], (x, y) in [0, 1], float32: what sampling offsets are added to.
+                With image_indices [B, Q, K, 2] or, where they differ by level or by sampled point, [B, Q, K, L, P, 2].
             visible: int [B, Q, 2], first and one past the last image of the bank that each query sees; equal for none.
+            image_indices: int [B, Q, K], in place of visible: any images of the bank, -1 for none, each with a point of
+                its own. Slot k takes what the layer learned of age k + 1: give it max_age = K and each camera a slot to
+                learn something of each camera, or max_age = 1 to treat all alike. See `mmfs.mmfs_attention`.
             features: [N, S, feature_dim], the bank, level by level as in the layer's spatial_shapes, each level row by
                 row (`feature_map.flatten(2).transpose(1, 2)` of each level, concatenated); or
             values: [N, S, H, D], the bank after `project_values`.
@@ -239,6 +244,7 @@ class MMFS(nn.Module):
             logit_table=logit_table,
             null_logit=null_logit,
             null_value=null_value,
+            image_indices=image_indices,
             backend=self.backend,
         )  # [B, Q, H*D]
         if record is not None:
@@ -256,6 +262,7 @@ class MMFS(nn.Module):
                     null_logit,
                     null_value,
                     of_images,
+                    image_indices,
                 )
             )
         out: Tensor = self.output_proj(sampled)

@@ -31,6 +31,7 @@ def test_one_call_equals_a_loop_over_cameras_and_heights() -> None:
     cross = SpatialCrossAttention(multi_camera.WIDTH, [(4, 8), (2, 4)]).double()
     torch.nn.init.normal_(cross.attend.sampling_offsets.weight, std=0.3)
     torch.nn.init.normal_(cross.attend.attention_weights.weight)
+    torch.nn.init.normal_(cross.attend.output_proj.bias)
     cells = multi_camera.CELLS**2
     queries = torch.randn(2, cells, multi_camera.WIDTH, dtype=torch.float64)
     features = torch.randn(2, NUM_CAMERAS, 40, multi_camera.WIDTH, dtype=torch.float64)
@@ -51,7 +52,8 @@ def test_one_call_equals_a_loop_over_cameras_and_heights() -> None:
                 )
                 total[scene, sees] += found[0]
     assert (count == 0).any(), "some cells are seen by no camera"
-    torch.testing.assert_close(cross(queries, features), total / count.clamp(min=1))
+    mean = torch.where(count == 0, cross.attend.output_proj.bias, total / count.clamp(min=1))
+    torch.testing.assert_close(cross(queries, features), mean)
 
 
 @pytest.mark.slow

@@ -131,6 +131,47 @@ class Layers(nn.Module):
         return seen + self.ms_deform_attn(query, points[:, :, None], image, [(2, 3)])
 
 
+class ListsOfImages(nn.Module):
+    """A layer whose queries have lists of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mmfs = MMFS(12, 8, spatial_shapes=NOT_SQUARE, num_heads=2, num_points=3, max_age=4, base=(4, 2))
+
+    def forward(self, query: Tensor, points: Tensor, lists: Tensor, features: Tensor) -> Tensor:
+        return self.mmfs(query, points, image_indices=lists, features=features)
+
+
+def lists_inputs(batch: int, num_queries: int, num_images: int, num_slots: int) -> tuple[Tensor, ...]:
+    return (
+        torch.randn(batch, num_queries, 12),
+        torch.rand(batch, num_queries, num_slots, 2, requires_grad=True),
+        torch.randint(-1, num_images, (batch, num_queries, num_slots)),
+        torch.randn(num_images, 34, 8),
+    )
+
+
+def test_lists_of_images_are_exported_and_compiled_with_dynamic_sizes() -> None:
+    layer = ListsOfImages()
+    batch, queries, images, slots = Dim("batch"), Dim("queries"), Dim("images"), Dim("slots")
+    by_query = {0: batch, 1: queries}
+    by_slot = by_query | {2: slots}
+    program = torch.export.export(
+        layer, lists_inputs(2, 7, 3, 5), dynamic_shapes=(by_query, by_slot, by_slot, {0: images})
+    )
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for sizes in [(2, 7, 3, 5), (3, 11, 2, 2), (5, 6, 9, 4)]:
+        inputs = lists_inputs(*sizes)
+        expected = layer(*inputs)
+        assert_equal_up_to_rounding(program.module()(*inputs), expected)
+        out = compiled(*inputs)
+        assert_equal_up_to_rounding(out, expected)
+        (found,) = torch.autograd.grad(out.square().sum(), inputs[1])
+        (gradient,) = torch.autograd.grad(expected.square().sum(), inputs[1])
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(found, gradient)
+
+
 def layer_inputs(batch: int, num_queries: int, num_images: int) -> tuple[Tensor, ...]:
     visible = torch.randint(0, num_images + 1, (batch, num_queries, 2)).sort(-1).values
     return (
