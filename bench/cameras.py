@@ -1,7 +1,7 @@
 """A bird's-eye view of cameras: BEVFormer's spatial cross-attention (Li et al., 2022) between its projections.
 
-Each query is a cell of the ground, which two of six cameras see. In each of them its centre lies at Z heights; point p
-of the P that a head samples on a level is placed around height p % Z. The softmax is over the levels and points of one
+Each query is a cell of the ground, which two of six cameras see. In each of them its centre lies at several heights;
+point p of the P that a head samples on a level is placed around height p modulo their number. The softmax is over the levels and points of one
 camera, and the result is the mean of the cameras that see the cell.
 
 `mmfs.mmfs_attention` says this with image_indices: the logits are the same for all cameras, so a softmax over all of
@@ -11,7 +11,7 @@ see; "rebatched" gathers the queries of each camera, pads them to the longest li
 BEVFormer does.
 
 Letters: B batch, Q queries, N cameras, S pixels of all levels of a camera, H heads, D channels of a head, L levels,
-P points, Z heights.
+P points.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def project(side: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         lists: int [Q, N], camera c in slot c, -1 where it does not see the cell: two of six do.
-        points: [Q, N, Z, 2], (x, y) of the cell in each image; also outside of it, where it is not seen.
+        points: [Q, N, heights, 2], (x, y) of the cell in each image; also outside of it, where it is not seen.
     """
     line = (torch.arange(side) + 0.5) / side * 100 - 50  # metres
     front, left = torch.cartesian_prod(line, line).unbind(-1)  # [Q]
@@ -111,7 +111,7 @@ def project(side: int) -> tuple[Tensor, Tensor]:
     angle = torch.remainder(angle + math.pi, 2 * math.pi) - math.pi  # [Q, N], from the axis of the camera
     lists = torch.where(angle.abs() < math.pi / 3, torch.arange(NUM_CAMERAS), -1)
     x = 0.5 - angle / (2 * math.pi / 3)
-    y = 0.5 - torch.tensor(HEIGHTS) / torch.hypot(front, left).clamp(min=1.0)[:, None]  # [Q, Z]
+    y = 0.5 - torch.tensor(HEIGHTS) / torch.hypot(front, left).clamp(min=1.0)[:, None]
     points = torch.stack(torch.broadcast_tensors(x[:, :, None], y[:, None]), dim=-1)
     return lists, points
 

@@ -125,12 +125,19 @@ struct MMFSAttentionPlan {
         const int64_t threads_for_cut = op.deterministic && !is_forward ? 1 : num_threads;
         pieces = cut(groups, op.bank.num_heads, op.num_queries, threads_for_cut, num_chunks);
         const int64_t room = std::max<int64_t>(most_images, 1) * padded<W>(op.samples_of_image());
-        tile = std::clamp<int64_t>(WEIGHTS_OF_TILE / std::max<int64_t>(room, 1), 1, MOST_QUERIES);
+        const bool lists = op.lists != nullptr;
+        tile = std::clamp<int64_t>(
+            (lists ? WEIGHTS_OF_LISTS : WEIGHTS_OF_TILE) / std::max<int64_t>(room, 1), 1,
+            lists ? std::max<int64_t>(op.batch * op.num_queries, 1) : MOST_QUERIES
+        );
     }
 
     // Enough queries to read each row of an image several times; few enough for their weights to fit the cache too.
     static constexpr int64_t WEIGHTS_OF_TILE = 1 << 14;
     static constexpr int64_t MOST_QUERIES = 128;
+    // Neighbouring queries may have images in their lists that are too large for the cache together: with more queries,
+    // each image is read by many of them in turn.
+    static constexpr int64_t WEIGHTS_OF_LISTS = 1 << 20;
 
     std::vector<Group> groups;
     int64_t most_images = 0;  // that one query sees
