@@ -1,8 +1,8 @@
 """A bird's-eye view of cameras: BEVFormer's spatial cross-attention (Li et al., 2022) between its projections.
 
 Each query is a cell of the ground, which two of six cameras see. In each of them its centre lies at several heights;
-point p of the P that a head samples on a level is placed around height p modulo their number. The softmax is over the levels and points of one
-camera, and the result is the mean of the cameras that see the cell.
+point p of the P that a head samples on a level is placed around height p modulo their number. The softmax is over the
+levels and points of one camera, and the result is the mean of the cameras that see the cell.
 
 `mmfs.mmfs_attention` says this with image_indices: the logits are the same for all cameras, so a softmax over all of
 them is that mean. The peers are the two ways in which models say it with deformable attention of one image, written
