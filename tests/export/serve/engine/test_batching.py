@@ -1,0 +1,304 @@
+"""Every path of the engine gives what `generate` gives: batched or not, cached or not, whatever happens beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from export.runtime import Session
+from export.serve.engine.batching import BatchingEngine
+from export.serve.engine.events import Cancelled, Completed, Event, Failed, Scored
+from export.serve.engine.interface import Asker, EngineStopped, GenerationRequest, QueuedTooLong, ScoreRequest
+from export.serve.engine.limits import EngineLimits
+from export.validate.end_to_end import compare
+from models import MMInterleaved
+from models.generation.generated import Generated, Preview, Progress
+from models.generation.options import GenerationOptions
+from models.generation.state import GenerativeModel
+from models.images.image_file import open_image
+
+WRITTEN = {"mode": "text", "max_new_tokens": 12, "min_new_tokens": 12}
+DRAWN = {"mode": "image", "num_inference_steps": 4}
+
+
+@pytest.fixture(scope="module", params=["torch", "ort"])
+def served(request: pytest.FixtureRequest, model_dir: Path) -> GenerativeModel:
+    if request.param == "torch":
+        return MMInterleaved.from_pretrained(model_dir)
+    return Session.open(request.getfixturevalue("exported"), "ort")
+
+
+@pytest.fixture
+def engine(served: GenerativeModel) -> Iterator[BatchingEngine]:
+    running = BatchingEngine(served, EngineLimits(read_budget=24))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def pictures(model_dir: Path) -> list[Image.Image]:
+    return [open_image(file) for file in sorted((model_dir / "samples").glob("*.png"))]
+
+
+async def events_of(engine: BatchingEngine, document: list[Any], preview_every: int = 0, **options: Any) -> list[Event]:
+    request = GenerationRequest(document=document, options=GenerationOptions(**options), preview_every=preview_every)
+    return [event async for event in engine.submit(request)]
+
+
+def asked(*work: Coroutine[Any, Any, list[Event]]) -> list[list[Event]]:
+    async def together() -> list[list[Event]]:
+        return list(await asyncio.gather(*work))
+
+    return asyncio.run(together())
+
+
+def generated(document: list[Any], events: list[Event]) -> Generated:
+    """The same as `generate` returns it."""
+    result = Generated(document)
+    for event in events[:-1]:
+        assert isinstance(event, str | Progress | Preview | Image.Image)
+        result.add(event)
+    last = events[-1]
+    assert isinstance(last, Completed), last
+    result.add(last.finished)
+    return result
+
+
+def check(served: Any, document: list[Any], events: list[Event], **options: Any) -> Completed:
+    found, expected = generated(document, events), served.generate(document, **options)
+    assert compare(expected, found) is None
+    assert (found.finish_reason, found.num_new_tokens, found.num_prompt_tokens, found.num_cut) == (
+        expected.finish_reason,
+        expected.num_new_tokens,
+        expected.num_prompt_tokens,
+        expected.num_cut,
+    )
+    last = events[-1]
+    assert isinstance(last, Completed)
+    return last
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")  # dpm with numpy 2
+def test_all_kinds_together_are_as_each_alone(
+    served: GenerativeModel, engine: BatchingEngine, pictures: list[Image.Image]
+) -> None:
+    work: list[tuple[list[Any], dict[str, Any]]] = [
+        (["one"], WRITTEN),
+        ([pictures[0], "a longer text that is read in several pieces, and then"], {**WRITTEN, "temperature": 1.0}),
+        (["draw"], {"max_new_tokens": 8, "max_new_images": 2, "num_inference_steps": 3, "seed": 5}),
+        ([pictures[1], "draw"], {**DRAWN, "guidance_scale": 1.0, "scheduler": "ddpm", "seed": 3}),
+        (["two", pictures[2]], {**DRAWN, "scheduler": "dpm", "max_new_images": 2, "num_inference_steps": 5}),
+        (["b"], {"mode": "text", "max_new_tokens": 5, "num_beams": 3}),
+        (["c"], {"mode": "text", "max_new_tokens": 0}),
+        (["d"], {**WRITTEN, "repetition_penalty": 1.5, "stop": "u"}),
+        ([], WRITTEN),
+    ]
+    found = asked(*(events_of(engine, document, **options) for document, options in work))
+    for (document, options), events in zip(work, found, strict=True):
+        completed = check(served, document, events, **options)
+        steps = [event.step for event in events if isinstance(event, Progress)]
+        assert (not steps) == (completed.num_new_images == 0)
+    assert engine.stats().num_running == 0
+
+
+def test_a_next_turn_reads_what_is_new(served: Any, engine: BatchingEngine, pictures: list[Image.Image]) -> None:
+    """Continued, asked again, and edited: with the same result as from the beginning."""
+    document: list[Any] = [pictures[0], "it begins with an image"]
+    (events,) = asked(events_of(engine, document, **WRITTEN))
+    assert check(served, document, events, **WRITTEN).finished.num_cached_tokens == 0
+    answer = generated(document, events)
+    document = [*document, *answer, " and then", pictures[1], " after that"]
+    (events,) = asked(events_of(engine, document, **WRITTEN))
+    completed = check(served, document, events, **WRITTEN)
+    assert completed.finished.num_cached_tokens >= 20
+    for again in ({"seed": 1, **WRITTEN}, {"seed": 2, "temperature": 0.9, **WRITTEN}):
+        (events,) = asked(events_of(engine, document, **again))
+        repeated = check(served, document, events, **again)
+        assert repeated.finished.num_cached_tokens == completed.finished.num_prompt_tokens - 1
+    edited = [*document[:-1], " before"]
+    (events,) = asked(events_of(engine, edited, **DRAWN))
+    assert check(served, edited, events, **DRAWN).finished.num_cached_tokens > completed.finished.num_cached_tokens
+    other = [pictures[2], *document[1:]]
+    (events,) = asked(events_of(engine, other, **WRITTEN))
+    assert check(served, other, events, **WRITTEN).finished.num_cached_tokens == 0, "another image stands first"
+    assert engine.stats().conversation_bytes > 0
+
+
+def test_what_one_client_sent_is_not_found_by_another(engine: BatchingEngine) -> None:
+    async def cached(scope: str) -> int:
+        request = GenerationRequest(
+            document=["a text of some length"],
+            options=GenerationOptions(**WRITTEN),  # type: ignore[arg-type]
+            asker=Asker(cache_scope=scope),
+        )
+        *_, last = [event async for event in engine.submit(request)]
+        assert isinstance(last, Completed)
+        return last.finished.num_cached_tokens
+
+    async def one_after_another() -> list[int]:
+        return [await cached(scope) for scope in ("a", "b", "a")]
+
+    first, second, third = asyncio.run(one_after_another())
+    assert (first, second) == (0, 0)
+    assert third > 10
+
+
+def test_previews_come_between_the_steps(engine: BatchingEngine) -> None:
+    (events,) = asked(events_of(engine, ["draw"], preview_every=2, **{**DRAWN, "num_inference_steps": 5}))
+    assert any(isinstance(event, Preview) for event in events)
+    assert isinstance(events[-2], Image.Image)
+
+
+def test_scores_are_those_of_the_library(served: Any, engine: BatchingEngine) -> None:
+    async def scored() -> Event:
+        request = ScoreRequest(document=["one"], candidates=["a", "longer"])
+        *_, last = [event async for event in engine.submit(request)]
+        return last
+
+    last = asyncio.run(scored())
+    assert isinstance(last, Scored)
+    for found, expected in zip(last.scores, served.score(["one"], ["a", "longer"]), strict=True):
+        assert (found.candidate, found.rank) == (expected.candidate, expected.rank)
+        assert found.log_probability == pytest.approx(expected.log_probability, rel=1e-3)
+
+
+@pytest.mark.parametrize("when", ["waiting", "writing", "drawing", "searching"])
+def test_a_cancelled_request_leaves_the_others_alone(served: Any, engine: BatchingEngine, when: str) -> None:
+    long = {
+        "waiting": WRITTEN,
+        "writing": {"mode": "text", "max_new_tokens": 400, "min_new_tokens": 400},
+        "drawing": {**DRAWN, "num_inference_steps": 1000},
+        "searching": {"mode": "text", "max_new_tokens": 300, "num_beams": 4, "length_penalty": 20.0},
+    }[when]
+
+    async def cancelled() -> list[Event]:
+        handle = engine.submit(GenerationRequest(document=["abc"], options=GenerationOptions(**long)))
+        if when == "waiting":
+            handle.cancel("client")
+        elif when == "searching":
+            await asyncio.sleep(0.2)
+        else:
+            await anext(handle)
+        handle.cancel("client")
+        return [event async for event in handle]
+
+    gone, other = asked(cancelled(), events_of(engine, ["one"], **WRITTEN))
+    assert gone[-1] == Cancelled("client")
+    check(served, ["one"], other, **WRITTEN)
+    (again,) = asked(events_of(engine, ["abc"], **WRITTEN))
+    check(served, ["abc"], again, **WRITTEN)
+    assert engine.stats().num_running == 0
+
+
+def test_many_cancels_leave_nothing_behind(served: Any, engine: BatchingEngine) -> None:
+    async def cancelled(number: int) -> None:
+        options = GenerationOptions(**(WRITTEN if number % 2 else DRAWN))  # type: ignore[arg-type]
+        handle = engine.submit(GenerationRequest(document=[f"text {number}"], options=options))
+        await asyncio.sleep(0.003 * (number % 7))
+        handle.cancel("client")
+        async for _ in handle:
+            pass
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(cancelled(number) for number in range(40)))
+
+    asyncio.run(all_of_them())
+    stats = engine.stats()
+    assert (stats.num_running, stats.num_waiting, stats.num_writing, stats.num_drawing) == (0, 0, 0, 0)
+    (events,) = asked(events_of(engine, ["one"], **WRITTEN))
+    check(served, ["one"], events, **WRITTEN)
+
+
+def test_what_cannot_be_read_fails_alone(served: Any, engine: BatchingEngine) -> None:
+    work = asked(events_of(engine, ["word " * 600], **WRITTEN), events_of(engine, ["one"], **WRITTEN))
+    assert isinstance(work[0][-1], Failed)
+    assert "the language model reads 512" in str(work[0][-1].error)
+    check(served, ["one"], work[1], **WRITTEN)
+
+
+def test_a_document_that_becomes_too_long_ends_or_fails_alone(served: Any, engine: BatchingEngine) -> None:
+    document = ["a " * 490]
+    options = {"mode": "text", "max_new_tokens": 40, "min_new_tokens": 40}
+    cut, failed, other = asked(
+        events_of(engine, document, overflow="cut", **options),
+        events_of(engine, document, **options),
+        events_of(engine, ["one"], **WRITTEN),
+    )
+    check(served, document, cut, overflow="cut", **options)
+    assert isinstance(failed[-1], Failed)
+    assert "the language model reads 512" in str(failed[-1].error)
+    check(served, ["one"], other, **WRITTEN)
+
+
+@pytest.fixture
+def poisoned(model: MMInterleaved) -> Iterator[BatchingEngine]:
+    """An engine whose networks fail at some position of a document, and at some time steps of an image."""
+    engine = BatchingEngine(model, EngineLimits())
+
+    def refuse_to_write(_module: object, _args: object, given: dict[str, Any]) -> None:
+        if int(given["position_ids"].max()) >= 30:
+            raise RuntimeError("a kernel failed")
+
+    def refuse_to_draw(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        if bool((args[1] < 300).any()):
+            raise RuntimeError("a kernel failed while drawing")
+
+    model.language_model.register_forward_pre_hook(refuse_to_write, with_kwargs=True)
+    model.image_decoder.unet.register_forward_pre_hook(refuse_to_draw)
+    yield engine
+    engine.close()
+
+
+def test_an_exception_in_a_batch_fails_the_guilty_alone(
+    unchanged_model: MMInterleaved, poisoned: BatchingEngine
+) -> None:
+    """Position 30 cannot be computed, and neither can time steps below 300: whoever does not come there goes on."""
+    engine = poisoned
+    long = {"mode": "text", "max_new_tokens": 60, "min_new_tokens": 60}
+    drawing = {"mode": "image", "guidance_scale": 1.0}
+    guilty, innocent, other, lost, drawn = asked(
+        events_of(engine, ["a"], **long),
+        events_of(engine, ["b"], **{**WRITTEN, "max_new_tokens": 20, "min_new_tokens": 20}),
+        events_of(engine, ["c"], **WRITTEN),
+        events_of(engine, ["d"], **drawing, num_inference_steps=6),
+        events_of(engine, ["e"], **drawing, num_inference_steps=2),
+    )
+    assert isinstance(guilty[-1], Failed)
+    assert str(guilty[-1].error) == "a kernel failed"
+    assert isinstance(lost[-1], Failed)
+    assert str(lost[-1].error) == "a kernel failed while drawing"
+    check(unchanged_model, ["b"], innocent, **{**WRITTEN, "max_new_tokens": 20, "min_new_tokens": 20})
+    check(unchanged_model, ["c"], other, **WRITTEN)
+    check(unchanged_model, ["e"], drawn, **drawing, num_inference_steps=2)
+    assert engine.stats().num_running == 0
+
+
+def test_who_waits_too_long_or_does_not_fit_waits_for_others(served: GenerativeModel) -> None:
+    engine = BatchingEngine(served, EngineLimits(max_running=1, queue_timeout=0.05, memory_bytes=1))
+    try:
+        first, second = asked(
+            events_of(engine, ["a"], **{**DRAWN, "num_inference_steps": 200}), events_of(engine, ["b"], **WRITTEN)
+        )
+        assert isinstance(first[-1], Completed), "alone, a request is always tried"
+        assert isinstance(second[-1], Failed)
+        assert isinstance(second[-1].error, QueuedTooLong)
+    finally:
+        engine.close()
+    with pytest.raises(EngineStopped, match="The server is stopping"):
+        engine.submit(GenerationRequest(document=["a"], options=GenerationOptions()))
+
+
+def test_memory_admits_as_many_as_fit(served: GenerativeModel) -> None:
+    engine = BatchingEngine(served, EngineLimits(memory_bytes=1))
+    try:
+        found = asked(*(events_of(engine, [name], **WRITTEN) for name in "abc"))
+        for name, events in zip("abc", found, strict=True):
+            check(served, [name], events, **WRITTEN)
+    finally:
+        engine.close()
