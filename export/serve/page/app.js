@@ -2,7 +2,7 @@
 
 import { say } from "./announce.js";
 import { codeDialog, imageDialog, keysDialog } from "./dialogs.js";
-import { ensureOpenTurn, forkAt, fromJSON, isEmpty, joined, newDocument, newTurn, partsOf, shown, titleOf } from "./document.js";
+import { ensureOpenTurn, forkAt, fromJSON, imagesOf, isEmpty, joined, newDocument, newTurn, partsOf, shown, textOf, titleOf } from "./document.js";
 import { showExamples } from "./examples.js";
 import { historyPanel } from "./history.js";
 import { looksLikeImage, setMostBytes } from "./images.js";
@@ -15,6 +15,7 @@ import { saveHTML, saveJSON } from "./save.js";
 import * as store from "./store.js";
 import { TurnView } from "./turns.js";
 import { getJSON, getKey } from "./wire.js";
+import { characters } from "./words.js";
 import { isWriting, stop, write } from "./writing.js";
 
 const SAVE_AFTER_MS = 400;
@@ -93,8 +94,12 @@ const handlers = {
   say,
   error: (sentence) => fail(sentence),
   hint: (turn) => (turn.role === "user" ? "Write, paste or drop images here" : "Nothing is written here"),
-  openImage: (view, node, index) => imageDialog(view.editor, index),
-  clickImage: (view, node, index, event) => locations.clickImage(view, node, index, event),
+  openImage: (view, node, index) => imageDialog(view.editor, index, locations.canShow(node) ? () => locations.choosePlace(node, 0.5, 0.5) : null),
+  clickImage: (view, node, index, event) => {
+    const { left, top, width, height } = node.getBoundingClientRect();
+    const isChosen = locations.isOpen() && locations.choosePlace(node, (event.clientX - left) / width, (event.clientY - top) / height);
+    if (!isChosen) handlers.openImage(view, node, index);
+  },
   leave: moveToNextTurn,
   continue: (view) => (view.turn.role === "assistant" ? goOn(view) : answer(view)),
   regenerate,
@@ -196,10 +201,11 @@ function mayWrite() {
 async function writeTurn(turn, undo, { seed, continues = false, earlier = null } = {}) {
   const owner = doc;
   const before = doc.turns.slice(0, doc.turns.indexOf(turn) + (continues ? 1 : 0));
-  const body = requestBody(model, doc, before, { seed, locations: locations.recorded(props) });
+  const isRecorded = locations.wanted();
+  const body = requestBody(model, doc, before, { seed, locations: isRecorded });
   const view = viewOf(turn);
-  const startsAt = { text: continues ? partsOf(turn).length : 0 };
-  const { made, pieces, error } = await write(view, body);
+  const from = { images: imagesOf(before), start: characters(textOf(turn)), firstDrawn: imagesOf([turn]).length };
+  const { made, pieces, response, error } = await write(view, body);
   const again = { "Try again": () => (earlier ? regenerate(viewOf(turn)) : generate()) };
   if (!pieces.length) {
     undo();
@@ -208,9 +214,12 @@ async function writeTurn(turn, undo, { seed, continues = false, earlier = null }
     else if (made.finish !== "stopped") notify("The model wrote nothing: to it, the document is complete. Add something, or choose what it may write below.");
   } else {
     shown(turn).made = made;
-    locations.keep(turn, { pieces, before, startsAt });
+    view.end();
+    if (isRecorded && response) {
+      const text = pieces.map((piece) => piece.text ?? "").join("");
+      locations.keep(turn, { ...from, response, text, drawn: pieces.filter((piece) => piece.url) });
+    }
     if (doc === owner) {
-      view.end();
       ensureOpenTurn(doc);
       if (doc.turns.length > views.length) render();
       locations.refresh();
@@ -240,9 +249,10 @@ const past = panelButton("history", "History", (body) =>
   }),
 );
 const locations = new LocationsPanel({
-  images: () => views.flatMap((view) => view.editor.images().map((node) => ({ turn: view.turn, node }))),
+  turns: () => doc.turns,
+  nodes: () => views.flatMap((view) => view.editor.images().map((node) => ({ turn: view.turn, node }))),
   turnOf: (node) => views.find((view) => view.element.contains(node))?.turn,
-  fail,
+  can: () => props?.sampling_locations === true,
 });
 
 async function importFiles(files) {

@@ -17,12 +17,15 @@ function open(title, content) {
   return dialog;
 }
 
-/** An image: see it large, describe it, move it, save it, remove it. `editor` is null where nothing may be changed. */
-export function imageDialog(editor, index) {
+/**
+ * An image: see it large, describe it, move it, save it, remove it. `look` shows where the model looked when it drew it, or is
+ * null.
+ */
+export function imageDialog(editor, index, look) {
   const { imagePart: part } = editor.images()[index];
   const isLocked = editor.element.contentEditable === "false";
-  const input = element("input", { type: "text", dir: "auto", value: part.alt, id: "alt-text", autocomplete: "off", disabled: isLocked });
-  const close_and = (close, act) => () => {
+  const input = element("input", { type: "text", dir: "auto", value: part.alt, id: "alt-text", autocomplete: "off", autofocus: true, disabled: isLocked });
+  const closeAnd = (close, act) => () => {
     close();
     act();
   };
@@ -36,10 +39,11 @@ export function imageDialog(editor, index) {
       element(
         "div",
         { class: "row" },
-        button("Move left", { disabled: isLocked, onclick: close_and(close, () => editor.move(index, "left")) }),
-        button("Move right", { disabled: isLocked, onclick: close_and(close, () => editor.move(index, "right")) }),
+        button("Move left", { disabled: isLocked, onclick: closeAnd(close, () => editor.move(index, "left")) }),
+        button("Move right", { disabled: isLocked, onclick: closeAnd(close, () => editor.move(index, "right")) }),
+        ...(look ? [button("Where it looked", { onclick: closeAnd(close, look) })] : []),
         button("Save image", { onclick: () => saveImage(part) }),
-        button("Remove", { disabled: isLocked, onclick: close_and(close, () => editor.remove(index)) }),
+        button("Remove", { disabled: isLocked, onclick: closeAnd(close, () => editor.remove(index)) }),
         element("button", { type: "submit", class: "primary" }, "Done"),
       ),
     ),

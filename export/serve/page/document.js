@@ -1,7 +1,8 @@
 // The document: turns of a person and of the model, each of texts and images in order. No view, no network.
 //
 // document: {id, title, created, changed, mode, options: {name: value}, turns: [turn]}
-// turn:     {id, role: "user" | "assistant", at, versions: [{parts, made}]}   `at`: which version is shown
+// turn:     {id, role: "user" | "assistant", at, versions: [{parts, made, recorded?}]}   `at`: which version is shown;
+//           `recorded`: how to ask where the model looked (locations.js)
 // part:     {type: "text", text} | {type: "image", url, alt}                  `url`: a data URL
 // made:     what is known of how the model wrote it (figures.js), or null
 
@@ -148,10 +149,10 @@ function readPart(given, wrong) {
   throw wrong("with a part that is neither a text nor a PNG, JPEG, WebP or GIF as a data URL");
 }
 
-/** Figures alone: an answer of another server, or of another day, can't be asked where it looked. */
+/** Figures alone. */
 function readMade(given) {
   const kept = Object.entries(given).filter(([, value]) => Number.isFinite(value) || (typeof value === "string" && value.length < 100));
-  return Object.fromEntries(kept.filter(([name]) => name !== "response"));
+  return Object.fromEntries(kept);
 }
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);

@@ -40,8 +40,12 @@ export class Editor {
     this.#number();
   }
 
-  parts() {
-    const parts = [];
+  /**
+   * What stands here. At the end a browser shows an empty line only if two line breaks are there, so the last one is no part of
+   * the text; `isTyped` is false while the model writes, whose every character counts.
+   */
+  parts({ isTyped = true } = {}) {
+    let parts = [];
     const walk = (node) => {
       if (node.nodeType === Node.TEXT_NODE) parts.push({ type: "text", text: node.data });
       else if (node.imagePart) parts.push(node.imagePart);
@@ -49,7 +53,9 @@ export class Editor {
       else node.childNodes.forEach(walk);
     };
     this.element.childNodes.forEach(walk);
-    if (this.element.lastChild?.nodeName === "BR") parts.pop(); // it only holds the last line open
+    parts = joined(parts);
+    const last = parts.at(-1);
+    if (isTyped && last?.type === "text" && last.text.endsWith("\n")) last.text = last.text.slice(0, -1);
     return joined(parts);
   }
 
@@ -184,7 +190,7 @@ export class Editor {
     event.preventDefault();
     const files = [...event.clipboardData.files].filter(looksLikeImage);
     if (files.length) await this.insertFiles(files);
-    else document.execCommand("insertText", false, event.clipboardData.getData("text/plain").replace(/\r\n?/g, "\n"));
+    else insertText(event.clipboardData.getData("text/plain"));
   }
 
   /** Text alone, as it is: a browser would add its own markup. An image that is focused is copied by its dialog. */
@@ -224,9 +230,17 @@ export class Editor {
       const text = event.dataTransfer.getData("text/plain");
       this.element.focus();
       if (range) getSelection().setBaseAndExtent(range.startContainer, range.startOffset, range.startContainer, range.startOffset);
-      document.execCommand("insertText", false, text);
+      insertText(text);
     }
   }
+}
+
+/** Insert text at the caret as if it was typed, so that it can be undone. */
+function insertText(text) {
+  text.split(/\r\n?|\n/).forEach((line, index) => {
+    if (index) document.execCommand("insertLineBreak");
+    if (line) document.execCommand("insertText", false, line);
+  });
 }
 
 /** The place in the text under a point of the window. */

@@ -23,7 +23,7 @@ export function showExamples(list, open) {
       const text = example.parts.filter((part) => typeof part === "string").join(" ").trim();
       const made = button(example.name, { class: "example", onclick: async () => open(await documentOf(example)) });
       made.append(
-        element("span", { class: "preview" }, image ? element("img", { src: addressOf(image), alt: "" }) : null, element("span", {}, text)),
+        element("span", { class: "sample" }, image ? element("img", { src: addressOf(image), alt: "" }) : null, element("span", {}, text)),
       );
       return made;
     }),

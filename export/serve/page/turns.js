@@ -86,18 +86,32 @@ export class TurnView {
 
   // While the model writes.
 
+  /** Keep the end of what is written in sight, unless the reader has scrolled away from it. */
+  #follow() {
+    const dock = document.querySelector(".dock").getBoundingClientRect().top;
+    const { bottom } = this.element.getBoundingClientRect();
+    if (!this.isFollowed || bottom <= dock) return;
+    scrollBy(0, bottom - dock + 8);
+  }
+
   begin() {
+    this.isFollowed = true;
+    this.unfollow = () => (this.isFollowed = false);
+    for (const kind of ["wheel", "touchmove"]) addEventListener(kind, this.unfollow, { passive: true, once: true });
     this.editor.locked = true;
+    const last = this.editor.element.lastChild;
+    if (last?.nodeName === "BR") last.remove(); // it held an empty last line open
     this.element.classList.add("writing");
     this.editor.element.classList.remove("empty");
     this.foot.replaceChildren();
+    this.#follow();
   }
 
   addText(text) {
     const into = this.editor.element;
-    if (into.lastChild?.nodeName === "BR") into.lastChild.remove();
     if (into.lastChild?.nodeType === Node.TEXT_NODE) into.lastChild.appendData(text);
     else into.append(document.createTextNode(text));
+    this.#follow();
   }
 
   showPreview(url) {
@@ -106,6 +120,7 @@ export class TurnView {
       this.editor.element.append(this.preview);
     }
     this.preview.firstChild.src = url;
+    this.#follow();
   }
 
   addImage(part) {
@@ -118,10 +133,11 @@ export class TurnView {
   end() {
     this.preview?.remove();
     this.preview = null;
+    for (const kind of ["wheel", "touchmove"]) removeEventListener(kind, this.unfollow);
     this.editor.locked = false;
     this.element.classList.remove("writing");
     const version = shown(this.turn);
-    version.parts = this.editor.parts();
+    version.parts = this.editor.parts({ isTyped: false });
     this.editor.show(version.parts); // names its images
     this.showMade();
     this.#markEmpty();

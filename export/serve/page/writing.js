@@ -16,8 +16,8 @@ export function stop() {
 }
 
 /**
- * Write the answer to `body` at the end of a turn. Returns {made, pieces, error}: the figures to keep, what arrived
- * ([{kind, ...}]), and what went wrong, or null. Never throws.
+ * Write the answer to `body` at the end of a turn. Returns {made, pieces, response, error}: the figures to keep, what
+ * arrived ([{kind, ...}]), the server's id of a complete answer, and what went wrong, or null. Never throws.
  */
 export async function write(view, body) {
   controller = new AbortController();
@@ -61,8 +61,7 @@ export async function write(view, body) {
   sayRest();
   say({ stopped: "Stopped.", failed: "" }[finish] ?? `Done after ${duration(watch.elapsed() / 1000)}.`);
   const made = { ...watch.figures(told.usage, told.mmfs), finish: told.mmfs.finish ?? finish, seed: told.mmfs.seed ?? body.seed ?? 0 };
-  if (told.response && finish === "end") made.response = told.response;
-  return { made, pieces, error };
+  return { made, pieces, error, response: ["stopped", "failed"].includes(finish) ? null : told.response };
 }
 
 function showButtons(writing) {
