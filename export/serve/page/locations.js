@@ -32,14 +32,16 @@ export class LocationsPanel {
     this.panel = panelButton("locations", "Where it looked", (body) => this.#fill(body), () => this.#unmark());
     document.addEventListener("selectionchange", () => this.panel.isOpen() && this.#atCaret());
     const turns = document.querySelector("#turns");
-    let waiting = null;
+    let last = "";
     turns.addEventListener("pointermove", (event) => {
-      if (!this.panel.isOpen() || event.pointerType !== "mouse" || event.buttons) return;
-      clearTimeout(waiting);
-      waiting = setTimeout(() => this.#show(this.#wordUnder(event) ?? this.pinned), HOVER_MS);
+      const at = `${event.clientX} ${event.clientY}`;
+      if (at === last || !this.panel.isOpen() || event.pointerType !== "mouse" || event.buttons) return; // what moved is the page
+      last = at;
+      clearTimeout(this.hovering);
+      this.hovering = setTimeout(() => this.#show(this.#wordUnder(event) ?? this.pinned), HOVER_MS);
     });
     turns.addEventListener("pointerleave", () => {
-      clearTimeout(waiting);
+      clearTimeout(this.hovering);
       if (this.panel.isOpen()) this.#show(this.pinned);
     });
   }
@@ -99,6 +101,7 @@ export class LocationsPanel {
     if (!selection.rangeCount) return;
     const target = this.#word(selection.anchorNode, selection.anchorOffset);
     if (!target) return;
+    clearTimeout(this.hovering);
     this.pinned = target;
     this.#show(target);
   }
@@ -128,8 +131,7 @@ export class LocationsPanel {
   }
 
   async #show(target) {
-    const isSame = target?.node === this.target?.node && String(target?.found) === String(this.target?.found) && target?.x === this.target?.x && target?.y === this.target?.y;
-    if (isSame && this.target === target) return;
+    if (this.target === target) return;
     this.target = target;
     this.#mark(target);
     if (!target?.record) {
