@@ -86,7 +86,9 @@ def mmfs_attention_in_c(arguments: MMFSAttentionArguments) -> Tensor | None:
     null_logit = arguments.null_logit
     if null_logit is not None and (type(null_logit) is not float or not abs(null_logit) <= LARGEST_FLOAT32):
         return None
-    if compiled.why_not(arguments.value) is not None or (call := compiled.read_mmfs_attention(arguments)) is None:
+    if arguments.value is None or autograd.implementation(arguments.value) is not compiled:
+        return None
+    if (call := compiled.read_mmfs_attention(arguments)) is None:
         return None
     if not wants_gradient(arguments):
         return compiled.output_of(call, arguments)

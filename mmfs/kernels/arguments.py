@@ -79,8 +79,18 @@ class KernelArguments:
         """That a row can see: the bank, or all slots of a list."""
         return self.num_images if self.image_indices is None else self.num_slots
 
+    _frozen = None  # the bytes of `freeze`; without a type, since it is no member
+
     def pack(self) -> bytes:
-        # Runs once for every launch, so it is kept short: all members are packed by one call of struct.
+        """The bytes that a kernel is launched with."""
+        return self._pack() if self._frozen is None else self._frozen
+
+    def freeze(self) -> None:
+        """Pack once, for several launches: changes of a member have no effect from here on."""
+        self._frozen = self._pack()
+
+    def _pack(self) -> bytes:
+        # Runs for every launch, so it is kept short: all members are packed by one call of struct.
         members: list[int | float] = []
         for name, code, part in zip(NAMES, CODES, _all_members(self), strict=True):
             if code in (INTEGER, FLOAT):
@@ -92,7 +102,8 @@ class KernelArguments:
             elif part is None:
                 members += (0, 0)
             else:
-                members += (part.data_ptr(), kind_of(name, part))
+                kind = KINDS.get(part.dtype)
+                members += (part.data_ptr(), kind_of(name, part) if kind is None else kind)
         return LAYOUT.pack(*members)
 
     def tensors(self) -> dict[str, Tensor]:

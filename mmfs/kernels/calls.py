@@ -61,6 +61,7 @@ def ms_deform_attn_forward(device: Device, arguments: MSDeformAttnArguments) -> 
         else:
             shape = (members.num_splits, members.num_rows, num_heads, value.shape[-1])
             members.split_sums = value.new_empty(shape, dtype=accumulation_dtype(value.dtype))
+            members.freeze()
             device.launch(launch, members)
             device.launch(plan_rows("add_splits", channels, members.num_rows, num_heads), members)
     return out
@@ -121,9 +122,10 @@ def mmfs_attention_forward(device: Device, arguments: MMFSAttentionArguments) ->
     batch, num_queries, num_heads = arguments.attention_logits.shape[:3]
     members = _mmfs_attention_members(arguments)
     out = value.new_empty(batch, num_queries, num_heads * value.shape[-1])
-    lse = _wide_zeros(value, batch, num_queries, num_heads)
     if not out.numel():
-        return out, lse
+        return out, _wide_zeros(value, batch, num_queries, num_heads)
+    # Every element is written: zeros would be one more kernel.
+    lse = value.new_empty((batch, num_queries, num_heads), dtype=accumulation_dtype(value.dtype))
     members.out, members.lse = out, lse
     channels = share_channels(value.shape[-1], members.value, out)
     launch = plan_rows("mmfs_attention_forward", channels, members.num_rows, num_heads)
@@ -136,6 +138,7 @@ def mmfs_attention_forward(device: Device, arguments: MMFSAttentionArguments) ->
         shape = (members.num_splits, members.num_rows, num_heads)
         members.split_sums = value.new_empty(*shape, value.shape[-1], dtype=lse.dtype)
         members.split_softmaxes = value.new_empty(*shape, 2, dtype=lse.dtype)
+        members.freeze()
         device.launch(launch, members)
         device.launch(plan_rows("merge_splits", channels, members.num_rows, num_heads), members)
     return out, lse

@@ -60,8 +60,7 @@ class CudaDevice:
         import cupy
         import numpy
 
-        # CuPy passes one element of a structured dtype by value.
-        packed = numpy.frombuffer(arguments.pack(), dtype=[("members", numpy.int64, (LAYOUT.size // 8,))])
+        packed = numpy.frombuffer(arguments.pack(), dtype=packed_dtype())
         with torch.cuda.device(self.index):
             # Inside the guard: CuPy loads a module into, and launches in, the current device's context.
             function = self.function(launch.instance)
@@ -90,6 +89,14 @@ class CudaDevice:
         with torch.cuda.device(self.index):
             for instance in instances:
                 self.function(instance)
+
+
+@cache
+def packed_dtype() -> Any:
+    """NumPy's, of all members: CuPy passes one element of a structured dtype by value."""
+    import numpy
+
+    return numpy.dtype([("members", numpy.int64, (LAYOUT.size // 8,))])
 
 
 @cache

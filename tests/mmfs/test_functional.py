@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import mmfs
-from mmfs import autograd, compiled, cuda, functional, mmfs_attention, ms_deform_attn, why_not_cuda
+from mmfs import compiled, cuda, embedding_bag, functional, mmfs_attention, ms_deform_attn, why_not_cuda
 from numerics import assert_equal_up_to_rounding
 from op_cases import image_lists_case, mmfs_attention_case, mmfs_attention_one_by_one, ms_deform_attn_case
 
@@ -23,8 +23,10 @@ def nothing_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional.torch.ops.mmfs, "ms_deform_attn", refuse)
     monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention", refuse)
     monkeypatch.setattr(functional.torch.ops.mmfs, "mmfs_attention_with_lse", refuse)
-    monkeypatch.setattr(autograd, "implementation", refuse)
     monkeypatch.setattr(compiled, "output_of", refuse)
+    for computes in (compiled, embedding_bag):
+        monkeypatch.setattr(computes, "ms_deform_attn_forward", refuse)
+        monkeypatch.setattr(computes, "mmfs_attention_forward", refuse)
 
 
 WRONG_MS_DEFORM_ATTN = [

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from mmfs import MMFS, MSDeformAttn, MultiScaleDeformableAttention, autograd, compiled, layer
+from mmfs import MMFS, MSDeformAttn, MultiScaleDeformableAttention, autograd, layer
 from numerics import assert_equal_up_to_rounding
 from op_cases import ms_deform_attn_by_grid_sample, ms_deform_attn_case
 
@@ -413,7 +413,6 @@ def test_layers_compute_by_the_backend_they_were_given(number: int, monkeypatch:
         raise AssertionError("a kernel was asked")
 
     monkeypatch.setattr(autograd, "implementation", refuse)
-    monkeypatch.setattr(compiled, "output_of", refuse)
     with pytest.raises(AssertionError, match="a kernel was asked"):
         called(free)
     for module in (reference, copy.deepcopy(reference), pickle.loads(pickle.dumps(reference))):
