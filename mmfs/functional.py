@@ -22,6 +22,7 @@ from mmfs.arguments import (
     MMFSAttentionGradients,
     MSDeformAttnArguments,
 )
+from mmfs.points_of_levels import with_equal_points
 from mmfs.reference import LARGEST_FLOAT32, accumulation_dtype, mmfs_attention_reference, ms_deform_attn_reference
 
 Backend = Literal["reference", "cpu", "cuda"]
@@ -36,6 +37,7 @@ def ms_deform_attn(
     sampling_locations: Tensor,
     attention_weights: Tensor,
     *,
+    num_points: Sequence[int] | None = None,
     backend: Backend | None = None,
 ) -> Tensor:
     """Multi-scale deformable attention (Zhu et al., Deformable DETR, 2021, Eq. 3, between its projections).
@@ -56,6 +58,8 @@ def ms_deform_attn(
             torch.export give a sequence, whose sizes may be symbolic.
         sampling_locations: [B, Q, H, L, P, 2], (x, y) in [0, 1]; float32 also for half values.
         attention_weights: [B, Q, H, L, P]; need not sum to 1.
+        num_points: of each level, where they differ (D-FINE: [3, 6, 3]). The samples of a head are then listed level
+            after level: sampling_locations is [B, Q, H, K, 2] and attention_weights [B, Q, H, K], K their sum.
         backend: "reference" (plain PyTorch), "cpu" (the compiled kernel; PyTorch's
             `embedding_bag` where `why_not_compiled` gives a reason), "cuda", or None: what suits value's device, as
             `explain` tells. "cuda" never falls back.
@@ -66,7 +70,13 @@ def ms_deform_attn(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or backend.
     """
-    arguments = MSDeformAttnArguments(value, shared_sizes(spatial_shapes), sampling_locations, attention_weights)
+    sizes = shared_sizes(spatial_shapes)
+    if num_points is not None:
+        check_floating({"sampling_locations": sampling_locations, "attention_weights": attention_weights})
+        sampling_locations, attention_weights = with_equal_points(
+            sampling_locations, attention_weights, num_points, num_levels=len(sizes) // 2
+        )
+    arguments = MSDeformAttnArguments(value, sizes, sampling_locations, attention_weights)
     check_ms_deform_attn(arguments)
     if choose(backend, value) == "reference":
         return ms_deform_attn_reference(arguments)
