@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mmfs
+import mmfs.onnxruntime
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -52,10 +53,13 @@ def test_the_example_of_an_export_runs(tmp_path: Path, monkeypatch: pytest.Monke
     names = run_example("export.md", "translation_table", tmp_path)
     query, centre, visible, values = (names[name] for name in ("query", "centre", "visible", "values"))
     given = {"query": query, "reference_points": centre, "visible": visible, "values": values}
-    session = onnxruntime.InferenceSession("layer.onnx", providers=["CPUExecutionProvider"])
-    [out] = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})
-    with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(out), names["layer"](query, centre, visible, values=values))
+    sessions = [onnxruntime.InferenceSession("layer.onnx", providers=["CPUExecutionProvider"])]
+    if mmfs.onnxruntime.why_not() is None:
+        sessions.append(run_example("export.md", "mmfs.onnxruntime.register(options)", tmp_path)["session"])
+    for session in sessions:
+        [out] = session.run(None, {name: tensor.numpy() for name, tensor in given.items()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(out), names["layer"](query, centre, visible, values=values))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -3,7 +3,8 @@
     PYTHONPATH=.:tests python tests/robustness/fuzz_op.py --minutes 30 --seed 0
 
 Half of the time every implementation computes: PyTorch's own operators, both builds of the compiled kernel, the CUDA
-sources on the CPU, the TensorRT plugin's launches of them, and the ONNX function in onnxruntime; the other half, both
+sources on the CPU, the TensorRT plugin's launches of them, and the ONNX function and the custom operators in
+onnxruntime; the other half, both
 builds of the compiled kernel under GCC's sanitizers for addresses and undefined behaviour. The CUDA sources and the C++
 plugin run under the sanitizer for undefined behaviour always. A case is a function of the seed and its number:
 
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,6 +36,7 @@ import torch
 from torch import Tensor
 
 import mmfs
+import mmfs.onnxruntime
 from emulated_device import EmulatedDevice
 from mmfs import autograd, compiled, cuda, embedding_bag
 from mmfs.arguments import MMFSAttentionArguments
@@ -55,6 +58,7 @@ OPS: dict[str, Callable[..., Tensor]] = {
     "ms_deform_attn": mmfs.ms_deform_attn,
     "mmfs_attention": mmfs.mmfs_attention,
 }
+CUSTOM_OPERATORS = "onnx, custom operators"
 SENTENCES = (ValueError, TypeError)
 """What a refusal is; anything else is a finding."""
 
@@ -191,7 +195,7 @@ def plugin_on(device: EmulatedDevice) -> Implementation:
     return run
 
 
-def run_onnx(call: OpCall) -> Outcome:
+def run_onnx(call: OpCall, *, custom_operators: bool = False) -> Outcome:
     if (given := node_inputs(call)) is None or call.tensors["value"].dtype == torch.bfloat16:
         return {}
     node, inputs = given
@@ -202,7 +206,7 @@ def run_onnx(call: OpCall) -> Outcome:
     if node.is_mmfs_attention:
         attributes |= {"null_logit": float(node.null_logit or 0.0), "use_null": int(node.null_logit is not None)}
     model = attach_functions(one_node_model(node.operator, named, **attributes))
-    return {"output": run_model(model, named)}
+    return {"output": run_model(model, named, custom_operators=custom_operators)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -260,8 +264,11 @@ def too_much_for_cuda(name: str, error: Exception) -> bool:
 def refused(call: OpCall, expected: Exception, implementations: dict[str, Implementation]) -> Iterator[str]:
     needs_numbers = str(expected).startswith(OF_NUMBERS)
     for name, run in implementations.items():
-        if name in ("plugin", "onnx") and not needs_numbers:
+        if name in ("plugin", "onnx", CUSTOM_OPERATORS) and not needs_numbers:
             continue  # what these are given has passed the checks of shapes and types
+        if name == CUSTOM_OPERATORS:
+            yield from (f"{name}: {words}" for words in not_refused(attempt(run, call)))
+            continue
         if name in ("cuda", "plugin", "onnx") and needs_numbers:
             yield from (f"{name}: {words}" for words in not_nan(call, attempt(run, call)))
             continue
@@ -270,6 +277,15 @@ def refused(call: OpCall, expected: Exception, implementations: dict[str, Implem
             yield f"{name} computes; the reference raises {described(expected)}"
         elif type(actual) is not type(expected) or str(actual) != str(expected):
             yield f"{name} raises {described(actual)}; the reference raises {described(expected)}"
+
+
+def not_refused(actual: Outcome) -> Iterator[str]:
+    """Of a call with ranges or sizes that cannot be, by the custom operators: they raise, in words of their own."""
+    if not isinstance(actual, Exception):
+        if actual:
+            yield "computes where it should raise"
+    elif ". Expected " not in str(actual):
+        yield f"raises {described(actual)} where it should raise a sentence"
 
 
 def not_nan(call: OpCall, actual: Outcome) -> Iterator[str]:
@@ -431,6 +447,8 @@ class Fuzzer:
                 "plugin": plugin_on(device),
                 "onnx": run_onnx,
             }
+            if mmfs.onnxruntime.why_not() is None:
+                self.implementations[CUSTOM_OPERATORS] = partial(run_onnx, custom_operators=True)
             self.plugin = compile_plugin(folder / "plugin.so", flags)
 
     def findings(self, seed: int, number: int) -> list[str]:
