@@ -9,7 +9,7 @@ drawn. The bodies of the nodes stand beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from export.runtime import Session
 from export.trt import main as export_main
 from export.workload import Work
 from models import MMInterleaved
+from models.generation.state import GenerativeModel
 from plugins_trt.onnx_function import attach_functions
 from plugins_trt.onnx_node import translation_table
 
@@ -142,7 +143,8 @@ def bench_layer_in_onnxruntime(
 ) -> None:
     """A layer of the language model or of the U-Net, with the projected values of the images."""
     smoke, of_llm = scale == "smoke", where.startswith("llm")
-    width, levels = (1024, LLM_LEVELS) if of_llm else (320, UNET_LEVELS)
+    width = 1024 if of_llm else 320
+    levels: Sequence[tuple[int, int]] = LLM_LEVELS if of_llm else UNET_LEVELS
     num_queries, num_images = (512, 4) if of_llm else (64 * 64, 1)
     if smoke:
         width, levels, num_queries, num_images = 16, SMOKE_LEVELS, 16, 2
@@ -175,7 +177,10 @@ def bench_toy_in_onnxruntime(
     """What `python -m export.bench` measures of the shipped weights."""
     if nodes == "body":
         monkeypatch.setattr(mmfs.onnxruntime, "FOLDER", exported_toy)  # which holds no library
-    models = {PYTORCH: MMInterleaved.from_pretrained(TOY), "ort": Session.open(exported_toy, "ort")}
+    models: dict[str, GenerativeModel] = {
+        PYTORCH: MMInterleaved.from_pretrained(TOY),
+        "ort": Session.open(exported_toy, "ort"),
+    }
     work = Work(rounds=1) if scale == "smoke" else Work(rounds=9)
     found: dict[tuple[str, str], float] = {}
 
