@@ -54,6 +54,12 @@ def command_line(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--flavour", action=_Renamed, new_name="--kv-cache", help=argparse.SUPPRESS)
     parser.add_argument(
+        "--sampling-locations",
+        action="store_true",
+        help="let the graphs with MMFS also say what it asks of the op, so that generate(..., sampling_locations=True) "
+        "tells where the exported model looked",
+    )
+    parser.add_argument(
         "--few-layers", type=int, metavar="N", help="only the first layers of the language model: a trial"
     )
     for name, what in (

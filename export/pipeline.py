@@ -95,6 +95,7 @@ def export_model(options: argparse.Namespace) -> int:
             capacity=limits.max_past if options.kv_cache == "trt_native" else None,
             selection=selection,
             llm_weights=options.llm_weights,
+            sampling_locations=options.sampling_locations,
             log=log,
         )
         if is_up_to_date(options.out, job, log):

@@ -64,7 +64,7 @@ def trace(job: Job, log: Log) -> None:
     folder = Path(job.work) / NEUTRAL_DIR
     folder.mkdir(exist_ok=True)
     model, stored = open_meta_model(Path(job.model_dir))
-    all_components = components_of(_complete(job, model))
+    all_components = components_of(_complete(job, model), sampling_locations=job.sampling_locations)
     components = {name: all_components[name] for name in job.selection.among(all_components)}
     _leave_only(components, folder)
     for number, (name, component) in enumerate(components.items(), start=1):

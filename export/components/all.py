@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from export.components import context_resampler, image_tokenizer, llm, mmfs_values, unet_mmfs, vae_decoder
 from export.components.check_inputs import Case, CheckInputs, Document
 from export.components.component import Component
+from export.components.sampled import stays_float32, with_sampling
 from export.components.spec import ComponentSpec
 
 if TYPE_CHECKING:
@@ -44,9 +45,22 @@ FLOAT32_PORTS = frozenset().union(*(spec.float32_ports for spec in COMPONENTS))
 """Inputs and outputs, of any component, with which the runtime itself computes in float32."""
 
 
-def components_of(model: MMInterleaved) -> dict[str, Component]:
-    """Every component that this model has, in the order in which a document passes through them."""
-    return {spec.name: component for spec in COMPONENTS if (component := spec.of(model)) is not None}
+def is_float32_port(name: str) -> bool:
+    """Whether an input or output is float32 in every precision."""
+    return name in FLOAT32_PORTS or stays_float32(name)
+
+
+def components_of(model: MMInterleaved, *, sampling_locations: bool = False) -> dict[str, Component]:
+    """Every component that this model has, in the order in which a document passes through them.
+
+    Args:
+        model: cut into components.
+        sampling_locations: let those with MMFS say what it asks of the op, so that a runtime can tell where it samples.
+    """
+    components = {spec.name: component for spec in COMPONENTS if (component := spec.of(model)) is not None}
+    if not sampling_locations:
+        return components
+    return {name: with_sampling(component) for name, component in components.items()}
 
 
 def spec_of(name: str) -> ComponentSpec:

@@ -25,6 +25,7 @@ from export.components.component import FLOAT, INT, Component, Port
 from export.components.mmfs_values import llm_values
 from export.components.profiles import Limits, Profile, ranges_of, usual_ranges
 from export.components.spec import ComponentSpec
+from models.sampling_recorder import SamplingRecorder
 from models.sequence import token_visible
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class LanguageModelWithPast(nn.Module):
         last_token_ids: Tensor,
         visible: Tensor,
         *past_and_values: Tensor,
+        recorder: SamplingRecorder | None = None,
     ) -> tuple[Tensor, ...]:
         """The new tokens' states and cache rows, and the logits after one of them.
 
@@ -60,6 +62,7 @@ class LanguageModelWithPast(nn.Module):
             last_token_ids: [B, 1] int64, the new token whose logits are wanted.
             visible: [B, T, 2] int64, range of images of the bank that a token sees.
             past_and_values: past_key_0, past_value_0, ... [B, H, K, D], then mmfs_value_0, ... [N, S', H, D].
+            recorder: gets what each synchronizer asks of the op. None: nobody.
 
         Returns:
             logits [B, 1, vocabulary], hidden_states [B, T, C], new_key_0, new_value_0, ... [B, H, T, D].
@@ -75,6 +78,7 @@ class LanguageModelWithPast(nn.Module):
                 values=values,
                 visible=visible,
                 cache=cache,
+                recorder=recorder,
             )
         rows = last_token_ids.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return self.language_model.logits(hidden.gather(1, rows)), hidden, *cache.new
@@ -94,9 +98,15 @@ class LanguageModelWithoutMMFS(LanguageModelWithPast):
     """The same for a model without synchronizers, which takes no `visible` and no values."""
 
     def forward(
-        self, inputs_embeds: Tensor, position_ids: Tensor, write_indices: Tensor, last_token_ids: Tensor, *past: Tensor
+        self,
+        inputs_embeds: Tensor,
+        position_ids: Tensor,
+        write_indices: Tensor,
+        last_token_ids: Tensor,
+        *past: Tensor,
+        recorder: SamplingRecorder | None = None,
     ) -> tuple[Tensor, ...]:
-        """As above, without `visible`."""
+        """As above, without `visible`, and nothing is recorded."""
         return super().forward(inputs_embeds, position_ids, write_indices, last_token_ids, position_ids, *past)
 
 

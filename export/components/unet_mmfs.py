@@ -20,6 +20,7 @@ from export.components.context_resampler import condition_ports
 from export.components.mmfs_values import unet_values
 from export.components.profiles import Limits, Profile, ranges_of, usual_ranges
 from export.components.spec import ComponentSpec
+from models.sampling_recorder import SamplingRecorder
 
 if TYPE_CHECKING:
     from models.mm_interleaved import MMInterleaved
@@ -33,7 +34,14 @@ class UNet(nn.Module):
         self.unet = model.image_decoder.unet
         self.added = [name for name in model.image_decoder.condition_shapes if name != "encoder_hidden_states"]
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, *others: Tensor) -> Tensor:
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        *others: Tensor,
+        recorder: SamplingRecorder | None = None,
+    ) -> Tensor:
         """The prediction for each noisy image, [B, c, h, w].
 
         Args:
@@ -43,10 +51,13 @@ class UNet(nn.Module):
             others: what the U-Net takes beside the tokens, each with B rows; then, of a model with synchronizers,
                 `visible` [B, 2] int64, range of images of the bank that a drawn image sees, and unet_mmfs_value_0, ...
                 [N, S, H, D].
+            recorder: gets what each synchronizer asks of the op. None: nobody.
         """
         added = dict(zip(self.added, others, strict=False))
         visible, *values = others[len(added) :] or (timestep,)  # without synchronizers `visible` is not read
-        return self.unet(sample, timestep, encoder_hidden_states, added, values=values, visible=visible)
+        return self.unet(
+            sample, timestep, encoder_hidden_states, added, values=values, visible=visible, recorder=recorder
+        )
 
 
 def unet_mmfs(model: MMInterleaved) -> Component:

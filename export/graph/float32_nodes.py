@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
-from export.components.all import FLOAT32_PORTS
+from export.components.all import is_float32_port
 from export.graph.onnx_graph import GraphError
 from plugins_trt.node_contract import INPUTS
 from plugins_trt.onnx_function import DOMAIN
@@ -84,7 +84,7 @@ def check_float32_nodes(proto: ModelProto, precision: str) -> None:
     if num_narrow.total() and not num_narrow[True]:
         raise GraphError(f"No product of the {precision} graph is {precision}: nothing would be faster or smaller.")
     for port in (*proto.graph.input, *proto.graph.output):
-        if port.name in FLOAT32_PORTS and element_type(port) != FLOAT:
+        if is_float32_port(port.name) and element_type(port) != FLOAT:
             raise GraphError(f"{port.name} of the {precision} graph is not float32, which a runtime computes it in.")
 
 

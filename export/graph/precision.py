@@ -19,7 +19,7 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.components.all import FLOAT32_PORTS, spec_of
+from export.components.all import is_float32_port, spec_of
 from export.components.component import Component, Port
 from export.formats import Precision
 from export.graph.external_data import is_external, without_weights
@@ -60,7 +60,7 @@ def with_precision(component: Component, precision: Precision) -> Component:
 
     def ports(declared: Mapping[str, Port]) -> dict[str, Port]:
         return {
-            name: replace(port, dtype=narrow) if port.dtype == torch.float32 and name not in FLOAT32_PORTS else port
+            name: replace(port, dtype=narrow) if port.dtype == torch.float32 and not is_float32_port(name) else port
             for name, port in declared.items()
         }
 
@@ -135,7 +135,7 @@ class _Lowering:
     def run(self) -> None:
         for port in self.graph.input:
             if element_type(port) == FLOAT:
-                self.types[port.name] = FLOAT if port.name in FLOAT32_PORTS else self.narrow
+                self.types[port.name] = FLOAT if is_float32_port(port.name) else self.narrow
                 port.type.tensor_type.elem_type = self.types[port.name]
         outputs = {port.name: port for port in self.graph.output if element_type(port) == FLOAT}
         nodes = list(self.graph.node)
@@ -153,7 +153,7 @@ class _Lowering:
         self.graph.initializer.extend(kept)
 
     def _port_type(self, name: str) -> int:
-        return FLOAT if name in FLOAT32_PORTS else self.narrow
+        return FLOAT if is_float32_port(name) else self.narrow
 
     def _take(self, node: NodeProto, outputs: Mapping[str, object]) -> None:
         """Type one node, with casts before it, and after it where it makes an output of the graph."""

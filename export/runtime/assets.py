@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from export.components.component import Component
+from export.components.sampled import Recording, sampling_tables
 from export.runtime.sampler_tables import NoiseSchedule
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.config import CONFIG_FILE
@@ -18,8 +21,16 @@ from models.tensor_files import read_tensors, write_tensors
 EMBEDDING_FILE = "embedding.safetensors"
 NEGATIVE_CONTEXT_FILE = "negative_context.safetensors"
 SCHEDULE_FILE = "noise_schedule.json"
+SAMPLING_FILE = "sampling_tables.safetensors"
+"""Only of an export that tells where its MMFS layers sample."""
+
 ASSET_FILES = (CONFIG_FILE, PROCESSOR_FILE, TOKENIZER_FILE, EMBEDDING_FILE, SCHEDULE_FILE)
-"""All that `Assets.load` reads."""
+"""All that every export has, and `Assets.load` reads."""
+
+CANNOT_RECORD = (
+    "The components were made without what tells where their MMFS layers sample. Open them with "
+    "Session.of(model, sampling_locations=True)."
+)
 
 
 @dataclass(frozen=True)
@@ -33,14 +44,26 @@ class Assets:
     """[vocabulary, C], the table of `inputs_embeds`, the learned begin-of-image vector already added to its row; rows
     of image placeholders are replaced by visual tokens."""
 
+    sampling: Mapping[str, Tensor] = field(default_factory=dict)
+    """`export.components.sampled.sampling_tables` of all components that record; else empty."""
+
+    cannot_record: str = CANNOT_RECORD
+    """Where it is empty: why, and what to do."""
+
     @classmethod
     @torch.no_grad()
-    def of(cls, model: MMInterleaved) -> Assets:
-        """Those of a model."""
+    def of(cls, model: MMInterleaved, components: Mapping[str, Component] | None = None) -> Assets:
+        """Those of a model; with the tables of sampling if these components of it record."""
         ids = torch.arange(model.language_model.vocabulary_size, device=model.device)
         embedding = model.language_model.embed(ids).clone()
         embedding[model.config.begin_of_image_id] += model.begin_of_image
-        return cls(model.config, model.processor, NoiseSchedule.of(model), embedding)
+        tables = {
+            name: table
+            for one in (components or {}).values()
+            if isinstance(one.module, Recording)
+            for name, table in sampling_tables(one).items()
+        }
+        return cls(model.config, model.processor, NoiseSchedule.of(model), embedding, tables)
 
     @classmethod
     def load(cls, directory: Path) -> Assets:
@@ -60,19 +83,32 @@ class Assets:
             raise ValueError(f"{directory / EMBEDDING_FILE} holds no table with rows of {width} numbers.")
         processor.check(config, len(embedding), str(directory))
         config.check_token_ids(len(embedding))
-        return cls(config, processor, NoiseSchedule.load(directory / SCHEDULE_FILE), embedding)
+        tables = directory / SAMPLING_FILE
+        sampling = read_tensors(tables) if tables.is_file() else {}
+        return cls(config, processor, NoiseSchedule.load(directory / SCHEDULE_FILE), embedding, sampling)
 
     def to(self, device: torch.device) -> Assets:
-        """The same with its tensor on another device."""
-        return replace(self, embedding=self.embedding.to(device))
+        """The same with its tensors on another device."""
+        sampling = {name: table.to(device) for name, table in self.sampling.items()}
+        return replace(self, embedding=self.embedding.to(device), sampling=sampling)
 
 
 @torch.no_grad()
-def write_assets(model: MMInterleaved, directory: Path) -> list[Path]:
+def write_assets(
+    model: MMInterleaved, directory: Path, components: Mapping[str, Component] | None = None
+) -> list[Path]:
     """Write all of them; the model has a processor. `negative_context` [n, cross_attention_dim] and, of SDXL,
-    `negative_pooled` [P] are also constants of `context_resampler`."""
+    `negative_pooled` [P] are also constants of `context_resampler`.
+
+    Args:
+        model: that is exported.
+        directory: is made.
+        components: of the model; those that record have tables.
+    """
     directory.mkdir()
-    assets = Assets.of(model)
+    assets = Assets.of(model, components)
+    if assets.sampling:
+        write_tensors(directory / SAMPLING_FILE, dict(assets.sampling))
     assets.config.save(directory / CONFIG_FILE)
     processor_of(model).save_pretrained(directory)
     assets.schedule.save(directory / SCHEDULE_FILE)

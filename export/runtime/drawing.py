@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from export.components.sampled import of_sampling
 from export.runtime.recorded import Recorded
 from export.runtime.runner import ComponentRunner, Tensors
 from export.runtime.sampler_tables import NoiseSchedule, walk
@@ -93,6 +94,9 @@ class Drawing:
 
         self.step = Recorded(self._one_step, [self.latents, self.before, self.estimate, self.places], device)
         self._num_moves = pool.num_moves
+        self.asked: Tensors = {}
+        """What MMFS asked of the op in the last step, if the U-Net says so, by output, with R rows; on a GPU, the next
+        step's is written over it."""
 
     def load(self, images: list[DrawnImage], visible: Sequence[tuple[int, int]]) -> None:
         """Go on with these images; those that were here are saved.
@@ -139,13 +143,14 @@ class Drawing:
 
     def _one_step(self) -> None:
         rows = self.tables[self._images, self.places]  # [M, fields of StepRow]
-        predictions = self.unet(
+        found = self.unet(
             sample=self.latents.index_select(0, self.image_of),
             timestep=rows[:, 0].index_select(0, self.image_of),
             visible=self.visible,
             **self.condition,
             **self.pool.banks,
-        )["model_output"]
+        )
+        self.asked, predictions = of_sampling(found), found["model_output"]
         output = (predictions.float()[self.predictions_of] * self.weights).sum(1)
         latents, before, estimate = walk(rows, self.bounds, self.latents, output, self.before, self.noise)
         self.latents.copy_(latents)

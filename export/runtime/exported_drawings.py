@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from export.components.sampled import arguments_of
 from export.runtime.drawing import Drawing, DrawnImage
 from export.runtime.memory import Memory
 from models.denoising_options import Denoising
@@ -23,10 +24,12 @@ class ExportedDrawings(Drawings):
     Args:
         memory: with the images that these are drawn from.
         images: in this order.
+        records: whether to tell where MMFS samples (`sampled`); the components can.
     """
 
-    def __init__(self, memory: Memory, images: Sequence[DrawnImage]) -> None:
+    def __init__(self, memory: Memory, images: Sequence[DrawnImage], *, records: bool = False) -> None:
         self.memory = memory
+        self.records = records
         self.images = list(images)
         self._is_own = False  # whether no state reads into the memory
         self._drawing: Drawing | None = None  # which may hold the images
@@ -61,6 +64,17 @@ class ExportedDrawings(Drawings):
                 drawing.noise[place] = normal(drawing.noise[place].shape, image.generator)
             image.done += 1
         drawing()
+        if self.records:
+            last = drawing.predictions_of[:, -1]  # with all conditions
+            mmfs = self.memory.assets.config.image_decoder.mmfs
+            self.sampled = arguments_of(
+                drawing.asked,
+                self.memory.assets.sampling,
+                "unet_mmfs",
+                drawing.visible[last].unsqueeze(1),
+                mmfs,
+                lambda queries: queries[last],  # a copy
+            )
 
     def _loaded(self) -> Drawing:
         config, pool = self.memory.assets.config, self.memory.drawn_from
@@ -87,6 +101,7 @@ class ExportedDrawings(Drawings):
         assert isinstance(other, ExportedDrawings), "both are of one model"
         self._unload()
         other._unload()
+        self.records = self.records or other.records
         if not self._is_own:  # a state's memory is for its own documents
             self.memory, self._is_own = self.memory.with_copies({image.owner for image in self.images}), True
         shift = 1 + max((image.owner for image in self.images), default=-1)

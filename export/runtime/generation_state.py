@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from export.components.sampled import arguments_of
 from export.runtime.exported_drawings import ExportedDrawings, before_the_first_step
 from export.runtime.memory import Memory
 from export.runtime.token_cache import TokenCache, capacity_for, room_for
 from models.denoising_options import Denoising
+from models.generation.recorded_queries import RecordedQueries
 from models.generation.state import GenerationState, Piece, without_row
 
 
@@ -37,10 +39,10 @@ class ExportedGenerationState(GenerationState):
         self._cache.lengths.zero_()
 
     def record_sampling(self) -> None:
-        raise ValueError(
-            "An exported model does not tell where its MMFS layers sample. Use the model in PyTorch for "
-            "sampling_locations."
-        )
+        super().record_sampling()
+        if not self.memory.assets.sampling:
+            self.records_sampling = False
+            raise ValueError(self.memory.assets.cannot_record)
 
     @torch.no_grad()
     def read(self, rows: Sequence[Sequence[Piece]]) -> None:
@@ -51,6 +53,7 @@ class ExportedGenerationState(GenerationState):
         self._make_room(room_for(self.runners["llm"], self.lengths, counts))
         if max(counts) == 1 and not len(first_visual):
             self._cache.add_one([int(row[0]) if len(row) else None for row in ids], visible)
+            self._note_queries(counts, visible)
         else:
             self._read_chunks(self._embed(ids, visual_tokens, first_visual), counts, visible)
         self.lengths = [before + count for before, count in zip(self.lengths, counts, strict=True)]
@@ -90,6 +93,24 @@ class ExportedGenerationState(GenerationState):
             before = [length + done for length, done in zip(self.lengths, read, strict=True)]
             chunk = slice(start, start + size)
             self._cache.add(embeddings[:, chunk], before, here, visible[:, chunk])
+            self._note_queries(here, visible[:, chunk])
+
+    def _note_queries(self, counts: Sequence[int], visible: Tensor) -> None:
+        """Keep what the last of the tokens that each row has just read asked of the op."""
+        if not self.records_sampling:
+            return
+        rows = torch.arange(len(counts))
+        last = torch.tensor([max(count - 1, 0) for count in counts])
+        asked = arguments_of(
+            self._cache.asked,
+            self.memory.assets.sampling,
+            "llm",
+            visible[rows, last].unsqueeze(1),
+            self.config.language_model.mmfs,
+            lambda queries: queries[rows.to(queries.device), last.to(queries.device)].unsqueeze(1),  # a copy
+        )
+        for row, count in enumerate(counts):
+            self.queries[row] = RecordedQueries(asked, row) if count else self.queries[row]
 
     def _make_room(self, num_tokens: int) -> None:
         """A larger cache where this one is too small."""
@@ -117,7 +138,7 @@ class ExportedGenerationState(GenerationState):
             self.runners["unet_mmfs"].inputs["sample"].shape[1:],
         )
         images = before_the_first_step(owners, negative, conditional, seeds, denoising, list(map(int, latent_shape)))
-        return ExportedDrawings(self.memory, images)
+        return ExportedDrawings(self.memory, images, records=self.records_sampling)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

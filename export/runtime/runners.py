@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -61,7 +62,7 @@ def onnxruntime_runners(
     manifest = read_manifest(root)
     check_whole(root, manifest)
     check_names(manifest)
-    runners = _torch_runners(manifest.left_to_pytorch, model, device)
+    runners = _torch_runners(manifest.left_to_pytorch, model, device, manifest)
     cure = how_to_rebuild(root, manifest, stage="validate")
     for name, entry in manifest.components.items():
         check_graph(root, entry.onnx, cure)
@@ -85,7 +86,7 @@ def tensorrt_runners(
         if entry is not None:
             check_engine(root, manifest, name, entry, backend, machine)
     left = [name for name, entry in entries.items() if entry is None]
-    runners = _torch_runners([*left, *manifest.left_to_pytorch], model, device)
+    runners = _torch_runners([*left, *manifest.left_to_pytorch], model, device, manifest)
     kinds = {engine.plugin_kind for engine in entries.values() if engine is not None}
     loader = Loader(package, {kind for kind in kinds if kind is not None})
     for name, engine in entries.items():
@@ -99,7 +100,7 @@ def tensorrt_runners(
 
 
 def _torch_runners(
-    names: Sequence[str], model: MMInterleaved | None, device: torch.device
+    names: Sequence[str], model: MMInterleaved | None, device: torch.device, manifest: Manifest
 ) -> dict[str, ComponentRunner]:
     """The components that were left to PyTorch.
 
@@ -113,7 +114,7 @@ def _torch_runners(
             f"{', '.join(names)} was left to PyTorch with --torch-fallback, which needs the model that was exported: "
             "give it as model, or with --model."
         )
-    components = components_of(model)
+    components = components_of(model, sampling_locations=manifest.how.sampling_locations)
     return {name: TorchRunner(components[name], device) for name in names}
 
 
@@ -123,8 +124,12 @@ def _assets(root: Path, manifest: Manifest) -> Assets:
         raise IncompatibleExport(f"manifest.json of {root} does not list {', '.join(lacking)}. {cure}")
     for entry in manifest.assets:
         check_file(root, entry, cure)
+    recorded = how_to_rebuild(root, manifest, stage="validate", sampling_locations=True)
+    cannot_record = (
+        f"{root} was exported without --sampling-locations, so it does not tell where MMFS samples. {recorded}"
+    )
     try:
-        return Assets.load(root / ASSETS_DIR)
+        return replace(Assets.load(root / ASSETS_DIR), cannot_record=cannot_record)
     except (FileNotFoundError, ValueError) as error:
         raise IncompatibleExport(f"{error} {cure}") from error
 

@@ -79,9 +79,16 @@ class Session(GenerationMixin):
         return cls(*onnxruntime_runners(directory, where, model))
 
     @classmethod
-    def of(cls, model: MMInterleaved, *, device: torch.device | str | None = None) -> Session:
+    def of(
+        cls, model: MMInterleaved, *, device: torch.device | str | None = None, sampling_locations: bool = False
+    ) -> Session:
         """The components of a model as PyTorch computes them; on a GPU, steps are recorded as CUDA graphs. The model
         moves to the device.
+
+        Args:
+            model: cut into components.
+            device: where to run. None: a GPU if there is one, else the CPU.
+            sampling_locations: whether `generate` may be asked for them.
 
         Raises:
             ValueError: there is no such device.
@@ -89,7 +96,8 @@ class Session(GenerationMixin):
         where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if where.type == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is cuda, and PyTorch sees no NVIDIA GPU here. Use cpu.")
-        assets, components = Assets.of(model), components_of(model)
+        components = components_of(model, sampling_locations=sampling_locations)
+        assets = Assets.of(model, components)
         dtype = model.begin_of_image.dtype
         return cls({name: TorchRunner(component, where, dtype) for name, component in components.items()}, assets)
 

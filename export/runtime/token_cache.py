@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from export.components.sampled import of_sampling
 from export.runtime.recorded import Recorded
-from export.runtime.runner import ComponentRunner
+from export.runtime.runner import ComponentRunner, Tensors
 from export.runtime.value_pool import ValuePool
 
 LEAST_CAPACITY = 64
@@ -55,6 +56,9 @@ class TokenCache:
         self._recorded_llm = llm.for_recording()
         self.step = Recorded(self._one_token, [self.lengths, self.logits], device)
         self._num_moves = pool.num_moves
+        self.asked: Tensors = {}
+        """What MMFS asked of the op in the last call, if the language model says so, by output; on a GPU, the next
+        token's is written over it."""
 
     def take(self, other: TokenCache, rows: Sequence[int], first: int = 0) -> None:
         """Hold these rows of another cache, or of this one, in this order, from row `first` on; they fit."""
@@ -124,7 +128,7 @@ class TokenCache:
         new = torch.arange(num_new, device=self.lengths.device)
         # The runs before a recording also increase the lengths, which must not exceed the cache.
         first_new = self.lengths.clamp(max=self.capacity - num_new) if self.in_place else self.lengths
-        return llm(
+        found = llm(
             inputs_embeds=embeddings,
             position_ids=self.lengths.unsqueeze(1) + new,
             write_indices=first_new,
@@ -133,6 +137,8 @@ class TokenCache:
             **self.past,
             **self.pool.banks,
         )
+        self.asked = of_sampling(found)
+        return found
 
 
 def room_for(llm: ComponentRunner, before: Sequence[int], counts: Sequence[int]) -> int:

@@ -69,6 +69,8 @@ class Job:
     """Which components; not in the digests, so that components can be added to an export."""
 
     llm_weights: Weights = "same"
+    sampling_locations: bool = False
+    """Whether the components with MMFS say what it asks of the op."""
 
     @classmethod
     def of(
@@ -84,6 +86,7 @@ class Job:
         capacity: int | None = None,
         selection: ComponentSelection | None = None,
         llm_weights: Weights = "same",
+        sampling_locations: bool = False,
         log: Log = lambda line: None,
     ) -> Job:
         """With its digests; reads every file of the model once, and reports progress."""
@@ -93,6 +96,7 @@ class Job:
             {
                 "model": [(file.name, file_digest(file, on_bytes_read)) for file in files],
                 "few_layers": few_layers,
+                "sampling_locations": sampling_locations,
                 "packages": {package: version(package) for package in PACKAGES},
                 "sources": modules_digest(GRAPH_MODULES),
             }
@@ -122,6 +126,7 @@ class Job:
             capacity,
             selection or ComponentSelection(),
             llm_weights,
+            sampling_locations,
         )
 
     def save(self) -> Path:

@@ -315,6 +315,7 @@ class How:
     max_past: int | None
     few_layers: int | None
     images: tuple[str, ...]
+    sampling_locations: bool = False
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def validate(job: Job, log: Log) -> None:
     """
     work = Path(job.work)
     model = open_model(job)
-    components = components_of(model)
+    components = components_of(model, sampling_locations=job.sampling_locations)
     samples = load_samples(Path(job.model_dir), [Path(image) for image in job.images])
     log(f"checking with {samples.source}")
     cases = check_cases(model, components, samples.documents)
@@ -109,7 +109,7 @@ def validate(job: Job, log: Log) -> None:
         by_operators = "" if by_kernel is None else _words_of(by_kernel)
         log(f"      {len(cases[name])} cases, largest relative error {validation.max_relative_error:.1e}{by_operators}")
     shutil.rmtree(work / ASSETS_DIR, ignore_errors=True)
-    assets = write_assets(model, work / ASSETS_DIR)
+    assets = write_assets(model, work / ASSETS_DIR, components)
     others = absent(chosen, job.selection, components)
     with _naming_other_weights(job.llm_weights):
         generation = _generation(job, model, components, samples, others, f"[{num_steps}/{num_steps}]", log)
@@ -124,6 +124,7 @@ def validate(job: Job, log: Log) -> None:
             max_past=job.capacity,
             few_layers=job.few_layers,
             images=tuple(str(Path(image).absolute()) for image in job.images),
+            sampling_locations=job.sampling_locations,
         ),
         versions={package: version(package) for package in PACKAGES},
         model_dir=str(model_dir.absolute()),
