@@ -60,7 +60,7 @@ def test_components_are_described_and_validated(manifest: dict, components: dict
 
 def test_it_says_what_was_used_and_what_was_not_done(manifest: dict, model_dir: Path) -> None:
     assert manifest["schema"] == SCHEMA == 8
-    expected = {"precision": "float32", "llm_weights": "same", "kv_cache": "trt_split"}
+    expected = {"precision": "float32", "llm_weights": "same", "kv_cache": "trt_split", "sampling_locations": False}
     assert manifest["how"] == {**expected, "max_past": None, "few_layers": None, "images": []}
     assert manifest["model_dir"] == str(model_dir)
     assert manifest["left_to_pytorch"] == manifest["not_exported"] == []
