@@ -28,6 +28,11 @@ def test_a_chat_has_the_words_that_training_has():
     ]
 
 
+def test_turns_of_one_side_in_a_row_are_one():
+    turns = [Turn("user", ["a"]), Turn("user", ["b"]), Turn("assistant", ["c"]), Turn("assistant", ["d"])]
+    assert lay_out(turns, "chat") == ["USER: a b ASSISTANT:", " c", "d"]
+
+
 def test_an_assistant_s_turn_that_comes_last_is_continued():
     assert lay_out([Turn("user", ["a"]), Turn("assistant", ["b"])], "chat") == ["USER: a ASSISTANT:", " b"]
     assert lay_out([Turn("system", ["s"]), Turn("user", [IMAGE])], "chat") == ["s", " USER:", IMAGE, " ASSISTANT:"]
