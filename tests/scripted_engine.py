@@ -27,6 +27,7 @@ class ScriptedEngine(Engine):
         self.script = script
         self.places = places
         self.num_events = 0
+        self.num_waiting = 0
         self._handles: list[Handle] = []
         self._threads: list[threading.Thread] = []
         self._stopped = False
@@ -43,7 +44,7 @@ class ScriptedEngine(Engine):
         return handle
 
     def stats(self) -> EngineStats:
-        return EngineStats(len(self._handles), 0)
+        return EngineStats(len(self._handles), self.num_waiting)
 
     def close(self) -> None:
         self._stopped = True

@@ -112,7 +112,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         share_cache=options.share_cache,
         engine=EngineLimits(
             max_running=counts["max_running"],
-            max_queued=whole_number("--max-queued", options.max_queued, least=0),
+            max_queued=whole_number("--max-queued", options.max_queued, least=1),
             queue_timeout=seconds["queue_timeout"],
             cache_bytes=round(MIB * real_number("--cache-memory", options.cache_memory, least=0, most=1e9)),
             memory_bytes=None

@@ -253,6 +253,16 @@ def test_a_full_queue_is_told_and_openai_python_comes_back(model: MMInterleaved)
         assert asked.choices[0].message.content == "yes"
 
 
+def test_a_full_queue_is_told_before_the_body_is_sent(model: MMInterleaved):
+    engine = ScriptedEngine(said("yes"))
+    service = Service(Settings(name="toy"))
+    with live(service, model, engine) as server, server.connect() as connection:
+        engine.num_waiting = service.settings.engine.max_queued
+        head = request_bytes("POST", CHAT, None, {"Content-Type": "application/json", "Content-Length": "30000000"})
+        connection.sendall(head)
+        assert b" 429 " in connection.recv(100)
+
+
 def test_images_elsewhere_are_fetched_from_allowed_public_hosts_only():
     from export.serve.content.references import ImageReference
     from export.serve.errors import RequestError

@@ -20,9 +20,10 @@ async def json_of(request: Request, service: Service) -> dict[str, Any]:
     """The JSON object that a request holds.
 
     Raises:
-        RequestError: 415 for another type, 413 for more bytes than `Settings.max_body_bytes`, 408 for a client that
-            stopped sending, 400 for what is no such object.
+        RequestError: 429 while the queue is full, 415 for another type, 413 for more bytes than
+            `Settings.max_body_bytes`, 408 for a client that stopped sending, 400 for what is no such object.
     """
+    service.check_room()
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise invalid(f"The body is of the type {media_type[:80]!a}; expected application/json.", status=415)

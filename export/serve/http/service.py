@@ -86,6 +86,14 @@ class Service:
             raise RequestError(503, LOADING, headers={"Retry-After": "5"})
         return self._served
 
+    def check_room(self) -> None:
+        """Raise RequestError (429) while the queue is full: before a body is read, which may be large."""
+        engine, limits = self.served.engine, self.settings.engine
+        num_waiting = engine.stats().num_waiting
+        if num_waiting >= limits.max_queued:
+            message = f"{num_waiting} requests wait already, which is the limit. Try again later."
+            raise self.refused(QueueFull(message, 1.0))
+
     def asker(self, client: str) -> Asker:
         """Who asks, for the engine."""
         return Asker(client=client, cache_scope="" if self.settings.share_cache else client)
