@@ -24,7 +24,8 @@ class ReadDocument:
     def __init__(self, state: GenerationState, units: Iterable[Unit] = ()) -> None:
         self.state = state
         self.units = list(units)
-        self._knows_next = bool(self.units)  # the logits are those behind the last unit
+        self.knows_next = bool(self.units)
+        """The state's logits are those behind the last unit."""
 
     @classmethod
     def begin(cls, model: GenerativeModel) -> ReadDocument:
@@ -44,7 +45,7 @@ class ReadDocument:
         units = units_of(pieces)
         num = num_equal(units, self.units)
         if num == len(units) and not (
-            num == len(self.units) and self._knows_next and (self.state.queries[0] is not None or not needs_queries)
+            num == len(self.units) and self.knows_next and (self.state.queries[0] is not None or not needs_queries)
         ):
             num -= 1
         self._crop(num)
@@ -53,7 +54,7 @@ class ReadDocument:
     def note(self, pieces: Sequence[Piece]) -> None:
         """The state has read these."""
         self.units += units_of(pieces)
-        self._knows_next = self._knows_next or bool(pieces)
+        self.knows_next = self.knows_next or bool(pieces)
 
     def recover(self) -> None:
         """Forget what was being read when an error came: it may have been read by half."""
@@ -63,14 +64,14 @@ class ReadDocument:
         if num < len(self.units) or always:
             kept = pieces_of_units(self.units[:num])
             self.state.crop(0, self.state.num_tokens(kept), sum(isinstance(piece, Tensor) for piece in kept))
-            self.units, self._knows_next = self.units[:num], False
+            self.units, self.knows_next = self.units[:num], False
 
     def copied(self, model: GenerativeModel) -> ReadDocument:
         """An independent copy."""
         if not self.units:
             return ReadDocument.begin(model)
         other = ReadDocument(self.state.copied([0]), self.units)
-        other._knows_next = self._knows_next
+        other.knows_next = self.knows_next
         return other
 
     @property

@@ -15,6 +15,7 @@ from models import MMInterleaved
 from models.generation.conversation import Conversation
 from models.generation.documents import PromptSegment
 from models.generation.generated import Finished, Generated
+from models.generation.read_document import num_equal, pieces_of_units, units_of
 from rows import BOI
 
 DRAWING = {"num_inference_steps": 2, "guidance_scale": 2.0}
@@ -60,7 +61,22 @@ def go_on(conversation: Conversation, **options: Any) -> Generated:
     assert_equal(found, expected)
     assert conversation.segments == [*before, *found]
     assert found.prompt == before
+    assert_kept_as_read_again(conversation)
     return found
+
+
+@torch.no_grad()
+def assert_kept_as_read_again(conversation: Conversation) -> None:
+    """What the state holds is what a new one holds that has read the same."""
+    state, again = conversation._read.state, conversation.model.begin_generation(1)
+    again.read([pieces_of_units(conversation._read.units)])
+    assert state.lengths == again.lengths
+    torch.testing.assert_close(state.states(0), again.states(0), rtol=1e-3, atol=1e-3)
+    for kept, expected in ((state.seen, again.seen), (state.drawn_from, again.drawn_from)):
+        assert kept.range_of(0) == expected.range_of(0)
+        torch.testing.assert_close(kept.values(), expected.values(), rtol=1e-3, atol=1e-3)
+    if conversation._read.knows_next:
+        torch.testing.assert_close(state.logits, again.logits, rtol=1e-3, atol=1e-3)
 
 
 @contextmanager
@@ -137,11 +153,10 @@ def test_the_state_is_that_of_reading_all_again(model: MMInterleaved) -> None:
         conversation.generate(max_new_tokens=6, temperature=1.0, seed=turn, **DRAWING)
         conversation.add([image(turn + 1), "cd"])
         conversation.generate(mode="text", max_new_tokens=0)
-        state, again = conversation._read.state, model.begin_generation(1)
-        again.read([[[1], *(piece for part in conversation._parts for piece in part.pieces)]])
-        assert state.lengths == again.lengths
-        torch.testing.assert_close(state.logits, again.logits, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(state.states(0), again.states(0), rtol=1e-3, atol=1e-3)
+        pieces = [[1], *(piece for part in conversation._parts for piece in part.pieces)]
+        assert num_equal(units_of(pieces), conversation._read.units) == len(conversation._read.units)
+        assert conversation._read.knows_next
+        assert_kept_as_read_again(conversation)
 
 
 def test_a_stop_text_is_not_a_part_of_it(model: MMInterleaved) -> None:
@@ -331,7 +346,11 @@ def test_where_it_looked_is_told_in_each_turn(model: MMInterleaved) -> None:
     conversation = model.open_conversation([image(0), "ab"])
     conversation.generate(**WORDS)
     conversation.add([image(1)])
-    for _ in range(2):
+    for turn in range(3):
+        if turn == 2:  # all is read, and what was recorded is of another token than the last
+            conversation.generate(sampling_locations=True, mode="text", max_new_tokens=0)
+            conversation.add([" cd"])
+            conversation.generate(mode="text", max_new_tokens=0)
         before = conversation.segments
         theirs = model.generate(before, sampling_locations=True, **WORDS).sampling_locations
         ours = conversation.generate(sampling_locations=True, **WORDS).sampling_locations
