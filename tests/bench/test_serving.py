@@ -1,0 +1,29 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.serving import main
+
+TOY = Path(__file__).parents[2] / "trainer/weights/toy"
+
+
+def test_every_figure_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Few and short ones; what is compared is checked to be equal on the way."""
+    num_threads = torch.get_num_threads()
+    try:
+        few = ["--repetitions", "1", "--tokens", "6", "--steps", "2", "--turns", "2", "--conversations", "8"]
+        main([str(TOY), *few])
+    finally:
+        torch.set_num_threads(num_threads)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "8 text clients together",
+        "8 images together",
+        "text beside a drawing",
+        "cancel in a drawing",
+        "turn 2 kept",
+        "8 conversations",
+    ]
+    assert all(re.search(r"\d", line.split(":")[1]) for line in lines)
