@@ -134,7 +134,7 @@ def conversations(model: MMInterleaved, count: int, cache_bytes: int, picture: I
     options = {"mode": "text", "max_new_tokens": 4}
 
     async def some(numbers: Sequence[int]) -> None:
-        documents = [[picture.rotate(number), f" conversation {number}"] for number in numbers]
+        documents: list[list[Any]] = [[picture.rotate(number), f" conversation {number}"] for number in numbers]
         await asyncio.gather(*(answer(engine, document, **options) for document in documents))
         await asyncio.gather(*(answer(engine, [*document, " goes on"], **options) for document in documents))
 
