@@ -47,6 +47,13 @@ def test_the_lines_for_deformable_detr_replace_its_functions(tmp_path: Path) -> 
     assert all(isinstance(attn, mmfs.MultiScaleDeformableAttention) for attn in replaced)
 
 
+def test_the_example_of_lists_of_images_runs(tmp_path: Path) -> None:
+    names = run_example("image_lists.md", "image_indices=lists", tmp_path)
+    assert names["out"].shape == (1, 100, 256)
+    (gradient,) = torch.autograd.grad(names["out"].square().sum(), names["places"])
+    assert gradient.ne(0).any(-1).eq(names["seen"]).all(), "of the places of images that are seen"
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own exporter
 def test_the_example_of_an_export_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
