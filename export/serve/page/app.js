@@ -352,6 +352,8 @@ addEventListener("hashchange", async () => {
 
 // The server.
 
+let told = null; // why there is no answer yet
+
 async function connect() {
   try {
     const { data } = await getJSON("models");
@@ -361,12 +363,14 @@ async function connect() {
     setMostBytes(props.limits?.max_image_bytes);
     options.refill();
     locations.refresh();
-    clearNotices();
+    if (told) clearNotices();
+    told = null;
   } catch (error) {
     if (error.status === 401) fail(error.message, { "Enter the key": () => options.show() });
     else {
       const sentence = error.status === 503 ? "The server is still loading its model. This page goes on by itself." : error.message;
-      notify(sentence, { error: true });
+      if (sentence !== told) notify(sentence, { error: true }); // once, however often it is tried
+      told = sentence;
       setTimeout(connect, LOOK_AGAIN_MS);
     }
   }

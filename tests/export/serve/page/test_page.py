@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from live_server import LiveServer
 from page_documents import Open, image, models, parts_of, text, yours
@@ -149,3 +150,25 @@ def test_text_goes_in_its_own_direction_and_nothing_moves_where_that_is_not_want
     moving = """() => [...document.querySelectorAll("*")]
         .filter(one => getComputedStyle(one).animationName !== "none").length"""
     assert page.evaluate(moving) == 0
+
+
+def test_a_server_that_is_still_loading_is_waited_for(browser: Browser, server: LiveServer) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    is_loading = True
+
+    def props(route: Route) -> None:
+        body = json.dumps({"error": {"message": "The model is being loaded."}})
+        route.fulfill(status=503, body=body) if is_loading else route.continue_()
+
+    page.route("**/v1/mmfs/props", props)
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    expect(page.locator(".notice.error")).to_contain_text("The server is still loading its model.")
+    page.locator(".text").fill("a snail")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".notice.error")).to_contain_text("Wait until it has loaded its model.")
+    is_loading = False
+    expect(page.locator("#model")).to_have_text("toy")
+    expect(page.locator(".notice")).to_have_count(0)
+    assert parts_of(page, 0) == ["a snail"]
+    context.close()
