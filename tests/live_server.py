@@ -41,16 +41,10 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class LiveServer:
-    port: int
-    service: Service
-    clients: list[OpenAI] = field(default_factory=list)
+class Address:
+    """Of something on this machine that answers HTTP."""
 
-    def client(self, **options: Any) -> OpenAI:
-        """OpenAI's client of it, which is closed with the server."""
-        given = {"api_key": "none", "max_retries": 0, "timeout": PATIENCE_S, **options}
-        self.clients.append(OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", **given))
-        return self.clients[-1]
+    port: int
 
     def connect(self) -> socket.socket:
         """A connection."""
@@ -66,15 +60,7 @@ class LiveServer:
         """One request, whatever its headers and body are."""
         with closing(self.connect()) as connection:
             connection.sendall(request_bytes(method, path, body, headers))
-            received = b""
-            while chunk := connection.recv(1 << 16):
-                received += chunk
-        head, _, rest = received.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        found = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        if found.get("transfer-encoding") == "chunked":
-            rest = _joined(rest)
-        return Answer(int(first.split()[1]), found, rest)
+            return answer_of(rest_of(connection))
 
     def wait_until(self, what: Callable[[], bool]) -> float:
         """Seconds until it is so."""
@@ -83,6 +69,23 @@ class LiveServer:
             assert time.monotonic() - begin < PATIENCE_S, "it does not happen"
             time.sleep(0.005)
         return time.monotonic() - begin
+
+    def counter(self, name: str) -> float:
+        """Of `/metrics`, by its name without "mmfs:"; 0 if nothing was counted yet."""
+        lines = self.ask("GET", "/metrics").body.decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"mmfs:{name} "))
+
+
+@dataclass(frozen=True)
+class LiveServer(Address):
+    service: Service
+    clients: list[OpenAI] = field(default_factory=list)
+
+    def client(self, **options: Any) -> OpenAI:
+        """OpenAI's client of it, which is closed with the server."""
+        given = {"api_key": "none", "max_retries": 0, "timeout": PATIENCE_S, **options}
+        self.clients.append(OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", **given))
+        return self.clients[-1]
 
     @property
     def is_idle(self) -> bool:
@@ -107,6 +110,24 @@ def request_bytes(
     }
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + content
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    received = b""
+    while chunk := connection.recv(1 << 16):
+        received += chunk
+    return received
+
+
+def answer_of(received: bytes) -> Answer:
+    """A whole answer as it was sent."""
+    head, _, rest = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    found = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if found.get("transfer-encoding") == "chunked":
+        rest = _joined(rest)
+    return Answer(int(first.split()[1]), found, rest)
 
 
 def _joined(chunked: bytes) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -24,12 +22,11 @@ from export.serve.engine.limits import EngineLimits
 from export.serve.http.keys import Keys
 from export.serve.http.service import Service
 from export.serve.settings import Settings
-from live_server import PATIENCE_S, LiveServer, live, request_bytes
+from live_server import PATIENCE_S, LiveServer, live, request_bytes, rest_of
 from models import MMInterleaved
 from scripted_engine import ScriptedEngine, said, without_end
+from server_process import TOY, served
 
-ROOT = Path(__file__).parents[2]
-TOY = ROOT / "trainer/weights/toy"
 CHAT = "/v1/chat/completions"
 DRAWING = {
     "messages": [{"role": "user", "content": "a snail"}],
@@ -62,22 +59,17 @@ def counted_steps(model: MMInterleaved) -> Iterator[list[int]]:
         hook.remove()
 
 
-def counter(server: LiveServer, name: str) -> float:
-    lines = server.ask("GET", "/metrics").body.decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"mmfs:{name} "))
-
-
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_leaves_in_a_drawing_stops_it(server: LiveServer, model: MMInterleaved, stream: bool):
     name = 'cancelled_total{why="client"}'
-    before = counter(server, name)
+    before = server.counter(name)
     with counted_steps(model) as steps:
         with server.connect() as connection:
             connection.sendall(request_bytes("POST", CHAT, {**DRAWING, "stream": stream}))
             server.wait_until(lambda: len(steps) >= 3)
         server.wait_until(lambda: server.is_idle)
         assert len(steps) < 450, "it was drawn to the end, or almost"
-    assert counter(server, name) == before + 1
+    assert server.counter(name) == before + 1
     assert server.ask("POST", CHAT, WRITING).status == 200
 
 
@@ -203,50 +195,15 @@ def test_an_exception_between_two_pieces_ends_that_answer_alone(model: MMInterle
         assert b"event: response.failed" in events
 
 
-def rest_of(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
-    received = b""
-    while chunk := connection.recv(1 << 16):
-        received += chunk
-    return received
-
-
-@contextmanager
-def served(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`python -m export.serve` as a process, and its port, once it answers."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "export.serve", str(TOY), "--port", "0", *options],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        port = int(process.stdout.readline().split()[0].rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as connection:  # it listens before it has a model
-            connection.sendall(request_bytes("GET", "/health"))
-            early = rest_of(connection)
-        assert b" 503 " in early
-        assert b"is being loaded" in early
-        assert "is ready" in process.stdout.readline()
-        yield process, port
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_sigterm_lets_work_end_and_takes_no_more():
-    with served("--grace", "50") as (process, port), socket.create_connection(("127.0.0.1", port)) as connection:
+    with served("--grace", "50") as server, server.connect() as connection:
         drawing = {**DRAWING, "mmfs": {"num_inference_steps": 60}, "stream": True}
         connection.sendall(request_bytes("POST", CHAT, drawing))
         received = connection.recv(1 << 16)
-        process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
         begin = time.monotonic()
         while True:  # it goes on listening
-            with socket.create_connection(("127.0.0.1", port)) as other:
+            with server.connect() as other:
                 other.sendall(request_bytes("POST", CHAT, WRITING))
                 if b" 503 " in (refused := rest_of(other)):
                     break
@@ -255,19 +212,19 @@ def test_sigterm_lets_work_end_and_takes_no_more():
         received += rest_of(connection)
         assert b'"images"' in received
         assert b"data: [DONE]" in received
-        assert process.wait(PATIENCE_S) == 0
+        assert server.process.wait(PATIENCE_S) == 0
 
 
 def test_after_its_grace_a_server_breaks_off_and_says_so():
-    with served("--grace", "0") as (process, port), socket.create_connection(("127.0.0.1", port)) as connection:
+    with served("--grace", "0") as server, server.connect() as connection:
         connection.sendall(request_bytes("POST", CHAT, {**DRAWING, "stream": True}))
         received = connection.recv(1 << 16)
-        process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
         received += rest_of(connection)
         assert b'"error"' in received
         assert b"The server is stopping" in received
-        assert process.wait(PATIENCE_S) == 0
-        _, log = process.communicate()
+        assert server.process.wait(PATIENCE_S) == 0
+        log = server.log()
     lines = [json.loads(line) for line in log.splitlines()]
     assert lines[-1]["path"] == CHAT
     assert "snail" not in log

@@ -93,7 +93,7 @@ class DocumentLoader:
                     f"{image.place} is a link to an image that this server does not keep any more, or never made. Send "
                     "the image itself, as a data URL.",
                     image.place,
-                    422,
+                    404,
                 )
             return stored
         if found := DATA_URL.match(image.url):
