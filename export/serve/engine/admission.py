@@ -49,16 +49,31 @@ class AdmissionQueue(Generic[Job]):
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._waiting))
 
-    def add(self, job: Job) -> None:
-        """Append a job.
-
-        Raises:
-            QueueFull: too many wait.
-        """
+    def check_place(self) -> None:
+        """Raise QueueFull if too many wait."""
         if len(self._waiting) >= self.limits.max_queued:
             raise QueueFull(
                 f"{len(self._waiting)} requests wait already, which is the limit. Try again later.",
                 self.seconds_until_free(len(self._waiting)),
+            )
+
+    def add(self, job: Job, num_bytes: int = 0) -> None:
+        """Append a job.
+
+        Args:
+            job: that waits from now on.
+            num_bytes: that others have to free before it fits.
+
+        Raises:
+            QueueFull: too many wait, or it would wait too long for memory.
+        """
+        self.check_place()
+        seconds = self.seconds_until_freed(num_bytes)
+        if seconds > self.limits.queue_timeout:
+            raise QueueFull(
+                f"It would take about {seconds:.0f} seconds until there is memory for this request, and one waits "
+                f"{self.limits.queue_timeout:g} at most. Try again later.",
+                seconds,
             )
         self._waiting.append(job)
 
@@ -106,3 +121,9 @@ class AdmissionQueue(Generic[Job]):
     def seconds_until_free(self, num_before: int) -> float:
         """Until so many requests are done."""
         return max(1.0, self._seconds * num_before / self.limits.max_running)
+
+    def seconds_until_freed(self, num_bytes: int) -> float:
+        """Until requests that end have freed so much of the memory: all of it changes hands while one is computed."""
+        if self.limits.memory_bytes is None:
+            return 0.0
+        return self._seconds * max(0, num_bytes) / self.limits.memory_bytes

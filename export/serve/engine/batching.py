@@ -7,6 +7,7 @@ document has read is kept for the next request that begins with it.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -19,12 +20,14 @@ from export.serve.engine.drawing import Painters, hang
 from export.serve.engine.events import Cancelled, Failed, LastEvent
 from export.serve.engine.forecast import Forecast
 from export.serve.engine.handle import Handle
-from export.serve.engine.interface import Engine, EngineStats, EngineStopped, Request
+from export.serve.engine.interface import Engine, EngineStats, EngineStopped, NeverFits, Request
 from export.serve.engine.job import AloneJob, DocumentJob, Job, clients, job_of
-from export.serve.engine.limits import EngineLimits
+from export.serve.engine.limits import MIB, EngineLimits
 from export.serve.engine.writing import Writers, seat
 from models.generation.state import GenerativeModel, processor_of
 from models.torch_defaults import usual_torch_defaults
+
+LOG = logging.getLogger(__name__)
 
 
 class BatchingEngine(Engine):
@@ -50,18 +53,59 @@ class BatchingEngine(Engine):
         self._changed = threading.Condition()
         self._stopped = False
         with usual_torch_defaults():
-            self._forecast = Forecast.measured(model)
+            self._empty = model.begin_generation(1)
+            self._forecast = None if limits.memory_bytes is None else Forecast.measured(model)
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, request: Request) -> Handle:
-        handle = Handle(request.id, self._wake)
+        job = job_of(request, Handle(request.id, self._wake))
         with self._changed:
-            if self._stopped:
-                raise EngineStopped("The server is stopping. Ask another one, or this one after it has started again.")
-            self._queue.add(job_of(request, handle))
+            self._check_open()
+            self._queue.check_place()
+        if isinstance(job, DocumentJob):  # in the caller's thread, and nobody waits for it
+            with usual_torch_defaults():
+                job.prepare(self._processor, self._empty)
+            job.num_bytes = self._forecast_of(job)
+        with self._changed:
+            self._check_open()
+            self._queue.add(job, self._num_missing(job))
             self._changed.notify()
-        return handle
+        return job.handle
+
+    def _check_open(self) -> None:
+        if self._stopped:
+            raise EngineStopped("The server is stopping. Ask another one, or this one after it has started again.")
+
+    def _num_missing(self, job: Job) -> int:
+        """Bytes by which the documents that run and wait, and this one, are more than there is memory for."""
+        if self.limits.memory_bytes is None or not job.num_bytes:
+            return 0
+        return sum(one.num_bytes for one in (*self._running, *self._queue, job)) - self.limits.memory_bytes
+
+    def _forecast_of(self, job: DocumentJob) -> int:
+        """Bytes that a document will take; 0 if that does not matter.
+
+        Raises:
+            NeverFits: more than there is memory.
+        """
+        limit = self.limits.memory_bytes
+        if self._forecast is None or limit is None or job.refusal is not None:
+            return 0
+        num_images = job.num_prompt_images + (0 if job.options.mode == "text" else job.options.max_new_images)
+        num_tokens = len(job.prompt) + job.options.most_new_places(self._num_visual)
+        num_tokens -= max(
+            0, self._empty.excess(0, num_tokens)
+        )  # a document ends where the language model's length does
+        num_bytes = self._forecast.of(num_tokens, num_images)
+        if num_bytes > limit:
+            raise NeverFits(
+                f"The request needs about {num_bytes / MIB:.4g} MiB for {num_tokens} tokens and {num_images} images, "
+                f"those that it may write among them; all requests together have {limit / MIB:.4g} MiB. Send less text "
+                "or fewer images, or lower max_tokens or mmfs.max_new_images; or start the server with a larger "
+                "--memory."
+            )
+        return num_bytes
 
     def stats(self) -> EngineStats:
         with self._changed:
@@ -89,22 +133,50 @@ class BatchingEngine(Engine):
             self._changed.notify()
 
     def _work(self) -> None:
-        with torch.no_grad(), usual_torch_defaults():
-            while True:
-                with self._changed:
-                    while not ((admitted := self._admit()) or self._has_work()):
-                        if self._stopped and not self._running and not len(self._queue):
-                            self._cache.clear()
-                            return
-                        self._changed.wait(self._queue.seconds_until_expiry(time.monotonic()))
-                try:
-                    self._drop_cancelled()
-                    for job in admitted:
-                        self._start(job)
-                    self._tick()
-                except Exception as error:  # of the engine itself: whoever was in it cannot go on, but others can
-                    for job in list(self._running):
-                        self._end(job, Failed(error), keep=False)
+        try:
+            with torch.no_grad(), usual_torch_defaults():
+                while self._round():
+                    pass
+        finally:  # also if the thread is lost, nobody waits for ever
+            with self._changed:
+                self._stopped = True
+            self._fail([*self._running, *self._queue], RuntimeError("The engine's thread has ended."))
+
+    def _round(self) -> bool:
+        """Wait for work, and do a part of it; whether the engine goes on."""
+        try:
+            with self._changed:
+                while not ((admitted := self._admit()) or self._has_work()):
+                    if self._stopped and not self._running and not len(self._queue):
+                        self._cache.clear()
+                        return False
+                    self._changed.wait(self._queue.seconds_until_expiry(time.monotonic()))
+        except Exception as error:  # nobody can be admitted
+            self._fail([*self._running, *self._queue], error)
+            return True
+        try:
+            self._drop_cancelled()
+            for job in admitted:
+                self._start(job)
+            self._tick()
+        except Exception as error:  # of the engine itself: whoever was in it cannot go on, but others can
+            self._fail(self._running, error)
+        return True
+
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
+        """End all that run, and perhaps those that wait, whatever state their batches are in."""
+        with self._changed:
+            jobs = list(jobs)
+            self._running, self._alone, self._reading, self._writers, self._painters = [], [], [], [], []
+            for waiting in set(jobs).intersection(self._queue):
+                self._queue.remove(waiting)
+        for job in jobs:
+            if isinstance(job, DocumentJob):
+                job.state = None
+            try:
+                job.end(Failed(error))
+            except Exception:  # a stream that does not close; its client has been told
+                LOG.exception("A request could not be ended in order.")
 
     def _admit(self) -> list[Job]:
         """Let those that wait go if they are cancelled or late; those that begin now."""
@@ -133,21 +205,10 @@ class BatchingEngine(Engine):
                 self._end(job, Cancelled(reason))
 
     def _fits(self, job: Job) -> bool:
-        """Whether there is memory for a request beside those that run; one alone is always tried."""
-        if self.limits.memory_bytes is None or not self._running or not isinstance(job, DocumentJob):
+        """Whether there is memory for a request beside those that run."""
+        if self.limits.memory_bytes is None or not job.num_bytes:
             return True
-        if not job.num_bytes:
-            try:
-                job.prepare(self.model)
-            except Exception:
-                return True  # it is told when it begins
-            job.num_bytes = self._forecast_of(job)
         return sum(one.num_bytes for one in self._running) + job.num_bytes <= self.limits.memory_bytes
-
-    def _forecast_of(self, job: DocumentJob) -> int:
-        num_new = job.options.most_new_places(self._num_visual)
-        num_images = job.num_prompt_images + (0 if job.options.mode == "text" else job.options.max_new_images)
-        return self._forecast.of(len(job.prompt) + num_new, num_images)
 
     def _start(self, job: Job) -> None:
         """Begin a request: with what has been read of its document before."""
@@ -158,9 +219,10 @@ class BatchingEngine(Engine):
             self._alone.append(job)
             return
         assert isinstance(job, DocumentJob), "there is no other kind"
+        if job.refusal is not None:
+            self._end(job, Failed(job.refusal))
+            return
         try:
-            job.prepare(self.model)
-            job.num_bytes = self._forecast_of(job)
             job.begin(self.model, self._cache.take(job.request.asker.cache_scope, job.prompt))
         except Exception as error:  # of this request alone
             self._end(job, Failed(error))

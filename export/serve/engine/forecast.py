@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from models.denoising_options import Denoising
-from models.generation.state import GenerativeModel, Piece, processor_of
+from models.generation.state import GenerativeModel, processor_of
 
 NUM_TOKENS = 32
 """Of the document that is measured."""
@@ -26,24 +26,27 @@ class Forecast:
     @classmethod
     @torch.no_grad()
     def measured(cls, model: GenerativeModel) -> Forecast:
-        """Read a token, then some more, then an image, and have it drawn from."""
+        """Read a token, then some more; and apart from them an image, and have it drawn from: as many tokens, and the
+        image, as the language model has places for."""
         processor, config = processor_of(model), model.config
+        limit, num_visual = config.language_model.max_tokens, config.visual_tokenizer.num_visual_tokens
+        num_tokens = NUM_TOKENS if limit is None else min(NUM_TOKENS, limit)
+        text = model.begin_generation(1)
+        text.read([[[config.bos_token_id]]])
+        one = per_token = text.copied([0]).num_bytes
+        if num_tokens > 1:
+            text.read([[[config.bos_token_id] * (num_tokens - 1)]])
+            per_token = (text.copied([0]).num_bytes - one) // (num_tokens - 1)
+        if limit is not None and num_visual + 2 > limit:
+            return cls(per_token, 0)  # no image can be read
         state = model.begin_generation(1)
-        sizes: list[int] = []
         pixels = torch.zeros(3, processor.height, processor.width)
-        turns: list[list[Piece]] = [
-            [[config.bos_token_id]],
-            [[config.bos_token_id] * (NUM_TOKENS - 1)],
-            [[config.begin_of_image_id], pixels, [config.begin_of_image_id]],
-        ]
-        for pieces in turns:
-            state.read([pieces])
-            if len(sizes) == 2:
-                state.begin_drawing([0], [0], Denoising(num_inference_steps=1)).step()
-            sizes.append(state.copied([0]).num_bytes)
-        per_token = (sizes[1] - sizes[0]) // (NUM_TOKENS - 1)
-        num_tokens = config.visual_tokenizer.num_visual_tokens + 2
-        return cls(per_token, max(0, sizes[2] - sizes[1] - num_tokens * per_token))
+        # Then the next image is asked for, if there is a place, so that the first is projected for the U-Net too.
+        again = [] if num_visual + 3 > (limit or num_visual + 3) else [[config.begin_of_image_id]]
+        state.read([[[config.bos_token_id, config.begin_of_image_id], pixels, *again]])
+        state.begin_drawing([0], [0], Denoising(num_inference_steps=1)).step()
+        after = num_visual + 1 + len(again)  # tokens more than one
+        return cls(per_token, max(0, state.copied([0]).num_bytes - one - after * per_token))
 
     def of(self, num_tokens: int, num_images: int) -> int:
         """Bytes of a document of so many tokens, visual ones among them, and images."""

@@ -89,6 +89,10 @@ class QueueFull(Overloaded):
     """The request was not taken."""
 
 
+class NeverFits(ValueError):
+    """The request needs more memory than there is for all."""
+
+
 class QueuedTooLong(Overloaded):
     """The request waited longer than `EngineLimits.queue_timeout`."""
 
@@ -121,10 +125,12 @@ class Engine(ABC):
 
     @abstractmethod
     def submit(self, request: Request) -> Handle:
-        """Take a request. Returns at once.
+        """Take a request. It returns when the document has become tokens, which takes long for a long text: an asyncio
+        loop calls it in a thread.
 
         Raises:
-            QueueFull: too many wait already, or too many of this client.
+            QueueFull: too many wait already, or its turn would come too late.
+            NeverFits: it needs more memory than there is.
             EngineStopped: `close` was called.
         """
 

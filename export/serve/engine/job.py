@@ -16,12 +16,16 @@ from export.serve.engine.interface import GenerationRequest, Request, ScoreReque
 from models.generation.continuation import Continuation
 from models.generation.documents import cut_to_fit, pieces_of
 from models.generation.generate import generate_stream
-from models.generation.generated import Finished
+from models.generation.generated import Event, Finished
 from models.generation.options import GenerationOptions
 from models.generation.recorded_queries import RecordedQueries
-from models.generation.scoring import score
-from models.generation.state import GenerationState, GenerativeModel, Piece, processor_of
+from models.generation.scoring import Score, score_stream
+from models.generation.state import GenerationState, GenerativeModel, Piece
 from models.generation.stream import GenerationStream
+from models.processor import MMInterleavedProcessor
+
+CANDIDATES_OF_A_STEP = 8
+"""Of a score, between two rounds of the other requests."""
 
 Phase = Literal["queued", "reading", "writing", "drawing"]
 
@@ -73,13 +77,11 @@ class AloneJob(Job):
     def step(self, model: GenerativeModel) -> LastEvent | None:
         """Compute the next step."""
         self.enter("writing")
-        if isinstance(self.request, ScoreRequest):
-            request = self.request
-            return Scored(score(model, request.document, request.candidates, rank_by=request.rank_by), self.timings)
         if self.stream is None:
-            options = {one.name: getattr(self.request.options, one.name) for one in fields(GenerationOptions)}
-            self.stream = generate_stream(model, self.request.document, **options)
+            self.stream = self._begin(model)
         event = self.stream.step()
+        if isinstance(event, list):
+            return Scored(event, self.timings)
         if isinstance(event, Finished):
             num_images = sum(not isinstance(segment, str) for segment in self.request.document[event.num_cut :])
             return Completed(event, num_images, 0, self.timings)
@@ -87,11 +89,23 @@ class AloneJob(Job):
             self.handle.put(event)
         return None
 
+    def _begin(self, model: GenerativeModel) -> GenerationStream[Event] | GenerationStream[list[Score]]:
+        if isinstance(self.request, ScoreRequest):
+            return score_stream(
+                model,
+                self.request.document,
+                self.request.candidates,
+                rank_by=self.request.rank_by,
+                candidates_at_a_time=CANDIDATES_OF_A_STEP,
+            )
+        options = {one.name: getattr(self.request.options, one.name) for one in fields(GenerationOptions)}
+        return generate_stream(model, self.request.document, **options)
+
     def end(self, event: LastEvent) -> None:
         """Tell the last event, and let go of the stream."""
+        super().end(event)
         if self.stream is not None:
             self.stream.close()
-        super().end(event)
 
 
 @dataclass(eq=False)
@@ -115,23 +129,30 @@ class DocumentJob(Job):
     recorded: dict[int, RecordedQueries] = field(default_factory=dict)
     """Of the image that is being drawn, by denoising step."""
 
+    refusal: Exception | None = None
+    """Why its document cannot be read."""
+
     @property
     def options(self) -> GenerationOptions:
         """Of the request."""
         assert isinstance(self.request, GenerationRequest), "a score is a job of another kind"
         return self.request.options
 
-    def prepare(self, model: GenerativeModel) -> None:
-        """Turn the document into what the model reads, once.
+    def prepare(self, processor: MMInterleavedProcessor, empty: GenerationState) -> None:
+        """Turn the document into what the model reads; if it cannot be read or is too long, `refusal` tells why.
 
-        Raises:
-            ValueError: it cannot be read, or is too long.
+        Args:
+            processor: of the model.
+            empty: a state that has read nothing and reads nothing here: it knows how much fits.
         """
-        if self.prompt:
-            return
+        try:
+            self._prepare(processor, empty)
+        except Exception as error:  # of this document alone: its last event, when its turn comes
+            self.refusal = error
+
+    def _prepare(self, processor: MMInterleavedProcessor, empty: GenerationState) -> None:
         assert isinstance(self.request, GenerationRequest), "a score is a job of another kind"
-        document, options, config = self.request.document, self.options, model.config
-        processor, empty = processor_of(model), model.begin_generation(1)
+        document, options, config = self.request.document, self.options, empty.config
         segments = [pieces_of(segment, processor, config) for segment in document]
         if options.overflow == "cut":
             num_new = 1 + options.most_new_places(config.visual_tokenizer.num_visual_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from export.serve.content.fetching import Fetcher
 from export.serve.content.kept import Kept
 from export.serve.content.loading import DocumentLoader
 from export.serve.engine.handle import Handle
-from export.serve.engine.interface import Asker, Engine, EngineStopped, QueueFull
+from export.serve.engine.interface import Asker, Engine, EngineStopped, NeverFits, QueueFull
 from export.serve.engine.interface import Request as Work
 from export.serve.errors import RequestError
 from export.serve.http.metrics import Metrics
@@ -98,20 +99,19 @@ class Service:
         """Who asks, for the engine."""
         return Asker(client=client, cache_scope="" if self.settings.share_cache else client)
 
-    def begin(self, id: str, requests: Sequence[Work]) -> Run:
+    async def begin(self, id: str, requests: Sequence[Work]) -> Run:
         """Hand requests to the engine that are one answer together: all of them or none.
 
         Raises:
-            RequestError: 429 if the queue is full, 503 if the engine takes no more.
+            RequestError: 429 if the queue is full, 400 if they can never be computed, 503 if the engine takes no more.
         """
-        engine = self.served.engine
-        handles: list[Handle] = []
+        submitting = asyncio.ensure_future(asyncio.to_thread(_submitted, self.served.engine, requests))
         try:
-            for request in requests:
-                handles.append(engine.submit(request))
-        except (QueueFull, EngineStopped) as error:
-            for handle in handles:
-                handle.cancel("request")
+            handles = await asyncio.shield(submitting)
+        except asyncio.CancelledError:  # the client has gone, and the thread works on
+            submitting.add_done_callback(_cancel_submitted)
+            raise
+        except (QueueFull, NeverFits, EngineStopped) as error:
             raise self.refused(error) from error
         self.runs[id] = run = Run(
             id,
@@ -128,8 +128,11 @@ class Service:
     def _forget(self, id: str) -> None:
         self.runs.pop(id, None)
 
-    def refused(self, error: QueueFull | EngineStopped) -> RequestError:
+    def refused(self, error: QueueFull | NeverFits | EngineStopped) -> RequestError:
         """What the engine did not take, as HTTP has it."""
+        if isinstance(error, NeverFits):
+            self.metrics.rejections.labels("too_large").inc()
+            return RequestError(400, str(error))
         if isinstance(error, EngineStopped):
             return RequestError(503, str(error))
         self.metrics.rejections.labels("queue_full").inc()
@@ -141,3 +144,25 @@ class Service:
         self.is_stopping = True
         if self._served is not None:
             self._served.engine.close()
+
+
+def _submitted(engine: Engine, requests: Sequence[Work]) -> list[Handle]:
+    """The handles of all requests, or an exception and none of them under way."""
+    handles: list[Handle] = []
+    try:
+        for request in requests:
+            handles.append(engine.submit(request))
+    except Exception:
+        _cancel(handles)
+        raise
+    return handles
+
+
+def _cancel(handles: Sequence[Handle]) -> None:
+    for handle in handles:
+        handle.cancel("client")
+
+
+def _cancel_submitted(submitting: asyncio.Future[list[Handle]]) -> None:
+    if submitting.exception() is None:
+        _cancel(submitting.result())

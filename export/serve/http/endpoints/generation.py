@@ -60,7 +60,7 @@ async def begin(
         request.state.facts["prompt"] = "".join(words)
     seeds = options.generation.seeds(1)
     asker = service.asker(request.state.client)
-    run = service.begin(
+    run = await service.begin(
         id,
         [
             GenerationRequest(

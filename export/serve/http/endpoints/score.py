@@ -28,7 +28,7 @@ async def score(request: Request, service: Service) -> Response:
     asked = parse_score(body, service.settings.options, service.settings.template)
     document = filled(await run_in_threadpool(served.loader.load, asked.parts), asked.options.task)
     id = f"score_{uuid4().hex}"
-    run = service.begin(
+    run = await service.begin(
         id,
         [
             ScoreRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,31 @@ import torch
 from PIL import Image
 
 from export.runtime import Session
+from export.serve.engine.admission import AdmissionQueue
 from export.serve.engine.batching import BatchingEngine
 from export.serve.engine.events import Cancelled, Completed, Event, Failed, Scored
-from export.serve.engine.interface import Asker, EngineStopped, GenerationRequest, QueuedTooLong, ScoreRequest
+from export.serve.engine.forecast import Forecast
+from export.serve.engine.handle import Handle
+from export.serve.engine.interface import (
+    Asker,
+    EngineStopped,
+    GenerationRequest,
+    NeverFits,
+    QueuedTooLong,
+    QueueFull,
+    ScoreRequest,
+)
 from export.serve.engine.limits import EngineLimits
 from export.validate.end_to_end import compare
 from models import MMInterleaved
 from models.generation.generated import Generated, Preview, Progress
 from models.generation.options import GenerationOptions
 from models.generation.state import GenerativeModel
+from models.generation.torch_state import TorchGenerationState
 from models.images.image_file import open_image
 
 WRITTEN = {"mode": "text", "max_new_tokens": 12, "min_new_tokens": 12}
+PATIENCE_S = 120
 DRAWN = {"mode": "image", "num_inference_steps": 4}
 
 
@@ -53,7 +67,7 @@ async def events_of(engine: BatchingEngine, document: list[Any], preview_every: 
 
 def asked(*work: Coroutine[Any, Any, list[Event]]) -> list[list[Event]]:
     async def together() -> list[list[Event]]:
-        return list(await asyncio.gather(*work))
+        return list(await asyncio.wait_for(asyncio.gather(*work), PATIENCE_S))
 
     return asyncio.run(together())
 
@@ -168,6 +182,31 @@ def test_scores_are_those_of_the_library(served: Any, engine: BatchingEngine) ->
         assert found.log_probability == pytest.approx(expected.log_probability, rel=1e-3)
 
 
+def test_a_score_stops_between_candidates(served: Any, engine: BatchingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are computed between its steps, and it is cancelled in the middle."""
+    handles: list[Handle] = []
+    state = type(served.begin_generation(1))
+    log_probabilities, num_read = state.log_probabilities, []
+
+    def counted(self: Any, answers: list[list[int]]) -> list[float]:
+        num_read.append(len(answers))
+        if len(num_read) == 3:
+            handles[0].cancel("client")
+        return log_probabilities(self, answers)
+
+    monkeypatch.setattr(state, "log_probabilities", counted)
+
+    async def scored() -> list[Event]:
+        candidates = [f"candidate {number}" for number in range(60)]
+        handles.append(engine.submit(ScoreRequest(document=["one"], candidates=candidates)))
+        return [event async for event in handles[0]]
+
+    gone, other = asked(scored(), events_of(engine, ["one"], **WRITTEN))
+    assert gone == [Cancelled("client")]
+    assert num_read == [8, 8, 8]
+    check(served, ["one"], other, **WRITTEN)
+
+
 @pytest.mark.parametrize("when", ["waiting", "writing", "drawing", "searching"])
 def test_a_cancelled_request_leaves_the_others_alone(served: Any, engine: BatchingEngine, when: str) -> None:
     long = {
@@ -280,13 +319,51 @@ def test_an_exception_in_a_batch_fails_the_guilty_alone(
     assert engine.stats().num_running == 0
 
 
-def test_who_waits_too_long_or_does_not_fit_waits_for_others(served: GenerativeModel) -> None:
-    engine = BatchingEngine(served, EngineLimits(max_running=1, queue_timeout=0.05, memory_bytes=1))
+def test_an_exception_that_is_nobodys_fails_all_of_the_batch_and_nobody_waits(
+    unchanged_model: MMInterleaved, poisoned: BatchingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the documents of a batch cannot be taken apart, all of them end; the next one is answered."""
+    writing = {"mode": "text", "max_new_tokens": 60, "min_new_tokens": 60}
+    with monkeypatch.context() as broken:
+
+        def refuse(_state: object, _rows: object) -> None:
+            raise RuntimeError("no memory for a copy")
+
+        broken.setattr(TorchGenerationState, "copied", refuse)
+        found = asked(*(events_of(poisoned, [name], **writing) for name in "abc"))
+    for events in found:
+        assert isinstance(events[-1], Failed)
+        assert str(events[-1].error) == "no memory for a copy"
+    assert poisoned.stats().num_running == 0
+    (again,) = asked(events_of(poisoned, ["b"], **WRITTEN))
+    check(unchanged_model, ["b"], again, **WRITTEN)
+
+
+def test_an_error_of_admission_ends_those_that_wait(model: MMInterleaved, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = BatchingEngine(model, EngineLimits())
+    try:
+        with monkeypatch.context() as broken:
+
+            def refuse(*_: object) -> None:
+                raise RuntimeError("no order")
+
+            broken.setattr(AdmissionQueue, "next", refuse)
+            (events,) = asked(events_of(engine, ["a"], **WRITTEN))
+        assert isinstance(events[-1], Failed)
+        assert str(events[-1].error) == "no order"
+        (events,) = asked(events_of(engine, ["a"], **WRITTEN))
+        assert isinstance(events[-1], Completed)
+    finally:
+        engine.close()
+
+
+def test_who_waits_too_long_waits_for_others(served: GenerativeModel) -> None:
+    engine = BatchingEngine(served, EngineLimits(max_running=1, queue_timeout=0.05))
     try:
         first, second = asked(
-            events_of(engine, ["a"], **{**DRAWN, "num_inference_steps": 200}), events_of(engine, ["b"], **WRITTEN)
+            events_of(engine, ["a"], **{**DRAWN, "num_inference_steps": 60}), events_of(engine, ["b"], **WRITTEN)
         )
-        assert isinstance(first[-1], Completed), "alone, a request is always tried"
+        assert isinstance(first[-1], Completed)
         assert isinstance(second[-1], Failed)
         assert isinstance(second[-1].error, QueuedTooLong)
     finally:
@@ -295,11 +372,86 @@ def test_who_waits_too_long_or_does_not_fit_waits_for_others(served: GenerativeM
         engine.submit(GenerationRequest(document=["a"], options=GenerationOptions()))
 
 
+def needed(served: GenerativeModel, num_tokens: int, num_images: int = 0) -> int:
+    """Bytes of a document."""
+    return Forecast.measured(served).of(num_tokens, num_images)
+
+
 def test_memory_admits_as_many_as_fit(served: GenerativeModel) -> None:
-    engine = BatchingEngine(served, EngineLimits(memory_bytes=1))
+    """Each document takes <s>, a token and 12 new ones: two of them have room beside each other."""
+    engine = BatchingEngine(served, EngineLimits(memory_bytes=2 * needed(served, 14)))
     try:
+        most = []
+        watched = engine._tick
+
+        def tick() -> None:
+            most.append(engine.stats().num_running)
+            watched()
+
+        engine._tick = tick  # type: ignore[method-assign]
         found = asked(*(events_of(engine, [name], **WRITTEN) for name in "abc"))
         for name, events in zip("abc", found, strict=True):
             check(served, [name], events, **WRITTEN)
+        assert max(most) == 2
     finally:
+        engine.close()
+
+
+def test_what_never_fits_into_memory_is_refused_at_once(served: GenerativeModel, pictures: list[Image.Image]) -> None:
+    num_visual = served.config.visual_tokenizer.num_visual_tokens
+    engine = BatchingEngine(served, EngineLimits(memory_bytes=needed(served, 15 + num_visual, 1) - 1))
+    try:
+        with pytest.raises(NeverFits) as caught:
+            asked(events_of(engine, [pictures[0], "a"], **WRITTEN))
+        for part in (f"for {15 + num_visual} tokens and 1 images", "all requests together have", "larger --memory"):
+            assert part in str(caught.value)
+        assert engine.stats().num_waiting == 0
+        (events,) = asked(events_of(engine, ["a"], **WRITTEN))
+        check(served, ["a"], events, **WRITTEN)
+        (failed,) = asked(events_of(engine, ["word " * 600], **WRITTEN))
+        assert isinstance(failed[-1], Failed)
+        assert "the language model reads 512" in str(failed[-1].error), "which no memory helps with"
+    finally:
+        engine.close()
+
+
+def test_who_would_wait_too_long_for_memory_is_told_when_to_come_again(served: GenerativeModel) -> None:
+    """A usual request takes a second before any is measured; half of one is too long for the second one here."""
+    engine = BatchingEngine(served, EngineLimits(memory_bytes=2 * needed(served, 14), queue_timeout=0.4))
+    try:
+        with pytest.raises(QueueFull, match="seconds until there is memory for this request") as caught:
+            asked(*(events_of(engine, [name], **WRITTEN) for name in "abc"))
+        assert caught.value.retry_after == pytest.approx(0.5)
+    finally:
+        engine.close()
+
+
+def test_a_document_becomes_tokens_while_nobody_waits(
+    model: MMInterleaved, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that takes long to be prepared holds neither the engine nor who submits meanwhile."""
+    engine = BatchingEngine(model, EngineLimits(memory_bytes=1 << 40))
+    is_preparing, go_on = threading.Event(), threading.Event()
+    encode_image = model.processor.encode_image  # type: ignore[union-attr]
+
+    def slow(image: Any) -> torch.Tensor:
+        is_preparing.set()
+        assert go_on.wait(PATIENCE_S)
+        return encode_image(image)
+
+    monkeypatch.setattr(model.processor, "encode_image", slow)
+    found: list[list[Event]] = []
+    with_image = threading.Thread(
+        target=lambda: found.extend(asked(events_of(engine, [pictures[0], "a"], **WRITTEN))), daemon=True
+    )
+    with_image.start()
+    try:
+        assert is_preparing.wait(PATIENCE_S)
+        (events,) = asked(events_of(engine, ["a"], **WRITTEN))
+        assert isinstance(events[-1], Completed)
+        go_on.set()
+        with_image.join(PATIENCE_S)
+        assert isinstance(found[0][-1], Completed)
+    finally:
+        go_on.set()
         engine.close()
