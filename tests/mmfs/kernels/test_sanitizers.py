@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from compiled_tests import run_compiled_tests
 from mmfs import compiled
-from sanitizers import ROOT, SOURCE, UNDEFINED, compile_for_all, environment, fixed_addresses, why_not
-
-# In a process of its own, because a sanitizer has to be loaded before everything else.
-RUN = """
-import sys
-from pathlib import Path
-import pytest
-from mmfs import compiled
-compiled.FOLDER = Path(sys.argv[1])
-sys.exit(pytest.main(sys.argv[2:]))
-"""
+from sanitizers import SOURCE, UNDEFINED, compile_for_all, environment, fixed_addresses, why_not
 
 
 def skip_without(name: str) -> None:
@@ -30,11 +20,8 @@ def skip_without(name: str) -> None:
 
 
 def run_tests(folder: Path, sanitizer: str, *selection: str) -> subprocess.CompletedProcess[str]:
-    """test_compiled.py with the libraries of a folder."""
-    tests = str(ROOT / "tests" / "mmfs" / "test_compiled.py")
-    arguments = [sys.executable, "-c", RUN, str(folder), tests, "-q", "-s", "-p", "no:cacheprovider", *selection]
-    command = [*fixed_addresses(), *arguments]
-    return subprocess.run(command, env=environment(sanitizer), cwd=ROOT, capture_output=True, text=True, check=False)
+    """test_compiled.py with the libraries of a folder. A sanitizer has to be loaded before everything else."""
+    return run_compiled_tests(folder, *selection, begin=fixed_addresses(), environment=environment(sanitizer))
 
 
 @pytest.mark.slow
