@@ -29,12 +29,21 @@ from models.generation.documents import Document
 from models.generation.options import GenerationOptions
 
 NUM_CLIENTS = 8
+NUM_PREVIEWS = 3
 
 
 async def answer(engine: BatchingEngine, document: Document, **options: Any) -> tuple[list[Event], list[float]]:
-    """All events of a request, and when each came, in seconds from its beginning."""
+    """All events of a request, and when each came, in seconds from its beginning.
+
+    Args:
+        engine: that answers.
+        document: to be continued.
+        options: as `generate`, and `preview_every`.
+    """
+    preview_every = options.pop("preview_every", 0)
     begin, events, times = time.perf_counter(), [], []
-    async for event in engine.submit(GenerationRequest(document=document, options=GenerationOptions(**options))):
+    request = GenerationRequest(document=document, options=GenerationOptions(**options), preview_every=preview_every)
+    async for event in engine.submit(request):
         events.append(event)
         times.append(time.perf_counter() - begin)
     assert isinstance(events[-1], Completed), events[-1]
@@ -111,6 +120,17 @@ def beside(engine: BatchingEngine, num_tokens: int, num_steps: int, num_repetiti
     return min(text) / min(both), min(image_beside) / min(image)
 
 
+def previewing(engine: BatchingEngine, num_steps: int, num_previews: int, num_repetitions: int) -> float:
+    """The time of an image with so many previews against without."""
+    plain, told = [], []
+    options = {"mode": "image", "num_inference_steps": num_steps}
+    for number in range(num_repetitions):
+        document = [f"an image {number} with previews"]
+        plain.append(seconds(answer(engine, document, **options)))
+        told.append(seconds(answer(engine, document, preview_every=num_steps // (num_previews + 1), **options)))
+    return min(told) / min(plain)
+
+
 def cancelling(engine: BatchingEngine, num_steps: int, num_repetitions: int) -> tuple[float, float]:
     """Most seconds from a cancel in a drawing to its last event, and those of a denoising step."""
 
@@ -173,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{NUM_CLIENTS} images together: {several / (NUM_CLIENTS * alone):.2f} of the time one by one")
     speed, slower = beside(engine, 2 * options.tokens, options.steps, options.repetitions)
     print(f"text beside a drawing: {speed:.2f} of its speed alone; the image takes {slower:.2f} times its time")
+    cost = previewing(engine, options.steps, NUM_PREVIEWS, 2 * options.repetitions) - 1
+    print(f"{NUM_PREVIEWS} previews of an image: {100 * cost:.1f} % of its time")
     late, step = cancelling(engine, options.steps, 4 * options.repetitions)
     print(f"cancel in a drawing: at most {1e3 * late:.1f} ms; a denoising step takes {1e3 * step:.1f} ms")
     engine.close()

@@ -28,3 +28,8 @@ Backend = Literal["ort", "torch", "trt", "rtx"]
 """What computes the components: onnxruntime, PyTorch, or the engines of TensorRT or TensorRT-RTX."""
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+SessionBackend = Literal["ort", "torch", "trt", "rtx", "triton"]
+"""What a session can be opened with: a back end, or a server of the KServe v2 protocol, which has an address."""
+
+SESSION_BACKENDS: tuple[SessionBackend, ...] = get_args(SessionBackend)

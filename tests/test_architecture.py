@@ -54,6 +54,8 @@ ONLY_IN = {
     "starlette": ("export/serve",),
     "uvicorn": ("export/serve",),
     "prometheus_client": ("export/serve",),
+    "urllib3": ("export/runtime",),
+    "ray": ("examples",),
     "export": ("export", "bench", "examples", "trainer/benchmarks"),  # benchmarks judge what is deployed
 }
 HEAVY = (*ONLY_IN, "models", "onnx", "onnxruntime", "plugins_trt")

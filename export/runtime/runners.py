@@ -24,6 +24,7 @@ from export.engine.compatibility import (
 )
 from export.graph.truncate import truncate_layers
 from export.runtime.assets import ASSET_FILES, Assets
+from export.runtime.kserve_runner import KServeRunner
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from export.runtime.runner import ComponentRunner, TorchRunner
 from export.runtime.tensorrt_runner import Loader, TensorRTRunner
@@ -59,28 +60,65 @@ def onnxruntime_runners(
     root: Path, device: torch.device, model: MMInterleaved | None
 ) -> tuple[dict[str, ComponentRunner], Assets]:
     """The assets, and all components in onnxruntime, except those that were left to PyTorch."""
+    manifest = _checked(root)
+    runners = _torch_runners(manifest.left_to_pytorch, model, device, manifest)
+    for name in manifest.components:
+        runners[name] = _onnxruntime_runner(root, manifest, name, device)
+    return runners, _assets(root, manifest)
+
+
+SERVED = frozenset({"image_tokenizer", "unet_mmfs", "vae_decoder"})
+"""What a server computes, of a session with one. The others stay here: the language model's cache would travel with
+every token, and the rest is small."""
+
+
+def kserve_runners(root: Path, url: str, model: MMInterleaved | None) -> tuple[dict[str, ComponentRunner], Assets]:
+    """The assets, the components of `SERVED` on a server, and the others in onnxruntime on the CPU, except those that
+    were left to PyTorch."""
+    manifest, device = _checked(root), torch.device("cpu")
+    runners = _torch_runners(manifest.left_to_pytorch, model, device, manifest)
+    for name, entry in manifest.components.items():
+        if name not in SERVED:
+            runners[name] = _onnxruntime_runner(root, manifest, name, device)
+            continue
+        served = KServeRunner(name, _ports(entry.inputs), _ports(entry.outputs), url)
+        if other := served.different_ports():
+            raise IncompatibleExport(
+                f"{name} of {url} has other {', '.join(other)} than manifest.json of {root} lists. Give the server the "
+                "repository of this export: python -m export.trt ... --triton DIR."
+            )
+        runners[name] = served
+    return runners, _assets(root, manifest)
+
+
+def _checked(root: Path) -> Manifest:
+    """The manifest of an export that is complete."""
     manifest = read_manifest(root)
     check_whole(root, manifest)
     check_names(manifest)
-    runners = _torch_runners(manifest.left_to_pytorch, model, device, manifest)
-    cure = how_to_rebuild(root, manifest, stage="validate")
-    for name, entry in manifest.components.items():
-        check_graph(root, entry.onnx, cure)
-        file = root / entry.onnx.file.path
-        runner = OnnxRuntimeRunner(name, _ports(entry.inputs), _ports(entry.outputs), file, device)
-        if other := runner.different_ports():
-            raise IncompatibleExport(f"{file} has other {', '.join(other)} than manifest.json lists. {cure}")
-        runners[name] = runner
-    return runners, _assets(root, manifest)
+    return manifest
+
+
+def _onnxruntime_runner(root: Path, manifest: Manifest, name: str, device: torch.device) -> OnnxRuntimeRunner:
+    """A graph of an export.
+
+    Raises:
+        IncompatibleExport: it is not what the manifest says.
+    """
+    entry, cure = manifest.components[name], how_to_rebuild(root, manifest, stage="validate")
+    check_graph(root, entry.onnx, cure)
+    file = root / entry.onnx.file.path
+    runner = OnnxRuntimeRunner(name, _ports(entry.inputs), _ports(entry.outputs), file, device)
+    if other := runner.different_ports():
+        raise IncompatibleExport(f"{file} has other {', '.join(other)} than manifest.json lists. {cure}")
+    return runner
 
 
 def tensorrt_runners(
     root: Path, backend: str, package: ModuleType, machine: Machine, device: torch.device, model: MMInterleaved | None
 ) -> tuple[dict[str, ComponentRunner], Assets]:
     """The assets, and all components as engines, except those that were left to PyTorch."""
-    manifest = read_manifest(root)
-    check_whole(root, manifest)
-    check_names(manifest)
+    manifest = _checked(root)
     entries = {name: engine_of(root, manifest, name, backend, machine) for name in manifest.components}
     for name, entry in entries.items():
         if entry is not None:

@@ -14,12 +14,12 @@ import torch
 
 from export.components.all import components_of
 from export.engine.compatibility import BUILDERS, Machine
-from export.formats import BACKENDS, Backend
+from export.formats import SESSION_BACKENDS, SessionBackend
 from export.runtime.assets import Assets
 from export.runtime.generation_state import ExportedGenerationState
 from export.runtime.memory import Memory
 from export.runtime.runner import ComponentRunner, TorchRunner
-from export.runtime.runners import onnxruntime_runners, tensorrt_runners
+from export.runtime.runners import kserve_runners, onnxruntime_runners, tensorrt_runners
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.generation.generation_mixin import GenerationMixin
 from plugins_trt.tensorrt_package import open_package
@@ -44,27 +44,36 @@ class Session(GenerationMixin):
     def open(
         cls,
         directory: str | Path,
-        backend: Backend,
+        backend: SessionBackend,
         *,
         model: MMInterleaved | None = None,
         device: torch.device | str | None = None,
+        url: str | None = None,
     ) -> Session:
         """What `python -m export.trt` wrote.
 
         Args:
             directory: the export.
-            backend: "ort", onnxruntime; "trt" or "rtx", the engines of TensorRT or TensorRT-RTX; "torch", the model.
+            backend: "ort", onnxruntime; "trt" or "rtx", the engines of TensorRT or TensorRT-RTX; "torch", the model;
+                "triton", a server for what is large and keeps nothing (the image tokenizer, the U-Net and the VAE's
+                decoder), with a repository of `python -m export.trt --triton`, and onnxruntime here for the rest.
             model: what was exported: "torch" runs all of it, the others only components that were left to PyTorch.
             device: where to run. None: a GPU for engines, and for "torch" if there is one; else the CPU.
+            url: of the server, for "triton": "http://host:8000".
 
         Raises:
             FileNotFoundError: something is missing.
+            InferenceServerError: the server does not answer, or does not have a component.
             IncompatibleExport: the files or engines are not what the manifest says, or not for this machine.
             MissingPackage: the backend is not installed.
-            ValueError: no such backend, or no model where one is needed.
+            ValueError: no such backend, no model where one is needed, or a url without a server's back end.
         """
-        if backend not in BACKENDS:
-            raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
+        if backend not in SESSION_BACKENDS:
+            raise ValueError(f"backend is {backend!r}; expected one of {', '.join(SESSION_BACKENDS)}.")
+        if (backend == "triton") != (url is not None):
+            raise ValueError(
+                f"backend is {backend!r} and url is {url!r}. The back end triton, and no other, has a server's url."
+            )
         if backend == "torch":
             if model is None:
                 raise ValueError("The back end torch needs the model that was exported; give it as model.")
@@ -72,6 +81,10 @@ class Session(GenerationMixin):
         directory = Path(directory)
         on_gpu = backend in ("trt", "rtx")
         where = _device(device or ("cuda" if on_gpu else "cpu"))
+        if url is not None:
+            if where.type != "cpu":
+                raise ValueError(f"device is {device!r}. With a server, the rest is computed on the CPU; leave it out.")
+            return cls(*kserve_runners(directory, url, model))
         if on_gpu:
             package = open_package(BUILDERS[backend])
             machine = Machine.here(package.__version__, where)

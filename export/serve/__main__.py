@@ -46,10 +46,13 @@ def parser() -> argparse.ArgumentParser:
     running = parser.add_argument_group("what runs it")
     running.add_argument(
         "--backend",
-        choices=("auto", "torch", "ort", "trt", "rtx"),
+        choices=("auto", "torch", "ort", "trt", "rtx", "triton"),
         default="auto",
         help="PyTorch, onnxruntime, TensorRT or RTX; auto: PyTorch for a model's directory, for an export its engines, "
-        "where they can run here, else onnxruntime (default)",
+        "where they can run here, else onnxruntime (default); triton: a server for what is large of an export",
+    )
+    running.add_argument(
+        "--triton-url", metavar="URL", help="of that server, which has the repository of export.trt --triton"
     )
     running.add_argument(
         "--model", type=Path, metavar="MODEL_DIR", help="what was exported, where PyTorch computes some of an export"

@@ -37,7 +37,9 @@ def run(options: argparse.Namespace, key: str | None) -> int:
     """
     settings = settings_of(options)
     keys = keys_of(options, key)
-    source = Source(options.directory, options.backend, options.model, options.device, options.dtype)
+    source = Source(
+        options.directory, options.backend, options.model, options.device, options.dtype, options.triton_url
+    )
     backend_of(source)  # refused before the server is there
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))

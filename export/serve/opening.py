@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from export.engine.compatibility import BUILDERS
-from export.formats import BACKENDS, Backend
+from export.formats import SESSION_BACKENDS, SessionBackend
 from export.runtime import Session
 from export.runtime.runners import exported_model
 from export.store.manifest import MANIFEST_FILE, EngineEntry, read_manifest
@@ -17,9 +17,9 @@ from models import MMInterleaved
 from models.generation.state import GenerativeModel
 from plugins_trt.tensorrt_package import why_not
 
-ServedBackend = Literal["auto", "torch", "ort", "trt", "rtx"]
+ServedBackend = Literal["auto", "torch", "ort", "trt", "rtx", "triton"]
 SERVED_BACKENDS: tuple[ServedBackend, ...] = get_args(ServedBackend)
-assert set(SERVED_BACKENDS) == {"auto", *BACKENDS}, "the names of export.formats, and one that chooses"
+assert set(SERVED_BACKENDS) == {"auto", *SESSION_BACKENDS}, "the names of export.formats, and one that chooses"
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,22 @@ class Source:
     dtype: str = "float32"
     """Of a model that PyTorch computes."""
 
+    url: str | None = None
+    """Of the server that computes components, for the back end triton."""
 
-def backend_of(source: Source) -> Backend:
+
+def backend_of(source: Source) -> SessionBackend:
     """What computes: for "auto", PyTorch for a model's directory, and for an export its engines where they can run
     here, else onnxruntime.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: a back end that reads exports, and no export.
+        ValueError: a back end that reads exports, and no export; or a url without the back end triton, or the reverse.
     """
+    if (source.backend == "triton") != (source.url is not None):
+        raise ValueError(
+            f"--backend is {source.backend} and --triton-url {source.url!r}. The one needs the other: --backend triton."
+        )
     if not source.directory.is_dir():
         raise FileNotFoundError(f"There is no directory {source.directory}. Expected a model or an export of one.")
     if not (source.directory / MANIFEST_FILE).is_file():
@@ -77,4 +84,4 @@ def open_model(source: Source) -> GenerativeModel:
         device = source.device or ("cuda" if torch.cuda.is_available() else "cpu")
         return MMInterleaved.from_pretrained(source.directory, device=device, dtype=source.dtype)
     model = None if source.model is None else exported_model(source.directory, source.model)
-    return Session.open(source.directory, backend, model=model, device=source.device)
+    return Session.open(source.directory, backend, model=model, device=source.device, url=source.url)

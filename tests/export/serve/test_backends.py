@@ -44,6 +44,10 @@ def test_who_computes(exported: Path, model_dir: Path, tmp_path: Path):
     assert isinstance(open_model(Source(model_dir)), MMInterleaved)
     with pytest.raises(ValueError, match="is no export"):
         backend_of(Source(model_dir, "ort"))
+    assert backend_of(Source(exported, "triton", url="http://127.0.0.1:9")) == "triton"
+    for source in (Source(exported, "triton"), Source(exported, url="http://127.0.0.1:9")):
+        with pytest.raises(ValueError, match="--triton-url"):
+            backend_of(source)
     with pytest.raises(FileNotFoundError, match="There is no directory"):
         backend_of(Source(tmp_path / "none"))
 
