@@ -343,9 +343,13 @@ def test_an_error_of_admission_ends_those_that_wait(model: MMInterleaved, monkey
     engine = BatchingEngine(model, EngineLimits())
     try:
         with monkeypatch.context() as broken:
+            take_next, refused = AdmissionQueue.next, []
 
-            def refuse(*_: object) -> None:
-                raise RuntimeError("no order")
+            def refuse(queue: AdmissionQueue[Any], *arguments: Any) -> Any:
+                if len(queue) and not refused:
+                    refused.append(True)
+                    raise RuntimeError("no order")
+                return take_next(queue, *arguments)
 
             broken.setattr(AdmissionQueue, "next", refuse)
             (events,) = asked(events_of(engine, ["a"], **WRITTEN))

@@ -27,7 +27,9 @@ def test_a_model_with_few_places_is_measured_with_fewer(model: MMInterleaved, mo
     """One token alone, and as many as an image takes, and a few more."""
     whole, num_visual = Forecast.measured(model), model.config.visual_tokenizer.num_visual_tokens
     limit = 1 if more is None else num_visual + more
-    model.config = replace(model.config, language_model=replace(model.config.language_model, max_tokens=limit))
+    language_model = model.config.language_model
+    transformer = {**language_model.transformer, "max_position_embeddings": limit}
+    model.config = replace(model.config, language_model=replace(language_model, transformer=transformer))
     found = Forecast.measured(model)
     if limit > 1:
         assert found.bytes_per_token == whole.bytes_per_token
