@@ -46,7 +46,7 @@ FOLDERS = {
 }
 # A dependency that is heavy, or that changes fast, is known to as few folders as possible.
 ONLY_IN = {
-    "transformers": ("models", "bench", "examples", "trainer/benchmarks/networks"),
+    "transformers": ("mmfs/transformers_models", "models", "bench", "examples", "trainer/benchmarks/networks"),
     "diffusers": ("models", "bench"),
     "tensorrt": ("plugins_trt", "export", "bench"),
     "tensorrt_rtx": ("plugins_trt", "export", "bench"),

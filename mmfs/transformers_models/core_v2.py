@@ -1,0 +1,62 @@
+"""The sampling of RT-DETRv2's successors, whose number of points differs by level: D-FINE and DEIMv2.
+
+Each of their attentions keeps the function that samples as an attribute, `ms_deformable_attn_core`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mmfs.functional import Backend, ms_deform_attn
+
+
+class MultiScaleDeformableAttentionV2(nn.Module):
+    """`ms_deform_attn` with the arguments of transformers' `multi_scale_deformable_attention_v2`; no parameters."""
+
+    def __init__(self, backend: Backend | None = None) -> None:
+        super().__init__()
+        self.backend = backend
+
+    def forward(
+        self,
+        value: Tensor,
+        value_spatial_shapes: Sequence[tuple[int, int]],
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+        num_points_list: list[int],
+        method: str = "default",
+    ) -> Tensor:
+        """
+        Args:
+            value: [B, S, H, D].
+            value_spatial_shapes: (h, w) of the L levels, ints.
+            sampling_locations: [B, Q, H, K, 2], (x, y) in [0, 1], level after level.
+            attention_weights: [B, Q, H, K].
+            num_points_list: of each level; their sum is K.
+            method: "default", bilinear sampling.
+
+        Returns:
+            [B, Q, H*D].
+
+        Raises:
+            ValueError: another method, or shapes as in `ms_deform_attn`.
+        """
+        check_method(method)
+        return ms_deform_attn(
+            value,
+            value_spatial_shapes,
+            sampling_locations,
+            attention_weights,
+            num_points=num_points_list,
+            backend=self.backend,
+        )
+
+
+def check_method(method: str) -> None:
+    if method != "default":
+        raise ValueError(
+            f"decoder_method is {method!r}. Expected 'default', bilinear sampling, which mmfs computes. For the "
+            "nearest pixels call mmfs.restore_attention(model)."
+        )
