@@ -294,8 +294,8 @@ def test_a_misplaced_dependency_is_found(tmp_path):
     }
     assert misplaced_dependencies(write_tree(tmp_path, files)) == [
         "mmfs/functional.py:2 imports cupy, which belongs in mmfs/kernels and bench",
-        "trainer/step/loop.py:1 imports transformers, which belongs in mmfs/transformers_models and models and bench and "
-        "examples and trainer/benchmarks/networks",
+        "trainer/step/loop.py:1 imports transformers, which belongs in mmfs/transformers_models and models and "
+        "bench and examples and trainer/benchmarks/networks",
     ]
 
 
