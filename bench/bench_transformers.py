@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 pytest bench/bench_transformers.py -s --threads 1
 
 "times_faster" is the time of a forward pass as transformers has it over the time with mmfs, of the whole model: a
-small backbone, and encoder and decoder of a released model's size (bench/transformers_models.py). Compiled is both sides
-under `torch.compile`, where mmfs' op is one call in the graph.
+small backbone, and encoder and decoder of a released model's size (bench/transformers_models.py). Compiled is both
+sides under `torch.compile`, where mmfs' op is one call in the graph.
 """
 
 from __future__ import annotations
