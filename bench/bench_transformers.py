@@ -10,12 +10,13 @@ sides under `torch.compile`, where mmfs' op is one call in the graph.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor, nn
+from torch import Tensor
 
 import mmfs
 from bench import measure
@@ -26,7 +27,7 @@ from bench.workloads import Scale
 TOLERANCE = 1e-4  # relative, float32: two orders of the same sums through a whole network
 
 
-def outputs_of(model: nn.Module, case: Case, device: str) -> tuple[Tensor, ...]:
+def outputs_of(model: Callable[..., Any], case: Case, device: str) -> tuple[Tensor, ...]:
     inputs: dict[str, Any] = {name: tensor.to(device) for name, tensor in case.inputs.items()}
     with torch.no_grad():
         found = model(**inputs)
@@ -43,12 +44,14 @@ def bench_model_of_transformers(
     if smoke and mode == "compiled":
         pytest.skip("compiling takes longer than the rest; tests/mmfs/test_attention_replacement.py does it")
     case = make(MODELS[name], SMALL if smoke else REALISTIC)
-    theirs = case.model.to(device)
-    ours = copy.deepcopy(theirs)
-    replaced = mmfs.replace_attention(ours).replaced
+    model = case.model.to(device)
+    changed = copy.deepcopy(model)
+    replaced = mmfs.replace_attention(changed).replaced
+    theirs: Callable[..., Any] = model
+    ours: Callable[..., Any] = changed
     if mode == "compiled":
         torch.compiler.reset()
-        theirs, ours = torch.compile(theirs), torch.compile(ours)
+        theirs, ours = torch.compile(model), torch.compile(changed)
     error = measure.worst_error(outputs_of(ours, case, device), outputs_of(theirs, case, device))
     assert error < TOLERANCE, f"the outputs differ by {error:.1e}"
     time_both(
