@@ -43,5 +43,6 @@ def test_there_are_examples():
 def test_every_route_and_option_is_documented():
     paths = {re.sub(r"/\{.*", "", path) for _, path, _ in ROUTES} - {"/page"}
     assert [path for path in sorted(paths) if path not in TEXT] == []
-    known, named = (set(re.findall(r"--[a-z][a-z-]+", text)) for text in (parser().format_help(), TEXT))
+    ours = "\n".join(line for line in TEXT.splitlines() if "python -m export.trt" not in line)
+    known, named = (set(re.findall(r"--[a-z][a-z-]+", text)) for text in (parser().format_help(), ours))
     assert named <= known
