@@ -36,6 +36,8 @@ def why_not(value: Tensor) -> str | None:
     """Why the CUDA kernels cannot take this value; None if they can."""
     if not value.is_cuda:
         return f"value is on {value.device}"
+    if torch.version.hip is not None:  # whose devices are called cuda too
+        return "this PyTorch is one for ROCm, and the CUDA kernels need an NVIDIA GPU"
     if value.dtype not in KINDS:
         return f"value is {value.dtype}, and the CUDA kernels take {', '.join(map(str, KINDS))}"
     return why_not_launch(device_index(value.device))

@@ -31,9 +31,10 @@ def why_not_launch(device_index: int) -> str | None:
             f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} or later"
         )
     if find_spec("cupy") is None:
-        return "CuPy is not installed: pip install 'mmfs[cuda]'"
+        return "CuPy is not installed: pip install 'mmfs[cuda]', or 'mmfs[cuda12]' for CUDA 12"
     if find_nvrtc() is None:
-        return "NVRTC, which compiles the kernels, was not found: pip install nvidia-cuda-nvrtc"
+        packages = "nvidia-cuda-nvrtc, or nvidia-cuda-nvrtc-cu12 for CUDA 12"
+        return f"NVRTC, which compiles the kernels, was not found: pip install {packages}"
     return None
 
 

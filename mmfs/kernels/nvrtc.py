@@ -13,9 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import torch
+
 OPTIONS: Final = ("--std=c++17", "--ptxas-options=-v")
 """For every compilation; with -v the compiler reports registers and spills of each kernel in its log."""
-SONAMES: Final = ("libnvrtc.so.13", "libnvrtc.so.12")
+SONAMES: Final = {13: "libnvrtc.so.13", 12: "libnvrtc.so.12"}
+"""By the major version of CUDA."""
 
 
 class NvrtcError(RuntimeError):
@@ -28,22 +31,29 @@ class Compiled:
     log: str
 
 
-def find_nvrtc() -> Path | str | None:
+def find_nvrtc(versions: Sequence[int] | None = None) -> Path | str | None:
     """Where NVRTC is: beside the installed packages, or where the system looks; None if nowhere.
 
-    The packages come first, because PyTorch and CuPy were built with their version.
+    Args:
+        versions: of CUDA, the first that is found; None: that of PyTorch, whose driver runs its machine code for
+            certain, then the newest.
     """
-    for folder in _package_folders():
-        for soname in SONAMES:
+    for version in _versions() if versions is None else versions:
+        soname = SONAMES[version]
+        for folder in _package_folders():
             if (folder / soname).exists():
                 return folder / soname
-    for soname in SONAMES:
         try:
             ctypes.CDLL(soname)
         except OSError:
             continue
         return soname
     return None
+
+
+def _versions() -> list[int]:
+    own = None if torch.version.cuda is None else int(torch.version.cuda.partition(".")[0])
+    return sorted(SONAMES, key=lambda version: (version != own, -version))
 
 
 def _package_folders() -> Iterator[Path]:
@@ -106,7 +116,7 @@ def nvrtc() -> Nvrtc:
     library = find_nvrtc()
     if library is None:
         raise NvrtcError(
-            f"NVRTC was not found. Expected one of {', '.join(SONAMES)}, as in PyTorch's CUDA wheels: install such a "
-            "PyTorch, or the package nvidia-cuda-nvrtc."
+            f"NVRTC was not found. Expected one of {', '.join(SONAMES.values())}, as in PyTorch's CUDA wheels: install "
+            "such a PyTorch, or the package nvidia-cuda-nvrtc (for CUDA 12: nvidia-cuda-nvrtc-cu12)."
         )
     return Nvrtc(library)

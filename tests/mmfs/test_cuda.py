@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +15,9 @@ import torch
 from torch import Tensor
 
 from emulated_calls import assert_agrees, run_mmfs_attention, run_ms_deform_attn
-from mmfs import cuda
+from mmfs import autograd, cuda, embedding_bag
 from mmfs.arguments import MMFSAttentionArguments, MMFSAttentionGradients, MSDeformAttnArguments
-from mmfs.kernels import value_gradient
+from mmfs.kernels import calls, launch, value_gradient
 from mmfs.kernels.launch import CudaDevice
 from mmfs.kernels.plan import Channels, plan_rows, plan_splits, share_channels
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
@@ -41,6 +45,99 @@ def test_warmup_without_a_cuda_device_names_the_ways_out() -> None:
 def test_importing_the_cuda_side_imports_no_cupy() -> None:
     code = "import sys, mmfs.cuda; print('cupy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+class OfCuda:
+    """What is asked of a tensor on a GPU."""
+
+    is_cuda = True
+    dtype = torch.float32
+    device = torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "sentence"),
+    [((7, 5), "the GPU has compute capability 7.5, and mmfs's CUDA kernels need 8.0 or later"), ((8, 0), None)],
+)
+def test_a_gpu_that_is_too_old_is_refused_with_the_reason(
+    capability: tuple[int, int], sentence: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: asked.append(index) or capability)
+    monkeypatch.setattr(launch, "find_spec", lambda name: object())
+    monkeypatch.setattr(launch, "find_nvrtc", lambda: "libnvrtc.so.12")
+    launch.why_not_launch.cache_clear()
+    value: Any = OfCuda()
+    assert cuda.why_not(value) == sentence
+    assert asked == [1], "of the tensor's own device"
+    assert autograd.implementation(value) is (embedding_bag if sentence else cuda)
+    launch.why_not_launch.cache_clear()
+
+
+def test_pytorch_for_rocm_computes_without_the_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a device is called cuda, and its capability is that of an AMD GPU."""
+    monkeypatch.setattr(torch.version, "hip", "6.4.0")
+    value: Any = OfCuda()
+    assert cuda.why_not(value) == "this PyTorch is one for ROCm, and the CUDA kernels need an NVIDIA GPU"
+    assert autograd.implementation(value) is embedding_bag
+
+
+class Driver:
+    """Stands for PyTorch's and CuPy's several GPUs: each has a stream, and one of them is the current device."""
+
+    def __init__(self) -> None:
+        self.current = 0
+        self.loaded: list[int] = []
+        self.launched: list[tuple[int, int, int]] = []  # where the function was loaded, device, stream
+
+    @contextmanager
+    def device(self, index: int) -> Iterator[None]:
+        before, self.current = self.current, index
+        yield
+        self.current = before
+
+    def current_stream(self) -> Any:
+        return SimpleNamespace(cuda_stream=100 + self.current)
+
+    @contextmanager
+    def external_stream(self, stream: int, index: int) -> Iterator[None]:
+        assert index == self.current
+        self.stream = stream
+        yield
+
+    def module(self, path: str) -> Any:
+        assert Path(path).read_bytes() == b"of sm_90"
+        index = self.current
+        self.loaded.append(index)
+
+        class Function:
+            compile = staticmethod(lambda: None)
+
+            def __call__(function, *_: Any, **__: Any) -> None:
+                self.launched.append((index, self.current, self.stream))
+
+        return SimpleNamespace(get_function=lambda name: Function())
+
+
+def test_a_launch_is_on_the_device_and_stream_of_its_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two GPUs, whichever is current; afterwards the same one is."""
+    pytest.importorskip("numpy")
+    driver = Driver()
+    properties = SimpleNamespace(multi_processor_count=1, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "device", driver.device)
+    monkeypatch.setattr(torch.cuda, "current_stream", driver.current_stream)
+    monkeypatch.setattr(launch, "compile_instance", lambda instance, architecture: f"of {architecture}".encode())
+    fake = SimpleNamespace(cuda=SimpleNamespace(ExternalStream=driver.external_stream), RawModule=driver.module)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    case = ms_deform_attn_case()
+    arguments = arguments_of(**case.tensors, **case.rest)
+    devices = [CudaDevice(0), CudaDevice(1)]
+    for index in (1, 0, 1):
+        calls.ms_deform_attn_forward(devices[index], arguments)
+        assert driver.current == 0
+    assert driver.loaded == [1, 0], "once for each device"
+    assert driver.launched == [(1, 1, 101), (0, 0, 100), (1, 1, 101)]
 
 
 @pytest.mark.own_allocator

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
 from mmfs.cuda import instances_for
-from mmfs.kernels.nvrtc import OPTIONS, Nvrtc, NvrtcError, find_nvrtc
+from mmfs.kernels.nvrtc import OPTIONS, SONAMES, Nvrtc, NvrtcError, find_nvrtc
 from mmfs.kernels.plan import Channels
 from mmfs.kernels.source import Instance, source_of
 from mmfs.kernels.value_gradient import value_gradient_instances
@@ -31,12 +33,15 @@ OTHERS = (
 )
 
 
-@pytest.fixture(scope="module")
-def nvrtc() -> Nvrtc:
-    library = find_nvrtc()
+@pytest.fixture(scope="module", params=SONAMES, ids="CUDA {}".format)
+def nvrtc(request: pytest.FixtureRequest) -> Nvrtc:
+    library = find_nvrtc([request.param])
     if library is None:
-        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc): it compiles the kernels without a GPU")
-    return Nvrtc(library)
+        package = "nvidia-cuda-nvrtc" if request.param == 13 else f"nvidia-cuda-nvrtc-cu{request.param}"
+        pytest.skip(f"NVRTC of CUDA {request.param} is not installed (pip install {package})")
+    found = Nvrtc(library)
+    assert found.version[0] == request.param
+    return found
 
 
 def resources(log: str, instances: Sequence[Instance]) -> dict[str, tuple[int, int]]:
@@ -106,3 +111,26 @@ def test_tensor_cores_multiply(nvrtc: Nvrtc) -> None:
 def test_an_error_carries_the_compilers_log(nvrtc: Nvrtc) -> None:
     with pytest.raises(NvrtcError, match='identifier "nonsense" is undefined'):
         nvrtc.compile("__global__ void kernel() { nonsense; }", OPTIONS)
+
+
+def _no_library(name: str) -> None:
+    raise OSError(name)
+
+
+@pytest.mark.parametrize(("cuda", "expected"), [("12.8", [12, 13]), ("13.0", [13, 12]), (None, [13, 12])])
+def test_the_version_of_pytorch_comes_first(
+    cuda: str | None, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both packages lie beside each other; a driver for CUDA 12 need not read what CUDA 13 compiles."""
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr("ctypes.CDLL", _no_library)  # nor does the system have one
+    for version, name in ((12, "cuda_nvrtc"), (13, "cu13")):
+        library = tmp_path / "nvidia" / name / "lib" / SONAMES[version]
+        library.parent.mkdir(parents=True)
+        library.touch()
+    for version in expected:
+        library = find_nvrtc()
+        assert isinstance(library, Path)
+        assert library.name == SONAMES[version]
+        library.unlink()
