@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,49 +37,8 @@ import mmfs
 
 
 def use_mmfs(model: nn.Module) -> int:
-    """Let a Deformable DETR, Grounding DINO, RT-DETR or Mask2Former attend with mmfs; returns how many layers do."""
-    count = 0
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            kind = type(child).__name__
-            if kind == "MultiScaleDeformableAttention" and not isinstance(child, mmfs.MultiScaleDeformableAttention):
-                setattr(module, name, mmfs.MultiScaleDeformableAttention())  # it has no parameters
-                count += 1
-            elif kind == "Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention":
-                setattr(module, name, PixelDecoderAttention.of(child))
-                count += 1
-    return count
-
-
-class PixelDecoderAttention(mmfs.MSDeformAttn):
-    """Mask2Former calls a function in its attention, so the whole attention is replaced; parameter names are equal."""
-
-    @classmethod
-    def of(cls, attention: Any) -> PixelDecoderAttention:
-        """One with the same parameters as an attention of transformers."""
-        ours = cls(attention.d_model, attention.n_levels, attention.n_heads, attention.n_points)
-        for name, _ in list(ours.named_children()):
-            setattr(ours, name, getattr(attention, name))
-        return ours
-
-    def forward(  # type: ignore[override]
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        position_embeddings: Tensor | None = None,
-        reference_points: Tensor | None = None,
-        spatial_shapes_list: Any = None,
-        level_start_index: Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[Tensor, None]:
-        """[B, Q, C] in, [B, Q, C] out; `attention_mask` [B, S] is True where a pixel is padding."""
-        assert reference_points is not None
-        assert encoder_hidden_states is not None
-        query = hidden_states if position_embeddings is None else hidden_states + position_embeddings
-        out = super().forward(query, reference_points, encoder_hidden_states, spatial_shapes_list, None, attention_mask)
-        return out, None
+    """Let a model attend with mmfs; returns how many layers do. `mmfs.restore_attention(model)` takes it back."""
+    return len(mmfs.replace_attention(model).replaced)
 
 
 # ---- the four models, small ----

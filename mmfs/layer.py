@@ -500,13 +500,12 @@ class MSDeformAttn(nn.Module):
 class MultiScaleDeformableAttention(nn.Module):
     """`ms_deform_attn` with the forward of the module of that name in transformers: it has no parameters.
 
-    transformers' Deformable-DETR family keeps one in every attention, under the name attn. In a model that is built or
-    loaded, ours takes its place:
+    transformers' Deformable-DETR family keeps one in every attention, under the name attn. `mmfs.replace_attention`
+    puts ours in the place of all of them, and by other ways into models that have none; by hand, with a
+    `DeformableDetrModel`:
 
         for layer in model.encoder.layers: layer.self_attn.attn = mmfs.MultiScaleDeformableAttention()
         for layer in model.decoder.layers: layer.encoder_attn.attn = mmfs.MultiScaleDeformableAttention()
-
-    `model` is a `DeformableDetrModel`; a `DeformableDetrForObjectDetection` keeps one as its `.model`.
     """
 
     backend: Backend | None = None  # of layers that were pickled before they had one

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import onnxruntime
 import pytest
@@ -13,6 +12,7 @@ import torch
 
 import mmfs
 import mmfs.onnxruntime
+from bench.transformers_models import SMALL, deformable_detr, make
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -38,13 +38,10 @@ def test_the_layer_example_runs(tmp_path: Path) -> None:
     assert out.requires_grad
 
 
-def test_the_lines_for_deformable_detr_replace_its_functions(tmp_path: Path) -> None:
-    encoder = [SimpleNamespace(self_attn=SimpleNamespace(attn=None)) for _ in range(2)]
-    decoder = [SimpleNamespace(encoder_attn=SimpleNamespace(attn=None)) for _ in range(3)]
-    model = SimpleNamespace(encoder=SimpleNamespace(layers=encoder), decoder=SimpleNamespace(layers=decoder))
-    run_example("README.md", "MultiScaleDeformableAttention()", tmp_path, model=model)
-    replaced = [*(layer.self_attn.attn for layer in encoder), *(layer.encoder_attn.attn for layer in decoder)]
-    assert all(isinstance(attn, mmfs.MultiScaleDeformableAttention) for attn in replaced)
+def test_the_line_for_models_of_transformers_replaces_their_attention(tmp_path: Path) -> None:
+    model = make(deformable_detr, SMALL).model
+    run_example("README.md", "mmfs.replace_attention(model)", tmp_path, model=model)
+    assert len(mmfs.restore_attention(model)) == 4
 
 
 def test_the_example_of_lists_of_images_runs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 import mmfs.layer
 from examples import drop_in
+from mmfs.transformers_models import pixel_decoder
 
 OUTPUTS, GRADIENTS = 1e-12, 1e-6
 """Tolerances in float64, relative to the largest element of each tensor. Both sides add the same terms in another
@@ -26,8 +27,9 @@ def test_four_models_of_transformers_compute_the_same(capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("make", [drop_in.rt_detr, drop_in.mask2former], ids=["module", "function"])
 def test_a_difference_would_be_seen(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = mmfs.layer.ms_deform_attn
-    monkeypatch.setattr(mmfs.layer, "ms_deform_attn", lambda *given, **named: right(*given, **named) * 1.001)
+    right = mmfs.ms_deform_attn
+    for module in (mmfs.layer, pixel_decoder):
+        monkeypatch.setattr(module, "ms_deform_attn", lambda *given, **named: right(*given, **named) * 1.001)
     result = drop_in.compare(make(), rounds=1)
     assert result.output_error > OUTPUTS
     assert result.gradient_error > GRADIENTS

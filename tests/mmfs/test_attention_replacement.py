@@ -7,15 +7,18 @@ import functools
 import io
 from collections.abc import Callable
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
-import mmfs
+import mmfs.onnxruntime
 from bench.transformers_models import MODELS, SMALL, Case, make
 from mmfs import attention_replacement
 from mmfs.transformers_models import core_v2, pixel_decoder, rt_detr_v2
 from numerics import assert_within_error_budget
+from plugins_trt.onnx_function import attach_functions
+from plugins_trt.onnx_node import translation_table
 
 NUM_REPLACED = {
     "Deformable DETR": 4,
@@ -355,3 +358,44 @@ def test_compiled_models_compute_the_same(name: str) -> None:
     actual = outputs_of(Case(compiled, case.inputs, case.outputs))
     for key, tensor in actual.items():
         torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-4)
+
+
+class Outputs(nn.Module):
+    """What an exporter takes: a tensor in, tensors out."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.model, self.names = case.model, case.outputs
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        found = self.model(pixel_values=pixel_values)
+        return tuple(getattr(found, name) for name in self.names)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(mmfs.onnxruntime.why_not() is not None, reason="there are no custom operators for onnxruntime")
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's exporter, about transformers' code
+@pytest.mark.parametrize(("name", "is_dynamic"), [("Deformable DETR", False), ("RT-DETR", False), ("RT-DETR", True)])
+def test_an_export_holds_the_node_and_computes_the_same(name: str, is_dynamic: bool) -> None:
+    case = small(name)
+    num_nodes = len(mmfs.replace_attention(case.model).replaced)
+    model = Outputs(case)
+    sizes = [(64, 96), (96, 128)] if is_dynamic else [(64, 96)]
+    images = [torch.rand(1, 3, *size) for size in sizes]
+    dynamic_shapes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},) if is_dynamic else None
+    # Strictly, where sizes vary: otherwise the positions that transformers caches by size become constants.
+    program = torch.export.export(model, (images[0],), dynamic_shapes=dynamic_shapes, strict=is_dynamic)
+    exported = torch.onnx.export(program, custom_translation_table=translation_table(), verbose=False)
+    assert exported is not None
+    file = attach_functions(exported.model_proto)
+    kinds = [node.op_type for node in file.graph.node]
+    assert kinds.count("DynamicMSDeformAttn" if is_dynamic else "MSDeformAttn") == num_nodes
+    assert "GridSample" not in kinds
+    options = onnxruntime.SessionOptions()
+    mmfs.onnxruntime.register(options)
+    session = onnxruntime.InferenceSession(file.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for image in images:
+        with torch.no_grad():
+            expected = model(image)
+        for actual, tensor in zip(session.run(None, {"pixel_values": image.numpy()}), expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(actual), tensor, rtol=0, atol=1e-4 * float(tensor.abs().max()))
