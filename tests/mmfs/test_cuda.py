@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from emulated_calls import assert_agrees, run_mmfs_attention, run_ms_deform_attn
-from mmfs import autograd, cuda, embedding_bag
+from mmfs import autograd, compiled, cuda, embedding_bag
 from mmfs.arguments import MMFSAttentionArguments, MMFSAttentionGradients, MSDeformAttnArguments
 from mmfs.kernels import calls, launch, value_gradient
 from mmfs.kernels.launch import CudaDevice
@@ -79,6 +79,13 @@ def test_pytorch_for_rocm_computes_without_the_cuda_kernels(monkeypatch: pytest.
     monkeypatch.setattr(torch.version, "hip", "6.4.0")
     value: Any = OfCuda()
     assert cuda.why_not(value) == "this PyTorch is one for ROCm, and the CUDA kernels need an NVIDIA GPU"
+    assert autograd.implementation(value) is embedding_bag
+
+
+@pytest.mark.parametrize("device", ["mps:0", "xpu:1"])
+def test_a_device_without_kernels_computes_with_pytorchs_operators(device: str) -> None:
+    value: Any = SimpleNamespace(is_cuda=False, dtype=torch.float32, device=torch.device(device))
+    assert compiled.why_not(value) == cuda.why_not(value) == f"value is on {device}"
     assert autograd.implementation(value) is embedding_bag
 
 
