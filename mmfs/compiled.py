@@ -37,7 +37,7 @@ FOLDER = Path(__file__).parent
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """Storage of kernels/cpu.cpp."""
 
-INTERFACE_VERSION = 3
+INTERFACE_VERSION = 4
 """INTERFACE_VERSION of kernels/cpu.cpp. A library of another one would read the structures below wrongly."""
 
 DONE, NO_MEMORY = 0, 3

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmfs import MMFS
 from mmfs.arguments import MMFSAttentionArguments
 from mmfs.autograd import implementation
+from mmfs.compiled_layer import folded_layer
 from mmfs.layer import has_hooks, is_plain_linear
 
 
@@ -56,6 +57,7 @@ class FoldedMMFS:
         channels = mixing.shape[1]
         # On a CPU, `F.rms_norm` of one token is five operators: here they are three, and its factor is in the matrix.
         self.least_length: Tensor | None = None  # [1], sqrt(C * eps)
+        self.least_square = channels * (norm.eps or 0.0)
         scale = norm.weight.float()
         if mixing.device.type == "cpu" and self.dtype == torch.float32:
             self.least_length = mixing.new_tensor([math.sqrt(channels * norm.eps)]) if norm.eps is not None else None
@@ -87,6 +89,50 @@ class FoldedMMFS:
         Returns:
             [B, T, C], of the dtype of `hidden`.
         """
+        at_once = self._at_once(hidden, None, values, visible) if record is None else None
+        return self._step_by_step(hidden, values, visible, record) if at_once is None else at_once
+
+    def add_to(
+        self,
+        attended: Tensor,
+        hidden: Tensor,
+        values: Tensor,
+        visible: Tensor,
+        record: Callable[[MMFSAttentionArguments], None] | None = None,
+    ) -> Tensor:
+        """`attended` plus what a call returns for `hidden + attended`, both [B, T, C]."""
+        at_once = self._at_once(hidden, attended, values, visible) if record is None else None
+        return attended + self._step_by_step(hidden + attended, values, visible, record) if at_once is None else at_once
+
+    def _at_once(self, hidden: Tensor, attended: Tensor | None, values: Tensor, visible: Tensor) -> Tensor | None:
+        """For a few tokens in float32 on a CPU, all of it in one call of C; None for others."""
+        if self.least_length is None or torch.compiler.is_compiling():
+            return None
+        return folded_layer(
+            hidden,
+            attended,
+            values,
+            visible,
+            spatial_shapes=self.sizes,
+            least_square=self.least_square,
+            maps=self.maps,
+            bias=self.bias,
+            reference_point=self.reference_point,
+            offset_table=self.offset_table,
+            logit_table=self.logit_table,
+            null_value=self.null_value,
+            output=self.output,
+            output_bias=self.output_bias,
+        )
+
+    def _step_by_step(
+        self,
+        hidden: Tensor,
+        values: Tensor,
+        visible: Tensor,
+        record: Callable[[MMFSAttentionArguments], None] | None,
+    ) -> Tensor:
+        """As `__call__`, by operators."""
         batch, num_tokens, _ = hidden.shape
         # Asked first: a conversion that converts nothing costs what half of a small product does.
         states = hidden if hidden.dtype == self.dtype else hidden.to(self.dtype)

@@ -99,7 +99,7 @@ class SynchronizedLayer(Extended):
         def synchronized(*given: Any, **named: Any) -> Any:
             output = attended(*given, **named)
             first, *rest = output if isinstance(output, tuple) else (output,)
-            first = first + synchronizer(hidden + first)
+            first = synchronizer.add_to(first, hidden)
             return (first, *rest) if isinstance(output, tuple) else first
 
         return self.forward_with({self.attended: InThisCall(attended, synchronized)}, (hidden, *args), kwargs)

@@ -112,6 +112,12 @@ class BoundSynchronizer:
         """What the synchronizer returns for these states."""
         return self.synchronizer(hidden, self.values, self.visible, self.record)
 
+    def add_to(self, attended: Tensor, hidden: Tensor) -> Tensor:
+        """`attended` plus what the synchronizer returns for `hidden + attended`."""
+        if isinstance(self.synchronizer, FoldedMMFS):
+            return self.synchronizer.add_to(attended, hidden, self.values, self.visible, self.record)
+        return attended + self(hidden + attended)
+
 
 def each(synchronizers: nn.ModuleList) -> Iterable[Synchronizer]:
     """The same with their type."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "mmfs" / "test_compiled.py"
+LAYER_TESTS = TESTS.with_name("test_compiled_layer.py")
+"""Of what reads PyTorch's tensors in C, which a library of another process cannot."""
 
 SELECT_PORTABLE = ("-k", "portable and not library")
 """All that ask for a library; not those about how it is found."""
@@ -43,7 +45,7 @@ def run_compiled_tests(
     begin: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """test_compiled.py.
+    """test_compiled.py and, with libraries of this process, test_compiled_layer.py.
 
     Args:
         where: the folder of the libraries, or the command of a `kernel_process.KernelProcess`.
@@ -52,7 +54,8 @@ def run_compiled_tests(
         environment: of the process; None: this one's.
     """
     place = ["folder", str(where)] if isinstance(where, Path) else ["command", shlex.join(where)]
-    arguments = [sys.executable, "-c", RUN, *place, str(TESTS), "-q", "-s", "-p", "no:cacheprovider", *selection]
+    tests = [str(TESTS), str(LAYER_TESTS)] if isinstance(where, Path) else [str(TESTS)]
+    arguments = [sys.executable, "-c", RUN, *place, *tests, "-q", "-s", "-p", "no:cacheprovider", *selection]
     command = [*begin, *arguments]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -4,11 +4,15 @@
 // Built once for each instruction set, with its compiler flags; the caller picks by mmfs_cpu_has_avx2(). Compile with
 // -ffp-contract=off: see rounded_product() of sampling.h.
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <new>
 #include <stdexcept>
+#include <vector>
 
 #include "cpu_bank.h"
+#include "cpu_layer.h"
 #include "cpu_ms_deform_attn.h"
 #include "cpu_mmfs_attention.h"
 #include "cpu_tensors.h"
@@ -16,7 +20,7 @@
 using namespace mmfs;
 
 // Counted up with every change of the structures or functions of this file that mmfs/compiled.py calls it by.
-constexpr int32_t INTERFACE_VERSION = 3;
+constexpr int32_t INTERFACE_VERSION = 4;
 
 extern "C" {
 
@@ -24,7 +28,7 @@ extern "C" {
 // float, or double where storage is FLOAT64.
 enum Storage : int64_t { FLOAT32 = 0, FLOAT64 = 1, BFLOAT16 = 2, FLOAT16 = 3 };
 
-enum Status : int32_t { DONE = 0, BAD_SIZES = 1, BAD_VISIBLE = 2, NO_MEMORY = 3, NO_SUCH_STORAGE = 4 };
+enum Status : int32_t { DONE = 0, BAD_SIZES = 1, BAD_VISIBLE = 2, NO_MEMORY = 3, NO_SUCH_STORAGE = 4, NOT_PLAIN = 5 };
 
 struct CallSizes {
     int64_t storage;
@@ -261,6 +265,89 @@ bool read_tensors(
     return reader.is_plain && call.sampling_offsets != nullptr && call.visible != nullptr;
 }
 
+// A whole layer whose maps are multiplied out, float32; see mmfs/compiled_layer.py. attended may be not given.
+Status compute_layer(
+    TensorReader& reader, MMFSAttentionCall& call, double least_square, void* hidden, void* attended, void* values,
+    void* visible, void* maps, void* bias, void* reference_point, void* offset_table, void* logit_table,
+    void* null_value, void* output, void* output_bias, void* out
+) {
+    const ElementType type = {FLOAT_KIND, 32};
+    CallSizes& sizes = call.sizes;
+    ExchangedTensor states{}, bank{}, table{};
+    if (reader.array(hidden, states) == nullptr || states.num_axes != 3 || reader.array(values, bank) == nullptr ||
+        bank.num_axes != 4 || reader.array(logit_table, table) == nullptr || table.num_axes != 4 ||
+        !(type_of(states) == type) || !(type_of(bank) == type) || bank.shape[1] != sizes.num_pixels) {
+        return NOT_PLAIN;
+    }
+    const int64_t batch = states.shape[0], num_queries = states.shape[1], width = states.shape[2];
+    const int64_t heads = bank.shape[2], num_points = table.shape[3];
+    sizes.storage = FLOAT32;
+    sizes.batch = batch;
+    sizes.num_queries = num_queries;
+    sizes.num_images = bank.shape[0];
+    sizes.num_pixels *= sizes.num_images;
+    sizes.num_heads = heads;
+    sizes.num_channels = bank.shape[3];
+    sizes.num_points = num_points;
+    call.num_slots = call.point_levels = call.point_points = call.offset_levels = 1;
+    call.value = TensorReader::first(bank);
+    call.visible = static_cast<const int64_t*>(reader.data(visible, INT64_TYPE, {batch, num_queries, 2}));
+    call.offset_table = reader.table(offset_table, type, call.offset_ages, heads, num_points, int64_t{2});
+    call.logit_table = reader.table(logit_table, type, call.logit_ages, heads, sizes.num_levels, num_points);
+    call.null_value = reader.data(null_value, type, {heads, sizes.num_channels});
+    call.has_null = call.null_value != nullptr;
+
+    const int64_t num_tokens = batch * num_queries;
+    const int64_t num_offsets = heads * num_points * 2, num_logits = heads * sizes.num_levels * num_points;
+    const int64_t num_sampled = heads * sizes.num_channels;
+    const auto floats = [&](void* tensor, std::initializer_list<int64_t> shape) {
+        return static_cast<float*>(reader.data(tensor, type, shape));
+    };
+    const LinearMap before = {floats(maps, {num_offsets + num_logits, width}), floats(bias, {num_offsets + num_logits}), width};
+    const LinearMap after = {floats(output, {width, num_sampled}), floats(output_bias, {width}), num_sampled};
+    const float* point = floats(reference_point, {2});
+    const float* added = floats(attended, {batch, num_queries, width});
+    float* result = floats(out, {batch, num_queries, width});
+    if (!reader.is_plain || call.visible == nullptr || before.weight == nullptr || before.bias == nullptr ||
+        after.weight == nullptr || after.bias == nullptr || point == nullptr || result == nullptr) {
+        return NOT_PLAIN;
+    }
+    const float* state = static_cast<const float*>(TensorReader::first(states));
+    try {
+        std::vector<float> room(
+            static_cast<std::size_t>(width + num_tokens * (2 + num_offsets + num_logits + num_sampled))
+        );
+        float* normalised = room.data();
+        float* points = normalised + width;
+        float* offsets = points + num_tokens * 2;
+        float* logits = offsets + num_tokens * num_offsets;
+        float* sampled = logits + num_tokens * num_logits;
+        for (int64_t token = 0; token < num_tokens; ++token) {
+            normalise(
+                state + token * width, added == nullptr ? nullptr : added + token * width, width, least_square,
+                normalised
+            );
+            multiply(before, normalised, 0, num_offsets, nullptr, offsets + token * num_offsets);
+            multiply(before, normalised, num_offsets, num_logits, nullptr, logits + token * num_logits);
+            std::copy_n(point, 2, points + token * 2);
+        }
+        call.reference_points = points;
+        call.sampling_offsets = offsets;
+        call.attention_logits = logits;
+        call.out = sampled;
+        if (const Status status = dispatch(call, true); status != DONE) {
+            return status;
+        }
+        for (int64_t token = 0; token < num_tokens; ++token) {
+            const float* add = added == nullptr ? nullptr : added + token * width;
+            multiply(after, sampled + token * num_sampled, 0, width, add, result + token * width);
+        }
+    } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    }
+    return DONE;
+}
+
 }  // namespace
 
 #define MMFS_EXPORT extern "C" __attribute__((visibility("default")))
@@ -310,5 +397,25 @@ MMFS_EXPORT int32_t mmfs_cpu_read_mmfs_attention(
     return read_tensors(
         reader, value, reference_points, sampling_offsets, attention_logits, visible, offset_table, logit_table,
         null_value, *call
+    );
+}
+
+// Computes a layer of a few tokens. NOT_PLAIN, and nothing computed, if its tensors have to be converted or refused;
+// Python may have an exception then. null_value is not given where there is no null; its logit is 0.
+MMFS_EXPORT int32_t mmfs_cpu_folded_layer(
+    DescribeTensor describe, const void* none, int64_t num_threads, const int64_t* spatial_shapes, int64_t num_levels,
+    int64_t num_pixels, double least_square, void* hidden, void* attended, void* values, void* visible, void* maps,
+    void* bias, void* reference_point, void* offset_table, void* logit_table, void* null_value, void* output,
+    void* output_bias, void* out
+) {
+    TensorReader reader(describe, none);
+    MMFSAttentionCall call{};
+    call.sizes.num_threads = num_threads;
+    call.sizes.spatial_shapes = spatial_shapes;
+    call.sizes.num_levels = num_levels;
+    call.sizes.num_pixels = num_pixels;
+    return compute_layer(
+        reader, call, least_square, hidden, attended, values, visible, maps, bias, reference_point, offset_table,
+        logit_table, null_value, output, output_bias, out
     );
 }

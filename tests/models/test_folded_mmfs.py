@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from mmfs import MMFS
+from mmfs import MMFS, compiled
+from mmfs.arguments import MMFSAttentionArguments
 from models import MMInterleaved
 from models.folded_mmfs import FoldedMMFS
+from numerics import assert_equal_up_to_rounding
 
 SHAPES = ((5, 3), (2, 2))
 CENTRE = (0.5, 0.25)
@@ -43,6 +45,45 @@ def test_folded_it_computes_the_same(
     found = folded(hidden.to(dtype), mmfs.project_values(features.to(dtype)), visible)
     assert found.dtype == dtype
     assert float((found.float() - expected).norm() / expected.norm()) < tolerance
+
+
+def few_tokens(*, null: bool = True) -> tuple[FoldedMMFS, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer, and hidden, attended, values and visible of tokens that are computed in one call of C."""
+    mmfs, norm = layer_and_norm(null=null)
+    folded = FoldedMMFS(mmfs, norm, CENTRE, torch.tensor([0.7]))
+    visible = torch.tensor([[[0, 0], [0, 1], [1, 3], [0, 3]]]).repeat(2, 1, 1)
+    return folded, torch.randn(2, 4, 24), torch.randn(2, 4, 24), mmfs.project_values(torch.randn(3, 19, 10)), visible
+
+
+@pytest.mark.skipif(compiled.why_no_library() is not None, reason=str(compiled.why_no_library()))
+@pytest.mark.parametrize("null", [True, False])
+def test_few_tokens_are_computed_at_once_and_the_same(null: bool) -> None:
+    folded, hidden, attended, values, visible = few_tokens(null=null)
+    assert folded._at_once(hidden, attended, values, visible) is not None
+    expected = folded._step_by_step(hidden + attended, values, visible, None)
+    assert_equal_up_to_rounding(folded(hidden + attended, values, visible), expected)
+    assert_equal_up_to_rounding(folded.add_to(attended, hidden, values, visible), attended + expected)
+
+
+def test_what_is_recorded_or_differentiated_is_computed_by_operators() -> None:
+    folded, hidden, attended, values, visible = few_tokens()
+    expected = folded.add_to(attended, hidden, values, visible)
+    recorded: list[MMFSAttentionArguments] = []
+    assert_equal_up_to_rounding(folded.add_to(attended, hidden, values, visible, recorded.append), expected)
+    assert recorded[0].sampling_offsets.shape == (2, 4, 2, 3, 2)
+    found = folded.add_to(attended.requires_grad_(), hidden, values, visible)
+    assert_equal_up_to_rounding(found.detach(), expected)
+    found.sum().backward()
+    assert attended.grad is not None, "what the host's layer computed keeps its gradient"
+
+
+def test_a_range_outside_the_bank_is_refused_with_the_same_sentence() -> None:
+    folded, hidden, attended, values, visible = few_tokens()
+    with pytest.raises(ValueError, match="visible") as by_operators:
+        folded._step_by_step(hidden, values, visible + 1, None)
+    with pytest.raises(ValueError, match="visible") as at_once:
+        folded.add_to(attended, hidden, values, visible + 1)
+    assert str(at_once.value) == str(by_operators.value)
 
 
 def same(found: list[FoldedMMFS | None], expected: list[FoldedMMFS | None]) -> list[bool]:
