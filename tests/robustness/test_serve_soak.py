@@ -100,7 +100,7 @@ def stop(server: ServerProcess, body: dict[str, Any]) -> str:
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Resident memory is read from /proc.")
 def test_many_cancelled_requests_leave_nothing_behind(server: ServerProcess):
-    """In the queue, reading, writing and drawing, streamed or not, by going away and by DELETE."""
+    """Reading, writing and drawing, streamed or not, by going away and by DELETE."""
     prompt = [{"role": "user", "content": [an_image(1), {"type": "text", "text": " a snail and"}]}]
     drawing = {"messages": prompt, "modalities": ["image"], "seed": 5, "mmfs": {"num_inference_steps": 4}}
     writing = {"messages": prompt, "modalities": ["text"], "max_tokens": 12}
