@@ -123,12 +123,13 @@ def beside(engine: BatchingEngine, num_tokens: int, num_steps: int, num_repetiti
 def previewing(engine: BatchingEngine, num_steps: int, num_previews: int, num_repetitions: int) -> float:
     """The time of an image with so many previews against without; each document is asked for twice, so that both find
     it read, and the two take the first turn by turns."""
-    plain, told = [], []
+    plain: list[float] = []
+    told: list[float] = []
     options = {"mode": "image", "num_inference_steps": num_steps}
     every = num_steps // (num_previews + 1)
     for number in range(num_repetitions):
         document = [f"an image {number} with previews"]
-        asyncio.run(answer(engine, document, **{**options, "num_inference_steps": 1}))
+        seconds(answer(engine, document, mode="image", num_inference_steps=1))
         for times, preview_every in [(plain, 0), (told, every)][:: 1 if number % 2 else -1]:
             times.append(seconds(answer(engine, document, preview_every=preview_every, **options)))
     return min(told) / min(plain)

@@ -22,6 +22,7 @@ def test_every_figure_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
         "8 text clients together",
         "8 images together",
         "text beside a drawing",
+        "3 previews of an image",
         "cancel in a drawing",
         "turn 2 kept",
         "8 conversations",
