@@ -59,7 +59,7 @@ def bench_model_of_transformers(
         lambda: outputs_of(ours, case, device),
         lambda: outputs_of(theirs, case, device),
         name="transformers",
-        rounds=1 if smoke else 3,
+        rounds=1 if smoke else 2,
         error=error,
         device=device,
     )

@@ -23,7 +23,7 @@ class Sizes:
 
 
 SMALL = Sizes((64, 96), 32, 2, 12)
-REALISTIC = Sizes((640, 640), 256, 6, 300)
+REALISTIC = Sizes((320, 320), 256, 6, 300)
 
 
 @dataclass(frozen=True)
