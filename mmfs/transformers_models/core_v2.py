@@ -6,8 +6,10 @@ Each of their attentions keeps the function that samples as an attribute, `ms_de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from mmfs.functional import Backend, ms_deform_attn
 
@@ -45,13 +47,36 @@ class MultiScaleDeformableAttentionV2(nn.Module):
         """
         check_method(method)
         return ms_deform_attn(
-            value,
+            _ChannelsFirstGradient.apply(value) if value.requires_grad else value,
             value_spatial_shapes,
             sampling_locations,
             attention_weights,
             num_points=num_points_list,
             backend=self.backend,
         )
+
+
+class _ChannelsFirstGradient(Function):
+    """The identity; the gradient [B, S, H, D] is laid out as [B, H, D, S], as that of transformers' function is.
+
+    The value is the image encoder's output itself, often a batch norm's. Given the gradient of one image that lies in
+    memory as a part of an [S, H*D] matrix, PyTorch's batch norm on a CPU returns wrong gradients (seen in 2.13; the
+    stride of a batch of one does not tell channels-last from contiguous).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def check_method(method: str) -> None:

@@ -55,29 +55,14 @@ def outputs_of(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tens
 
 
 def gradients_of(case: Case) -> dict[str, Tensor]:
-    """In float64, of the pixels and of all parameters.
-
-    What reaches the value is laid out alike for all: the backward pass of D-FINE's encoder, which is PyTorch's and
-    transformers' alone, gives other gradients for the same numbers in another memory layout."""
-    hooks = [
-        part.register_forward_pre_hook(_contiguous_gradient, with_kwargs=True)
-        for part in case.model.modules()
-        if "DFineMultiscaleDeformableAttention" in type(part).__name__
-    ]
+    """In float64, of the pixels and of all parameters."""
     inputs = {name: x.double() if x.is_floating_point() else x for name, x in case.inputs.items()}
     pixels = inputs["pixel_values"].requires_grad_()
     found = case.model.double()(**inputs)
     total = sum(getattr(found, name).sin().sum() for name in case.outputs)
     wanted = {"pixels": pixels} | {name: p for name, p in case.model.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(total, [*wanted.values()], allow_unused=True)
-    for hook in hooks:
-        hook.remove()
     return {name: g for name, g in zip(wanted, gradients, strict=True) if g is not None}
-
-
-def _contiguous_gradient(module: nn.Module, given: object, named: dict[str, Tensor]) -> None:
-    if named["encoder_hidden_states"].requires_grad:
-        named["encoder_hidden_states"].register_hook(lambda gradient: gradient.contiguous())
 
 
 def largest_difference(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
