@@ -42,8 +42,9 @@ class RepeatedMMFS(nn.Module):
         *,
         values: Tensor,
         base: tuple[int, int] | None = None,
+        record: None = None,
     ) -> Tensor:
-        """Arguments and result of `MMFS.forward`; [B, Q, C] -> [B, Q, C]."""
+        """Arguments and result of `MMFS.forward`, of which it records nothing; [B, Q, C] -> [B, Q, C]."""
         layer = self.layer
         first, last = visible.unbind(-1)  # [B, Q]
         sees = last > first

@@ -47,13 +47,19 @@ class MultiScaleDeformableAttentionV2(nn.Module):
         """
         check_method(method)
         return ms_deform_attn(
-            _ChannelsFirstGradient.apply(value) if value.requires_grad else value,
+            with_channels_first_gradient(value) if value.requires_grad else value,
             value_spatial_shapes,
             sampling_locations,
             attention_weights,
             num_points=num_points_list,
             backend=self.backend,
         )
+
+
+def with_channels_first_gradient(value: Tensor) -> Tensor:
+    """The value itself, [B, S, H, D], whose gradient will be laid out as [B, H, D, S]."""
+    result: Tensor = _ChannelsFirstGradient.apply(value)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _ChannelsFirstGradient(Function):
