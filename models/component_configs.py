@@ -5,7 +5,6 @@ Dictionaries named after a transformers or diffusers class are that class's own 
 
 from __future__ import annotations
 
-import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -28,6 +27,9 @@ NUM_LEVELS = 4
 
 MOST = 2**31
 """No number of anything in a model is larger."""
+
+LARGEST = (2 - 2**-23) * 2.0**127
+"""Of float32, which every fraction among the settings becomes."""
 
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "begin_of_image_id", "image_token_id")
 """Settings of the whole model: the tokens that it knows itself."""
@@ -83,7 +85,7 @@ def _is_of(hint: Any, value: Any) -> bool:
     if hint in (int, float) and isinstance(value, bool):
         return False
     if hint is float:
-        return isinstance(value, int | float) and math.isfinite(value)
+        return isinstance(value, int | float) and abs(value) <= LARGEST
     return isinstance(value, hint)
 
 
@@ -101,7 +103,13 @@ def _words(hint: Any) -> str:
         return f"{len(parts)} of {_words(parts[0])}"
     if origin is dict:
         return "values by name"
-    simple = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+    simple = {
+        int: "a whole number",
+        float: "a number within float32",
+        bool: "true or false",
+        str: "a text",
+        type(None): "null",
+    }
     return simple.get(hint) or f"the settings of a {hint.__name__}"
 
 

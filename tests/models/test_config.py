@@ -65,3 +65,11 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text()[:100])
     with pytest.raises(ValueError, match=r"config\.json is damaged \(.*\)\. Fetch or make it again"):
         MMInterleavedConfig.load(file)
+
+
+@pytest.mark.parametrize("value", [1e39, -3.5e38, float("inf"), float("nan"), 10**400, "0.5", True])
+def test_a_fraction_that_float32_does_not_hold_is_named(value: object) -> None:
+    described = MMInterleavedConfig.tiny().to_dict()
+    described["language_model"]["gate_init"] = value
+    with pytest.raises(ValueError, match=r"gate_init .*; expected a number within float32"):
+        MMInterleavedConfig.from_dict(described)
