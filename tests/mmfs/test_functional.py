@@ -369,12 +369,15 @@ def test_named_backends_never_fall_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch
 
 def test_public_names() -> None:
     assert sorted(mmfs.__all__) == [
+        "AttentionReplacement",
         "MMFS",
         "MSDeformAttn",
         "MultiScaleDeformableAttention",
         "explain",
         "mmfs_attention",
         "ms_deform_attn",
+        "replace_attention",
+        "restore_attention",
         "warmup",
         "why_not_compiled",
         "why_not_cuda",
