@@ -134,7 +134,7 @@ class BatchingEngine(Engine):
 
     def _work(self) -> None:
         try:
-            with torch.no_grad(), usual_torch_defaults():
+            with torch.no_grad():
                 while self._round():
                     pass
         finally:  # also if the thread is lost, nobody waits for ever
@@ -155,10 +155,11 @@ class BatchingEngine(Engine):
             self._fail([*self._running, *self._queue], error)
             return True
         try:
-            self._drop_cancelled()
-            for job in admitted:
-                self._start(job)
-            self._tick()
+            with usual_torch_defaults():  # not while it waits: the default dtype is the whole program's
+                self._drop_cancelled()
+                for job in admitted:
+                    self._start(job)
+                self._tick()
         except Exception as error:  # of the engine itself: whoever was in it cannot go on, but others can
             self._fail(self._running, error)
         return True

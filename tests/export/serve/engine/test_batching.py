@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from models.generation.options import GenerationOptions
 from models.generation.state import GenerativeModel
 from models.generation.torch_state import TorchGenerationState
 from models.images.image_file import open_image
+from models.torch_defaults import usual_torch_defaults
 
 WRITTEN = {"mode": "text", "max_new_tokens": 12, "min_new_tokens": 12}
 PATIENCE_S = 120
@@ -273,6 +275,21 @@ def test_a_document_that_becomes_too_long_ends_or_fails_alone(served: Any, engin
     assert isinstance(failed[-1], Failed)
     assert "the language model reads 512" in str(failed[-1].error)
     check(served, ["one"], other, **WRITTEN)
+
+
+def test_the_default_dtype_is_the_programs_while_the_engine_waits(served: Any, engine: BatchingEngine) -> None:
+    """PyTorch has one default for all threads; a server's engine may wait in the program of somebody else."""
+    [events] = asked(events_of(engine, ["a snail"], **WRITTEN))
+    check(served, ["a snail"], events, **WRITTEN)
+    patience = time.monotonic() + PATIENCE_S / 10  # its last round may not be over
+    try:
+        while torch.get_default_dtype() != torch.float64 and time.monotonic() < patience:
+            torch.set_default_dtype(torch.float64)
+            with usual_torch_defaults():
+                pass
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture
