@@ -6,11 +6,12 @@ Letters: M images, c x h x w their latents.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import Tensor
 
 from mmfs.arguments import MMFSAttentionArguments
+from models.denoising import Step
 
 
 class Drawings(ABC):
@@ -46,6 +47,12 @@ class Drawings(ABC):
     @abstractmethod
     def step(self) -> None:
         """Take the next step of every image: one call of the U-Net for all of them."""
+
+    def steps(self) -> Iterator[Step]:
+        """Take all steps of images that began together, which nobody joins or leaves."""
+        for done in range(1, 1 + self.num_steps[0]):
+            self.step()
+            yield Step(done, self.latents, self.estimate, self.sampled)
 
     def can_join(self, other: Drawings) -> bool:
         """Whether there is room for the images of both; a PyTorch model has no bound."""

@@ -170,10 +170,7 @@ class GenerationState(ABC):
 
     def draw(self, rows: Sequence[int], seeds: Sequence[int], denoising: Denoising) -> Iterator[Step]:
         """Draw these images alone, step by step; arguments and errors as for `begin_drawing`."""
-        drawings = self.begin_drawing(rows, seeds, denoising)
-        for done in range(1, 1 + denoising.num_inference_steps):
-            drawings.step()
-            yield Step(done, drawings.latents, drawings.estimate, drawings.sampled)
+        return self.begin_drawing(rows, seeds, denoising).steps()
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ pixels, H heads, D channels a head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from models.component_configs import ImageDecoderConfig
-from models.denoising import Denoiser, Step
+from models.denoising import Denoiser
 from models.denoising_options import Denoising
 from models.image_codec import LatentCodec, PixelCodec
 from models.image_decoders.condition import Condition
@@ -235,41 +235,11 @@ class ImageDecoder(nn.Module, ABC):
         seeds: Sequence[int],
         denoising: Denoising,
     ) -> Tensor:
-        """Draw images: [M, 3, h, w] float32 in [0, 1]; arguments as for `sample_steps`."""
-        for step in self.sample_steps(condition, values=values, visible=visible, seeds=seeds, denoising=denoising):
-            latents = step.latents
-        return self.decode(latents)
-
-    @torch.no_grad()
-    def sample_steps(
-        self,
-        condition: Condition,
-        *,
-        values: Sequence[Tensor],
-        visible: Tensor,
-        seeds: Sequence[int],
-        denoising: Denoising,
-        recorder: SamplingRecorder | None = None,
-    ) -> Iterator[Step]:
-        """Draw images with classifier-free guidance, step by step.
-
-        Args:
-            condition: of M images, from `condition`.
-            values: per synchronizer [N, S, H, D].
-            visible: [M, 2] int64, the images that each drawn image may attend to.
-            seeds: M numbers; each alone determines all that is random about its image.
-            denoising: steps, scheduler and guidance.
-            recorder: of what the U-Net's synchronizers ask of the op. None: it is not recorded.
-
-        Yields:
-            The latents after each step; the last one's latents are for `decode`.
-        """
-        drawings = self.begin_drawing(
-            condition, values=values, visible=visible, seeds=seeds, denoising=denoising, recorder=recorder
-        )
-        for done in range(1, 1 + denoising.num_inference_steps):
-            drawings.step()
-            yield Step(done, drawings.latents, drawings.estimate, drawings.sampled)
+        """Draw images: [M, 3, h, w] float32 in [0, 1]; arguments and errors as for `begin_drawing`."""
+        *_, last = self.begin_drawing(
+            condition, values=values, visible=visible, seeds=seeds, denoising=denoising
+        ).steps()
+        return self.decode(last.latents)
 
     def begin_drawing(
         self,
@@ -281,7 +251,18 @@ class ImageDecoder(nn.Module, ABC):
         denoising: Denoising,
         recorder: SamplingRecorder | None = None,
     ) -> TorchDrawings:
-        """Images before their first step; arguments as for `sample_steps`.
+        """Images before their first step, drawn with classifier-free guidance.
+
+        Args:
+            condition: of M images, from `condition`.
+            values: per synchronizer [N, S, H, D].
+            visible: [M, 2] int64, the images that each drawn image may attend to.
+            seeds: M numbers; each alone determines all that is random about its image.
+            denoising: steps, scheduler and guidance.
+            recorder: of what the U-Net's synchronizers ask of the op. None: it is not recorded.
+
+        Returns:
+            The images; their latents after the last step are for `decode`.
 
         Raises:
             ValueError: more steps than the model was trained with.
