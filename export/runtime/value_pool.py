@@ -43,7 +43,7 @@ class ValuePool:
             name: torch.zeros((0, *_sizes(port)), dtype=port.dtype, device=device) for name, port in ports.items()
         }
         self._num_slots = self.num_moves = 0
-        self._reserve(1 if num_slots is None else num_slots)
+        self._reserve(self._least)
         self.num_moves = 0
         self._owners: list[int] = []  # of the slots in use, ascending
         self._waiting: list[tuple[Tensor, list[int]]] = []
@@ -51,14 +51,23 @@ class ValuePool:
     @property
     def banks(self) -> Tensors:
         """Every bank [N, S, H, D], by the name of the network's input."""
-        if self._num_slots < (1 if self._most is None else self._most):
-            self._reserve(1 if self._most is None else self._most)
+        self._reserve(self._least)
         return self._banks
+
+    @property
+    def _least(self) -> int:
+        """Slots of a pool in use; those of a copy are made when it is used."""
+        return 1 if self._most is None else self._most
 
     @property
     def num_images(self) -> int:
         """Of all documents."""
-        return len(self._owners) + sum(len(owners) for _, owners in self._waiting)
+        return len(self._all_owners)
+
+    @property
+    def _all_owners(self) -> list[int]:
+        """The document of each image: of those in slots, and then of those that wait."""
+        return self._owners + [owner for _, waiting in self._waiting for owner in waiting]
 
     def clear(self) -> None:
         """No images."""
@@ -82,7 +91,7 @@ class ValuePool:
         if not self._waiting:
             return
         features = torch.cat([waiting for waiting, _ in self._waiting])
-        owners = self._owners + [owner for _, added in self._waiting for owner in added]
+        owners = self._all_owners
         self._waiting = []
         num_before, num_now = len(self._owners), len(owners)
         self._reserve(num_now)
@@ -98,33 +107,38 @@ class ValuePool:
     def of(self, owners: Collection[int]) -> ValuePool:
         """A pool with a copy of the images of these documents alone, and no slots beside them until it is used."""
         other = copy(self)
-        slots, other._owners, other._waiting = self._images_of(owners)
+        slots, other._waiting = self._chosen([owner in owners for owner in self._all_owners])
+        other._owners = [self._owners[slot] for slot in slots]
         other._banks = {name: bank[slots] for name, bank in self._banks.items()}
         other._num_slots = len(slots)
         return other
 
     def keep(self, owners: Collection[int]) -> None:
         """Forget the images of all other documents."""
-        slots, _, self._waiting = self._images_of(owners)
-        self._hold(slots)
+        self._keep([owner in owners for owner in self._all_owners])
 
-    def _hold(self, slots: Sequence[int]) -> None:
-        """Keep these slots of those in use, in this order."""
+    def crop(self, owner: int, num_images: int) -> None:
+        """Keep the first images of a document alone."""
+        self._keep(first_of(owner, num_images, self._all_owners))
+
+    def _keep(self, stays: Sequence[bool]) -> None:
+        """Forget the images that do not stay; in the order of `_all_owners`."""
+        slots, self._waiting = self._chosen(stays)
         if len(slots) < len(self._owners):
             for bank in self._banks.values():
                 bank[: len(slots)] = bank[slots]
             self._owners = [self._owners[slot] for slot in slots]
 
-    def crop(self, owner: int, num_images: int) -> None:
-        """Keep the first images of a document alone."""
-        owners = self._owners + [one for _, waiting in self._waiting for one in waiting]
-        stays = iter(first_of(owner, num_images, owners))
-        self._hold([slot for slot in range(len(self._owners)) if next(stays)])
-        self._waiting, before = [], self._waiting
-        for features, waiting in before:
-            kept = [place for place in range(len(waiting)) if next(stays)]
-            if kept:
-                self._waiting.append((features[kept], [waiting[place] for place in kept]))
+    def _chosen(self, stays: Sequence[bool]) -> tuple[list[int], list[tuple[Tensor, list[int]]]]:
+        """Slots of the images that stay, and those of them that wait; in the order of `_all_owners`."""
+        stay = iter(stays)
+        slots = [slot for slot in range(len(self._owners)) if next(stay)]
+        waiting = []
+        for features, owners in self._waiting:
+            if places := [place for place in range(len(owners)) if next(stay)]:
+                part = features if len(places) == len(owners) else features[places]
+                waiting.append((part, [owners[place] for place in places]))
+        return slots, waiting
 
     def can_join(self, other: ValuePool) -> bool:
         """Whether there are slots for the images of both."""
@@ -149,16 +163,6 @@ class ValuePool:
     def num_bytes(self) -> int:
         """Of the banks, and of the features that wait for being projected."""
         return sum(one.nbytes for one in (*self._banks.values(), *(features for features, _ in self._waiting)))
-
-    def _images_of(self, owners: Collection[int]) -> tuple[list[int], list[int], list[tuple[Tensor, list[int]]]]:
-        """Slots of the images of some documents, their owners, and the images of them that wait."""
-        slots = [slot for slot, owner in enumerate(self._owners) if owner in owners]
-        waiting = []
-        for features, whose in self._waiting:
-            if chosen := [place for place, owner in enumerate(whose) if owner in owners]:
-                part = features if len(chosen) == len(whose) else features[chosen]
-                waiting.append((part, [whose[place] for place in chosen]))
-        return slots, [self._owners[slot] for slot in slots], waiting
 
     def _reserve(self, num_images: int) -> None:
         """Have slots for so many, in larger banks if need be.

@@ -51,7 +51,7 @@ class ImageBank:
         """Per synchronizer [N, S', H, D]; the images of a document are neighbours, in reading order."""
         if self._waiting:
             new = self._project(torch.cat([features for features, _, _ in self._waiting]))
-            owners = self._owners + [owner for _, added, _ in self._waiting for owner in added]
+            owners = self._all_owners
             places, before = list(range(len(self._owners))), len(self._owners)
             for features, _, which in self._waiting:
                 places += [before + number for number in which]
@@ -71,33 +71,33 @@ class ImageBank:
     def of(self, owners: Collection[int]) -> ImageBank:
         """A bank with the images of these documents alone; what is added to it is not added to this one."""
         other = copy(self)
-        places = [place for place, owner in enumerate(self._owners) if owner in owners]
-        if len(places) < len(self._owners):
-            other._values = [values[places] for values in self._values]
-        other._owners = [self._owners[place] for place in places]
-        other._waiting = []
-        for features, waiting, which in self._waiting:
-            kept = [(owner, number) for owner, number in zip(waiting, which, strict=True) if owner in owners]
-            used = sorted({number for _, number in kept})
-            if used:
-                chosen = features if len(used) == len(features) else features[used]
-                numbers = [used.index(number) for _, number in kept]
-                other._waiting.append((chosen, [owner for owner, _ in kept], numbers))
+        other._keep([owner in owners for owner in self._all_owners])
         return other
 
     def crop(self, owner: int, num_images: int) -> None:
         """Keep the first images of a document alone."""
-        owners = self._owners + [one for _, waiting, _ in self._waiting for one in waiting]
-        stays = iter(first_of(owner, num_images, owners))
-        places = [place for place in range(len(self._owners)) if next(stays)]
+        self._keep(first_of(owner, num_images, self._all_owners))
+
+    @property
+    def _all_owners(self) -> list[int]:
+        """The document of each image: of the projected ones, and then of those that wait."""
+        return self._owners + [owner for _, waiting, _ in self._waiting for owner in waiting]
+
+    def _keep(self, stays: Sequence[bool]) -> None:
+        """Forget the images that do not stay; in the order of `_all_owners`."""
+        stay = iter(stays)
+        places = [place for place in range(len(self._owners)) if next(stay)]
         if len(places) < len(self._owners):
             self._values = [values[places] for values in self._values]
             self._owners = [self._owners[place] for place in places]
         self._waiting, before = [], self._waiting
         for features, waiting, which in before:
-            kept = [(one, number) for one, number in zip(waiting, which, strict=True) if next(stays)]
-            if kept:
-                self._waiting.append((features, [one for one, _ in kept], [number for _, number in kept]))
+            kept = [(owner, number) for owner, number in zip(waiting, which, strict=True) if next(stay)]
+            used = sorted({number for _, number in kept})
+            if used:
+                chosen = features if len(used) == len(features) else features[used]
+                numbers = [used.index(number) for _, number in kept]
+                self._waiting.append((chosen, [owner for owner, _ in kept], numbers))
 
     def join(self, other: ImageBank, shift: int) -> None:
         """Append the images of another bank, whose documents are numbered from 0; here they begin at `shift`, which is
