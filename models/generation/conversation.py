@@ -11,7 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from models.generation.continuation import Continuation
-from models.generation.documents import Document, PromptSegment, cut_to_fit, pieces_of, segments_of
+from models.generation.documents import (
+    Document,
+    PromptSegment,
+    pieces_of,
+    prompt_of,
+    segments_of,
+    whole_document,
+)
 from models.generation.generated import Event, Generated
 from models.generation.generation_loop import ContinuedDocument, GenerationLoop, without_numbers
 from models.generation.options import GenerationOptions
@@ -162,12 +169,7 @@ class Conversation:
                 "fork() for each of the others."
             )
         [seed] = options.seeds(1)
-        segments = [part.pieces for part in self._parts]
-        if options.overflow == "cut":
-            num_new = 1 + options.most_new_places(model.config.visual_tokenizer.num_visual_tokens)
-            segments = cut_to_fit(segments, state, num_new, 0)
-        num_cut = len(self._parts) - len(segments)
-        document = [[model.config.bos_token_id], *(piece for pieces in segments for piece in pieces)]
+        document, num_cut = prompt_of([part.pieces for part in self._parts], options, state, 0)
         new = self._read.go_to(document, needs_queries=options.sampling_locations)
         continuation = Continuation(options, processor, model.config, seed, self.segments[num_cut:])
         one = ContinuedDocument(continuation, new, num_cut, self._read.num_tokens)
@@ -214,8 +216,7 @@ class Conversation:
         num_segments = whole_number("num_segments", num_segments, least=0, most=len(self._parts))
         with self._alone():
             self._parts = self._parts[:num_segments]
-            pieces = [piece for part in self._parts for piece in part.pieces]
-            self._read.go_to([[self.model.config.bos_token_id], *pieces])
+            self._read.go_to(whole_document([part.pieces for part in self._parts], self.model.config))
 
     @usual_torch_defaults()
     def fork(self) -> Conversation:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.config import MMInterleavedConfig
 from models.generation.image_names import names_an_image
+from models.generation.options import GenerationOptions
 from models.generation.state import GenerationState, Piece
 from models.json_files import cut
 from models.processor import MMInterleavedProcessor
@@ -108,6 +109,32 @@ def text_ids(text: str, processor: MMInterleavedProcessor, config: MMInterleaved
             "special in tokenizer.json (added_tokens), so that it can be told from text."
         )
     return ids
+
+
+def whole_document(segments: Sequence[list[Piece]], config: MMInterleavedConfig) -> list[Piece]:
+    """What the model reads of a document, given the pieces of each segment: it begins with `<s>`."""
+    return [[config.bos_token_id], *(piece for pieces in segments for piece in pieces)]
+
+
+def prompt_of(
+    segments: list[list[Piece]], options: GenerationOptions, state: GenerationState, document: int
+) -> tuple[list[Piece], int]:
+    """What the model reads of a document before it goes on; with overflow "cut", without the segments that do not fit.
+
+    Args:
+        segments: pieces of each.
+        options: of `generate`.
+        state: of the model; see `cut_to_fit`.
+        document: its number.
+
+    Returns:
+        The pieces of the whole, and how many of the oldest segments were left out.
+    """
+    kept, config = segments, state.config
+    if options.overflow == "cut":
+        num_new = 1 + options.most_new_places(config.visual_tokenizer.num_visual_tokens)
+        kept = cut_to_fit(segments, state, num_new, document)
+    return whole_document(kept, config), len(segments) - len(kept)
 
 
 def cut_to_fit(segments: list[list[Piece]], state: GenerationState, num_new: int, document: int) -> list[list[Piece]]:

@@ -13,7 +13,7 @@ from typing import Any, overload
 import torch
 
 from models.generation.continuation import Continuation
-from models.generation.documents import Document, batch_of, cut_to_fit, pieces_of
+from models.generation.documents import Document, batch_of, pieces_of, prompt_of
 from models.generation.generated import Event, Generated
 from models.generation.generation_loop import ContinuedDocument, GenerationLoop, without_numbers
 from models.generation.options import GenerationOptions
@@ -146,11 +146,7 @@ def _begin(
             if isinstance(segment, str) or id(segment) not in read:
                 read[id(segment)] = pieces_of(segment, processor, model.config)
             segments.append(read[id(segment)])
-        if options.overflow == "cut":
-            num_new = 1 + options.most_new_places(model.config.visual_tokenizer.num_visual_tokens)
-            segments = cut_to_fit(segments, state, num_new, number)
-        num_cut = len(document) - len(segments)
+        pieces, num_cut = prompt_of(segments, options, state, number)
         continuation = Continuation(options, processor, model.config, seed, document[num_cut:])
-        pieces = [[model.config.bos_token_id], *(piece for pieces in segments for piece in pieces)]
         continued.append(ContinuedDocument(continuation, pieces, num_cut))
     return GenerationLoop(processor, options, state, continued), documents

@@ -59,7 +59,6 @@ class GenerationLoop:
         keeps_state: bool = False,
     ) -> None:
         self.processor = processor
-        self.config = state.config
         self.options = options
         self.state = state
         self.documents = documents

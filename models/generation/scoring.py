@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from models.generation.documents import Document, batch_of, pieces_of, text_ids
+from models.generation.documents import Document, batch_of, pieces_of, text_ids, whole_document
 from models.generation.prompts import prompt_for
 from models.generation.state import GenerationState, GenerativeModel, Piece, processor_of
 from models.generation.stream import GenerationStream
@@ -101,9 +101,9 @@ def score_stream(
     answers = [text_ids(candidate, processor, model.config) for candidate in candidates]
     if [] in answers:
         raise ValueError(f"candidates[{answers.index([])}] is {candidates[answers.index([])]!r}, which has no token.")
-    pieces = [piece for segment in segments for piece in pieces_of(segment, processor, model.config)]
-    prefix, document_pieces = model.begin_generation(1), [[model.config.bos_token_id], *pieces]
-    return GenerationStream(_steps(prefix, document_pieces, candidates, answers, rank_by, candidates_at_a_time))
+    pieces = whole_document([pieces_of(segment, processor, model.config) for segment in segments], model.config)
+    prefix = model.begin_generation(1)
+    return GenerationStream(_steps(prefix, pieces, candidates, answers, rank_by, candidates_at_a_time))
 
 
 def _steps(

@@ -14,7 +14,7 @@ from export.serve.engine.events import Completed, LastEvent, Scored, Timings
 from export.serve.engine.handle import Handle
 from export.serve.engine.interface import GenerationRequest, Request, ScoreRequest
 from models.generation.continuation import Continuation
-from models.generation.documents import cut_to_fit, pieces_of
+from models.generation.documents import pieces_of, prompt_of
 from models.generation.generate import generate_stream
 from models.generation.generated import Event, Finished
 from models.generation.options import GenerationOptions
@@ -154,12 +154,8 @@ class DocumentJob(Job):
         assert isinstance(self.request, GenerationRequest), "a score is a job of another kind"
         document, options, config = self.request.document, self.options, empty.config
         segments = [pieces_of(segment, processor, config) for segment in document]
-        if options.overflow == "cut":
-            num_new = 1 + options.most_new_places(config.visual_tokenizer.num_visual_tokens)
-            segments = cut_to_fit(segments, empty, num_new, 0)
-        self.pending = [[config.bos_token_id], *(piece for pieces in segments for piece in pieces)]
+        self.pending, self.num_cut = prompt_of(segments, options, empty, 0)
         empty.check_room([self.pending])
-        self.num_cut = len(document) - len(segments)
         kept = document[self.num_cut :]
         self.num_prompt_images = sum(not isinstance(segment, str) for segment in kept)
         self.prompt = items_of(self.pending, config.visual_tokenizer.num_visual_tokens)
