@@ -140,19 +140,37 @@ def AttendToImages(
     value,
     image,
     beyond,
-    location,
-    logit,
+    reference_points,
+    sampling_offsets,
+    attention_logits,
+    offset_table,
+    logit_table,
     null_value,
     sizes,
     null_logit: float,
     use_null: int,
 ):
-    """The softmax over images, levels and points, with null, and the sum that it weighs -> [B, Q, H*D].
+    """Where and how much each query samples of its M images, the softmax over images, levels and points, with null, and
+    the sum that it weighs -> [B, Q, H*D].
 
-    value [N, S, H, D]; image int64 [B, Q, M], -1 for none; beyond bool [B, Q, 1], True for a query that gets NaN;
-    location float32 [B, Q, H, M, L or 1, P, 2]; logit float32 [B, Q, H, M, L, P]; null_value [H, D]; sizes int64
-    [L, 2].
+    value [N, S, H, D]; image int64 [B, Q, M], -1 for none, the m-th of which takes row m of the tables, or the last;
+    beyond bool [B, Q, 1], True for a query that gets NaN; points [B, Q, M or 1, L or 1, P or 1, 2]; offsets
+    [B, Q, H, L or 1, P, 2]; logits [B, Q, H, L, P]; tables [A, H, L or 1, P, 2] and [A, H, L, P]; null_value [H, D];
+    sizes int64 [L, 2].
     """
+    slot = op.Range(0, op.Squeeze(op.Shape(image, start=2)), 1)  # [M]
+
+    offset_row = op.Min(slot, op.Squeeze(op.Shape(offset_table, end=1)) - 1)
+    offset_of_slot = op.Cast(op.Gather(offset_table, offset_row), to=1)  # [M, H, L or 1, P, 2]
+    offset_of_slot = op.Transpose(offset_of_slot, perm=[1, 0, 2, 3, 4])  # [H, M, L or 1, P, 2]
+    offset = op.Unsqueeze(op.Cast(sampling_offsets, to=1), [3])  # [B, Q, H, 1, L or 1, P, 2]
+    point = op.Unsqueeze(op.Cast(reference_points, to=1), [2])  # [B, Q, 1, M or 1, L or 1, P or 1, 2]
+    location = point + (offset + offset_of_slot)  # [B, Q, H, M, L or 1, P, 2]
+
+    logit_row = op.Min(slot, op.Squeeze(op.Shape(logit_table, end=1)) - 1)
+    logit_of_slot = op.Transpose(op.Cast(op.Gather(logit_table, logit_row), to=1), perm=[1, 0, 2, 3])  # [H, M, L, P]
+    logit = op.Unsqueeze(op.Cast(attention_logits, to=1), [3]) + logit_of_slot  # [B, Q, H, M, L, P]
+
     image = op.Unsqueeze(image, [2, 4, 5])  # [B, Q, 1, M, 1, 1]
     minus_infinity = op.Constant(value_float=float("-inf"))
     seen_logit = op.Where(image >= 0, logit, minus_infinity)
@@ -210,22 +228,15 @@ def DynamicMMFS(
     image = last - 1 - age  # [B, Q, M]
     image = op.Where(image >= first, image, -1)
 
-    offset_age = op.Min(age, op.Squeeze(op.Shape(offset_table, end=1)) - 1)
-    offset_of_age = op.Cast(op.Gather(offset_table, offset_age), to=1)  # [M, H, P, 2]
-    offset_of_age = op.Unsqueeze(op.Transpose(offset_of_age, perm=[1, 0, 2, 3]), [2])  # [H, M, 1, P, 2]
-    offset = op.Unsqueeze(op.Cast(sampling_offsets, to=1), [3, 4])  # [B, Q, H, 1, 1, P, 2]
-    point = op.Unsqueeze(op.Cast(reference_points, to=1), [2, 3, 4, 5])  # [B, Q, 1, 1, 1, 1, 2]
-    location = point + (offset + offset_of_age)  # [B, Q, H, M, 1, P, 2]
-
-    logit_age = op.Min(age, op.Squeeze(op.Shape(logit_table, end=1)) - 1)
-    logit_of_age = op.Transpose(op.Cast(op.Gather(logit_table, logit_age), to=1), perm=[1, 0, 2, 3])  # [H, M, L, P]
-    logit = op.Unsqueeze(op.Cast(attention_logits, to=1), [3]) + logit_of_age  # [B, Q, H, M, L, P]
     return AttendToImages(
         value,
         image,
         beyond,
-        location,
-        logit,
+        op.Unsqueeze(reference_points, [2, 3, 4]),
+        op.Unsqueeze(sampling_offsets, [3]),
+        attention_logits,
+        op.Unsqueeze(offset_table, [2]),
+        logit_table,
         null_value,
         spatial_shapes,
         null_logit=null_logit,
@@ -255,24 +266,15 @@ def DynamicMMFSImageLists(
     outside = op.Or(image < -1, image >= op.Squeeze(op.Shape(value, end=1)))
     beyond = op.ReduceSum(op.Cast(outside, to=7), [2]) > 0  # [B, Q, 1]
     image = op.Where(beyond, -1, image)
-    slot = op.Range(0, op.Squeeze(op.Shape(image, start=2)), 1)  # [M]
-
-    offset_row = op.Min(slot, op.Squeeze(op.Shape(offset_table, end=1)) - 1)
-    offset_of_slot = op.Cast(op.Gather(offset_table, offset_row), to=1)  # [M, H, L or 1, P, 2]
-    offset_of_slot = op.Transpose(offset_of_slot, perm=[1, 0, 2, 3, 4])  # [H, M, L or 1, P, 2]
-    offset = op.Unsqueeze(op.Cast(sampling_offsets, to=1), [3])  # [B, Q, H, 1, L or 1, P, 2]
-    point = op.Unsqueeze(op.Cast(reference_points, to=1), [2])  # [B, Q, 1, M, L or 1, P or 1, 2]
-    location = point + (offset + offset_of_slot)  # [B, Q, H, M, L or 1, P, 2]
-
-    logit_row = op.Min(slot, op.Squeeze(op.Shape(logit_table, end=1)) - 1)
-    logit_of_slot = op.Transpose(op.Cast(op.Gather(logit_table, logit_row), to=1), perm=[1, 0, 2, 3])  # [H, M, L, P]
-    logit = op.Unsqueeze(op.Cast(attention_logits, to=1), [3]) + logit_of_slot  # [B, Q, H, M, L, P]
     return AttendToImages(
         value,
         image,
         beyond,
-        location,
-        logit,
+        reference_points,
+        sampling_offsets,
+        attention_logits,
+        offset_table,
+        logit_table,
         null_value,
         spatial_shapes,
         null_logit=null_logit,
