@@ -197,18 +197,10 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
     }
     offset_ages = logit_ages = 0
     num_slots, point_levels, point_points, offset_levels = None, 1, 1, 1
-    if node.is_mmfs_attention:
-        offset_ages, logit_ages = (max((1, *given[name][:1])) for name in ("offset_table", "logit_table"))
-    if node.operator == "MMFS":
-        expected |= {
-            "reference_points": (batch, num_queries, 2),
-            "sampling_offsets": (*by_query, num_points, 2),
-            "visible": (batch, num_queries, 2),
-            "offset_table": (offset_ages, num_heads, num_points, 2),
-            "logit_table": (logit_ages, num_heads, num_levels, num_points),
-            "null_value": (num_heads, num_channels),
-        }
-    elif node.operator == "MMFSImageLists":
+    slot_axes: tuple[int, ...] = ()  # of points, with lists of images alone
+    level_axis: tuple[int, ...] = ()  # of offsets and their table, likewise
+    seen = {"visible": (batch, num_queries, 2)}
+    if node.operator == "MMFSImageLists":
         num_slots = max((1, *given["image_indices"][2:3]))
         # What is not 1 has to be the whole.
         point_levels, point_points = (
@@ -216,11 +208,15 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
             for axis, whole in ((3, num_levels), (4, num_points))
         )
         offset_levels = 1 if given["sampling_offsets"][3:4] == (1,) else num_levels
+        slot_axes, level_axis = (num_slots, point_levels, point_points), (offset_levels,)
+        seen = {"image_indices": (batch, num_queries, num_slots)}
+    if node.is_mmfs_attention:
+        offset_ages, logit_ages = (max((1, *given[name][:1])) for name in ("offset_table", "logit_table"))
         expected |= {
-            "reference_points": (batch, num_queries, num_slots, point_levels, point_points, 2),
-            "sampling_offsets": (*by_query, offset_levels, num_points, 2),
-            "image_indices": (batch, num_queries, num_slots),
-            "offset_table": (offset_ages, num_heads, offset_levels, num_points, 2),
+            "reference_points": (batch, num_queries, *slot_axes, 2),
+            "sampling_offsets": (*by_query, *level_axis, num_points, 2),
+            **seen,
+            "offset_table": (offset_ages, num_heads, *level_axis, num_points, 2),
             "logit_table": (logit_ages, num_heads, num_levels, num_points),
             "null_value": (num_heads, num_channels),
         }
@@ -230,11 +226,7 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
     for name, shape in expected.items():
         if given[name] != shape:
             raise ValueError(f"{name} of {node.operator} has the shape {list(given[name])}. Expected {list(shape)}.")
-    most_images = num_images if num_slots is None else num_slots
-    check_counts(num_images, most_images, num_levels * num_points, num_channels)
-    if batch * num_queries > MOST_ROWS:
-        raise ValueError(f"a call has {batch} times {num_queries} queries. The CUDA kernels take at most {MOST_ROWS}.")
-    return Sizes(
+    sizes = Sizes(
         batch,
         num_queries,
         num_images,
@@ -250,6 +242,10 @@ def sizes_of(node: Node, shapes: Sequence[Sequence[int]]) -> Sizes:
         point_points,
         offset_levels,
     )
+    check_counts(num_images, sizes.most_images, num_levels * num_points, num_channels)
+    if sizes.num_rows > MOST_ROWS:
+        raise ValueError(f"a call has {batch} times {num_queries} queries. The CUDA kernels take at most {MOST_ROWS}.")
+    return sizes
 
 
 def _num_pixels(node: Node) -> int:

@@ -158,7 +158,8 @@ Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes) {
         {"visible", {B, Q, 2}},
         {"null_value", {H, D}},
     };
-    if (&op == &MMFS_IMAGE_LISTS) {
+    const bool lists = &op == &MMFS_IMAGE_LISTS;
+    if (lists) {
         const auto size = [&](const char* input, std::size_t axis) -> int64 {
             const Shape& shape = shapes[op.position(input)];
             return axis < shape.size() ? shape[axis] : -1;
@@ -179,8 +180,8 @@ Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes) {
         };
         sizes.num_offset_ages = ages("offset_table");
         sizes.num_logit_ages = ages("logit_table");
-        expected["offset_table"] = {sizes.num_offset_ages, H, P, 2};
-        if (&op == &MMFS_IMAGE_LISTS) expected["offset_table"] = {sizes.num_offset_ages, H, sizes.offset_levels, P, 2};
+        expected["offset_table"] = lists ? Shape{sizes.num_offset_ages, H, sizes.offset_levels, P, 2}
+                                         : Shape{sizes.num_offset_ages, H, P, 2};
         expected["logit_table"] = {sizes.num_logit_ages, H, L, P};
     }
     for (std::size_t i = 0; i < shapes.size(); ++i) {
