@@ -330,14 +330,7 @@ def ms_deform_attn_backward(
 
 def mmfs_attention_forward(arguments: MMFSAttentionArguments) -> Tensor:
     """`reference.mmfs_attention_reference`, without a graph."""
-    if (call := read_mmfs_attention(arguments)) is not None:
-        return output_of(call, arguments)
-    value = arguments.value
-    out = value.new_empty(*arguments.attention_logits.shape[:2], value.shape[-2] * value.shape[-1])
-    if not out.numel():
-        check_numbers(arguments)
-        return out
-    return output_of(mmfs_attention_call(arguments), arguments)
+    return output_of(read_mmfs_attention(arguments), arguments)
 
 
 def mmfs_attention_backward(
@@ -450,12 +443,17 @@ def read_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionCall 
     return call
 
 
-def output_of(call: MMFSAttentionCall, arguments: MMFSAttentionArguments) -> Tensor:
-    """Computes a call that has elements."""
+def output_of(call: MMFSAttentionCall | None, arguments: MMFSAttentionArguments) -> Tensor:
+    """Computes a call; None: one that was not read."""
     value, logits = arguments.value, arguments.attention_logits
     batch, num_queries, *_ = logits.shape
     *_, num_heads, num_channels = value.shape
     out = value.new_empty((batch, num_queries, num_heads * num_channels))
+    if call is None:
+        if not out.numel():
+            check_numbers(arguments)
+            return out
+        call = mmfs_attention_call(arguments)
     call.out = out.data_ptr()
     check_mmfs_attention(best_library().mmfs_cpu_mmfs_attention(call), arguments)
     return out
