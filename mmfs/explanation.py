@@ -22,7 +22,6 @@ from mmfs.kernels.launch import cuda_device
 from mmfs.kernels.plan import VECTOR_BYTES, Launch
 from mmfs.kernels.value_gradient import plan_value_gradient
 from mmfs.plurals import counted
-from mmfs.points_of_levels import with_equal_points
 from mmfs.reference import accumulation_dtype
 
 
@@ -44,14 +43,8 @@ def explain(op: Callable[..., Tensor], *arguments: Any, **options: Any) -> str:
     call: MSDeformAttnArguments | MMFSAttentionArguments
     if op is functional.ms_deform_attn:
         given = bound(op, arguments, options)
-        backend, num_points = given.pop("backend"), given.pop("num_points")
-        sizes = given["spatial_shapes"] = functional.shared_sizes(given["spatial_shapes"])
-        if num_points is not None:
-            given["sampling_locations"], given["attention_weights"] = with_equal_points(
-                given["sampling_locations"], given["attention_weights"], num_points, num_levels=len(sizes) // 2
-            )
-        call = MSDeformAttnArguments(**given)
-        functional.check_ms_deform_attn(call)
+        backend = given.pop("backend")
+        call = functional.checked_ms_deform_attn(**given)
     elif op is functional.mmfs_attention:
         given = bound(op, arguments, options)
         backend = given.pop("backend")

@@ -70,17 +70,10 @@ def ms_deform_attn(
     Raises:
         ValueError, TypeError: wrong shapes, dtypes, devices or backend.
     """
-    sizes = shared_sizes(spatial_shapes)
-    if num_points is not None:
-        check_floating({"sampling_locations": sampling_locations, "attention_weights": attention_weights})
-        sampling_locations, attention_weights = with_equal_points(
-            sampling_locations, attention_weights, num_points, num_levels=len(sizes) // 2
-        )
-    arguments = MSDeformAttnArguments(value, sizes, sampling_locations, attention_weights)
-    check_ms_deform_attn(arguments)
+    arguments = checked_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights, num_points)
     if choose(backend, value) == "reference":
         return ms_deform_attn_reference(arguments)
-    if not dispatch.is_needed((value, sampling_locations, attention_weights)):
+    if not dispatch.is_needed((value, arguments.sampling_locations, arguments.attention_weights)):
         return eager.ms_deform_attn(arguments)
     if derivatives.computes_tangents():
         return derivatives.ms_deform_attn(*arguments)
@@ -230,9 +223,24 @@ def check_backend(backend: object) -> None:
         raise ValueError(f"backend is {backend!r}. Expected None, 'reference', 'cpu' or 'cuda'.")
 
 
-def check_ms_deform_attn(arguments: MSDeformAttnArguments) -> None:
-    """Raises as `ms_deform_attn`."""
-    value, sizes, sampling_locations, attention_weights = arguments
+def checked_ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sizes,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    num_points: Sequence[int] | None,
+) -> MSDeformAttnArguments:
+    """The arguments as the operator takes them, with as many points on every level.
+
+    Raises:
+        ValueError, TypeError: as `ms_deform_attn`.
+    """
+    sizes = shared_sizes(spatial_shapes)
+    if num_points is not None:
+        check_floating({"sampling_locations": sampling_locations, "attention_weights": attention_weights})
+        sampling_locations, attention_weights = with_equal_points(
+            sampling_locations, attention_weights, num_points, num_levels=len(sizes) // 2
+        )
     floating = {"value": value, "sampling_locations": sampling_locations, "attention_weights": attention_weights}
     check_floating(floating)
     if value.ndim != 4:
@@ -241,13 +249,13 @@ def check_ms_deform_attn(arguments: MSDeformAttnArguments) -> None:
     num_levels = len(sizes) // 2
     if sampling_locations.ndim != 6:
         raise ValueError(f"sampling_locations has shape {shape(sampling_locations)}. Expected [B, Q, H, L, P, 2].")
-    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
     check_device(value, floating)
     check_pixels(sizes, num_pixels)
-    per_query = (batch, num_queries, num_heads, num_levels, num_points)
+    per_query = (batch, sampling_locations.shape[1], num_heads, num_levels, sampling_locations.shape[4])
     letters = "where B and H are value's, L the number of spatial_shapes"
     check_shape("sampling_locations", sampling_locations, (*per_query, 2), f"[B, Q, H, L, P, 2], {letters}")
     check_shape("attention_weights", attention_weights, per_query, f"[B, Q, H, L, P], {letters}")
+    return MSDeformAttnArguments(value, sizes, sampling_locations, attention_weights)
 
 
 def checked_mmfs_attention(arguments: MMFSAttentionArguments) -> MMFSAttentionArguments:

@@ -116,6 +116,9 @@ def test_the_gradient_of_a_small_map_is_a_product_of_matrices() -> None:
 def test_what_the_call_refuses_is_refused() -> None:
     with pytest.raises(ValueError, match="attention_weights has shape"):
         mmfs.explain(mmfs.ms_deform_attn, **(call(ms_deform_attn_case()) | {"attention_weights": torch.ones(2)}))
+    no_tensor = {"sampling_locations": [0.5], "num_points": [3, 3, 3]}
+    with pytest.raises(TypeError, match=r"sampling_locations is a list. Expected a tensor"):
+        mmfs.explain(mmfs.ms_deform_attn, **call(ms_deform_attn_case()) | no_tensor)
     with pytest.raises(ValueError, match="backend='cuda' cannot be used: value is on cpu"):
         mmfs.explain(mmfs.ms_deform_attn, **call(ms_deform_attn_case()), backend="cuda")
     with pytest.raises(TypeError, match=r"op is .* Expected mmfs.ms_deform_attn or mmfs.mmfs_attention"):
