@@ -6,7 +6,6 @@ A result is compared with the float64 reference before anything is timed, as in 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 
 import pytest
@@ -16,8 +15,8 @@ from torch import Tensor
 
 import mmfs
 from bench import cameras, measure
-from bench.bench_op import BUDGET_S, TOLERANCE, call_of, checked_queries, results
-from bench.workloads import Arguments, Scale
+from bench.bench_op import TOLERANCE, call_of, checked_queries, own_op, results, results_of_sample, time_calls
+from bench.workloads import Scale
 
 
 @pytest.fixture
@@ -32,26 +31,15 @@ def op(implementation: str, dtype: torch.dtype, device: str) -> Callable[..., Te
         if dtype != torch.float32:
             pytest.skip("the peers are compared in float32")
         return cameras.PEERS[implementation]
-    if implementation == "cuda" and (reason := mmfs.why_not_cuda(torch.empty(0, dtype=dtype, device=device))):
-        pytest.skip(reason)
-    if implementation == "cpu" and device != "cpu":
-        pytest.skip(f"the cpu backend takes no tensors on {device}")
-    function: Callable[..., Tensor] = mmfs.mmfs_attention
-    return functools.partial(function, backend=implementation)
+    return own_op(cameras.CamerasWorkload.op, implementation, dtype, device)
 
 
 @functools.lru_cache(maxsize=1)
 def exact_results(workload: str, scale: Scale, dtype: torch.dtype, device: str) -> list[Tensor]:
     """The reference in float64, on the sampled queries alone."""
     case = cameras.WORKLOADS[workload].at(scale)
-    sample = checked_queries(case, device)
-    arguments: Arguments = {
-        name: argument.double() if isinstance(argument, Tensor) and argument.is_floating_point() else argument
-        for name, argument in case.arguments(dtype, device).items()
-    }
-    arguments |= {name: arguments[name][:, sample] for name in case.per_query}
     op = functools.partial(mmfs.mmfs_attention, backend="reference")
-    return results(op, case, arguments, torch.arange(len(sample), device=device), backward=True)
+    return results_of_sample(op, case, case.arguments(dtype, device), device)
 
 
 @pytest.fixture
@@ -93,16 +81,6 @@ def bench_cameras(
 ) -> None:
     arguments = case.arguments(dtype, device)
     call = call_of(op, case, arguments, direction == "forward-backward")
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-
-    def run() -> None:
-        call()
-        wait()
-
-    run()  # compiles what is compiled at the first call
-    start_s = time.perf_counter()
-    peak_bytes = measure.peak_memory_bytes(run, device)
-    run_s = time.perf_counter() - start_s
     benchmark.group = f"{workload} {direction}"
     benchmark.extra_info |= {
         "workload": workload,
@@ -110,11 +88,9 @@ def bench_cameras(
         "implementation": implementation,
         "locations": "trained",
         "num_threads": num_threads,
-        "num_calls": 1,
         "scale": scale,
         "dtype": str(dtype).removeprefix("torch."),
         "relative_error": error,
-        "peak_memory_bytes": peak_bytes,
         "num_samples": case.num_samples(arguments),
     }
-    benchmark.pedantic(run, rounds=min(50, max(2, int(BUDGET_S[device] / run_s))))
+    time_calls(benchmark, [call], device)

@@ -42,12 +42,16 @@ def op(implementation: str, case: Workload, dtype: torch.dtype, device: str) -> 
         if reason := peers.why_not(implementation, case.op, device):
             pytest.skip(reason)
         return peers.peer_op(implementation, case.op)
-    if implementation == "cuda" and (reason := mmfs.why_not_cuda(torch.empty(0, dtype=dtype, device=device))):
+    return own_op(case.op, implementation, dtype, device)
+
+
+def own_op(op: str, backend: str, dtype: torch.dtype, device: str) -> Callable[..., Tensor]:
+    """mmfs.<op> by a backend; skips, with the reason, where it does not run here."""
+    if backend == "cuda" and (reason := mmfs.why_not_cuda(torch.empty(0, dtype=dtype, device=device))):
         pytest.skip(reason)
-    if implementation == "cpu" and device != "cpu":
+    if backend == "cpu" and device != "cpu":
         pytest.skip(f"the cpu backend takes no tensors on {device}")
-    function = getattr(mmfs, case.op)
-    return functools.partial(function, backend=implementation)
+    return functools.partial(getattr(mmfs, op), backend=backend)
 
 
 @pytest.fixture
@@ -101,6 +105,25 @@ def bench_op(
     )
     sets = [arguments, *(case.arguments(dtype, device, seed, locations) for seed in range(1, num_sets))]
     calls = [call_of(op, case, each, direction == "forward-backward") for each in sets]
+    benchmark.group = f"{workload} {direction}"
+    benchmark.extra_info |= {
+        "workload": workload,
+        "direction": direction,
+        "implementation": implementation,
+        "locations": locations,
+        "num_threads": num_threads,
+        "scale": scale,
+        "dtype": str(dtype).removeprefix("torch."),
+        "relative_error": error,
+        "num_samples": case.num_samples(arguments),
+    }
+    time_calls(benchmark, calls, device)
+    if device == "cuda":
+        benchmark.extra_info |= on_the_device(calls, implementation)
+
+
+def time_calls(benchmark: BenchmarkFixture, calls: list[Callable[[], None]], device: str) -> None:
+    """Time all calls, one after another, until the device is done; adds their number and the memory of one."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def one() -> None:
@@ -115,24 +138,8 @@ def bench_op(
     run()  # compiles what is compiled at the first call
     start_s = time.perf_counter()
     peak_bytes = measure.peak_memory_bytes(one, device)
-    run_s = (time.perf_counter() - start_s) * num_sets
-
-    benchmark.group = f"{workload} {direction}"
-    benchmark.extra_info |= {
-        "workload": workload,
-        "direction": direction,
-        "implementation": implementation,
-        "locations": locations,
-        "num_threads": num_threads,
-        "num_calls": num_sets,
-        "scale": scale,
-        "dtype": str(dtype).removeprefix("torch."),
-        "relative_error": error,
-        "peak_memory_bytes": peak_bytes,
-        "num_samples": case.num_samples(arguments),
-    }
-    if device == "cuda":
-        benchmark.extra_info |= on_the_device(calls, implementation)
+    run_s = (time.perf_counter() - start_s) * len(calls)
+    benchmark.extra_info |= {"num_calls": len(calls), "peak_memory_bytes": peak_bytes}
     benchmark.pedantic(run, rounds=min(50, max(2, int(BUDGET_S[device] / run_s))))
 
 
@@ -202,15 +209,20 @@ def exact_results(
 ) -> list[Tensor]:
     """What results() should be: the reference, or sdpa itself, in float64, on the sampled queries alone."""
     case = WORKLOADS[workload].at(scale)
-    sample = checked_queries(case, device)
-    arguments = {
-        name: argument.double() if isinstance(argument, Tensor) and argument.is_floating_point() else argument
-        for name, argument in case.arguments(dtype, device, locations=locations).items()
-    }
-    arguments |= {name: arguments[name][:, sample] for name in case.per_query}
     op: Callable[..., Tensor] = functools.partial(getattr(mmfs, case.op), backend="reference")
     if function == "sdpa":
         op = peers.peer_op("sdpa", case.op)
+    return results_of_sample(op, case, case.arguments(dtype, device, locations=locations), device)
+
+
+def results_of_sample(op: Callable[..., Tensor], case: Call, arguments: Arguments, device: str) -> list[Tensor]:
+    """results() in float64, where the sampled queries alone are computed."""
+    sample = checked_queries(case, device)
+    arguments = {
+        name: argument.double() if isinstance(argument, Tensor) and argument.is_floating_point() else argument
+        for name, argument in arguments.items()
+    }
+    arguments |= {name: arguments[name][:, sample] for name in case.per_query}
     return results(op, case, arguments, torch.arange(len(sample), device=device), backward=True)
 
 

@@ -139,6 +139,11 @@ def by_grid_sample(
     return out.view(batch, num_heads * dim, num_queries).transpose(1, 2)
 
 
+def of_one_camera(attention_logits: Tensor) -> Tensor:
+    """The softmax over the levels and points of one camera, [B, Q, H, L, P]."""
+    return attention_logits.flatten(3).softmax(-1).view_as(attention_logits)
+
+
 def dense(
     plain_op: Op,
     value: Tensor,
@@ -151,7 +156,7 @@ def dense(
     null_logit: None = None,
 ) -> Tensor:
     """Every camera computes every query: [N, Q] calls, of which the mean over the seeing cameras is taken."""
-    weights = attention_logits.flatten(3).softmax(-1).view_as(attention_logits).to(value.dtype)
+    weights = of_one_camera(attention_logits).to(value.dtype)
     points = reference_points[0].transpose(0, 1)[:, :, None]  # [N, Q, 1, 1, P, 2]
     out = plain_op(
         value,
@@ -179,7 +184,7 @@ def rebatched(
     of_camera = [each.nonzero()[:, 0] for each in sees]
     longest = max(len(each) for each in of_camera)
     queries = torch.stack([F.pad(each, (0, longest - len(each))) for each in of_camera])  # [N, longest]
-    weights = attention_logits.flatten(3).softmax(-1).view_as(attention_logits).to(value.dtype)
+    weights = of_one_camera(attention_logits).to(value.dtype)
     cameras = torch.arange(len(value), device=value.device)[:, None]
     points = reference_points[0][queries, cameras][:, :, None]  # [N, longest, 1, 1, P, 2]
     out = plain_op(value, spatial_shapes, points + sampling_offsets[0][queries], weights[0][queries])

@@ -51,7 +51,7 @@ def make(build: Callable[[Sizes], Case], sizes: Sizes) -> Case:
 
 
 def deformable_detr(sizes: Sizes) -> Case:
-    config = hf.DeformableDetrConfig(backbone_config=_resnet(), **_detr(sizes), dropout=0.0)
+    config = hf.DeformableDetrConfig(backbone_config=_resnet(hf.ResNetConfig), **_detr(sizes), dropout=0.0)
     model = hf.DeformableDetrForObjectDetection(config)
     return Case(model, _image(sizes), ("logits", "pred_boxes", "encoder_last_hidden_state"))
 
@@ -73,12 +73,12 @@ def grounding_dino(sizes: Sizes) -> Case:
 
 
 def rt_detr(sizes: Sizes) -> Case:
-    config = hf.RTDetrConfig(**_rt_detr(sizes), backbone_config=_rt_detr_resnet())
+    config = hf.RTDetrConfig(**_rt_detr(sizes), backbone_config=_resnet(hf.RTDetrResNetConfig))
     return Case(hf.RTDetrForObjectDetection(config), _image(sizes), ("logits", "pred_boxes"))
 
 
 def rt_detr_v2(sizes: Sizes) -> Case:
-    config = hf.RTDetrV2Config(**_rt_detr(sizes), backbone_config=_rt_detr_resnet())
+    config = hf.RTDetrV2Config(**_rt_detr(sizes), backbone_config=_resnet(hf.RTDetrResNetConfig))
     return Case(hf.RTDetrV2ForObjectDetection(config), _image(sizes), ("logits", "pred_boxes"))
 
 
@@ -215,18 +215,9 @@ def _rt_detr(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _rt_detr_resnet() -> Any:
-    return hf.RTDetrResNetConfig(
-        embedding_size=16,
-        hidden_sizes=[16, 24, 32, 48],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )
-
-
-def _resnet() -> Any:
-    return hf.ResNetConfig(
+def _resnet(config: Any) -> Any:
+    """A small one, of ResNet's config or RT-DETR's own."""
+    return config(
         embedding_size=16,
         hidden_sizes=[16, 24, 32, 48],
         depths=[1, 1, 1, 1],
