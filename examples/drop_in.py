@@ -33,14 +33,6 @@ from transformers import (
 
 import mmfs
 
-# ---- what you need in your own program ----
-
-
-def use_mmfs(model: nn.Module) -> int:
-    """Let a model attend with mmfs; returns how many layers do. `mmfs.restore_attention(model)` takes it back."""
-    return len(mmfs.replace_attention(model).replaced)
-
-
 # ---- the four models, small ----
 
 
@@ -188,7 +180,7 @@ def compare(case: Case, *, rounds: int) -> Result:
         if name.endswith("sampling_offsets.weight"):
             nn.init.normal_(parameter, std=0.05)  # with fresh weights all queries would have the same offsets
     ours = copy.deepcopy(theirs)
-    num_layers = use_mmfs(ours)
+    num_layers = len(mmfs.replace_attention(ours).replaced)  # what you need in your own program
     if ours.state_dict().keys() != theirs.state_dict().keys():
         raise RuntimeError(f"The parameters of {case.name} have other names with mmfs.")
     expected, actual = outputs_and_gradients(theirs.double(), case), outputs_and_gradients(ours.double(), case)
