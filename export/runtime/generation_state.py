@@ -17,8 +17,7 @@ from export.runtime.exported_drawings import ExportedDrawings, before_the_first_
 from export.runtime.memory import Memory
 from export.runtime.token_cache import TokenCache, capacity_for, room_for
 from models.denoising_options import Denoising
-from models.generation.recorded_queries import RecordedQueries
-from models.generation.state import GenerationState, Piece, without_row
+from models.generation.state import GenerationState, Piece
 
 
 class ExportedGenerationState(GenerationState):
@@ -53,7 +52,7 @@ class ExportedGenerationState(GenerationState):
         self._make_room(room_for(self.runners["llm"], self.lengths, counts))
         if max(counts) == 1 and not len(first_visual):
             self._cache.add_one([int(row[0]) if len(row) else None for row in ids], visible)
-            self._note_queries(counts, visible)
+            self._note_sampling(counts, visible)
         else:
             self._read_chunks(self._embed(ids, visual_tokens, first_visual), counts, visible)
         self.lengths = [before + count for before, count in zip(self.lengths, counts, strict=True)]
@@ -93,9 +92,9 @@ class ExportedGenerationState(GenerationState):
             before = [length + done for length, done in zip(self.lengths, read, strict=True)]
             chunk = slice(start, start + size)
             self._cache.add(embeddings[:, chunk], before, here, visible[:, chunk])
-            self._note_queries(here, visible[:, chunk])
+            self._note_sampling(here, visible[:, chunk])
 
-    def _note_queries(self, counts: Sequence[int], visible: Tensor) -> None:
+    def _note_sampling(self, counts: Sequence[int], visible: Tensor) -> None:
         """Keep what the last of the tokens that each row has just read asked of the op."""
         if not self.records_sampling:
             return
@@ -109,8 +108,7 @@ class ExportedGenerationState(GenerationState):
             self.config.language_model.mmfs,
             lambda queries: queries[rows.to(queries.device), last.to(queries.device)].unsqueeze(1),  # a copy
         )
-        for row, count in enumerate(counts):
-            self.queries[row] = RecordedQueries(asked, row) if count else self.queries[row]
+        self._note_queries(asked, counts)
 
     def _make_room(self, num_tokens: int) -> None:
         """A larger cache where this one is too small."""
@@ -133,11 +131,9 @@ class ExportedGenerationState(GenerationState):
             )
         halves = {name: torch.stack([context[name] for context in contexts], dim=1) for name in contexts[0]}
         negative, conditional = ({name: half[place] for name, half in halves.items()} for place in range(2))
-        owners, latent_shape = (
-            [self.documents[row] for row in rows],
-            self.runners["unet_mmfs"].inputs["sample"].shape[1:],
-        )
-        images = before_the_first_step(owners, negative, conditional, seeds, denoising, list(map(int, latent_shape)))
+        owners = [self.documents[row] for row in rows]
+        latent_shape = [int(size) for size in self.runners["unet_mmfs"].inputs["sample"].shape[1:]]
+        images = before_the_first_step(owners, negative, conditional, seeds, denoising, latent_shape)
         return ExportedDrawings(self.memory, images, records=self.records_sampling)
 
     @torch.no_grad()
@@ -186,12 +182,11 @@ class ExportedGenerationState(GenerationState):
         return other
 
     def crop(self, row: int, num_tokens: int, num_images: int) -> None:
-        self.lengths[row] = num_tokens
+        self._crop(row, num_tokens)
         self._cache.lengths[row] = num_tokens
         self._cache.logits[row] = torch.nan
         for pool in self.memory.pools:
             pool.crop(self.documents[row], num_images)
-        self.logits = without_row(self.logits, row)
 
     def can_join(self, other: GenerationState) -> bool:
         assert isinstance(other, ExportedGenerationState), "both are of one model"

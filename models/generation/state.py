@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmfs.arguments import MMFSAttentionArguments
 from models.config import MMInterleavedConfig
 from models.denoising import Step
 from models.denoising_options import Denoising
@@ -79,14 +80,6 @@ def can_record(model: GenerativeModel) -> bool:
     except ValueError:
         return False
     return True
-
-
-def without_row(logits: Tensor | None, row: int) -> Tensor | None:
-    """A copy of logits [B, vocabulary], NaN in one row."""
-    if logits is not None:
-        logits = logits.clone()
-        logits[row] = torch.nan
-    return logits
 
 
 class GenerationState(ABC):
@@ -229,6 +222,24 @@ class GenerationState(ABC):
                 )
         return 1 + max(self.documents, default=-1)
 
+    def _note_queries(self, sampled: Sequence[MMFSAttentionArguments], counts: Sequence[int]) -> None:
+        """Keep what the last new token of each row asked of the op.
+
+        Args:
+            sampled: for all rows.
+            counts: of new tokens of each row; one without any keeps the queries that it has.
+        """
+        for row, count in enumerate(counts):
+            if count:
+                self.queries[row] = RecordedQueries(sampled, row)
+
+    def _crop(self, row: int, num_tokens: int) -> None:
+        """Forget a row's logits, and what is known of it after its first tokens without its other tensors."""
+        self.lengths[row], self.queries[row] = num_tokens, None
+        if self.logits is not None:
+            self.logits = self.logits.clone()
+            self.logits[row] = torch.nan
+
     def _hold(self, other: GenerationState, rows: Sequence[int]) -> None:
         """Take over what is known of these rows of a state without its tensors."""
         self.documents = [other.documents[row] for row in rows]
@@ -240,6 +251,8 @@ class GenerationState(ABC):
         self.documents = self.documents + [document + shift for document in other.documents]
         self.lengths = self.lengths + other.lengths
         self.queries = self.queries + other.queries
+        if other.records_sampling and not self.records_sampling:
+            self.record_sampling()
 
     @property
     @abstractmethod

@@ -16,8 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from models.denoising_options import Denoising
 from models.folded_mmfs import FoldedMMFS
 from models.generation.image_bank import ImageBank
-from models.generation.recorded_queries import RecordedQueries
-from models.generation.state import GenerationState, Piece, drawn_from, without_row
+from models.generation.state import GenerationState, Piece, drawn_from
 from models.generation.token_rows import LEAST_ROOM, TokenCache
 from models.image_decoders.torch_drawings import TorchDrawings
 from models.network import Network
@@ -41,15 +40,7 @@ class TorchGenerationState(GenerationState):
         nothing = model.begin_of_image.new_zeros(0, num_pixels, model.visual_tokenizer.dim)
         self.seen = ImageBank(model.language_model.project_values, nothing)
         self.drawn_from = ImageBank(model.image_decoder.unet.project_values, nothing)
-        self.recorder: SamplingRecorder | None = None
-
-    def record_sampling(self) -> None:
-        super().record_sampling()
-        self.recorder = SamplingRecorder()
-
-    def stop_recording(self) -> None:
-        super().stop_recording()
-        self.recorder = None
+        self._recorder = SamplingRecorder()
 
     def read(self, rows: Sequence[Sequence[Piece]]) -> Tensor:
         """As `GenerationState.read`.
@@ -65,8 +56,10 @@ class TorchGenerationState(GenerationState):
         input_ids = pad_sequence(ids, True, self.model.config.pad_token_id).to(device)
         places = self.cache.begin(self.lengths, input_ids.shape[1], device)
         last = (torch.arange(len(rows), device=device), (lengths - 1).clamp(min=0))  # new token of each row
-        if self.recorder is not None:
-            self.recorder.begin(None if input_ids.shape[1] == 1 else lambda queries: queries[last].unsqueeze(1))
+        recorder = None
+        if self.records_sampling:
+            one_each = input_ids.shape[1] == 1
+            recorder = self._recorder.begin(None if one_each else lambda queries: queries[last].unsqueeze(1))
         hidden = self.model.language_model(
             self.model.embed(input_ids, visual_tokens, first_visual.to(device)),
             position_ids=places.columns,
@@ -75,13 +68,11 @@ class TorchGenerationState(GenerationState):
             visible=visible.to(device),
             cache=self.cache,
             folded=self.folded,
-            recorder=self.recorder,
+            recorder=recorder,
         )
         self.cache.hidden.write(hidden, places)
-        if self.recorder is not None:
-            sampled = self.recorder.take()
-            for row, new_ids in enumerate(ids):
-                self.queries[row] = RecordedQueries(sampled, row) if len(new_ids) else self.queries[row]
+        if recorder is not None:
+            self._note_queries(recorder.take(), list(map(len, ids)))
         self.lengths = [before + len(row) for before, row in zip(self.lengths, ids, strict=True)]
         logits = self.model.language_model.logits(hidden[last]).float()  # [B, vocabulary]
         self.logits = logits if self.logits is None else torch.where((lengths > 0)[:, None], logits, self.logits)
@@ -135,18 +126,15 @@ class TorchGenerationState(GenerationState):
         self.seen, self.drawn_from = other.seen.of(owners), other.drawn_from.of(owners)
 
     def crop(self, row: int, num_tokens: int, num_images: int) -> None:
-        self.lengths[row], self.queries[row] = num_tokens, None
+        self._crop(row, num_tokens)
         self.cache = self.cache.without_unused(max(self.lengths))
         for bank in (self.seen, self.drawn_from):
             bank.crop(self.documents[row], num_images)
-        self.logits = without_row(self.logits, row)
 
     def join(self, other: GenerationState) -> None:
         assert isinstance(other, TorchGenerationState), "both are of one model"
         shift = self.check_joining(other)
         self._append(other, shift)
-        if other.records_sampling and not self.records_sampling:
-            self.record_sampling()
         self.cache = TokenCache.joined([self.cache, other.cache], max(self.lengths, default=0))
         logits = [one.logits for one in (self, other) if one.logits is not None]
         self.logits = torch.cat(logits) if logits else None
@@ -167,7 +155,7 @@ class TorchGenerationState(GenerationState):
     def copied(self, rows: Sequence[int]) -> TorchGenerationState:
         other = copy.copy(self)
         other._take(self, rows)
-        other.recorder = None if self.recorder is None else SamplingRecorder()
+        other._recorder = SamplingRecorder()
         return other
 
     @property

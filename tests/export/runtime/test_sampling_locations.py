@@ -59,6 +59,21 @@ def test_components_in_pytorch_tell_what_the_model_tells(unchanged_model: MMInte
     check_session(Session.of(unchanged_model, device="cpu", sampling_locations=True), unchanged_model)
 
 
+@torch.no_grad()
+def test_documents_that_join_are_recorded_too_and_forget_with_their_tokens(unchanged_model: MMInterleaved) -> None:
+    session = Session.of(unchanged_model, device="cpu", sampling_locations=True)
+    state, guest = session.begin_generation(1), session.begin_generation(1)
+    for one in (state, guest):
+        one.read([[[1, 5]]])
+    guest.record_sampling()
+    state.join(guest)
+    state.read([[[7]], [[8]]])
+    assert None not in state.queries
+    state.crop(1, 2, 0)
+    assert state.queries[0] is not None
+    assert state.queries[1] is None, "it was of a token that is forgotten"
+
+
 def test_what_was_made_without_refuses_with_the_way_out(unchanged_model: MMInterleaved, exported: Path) -> None:
     with pytest.raises(ValueError, match=r"Session.of\(model, sampling_locations=True\)"):
         Session.of(unchanged_model, device="cpu").generate(["a"], sampling_locations=True)
