@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
 from export.serve.content.encoded import EncodedImage, EncodedPreview
 from export.serve.content.references import Part
 from export.serve.engine.events import Completed
@@ -24,7 +22,7 @@ from export.serve.protocol.options import (
     refuse_what_is_missing,
 )
 from export.serve.protocol.templates import Turn, lay_out
-from export.serve.protocol.validation import of_validation
+from export.serve.protocol.validation import validated
 from models.generation.generated import Progress
 from models.json_files import shortened
 
@@ -74,10 +72,7 @@ def parse_chat(
     Raises:
         RequestError: it is none; the message says where.
     """
-    try:
-        chat = ChatBody.model_validate(body)
-    except ValidationError as error:
-        raise of_validation(error) from error
+    chat = validated(ChatBody, body)
     ignored = refuse_what_is_missing(body, FIELDS)
     modalities = tuple(sorted(set(chat.modalities or ("text", "image"))))
     if modalities not in MODES:

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from export.serve.content.encoded import EncodedImage, EncodedPreview
 from export.serve.engine.events import Completed
 from export.serve.errors import invalid
@@ -15,7 +13,7 @@ from export.serve.protocol.answer import AnswerEvent, Usage, facts_of
 from export.serve.protocol.content import IMAGE_PATH, Wire
 from export.serve.protocol.options import OptionLimits, Options, parse_options, refuse_what_is_missing
 from export.serve.protocol.responses import MOST_PARTIAL_IMAGES
-from export.serve.protocol.validation import of_validation
+from export.serve.protocol.validation import validated
 
 OPTIONS = {"n": "num_return_sequences", "seed": "seed"}
 FIELDS = frozenset(
@@ -60,10 +58,7 @@ def parse_images(body: Mapping[str, Any], limits: OptionLimits, drawn_size: tupl
     Raises:
         RequestError: it is none; the message says where.
     """
-    try:
-        asked = ImagesBody.model_validate(body)
-    except ValidationError as error:
-        raise of_validation(error) from error
+    asked = validated(ImagesBody, body)
     ignored = refuse_what_is_missing({name: body[name] for name in body if name not in WITHOUT_EFFECT}, FIELDS)
     own_size = f"{drawn_size[1]}x{drawn_size[0]}"
     if asked.size not in (None, "auto", own_size):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from export.serve.content.encoded import EncodedImage, EncodedPreview
 from export.serve.content.references import ImageReference
 from export.serve.engine.events import Completed
@@ -23,7 +21,7 @@ from export.serve.protocol.options import (
     refuse_what_is_missing,
 )
 from export.serve.protocol.templates import Turn
-from export.serve.protocol.validation import of_validation
+from export.serve.protocol.validation import validated
 from models.generation.generated import Progress
 from models.json_files import shortened
 
@@ -125,10 +123,7 @@ def parse_responses(body: Mapping[str, Any], limits: OptionLimits, template: Tem
         RequestError: it is none; the message says where.
     """
     _refuse_other_tools(body)
-    try:
-        asked = ResponsesBody.model_validate(body)
-    except ValidationError as error:
-        raise of_validation(error) from error
+    asked = validated(ResponsesBody, body)
     ignored = refuse_what_is_missing(body, FIELDS)
     form = body.get("text")
     if form not in (None, {}, {"format": {"type": "text"}}):
@@ -200,20 +195,16 @@ def _turns(items: Sequence[dict[str, Any]]) -> Iterator[Turn]:
     for number, item in enumerate(items):
         place = f"input[{number}]"
         kind = item.get("type", "message")
-        try:
-            if kind == "message":
-                message = Message.model_validate({"content": "", **item})
-                yield Turn(message.role, list(message.parts(place)))
-            elif kind == "image_generation_call":
-                drawn = DrawnItem.model_validate(item)
-                yield Turn("assistant", [ImageReference(f"data:image/png;base64,{drawn.result}", f"{place}.result")])
-            else:
-                raise invalid(
-                    f"{place}.type is {shortened(kind)}; expected 'message' or 'image_generation_call'.",
-                    f"{place}.type",
-                )
-        except ValidationError as error:
-            raise of_validation(error, ("input", number)) from error
+        if kind == "message":
+            message = validated(Message, {"content": "", **item}, ("input", number))
+            yield Turn(message.role, list(message.parts(place)))
+        elif kind == "image_generation_call":
+            drawn = validated(DrawnItem, item, ("input", number))
+            yield Turn("assistant", [ImageReference(f"data:image/png;base64,{drawn.result}", f"{place}.result")])
+        else:
+            raise invalid(
+                f"{place}.type is {shortened(kind)}; expected 'message' or 'image_generation_call'.", f"{place}.type"
+            )
 
 
 def preview_steps(num_steps: int, partial_images: int) -> int:

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from export.serve.content.references import Part
 from export.serve.errors import invalid
 from export.serve.protocol.answer import milliseconds
 from export.serve.protocol.content import Message, Wire
 from export.serve.protocol.options import OptionLimits, Options, Template, parse_options
 from export.serve.protocol.templates import Turn, lay_out
-from export.serve.protocol.validation import of_validation
+from export.serve.protocol.validation import validated
 from models.generation.scoring import Score
 
 FIELDS = frozenset({"model", "messages", "candidates", "rank_by", "mmfs"})
@@ -51,10 +49,7 @@ def parse_score(body: Mapping[str, Any], limits: OptionLimits, template: Templat
     Raises:
         RequestError: it is none; the message says where.
     """
-    try:
-        asked = ScoreBody.model_validate(body)
-    except ValidationError as error:
-        raise of_validation(error) from error
+    asked = validated(ScoreBody, body)
     own = body.get("mmfs") or {}
     for name in (*(body.keys() - FIELDS), *(f"mmfs.{name}" for name in own if name not in OWN_FIELDS)):
         raise invalid(f"Scores have no option {name!a}. Expected some of {', '.join(sorted(FIELDS))}.", name)

@@ -5,12 +5,31 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from export.serve.errors import RequestError, invalid
 from models.json_files import cut, shortened
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def validated(form: type[Form], value: Any, within: Sequence[str | int] = ()) -> Form:
+    """A value of a request in the form that it has to have.
+
+    Args:
+        form: of pydantic.
+        value: as JSON has it.
+        within: the path of the value in the request.
+
+    Raises:
+        RequestError: it has another form; the message says where.
+    """
+    try:
+        return form.model_validate(value)
+    except ValidationError as error:
+        raise of_validation(error, within) from error
 
 
 def place(path: Sequence[str | int]) -> str:
