@@ -12,7 +12,7 @@ from PIL import Image
 
 from export.serve.content.fetching import Fetcher
 from export.serve.content.kept import Kept
-from export.serve.content.references import ImageReference, Part
+from export.serve.content.references import IMAGE_PATH, ImageReference, Part
 from export.serve.errors import RequestError, invalid
 from models.generation.documents import PlainText, PromptSegment
 from models.images.image_file import FORMATS, open_image
@@ -20,7 +20,7 @@ from models.images.rgb import UnreadableImageError
 from models.json_files import shortened
 
 DATA_URL = re.compile(r"data:(?P<type>[^;,]{0,100})(?P<parameters>(?:;[^;,]{0,100}){0,4}),", re.IGNORECASE)
-STORED = re.compile(r"(?:https?://[^/?#]{1,200})?/(?:\S{0,100}/)?v1/mmfs/images/([0-9a-f]{64})\.png")
+STORED = re.compile(r"(?:https?://[^/?#]{1,200})?(?:/\S{0,100})?" + re.escape(IMAGE_PATH) + r"([0-9a-f]{64})\.png")
 
 
 @dataclass(frozen=True)

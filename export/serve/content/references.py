@@ -1,8 +1,21 @@
-"""An image as a request names it."""
+"""An image as a request names it, and the address of one that this server keeps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+IMAGE_PATH = "/v1/mmfs/images/"
+"""Below which this server answers with an image, by the SHA-256 of its PNG file."""
+
+
+def kept_address(public_url: str, digest: str) -> str:
+    """Where an image of this server is found.
+
+    Args:
+        public_url: of this server.
+        digest: SHA-256 of the PNG file, in hexadecimal.
+    """
+    return f"{public_url}{IMAGE_PATH}{digest}.png"
 
 
 @dataclass(frozen=True)

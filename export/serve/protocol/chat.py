@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from export.serve.content.encoded import EncodedImage, EncodedPreview
-from export.serve.content.references import Part
+from export.serve.content.references import Part, kept_address
 from export.serve.engine.events import Completed
 from export.serve.errors import invalid
 from export.serve.protocol.answer import FINISH_REASONS, AnswerEvent, Usage, facts_of
@@ -207,7 +207,7 @@ class ChatAnswer:
         index = len(choice.images)
         choice.images.append(image)
         if self.image_format == "markdown":
-            link = f"![image {index + 1}]({self.public_url}/v1/mmfs/images/{image.digest}.png)"
+            link = f"![image {index + 1}]({kept_address(self.public_url, image.digest)})"
             self._write(choice, link)
             return {"content": link}
         choice.places.append(image_place(index))

@@ -8,11 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from export.serve.content.references import ImageReference, Part
+from export.serve.content.references import IMAGE_PATH, ImageReference, Part
 from export.serve.errors import invalid
-
-IMAGE_PATH = "/v1/mmfs/images/"
-"""Below which this server answers with an image, by the SHA-256 of its PNG file."""
 
 MARKDOWN_IMAGE = re.compile(r"!\[[^\]\n]{0,200}\]\((\S{0,200}?" + re.escape(IMAGE_PATH) + r"[0-9a-f]{64}\.png)\)")
 """A link to such an image, as `image_format` "markdown" writes it."""

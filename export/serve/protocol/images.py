@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from export.serve.content.encoded import EncodedImage, EncodedPreview
+from export.serve.content.references import kept_address
 from export.serve.engine.events import Completed
 from export.serve.errors import invalid
 from export.serve.protocol.answer import AnswerEvent, Usage, facts_of
-from export.serve.protocol.content import IMAGE_PATH, Wire
+from export.serve.protocol.content import Wire
 from export.serve.protocol.options import OptionLimits, Options, parse_options, refuse_what_is_missing
 from export.serve.protocol.responses import MOST_PARTIAL_IMAGES
 from export.serve.protocol.validation import validated
@@ -143,7 +144,7 @@ class ImagesAnswer:
 
     def _entry(self, image: EncodedImage) -> dict[str, Any]:
         if self.request.as_links:
-            return {"url": f"{self.public_url}{IMAGE_PATH}{image.digest}.png"}
+            return {"url": kept_address(self.public_url, image.digest)}
         return {"b64_json": image.base64}
 
     def _common(self) -> dict[str, Any]:
