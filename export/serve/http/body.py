@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from export.serve.errors import RequestError, invalid
 from export.serve.http.service import Service
@@ -48,8 +48,6 @@ async def _bytes_of(request: Request, service: Service) -> bytes:
                 chunk = await anext(chunks, None)
         except TimeoutError as error:
             raise RequestError(408, "The body did not come. Send the request again.") from error
-        except ClientDisconnect:
-            raise
         if chunk is None:
             return bytes(body)
         body += chunk

@@ -144,18 +144,23 @@ def _address(scope: Scope) -> str:
 
 def _refusal(error: Exception, request_id: str) -> RequestError:
     if isinstance(error, RequestError):
-        if error.status == 500 and error.__cause__ is not None:
-            log_failure(error.__cause__, request_id)
+        log_fault(error, request_id)
         return error
     if isinstance(error, HTTPException):
         if error.status_code == 404:
             return RequestError(404, "There is nothing at this address. docs/serving.md lists what there is.")
         return RequestError(error.status_code, f"{error.detail}.", headers=error.headers)
-    log_failure(error, request_id)
+    _log_failure(error, request_id)
     return RequestError(500, "The server failed at this request. Its log says where, under the request's id.")
 
 
-def log_failure(error: BaseException, request_id: str) -> None:
+def log_fault(error: RequestError, request_id: str) -> None:
+    """Where what is told to a client as a fault of ours happened; what is its own is not logged."""
+    if error.status == 500 and error.__cause__ is not None:
+        _log_failure(error.__cause__, request_id)
+
+
+def _log_failure(error: BaseException, request_id: str) -> None:
     """Where a fault of ours happened. Without its message, which may hold what a client wrote."""
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     LOG.error(json.dumps({"request_id": request_id, "failure": type(error).__name__, "at": places}))

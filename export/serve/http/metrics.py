@@ -49,19 +49,18 @@ class Metrics:
         """Ask this engine for its state, whenever somebody asks for the counters."""
         self.registry.register(_EngineState(engine))
 
-    def ended(self, event: object, seconds: float) -> None:
-        """Count a request that came to its end after so many seconds."""
-        match event:
-            case Completed(finished=finished):
-                self.successes.labels(finished.finish_reason).inc()
-                self.prompt_tokens.inc(finished.num_prompt_tokens)
-                self.generation_tokens.inc(finished.num_new_tokens)
-                self.cache_queries.inc(finished.num_prompt_tokens)
-                self.cache_hits.inc(finished.num_cached_tokens)
-                self.images_read.inc(event.num_prompt_images)
-                self.images_drawn.inc(event.num_new_images)
-                self.queue.observe(event.timings.queued)
-                self.whole_request.observe(seconds)
+    def completed(self, event: Completed, seconds: float) -> None:
+        """Count a request that was answered within so many seconds."""
+        finished = event.finished
+        self.successes.labels(finished.finish_reason).inc()
+        self.prompt_tokens.inc(finished.num_prompt_tokens)
+        self.generation_tokens.inc(finished.num_new_tokens)
+        self.cache_queries.inc(finished.num_prompt_tokens)
+        self.cache_hits.inc(finished.num_cached_tokens)
+        self.images_read.inc(event.num_prompt_images)
+        self.images_drawn.inc(event.num_new_images)
+        self.queue.observe(event.timings.queued)
+        self.whole_request.observe(seconds)
 
     def text(self) -> bytes:
         """All of it in Prometheus's form."""

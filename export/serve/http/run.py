@@ -120,9 +120,7 @@ class Run:
     async def _to_send(self, number: int, event: Event, whole_previews: bool) -> RunEvent:
         match event:
             case Image.Image():
-                encoded = await run_in_threadpool(encode_image, event)
-                await run_in_threadpool(self._keep, encoded)
-                return encoded
+                return await run_in_threadpool(self._kept, event)
             case Preview(image=image, done=done, num_inference_steps=num_steps):
                 return await run_in_threadpool(encode_preview, image, done, num_steps, whole=whole_previews)
             case Failed(error=error):
@@ -142,8 +140,10 @@ class Run:
                 self._num_answered += 1
         return event
 
-    def _keep(self, image: EncodedImage) -> None:
-        self._images.put(image.digest, image.png, len(image.png))
+    def _kept(self, image: Image.Image) -> EncodedImage:
+        encoded = encode_image(image)
+        self._images.put(encoded.digest, encoded.png, len(encoded.png))
+        return encoded
 
     def _ended_by_server(self, reason: CancelReason) -> RequestError:
         if reason == "timeout":
@@ -165,7 +165,8 @@ class Run:
         elif isinstance(event, Preview) and before is None:
             self._metrics.first_preview.observe(since)
         self._latest[number, kind] = now
-        self._metrics.ended(event, since)
+        if isinstance(event, Completed):
+            self._metrics.completed(event, since)
 
 
 def error_of(error: Exception) -> RequestError:
@@ -175,6 +176,11 @@ def error_of(error: Exception) -> RequestError:
     if isinstance(error, ValueError | TypeError):
         return RequestError(400, str(error))
     return RequestError(500, "The model failed at this request. The server's log says where.")
+
+
+def was_cancelled() -> RequestError:
+    """What an answer that cannot be cut short is when its client has cancelled it."""
+    return RequestError(409, "The request was cancelled.", headers=DO_NOT_RETRY)
 
 
 def _nothing() -> None: ...

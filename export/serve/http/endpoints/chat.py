@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from export.serve.engine.events import Cancelled, Scored
 from export.serve.http.body import json_of
-from export.serve.http.endpoints.generation import begin, data_lines, model_of, note, public_url
-from export.serve.http.event_stream import EventStream, unless_gone
+from export.serve.http.endpoints.generation import begin, data_lines, model_of, public_url, read_whole
+from export.serve.http.event_stream import EventStream
 from export.serve.http.run import Run
 from export.serve.http.service import Service
 from export.serve.protocol.chat import ChatAnswer, parse_chat
@@ -39,9 +39,8 @@ async def chat_completions(request: Request, service: Service) -> Response:
     )
     if asked.stream:
         return EventStream(run, _lines(run, answer, request), settings.client_timeout)
-    whole = await unless_gone(run, request.receive, _whole(run, answer))
-    note(request, run)
-    return JSONResponse(whole)
+    await read_whole(_chunks(run, answer), run, request)
+    return JSONResponse(answer.whole())
 
 
 async def _lines(run: Run, answer: ChatAnswer, request: Request) -> AsyncIterator[bytes]:
@@ -60,9 +59,3 @@ async def _chunks(run: Run, answer: ChatAnswer) -> AsyncIterator[dict[str, Any]]
             yield chunk
     for chunk in answer.closing():
         yield chunk
-
-
-async def _whole(run: Run, answer: ChatAnswer) -> dict[str, Any]:
-    async for _ in _chunks(run, answer):
-        pass
-    return answer.whole()

@@ -13,9 +13,11 @@ from starlette.requests import Request
 from export.serve.content.references import Part
 from export.serve.engine.interface import GenerationRequest
 from export.serve.errors import RequestError, invalid
-from export.serve.http.guard import log_failure
+from export.serve.http.event_stream import unless_gone
+from export.serve.http.guard import log_fault
 from export.serve.http.run import Run
 from export.serve.http.service import Service
+from export.serve.protocol.answer import milliseconds
 from export.serve.protocol.options import ImageFormat, Options
 from models.generation.documents import PlainText, PromptSegment
 from models.generation.prompts import prompt_for
@@ -35,12 +37,13 @@ def model_of(body: Mapping[str, Any], service: Service) -> tuple[str, ImageForma
         return name, "images"
     if name == service.settings.name + MARKDOWN:
         return name, "markdown"
-    raise RequestError(
-        404,
-        f"There is no model {str(name)[:100]!a}. Expected {service.settings.name!r}.",
-        param="model",
-        code="model_not_found",
-    )
+    raise unknown_model(name, service)
+
+
+def unknown_model(name: object, service: Service) -> RequestError:
+    """That the server has another one."""
+    message = f"There is no model {str(name)[:100]!a}. Expected {service.settings.name!r}."
+    return RequestError(404, message, param="model", code="model_not_found")
 
 
 async def begin(
@@ -54,10 +57,7 @@ async def begin(
     Raises:
         RequestError: an image cannot be read, or there is no room.
     """
-    document = filled(await run_in_threadpool(service.served.loader.load, parts), options.task)
-    if service.settings.log_prompts:
-        words = [one if isinstance(one, str) else "<image>" for one in document]
-        request.state.facts["prompt"] = "".join(words)
+    document = await document_of(parts, options.task, request, service)
     seeds = options.generation.seeds(1)
     asker = service.asker(request.state.client)
     run = await service.begin(
@@ -76,12 +76,22 @@ async def begin(
     return run, seeds
 
 
-def filled(document: list[PromptSegment], task: str | None) -> list[PromptSegment]:
-    """The document in the words of a task, if there is one.
+async def document_of(
+    parts: Sequence[Part], task: str | None, request: Request, service: Service
+) -> list[PromptSegment]:
+    """The document with its images, in the words of a task if there is one; logged with `--log-prompts`.
 
     Raises:
-        RequestError: it is not what the task takes.
+        RequestError: an image cannot be read, or the document is not what the task takes.
     """
+    document = _filled(await run_in_threadpool(service.served.loader.load, parts), task)
+    if service.settings.log_prompts:
+        words = [one if isinstance(one, str) else "<image>" for one in document]
+        request.state.facts["prompt"] = "".join(words)
+    return document
+
+
+def _filled(document: list[PromptSegment], task: str | None) -> list[PromptSegment]:
     if task is None:
         return document
     try:
@@ -101,21 +111,37 @@ def note(request: Request, run: Run) -> None:
     facts["id"] = run.id
     if run.completed:
         finished = [one.finished for one in run.completed]
-        timings = run.completed[0].timings
         facts |= {
             "prompt_tokens": finished[0].num_prompt_tokens,
             "cached_tokens": finished[0].num_cached_tokens,
             "new_tokens": sum(one.num_new_tokens for one in finished),
             "images_read": run.completed[0].num_prompt_images,
             "images_drawn": sum(one.num_new_images for one in run.completed),
-            "queued_ms": round(1000 * timings.queued, 1),
-            "read_ms": round(1000 * timings.reading, 1),
-            "write_ms": round(1000 * timings.writing, 1),
-            "draw_ms": round(1000 * timings.drawing, 1),
+            **milliseconds(run.completed[0].timings),
             "finish": finished[0].finish_reason,
         }
     if run.error is not None:
         facts["error"] = type(run.error).__name__
+
+
+async def read_whole(events: AsyncIterator[object], run: Run, request: Request) -> None:
+    """Let an answer that is sent whole be computed to its end.
+
+    Args:
+        events: of the answer, which collects them.
+        run: what they tell of.
+        request: that asked.
+
+    Raises:
+        ClientGone: nobody waits for it any more.
+    """
+    await unless_gone(run, request.receive, _exhausted(events))
+    note(request, run)
+
+
+async def _exhausted(events: AsyncIterator[object]) -> None:
+    async for _ in events:
+        pass
 
 
 async def data_lines(
@@ -136,8 +162,7 @@ async def data_lines(
         async for event in events:
             yield line_of(event)
     except RequestError as error:
-        if error.status == 500 and error.__cause__ is not None:
-            log_failure(error.__cause__, request.state.request_id)
+        log_fault(error, request.state.request_id)
         for event in on_error(error):
             yield line_of(event)
     finally:

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response
 from export.serve.engine.events import Cancelled, Scored
 from export.serve.errors import RequestError
 from export.serve.http.body import json_of
-from export.serve.http.endpoints.generation import begin, data_lines, model_of, note, public_url
-from export.serve.http.event_stream import EventStream, unless_gone
-from export.serve.http.run import Run
+from export.serve.http.endpoints.generation import begin, data_lines, model_of, public_url, read_whole
+from export.serve.http.event_stream import EventStream
+from export.serve.http.run import Run, was_cancelled
 from export.serve.http.service import Service
 from export.serve.protocol.images import ImagesAnswer, parse_images
 from export.serve.protocol.responses import preview_steps
@@ -42,24 +42,17 @@ async def generate_images(request: Request, service: Service) -> Response:
     if asked.stream:
         lines = data_lines(_events(run, answer), run, request, _error_event)
         return EventStream(run, lines, settings.client_timeout, {"X-Mmfs-Request": run.id})
-    whole = await unless_gone(run, request.receive, _whole(run, answer))
-    note(request, run)
-    return JSONResponse(whole)
+    await read_whole(_events(run, answer), run, request)
+    return JSONResponse(answer.whole())
 
 
 async def _events(run: Run, answer: ImagesAnswer) -> AsyncIterator[dict[str, Any]]:
     async for number, happened in run.events(whole_previews=True):
         assert not isinstance(happened, Scored), "nothing was to be ranked"
         if isinstance(happened, Cancelled):
-            raise RequestError(409, "The request was cancelled.", headers={"x-should-retry": "false"})
+            raise was_cancelled()
         for event in answer.add(number, happened):
             yield event
-
-
-async def _whole(run: Run, answer: ImagesAnswer) -> dict[str, Any]:
-    async for _ in _events(run, answer):
-        pass
-    return answer.whole()
 
 
 def _error_event(error: RequestError) -> list[dict[str, Any]]:

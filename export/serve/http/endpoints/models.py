@@ -8,8 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from export.serve.errors import RequestError
-from export.serve.http.endpoints.generation import MARKDOWN
+from export.serve.http.endpoints.generation import MARKDOWN, unknown_model
 from export.serve.http.service import Service
 from export.serve.protocol.props import props_of
 
@@ -23,8 +22,7 @@ async def get_model(request: Request, service: Service) -> Response:
     """One of them."""
     name = request.path_params["name"]
     if name not in _names(service):
-        message = f"There is no model {name[:100]!a}. Expected {service.settings.name!r}."
-        raise RequestError(404, message, param="model", code="model_not_found")
+        raise unknown_model(name, service)
     return JSONResponse(_model(name, service))
 
 

@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse, Response
 from export.serve.engine.events import Cancelled, Scored
 from export.serve.errors import RequestError
 from export.serve.http.body import json_of
-from export.serve.http.endpoints.generation import begin, data_lines, model_of, note
-from export.serve.http.event_stream import EventStream, unless_gone
+from export.serve.http.endpoints.generation import begin, data_lines, model_of, read_whole
+from export.serve.http.event_stream import EventStream
 from export.serve.http.run import Run
 from export.serve.http.service import Service
 from export.serve.protocol.responses import (
@@ -53,8 +53,7 @@ async def create_response(request: Request, service: Service) -> Response:
     if asked.stream:
         lines = data_lines(events, run, request, answer.fail)
         return EventStream(run, lines, settings.client_timeout)
-    await unless_gone(run, request.receive, _read(events))
-    note(request, run)
+    await read_whole(events, run, request)
     return JSONResponse(answer.response)
 
 
@@ -103,8 +102,3 @@ def _stored(id: str, request: Request, service: Service) -> StoredResponse:
             code="previous_response_not_found",
         )
     return kept
-
-
-async def _read(events: AsyncIterator[dict[str, Any]]) -> None:
-    async for _ in events:
-        pass
