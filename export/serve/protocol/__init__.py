@@ -7,6 +7,7 @@
 | `validation.py` | what is wrong with a body's types, as a sentence |
 | `options.py` | the object `mmfs`, and OpenAI's own names for the same options |
 | `templates.py` | turns as one document |
+| `partial_images.py` | previews by their number |
 | `answer.py` | what all endpoints say of an answer |
 | `chat.py`, `responses.py`, `images.py`, `score.py` | an endpoint each |
 """

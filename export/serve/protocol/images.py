@@ -13,7 +13,7 @@ from export.serve.errors import invalid
 from export.serve.protocol.answer import AnswerEvent, Usage, facts_of
 from export.serve.protocol.content import Wire
 from export.serve.protocol.options import OptionLimits, Options, parse_options, refuse_what_is_missing
-from export.serve.protocol.responses import MOST_PARTIAL_IMAGES
+from export.serve.protocol.partial_images import checked_partial_images
 from export.serve.protocol.validation import validated
 
 OPTIONS = {"n": "num_return_sequences", "seed": "seed"}
@@ -64,9 +64,7 @@ def parse_images(body: Mapping[str, Any], limits: OptionLimits, drawn_size: tupl
     own_size = f"{drawn_size[1]}x{drawn_size[0]}"
     if asked.size not in (None, "auto", own_size):
         raise invalid(f"size is {asked.size!a}; this model draws {own_size!r}, which is also 'auto'.", "size")
-    partial_images = asked.partial_images or 0
-    if not 0 <= partial_images <= MOST_PARTIAL_IMAGES:
-        raise invalid(f"partial_images is {partial_images}; expected 0 to {MOST_PARTIAL_IMAGES}.", "partial_images")
+    partial_images = checked_partial_images(asked.partial_images, "partial_images")
     options = parse_options(body, limits, mode="image", names=OPTIONS)
     return ImagesRequest(
         prompt=asked.prompt,

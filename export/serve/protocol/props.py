@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, get_args
 
-from export.serve.protocol.options import RANDOM_SEEDS, ImageFormat, OptionLimits, Template
+from export.serve.protocol.options import RANDOM_SEEDS, ImageFormat, Template
 from export.serve.settings import Settings
 from models.config import MMInterleavedConfig
 from models.denoising_options import SchedulerName
@@ -41,7 +42,9 @@ MEANINGS: dict[str, str] = {
     "image_format": "How an answer holds images.",
     "template": "What stands around the turns of a conversation.",
 }
-LEAST: dict[str, float] = {"max_new_tokens": 0, "max_new_images": 0, "num_inference_steps": 1, "num_beams": 1}
+LEAST: dict[str, float] = {"max_new_tokens": 0, "max_new_images": 0}
+"""Of options with no upper end but the server's limit; 1 for those that are not here."""
+
 BETWEEN: dict[str, tuple[float, float]] = {
     "temperature": (0, 2),
     "top_p": (0.01, 1),
@@ -66,6 +69,7 @@ def props_of(settings: Settings, config: MMInterleavedConfig, *, tells_locations
         config: of the model.
         tells_locations: whether `sampling_locations` may be asked for.
     """
+    usual, limits = _usual(settings), asdict(settings.options)
     return {
         "object": "mmfs.props",
         "model": settings.name,
@@ -80,9 +84,9 @@ def props_of(settings: Settings, config: MMInterleavedConfig, *, tells_locations
         ],
         "schedulers": list(get_args(SchedulerName)),
         "sampling_locations": tells_locations,
-        "options": [_option(name, settings) for name in MEANINGS],
+        "options": [_option(name, usual[name], limits) for name in MEANINGS],
         "limits": {
-            **asdict(settings.options),
+            **limits,
             **asdict(settings.content),
             "max_body_bytes": settings.max_body_bytes,
             "timeout": settings.timeout,
@@ -91,24 +95,21 @@ def props_of(settings: Settings, config: MMInterleavedConfig, *, tells_locations
     }
 
 
-def _option(name: str, settings: Settings) -> dict[str, Any]:
+def _option(name: str, usual: Any, limits: Mapping[str, int]) -> dict[str, Any]:
     """An option as a control would show it."""
-    usual = _usual(settings)[name]
     described: dict[str, Any] = {"name": name, "default": usual, "meaning": MEANINGS[name]}
     if name in CHOICES:
         return {**described, "type": "choice", "choices": list(CHOICES[name])}
     least, most = BETWEEN.get(name, (LEAST.get(name, 1), None))
-    allowed = {one.name: getattr(settings.options, one.name) for one in fields(OptionLimits)}
     is_whole = name == "seed" or isinstance(usual, int)
     return {
         **described,
         "type": "integer" if is_whole else "number",
         "least": least,
-        "most": allowed.get(name, most),
+        "most": limits.get(name, most),
     }
 
 
 def _usual(settings: Settings) -> dict[str, Any]:
-    usual = {one.name: getattr(GenerationOptions(), one.name) for one in fields(GenerationOptions)}
     own = {"preview_every": 0, "image_format": "images", "template": settings.template}
-    return {**usual, **own, "temperature": 0.0, "seed": None}
+    return {**asdict(GenerationOptions()), **own, "temperature": 0.0, "seed": None}

@@ -20,6 +20,7 @@ from export.serve.protocol.options import (
     parse_options,
     refuse_what_is_missing,
 )
+from export.serve.protocol.partial_images import checked_partial_images
 from export.serve.protocol.templates import Turn
 from export.serve.protocol.validation import validated
 from models.generation.generated import Progress
@@ -31,7 +32,6 @@ FIELDS = frozenset(
     | {"text", "include", "max_tool_calls", "stream_options", "mmfs", *OPTIONS}
 )
 IMAGE_TOOL = "image_generation"
-MOST_PARTIAL_IMAGES = 3
 LIMITED = ("max_new_tokens", "length")
 """Why an answer ended, where it is not complete."""
 
@@ -129,12 +129,7 @@ def parse_responses(body: Mapping[str, Any], limits: OptionLimits, template: Tem
     if form not in (None, {}, {"format": {"type": "text"}}):
         raise invalid(f"text is {shortened(form)}; expected plain text, which is also what comes without it.", "text")
     tool = asked.tools[0] if asked.tools else None
-    partial_images = (tool.partial_images if tool is not None else None) or 0
-    if not 0 <= partial_images <= MOST_PARTIAL_IMAGES:
-        raise invalid(
-            f"tools[0].partial_images is {partial_images}; expected 0 to {MOST_PARTIAL_IMAGES}.",
-            "tools[0].partial_images",
-        )
+    partial_images = checked_partial_images(None if tool is None else tool.partial_images, "tools[0].partial_images")
     given = dict(body)
     if asked.truncation == "auto":
         given["mmfs"] = {"overflow": "cut", **(body.get("mmfs") or {})}
@@ -205,11 +200,6 @@ def _turns(items: Sequence[dict[str, Any]]) -> Iterator[Turn]:
             raise invalid(
                 f"{place}.type is {shortened(kind)}; expected 'message' or 'image_generation_call'.", f"{place}.type"
             )
-
-
-def preview_steps(num_steps: int, partial_images: int) -> int:
-    """Denoising steps between two previews, so that as many come as were asked for, spread over all steps; 0: none."""
-    return max(1, num_steps // (partial_images + 1)) if partial_images else 0
 
 
 class ResponsesAnswer:

@@ -19,7 +19,7 @@ from export.serve.http.event_stream import EventStream
 from export.serve.http.run import Run, was_cancelled
 from export.serve.http.service import Service
 from export.serve.protocol.images import ImagesAnswer, parse_images
-from export.serve.protocol.responses import preview_steps
+from export.serve.protocol.partial_images import preview_steps
 
 
 async def generate_images(request: Request, service: Service) -> Response:

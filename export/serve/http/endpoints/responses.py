@@ -18,12 +18,12 @@ from export.serve.http.endpoints.generation import begin, data_lines, model_of, 
 from export.serve.http.event_stream import EventStream
 from export.serve.http.run import Run
 from export.serve.http.service import Service
+from export.serve.protocol.partial_images import preview_steps
 from export.serve.protocol.responses import (
     ResponsesAnswer,
     ResponsesRequest,
     StoredResponse,
     parse_responses,
-    preview_steps,
 )
 from export.serve.protocol.templates import Turn, lay_out
 

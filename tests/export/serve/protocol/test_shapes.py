@@ -18,7 +18,8 @@ from export.serve.protocol.answer import AnswerEvent
 from export.serve.protocol.chat import ChatAnswer, parse_chat
 from export.serve.protocol.images import ImagesAnswer, parse_images
 from export.serve.protocol.options import OptionLimits
-from export.serve.protocol.responses import ResponsesAnswer, parse_responses, preview_steps
+from export.serve.protocol.partial_images import preview_steps
+from export.serve.protocol.responses import ResponsesAnswer, parse_responses
 from models.generation.generated import Finished, FinishReason, Progress
 
 LIMITS = OptionLimits()
