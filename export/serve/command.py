@@ -88,7 +88,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     }
     counts = {
         name: whole_number(_flag(name), getattr(options, name), least=1)
-        for name in ("max_running", "max_images", "max_new_tokens")
+        for name in ("max_running", "max_queued", "max_images", "max_new_tokens")
     }
     num_bytes = {
         name: round(MIB * real_number(_flag(name), getattr(options, name), above=0, most=1e6))
@@ -114,7 +114,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         share_cache=options.share_cache,
         engine=EngineLimits(
             max_running=counts["max_running"],
-            max_queued=whole_number("--max-queued", options.max_queued, least=1),
+            max_queued=counts["max_queued"],
             queue_timeout=seconds["queue_timeout"],
             cache_bytes=round(MIB * real_number("--cache-memory", options.cache_memory, least=0, most=1e9)),
             memory_bytes=None

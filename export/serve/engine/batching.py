@@ -317,7 +317,7 @@ class BatchingEngine(Engine):
             except Exception as error:  # of this document alone
                 self._end(job, Failed(error))
 
-    def _end(self, job: Job, event: LastEvent, *, keep: bool = True) -> None:
+    def _end(self, job: Job, event: LastEvent) -> None:
         """Let go of a request, keep what its document has read, and tell the last event."""
         if isinstance(job, AloneJob):
             self._alone = [one for one in self._alone if one is not job]
@@ -329,7 +329,7 @@ class BatchingEngine(Engine):
             self._writers = [one for one in self._writers if one.jobs]
             self._painters = [one for one in self._painters if one.jobs]
             self._reading = [one for one in self._reading if one is not job]
-            if keep and not isinstance(event, Failed):
+            if not isinstance(event, Failed):
                 self._keep(job)
             job.state = None
         with self._changed:
