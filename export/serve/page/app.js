@@ -268,10 +268,7 @@ async function importFiles(files) {
   }
 }
 
-function currentRequest() {
-  const turns = doc.turns.slice();
-  return requestBody(model, doc, turns);
-}
+const currentRequest = () => requestBody(model, doc, doc.turns);
 
 const COPY_NOTE = "What Generate would send now, with the images in it.";
 const menu = {

@@ -23,7 +23,7 @@ function open(title, content) {
  */
 export function imageDialog(editor, index, look) {
   const { imagePart: part } = editor.images()[index];
-  const isLocked = editor.element.contentEditable === "false";
+  const isLocked = editor.locked;
   const input = element("input", { type: "text", dir: "auto", value: part.alt, id: "alt-text", autocomplete: "off", autofocus: true, disabled: isLocked });
   const closeAnd = (close, act) => () => {
     close();

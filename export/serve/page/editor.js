@@ -63,6 +63,11 @@ export class Editor {
     return [...this.element.querySelectorAll(".image")];
   }
 
+  /** Whether nobody but the model writes here. */
+  get locked() {
+    return this.element.contentEditable === "false";
+  }
+
   set locked(value) {
     this.element.contentEditable = value ? "false" : "true";
     this.element.setAttribute("aria-busy", value ? "true" : "false");
@@ -164,15 +169,14 @@ export class Editor {
     if (!node) return;
     const index = this.images().indexOf(node);
     const where = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "start", ArrowDown: "end" }[event.key];
-    const locked = this.element.contentEditable === "false";
-    if (event.altKey && where && !locked) {
+    if (event.altKey && where && !this.locked) {
       event.preventDefault();
       const rtl = getComputedStyle(this.element).direction === "rtl";
       this.move(index, rtl ? { left: "right", right: "left" }[where] ?? where : where);
     } else if ((event.key === "Enter" && !event.ctrlKey && !event.metaKey) || event.key === " ") {
       event.preventDefault();
       this.on.openImage(node, index);
-    } else if ((event.key === "Delete" || event.key === "Backspace") && !locked) {
+    } else if ((event.key === "Delete" || event.key === "Backspace") && !this.locked) {
       event.preventDefault();
       this.remove(index);
     }
@@ -214,7 +218,7 @@ export class Editor {
     if (files.length && !files.some(looksLikeImage)) return; // the page imports documents
     event.preventDefault();
     event.stopPropagation();
-    if (this.element.contentEditable === "false") return;
+    if (this.locked) return;
     const range = rangeAt(event.clientX, event.clientY);
     if (event.dataTransfer.types.includes(INTERNAL) && dragged) {
       const { editor, node } = dragged;

@@ -2,6 +2,7 @@
 
 import { newDocument, newTurn } from "./document.js";
 import { button, element } from "./dom.js";
+import { dataURL } from "./images.js";
 
 const EXAMPLES = [
   { name: "Draw what a sentence says", mode: "image", parts: ["a rocket left of a guitar on a blue background"] },
@@ -32,14 +33,11 @@ export function showExamples(list, open) {
 
 async function documentOf({ mode, options = {}, parts }) {
   const filled = await Promise.all(
-    parts.map(async (part) => (part.file ? { type: "image", url: await dataURL(addressOf(part)), alt: part.alt } : { type: "text", text: part })),
+    parts.map(async (part) => (part.file ? { type: "image", url: await dataURL(await loaded(part)), alt: part.alt } : { type: "text", text: part })),
   );
   return newDocument({ mode, options: { ...options }, turns: [newTurn("user", filled)] });
 }
 
 const addressOf = ({ file }) => new URL(`examples/${file}`, import.meta.url).href;
 
-async function dataURL(address) {
-  const bytes = new Uint8Array(await (await fetch(address)).arrayBuffer());
-  return `data:image/png;base64,${btoa(String.fromCharCode(...bytes))}`;
-}
+const loaded = async (part) => (await fetch(addressOf(part))).blob();

@@ -42,8 +42,9 @@ export class Stopwatch {
     const { timings = {} } = mmfs;
     const images = this.drawn.length;
     const written = (usage.completion_tokens ?? NaN) - (usage.completion_tokens_details?.image_tokens ?? 0);
-    const writing = timings.write_ms ?? now - (this.firstPiece ?? now) - this.drawn.reduce((a, b) => a + b, 0);
-    const drawing = timings.draw_ms ?? this.drawn.reduce((a, b) => a + b, 0);
+    const drawn = this.drawn.reduce((a, b) => a + b, 0);
+    const writing = timings.write_ms ?? now - (this.firstPiece ?? now) - drawn;
+    const drawing = timings.draw_ms ?? drawn;
     const kept = {
       total_s: seconds(now - this.begun),
       first_s: this.firstPiece === null ? NaN : seconds(this.firstPiece - this.begun),

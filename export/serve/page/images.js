@@ -18,33 +18,21 @@ export const looksLikeImage = (file) => file.type.startsWith("image/");
  */
 export async function imagePart(file) {
   const alt = file.name && !/^image\.\w+$/.test(file.name) ? file.name.replace(/\.\w+$/, "") : "";
-  const readable = await decodes(file);
-  if (!readable) {
-    throw new Error(`"${file.name || "What was pasted"}" is not an image that this browser can read. Use PNG, JPEG, WebP or GIF.`);
-  }
-  const url = READ_BY_SERVER.includes(file.type) && file.size <= mostBytes ? await dataURL(file) : await writtenAnew(file);
-  return { type: "image", url, alt };
-}
-
-async function decodes(file) {
   const address = URL.createObjectURL(file);
   const image = new Image();
   image.src = address;
   try {
-    await image.decode();
-    return true;
-  } catch {
-    return false;
+    await image.decode().catch(() => {
+      throw new Error(`"${file.name || "What was pasted"}" is not an image that this browser can read. Use PNG, JPEG, WebP or GIF.`);
+    });
+    const url = READ_BY_SERVER.includes(file.type) && file.size <= mostBytes ? await dataURL(file) : writtenAnew(image);
+    return { type: "image", url, alt };
   } finally {
     URL.revokeObjectURL(address);
   }
 }
 
-async function writtenAnew(file) {
-  const address = URL.createObjectURL(file);
-  const image = new Image();
-  image.src = address;
-  await image.decode();
+function writtenAnew(image) {
   const [width, height] = [image.naturalWidth || 512, image.naturalHeight || 512];
   const scale = Math.min(1, LARGEST_SIDE / Math.max(width, height));
   const canvas = document.createElement("canvas");
@@ -54,12 +42,12 @@ async function writtenAnew(file) {
   context.fillStyle = "white"; // as the server shows what is transparent
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  URL.revokeObjectURL(address);
   const png = canvas.toDataURL("image/png");
   return png.length * 0.75 <= mostBytes ? png : canvas.toDataURL("image/jpeg", 0.92);
 }
 
-function dataURL(file) {
+/** A file as an address that holds it. */
+export function dataURL(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);

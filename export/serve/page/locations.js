@@ -268,7 +268,8 @@ export class LocationsPanel {
     const own = nodes.filter((one) => one.turn === turn);
     const visible = [...before, ...own.slice(0, record.firstDrawn + record.drawn)].map((one) => one.node);
     const cut = record.images.length - this.looked.answer.images.length; // the oldest, which did not fit
-    return record.images.slice(cut).map((mark, index) => [visible[index + cut]].find((node) => node && markOf(node.imagePart) === mark));
+    const unchanged = (mark, node) => (node && markOf(node.imagePart) === mark ? node : undefined);
+    return record.images.slice(cut).map((mark, index) => unchanged(mark, visible[index + cut]));
   }
 
   #subject() {

@@ -33,13 +33,12 @@ function leave() {
 }
 
 export function closePanel() {
-  if (!open) return false;
+  if (!open) return;
   leave();
   panel.hidden = true;
   document.body.classList.remove("with-panel");
   if (panel.contains(document.activeElement) || document.activeElement === document.body) open.opener.focus();
   open = null;
-  return true;
 }
 
 document.querySelector("#close-panel").addEventListener("click", () => {

@@ -9,7 +9,7 @@ const PREVIEWS = 5; // an image is shown so often before it is done
 /** Options that OpenAI's requests have themselves, by our names; the others go into `mmfs`. */
 const TOP_LEVEL = { max_new_tokens: "max_tokens", temperature: "temperature", top_p: "top_p", stop: "stop", seed: "seed" };
 
-/** The turns as messages; `keepAlt` leaves nothing but what the model reads. */
+/** The turns as messages, with nothing but what the model reads. */
 export function messagesOf(turns) {
   return turns.filter((turn) => !isEmpty(turn)).map((turn) => ({ role: turn.role, content: contentOf(partsOf(turn)) }));
 }

@@ -1,6 +1,6 @@
 // The turns as they are shown: each an editor with its actions, its versions and its figures.
 
-import { partsOf, shown } from "./document.js";
+import { isEmpty, partsOf, shown } from "./document.js";
 import { button, element, toolbar } from "./dom.js";
 import { Editor, imageNode } from "./editor.js";
 import { cutSentence, described, ending } from "./figures.js";
@@ -54,7 +54,7 @@ export class TurnView {
   }
 
   #markEmpty() {
-    this.editor.element.classList.toggle("empty", partsOf(this.turn).length === 0);
+    this.editor.element.classList.toggle("empty", isEmpty(this.turn));
     this.editor.element.dataset.hint = this.on.hint(this.turn);
   }
 
@@ -136,10 +136,7 @@ export class TurnView {
     for (const kind of ["wheel", "touchmove"]) removeEventListener(kind, this.unfollow);
     this.editor.locked = false;
     this.element.classList.remove("writing");
-    const version = shown(this.turn);
-    version.parts = this.editor.parts({ isTyped: false });
-    this.editor.show(version.parts); // names its images
-    this.showMade();
-    this.#markEmpty();
+    shown(this.turn).parts = this.editor.parts({ isTyped: false });
+    this.showVersion(); // names its images
   }
 }

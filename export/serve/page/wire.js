@@ -17,23 +17,22 @@ export const addressOf = (path) => new URL(path, BASE).href;
 
 /** What went wrong, as a sentence for the reader, with what to do. */
 export class WireError extends Error {
-  constructor(sentence, { status = 0, retryAfter = null } = {}) {
+  constructor(sentence, status = 0) {
     super(sentence);
     this.status = status;
-    this.retryAfter = retryAfter; // seconds
   }
 }
 
 /** The JSON at a path under /v1/. Throws WireError. */
-export async function getJSON(path, { signal } = {}) {
-  const response = await send(path, { signal });
+export async function getJSON(path) {
+  const response = await send(path);
   return response.json();
 }
 
 /**
  * Ask for a continuation; `body` is a request of /v1/chat/completions with `stream` set. Yields, in the server's order:
  *   {kind: "started", id}                   admitted, nothing computed yet
- *   {kind: "text", text, mmfs}              `mmfs`: the server's own facts about this piece, or undefined
+ *   {kind: "text", text}
  *   {kind: "progress", index, step, steps}  a denoising step of image `index`
  *   {kind: "preview", index, url}
  *   {kind: "image", index, url}
@@ -71,11 +70,11 @@ function* piecesOf(delta) {
   const { progress, preview } = delta.mmfs ?? {};
   if (progress) yield { kind: "progress", index: progress.index, step: progress.step, steps: progress.steps };
   if (preview) yield { kind: "preview", index: progress?.index ?? 0, url: preview.url };
-  if (delta.content) yield { kind: "text", text: delta.content, mmfs: delta.mmfs };
-  for (const image of delta.images ?? []) yield { kind: "image", index: image.index, url: image.image_url.url, mmfs: delta.mmfs };
+  if (delta.content) yield { kind: "text", text: delta.content };
+  for (const image of delta.images ?? []) yield { kind: "image", index: image.index, url: image.image_url.url };
 }
 
-async function send(path, options) {
+async function send(path, options = {}) {
   const headers = options.body ? { "content-type": "application/json" } : {};
   if (key) headers.authorization = `Bearer ${key}`;
   let response;
@@ -94,7 +93,7 @@ async function send(path, options) {
   }
   const wait = Number(response.headers.get("retry-after") ?? NaN);
   const retryAfter = Number.isFinite(wait) ? wait : null;
-  throw new WireError(advice(response.status, said, retryAfter), { status: response.status, retryAfter });
+  throw new WireError(advice(response.status, said, retryAfter), response.status);
 }
 
 /** The server's sentence, and what to do about it here. */
