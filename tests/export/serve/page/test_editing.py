@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from page_documents import Open, image, models, parts_of, text, yours
@@ -43,6 +47,20 @@ def test_images_come_in_at_the_caret_by_paste_by_drop_and_from_a_file(open_page:
     page.set_input_files("#image-files", files=[{"name": "no.png", "mimeType": "image/png", "buffer": b"not an image"}])
     expect(page.locator(".notice.error")).to_contain_text('"no.png" is not an image that this browser can read.')
     assert len(parts_of(page, 0)) == 5
+
+
+def test_an_image_of_a_type_that_the_server_does_not_read_becomes_one_that_it_does(
+    open_page: Open, picture: Image.Image
+) -> None:
+    page = open_page()
+    file = io.BytesIO()
+    picture.save(file, "BMP")
+    page.set_input_files("#image-files", [{"name": "b.bmp", "mimeType": "image/bmp", "buffer": file.getvalue()}])
+    expect(page.locator(".image")).to_have_count(1)
+    head, _, data = (page.locator(".image img").get_attribute("src") or "").partition(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as read:
+        assert read.convert("RGB").tobytes() == picture.tobytes()
 
 
 def test_enter_makes_a_line_and_undo_takes_it_back(open_page: Open) -> None:
