@@ -10,7 +10,6 @@ import signal
 import socket
 import statistics
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from live_server import PATIENCE_S, Address, request_bytes
+from live_server import PATIENCE_S, Address, request_bytes, rest_of
 from server_process import ServerProcess, served
 
 CONFIGURATION = Path(__file__).parents[2] / "examples/serving/nginx.conf"
@@ -152,18 +151,14 @@ def test_streams_pass_as_they_come_and_end_with_their_client(cluster: Cluster):
         received = b"".join(pieces)
         id = json.loads(re.search(rb"data: (\{.*\})", received)[1])["id"]  # type: ignore[index]
         assert cluster.proxy.ask("DELETE", f"/v1/mmfs/requests/{id}", headers={"X-Conversation": "other"}).status == 200
-        while chunk := connection.recv(1 << 16):
-            received += chunk
+        received += rest_of(connection)
     assert b'"finish": "cancelled"' in received
     with cluster.proxy.connect() as connection:
         connection.sendall(request_bytes("POST", CHAT, drawing))
         received = b""
         while b'"progress"' not in received:
             received += connection.recv(1 << 16)
-    begin = time.monotonic()
-    while not any(server.counter('cancelled_total{why="client"}') for server in cluster.servers):
-        assert time.monotonic() - begin < PATIENCE_S, "the server does not notice that the client is gone"
-        time.sleep(0.05)
+    cluster.proxy.wait_until(lambda: any(server.counter('cancelled_total{why="client"}') for server in cluster.servers))
 
 
 def test_conversations_stay_at_a_server_and_survive_it(cluster: Cluster):

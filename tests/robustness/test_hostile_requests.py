@@ -26,9 +26,8 @@ from export.serve.settings import Settings
 from live_server import LiveServer, live, request_bytes
 from models import MMInterleaved
 from scripted_engine import ScriptedEngine, said, without_end
+from server_process import ROOT, TOY
 
-ROOT = Path(__file__).parents[2]
-TOY = ROOT / "trainer/weights/toy"
 CHAT = "/v1/chat/completions"
 BOMB_SIDE = 12_000
 

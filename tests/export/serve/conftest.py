@@ -1,22 +1,18 @@
 """The shipped model behind a server, once for all tests of a worker."""
 
-import base64
-import io
 from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from export.serve.engine.batching import BatchingEngine
 from export.serve.http.service import Service
 from export.serve.settings import Settings
+from image_urls import data_url as data_url_of
+from image_urls import noise
 from live_server import LiveServer, live
 from models import MMInterleaved
-
-TOY = Path(__file__).parents[3] / "trainer/weights/toy"
-PROMPT = "a snail left of a rocket on a green background"
+from server_process import TOY
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +30,9 @@ def server(toy: MMInterleaved) -> Iterator[LiveServer]:
 @pytest.fixture(scope="session")
 def picture() -> Image.Image:
     """Something to look at."""
-    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (48, 40, 3), dtype=np.uint8))
+    return noise(3)
 
 
 @pytest.fixture(scope="session")
 def data_url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_url_of(picture)

@@ -4,27 +4,16 @@ import base64
 import io
 import json
 
-import numpy as np
 import openai
 import pytest
 from PIL import Image
 
+from image_urls import image_at, same_image
 from live_server import LiveServer
 from models import MMInterleaved
 
 PROMPT = "a snail left of a rocket on a green background"
 STEPS = 4
-
-
-def decoded(url: str) -> Image.Image:
-    head, _, text = url.partition(",")
-    assert head == "data:image/png;base64"
-    return Image.open(io.BytesIO(base64.b64decode(text)))
-
-
-def same_image(one: Image.Image, other: Image.Image) -> bool:
-    """But for rounding."""
-    return one.size == other.size and np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2
 
 
 def user(*parts: str | dict) -> list[dict]:
@@ -63,7 +52,7 @@ def test_an_image_equals_generate_streamed_and_not(server: LiveServer, toy: MMIn
     message = whole.choices[0].message
     assert message.content == ""
     assert message.mmfs == {"content": [{"type": "image", "index": 0}]}
-    assert same_image(decoded(message.images[0]["image_url"]["url"]), expected)
+    assert same_image(image_at(message.images[0]["image_url"]["url"]), expected)
     chunks = list(server.client().chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
     extras = [chunk.choices[0].delta.model_extra or {} for chunk in chunks if chunk.choices]
@@ -75,7 +64,7 @@ def test_an_image_equals_generate_streamed_and_not(server: LiveServer, toy: MMIn
     (preview,) = [extra["mmfs"]["preview"]["url"] for extra in extras if "preview" in extra.get("mmfs", {})]
     assert preview.startswith("data:image/jpeg;base64,")
     (images,) = [extra["images"] for extra in extras if "images" in extra]
-    assert same_image(decoded(images[0]["image_url"]["url"]), expected)
+    assert same_image(image_at(images[0]["image_url"]["url"]), expected)
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage.completion_tokens_details.image_tokens == 1
     assert chunks[-1].mmfs["seed"] == 7
@@ -164,7 +153,7 @@ def test_parts_hold_text_and_images_in_order(server: LiveServer):
     )
     (part,) = answer.choices[0].message.content
     assert part["type"] == "image_url"
-    assert decoded(part["image_url"]["url"]).size == (32, 32)
+    assert image_at(part["image_url"]["url"]).size == (32, 32)
 
 
 @pytest.mark.parametrize(

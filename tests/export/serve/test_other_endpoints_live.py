@@ -1,12 +1,12 @@
 """/v1/responses, /v1/images/generations, scores, models, health, metrics and the page: a live server."""
 
 import base64
-import io
 
 import openai
 import pytest
 from PIL import Image
 
+from image_urls import image_of, same_image
 from live_server import LiveServer
 from models import MMInterleaved
 
@@ -41,7 +41,7 @@ def test_responses_tell_in_openai_s_order(server: LiveServer):
     ]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert [event.partial_image_index for event in events[5:7]] == [0, 1]
-    assert Image.open(io.BytesIO(base64.b64decode(events[5].partial_image_b64))).size == (32, 32)
+    assert image_of(events[5].partial_image_b64).size == (32, 32)
     assert events[-1].response.output[0].result == events[-2].item.result
     with client.responses.stream(model="toy", input=PROMPT, max_output_tokens=30) as stream:
         kinds = [event.type for event in stream]
@@ -87,7 +87,7 @@ def test_a_drawn_image_comes_back_as_an_item(server: LiveServer, toy: MMInterlea
     drawn = client.responses.create(
         model="toy", input=PROMPT, tools=[{"type": "image_generation"}], tool_choice="required", extra_body=STEPS
     )
-    image = Image.open(io.BytesIO(base64.b64decode(drawn.output[0].result)))
+    image = image_of(drawn.output[0].result)
     input = [{"role": "user", "content": PROMPT}, drawn.output[0].to_dict(), {"role": "user", "content": " a photo of"}]
     answer = client.responses.create(model="toy", input=input, max_output_tokens=5)
     expected = toy.generate([PROMPT, image, " a photo of"], mode="text", max_new_tokens=5)
@@ -114,11 +114,9 @@ def test_images_are_those_of_generate(server: LiveServer, toy: MMInterleaved):
     client = server.client()
     answer = client.images.generate(model="toy", prompt=PROMPT, n=2, extra_body={"seed": 2, **STEPS})
     expected = toy.generate([PROMPT], mode="image", num_inference_steps=6, seed=2, num_return_sequences=2)
-    drawn = [Image.open(io.BytesIO(base64.b64decode(one.b64_json))) for one in answer.data]
-    assert [one.size for one in drawn] == [one.images[0].size for one in expected]
+    drawn = [image_of(one.b64_json) for one in answer.data]
     for one, other in zip(drawn, expected, strict=True):
-        difference = max(abs(a - b) for a, b in zip(one.tobytes(), other.images[0].tobytes(), strict=True))
-        assert difference <= 2
+        assert same_image(one, other.images[0])
     streamed = list(client.images.generate(model="toy", prompt=PROMPT, stream=True, partial_images=2, extra_body=STEPS))
     kinds = [event.type.removeprefix("image_generation.") for event in streamed]
     assert kinds == ["partial_image", "partial_image", "completed"]
