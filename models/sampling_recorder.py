@@ -16,6 +16,23 @@ from torch import Tensor
 from mmfs.arguments import MMFSAttentionArguments
 
 
+def of_queries(arguments: MMFSAttentionArguments, select: Callable[[Tensor], Tensor]) -> MMFSAttentionArguments:
+    """The same arguments for some queries alone.
+
+    Args:
+        arguments: of B rows with Q queries.
+        select: takes a tensor [B, Q, ...] and returns what is to be kept of it, [rows, queries, ...].
+    """
+    points, offsets = arguments.reference_points, arguments.sampling_offsets
+    return arguments._replace(
+        # Of another shape, they are the same for all rows.
+        reference_points=select(points) if points.shape[:-1] == offsets.shape[:2] else points,
+        sampling_offsets=select(offsets),
+        attention_logits=select(arguments.attention_logits),
+        visible=select(arguments.ranges),
+    )
+
+
 class SamplingRecorder:
     """An argument of a network's call, filled by it. One thread may use it at a time."""
 
@@ -28,7 +45,7 @@ class SamplingRecorder:
         """Before a call.
 
         Args:
-            select: takes a tensor [B, Q, ...] and returns what is to be kept of it, [rows, queries, ...]; None: all.
+            select: which queries are recorded, as for `of_queries`; None: all.
         """
         self._select = select
         self._recorded = {}
@@ -41,14 +58,16 @@ class SamplingRecorder:
     def _record(self, index: int, arguments: MMFSAttentionArguments) -> None:
         # A layer that is not folded makes its tables anew in each call; they differ only if its weights do.
         tables = self._tables.setdefault(index, (arguments.offset_table, arguments.logit_table))
-        points, offsets, logits = arguments.reference_points, arguments.sampling_offsets, arguments.attention_logits
-        visible = arguments.ranges
-        if (select := self._select) is not None:
-            if points.shape[:-1] == offsets.shape[:2]:  # otherwise they are the same for all rows
-                points = select(points)
-            offsets, logits, visible = select(offsets), select(logits), select(visible)
+        kept = arguments if self._select is None else of_queries(arguments, self._select)
         self._recorded[index] = MMFSAttentionArguments(
-            torch.empty(0), (), points, offsets, logits, visible, *tables, arguments.null_logit
+            torch.empty(0),
+            (),
+            kept.reference_points,
+            kept.sampling_offsets,
+            kept.attention_logits,
+            kept.ranges,
+            *tables,
+            kept.null_logit,
         )
 
     def take(self) -> tuple[MMFSAttentionArguments, ...]:

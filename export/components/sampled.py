@@ -19,7 +19,7 @@ from models.component_configs import SynchronizerConfig
 from models.sampling_recorder import SamplingRecorder
 
 OFFSETS, LOGITS = "sampling_offsets", "attention_logits"
-"""Beginnings of the outputs' names."""
+"""Beginnings of the outputs' names: fields of the op's arguments."""
 
 TABLES = ("reference_points", "offset_table", "logit_table")
 """What is the same in every call: fields of the op's arguments."""
@@ -58,21 +58,13 @@ def with_sampling(component: Component) -> Component:
     if not component.num_synchronizers:
         return component
     module = Recording(component.module)
-    _, recorded = _trial(component, module)
+    recorded = _trial(component, module)
     axes = component.outputs[next(iter(component.outputs))].shape[:1]
     offsets, logits = (
-        {f"{name}_{j}": Port(FLOAT, (*axes, *_sizes(component, field(one)))) for j, one in enumerate(recorded)}
-        for name, field in ((OFFSETS, _offsets), (LOGITS, _logits))
+        {f"{name}_{j}": Port(FLOAT, (*axes, *_sizes(component, getattr(one, name)))) for j, one in enumerate(recorded)}
+        for name in (OFFSETS, LOGITS)
     )
     return replace(component, module=module, outputs={**component.outputs, **offsets, **logits})
-
-
-def _offsets(arguments: MMFSAttentionArguments) -> Tensor:
-    return arguments.sampling_offsets
-
-
-def _logits(arguments: MMFSAttentionArguments) -> Tensor:
-    return arguments.attention_logits
 
 
 def _sizes(component: Component, tensor: Tensor) -> tuple[int | str, ...]:
@@ -84,8 +76,9 @@ def _sizes(component: Component, tensor: Tensor) -> tuple[int | str, ...]:
 
 
 @torch.no_grad()
-def _trial(component: Component, module: Recording) -> tuple[Any, tuple[MMFSAttentionArguments, ...]]:
-    """A call with the inputs that it is traced with, in the type of its weights."""
+def _trial(component: Component, module: Recording) -> tuple[MMFSAttentionArguments, ...]:
+    """What its synchronizers ask of the op in a call with the inputs that it is traced with, in the type of its
+    weights."""
     weight = next(module.parameters())
     inputs = (
         tensor.to(weight.device, weight.dtype)
@@ -93,7 +86,8 @@ def _trial(component: Component, module: Recording) -> tuple[Any, tuple[MMFSAtte
         else tensor.to(weight.device)
         for name, tensor in zip(component.inputs, component.trace_inputs(), strict=True)
     )
-    return module.recorded(*inputs)
+    _, recorded = module.recorded(*inputs)
+    return recorded
 
 
 def sampling_tables(component: Component) -> dict[str, Tensor]:
@@ -101,7 +95,7 @@ def sampling_tables(component: Component) -> dict[str, Tensor]:
     "COMPONENT.NUMBER.FIELD"."""
     module = component.module
     assert isinstance(module, Recording), f"{component.name} records nothing"
-    _, recorded = _trial(component, module)
+    recorded = _trial(component, module)
     return {
         f"{component.name}.{number}.{field}": getattr(arguments, field).clone()
         for number, arguments in enumerate(recorded)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mmfs.arguments import MMFSAttentionArguments
+from models.sampling_recorder import of_queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,17 +27,4 @@ class RecordedQueries:
         def own(tensor: Tensor) -> Tensor:
             return tensor[self.row : self.row + 1].clone()
 
-        return RecordedQueries(
-            [
-                one._replace(
-                    sampling_offsets=own(one.sampling_offsets),
-                    attention_logits=own(one.attention_logits),
-                    visible=own(one.ranges),
-                    reference_points=own(one.reference_points)
-                    if one.reference_points.shape[:-1] == one.ranges.shape[:-1]
-                    else one.reference_points,
-                )
-                for one in self.arguments
-            ],
-            0,
-        )
+        return RecordedQueries([of_queries(one, own) for one in self.arguments], 0)

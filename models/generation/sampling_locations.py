@@ -26,6 +26,7 @@ from models.generation.recorded_queries import RecordedQueries
 from models.generation.rendering import as_image
 from models.images.fit import visible_box
 from models.processor import MMInterleavedProcessor
+from models.sampling_recorder import of_queries
 
 UNFINISHED = "\ufffd"
 """What a character is decoded to whose bytes are not all there yet."""
@@ -64,13 +65,8 @@ def _counts_ages(mmfs: SynchronizerConfig | None) -> bool:
 def one_query(arguments: MMFSAttentionArguments, row: int, place: int) -> MMFSAttentionArguments:
     """The same arguments for one query of a batch, [1, 1, ...]."""
     points = arguments.reference_points.expand(*arguments.sampling_offsets.shape[:2], 2)
-    chosen = (slice(row, row + 1), slice(place, place + 1))
-    return arguments._replace(
-        reference_points=points[chosen],
-        sampling_offsets=arguments.sampling_offsets[chosen],
-        attention_logits=arguments.attention_logits[chosen],
-        visible=arguments.ranges[chosen],
-    )
+    each = arguments._replace(reference_points=points)
+    return of_queries(each, lambda tensor: tensor[row : row + 1, place : place + 1])
 
 
 @dataclass(frozen=True)
