@@ -48,7 +48,8 @@ class QueryLocations:
         self, image: int, *, layer: int | None = None, head: int | None = None, level: int | None = None
     ) -> float:
         """How much of the attention goes to an image of the document, 0 to 1; of all layers and heads, or of one."""
-        return sum(float(weights.sum()) for _, weights in self._points(image, layer, head, level))
+        _, weights = self._points(image, layer, head, level)
+        return float(weights.sum())
 
     def heat_map(
         self,
@@ -72,36 +73,30 @@ class QueryLocations:
         Raises:
             ValueError: there is no such image, layer, head or level.
         """
-        points = self._points(image, layer, head, level)
-        locations = torch.cat([places.flatten(0, -2) for places, _ in points])
-        return heat_map(locations, torch.cat([weights.flatten() for _, weights in points]), size)
+        return heat_map(*self._points(image, layer, head, level), size)
 
     def overlay(
         self, image: int, *, layer: int | None = None, head: int | None = None, level: int | None = None
     ) -> Image.Image:
         """The image in grey, in colour where the attention goes, and a dot at each sampling location, whose area is its
         weight; small images are enlarged. Arguments as for `heat_map`."""
-        points = self._points(image, layer, head, level)
-        locations = torch.cat([places.flatten(0, -2) for places, _ in points])
-        return overlay(self.pictures[image], locations, torch.cat([weights.flatten() for _, weights in points]))
+        return overlay(self.pictures[image], *self._points(image, layer, head, level))
 
-    def _points(
-        self, image: int, layer: int | None, head: int | None, level: int | None
-    ) -> list[tuple[Tensor, Tensor]]:
-        """For each layer, locations [H, L, P, 2] in an image, and their shares of all attention [H, L, P]; nothing of
-        an image that is not seen."""
+    def _points(self, image: int, layer: int | None, head: int | None, level: int | None) -> tuple[Tensor, Tensor]:
+        """Locations [n, 2] in an image, and their shares of all attention [n]; of an image that is not seen, none."""
         if not 0 <= image < len(self.pictures):
             raise ValueError(f"image is {image}; the document has {len(self.pictures)}, counted from 0.")
         chosen = _one_of("layer", layer, len(self.layers))
-        found = []
+        nothing = torch.zeros(0, dtype=torch.float32, device="cpu")  # of a network without layers
+        found, shares = [nothing.view(0, 2)], [nothing]
         for number in chosen:
             locations, weights = self.sampling_locations[number], self.attention_weights[number]
             heads = _one_of("head", head, weights.shape[1])
             levels = _one_of("level", level, weights.shape[2])
             rows = [self.images.index(image)] if image in self.images else []
-            share = weights[rows][:, heads][:, :, levels] / (len(chosen) * len(heads))
-            found.append((locations[rows][:, heads][:, :, levels], share))
-        return found
+            found.append(locations[rows][:, heads][:, :, levels].flatten(0, -2))
+            shares.append(weights[rows][:, heads][:, :, levels].flatten() / (len(chosen) * len(heads)))
+        return torch.cat(found), torch.cat(shares)
 
     @classmethod
     def mean(cls, several: Sequence[QueryLocations]) -> QueryLocations:
