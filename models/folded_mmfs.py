@@ -59,9 +59,8 @@ class FoldedMMFS:
         self.least_length: Tensor | None = None  # [1], sqrt(C * eps)
         self.least_square = channels * (norm.eps or 0.0)
         scale = norm.weight.float()
-        if mixing.device.type == "cpu" and self.dtype == torch.float32:
-            self.least_length = mixing.new_tensor([math.sqrt(channels * norm.eps)]) if norm.eps is not None else None
-        if self.least_length is not None:
+        if norm.eps is not None and mixing.device.type == "cpu" and self.dtype == torch.float32:
+            self.least_length = mixing.new_tensor([math.sqrt(channels * norm.eps)])
             scale = scale * math.sqrt(channels)
         self.maps = (maps @ mixing * scale).to(self.dtype)  # [H*P*2 + H*L*P, C]
         self.bias = (maps @ mixing_bias + bias).to(self.dtype)
