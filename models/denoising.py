@@ -5,7 +5,7 @@ Letters: M images to draw, c x h x w their latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class Denoiser:
         """Scalar int64, of the noise in `latents`."""
         return self._scheduler.timesteps[self.done]
 
-    def advance(self, predicted: Tensor) -> Step:
+    def advance(self, predicted: Tensor) -> None:
         """Take a step with the model's output [M, c, h, w] for `latents` at `timestep`."""
         timesteps, timestep = self._scheduler.timesteps, self.timestep
         self.done += 1
@@ -113,7 +113,6 @@ class Denoiser:
         else:
             stepped = self._scheduler.step(predicted, timestep, self.latents, generator=self.generators)
             self.latents = stepped.prev_sample
-        return Step(self.done, self.latents, self.estimate)
 
     def select(self, places: Sequence[int]) -> None:
         """Go on with these images."""
@@ -122,30 +121,6 @@ class Denoiser:
         if self.denoising.scheduler == "dpm":  # it keeps the estimates of the steps before
             before = self._scheduler.model_outputs
             self._scheduler.model_outputs = [None if one is None else one[places] for one in before]
-
-
-def denoise(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    latents: Tensor,
-    noise_schedule: DDPMScheduler,
-    denoising: Denoising,
-    generators: Sequence[torch.Generator],
-) -> Iterator[Step]:
-    """Denoise from noise to images, step by step.
-
-    Args:
-        predict: (latents [M, c, h, w], time step) to the model's output [M, c, h, w].
-        latents, noise_schedule, denoising, generators: as for `Denoiser`.
-
-    Yields:
-        The latents after each step.
-
-    Raises:
-        ValueError: as for `Denoiser`.
-    """
-    denoiser = Denoiser(latents, noise_schedule, denoising, generators)
-    for _ in range(denoising.num_inference_steps):
-        yield denoiser.advance(predict(denoiser.latents, denoiser.timestep))
 
 
 def ddim_step(

@@ -2,7 +2,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from models.denoising import denoise, estimate_clean, guide
+from denoising_steps import denoise
+from models.denoising import estimate_clean, guide
 from models.denoising_options import Denoising
 
 TRUTH = torch.linspace(-0.9, 0.9, 2 * 3 * 4 * 4).view(2, 3, 4, 4)

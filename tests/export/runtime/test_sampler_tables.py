@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from denoising_steps import denoise
 from export.runtime.sampler_tables import NoiseSchedule, walk
 from models import MMInterleaved, MMInterleavedConfig
-from models.denoising import Step, denoise
+from models.denoising import Step
 from models.denoising_options import Denoising
 
 SHAPE = (2, 12, 4, 4)
