@@ -33,3 +33,8 @@ SessionBackend = Literal["ort", "torch", "trt", "rtx", "triton"]
 """What a session can be opened with: a back end, or a server of the KServe v2 protocol, which has an address."""
 
 SESSION_BACKENDS: tuple[SessionBackend, ...] = get_args(SessionBackend)
+
+ServedBackend = Literal["auto", SessionBackend]
+"""What a server can be told to open a model with; "auto": what can run."""
+
+SERVED_BACKENDS: tuple[ServedBackend, ...] = get_args(ServedBackend)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.formats import SERVED_BACKENDS
 from models.program import explained, run_program
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     running = parser.add_argument_group("what runs it")
     running.add_argument(
         "--backend",
-        choices=("auto", "torch", "ort", "trt", "rtx", "triton"),
+        choices=SERVED_BACKENDS,
         default="auto",
         help="PyTorch, onnxruntime, TensorRT or RTX; auto: PyTorch for a model's directory, for an export its engines, "
         "where they can run here, else onnxruntime (default); triton: a server for what is large of an export",

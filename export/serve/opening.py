@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 
 from export.engine.compatibility import BUILDERS
-from export.formats import SESSION_BACKENDS, SessionBackend
+from export.formats import ServedBackend, SessionBackend
 from export.runtime import Session
 from export.runtime.runners import exported_model
 from export.store.manifest import MANIFEST_FILE, EngineEntry, read_manifest
 from models import MMInterleaved
 from models.generation.state import GenerativeModel
 from plugins_trt.tensorrt_package import why_not
-
-ServedBackend = Literal["auto", "torch", "ort", "trt", "rtx", "triton"]
-SERVED_BACKENDS: tuple[ServedBackend, ...] = get_args(ServedBackend)
-assert set(SERVED_BACKENDS) == {"auto", *SESSION_BACKENDS}, "the names of export.formats, and one that chooses"
 
 
 @dataclass(frozen=True)

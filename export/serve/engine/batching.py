@@ -20,7 +20,7 @@ from export.serve.engine.drawing import Painters, hang
 from export.serve.engine.events import Cancelled, Failed, LastEvent
 from export.serve.engine.forecast import Forecast
 from export.serve.engine.handle import Handle
-from export.serve.engine.interface import Engine, EngineStats, EngineStopped, NeverFits, Request
+from export.serve.engine.interface import STOPPING, Engine, EngineStats, EngineStopped, NeverFits, Request
 from export.serve.engine.job import AloneJob, DocumentJob, Job, clients, job_of
 from export.serve.engine.limits import MIB, EngineLimits
 from export.serve.engine.writing import Writers, seat
@@ -75,7 +75,7 @@ class BatchingEngine(Engine):
 
     def _check_open(self) -> None:
         if self._stopped:
-            raise EngineStopped("The server is stopping. Ask another one, or this one after it has started again.")
+            raise EngineStopped(STOPPING)
 
     def _num_missing(self, job: Job) -> int:
         """Bytes by which the documents that run and wait, and this one, are more than there is memory for."""

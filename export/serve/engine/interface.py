@@ -72,6 +72,9 @@ class ScoreRequest:
 Request = GenerationRequest | ScoreRequest
 
 
+STOPPING = "The server is stopping. Ask another one, or this one after it has started again."
+
+
 class Overloaded(Exception):
     """There is more work than places. The message says what to do.
 

@@ -172,10 +172,15 @@ class Run:
 def error_of(error: Exception) -> RequestError:
     """Why an engine could not answer, as HTTP has it."""
     if isinstance(error, Overloaded):
-        return RequestError(503, str(error), headers={"Retry-After": str(max(1, round(error.retry_after)))})
+        return RequestError(503, str(error), headers=retry_after(error))
     if isinstance(error, ValueError | TypeError):
         return RequestError(400, str(error))
     return RequestError(500, "The model failed at this request. The server's log says where.")
+
+
+def retry_after(error: Overloaded) -> dict[str, str]:
+    """The header that tells a client when to come again."""
+    return {"Retry-After": str(max(1, round(error.retry_after)))}
 
 
 def was_cancelled() -> RequestError:

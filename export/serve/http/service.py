@@ -11,11 +11,11 @@ from export.serve.content.fetching import Fetcher
 from export.serve.content.kept import Kept
 from export.serve.content.loading import DocumentLoader
 from export.serve.engine.handle import Handle
-from export.serve.engine.interface import Asker, Engine, EngineStopped, NeverFits, QueueFull
+from export.serve.engine.interface import STOPPING, Asker, Engine, EngineStopped, NeverFits, QueueFull
 from export.serve.engine.interface import Request as Work
 from export.serve.errors import RequestError
 from export.serve.http.metrics import Metrics
-from export.serve.http.run import Run
+from export.serve.http.run import Run, retry_after
 from export.serve.protocol.responses import StoredResponse
 from export.serve.protocol.sampling_locations import RecordedAnswer
 from export.serve.settings import Settings
@@ -24,7 +24,6 @@ from models.generation.state import GenerativeModel, can_record, processor_of
 from models.images.fit import FINER
 
 LOADING = "The model is being loaded. Try again in a moment."
-STOPPING = "The server is stopping. Ask another one, or this one after it has started again."
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,7 @@ class Service:
         if isinstance(error, EngineStopped):
             return RequestError(503, str(error))
         self.metrics.rejections.labels("queue_full").inc()
-        headers = {"Retry-After": str(max(1, round(error.retry_after)))}
-        return RequestError(429, str(error), code="rate_limit_exceeded", headers=headers)
+        return RequestError(429, str(error), code="rate_limit_exceeded", headers=retry_after(error))
 
     def close(self) -> None:
         """Stop the engine."""
