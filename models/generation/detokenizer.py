@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from models.processor import MMInterleavedProcessor
 
+UNFINISHED = "\ufffd"
+"""What a character is decoded to whose bytes are not all there yet."""
+
 
 class IncrementalDetokenizer:
     """Token ids to text pieces. A character whose bytes are spread over tokens is held back until it is complete, and
@@ -29,7 +32,7 @@ class IncrementalDetokenizer:
         if ends:
             self.is_stopped = True
             return self._show(text[: min(ends)])
-        if text.endswith("\ufffd"):
+        if text.endswith(UNFINISHED):
             return ""
         return self._show(text[: len(text) - self._num_held_back(text)])
 

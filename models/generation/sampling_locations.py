@@ -20,6 +20,7 @@ from mmfs.sampled import sampled
 from models.component_configs import SynchronizerConfig
 from models.config import MMInterleavedConfig
 from models.generation.boxes import Box
+from models.generation.detokenizer import UNFINISHED
 from models.generation.documents import PromptSegment
 from models.generation.query_locations import QueryLocations
 from models.generation.recorded_queries import RecordedQueries
@@ -27,9 +28,6 @@ from models.generation.rendering import as_image
 from models.images.fit import visible_box
 from models.processor import MMInterleavedProcessor
 from models.sampling_recorder import of_queries
-
-UNFINISHED = "\ufffd"
-"""What a character is decoded to whose bytes are not all there yet."""
 
 
 @dataclass(frozen=True)
