@@ -119,7 +119,7 @@ def arguments_of(
     component: str,
     visible: Tensor,
     mmfs: SynchronizerConfig | None,
-    select: Callable[[Tensor], Tensor] = lambda queries: queries,
+    select: Callable[[Tensor], Tensor],
 ) -> tuple[MMFSAttentionArguments, ...]:
     """What each synchronizer asked of the op in a call, as `models.sampling_recorder` has it.
 

@@ -87,11 +87,12 @@ def validate(job: Job, log: Log) -> None:
     num_steps = len(chosen) + 1  # the last one checks all of them together
     for number, name in enumerate(chosen, start=1):
         component, precision = components[name], precision_of(name, job.precision)
+        weights = weights_of(name, job.llm_weights)
         file = work / ONNX_DIR / f"{name}.onnx"
         log(f"[{number}/{num_steps}] {name} ...")
         as_exported = with_kv_cache_layout(component, job.kv_cache, job.capacity)
         graph = Graph.of(onnx.load(file, load_external_data=False))
-        if weights_of(name, job.llm_weights) == "same":
+        if weights == "same":
             validation = _validate_one(model, component, as_exported, file, cases[name], precision)
         else:
             with _naming_other_weights(job.llm_weights):
@@ -100,10 +101,9 @@ def validate(job: Job, log: Log) -> None:
                 )
         by_kernel = None
         if graph.num_mmfs_nodes:
-            weights = weights_of(name, job.llm_weights)
             by_kernel = _validate_custom_operators(component, as_exported, file, cases[name], precision, weights)
             validation = replace(validation, custom_operators=by_kernel)
-        quantized = None if weights_of(name, job.llm_weights) == "same" else quantized_entry(graph.proto)
+        quantized = None if weights == "same" else quantized_entry(graph.proto)
         in_precision = with_precision(as_exported, precision)
         entries[name] = component_entry(in_precision, graph, file, validation, root=work, quantized=quantized)
         by_operators = "" if by_kernel is None else _words_of(by_kernel)
