@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from models.config import MMInterleavedConfig
 from models.generation.documents import PlainText, PromptSegment
 from models.generation.prompts import prompt_for
-from trainer.benchmarks.few_shot.examples import Examples
+from trainer.benchmarks.few_shot.examples import SEPARATOR, Examples
 from trainer.benchmarks.image_files import open_image
 from trainer.benchmarks.predictions import Answered
 from trainer.benchmarks.sample import DrawnBefore, ImageFile, Rendered, Sample
@@ -69,7 +69,8 @@ def answers_in_words(model: Generator, batches: Iterator[list[Sample]], asking: 
     for samples, images in with_images(batches, asking):
         begun = time.monotonic()
         documents = [_document(sample, asking, images, {}, model.config.image_size[0]) for sample in samples]
-        written = model.generate(documents, **{"mode": "text", **asking.options})
+        stop = () if asking.examples is None else SEPARATOR
+        written = model.generate(documents, **{"mode": "text", "stop": stop, **asking.options})
         seconds = (time.monotonic() - begun) / len(samples)
         yield [
             Answered(sample.id, one.text, seconds, one.finish_reason)

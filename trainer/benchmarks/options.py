@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainer.benchmarks.benchmark import Benchmark
-from trainer.benchmarks.few_shot.examples import SEPARATOR, ExampleSelection
+from trainer.benchmarks.few_shot.examples import ExampleSelection
 from trainer.benchmarks.scoring import Cleaning
 
 FidProtocol = Literal["64", "64-squeeze", "256", "clean"]
@@ -59,14 +59,14 @@ class BenchmarkOptions:
         if benchmark.kind == "image":
             given = {"num_inference_steps": self.num_steps, "guidance_scale": self.guidance_scale}
         elif benchmark.kind == "text":
-            given = {"num_beams": self.num_beams, "stop": [SEPARATOR] if self.num_shots else None}
+            given = {"num_beams": self.num_beams}
         return {**benchmark.options, **{name: value for name, value in given.items() if value is not None}}
 
     def deviations(self, benchmark: Benchmark) -> list[str]:
         """In what the user's choice differs from the paper's set-up."""
         found = []
         for name, value in self.generation(benchmark).items():
-            if name != "stop" and benchmark.options.get(name) != value:
+            if benchmark.options.get(name) != value:
                 found.append(f"{name} {value}, not {benchmark.options.get(name)}")
         if self.num_shots:
             how = "with the most similar images" if self.example_selection == "similar" else "chosen at random"

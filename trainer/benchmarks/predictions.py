@@ -144,6 +144,11 @@ def read_given(path: Path, samples: Iterable[Sample]) -> dict[str, Answered]:
     return found
 
 
+def file_stem(sample_id: str) -> str:
+    """The name of a sample's image file without its suffix: what a name cannot hold stands as in an address."""
+    return quote(sample_id, safe="")
+
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -160,13 +165,13 @@ def given_images(directory: Path, samples: Iterable[Sample]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     missing: list[str] = []
     for sample in samples:
-        mine = [name for suffix in IMAGE_SUFFIXES if (name := quote(sample.id, safe="") + suffix) in names]
+        mine = [name for suffix in IMAGE_SUFFIXES if (name := file_stem(sample.id) + suffix) in names]
         if len(mine) > 1:
             raise UsageError(f"{directory} has {' and '.join(mine)}; expected one image of a sample.")
         if mine:
             found[sample.id] = directory / mine[0]
         else:
-            missing.append(quote(sample.id, safe="") + IMAGE_SUFFIXES[0])
+            missing.append(file_stem(sample.id) + IMAGE_SUFFIXES[0])
     if missing:
         raise UsageError(
             f"{directory} lacks images of {len(missing):,} of {len(missing) + len(found):,} samples, the first "

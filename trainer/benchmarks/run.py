@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from PIL import Image as PILImage
 
@@ -18,7 +17,7 @@ from models.atomic_files import write_atomically
 from models.json_files import write_json
 from trainer.benchmarks.batches import batches_of, groups_of, share_of
 from trainer.benchmarks.benchmark import Benchmark
-from trainer.benchmarks.predictions import PATTERN, Answered, append, ordered, read_all
+from trainer.benchmarks.predictions import PATTERN, Answered, append, file_stem, ordered, read_all
 from trainer.benchmarks.result import RESULT_FILE, SCORES_FILE, Result
 from trainer.benchmarks.sample import Sample, Split
 from trainer.benchmarks.scoring import Cleaning, Scores
@@ -83,7 +82,7 @@ class Run:
 
     def image_file(self, sample_id: str) -> Path:
         """Where the image drawn for a sample is."""
-        return self.directory / IMAGES_DIR / f"{quote(sample_id, safe='')}.png"
+        return self.directory / IMAGES_DIR / f"{file_stem(sample_id)}.png"
 
     def answer(
         self,

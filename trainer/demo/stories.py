@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from models import MMInterleaved
 from trainer.data.document import prompt_of
 from trainer.demo.content import Story
-from trainer.evaluation.answers import to_model
+from trainer.evaluation.answers import drawing_options, to_model
 from trainer.evaluation.held_out import held_out
 from trainer.evaluation.settings import Settings
 
@@ -23,8 +23,6 @@ def tell(model: MMInterleaved, settings: Settings, *, num_stories: int) -> Itera
             mode="auto",
             max_new_tokens=STORY_TOKENS,
             max_new_images=4,
-            num_inference_steps=settings.num_steps,
-            guidance_scale=settings.guidance_scale,
-            seed=settings.seed + index,
+            **drawing_options(settings, index),
         )
         yield Story(tuple(prompt), tuple(written))

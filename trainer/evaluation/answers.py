@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,15 @@ def answer(model: MMInterleaved, document: Document, task: Task, settings: Setti
     return go_on(model, given, settings, max_new_tokens=task.max_new_tokens, seed=seed)
 
 
+def drawing_options(settings: Settings, number: int) -> dict[str, Any]:
+    """Of `generate`, for the image with this number."""
+    return {
+        "num_inference_steps": settings.num_steps,
+        "guidance_scale": settings.guidance_scale,
+        "seed": settings.seed + number,
+    }
+
+
 def plan_and_draw(
     model: MMInterleaved, given: Sequence[Segment], settings: Settings, *, max_new_tokens: int, seed: int
 ) -> PILImage.Image:
@@ -86,9 +96,7 @@ def plan_and_draw(
         mode="auto",
         max_new_tokens=max_new_tokens,
         max_new_images=1,
-        num_inference_steps=settings.num_steps,
-        guidance_scale=settings.guidance_scale,
-        seed=settings.seed + seed,
+        **drawing_options(settings, seed),
     )
     height, width = model.config.drawn_image_size
     return next(iter(written.images), PILImage.new("RGB", (width, height), "gray"))
@@ -106,9 +114,7 @@ def go_on(
         segments,
         mode="image",
         max_new_images=1,
-        num_inference_steps=settings.num_steps,
-        guidance_scale=settings.guidance_scale,
-        seed=settings.seed + seed,
+        **drawing_options(settings, seed),
     )
     return image
 
