@@ -12,15 +12,45 @@ from trainer.system_config import CheckpointConfig, LoggingConfig
 
 def toy() -> TrainConfig:
     """The emoji world in a few minutes on two CPU cores, from the weights that came with the repository."""
-    refine = toy_refine()
+    steps = toy_steps()
     return replace(
-        refine,
+        steps,
         recipe="toy",
         out="runs/toy",
         init="trainer/weights/toy",
         num_steps=240,
-        optim=replace(refine.optim, lr=3e-4, warmup_steps=20),
+        optim=replace(steps.optim, lr=3e-4, warmup_steps=20),
         max_minutes=6.0,
+    )
+
+
+def toy_steps() -> TrainConfig:
+    """From toy_refine's weights to the shipped ones: answers that search in writing and images planned in writing, with
+    some of the direct ones, so that a question without "step by step" is still answered directly."""
+    refine = toy_refine()
+    return replace(
+        refine,
+        recipe="toy_steps",
+        out="runs/toy_steps",
+        init="runs/toy_refine/model",
+        data=replace(
+            refine.data,
+            tasks={  # in this order, which decides with the seed which document comes when
+                "read_steps": 2.5,
+                "compare_steps": 2.5,
+                "ground_steps": 1.0,
+                "caption": 1.0,
+                "draw": 4.0,
+                "label_map": 0.5,
+                "label_map_steps": 2.0,
+                "story": 0.5,
+                "story_steps": 2.0,
+                "read": 0.5,
+                "ground": 0.4,
+                "compare": 0.4,
+            },
+        ),
+        num_steps=6000,
     )
 
 
