@@ -13,7 +13,7 @@ from pathlib import Path
 
 from models.program import run_program
 from models.write_errors import WriteError
-from trainer.ablation.plan import PROGRAM, STUDIES, runs_of
+from trainer.ablation.plan import PROGRAM, STUDIES, Plan
 from trainer.ablation.scales import SCALES
 from trainer.errors import NonFiniteError, OutOfMemoryError, UsageError
 from trainer.process.out_directory import make_directory
@@ -28,29 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--seeds is {given.seeds}; expected 1 or more.")
     if given.minutes is not None and given.minutes <= 0:
         parser.error(f"--minutes is {given.minutes}; expected a number above 0.")
+    if given.budget <= 0:
+        parser.error(f"--budget is {given.budget}; expected a number above 0.")
     study, scale = STUDIES[given.study], SCALES[given.scale]
-    lessons = given.lessons or study.lessons
-    if strange := sorted(set(lessons) - set(study.lessons)):
-        parser.error(
-            f"--lessons has {strange[0]}, which is not part of '{study.name}'; expected {', '.join(study.lessons)}."
-        )
+    if strange := sorted(set(given.lessons or ()) - set(scale.lessons)):
+        parser.error(f"--lessons has {strange[0]}; expected some of {', '.join(scale.lessons)}.")
 
     # here, for --help needs neither PyTorch nor what is built on it
     from trainer.ablation.runs import Bench
     from trainer.ablation.starts import ENCODER
     from trainer.ablation.study import carry_out, print_plan
 
-    runs = list(runs_of(study, scale, given.seeds))
-    wanted = [run for run in runs if run.lesson.name in lessons]
+    plan = Plan(study, scale, tuple(dict.fromkeys(given.lessons or study.lessons)), given.seeds, given.budget)
     encoder = scale.encoder if scale.encoder is not None else given.out / ENCODER / MODEL
     bench = Bench(scale, given.out, encoder)
     try:
-        done = {run: result for run in runs if (result := bench.result(run)) is not None}
+        done = {run: result for run in plan.runs if (result := bench.result(run)) is not None}
         if given.dry_run:
-            print_plan(study, wanted, done, scale)
+            print_plan(plan, done)
             return 0
         make_directory(given.out)
-        return carry_out(study, runs, wanted, done, bench, given.minutes)
+        return carry_out(plan, done, bench, given.minutes)
     except UsageError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
@@ -76,7 +74,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/ablate"), help="directory of all runs; %(default)s")
     parser.add_argument("--scale", choices=SCALES, default="cpu", help="sizes; gpu has not been run yet; %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...; %(default)s of them")
-    parser.add_argument("--lessons", nargs="+", metavar="LESSON", help="make only these now; default: all of the study")
+    parser.add_argument(
+        "--lessons",
+        nargs="+",
+        metavar="LESSON",
+        help="what the runs learn: search (reading numbers step by step), search_images (of several images too), "
+        "questions (answered without steps), label_map; default: search",
+    )
+    parser.add_argument(
+        "--budget", type=float, default=1.0, help="steps of each run, as a multiple of the lesson's; %(default)s"
+    )
     parser.add_argument("--minutes", type=float, help="pause after so many; default: none")
     parser.add_argument("--dry-run", action="store_true", help="say what would be made and how long it takes")
     return parser

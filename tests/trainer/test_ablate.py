@@ -6,7 +6,7 @@ import torch
 
 from models import MMInterleaved
 from trainer import ablate
-from trainer.ablation.plan import STUDIES, WITH, WITHOUT, Arm, Run, Study, runs_of
+from trainer.ablation.plan import STUDIES, WITH, WITHOUT, Arm, Plan, Run, Study
 from trainer.ablation.runs import Bench
 from trainer.ablation.scales import SCALES, Lesson, Scale
 from trainer.ablation.starts import ENCODER, start_of
@@ -96,7 +96,7 @@ def test_the_kept_language_model_is_that_of_the_run_without_mmfs(made):
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 def test_arms_differ_in_what_they_are_about_alone(scale, tmp_path):
     for study in STUDIES.values():
-        runs = list(runs_of(study, scale, 2))
+        runs = Plan(study, scale, tuple(scale.lessons), 2).runs
         assert len({run.place for run in runs}) == len(runs)
         for run in runs:
             bench = Bench(scale, tmp_path, tmp_path / "encoder")
@@ -114,15 +114,38 @@ def test_arms_differ_in_what_they_are_about_alone(scale, tmp_path):
             )
 
 
-def test_the_plan_holds_the_wanted_lessons_alone(tmp_path, capsys):
-    command = ["mmfs", "--seeds", "1", "--out", str(tmp_path), "--dry-run"]
-    assert ablate.main(command) == 0
-    every = capsys.readouterr().out.splitlines()
-    assert ablate.main([*command, "--lessons", "questions"]) == 0
-    some = capsys.readouterr().out.splitlines()
-    assert some[1:-1] == [line for line in every[1:-1] if "questions" in line]
-    assert 0 < len(some) < len(every)
-    assert f", for {len(some) - 2} runs." in some[-1]
+def test_the_plan_holds_the_wanted_lessons_and_steps(tmp_path, capsys):
+    def planned(*options):
+        assert ablate.main(["mmfs", "--seeds", "1", "--out", str(tmp_path), "--dry-run", *options]) == 0
+        question, *runs, summary = capsys.readouterr().out.splitlines()
+        assert question == STUDIES["mmfs"].question
+        assert f", for {len(runs)} runs." in summary
+        return runs
+
+    lessons = SCALES["cpu"].lessons
+    assert [run.split(":")[0] for run in planned()] == [
+        f"  search, {arm.label}, seed 0, {lessons['search'].num_steps} steps" for arm in STUDIES["mmfs"].arms
+    ]
+    both = planned("--lessons", "questions", "label_map", "questions", "--budget", "0.5")
+    assert len(both) == 4
+    assert all(f"{lessons['questions'].num_steps // 2} steps" in run for run in both[:2])
+    assert all(f"{lessons['label_map'].num_steps // 2} steps" in run for run in both[2:])
+
+
+def test_three_seeds_of_the_mmfs_study_are_planned_for_forty_minutes():
+    scale = SCALES["cpu"]
+    assert sum(run.nominal_s(scale) for run in Plan(STUDIES["mmfs"], scale, ("search",), 3).runs) < 40 * 60
+
+
+def test_plans_that_differ_have_tables_of_their_own():
+    study, scale = STUDIES["mmfs"], SCALES["cpu"]
+    assert Plan(study, scale, study.lessons, 3).name == "mmfs"
+    assert Plan(study, scale, study.lessons, 3).command == "python -m trainer.ablate mmfs --scale cpu --seeds 3"
+    other = Plan(study, scale, ("questions", "label_map"), 1, 1.5)
+    assert other.name == "mmfs_questions_label_map_1.5x"
+    assert other.command == (
+        "python -m trainer.ablate mmfs --scale cpu --seeds 1 --lessons questions label_map --budget 1.5"
+    )
 
 
 def test_a_file_is_no_place_for_runs(tmp_path, capsys):
@@ -136,7 +159,8 @@ def test_the_command_line_says_what_is_wrong(capsys):
     for wrong, sentence in (
         ("--seeds 0", "expected 1 or more"),
         ("--minutes 0", "expected a number above 0"),
-        ("--lessons dancing", "dancing, which is not part of 'mmfs'; expected questions, label_map."),
+        ("--lessons dancing", "dancing; expected some of search, search_images, questions, label_map."),
+        ("--budget 0", "expected a number above 0"),
     ):
         with pytest.raises(SystemExit) as stop:
             ablate.main(["mmfs", *wrong.split()])

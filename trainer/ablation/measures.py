@@ -22,27 +22,50 @@ class Measure:
     """Study to what the paper measured, in words."""
 
 
+READING_IN_THE_PAPER = {
+    "mmfs": "22.5 → 27.7 (TextVQA, Table 5a)",
+    "visual_tokens": "32 tokens 22.5 → 27.7, 256 tokens 23.6 → 27.8 (TextVQA, Table 5a)",
+}
+SEVERAL_IMAGES_IN_THE_PAPER = {
+    "mmfs": "30.7 → 33.1 from one scale and image to several of both (TextVQA with 2 shots, Table 10)"
+}
+
+
+def _of_reading(lesson: str, task: str) -> tuple[Measure, ...]:
+    return (
+        Measure(lesson, task, "number", "the number asked for", READING_IN_THE_PAPER),
+        Measure(lesson, task, "some_number", "some number of the image"),
+    )
+
+
+def _of_several_images(lesson: str, task: str) -> tuple[Measure, ...]:
+    return (
+        Measure(
+            lesson,
+            task,
+            "number_in_image",
+            "the number asked for, of the image asked about",
+            SEVERAL_IMAGES_IN_THE_PAPER,
+        ),
+        Measure(lesson, task, "in_asked_image", "some number of the image asked about"),
+        Measure(lesson, task, "some_number", "some number of any of the images"),
+        Measure(lesson, task, "which_image", "which image has a thing"),
+    )
+
+
+def _of_search(lesson: str, task: str) -> Measure:
+    return Measure(lesson, task, "search", "every word of the search")
+
+
 MEASURES = (
-    Measure(
-        "questions",
-        "read",
-        "number",
-        "the number asked for",
-        {
-            "mmfs": "22.5 → 27.7 (TextVQA, Table 5a)",
-            "visual_tokens": "32 tokens 22.5 → 27.7, 256 tokens 23.6 → 27.8 (TextVQA, Table 5a)",
-        },
-    ),
-    Measure("questions", "read", "some_number", "some number of the image"),
-    Measure(
-        "questions",
-        "compare",
-        "number_in_image",
-        "the number asked for, of the image asked about",
-        {"mmfs": "30.7 → 33.1 from one scale and image to several of both (TextVQA with 2 shots, Table 10)"},
-    ),
-    Measure("questions", "compare", "in_asked_image", "some number of the image asked about"),
-    Measure("questions", "compare", "which_image", "which image has a thing"),
+    *_of_reading("search", "read_steps"),
+    _of_search("search", "read_steps"),
+    *_of_reading("search_images", "read_steps"),
+    _of_search("search_images", "read_steps"),
+    *_of_several_images("search_images", "compare_steps"),
+    _of_search("search_images", "compare_steps"),
+    *_of_reading("questions", "read"),
+    *_of_several_images("questions", "compare"),
     Measure(
         "label_map",
         "label_map",

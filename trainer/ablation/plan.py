@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,9 +56,8 @@ class Study:
     name: str
     question: str
     arms: tuple[Arm, ...]
-    lessons: tuple[str, ...]
-    budget: float = 1.0
-    """Steps of each run, as a multiple of the lesson's."""
+    lessons: tuple[str, ...] = ("search",)
+    """What is made unless other lessons are asked for."""
 
 
 STUDIES = {
@@ -69,7 +67,6 @@ STUDIES = {
             "mmfs",
             "Does MMFS see what a few visual tokens lose?",
             (WITHOUT, WITH),
-            ("questions", "label_map"),
         ),
         Study(
             "gate",
@@ -83,7 +80,6 @@ STUDIES = {
                 Arm("frozen_gate_0", "frozen language model, gate from 0", 0.0, keeps_language_model=True),
                 Arm("frozen_gate_0.5", "frozen language model, gate from 0.5", GATE, keeps_language_model=True),
             ),
-            ("questions",),
         ),
         Study(
             "visual_tokens",
@@ -93,8 +89,6 @@ STUDIES = {
                 for count, tokens in ((1, "1 token"), (4, "4 tokens"), (16, "16 tokens"), (64, "64 tokens"))
                 for kind, gate in (("without", None), ("with", GATE))
             ),
-            ("questions",),
-            budget=1.5,
         ),
     )
 }
@@ -159,10 +153,44 @@ class Run:
         return self.lesson.step_s * longer * self.num_steps + self.lesson.evaluation_s
 
 
-def runs_of(study: Study, scale: Scale, num_seeds: int) -> Iterator[Run]:
-    """All runs of a study, seed by seed, so that an early stop leaves whole comparisons."""
-    for seed in range(num_seeds):
-        for name in study.lessons:
-            lesson = scale.lessons[name]
-            for arm in study.arms:
-                yield Run(arm, lesson, seed, max(1, round(lesson.num_steps * study.budget)))
+@dataclass(frozen=True)
+class Plan:
+    """What one command makes: the runs of a study."""
+
+    study: Study
+    scale: Scale
+    lessons: tuple[str, ...]
+    """What the runs learn; names of the scale's lessons."""
+
+    num_seeds: int
+    """Seeds 0, 1, ..."""
+
+    budget: float = 1.0
+    """Steps of each run, as a multiple of the lesson's."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed, so that an early stop leaves whole comparisons."""
+        return [
+            Run(arm, lesson, seed, max(1, round(lesson.num_steps * self.budget)))
+            for seed in range(self.num_seeds)
+            for lesson in (self.scale.lessons[name] for name in self.lessons)
+            for arm in self.study.arms
+        ]
+
+    @property
+    def name(self) -> str:
+        """Of its table: the study's, and what differs from it."""
+        lessons = self.lessons if self.lessons != self.study.lessons else ()
+        budget = (f"{self.budget:g}x",) if self.budget != 1 else ()
+        return "_".join((self.study.name, *lessons, *budget))
+
+    @property
+    def command(self) -> str:
+        """What makes it, without the place."""
+        words = [PROGRAM, self.study.name, f"--scale {self.scale.name}", f"--seeds {self.num_seeds}"]
+        if self.lessons != self.study.lessons:
+            words.append(f"--lessons {' '.join(self.lessons)}")
+        if self.budget != 1:
+            words.append(f"--budget {self.budget:g}")
+        return " ".join(words)

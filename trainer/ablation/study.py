@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mmfs.plurals import counted
 from models.atomic_files import write_atomically
 from models.json_files import write_json
-from trainer.ablation.plan import PROGRAM, Run, Study
+from trainer.ablation.plan import PROGRAM, Plan, Run
 from trainer.ablation.runs import Bench, Result
 from trainer.ablation.scales import Scale
 from trainer.ablation.starts import pretrained_encoder
@@ -16,30 +16,24 @@ from trainer.ablation.tables import markdown, rows
 from trainer.process.environment import environment
 
 
-def carry_out(
-    study: Study,
-    runs: Sequence[Run],
-    wanted: Sequence[Run],
-    done: dict[Run, Result],
-    bench: Bench,
-    minutes: float | None,
-) -> int:
-    """Make what is missing of the wanted runs, and write the table of all after each; returns the exit code."""
+def carry_out(plan: Plan, done: dict[Run, Result], bench: Bench, minutes: float | None) -> int:
+    """Make what is missing of the planned runs, and write the table of all after each; returns the exit code."""
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     status = pretrained_encoder(bench.scale, bench.out, minutes_left(deadline))
     if status != 0:
-        return paused(study) if status is None else status
+        return paused(plan) if status is None else status
     pace = Progress(bench.scale)
-    for run in wanted:
+    runs = plan.runs
+    for run in runs:
         if run in done:
             continue
-        missing = [other for other in wanted if other not in done]
-        place = len(wanted) - len(missing) + 1
-        print(f"== run {place} of {len(wanted)}: {run.label}; {in_minutes(pace.left_s(missing))} left", flush=True)
+        missing = [other for other in runs if other not in done]
+        place = len(runs) - len(missing) + 1
+        print(f"== run {place} of {len(runs)}: {run.label}; {in_minutes(pace.left_s(missing))} left", flush=True)
         left = minutes_left(deadline)
         status = None if left is not None and left <= 0 else bench.make(run, left)
         if status is None:
-            return paused(study)
+            return paused(plan)
         if status:
             print(f"{PROGRAM}: stopped; the same command goes on.")
             return status
@@ -47,9 +41,9 @@ def carry_out(
         assert result is not None, f"{run.place} was made a moment ago"
         done[run] = result
         pace.add(run, result)
-        write_tables(study, runs, done, bench)
-    print(write_tables(study, runs, done, bench))
-    print(f"wrote {bench.out / study.name}.md and .json")
+        write_tables(plan, done, bench)
+    print(write_tables(plan, done, bench))
+    print(f"wrote {bench.out / plan.name}.md and .json")
     return 0
 
 
@@ -58,9 +52,9 @@ def minutes_left(deadline: float | None) -> float | None:
     return None if deadline is None else (deadline - time.monotonic()) / 60
 
 
-def paused(study: Study) -> int:
+def paused(plan: Plan) -> int:
     """Say that the time is over; returns the exit code."""
-    print(f"--minutes are over. The same command goes on; the table of study '{study.name}' holds what is finished.")
+    print(f"--minutes are over. The same command goes on; the table '{plan.name}' holds what is finished.")
     return 0
 
 
@@ -88,32 +82,35 @@ def in_minutes(seconds: float) -> str:
     return f"about {max(1, round(seconds / 60))} min"
 
 
-def print_plan(study: Study, wanted: Sequence[Run], done: dict[Run, Result], scale: Scale) -> None:
-    """Every run that is wanted, whether it is finished, and how long the others take."""
-    print(study.question)
-    for run in wanted:
+def print_plan(plan: Plan, done: dict[Run, Result]) -> None:
+    """Every planned run, whether it is finished, and how long the others take."""
+    print(plan.study.question)
+    scale, runs = plan.scale, plan.runs
+    for run in runs:
         state = "finished" if run in done else in_minutes(run.nominal_s(scale))
         print(f"  {run.label}: {state}")
-    missing = [run for run in wanted if run not in done]
+    missing = [run for run in runs if run not in done]
     in_all = in_minutes(sum(run.nominal_s(scale) for run in missing))
     print(f"{in_all} on {scale.machine}, for {counted(len(missing), 'run')}. {scale.note}".strip())
 
 
-def write_tables(study: Study, runs: Sequence[Run], done: dict[Run, Result], bench: Bench) -> str:
-    """Write the study's table as Markdown and JSON; returns the former."""
-    table = rows(study, done)
+def write_tables(plan: Plan, done: dict[Run, Result], bench: Bench) -> str:
+    """Write the table of what is done as Markdown and JSON; returns the former."""
+    table = rows(plan.study, done)
     wall_min, cpu_min = (sum(getattr(result, name) for result in done.values()) / 60 for name in ("wall_s", "cpu_s"))
-    seeds = sorted({run.seed for run in done})
+    seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in done}))
+    lengths = {run.lesson.name: run.num_steps for run in plan.runs}
     facts = [
-        f"{len(done)} of {len(runs)} runs; seeds {', '.join(map(str, seeds))}; mean ± standard deviation over them.",
+        f"{len(done)} of {len(plan.runs)} runs; seeds {seeds}; mean ± standard deviation over them.",
+        f"`{plan.command}`: {', '.join(f'{name}, {steps:,} steps' for name, steps in lengths.items())}.",
         f"{wall_min:.0f} minutes in all, {cpu_min:.0f} of the CPU, on {environment()['machine']}.",
     ]
     if bench.scale.note:
         facts.append(bench.scale.note)
-    text = markdown(study, table, facts)
+    text = markdown(plan.study, table, facts)
     content = {
-        "command": f"{PROGRAM} {study.name} --scale {bench.scale.name} --seeds {1 + max(run.seed for run in runs)}",
-        "study": study.name,
+        "command": plan.command,
+        "study": plan.study.name,
         "scale": bench.scale.name,
         "rows": table,
         "wall_minutes": wall_min,
@@ -121,6 +118,6 @@ def write_tables(study: Study, runs: Sequence[Run], done: dict[Run, Result], ben
         "environment": environment(),
         "runs": {str(run.place): result.weights for run, result in done.items()},
     }
-    write_json(bench.out / f"{study.name}.json", content)
-    write_atomically(bench.out / f"{study.name}.md", text)
+    write_json(bench.out / f"{plan.name}.json", content)
+    write_atomically(bench.out / f"{plan.name}.md", text)
     return text

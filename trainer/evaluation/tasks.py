@@ -17,11 +17,15 @@ import numpy as np
 from trainer.data.document import Document, Image, Segment, prompt_of
 from trainer.data.emoji.atlas import sprites
 from trainer.evaluation.image_scores import foreground_iou, scene_scores, to_float
-from trainer.evaluation.text_scores import exact_match, last_number, number_match, read_box
+from trainer.evaluation.text_scores import exact_match, last_number, number_match, read_box, search_match
 from trainer.scorers.boxes import iou
 
 Answer = str | np.ndarray
 """Text, or an image: float32 [h, h, 3] in [0, 1]."""
+
+
+Score = Callable[[Answer, Document, int], dict[str, float]]
+"""(answer, document, num_concepts) to its scores."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,7 @@ class Task:
     labels: Mapping[str, str]
     """Each score's name and what it is, in words; the headline first."""
 
-    score: Callable[[Answer, Document, int], dict[str, float]]
-    """(answer, document, num_concepts) to its scores."""
+    score: Score
 
     max_new_tokens: int = 0
     """Of an image's family: text that the model writes before it draws."""
@@ -118,15 +121,32 @@ def score_grounding(answer: Answer, document: Document, _num_concepts: int) -> d
 
 
 def score_comparison(answer: Answer, document: Document, _num_concepts: int) -> dict[str, float]:
-    """The number asked for; also on its own for each of the two kinds of question, and for "image i" whether the number
-    is one of image i, of whichever sprite. No number stands in two images of a document."""
+    """The number asked for; also on its own for each of the two kinds of question, beside what only looks like an
+    answer: for "image i" a number of image i, of whichever sprite, and one of any image; for "which image" the index of
+    any image that is there. No number stands in two images of a document."""
+    said, images = last_number(str(answer)), document.truth["images"]
     right = number_match(str(answer), document.truth["answer"])
     asked_image = re.search(r"in image (\d+)\?", document.truth["questions"][0]["text"])
     if asked_image is None:
-        return {"answer": right, "which_image": right}
-    objects = document.truth["images"][int(asked_image.group(1)) - 1]["objects"]
-    in_asked_image = last_number(str(answer)) in {str(item["number"]) for item in objects}
-    return {"answer": right, "number_in_image": right, "in_asked_image": float(in_asked_image)}
+        some_image = said in {str(index) for index in range(1, len(images) + 1)}
+        return {"answer": right, "which_image": right, "some_image": float(some_image)}
+    numbers = [{str(item["number"]) for item in image["objects"]} for image in images]
+    return {
+        "answer": right,
+        "number_in_image": right,
+        "in_asked_image": float(said in numbers[int(asked_image.group(1)) - 1]),
+        "some_number": float(said in set.union(*numbers)),
+    }
+
+
+def with_search(score: Score) -> Score:
+    """The scores of an answer, and whether the search in writing that comes before it is right."""
+
+    def score_both(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
+        search = search_match(str(answer), document.truth["answer"])
+        return {**score(answer, document, num_concepts), "search": search}
+
+    return score_both
 
 
 def score_drawing(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
@@ -154,8 +174,11 @@ COMPARISON_LABELS = {
     "answer": "right answer",
     "number_in_image": "“which number is under … in image i?”",
     "in_asked_image": "the same: any number of image i",
+    "some_number": "the same: any number of any image",
     "which_image": "“which image has …?”",
+    "some_image": "the same: any image that is there",
 }
+SEARCH_LABEL = {"search": "the search in writing, every word"}
 EVALUATION_TASKS: dict[str, Task] = {
     "caption": Task(
         title="Caption",
@@ -228,24 +251,24 @@ EVALUATION_TASKS: dict[str, Task] = {
         title="Detail reading, step by step",
         kind="text",
         given="The same question; the model first writes what stands where, up to the sprite asked for.",
-        labels=READING_LABELS,
-        score=score_reading,
+        labels={**READING_LABELS, **SEARCH_LABEL},
+        score=with_search(score_reading),
         max_new_tokens=48,
     ),
     "ground_steps": Task(
         title="Grounding, step by step",
         kind="text",
         given="The same question; the model first writes what stands where, up to the sprite asked for.",
-        labels=GROUNDING_LABELS,
-        score=score_grounding,
+        labels={**GROUNDING_LABELS, **SEARCH_LABEL},
+        score=with_search(score_grounding),
         max_new_tokens=56,
     ),
     "compare_steps": Task(
         title="Several images, step by step",
         kind="text",
         given="The same questions; the model first writes what stands where, image after image where it has to.",
-        labels=COMPARISON_LABELS,
-        score=score_comparison,
+        labels={**COMPARISON_LABELS, **SEARCH_LABEL},
+        score=with_search(score_comparison),
         max_new_tokens=88,
     ),
     "label_map_steps": Task(

@@ -23,6 +23,13 @@ def number_match(answer: str, truth: str) -> float:
     return float(said is not None and said == true)
 
 
+def search_match(answer: str, truth: str) -> float:
+    """1 if what is written before the answer, up to the last colon of the first line, is the same as in the truth: the
+    search in writing "top left whale, middle strawberry" of "top left whale, middle strawberry: 11"."""
+    said, true = (_first_line(text).rpartition(":")[0] for text in (answer, truth))
+    return exact_match(said, true)
+
+
 def last_number(text: str) -> str | None:
     """The digits of the last number in the first line of a text, None if there is none."""
     numbers = re.findall(r"\d+", _first_line(text))

@@ -1,4 +1,5 @@
 from trainer.ablation.measures import MEASURES, levels
+from trainer.ablation.scales import SCALES
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.evaluation.grading import grade
 from trainer.evaluation.tasks import EVALUATION_TASKS
@@ -6,9 +7,12 @@ from trainer.evaluation.tasks import EVALUATION_TASKS
 OPTIONS = TaskOptions(num_concepts=12, num_sprites=4)
 
 
-def test_every_measure_is_a_score_of_its_task() -> None:
+def test_every_measure_is_a_score_of_its_task_and_every_task_of_a_lesson_has_one() -> None:
     for measure in MEASURES:
         assert measure.score in EVALUATION_TASKS[measure.task].labels
+    for scale in SCALES.values():
+        for lesson in scale.lessons.values():
+            assert {measure.task for measure in MEASURES if measure.lesson == lesson.name} == lesson.tasks.keys()
 
 
 def test_levels_of_right_answers_are_full_and_chance_is_low() -> None:

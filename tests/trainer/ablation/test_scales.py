@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import MMInterleaved
-from trainer.ablation.plan import STUDIES, runs_of
+from trainer.ablation.plan import STUDIES, Plan
 from trainer.ablation.scales import CPU, GPU, gpu_model
 from trainer.data.stream import Stream
 
@@ -17,7 +17,7 @@ def test_longer_rows_for_more_visual_tokens():
 
 
 def test_the_gpu_scale_is_planned_for_two_runs_of_nine_minutes():
-    planned_s = sum(run.nominal_s(GPU) for run in runs_of(STUDIES["mmfs"], GPU, num_seeds=1))
+    planned_s = sum(run.nominal_s(GPU) for run in Plan(STUDIES["mmfs"], GPU, STUDIES["mmfs"].lessons, 1).runs)
     encoder_s = 0.2 * GPU.recipe().encoder_pretraining.num_steps  # of images alone: shorter steps than a lesson's
     assert planned_s + encoder_s < 2 * 9 * 60
 

@@ -101,17 +101,23 @@ def test_several_images_are_told_apart() -> None:
         true = document.truth["answer"]
         assert score(f"image 1 top left 99, {true}", document, 32)["answer"] == 1
         if " in image " not in text:
-            assert score(f"{true}, image {5 - int(true)}", document, 32) == {"answer": 0, "which_image": 0}
+            other = 1 + int(true) % len(images)
+            for said, right, some_image in ((true, 1, 1), (f"{true}, image {other}", 0, 1), ("0", 0, 0), ("", 0, 0)):
+                assert score(said, document, 32) == {"answer": right, "which_image": right, "some_image": some_image}
+            assert score(str(len(images) + 1), document, 32)["some_image"] == 0
             continue
         asked = int(text[-2]) - 1
         for place, image in enumerate(images):
             same, other = (item["number"] for item in image["objects"])
             here = float(place == asked)
             assert score(f"top left: {same}", document, 32) == {
-                "answer": here, "number_in_image": here, "in_asked_image": here,
+                "answer": here, "number_in_image": here, "in_asked_image": here, "some_number": 1,
             }  # fmt: skip
-            assert score(str(other), document, 32) == {"answer": 0, "number_in_image": 0, "in_asked_image": here}
-        assert score("no idea", document, 32) == {"answer": 0, "number_in_image": 0, "in_asked_image": 0}
+            assert score(str(other), document, 32) == {
+                "answer": 0, "number_in_image": 0, "in_asked_image": here, "some_number": 1,
+            }  # fmt: skip
+        for nothing in ("no idea", "7"):
+            assert set(score(nothing, document, 32).values()) == {0}
         seen += 1
     assert seen > 10
 

@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.evaluation.text_scores import exact_match, number_match, read_box
+from trainer.evaluation.text_scores import exact_match, number_match, read_box, search_match
 from trainer.scorers.boxes import iou
 
 
@@ -27,6 +27,21 @@ def test_exact_match(answer: str, right: int) -> None:
 )
 def test_number_match(answer: str, right: int) -> None:
     assert number_match(answer, "37") == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("top left whale, middle strawberry: 11", 1),
+        (" top left  whale, middle strawberry: 99\nimage 2: 11", 1),
+        ("top left whale, top strawberry: 11", 0),
+        ("middle strawberry: 11", 0),
+        ("top left whale, middle strawberry", 0),
+        ("11", 0),
+    ],
+)
+def test_search_match(answer: str, right: int) -> None:
+    assert search_match(answer, "top left whale, middle strawberry: 11") == right
 
 
 def test_what_is_written_around_an_answer_does_not_count() -> None:
