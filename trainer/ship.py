@@ -2,7 +2,8 @@
 
 Where one run went on from another, all are named in the order they were made, and the last one's model travels, in half
 precision (`MMInterleaved.from_pretrained` widens it). The loss log is thinned, and `training.json` says how the weights
-were made. Of the same model trained without MMFS only the scores travel: `without_mmfs.json`.
+were made. Of the same model trained without MMFS only the scores travel, and what it wrote to which held-out document,
+which the demo shows: `without_mmfs.json`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from models.json_files import write_json
 from models.program import explained, run_program
+from trainer.evaluation.tasks import EVALUATION_TASKS
 from trainer.logging.log_file import read_log
 from trainer.process.environment import environment
 from trainer.run_files import LOG, MODEL
@@ -68,7 +70,8 @@ def steps_of(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def ship_scores_without_mmfs(runs: Sequence[Path], out: Path, command: str) -> None:
-    """Write the scores of the last run, whose model has no MMFS, and what is known of its making, to `out`.
+    """Write the scores and written answers of the last run, whose model has no MMFS, and how it was made, to `out`.
+    Drawn images are not among what an evaluation keeps.
 
     Raises:
         FileNotFoundError: the last run has not been evaluated yet.
@@ -82,8 +85,10 @@ def ship_scores_without_mmfs(runs: Sequence[Path], out: Path, command: str) -> N
     scores = json.loads((run / SCORES).read_text(encoding="utf-8"))
     if scores["weights"]["has_mmfs"]:
         raise ValueError(f"{run / SCORES} is of a model with MMFS; expected one that was trained without.")
-    for result in scores["tasks"].values():
-        del result["documents"]
+    for task, result in scores["tasks"].items():
+        documents = result.pop("documents")
+        if EVALUATION_TASKS[task].kind == "text":
+            result["answers"] = {document["key"]: document["answer"] for document in documents}
     write_json(out / WITHOUT_MMFS, {"training": training_facts(steps_of(runs), command), **scores})
 
 

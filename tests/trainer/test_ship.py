@@ -67,7 +67,7 @@ def test_the_steps_of_earlier_runs_count(run: Path, tmp_path: Path) -> None:
     assert main[-1] == 1003
 
 
-def test_of_the_model_without_mmfs_only_the_scores_travel(
+def test_of_the_model_without_mmfs_scores_and_written_answers_travel(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -75,11 +75,18 @@ def test_of_the_model_without_mmfs_only_the_scores_travel(
     arguments += ["--without-mmfs-command", "train it bare"]
     assert ship.main(arguments) == 2
     assert f"python -m trainer.evaluate {run}/model --out {run}/scores.json" in capsys.readouterr().err
-    scores = {"weights": {"has_mmfs": False}, "tasks": {"read": {"scores": {"exact": 0.5}, "documents": ["many"]}}}
+    read, drawn = (
+        {"key": key, "answer": said, "scores": {}} for key, said in (("read/7", "top: 7"), ("draw/0", "image"))
+    )
+    tasks = {"read": {"scores": {"exact": 0.5}, "documents": [read]}, "draw": {"scores": {}, "documents": [drawn]}}
+    scores = {"weights": {"has_mmfs": False}, "tasks": tasks}
     (run / "scores.json").write_text(json.dumps(scores))
     assert ship.main(arguments) == 0
     kept = json.loads((out / "without_mmfs.json").read_text())
-    assert kept["tasks"] == {"read": {"scores": {"exact": 0.5}}}
+    assert kept["tasks"] == {
+        "read": {"scores": {"exact": 0.5}, "answers": {"read/7": "top: 7"}},
+        "draw": {"scores": {}},
+    }
     assert kept["training"]["command"] == "train it bare"
     assert kept["training"]["steps"] == {"encoder": 2, "main": 1000}
     (run / "scores.json").write_text(json.dumps(scores | {"weights": {"has_mmfs": True}}))
