@@ -5,7 +5,8 @@ Questions, each answered by a share between 0 and 1:
 * Which sprite stands where the truth has one? The drawn square is compared with every sprite of the world, rendered at
   the true size on the image's own background, mirrored or not, moved by up to `SHIFT_PX` pixels, and with nothing: the
   one colour that fits the square best. The smallest squared distance names it, so that a square without a sprite shows
-  none, and a blurred or misplaced sprite counts as whatever it looks like most.
+  none, and a misplaced sprite counts as whatever it looks like most. All are compared as averages over 3 x 3 pixels:
+  what a blurred sprite lacks are the finest details alone, and it is no less that sprite.
 * What stands there that nobody asked for? Each connected region of at least `UNASKED_SHARE` of the image that is drawn
   upon, away from the squares asked for, counts as a sprite too many.
 * Which background? The colour that most of the area without sprites has, named as the nearest colour.
@@ -122,12 +123,13 @@ def nearest_sprite(
     """
     colour, cover = _candidates(tuple(square), len(image), num_concepts)
     rows, columns = _window(square, len(image))
-    candidates = (colour + (1 - cover) * background[rows, columns]).reshape(len(colour), -1)  # [C, k * k' * 3]
+    candidates = _averaged(colour + (1 - cover) * background[rows, columns]).reshape(len(colour), -1)  # [C, k * k' * 3]
     # Beyond the edge there is background, so that a sprite at the edge can be moved too.
     padded = np.pad(background, ((SHIFT_PX, SHIFT_PX), (SHIFT_PX, SHIFT_PX), (0, 0)), mode="edge")
     padded[SHIFT_PX:-SHIFT_PX, SHIFT_PX:-SHIFT_PX] = image
     area = padded[rows.start : rows.stop + 2 * SHIFT_PX, columns.start : columns.stop + 2 * SHIFT_PX]
-    shifted = np.moveaxis(sliding_window_view(area, colour.shape[1:3], axis=(0, 1)), 2, -1)  # [5, 5, k, k', 3]
+    windows = np.moveaxis(sliding_window_view(area, colour.shape[1:3], axis=(0, 1)), 2, -1)  # [5, 5, k, k', 3]
+    shifted = _averaged(windows)  # each by itself, so that a square of one colour stays one of one colour
     nothing = np.square(shifted - shifted.mean((2, 3), keepdims=True)).sum((2, 3, 4)).ravel()  # [S]
     drawn = shifted.reshape(len(nothing), -1)
     distances = np.square(candidates).sum(1)[:, None] + np.square(drawn).sum(1) - 2 * candidates @ drawn.T  # [C, S]
@@ -162,10 +164,12 @@ def foreground(image: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
     return np.square(image - background_of(image, facts)).sum(-1) > FOREGROUND_DISTANCE**2
 
 
-def _averaged(image: np.ndarray) -> np.ndarray:
-    """Each pixel of float32 [h, h, 3] as the mean of the 3 x 3 pixels around it."""
-    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    return sliding_window_view(padded, (3, 3), axis=(0, 1)).mean((-1, -2))
+def _averaged(images: np.ndarray) -> np.ndarray:
+    """Each pixel of float32 [..., h, w, 3] as the mean of the 3 x 3 pixels around it; edges are repeated outwards."""
+    none = [(0, 0)] * (images.ndim - 3)
+    padded = np.pad(images, [*none, (1, 1), (1, 1), (0, 0)], mode="edge")
+    rows = padded[..., :-2, :, :] + padded[..., 1:-1, :, :] + padded[..., 2:, :, :]
+    return (rows[..., :-2, :] + rows[..., 1:-1, :] + rows[..., 2:, :]) / np.float32(9)
 
 
 def _near_squares(facts: dict[str, Any], image_side: int, margin_px: int) -> np.ndarray:

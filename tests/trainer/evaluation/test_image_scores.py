@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from PIL import Image as PILImage
+from PIL import ImageFilter
 
 from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.emoji.world import COLOURS, Placed, Scene, facts, render
@@ -29,13 +31,14 @@ def scene_right(image: np.ndarray, its_facts: dict, num_concepts: int) -> float:
 
 
 @pytest.mark.parametrize("task", ["draw", "label_map", "story"])
-def test_the_truth_scores_full_and_so_it_does_with_noise(task: str) -> None:
+def test_the_truth_scores_full_and_so_it_does_with_noise_or_blurred(task: str) -> None:
     noise = np.random.default_rng(0)
     for document in documents(task, "val", 0, 8, options=TaskOptions(num_concepts=NUM_CONCEPTS)):
         true, its_facts = to_float(document.segments[-1].pixels, 32), document.truth["images"][-1]
         noisy = np.clip(true + noise.normal(0, 0.1, true.shape), 0, 1).astype(np.float32)
         assert foreground_iou(true, true, its_facts) == 1
-        for image in (true, noisy):
+        blurred = PILImage.fromarray(np.rint(true * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
+        for image in (true, noisy, to_float(np.asarray(blurred), 32)):
             assert sprites_right(image, its_facts, NUM_CONCEPTS) == 1
             assert background_right(image, its_facts) == 1
             assert scene_right(image, its_facts, NUM_CONCEPTS) == 1
