@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from export.components.profiles import Limits
 from export.formats import DEFAULT_KV_CACHE, KV_CACHE_LAYOUTS, PRECISIONS, SERVED_KINDS, WEIGHTS, ServedKind
+from models.urls import local_path
 from plugins_trt.kinds import PLUGIN_KINDS
 from plugins_trt.tensorrt_package import PACKAGES
 
@@ -21,8 +21,10 @@ USUAL_KIND: ServedKind = "onnx"
 def command_line(description: str) -> argparse.ArgumentParser:
     """The options of the command; checks each option on its own."""
     parser = argparse.ArgumentParser(prog="python -m export.trt", description=description)
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory, or an earlier export")
+    parser.add_argument("model", type=local_path, metavar="MODEL_DIR", help="what MMInterleaved.save_pretrained wrote")
+    parser.add_argument(
+        "--out", type=local_path, required=True, metavar="DIR", help="a new directory, or an earlier export"
+    )
     parser.add_argument(
         "--stage",
         choices=STAGES,
@@ -73,7 +75,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
         parser.add_argument(name, type=_names, default=(), metavar="NAME,NAME", help=what)
     parser.add_argument(
         "--images",
-        type=Path,
+        type=local_path,
         nargs="+",
         default=[],
         metavar="PATH",
@@ -102,7 +104,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
         "--plugin-library (default: aot for TensorRT, python for TensorRT-RTX)",
     )
     building.add_argument(
-        "--plugin-library", type=Path, metavar="FILE", help="the C++ plugin, which then is inside of the engines"
+        "--plugin-library", type=local_path, metavar="FILE", help="the C++ plugin, which then is inside of the engines"
     )
     usual = Limits()
     for name, default, what in (
@@ -115,7 +117,7 @@ def command_line(description: str) -> argparse.ArgumentParser:
     building.add_argument("--dynamic-unet", action="store_true", help="let the U-Net take fewer images than those, too")
     serving = parser.add_argument_group("serving")
     serving.add_argument(
-        "--triton", type=Path, metavar="DIR", help="write a model repository of Triton Inference Server"
+        "--triton", type=local_path, metavar="DIR", help="write a model repository of Triton Inference Server"
     )
     serving.add_argument(
         "--triton-kind",

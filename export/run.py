@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from export.formats import BACKENDS
@@ -16,6 +15,7 @@ from models.denoising_options import SchedulerName
 from models.generation.options import GenerationOptions, Mode
 from models.generation.prompts import PROMPTS
 from models.program import run_program
+from models.urls import local_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,22 +37,25 @@ class _Segment(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     usual = GenerationOptions()
     parser = argparse.ArgumentParser(prog="python -m export.run", description=__doc__.partition("\n")[0])
-    parser.add_argument("directory", type=Path, metavar="DIR", help="what python -m export.trt wrote")
+    parser.add_argument("directory", type=local_path, metavar="DIR", help="what python -m export.trt wrote")
     parser.set_defaults(document=[])
     parser.add_argument("--prompt", action=_Segment, metavar="TEXT", help="a text of the document; may be repeated")
     parser.add_argument("--image", action=_Segment, metavar="FILE", help="an image of it; may be repeated")
     parser.add_argument("--task", choices=sorted(PROMPTS), help="put the document into a ready prompt")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write document and result as .html, .png, ...")
+    parser.add_argument("--out", type=local_path, metavar="FILE", help="write document and result as .html, .png, ...")
     running = parser.add_argument_group("what runs it")
     running.add_argument(
         "--backend", choices=BACKENDS, default="ort", help="onnxruntime (default), PyTorch, TensorRT or RTX"
     )
     running.add_argument("--device", help="cpu or cuda; default: what the back end runs on")
     running.add_argument(
-        "--model", type=Path, metavar="MODEL_DIR", help="what was exported; for --backend torch and --torch-fallback"
+        "--model",
+        type=local_path,
+        metavar="MODEL_DIR",
+        help="what was exported; for --backend torch and --torch-fallback",
     )
     running.add_argument(
-        "--compare", type=Path, metavar="MODEL_DIR", help="let PyTorch write the same, and fail if it differs"
+        "--compare", type=local_path, metavar="MODEL_DIR", help="let PyTorch write the same, and fail if it differs"
     )
     writing = parser.add_argument_group("writing and drawing, as MMInterleaved.generate")
     writing.add_argument("--seed", type=int, default=0)

@@ -14,13 +14,14 @@ from pathlib import Path
 from export.store.manifest import EngineEntry, Manifest, NoEngine, Outcome, read_manifest, write_manifest
 from models.directory_lock import directory_lock
 from models.program import explained, run_program
+from models.urls import local_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of an export; returns the exit status: 0, or 2 for what cannot be read."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(prog="python -m export.verified", description=__doc__.partition("\n")[0])
-    parser.add_argument("directory", type=Path, metavar="DIR", help="what python -m export.trt wrote")
+    parser.add_argument("directory", type=local_path, metavar="DIR", help="what python -m export.trt wrote")
     options = parser.parse_args(arguments)
     try:
         print(verified_where(read_manifest(options.directory)))

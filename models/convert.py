@@ -19,6 +19,7 @@ from models.number_options import real_number
 from models.program import explained, run_program
 from models.released.base_weights import SNAPSHOT_LAYOUTS
 from models.released.dtype import DType
+from models.urls import local_path
 from models.write_errors import WriteError
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def _base_argument(text: str) -> tuple[str, Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("source", type=Path, metavar="SRC", help="the directory with the released *.bin files")
+    parser.add_argument("source", type=local_path, metavar="SRC", help="the directory with the released *.bin files")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the directory to write; an unfinished one goes on"
+        "--out", type=local_path, required=True, metavar="DIR", help="the directory to write; an unfinished one goes on"
     )
     parser.add_argument("--dtype", choices=get_args(DType), default="source", help="default: as in SRC")
     parser.add_argument(
@@ -80,8 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="take what the training left unchanged from a local snapshot; COMPONENT is one of "
         f"{', '.join(SNAPSHOT_LAYOUTS)}",
     )
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of the language model, with its tokenizer.json")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.json; default: the released 13B model's")
+    parser.add_argument(
+        "--tokenizer", type=local_path, metavar="DIR", help="of the language model, with its tokenizer.json"
+    )
+    parser.add_argument(
+        "--config", type=local_path, metavar="FILE", help="a config.json; default: the released 13B model's"
+    )
     parser.add_argument("--max_shard_gb", type=float, default=2.0, metavar="GB", help="default: 2")
     parser.add_argument("--verify", action="store_true", help="compare checksums of source and output, too")
     given = parser.parse_args(arguments)

@@ -56,6 +56,7 @@ ONLY_IN = {
     "prometheus_client": ("export/serve",),
     "urllib3": ("export/runtime",),
     "ray": ("examples",),
+    "fsspec": ("models/object_storage.py",),
     "export": ("export", "bench", "examples", "trainer/benchmarks"),  # benchmarks judge what is deployed
 }
 HEAVY = (*ONLY_IN, "models", "onnx", "onnxruntime", "plugins_trt")

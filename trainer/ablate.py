@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.program import run_program
+from models.urls import local_path
 from models.write_errors import WriteError
 from trainer.ablation.plan import PROGRAM, STUDIES, Plan
 from trainer.ablation.scales import SCALES
@@ -71,7 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "study", choices=STUDIES, help="; ".join(f"{study.name}: {study.question}" for study in STUDIES.values())
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/ablate"), help="directory of all runs; %(default)s")
+    parser.add_argument(
+        "--out", type=local_path, default=Path("runs/ablate"), help="directory of all runs; %(default)s"
+    )
     parser.add_argument("--scale", choices=SCALES, default="cpu", help="sizes; gpu has not been run yet; %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ...; %(default)s of them")
     parser.add_argument(

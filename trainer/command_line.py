@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from models.urls import require_local
 from models.write_errors import WriteError
 from trainer.errors import NonFiniteError, OutOfMemoryError, UnusableDataError, UsageError
 from trainer.options.parser import Command
@@ -34,6 +35,9 @@ def _run(command: Command) -> int:
     from trainer.run import make_dry_run, make_run
     from trainer.run_directory import require_room
 
+    for option, place in (("--out", command.config.out), ("--init", command.config.init), ("--resume", command.resume)):
+        if place is not None:
+            refuse_url(option, place)
     if command.dry_run is not None:
         return make_dry_run(command.config, command.dry_run)
     if command.estimate is not None:
@@ -41,6 +45,14 @@ def _run(command: Command) -> int:
         return 0
     require_room(Path(command.config.out))
     return make_run(command.config, resume=command.resume)
+
+
+def refuse_url(option: str, place: str) -> None:
+    """Raise UsageError if what an option names is a URL, which it cannot read or write yet."""
+    try:
+        require_local(place, option)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _is_first_here() -> bool:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from models.program import explained, run_program
+from models.urls import local_path
 from trainer.benchmarks.arguments import add_benchmark_options, is_about_benchmarks, run_benchmarks
 from trainer.errors import UsageError
 from trainer.evaluation.settings import Settings
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "model_dir",
         nargs="?",
-        type=Path,
+        type=local_path,
         metavar="MODEL",
         help="what MMInterleaved.save_pretrained or models.convert wrote; for benchmarks also what export.trt wrote",
     )
@@ -84,9 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         help=f"processes that answer; 0: this one, as always on a GPU; default on the CPU: {num_cores()}",
     )
-    emoji.add_argument("--config", type=Path, help="a run's config.yaml, for its world; default: the model's own run")
+    emoji.add_argument(
+        "--config", type=local_path, help="a run's config.yaml, for its world; default: the model's own run"
+    )
     parser.add_argument(
-        "--out", type=Path, metavar="PATH", help="a JSON file for all results; for benchmarks the folder of the run"
+        "--out",
+        type=local_path,
+        metavar="PATH",
+        help="a JSON file for all results; for benchmarks the folder of the run",
     )
     try:
         refuse_renamed_options(sys.argv[1:] if arguments is None else arguments, RENAMED_OPTIONS)

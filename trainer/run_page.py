@@ -20,6 +20,7 @@ from typing import Any
 
 from models.atomic_files import write_atomically
 from models.program import explained, run_program
+from models.urls import local_path
 from trainer.errors import UsageError
 from trainer.logging.charts import Curve, level_chart, loss_chart, shared_range
 from trainer.logging.log_file import read_log
@@ -200,7 +201,7 @@ def _text_of(file: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m trainer.run_page", description="Write RUN/index.html.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the directory of a training run")
+    parser.add_argument("run", type=local_path, metavar="RUN", help="the directory of a training run")
     options = parser.parse_args(arguments)
     try:
         print(write_page(options.run))

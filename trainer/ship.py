@@ -18,6 +18,7 @@ from typing import Any
 
 from models.json_files import write_json
 from models.program import explained, run_program
+from models.urls import local_path
 from trainer.evaluation.tasks import EVALUATION_TASKS
 from trainer.logging.log_file import read_log
 from trainer.process.environment import environment
@@ -123,16 +124,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition(": ")[2])
     parser.add_argument(
         "runs",
-        type=Path,
+        type=local_path,
         nargs="+",
         metavar="RUN",
         help="run directories of trainer.pretrain, in the order they were made",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR")
     parser.add_argument("--command", required=True, help="what the runs were started with, for training.json")
     parser.add_argument(
         "--without-mmfs",
-        type=Path,
+        type=local_path,
         nargs="+",
         metavar="RUN",
         help="runs of the same model without MMFS, the last evaluated",

@@ -10,6 +10,7 @@ from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.config import CONFIG_FILE
 from models.frozen import freeze
 from models.lora import add_lora, merge_lora
+from models.urls import is_url, shown_url
 from trainer.config import PartsConfig, TrainConfig
 from trainer.errors import UsageError
 from trainer.options.changed_settings import changed_settings
@@ -103,6 +104,8 @@ def from_weights(config: TrainConfig, init: str) -> MMInterleaved:
 
 def settings_of(init: str) -> MMInterleavedConfig:
     """The settings of the model in a directory. Raises UsageError if there is none."""
+    if is_url(init):
+        raise UsageError(f"init is {shown_url(init)}, a URL; expected a directory of this machine.")
     file = Path(init) / CONFIG_FILE
     if not file.is_file():
         raise UsageError(

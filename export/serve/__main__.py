@@ -10,10 +10,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from export.formats import SERVED_BACKENDS
 from models.program import explained, run_program
+from models.urls import local_path
 
 DTYPES = ("float32", "float16", "bfloat16", "auto")
 KEY_VARIABLE = "MMFS_API_KEY"
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "directory",
-        type=Path,
+        type=local_path,
         metavar="MODEL_OR_EXPORT",
         help="a model's directory, or an export of one",
     )
@@ -56,7 +56,10 @@ def parser() -> argparse.ArgumentParser:
         "--triton-url", metavar="URL", help="of that server, which has the repository of export.trt --triton"
     )
     running.add_argument(
-        "--model", type=Path, metavar="MODEL_DIR", help="what was exported, where PyTorch computes some of an export"
+        "--model",
+        type=local_path,
+        metavar="MODEL_DIR",
+        help="what was exported, where PyTorch computes some of an export",
     )
     running.add_argument("--device", help="cpu or cuda; default: a GPU if there is one that the back end can use")
     running.add_argument(
@@ -75,7 +78,7 @@ def _add_reach(parser: argparse.ArgumentParser) -> None:
     reach.add_argument("--public-url", metavar="URL", help="under which clients reach it through a proxy")
     reach.add_argument(
         "--api-key-file",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help=f"a key on each line, or a name and a key; or set {KEY_VARIABLE}. Beyond this machine a key is demanded",
     )

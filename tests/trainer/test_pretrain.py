@@ -140,3 +140,11 @@ def test_a_signal_ends_a_real_process_with_a_complete_checkpoint(tmp_path, numbe
     assert newest.step == steps(out)[-1]["step"] >= 3
     assert (out / "checkpoints" / "LATEST").read_text().strip() == newest.path.name
     assert json.loads((newest.path / checkpoint.MANIFEST).read_text())["step"] == newest.step
+
+
+@pytest.mark.parametrize("option", ["--out", "--init", "--resume"])
+def test_a_url_where_none_can_be_used_yet_is_refused_before_anything_is_written(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([option, "s3://bucket/run"]) == 2
+    assert f"{option} is s3://bucket/run, a URL; expected a file or folder of this machine." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

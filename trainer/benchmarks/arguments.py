@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from models.program import explained
+from models.urls import local_path
 from trainer.benchmarks.all import BENCHMARKS, benchmarks_named
 from trainer.benchmarks.command import check_all, run_all, score_given
 from trainer.benchmarks.comparison import as_text, compare
@@ -26,7 +27,7 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of {', '.join(BENCHMARKS)}; emoji is the emoji world, all is every one",
     )
-    group.add_argument("--data", type=Path, metavar="DIR", help="where the official files are")
+    group.add_argument("--data", type=local_path, metavar="DIR", help="where the official files are")
     group.add_argument("--split", help="of one benchmark; default: the one that the paper reports")
     group.add_argument("--check", action="store_true", help="only tell what is there, what is missing, and the cost")
     group.add_argument("--limit", type=int, metavar="N", help="only the first N samples; the row is marked as partial")
@@ -39,14 +40,14 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--predictions",
-        type=Path,
+        type=local_path,
         metavar="PATH",
         help="score these; no model is needed. Drawn images: a folder of ID.png",
     )
     group.add_argument(
-        "--submission", type=Path, metavar="FILE", help="where to write what the data set's server takes"
+        "--submission", type=local_path, metavar="FILE", help="where to write what the data set's server takes"
     )
-    group.add_argument("--compare", nargs=2, type=Path, metavar="OUT", help="the difference of two runs' scores")
+    group.add_argument("--compare", nargs=2, type=local_path, metavar="OUT", help="the difference of two runs' scores")
     group.add_argument("--overwrite", action="store_true", help="begin anew where a run was begun with other settings")
     group.add_argument("--tuned", action="store_true", help="the prompts of the fine-tuned model")
     group.add_argument(
@@ -68,9 +69,13 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--protocol", choices=get_args(FidProtocol), default="64", help="how images are resized for FID; default: 64"
     )
-    group.add_argument("--inception", type=Path, metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth, for FID")
-    group.add_argument("--clip", type=Path, metavar="DIR", help="CLIP ViT-L/14, for VIST and for candidates")
-    group.add_argument("--segmenter", type=Path, metavar="DIR", help="a model of ADE20K's 150 classes, for ade20k")
+    group.add_argument(
+        "--inception", type=local_path, metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth, for FID"
+    )
+    group.add_argument("--clip", type=local_path, metavar="DIR", help="CLIP ViT-L/14, for VIST and for candidates")
+    group.add_argument(
+        "--segmenter", type=local_path, metavar="DIR", help="a model of ADE20K's 150 classes, for ade20k"
+    )
     group.add_argument("--backend", metavar="NAME", help="what runs an export: ort, trt or rtx; default: ort")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from models.program import explained, run_program
+from models.urls import local_path
 from trainer.benchmarks.emoji import SETTINGS
 from trainer.data.document import Image, Text
 from trainer.data.emoji.compositions import Split
@@ -433,7 +434,7 @@ def _write(path: Path, content: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, or 2 for wrong use."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder that is new or empty")
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="a folder that is new or empty")
     parser.add_argument("--count", type=int, default=6, help="samples of each benchmark; default: %(default)s")
     given = parser.parse_args(arguments)
     if given.count < 2:

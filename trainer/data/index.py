@@ -37,6 +37,7 @@ from models.atomic_files import UNFINISHED, write_atomically
 from models.directory_lock import directory_lock
 from models.printable import printable
 from models.program import explained, run_program
+from models.urls import local_path
 from trainer.data.index_shard import IndexedShard, identity_of, load_places, places_of, read_shard
 from trainer.data.sources.append_file import AppendFile
 from trainer.data.sources.image_files import ImageFiles
@@ -229,10 +230,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
-    parser.add_argument("--out", type=Path, required=True, help="the directory to write")
+    parser.add_argument("paths", nargs="+", type=local_path, metavar="PATH")
+    parser.add_argument("--out", type=local_path, required=True, help="the directory to write")
     parser.add_argument(
-        "--images", nargs="+", type=Path, metavar="PATH", help="folders or tar archives; default: PATH, of a data set"
+        "--images",
+        nargs="+",
+        type=local_path,
+        metavar="PATH",
+        help="folders or tar archives; default: PATH, of a data set",
     )
     parser.add_argument("--form", choices=list(FORMS), help="PATH is a data set as it was published")
     parser.add_argument("--split", default="train", help="the part of such a data set to read (default: %(default)s)")

@@ -11,13 +11,13 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from models.program import explained, run_program
+from models.urls import local_path
 from trainer.data.box_resize import box_resize
 from trainer.data.document import Document, Image
 from trainer.data.emoji.tasks import SPLITS, TASKS, TaskOptions, documents
@@ -73,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
     number = partial(parser.add_argument, type=int)
     parser.add_argument("--task", choices=list(TASKS), required=True, help="the family of documents")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the image to write")
+    parser.add_argument("--out", type=local_path, required=True, metavar="FILE.png", help="the image to write")
     parser.add_argument("--split", choices=SPLITS, default="val", help="which documents; default: %(default)s")
     number("--start", default=0, help="index of the first document; default: %(default)s")
     number("--count", default=12, help="how many documents; default: %(default)s")

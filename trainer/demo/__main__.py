@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.program import run_program
+from models.urls import local_path
 from trainer.demo.options import PROGRAM, SHIPPED, Options
 from trainer.errors import UsageError
 
@@ -19,7 +20,7 @@ from trainer.errors import UsageError
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for wrong use, or that of the training or export that failed."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=local_path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--from",
         dest="start",

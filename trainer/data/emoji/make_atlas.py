@@ -16,6 +16,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from models.program import run_program
+from models.urls import local_path
 from trainer.data.emoji.atlas import ATLAS_COLUMNS, ATLAS_NAMES, ATLAS_PIXELS, SPRITE_PX
 
 DEFAULT_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
@@ -100,7 +101,7 @@ def make_atlas(font_path: Path) -> tuple[PILImage.Image, list[dict[str, str]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--font", type=Path, default=DEFAULT_FONT, help="NotoColorEmoji.ttf with bitmaps (CBDT)")
+    parser.add_argument("--font", type=local_path, default=DEFAULT_FONT, help="NotoColorEmoji.ttf with bitmaps (CBDT)")
     args = parser.parse_args()
     atlas, records = make_atlas(args.font)
     atlas.save(ATLAS_PIXELS, optimize=True)

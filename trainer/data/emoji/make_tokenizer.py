@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 
 from models.program import run_program
+from models.urls import local_path
 from trainer.data.document import Text
 from trainer.data.emoji.atlas import sprites
 from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TaskOptions, documents
@@ -60,7 +61,7 @@ def main() -> None:
         description="Train the emoji world's tokenizer, which is the same one every time.",
     )
     parser.add_argument(
-        "--out", type=Path, default=TOKENIZER_FILE, metavar="FILE", help="default: where the trainer reads it"
+        "--out", type=local_path, default=TOKENIZER_FILE, metavar="FILE", help="default: where the trainer reads it"
     )
     out: Path = parser.parse_args().out
     tokenizer = train_tokenizer()
