@@ -8,8 +8,9 @@ from pathlib import Path
 
 from models.urls import require_local
 from models.write_errors import WriteError
-from trainer.errors import NonFiniteError, OutOfMemoryError, UnusableDataError, UsageError
+from trainer.errors import NonFiniteError, OutOfMemoryError, RendezvousError, UnusableDataError, UsageError
 from trainer.options.parser import Command
+from trainer.process.interrupt import Interrupted
 
 
 def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
@@ -26,6 +27,16 @@ def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
         if _is_first_here() or not isinstance(error, NonFiniteError):
             print(f"{program}: {sentence_of(error)}", file=sys.stderr)
         return 1
+    except Interrupted as interrupted:
+        if _is_first_here():
+            print(f"{program}: {interrupted}", file=sys.stderr)
+        return interrupted.stop.exit_code
+    except RendezvousError as error:
+        from trainer.process.distributed import rank
+        from trainer.process.watchdog import EXIT_STUCK
+
+        print(f"process {rank()}: {error}", file=sys.stderr)
+        return EXIT_STUCK
 
 
 def _run(command: Command) -> int:

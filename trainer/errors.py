@@ -19,6 +19,10 @@ class UnusableDataError(ValueError):
     """More of the data is broken than the settings allow, or their rules leave nothing of it. Exit code 1."""
 
 
+class RendezvousError(RuntimeError):
+    """Not all processes of the run have come. Exit code 4."""
+
+
 def require(holds: bool, sentence: str) -> None:
     """Raise UsageError with the sentence unless the condition holds."""
     if not holds:

@@ -74,7 +74,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     interrupt = Interrupt(Path(config.out), deadline, echoes=is_launched())
-    with interrupt, joined(device) as processes:
+    with interrupt, joined(device, config.parallel, interrupt) as processes:
         if found.is_finished:
             if processes.is_first:
                 remove_left_over_checkpoints(Path(config.out), config.checkpoint.keep_latest)
@@ -82,12 +82,15 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
                 if not is_page_up_to_date(Path(config.out)):  # the run was killed after its model was there
                     print(f"wrote {write_page(Path(config.out))}")
             return 0
+        processes.watchdog.enters("the check of the checkpoint")
         found = undamaged_start(found, config, resume, processes)
         start = found.checkpoint
+        processes.watchdog.enters("the making of the model")
         torch.manual_seed(config.seed)
         model = make_model(config)
         phases = list(make_phases(model, config))
         with run_directory_lock(Path(config.out)) if processes.is_first else nullcontext():
+            processes.watchdog.enters("the making of the run directory")
             processes.barrier()  # until every process has looked whether the directory holds a run
             if processes.is_first:
                 prepare_directory(config, phases, start)
@@ -128,7 +131,7 @@ def make_dry_run(config: TrainConfig, num_steps: int) -> int:
     device = choose_device(config.device)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    with Interrupt(echoes=is_launched()) as interrupt, joined(device) as processes:
+    with Interrupt(echoes=is_launched()) as interrupt, joined(device, config.parallel, interrupt) as processes:
         torch.manual_seed(config.seed)
         model = make_model(config)
         *_, phase = make_phases(model, config, writes=False)
@@ -212,6 +215,7 @@ def run_phases(
         outcome.parallel.release()
     if processes.is_first:
         interrupt.obeyed()
+    processes.watchdog.allows_waiting("the end of the run")  # the first process may write for long
     return conclude(log, model, config, processes, phase, outcome)
 
 

@@ -22,8 +22,13 @@ class ParallelConfig:
     whole only while it computes the layer, and all of them at the start and while samples are made. Less memory, more
     communication, the same result."""
 
+    join_minutes: float = 4.0
+    """How long processes wait for all to come, at the start and after one has died, before those that are missing are
+    named and the others end."""
+
     watchdog_minutes: float = 20.0
-    """How long one process may keep the others waiting before the run names it and ends."""
+    """How long one process may keep the others waiting, from joining to the last step, before the run names it and
+    ends; `torchrun --max-restarts N` begins again then."""
 
     def __post_init__(self) -> None:
         require(self.shard_size >= 0, f"parallel.shard_size is {self.shard_size}; expected 0 or more.")
@@ -32,10 +37,8 @@ class ParallelConfig:
             "parallel.shard_layers is true, with parallel.shard_size 1, by which no weights are shared; expected "
             "another shard_size: 0 for all processes, or a divisor of their number.",
         )
-        require(
-            self.watchdog_minutes > 0,
-            f"parallel.watchdog_minutes is {self.watchdog_minutes}; expected a number above 0.",
-        )
+        for name in ("join_minutes", "watchdog_minutes"):
+            require(getattr(self, name) > 0, f"parallel.{name} is {getattr(self, name)}; expected a number above 0.")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig,
         (MemoryConfig, {"token_chunk": -1}, r"memory.token_chunk is -1; expected 0 or more"),
         (ParallelConfig, {"shard_size": -1}, r"parallel.shard_size is -1; expected 0 or more"),
         (ParallelConfig, {"watchdog_minutes": 0.0}, r"parallel.watchdog_minutes is 0.0; expected a number above 0"),
+        (ParallelConfig, {"join_minutes": -1.0}, r"parallel.join_minutes is -1.0; expected a number above 0"),
         (
             ParallelConfig,
             {"shard_layers": True, "shard_size": 1},

@@ -61,9 +61,10 @@ def make_parser(
         description=f"{named.strip('[]')} is one of: "
         + "; ".join(f"{name}: {_first_line(function).removesuffix('.')}" for name, function in recipes.items())
         + f". Defaults below are those of {config.recipe}. Exit code: 0 done or paused by max_minutes, 1 stopped by a "
-        "non-finite gradient, a full memory or disk, or a corpus that cannot be used, 2 wrong use; after a complete "
-        "checkpoint, 3 SIGTERM, SIGHUP, SIGUSR1, a STOP file in the run directory or a closed output (| head), and 130 "
-        f"Ctrl-C. With several processes: torchrun --nproc-per-node N {program.removeprefix('python ')} {named} ...",
+        "non-finite gradient, a full memory or disk, or a corpus that cannot be used, 2 wrong use, 4 other processes "
+        "that do not come or do not go on; after a complete checkpoint, 3 SIGTERM, SIGHUP, SIGUSR1, a STOP file in the "
+        "run directory or a closed output (| head), and 130 Ctrl-C. With several processes: torchrun --nproc-per-node "
+        f"N {program.removeprefix('python ')} {named} ...",
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="A YAML file with any of the options below.")

@@ -11,10 +11,17 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
+
+from trainer.errors import RendezvousError
+from trainer.process.interrupt import Interrupt
+from trainer.process.rendezvous import Rendezvous
+from trainer.process.watchdog import Watchdog
+from trainer.system_config import ParallelConfig
 
 TIMEOUT = timedelta(hours=2)
 """How long processes wait for each other before PyTorch gives up: longer than any watchdog, which knows more to say."""
+
+_DEFAULT = ParallelConfig()
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class Processes:
 
     store: dist.Store
     """Text by name that all processes see, for threads."""
+
+    watchdog: Watchdog
+    """Looks whether all get from one stage to the next, and ends this process if not."""
 
     @property
     def is_first(self) -> bool:
@@ -68,6 +78,11 @@ def is_launched() -> bool:
     return dist.is_torchelastic_launched()
 
 
+def rank() -> int:
+    """The number that `torchrun` gave this process among all; 0 without it."""
+    return int(os.environ["RANK"]) if is_launched() else 0
+
+
 def local_rank() -> int:
     """The number that `torchrun` gave this process on its machine; 0 without it."""
     return int(os.environ["LOCAL_RANK"]) if is_launched() else 0
@@ -79,32 +94,89 @@ def num_local() -> int:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
+def joined(
+    device: torch.device, parallel: ParallelConfig = _DEFAULT, interrupt: Interrupt | None = None
+) -> Iterator[Processes]:
     """Join the process group of `torchrun`; without it, a group of one process.
 
-    Whole numbers are reduced with gloo, gradients on GPUs with NCCL.
+    Whole numbers are reduced with gloo, gradients on GPUs with NCCL. Nothing is read of what an earlier attempt of the
+    same `torchrun` has left (`trainer.process.rendezvous`), and from then on a watchdog looks after the others.
+
+    Args:
+        device: of this process.
+        parallel: how long to wait for others, in the beginning and later.
+        interrupt: what may end the wait in the beginning.
+
+    Raises:
+        RendezvousError: some processes have not come in time, and which.
+        Interrupted: `interrupt` has a reason to stop already.
     """
-    if is_launched():
-        store, rank, num = next(rendezvous("env://"))
+    place, num = rank(), int(os.environ["WORLD_SIZE"]) if is_launched() else 1
+    limit_s = 60 * parallel.watchdog_minutes
+    if num == 1:
+        store: dist.Store = dist.HashStore()
+        watchdog = Watchdog(place, num, store, limit_s)
     else:
-        store, rank, num = dist.HashStore(), 0, 1
+        common = _common_store(place, 60 * parallel.join_minutes)
+        aside = common.clone()  # whose answers the watchdog gets while this thread waits for others at `common`
+        rendezvous = Rendezvous(aside, place, num)
+        try:
+            attempt = rendezvous.meet(60 * parallel.join_minutes, None if interrupt is None else interrupt.check)
+        except dist.DistError as error:
+            raise RendezvousError(
+                "What the processes meet through has ended while this one waited for others: the first node's torchrun "
+                "or, without one that keeps it, the first process."
+            ) from error
+        store = dist.PrefixStore(attempt.name, common)
+        watchdog = Watchdog(
+            place,
+            num,
+            dist.PrefixStore(f"{attempt.name}/watchdog", aside),
+            limit_s,
+            began_again=lambda: rendezvous.began_again(attempt),
+        )
     on_gpus = device.type == "cuda" and num > 1
     if on_gpus:
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-        store=dist.PrefixStore("training", store),
-        rank=rank,
-        world_size=num,
-        timeout=TIMEOUT,
-    )
-    try:
-        yield Processes(
-            rank=rank,
-            num=num,
-            local_rank=local_rank(),
-            saving=dist.new_group(backend="gloo", timeout=TIMEOUT),
-            store=dist.PrefixStore("threads", store if num == 1 else store.clone()),
+    with watchdog:
+        watchdog.enters("the making of process groups")
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+            store=dist.PrefixStore("training", store),
+            rank=place,
+            world_size=num,
+            timeout=TIMEOUT,
         )
-    finally:
-        dist.destroy_process_group()
+        try:
+            saving = dist.new_group(backend="gloo", timeout=TIMEOUT)
+            watchdog.allows_waiting("what follows")
+            yield Processes(
+                rank=place,
+                num=num,
+                local_rank=local_rank(),
+                saving=saving,
+                store=dist.PrefixStore("threads", store if num == 1 else store.clone()),
+                watchdog=watchdog,
+            )
+        finally:
+            dist.destroy_process_group()
+
+
+def _common_store(place: int, limit_s: float) -> dist.Store:
+    """What all attempts of a `torchrun` share. Raises RendezvousError if nobody answers in time."""
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    is_kept_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    try:
+        return dist.TCPStore(
+            host,
+            port,
+            is_master=place == 0 and not is_kept_by_agent,
+            timeout=timedelta(seconds=limit_s),
+            wait_for_workers=False,  # which would not say who is missing
+            multi_tenant=True,
+        )
+    except dist.DistError as error:
+        raise RendezvousError(
+            f"Nobody answers at {host}:{port}, where the processes meet, within {limit_s:g} s ({error}). Look whether "
+            "the first node is up and lets others in at this port."
+        ) from error

@@ -35,6 +35,14 @@ class Stop(IntEnum):
         return {Stop.DEADLINE: 0, Stop.SIGINT: 128 + signal.SIGINT}.get(self, EXIT_STOPPED)
 
 
+class Interrupted(Exception):
+    """A reason to stop came before there was anything to save."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(f"{stop.name}: stopped before the run began; nothing was written.")
+        self.stop = stop
+
+
 SIGNALS = {
     signal.SIGINT: Stop.SIGINT,
     signal.SIGTERM: Stop.SIGTERM,
@@ -71,6 +79,11 @@ class Interrupt:
         if self._file is not None and self._file.exists() and not self._file.is_dir():
             return Stop.STOP_FILE
         return Stop.DEADLINE if time.monotonic() >= self._deadline else None
+
+    def check(self) -> None:
+        """Raise Interrupted if there is a reason to stop now."""
+        if (reason := self.reason) is not None:
+            raise Interrupted(reason)
 
     def output_closed(self) -> None:
         """Nobody reads what the run prints: a reason to stop, as it is for any program."""

@@ -63,7 +63,10 @@ class Checkpoint:
         """Names of files that are not as they were written. Each process reads its share of them; all have to call it,
         and all get the same answer."""
         names = sorted(self.sha256)
-        own = [int(self._differs(name)) if i % processes.num == processes.rank else 0 for i, name in enumerate(names)]
+        own = [0] * len(names)
+        for i in range(processes.rank, len(names), processes.num):
+            own[i] = int(self._differs(names[i]))
+            processes.watchdog.heartbeat()
         differs = processes.all_reduce_sum(own) if names else []
         return [name for name, is_damaged in zip(names, differs, strict=True) if is_damaged]
 

@@ -20,7 +20,6 @@ from trainer.logging.metrics import RunLog, Step
 from trainer.process.distributed import Processes
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
-from trainer.process.watchdog import Watchdog
 from trainer.run_files import CHECKPOINTS
 from trainer.step.checkpoint import Checkpoint, Saver
 from trainer.step.dataloader import micro_batch_loader
@@ -77,6 +76,8 @@ def train(
         OutOfMemoryError: the device's memory is used up.
         UsageError: the processes cannot share the rows of a batch, or `start` is of another model.
     """
+    watchdog = processes.watchdog
+    watchdog.enters("the start of a phase")
     module = phase.module.to(device).train()
     learned, base = learned_names(module), fingerprint(module)
     for name in phase.frozen:
@@ -95,12 +96,13 @@ def train(
     first = 0
     if start is not None:
         first, saver.latest = start.step, start.path
+        watchdog.enters("the loading of a checkpoint")
         start.load(state, base, processes)
     for line in describe_groups(optimizer):
         log.message(f"  {line}")
     flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
     loader = micro_batch_loader(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
-    with saver, Watchdog(processes, 60 * config.parallel.watchdog_minutes) as watchdog:
+    with saver:
 
         def save(step: int) -> None:
             watchdog.enters("the checkpoint")
@@ -175,6 +177,7 @@ def train(
             if stop and done < phase.num_steps:
                 return Outcome(finished=False, step=done, average=average, parallel=parallel, stop=stop)
             begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
+        watchdog.enters("the last checkpoint")
     return Outcome(finished=True, step=phase.num_steps, average=average, parallel=parallel)
 
 

@@ -119,7 +119,7 @@ def test_the_watchdog_names_the_process_that_all_wait_for(tmp_path):
     assert EXIT_STUCK in codes
     assert 0 not in codes, "who is still waiting when the other one ends has lost its connection"
     said = "".join((out / f"stderr{rank}").read_text() for rank in (0, 1))
-    assert "Nothing has moved for 12 s. Stuck: the processes [1] of 2, in the wait for data." in said
+    assert "Nothing has moved for 12 s. Stuck: process 1 of 2, in the wait for data." in said
     assert "The others wait in the agreement on counts." in said
 
 
