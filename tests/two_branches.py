@@ -192,7 +192,7 @@ def run(
         ours = replace(ours, batch=_Troubled(*trouble, directory / "checkpoints"))
     if config.logging.sample_every:
         ours = replace(ours, sample=_Sampled(ours.module, directory, signal_at=signal_while_sampling))
-    with joined(torch.device("cpu")) as processes, Interrupt(directory) as interrupt:
+    with joined(torch.device("cpu"), config.parallel) as processes, Interrupt(directory) as interrupt:
         log = RunLog(directory if processes.is_first else None, log_every=1, stream=io.StringIO())
         start = checkpoint.find_latest(directory / "checkpoints") if resume else None
         try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -117,7 +118,7 @@ def joined(
         store: dist.Store = dist.HashStore()
         watchdog = Watchdog(place, num, store, limit_s)
     else:
-        common = _common_store(place, 60 * parallel.join_minutes)
+        common: Any = _common_store(place, 60 * parallel.join_minutes)
         aside = common.clone()  # whose answers the watchdog gets while this thread waits for others at `common`
         rendezvous = Rendezvous(aside, place, num)
         try:
@@ -155,7 +156,9 @@ def joined(
                 num=num,
                 local_rank=local_rank(),
                 saving=saving,
-                store=dist.PrefixStore("threads", store if num == 1 else store.clone()),
+                store=dist.PrefixStore("threads", store)
+                if num == 1
+                else dist.PrefixStore(f"{attempt.name}/threads", common.clone()),
                 watchdog=watchdog,
             )
         finally:
