@@ -8,7 +8,7 @@ from trainer.config import TrainConfig
 from trainer.options.parser import Recipes
 from trainer.recipes.finetuning import instruct, rec, seg2img, story, vqa
 from trainer.recipes.paper import ablation_3b, paper_13b, sdxl_13b
-from trainer.recipes.toy import tiny, toy, toy_refine, toy_scratch, toy_steps
+from trainer.recipes.toy import tiny, toy, toy_refine, toy_scratch, toy_search, toy_steps
 from trainer.recipes.toy_finetuning import toy_instruct, toy_rec, toy_seg2img, toy_story, toy_vqa
 
 DEFAULT_RECIPE = "toy"
@@ -16,6 +16,7 @@ RECIPES: Recipes = {
     "toy": toy,
     "toy_scratch": toy_scratch,
     "toy_refine": toy_refine,
+    "toy_search": toy_search,
     "toy_steps": toy_steps,
     "tiny": tiny,
     "paper_13b": paper_13b,
@@ -56,5 +57,6 @@ __all__ = [
     "toy",
     "toy_refine",
     "toy_scratch",
+    "toy_search",
     "toy_steps",
 ]

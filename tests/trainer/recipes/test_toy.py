@@ -1,9 +1,15 @@
 """The recipes of the emoji world."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
+from trainer.config import TrainConfig
 from trainer.data.emoji.tasks import TASKS
-from trainer.recipes import toy, toy_refine, toy_steps
+from trainer.recipes import toy, toy_refine, toy_search, toy_steps
+
+Recipe = Callable[[], TrainConfig]
 
 
 def test_a_demo_trains_on_as_its_weights_were_trained() -> None:
@@ -16,7 +22,9 @@ def test_a_demo_trains_on_as_its_weights_were_trained() -> None:
     assert in_steps | {task.removesuffix("_steps") for task in in_steps} <= set(further.data.tasks)
 
 
-def test_answers_in_steps_are_learned_as_toy_refine_learns() -> None:
-    refine, made = toy_refine(), toy_steps()
-    same = replace(made, recipe=refine.recipe, out=refine.out, init=refine.init, num_steps=refine.num_steps)
-    assert replace(same, data=replace(same.data, tasks=refine.data.tasks)) == refine
+@pytest.mark.parametrize(("made", "before"), [(toy_search, toy_refine), (toy_steps, toy_search)])
+def test_one_goes_on_from_the_other_with_other_tasks_alone(made: Recipe, before: Recipe) -> None:
+    own, base = made(), before()
+    assert own.init == f"{base.out}/model"
+    same = replace(own, recipe=base.recipe, out=base.out, init=base.init, num_steps=base.num_steps)
+    assert replace(same, data=replace(same.data, tasks=base.data.tasks)) == base
