@@ -14,6 +14,7 @@ from unittest import mock
 
 from models import Batch
 from trainer import phases
+from trainer.data.compact_batch import CompactBatch
 from trainer.data.corpus_stream import CorpusStream
 from trainer.pretrain import main
 from trainer.step import checkpoint
@@ -28,11 +29,11 @@ def train(out: str, options: Sequence[str], trouble: tuple[int, int, str] | None
     rank, trouble_step, number = trouble or (0, -1, "")
 
     class Recording(CorpusStream):
-        def part(self, step: int, rows: range) -> Batch:
-            batch = super().part(step, rows)
+        def compact_part(self, step: int, rows: range) -> CompactBatch:
+            batch = super().compact_part(step, rows)
             [row] = rows
             with Path(out, f"batches-{os.getpid()}.jsonl").open("a") as file:
-                file.write(json.dumps([step, row, hash_of(batch)]) + "\n")
+                file.write(json.dumps([step, row, hash_of(batch.to("cpu"))]) + "\n")
             if step == trouble_step and rank == int(os.environ["RANK"]):
                 while checkpoint.find_latest(Path(out, "checkpoints")) is None:
                     time.sleep(0.05)

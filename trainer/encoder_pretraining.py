@@ -134,11 +134,11 @@ class EncoderPretraining(nn.Module):
 
 
 def cell_labels(labels: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The label at the centre of each cell: [N, h', w'] -> [N, h, w]."""
+    """The label at the centre of each cell: [N, h', w'] of whole numbers -> [N, h, w] int64."""
     (_, height, width), (h, w) = labels.shape, shape
     rows = (torch.arange(h, device=labels.device) * height + height // 2) // h
     columns = (torch.arange(w, device=labels.device) * width + width // 2) // w
-    return labels[:, rows[:, None], columns]
+    return labels[:, rows[:, None], columns].long()
 
 
 def balanced_cross_entropy(logits: Tensor, targets: Tensor, kinds: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
@@ -178,7 +178,7 @@ def encoder_phase(model: MMInterleaved, config: TrainConfig) -> Phase:
         num_rows=settings.images_per_step,
         counts=module.counts,
         accumulate=_accumulate,
-        size=lambda batch: (0, len(batch.pixel_values)),
+        size=lambda batch: (0, len(batch.images)),
         num_steps=settings.num_steps,
         optim=settings.optim,
     )

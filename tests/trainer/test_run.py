@@ -88,7 +88,7 @@ def interrupt_at(monkeypatch, stream: type, method: str, stop_step: int) -> None
 @pytest.mark.parametrize(
     ("stream", "method", "stop_step", "phase"),
     [
-        pytest.param(Stream, "part", 2, "main", id="main"),
+        pytest.param(Stream, "compact_part", 2, "main", id="main"),
         pytest.param(LabelledScenes, "__call__", 0, "encoder", id="encoder"),
     ],
 )
@@ -115,7 +115,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 
 def test_a_dry_run_that_is_stopped_in_its_first_step_has_nothing_to_tell(tmp_path, monkeypatch, capsys):
-    interrupt_at(monkeypatch, Stream, "part", 0)
+    interrupt_at(monkeypatch, Stream, "compact_part", 0)
     options = (
         "--memory.micro_batch_rows",
         "1",

@@ -1,4 +1,4 @@
-"""Packed rows become the batch that the model takes.
+"""Packed rows become a batch.
 
 Letters: B rows, T tokens a row, N images in all rows together, M drawn ones; read images are image_side x image_side,
 drawn ones drawn_image_side x drawn_image_side.
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from models.batch import IGNORED, Batch
-from trainer.data.box_resize import box_resize
+from models.batch import IGNORED
+from trainer.data.compact_batch import CompactBatch, CompactImages
 from trainer.data.pack import Row, SpecialTokens
 from trainer.data.stable_key import stable_key
 
@@ -28,7 +28,7 @@ def collate(
     step: int,
     first_row: int = 0,
     datasets: Sequence[str] = (),
-) -> Batch:
+) -> CompactBatch:
     """Packed rows as a batch, padded to `row_tokens`.
 
     Documents are numbered by the place of their dataset in `datasets`; without these, the batch has no `dataset_ids`.
@@ -67,22 +67,15 @@ def collate(
                 places.append((r, start + image.column))
                 num_images += 1
             start = end
-    return Batch(
+    return CompactBatch(
         input_ids=torch.from_numpy(input_ids),
         targets=torch.from_numpy(targets),
         document_ids=torch.from_numpy(document_ids),
         position_ids=torch.from_numpy(position_ids),
-        pixel_values=_resized(bank, image_side),
+        images=CompactImages.of(bank, image_side),
         image_positions=torch.tensor(places, dtype=torch.int64).reshape(-1, 2),
         drawn=torch.tensor(drawn, dtype=torch.int64),
-        drawn_pixels=_resized(drawn_images, drawn_image_side),
+        drawn_images=CompactImages.of(drawn_images, drawn_image_side),
         drawn_keys=torch.tensor(drawn_keys, dtype=torch.int64),
         dataset_ids=torch.from_numpy(dataset_ids) if datasets else None,
     )
-
-
-def _resized(images: Sequence[np.ndarray], image_side: int) -> torch.Tensor:
-    """[number of images, 3, image_side, image_side], also for none."""
-    if not images:
-        return torch.zeros(0, 3, image_side, image_side)
-    return torch.from_numpy(box_resize(np.stack(images), image_side))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.config import MMInterleavedConfig
-from trainer.data.box_resize import box_resize
+from trainer.data.compact_batch import CompactImages
 from trainer.data.config import DataConfig
 from trainer.data.emoji.layouts import random_scene
 from trainer.data.emoji.world import dense_labels, layout_labels, number_labels, render
@@ -24,20 +24,24 @@ from trainer.data.stream import rendered_side
 class LabelledImages:
     """Images and what they show."""
 
-    pixel_values: Tensor
-    """[N, 3, h, w] float32 in [0, 1]."""
+    images: CompactImages
 
     classes: Tensor
-    """[N, h, w] int64: 0 background, then the sprites, then the ten digits (`world.dense_labels`)."""
+    """[N, h, w] int16: 0 background, then the sprites, then the ten digits (`world.dense_labels`)."""
 
     numbers: Tensor
-    """[N, h, w] int64: on a sprite the number printed under it, else -1."""
+    """[N, h, w] int16: on a sprite the number printed under it, else -1."""
 
     present: Tensor
     """[N, K] bool: whether a sprite stands in the image."""
 
     centres: Tensor
     """[N, K, 2] float32: its centre (x, y) in [0, 1]."""
+
+    @property
+    def pixel_values(self) -> Tensor:
+        """[N, 3, h, w] float32 in [0, 1]: the images, as the model reads them."""
+        return self.images.to_float()
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> LabelledImages:
         """The same on another device."""
@@ -72,15 +76,15 @@ class LabelledScenes:
             )
             for image in images
         ]
-        rendered = np.stack([render(scene, side) for scene in scenes])
+        rendered = [render(scene, side) for scene in scenes]
         classes = np.stack([dense_labels(scene, num_concepts, side) for scene in scenes])
         numbers = np.stack([number_labels(scene, side) for scene in scenes])
         middle = slice(stride // 2, None, stride)
         present, centres = zip(*(layout_labels(scene, num_concepts) for scene in scenes), strict=True)
         return LabelledImages(
-            pixel_values=torch.from_numpy(box_resize(rendered, self.image_side)),
-            classes=torch.from_numpy(classes[:, middle, middle]),
-            numbers=torch.from_numpy(numbers[:, middle, middle]),
+            images=CompactImages.of(rendered, self.image_side),
+            classes=torch.from_numpy(classes[:, middle, middle].astype(np.int16)),
+            numbers=torch.from_numpy(numbers[:, middle, middle].astype(np.int16)),
             present=torch.from_numpy(np.stack(present)),
             centres=torch.from_numpy(np.stack(centres)),
         )

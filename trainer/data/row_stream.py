@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from models.batch import Batch
 from models.config import MMInterleavedConfig
 from trainer.data.collate import collate
+from trainer.data.compact_batch import CompactBatch
 from trainer.data.pack import Row, SpecialTokens
 
 
@@ -56,7 +57,11 @@ class RowStream(ABC):
         return self.part(step, range(self.num_rows))
 
     def part(self, step: int, rows: range) -> Batch:
-        """Neighbouring rows of a batch, for a process that trains on a share of it."""
+        """Neighbouring rows of a batch."""
+        return self.compact_part(step, rows).to("cpu")
+
+    def compact_part(self, step: int, rows: range) -> CompactBatch:
+        """The same, to be moved to the device of a process that trains on a share of the batch."""
         return collate(
             [self.row(step, row) for row in rows],
             self._special,

@@ -101,8 +101,10 @@ def train(
     for line in describe_groups(optimizer):
         log.message(f"  {line}")
     flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
-    loader = micro_batch_loader(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda")
-    with saver:
+    with (
+        micro_batch_loader(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda") as loader,
+        saver,
+    ):
 
         def save(step: int) -> None:
             watchdog.enters("the checkpoint")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models import Batch, MMInterleaved
 from models.batch import IGNORED
+from trainer.data.compact_batch import CompactBatch
 from trainer.step.accumulate import Chunks, accumulate
 
 
@@ -31,7 +32,7 @@ class StepLosses:
     datasets: tuple[str, ...] = ()
     """D names, by their numbers in `Batch.dataset_ids`. Fewer than two have no losses of their own."""
 
-    def counts(self, batch: Batch) -> list[int]:
+    def counts(self, batch: Batch | CompactBatch) -> list[int]:
         """Supervised tokens and drawn images; then, of several datasets, each one's tokens and each one's images."""
         counts = [int((batch.targets != IGNORED).sum()), len(batch.drawn)]
         if len(self.datasets) > 1:
@@ -69,7 +70,7 @@ class StepLosses:
         }
 
 
-def datasets_of_losses(batch: Batch) -> tuple[Tensor, Tensor]:
+def datasets_of_losses(batch: Batch | CompactBatch) -> tuple[Tensor, Tensor]:
     """Numbers of the datasets that the supervised tokens, [K], and the drawn images, [M], are from.
 
     Raises:
@@ -81,6 +82,6 @@ def datasets_of_losses(batch: Batch) -> tuple[Tensor, Tensor]:
     return batch.dataset_ids[batch.targets != IGNORED], batch.dataset_ids[row, column]
 
 
-def count_tokens_and_images(batch: Batch) -> tuple[int, int]:
+def count_tokens_and_images(batch: Batch | CompactBatch) -> tuple[int, int]:
     """How many tokens (no padding) and images a batch has."""
-    return int((batch.document_ids >= 0).sum()), len(batch.pixel_values)
+    return int((batch.document_ids >= 0).sum()), len(batch.image_positions)

@@ -22,7 +22,7 @@ def test_a_batch_of_two_rows():
     first = Tokens("a/0", "a", [1, 9, 3, 4, 2], [9, 3, -100, 2, -100], [PlacedImage(3, random_image(0), True)])
     second = Tokens("b/0", "b", [1, 3, 4, 2], [-100, -100, 2, -100], [PlacedImage(2, random_image(1), False)])
     rows = [Row([first, second]), Row([second, first])]
-    batch = collate(rows, SPECIAL, row_tokens=10, image_side=8, drawn_image_side=4, seed=5, step=7)
+    batch = collate(rows, SPECIAL, row_tokens=10, image_side=8, drawn_image_side=4, seed=5, step=7).to("cpu")
     assert batch.input_ids.tolist() == [[1, 9, 3, 4, 2, 1, 3, 4, 2, 0], [1, 3, 4, 2, 1, 9, 3, 4, 2, 0]]
     assert batch.targets[0].tolist() == [9, 3, -100, 2, -100, -100, -100, 2, -100, -100]
     assert batch.document_ids.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1, -1], [0, 0, 0, 0, 1, 1, 1, 1, 1, -1]]
@@ -58,7 +58,7 @@ def test_a_batch_without_images_keeps_its_shapes():
         drawn_image_side=4,
         seed=0,
         step=0,
-    )
+    ).to("cpu")
     assert batch.pixel_values.shape == (0, 3, 8, 8)
     assert batch.drawn_pixels.shape == (0, 3, 4, 4)
     assert batch.image_positions.shape == (0, 2)
@@ -92,6 +92,8 @@ def test_a_target_of_its_own_is_what_is_drawn():
     image = PlacedImage(3, random_image(0), True, target=random_image(1, 4))
     row = Row([Tokens("a/0", "a", [1, 9, 3, 4, 2], [9, 3, -100, 2, -100], [image])])
     batch = collate([row], SPECIAL, row_tokens=5, image_side=8, drawn_image_side=4, seed=5, step=7, first_row=6)
+    assert batch.drawn_images.values.dtype == torch.uint8
+    batch = batch.to("cpu")
     expected = torch.from_numpy(random_image(1, 4)).permute(2, 0, 1) / 255
     torch.testing.assert_close(batch.drawn_pixels[0], expected, rtol=0, atol=0)
     assert batch.drawn_keys.tolist() == [stable_key(5, 7, 6, 0)]

@@ -1,5 +1,3 @@
-from dataclasses import fields
-
 import torch
 
 from models import MMInterleavedConfig
@@ -12,7 +10,8 @@ TOY = MMInterleavedConfig.toy()
 def test_a_step_is_pure_and_steps_differ():
     scenes = LabelledScenes(DataConfig(), TOY, seed=1)
     first, again = scenes(4, range(8)), LabelledScenes(DataConfig(), TOY, seed=1)(4, range(8))
-    assert all(torch.equal(getattr(first, f.name), getattr(again, f.name)) for f in fields(first))
+    for name in ("pixel_values", "classes", "numbers", "present", "centres"):
+        assert torch.equal(getattr(first, name), getattr(again, name)), name
     assert not torch.equal(scenes(5, range(8)).classes, first.classes)
 
 
@@ -21,7 +20,7 @@ def test_shapes_at_the_models_size():
         images = LabelledScenes(DataConfig(), model, seed=1)(0, range(3))
         assert images.pixel_values.shape == (3, 3, size, size)
         assert images.classes.shape == images.numbers.shape == (3, size, size)
-        assert images.classes.dtype == images.numbers.dtype == torch.int64
+        assert images.classes.dtype == images.numbers.dtype == torch.int16
         assert images.present.shape == (3, 32)
         assert images.centres.shape == (3, 32, 2)
 

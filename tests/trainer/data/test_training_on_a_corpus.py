@@ -46,7 +46,7 @@ def test_a_run_on_a_corpus_is_stopped_and_resumed_exactly(settings, tmp_path, mo
     assert {line["source"] for line in quarantined} == {"captions"}
     assert all("broken.tar at byte" in line["name"] for line in quarantined)
 
-    make = CorpusStream.part
+    make = CorpusStream.compact_part
 
     def make_and_stop(self, step, rows):
         if step == 1:
@@ -54,7 +54,7 @@ def test_a_run_on_a_corpus_is_stopped_and_resumed_exactly(settings, tmp_path, mo
         return make(self, step, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CorpusStream, "part", make_and_stop)
+        patch.setattr(CorpusStream, "compact_part", make_and_stop)
         assert main([*settings, "--out", str(stopped)]) == 3
     assert [s["step"] for s in steps(stopped)] == [1, 2]
     assert main([*settings, "--out", str(stopped), "--resume"]) == 0
