@@ -74,15 +74,12 @@ class CompactBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """What the model takes, on a device. Images travel compact and become float32 there."""
-        moved = {
-            field.name: part.to(device, non_blocking=non_blocking)
-            for field in fields(self)
-            if (part := getattr(self, field.name)) is not None
-        }
+        parts = {f.name: part for f in fields(self) if (part := getattr(self, f.name)) is not None}
+        moved = {name: part.to(device, non_blocking=non_blocking) for name, part in parts.items()}
         images, drawn_images = moved.pop("images"), moved.pop("drawn_images")
         return Batch(**moved, pixel_values=images.to_float(), drawn_pixels=drawn_images.to_float())
 
     def pin_memory(self) -> CompactBatch:
         """The same in page-locked memory (the hook that a DataLoader calls)."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return CompactBatch(**{name: part if part is None else part.pin_memory() for name, part in parts.items()})
+        parts = {f.name: part for f in fields(self) if (part := getattr(self, f.name)) is not None}
+        return CompactBatch(**{name: part.pin_memory() for name, part in parts.items()})
