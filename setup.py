@@ -1,8 +1,9 @@
 """The compiled CPU kernel of mmfs as part of the wheel. Everything else about the package is in pyproject.toml.
 
-mmfs/kernels/cpu.cpp, for PyTorch, and mmfs/kernels/onnxruntime_node.cpp, for onnxruntime, become one shared library for
-each instruction set. They have a plain C interface, so the wheel depends on the platform but not on the version of
-Python. Without a C++ compiler the package installs without them and computes with PyTorch's own operators.
+mmfs/kernels/cpu.cpp, for PyTorch, and mmfs/kernels/onnxruntime_node.cpp with cuda_*.cpp, for onnxruntime, become one
+shared library for each instruction set. They have a plain C interface, so the wheel depends on the platform but not on
+the version of Python. Without a C++ compiler the package installs without them and computes with PyTorch's own
+operators.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -19,10 +21,16 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("mmfs", "kernels")
-SOURCES = {"_cpu": KERNELS / "cpu.cpp", "_onnxruntime": KERNELS / "onnxruntime_node.cpp"}
+SOURCES = {
+    "_cpu": [KERNELS / "cpu.cpp"],
+    "_onnxruntime": [
+        KERNELS / name for name in ("onnxruntime_node.cpp", "cuda_node.cpp", "cuda_launch.cpp", "cuda_driver.cpp")
+    ],
+}
 """By the first part of the libraries' names; the instruction set is the second."""
 # -ffp-contract=off: sampling.h asks for it. -psabi, -ignored-attributes: GCC's notes about vectors as arguments.
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"]
+LIBRARIES = ["-ldl"]  # by which the CUDA driver is opened, where there is one
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes"]
 
 
@@ -41,11 +49,11 @@ def find_compiler() -> str | None:
     return os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
 
 
-def compile_kernel(compiler: str, source: Path, instruction_set: str, library: Path) -> None:
+def compile_kernel(compiler: str, sources: Sequence[Path], instruction_set: str, library: Path) -> None:
     """Raises subprocess.CalledProcessError, OSError."""
     library.parent.mkdir(parents=True, exist_ok=True)
     flags = [*FLAGS, *WARNINGS, *instruction_sets()[instruction_set]]
-    subprocess.run([*compiler.split(), *flags, str(source), "-o", str(library)], check=True)
+    subprocess.run([*compiler.split(), *flags, *map(str, sources), *LIBRARIES, "-o", str(library)], check=True)
 
 
 class BuildKernel(build_ext):
@@ -57,7 +65,8 @@ class BuildKernel(build_ext):
         assert compiler is not None, "without a compiler there are no extensions"
         instruction_set = ext.name.rpartition("_")[2]
         try:
-            compile_kernel(compiler, Path(ext.sources[0]), instruction_set, Path(self.get_ext_fullpath(ext.name)))
+            sources = [Path(source) for source in ext.sources]
+            compile_kernel(compiler, sources, instruction_set, Path(self.get_ext_fullpath(ext.name)))
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"mmfs is built without {ext.name}, because compiling it failed: {error}")
 
@@ -69,10 +78,10 @@ class WheelOfOnePlatform(bdist_wheel):
 
 
 def extensions() -> list[Extension]:
-    headers = sorted(str(path) for path in KERNELS.glob("*.h"))
+    headers = [*sorted(map(str, KERNELS.glob("*.h"))), str(KERNELS / "arguments.cuh")]
     return [
-        Extension(f"mmfs.{name}_{instruction_set}", [str(source)], depends=headers, optional=True)
-        for name, source in SOURCES.items()
+        Extension(f"mmfs.{name}_{instruction_set}", [*map(str, sources)], depends=headers, optional=True)
+        for name, sources in SOURCES.items()
         for instruction_set in instruction_sets()
     ]
 

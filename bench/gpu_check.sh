@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # bench/gpu_check.sh [op|model|train|export|all]: on a machine with an NVIDIA GPU, tests and benchmarks of a theme (default: all).
 #
-#   op      GPU tests of the op; compute-sanitizer's memcheck and racecheck on a few of them; then bench_op.py, with
+#   op      GPU tests of the op, its nodes in onnxruntime-gpu among them (left out with a sentence where that is not
+#           installed); compute-sanitizer's memcheck and racecheck on a few of them; then bench_op.py, with
 #           transformers (eager and compiled), SDPA and deformops beside it. Meant for 8 minutes.
 #   model   GPU benchmarks of models.
 #   train   GPU tests and benchmarks of the trainer: a step of a large model, its utilisation, its memory against

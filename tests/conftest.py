@@ -13,6 +13,9 @@ import torch
 
 from alignment import begin_anywhere
 
+# Before anything imports onnxruntime: its wheels would begin a thread that asks the network, and share a database.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -11,6 +11,16 @@ from torch import Tensor
 
 import mmfs.onnxruntime
 
+ELEMENT_TYPES = {
+    torch.float32: 1,
+    torch.int32: 6,
+    torch.int64: 7,
+    torch.float16: 10,
+    torch.float64: 11,
+    torch.bfloat16: 16,
+}
+"""What ONNX calls the types."""
+
 
 def one_node_model(
     op_type: str, inputs: Mapping[str, Tensor], *, opset: int = 18, plugin: bool = True, **attributes: object
@@ -45,3 +55,21 @@ def run(model: ModelProto, inputs: Mapping[str, Tensor], *, custom_operators: bo
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (out,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return torch.from_numpy(out)
+
+
+def run_bound(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor], out: Tensor) -> Tensor:
+    """With the memory of PyTorch's tensors, which may be of types that NumPy does not have."""
+    binding = session.io_binding()
+    for name, tensor in inputs.items():
+        binding.bind_input(name, "cpu", 0, ELEMENT_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+    binding.bind_output("out", "cpu", 0, ELEMENT_TYPES[out.dtype], tuple(out.shape), out.data_ptr())
+    session.run_with_iobinding(binding)
+    return out
+
+
+def typed(model: ModelProto, inputs: Mapping[str, Tensor]) -> ModelProto:
+    """The model with the types of these inputs, bfloat16 among them."""
+    for value in model.graph.input:
+        value.type.tensor_type.elem_type = ELEMENT_TYPES[inputs[value.name].dtype]
+    model.graph.output[0].type.tensor_type.elem_type = ELEMENT_TYPES[inputs["value"].dtype]
+    return model

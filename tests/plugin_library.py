@@ -1,4 +1,5 @@
-"""The C++ plugin's planning, without TensorRT: plugins_trt/csrc as a library for ctypes."""
+"""The planning and launching of hosts without Python, mmfs/kernels/cuda_*.cpp, and the machine code of the C++ plugin,
+without TensorRT: a library for ctypes."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from plugins_trt.launches import Address
 from plugins_trt.node_contract import INPUTS, Node
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ROOT / "plugins_trt/csrc"
+PLUGIN = ROOT / "plugins_trt/csrc"
+KERNELS = ROOT / "mmfs/kernels"
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int64: 3, torch.int32: 4}
 
 
@@ -64,10 +66,11 @@ def call_of(
 
 def compile_plugin(path: Path, flags: Sequence[str] = ()) -> Callable[..., str]:
     """Compiles the library to a path. The result calls a function of csrc_interface.cpp and returns its text."""
-    sources = [SOURCES / name for name in ("node.cpp", "launch.cpp", "machine_code.cpp", "driver.cpp")]
+    sources = [KERNELS / name for name in ("cuda_node.cpp", "cuda_launch.cpp", "cuda_driver.cpp")]
+    sources.append(PLUGIN / "machine_code.cpp")
     sources.append(ROOT / "tests/plugins_trt/csrc_interface.cpp")
     command = ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *flags]
-    command += [f"-I{SOURCES}", f"-I{ROOT / 'mmfs/kernels'}", *map(str, sources), "-lz", "-ldl", "-o", str(path)]
+    command += [f"-I{PLUGIN}", f"-I{KERNELS}", *map(str, sources), "-lz", "-ldl", "-o", str(path)]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
     functions = ctypes.CDLL(str(path))

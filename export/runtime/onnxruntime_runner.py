@@ -44,7 +44,7 @@ class OnnxRuntimeRunner(ComponentRunner):
         outputs: its outputs.
         file: the graph.
         device: where to run it.
-        custom_operators: whether the mmfs nodes are computed by the compiled kernel where that is there; else by their
+        custom_operators: whether the mmfs nodes are computed by mmfs's kernels where these are there; else by their
             bodies.
 
     Raises:
@@ -65,7 +65,7 @@ class OnnxRuntimeRunner(ComponentRunner):
         self.why_by_body = (
             why_no_custom_operators(device) if custom_operators else "custom operators were not asked for"
         )
-        """Why mmfs nodes are computed by their bodies; None: the compiled kernel computes them."""
+        """Why mmfs nodes are computed by their bodies; None: mmfs's kernels compute them."""
         provider = PROVIDERS.get(device.type)
         if provider not in onnxruntime.get_available_providers():
             raise ValueError(
@@ -110,26 +110,29 @@ class OnnxRuntimeRunner(ComponentRunner):
 
 
 def why_no_custom_operators(device: torch.device) -> str | None:
-    """Why the mmfs nodes of a file are computed by their bodies there; None: the compiled kernel computes them."""
+    """Why the mmfs nodes of a file are computed by their bodies there; None: mmfs's kernels compute them."""
+    if device.type == "cuda":
+        return mmfs.onnxruntime.why_not_cuda()
     if device.type != "cpu":
-        return f"the compiled kernel computes on a CPU, and the file runs on {device.type}"
+        return f"mmfs's kernels compute on a CPU or by CUDA, and the file runs on {device.type}"
     return mmfs.onnxruntime.why_not()
 
 
 def who_computes(runners: Iterable[ComponentRunner]) -> str | None:
     """Who computes the mmfs nodes of the components that onnxruntime runs, in words; None: it runs none."""
-    reasons = {runner.why_by_body for runner in runners if isinstance(runner, OnnxRuntimeRunner)}
-    if not reasons:
+    found = {(runner.device.type, runner.why_by_body) for runner in runners if isinstance(runner, OnnxRuntimeRunner)}
+    if not found:
         return None
-    (reason,) = reasons  # of a session all run on the same device
-    return "mmfs nodes by the compiled kernel" if reason is None else f"mmfs nodes by their bodies: {reason}"
+    ((device, reason),) = found  # of a session all run on the same device
+    kernels = "the CUDA kernels" if device == "cuda" else "the compiled kernel"
+    return f"mmfs nodes by {kernels}" if reason is None else f"mmfs nodes by their bodies: {reason}"
 
 
 def session_options(*, custom_operators: bool) -> onnxruntime.SessionOptions:
     """As many threads as PyTorch uses. Products with eight-bit weights are computed as the graph says; by default,
     onnxruntime would round the other factor to eight bits as well.
 
-    custom_operators: whether the compiled kernel computes mmfs nodes.
+    custom_operators: whether mmfs's kernels compute mmfs nodes.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

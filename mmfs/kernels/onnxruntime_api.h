@@ -1,4 +1,4 @@
-// What onnxruntime_node.cpp needs of onnxruntime's C interface, whose headers no wheel of onnxruntime ships.
+// What onnxruntime_*.h need of onnxruntime's C interface, whose headers no wheel of onnxruntime ships.
 //
 // The interface is one table of functions, to which versions only append (OrtApi of onnxruntime_c_api.h, and the
 // assertions on its size in onnxruntime_c_api.cc, at github.com/microsoft/onnxruntime). So a function is known by its
@@ -25,6 +25,7 @@ struct Value;
 struct TypeAndShape;
 struct ShapeInferContext;
 struct KeyValuePairs;
+struct Allocator;
 
 // enum OrtErrorCode
 enum ErrorCode : int { FAIL = 1, INVALID_ARGUMENT = 2, RUNTIME_EXCEPTION = 6, NOT_IMPLEMENTED = 9 };
@@ -39,6 +40,9 @@ enum ElementType : int {
     DOUBLE = 11,
     BFLOAT = 16,
 };
+
+// enum OrtMemType
+enum MemoryType : int { CPU_INPUT = -2, DEFAULT_MEMORY = 0 };  // in the host's memory; where the execution provider has it
 
 // OrtApi
 using Api = void (*const)();
@@ -71,19 +75,24 @@ using GetDimensionsCount = Function<61, Status*(const TypeAndShape*, size_t*)>;
 using GetDimensions = Function<62, Status*(const TypeAndShape*, int64_t*, size_t)>;
 using GetSymbolicDimensions = Function<63, Status*(const TypeAndShape*, const char**, size_t)>;
 using GetTensorTypeAndShape = Function<65, Status*(const Value*, TypeAndShape**)>;
+using AllocatorAlloc = Function<75, Status*(Allocator*, size_t, void**)>;
+using AllocatorFree = Function<76, Status*(Allocator*, void*)>;
 using KernelInfoGetAttribute_float = Function<85, Status*(const KernelInfo*, const char*, float*)>;
 using KernelInfoGetAttribute_int64 = Function<86, Status*(const KernelInfo*, const char*, int64_t*)>;
 using KernelContext_GetInput = Function<90, Status*(const KernelContext*, size_t, const Value**)>;
 using KernelContext_GetOutput = Function<91, Status*(KernelContext*, size_t, const int64_t*, size_t, Value**)>;
 using ReleaseStatus = Function<93, void(Status*)>;
 using ReleaseTensorTypeAndShapeInfo = Function<99, void(TypeAndShape*)>;
+using ReleaseAllocator = Function<132, void(Allocator*)>;
 using KernelInfoGetAttributeArray_int64 = Function<163, Status*(const KernelInfo*, const char*, int64_t*, size_t*)>;
+using KernelContext_GetGPUComputeStream = Function<193, Status*(const KernelContext*, void**)>;
 using ShapeInferContext_GetInputTypeShape = Function<268, Status*(const ShapeInferContext*, size_t, TypeAndShape**)>;
 using ShapeInferContext_SetOutputTypeShape =
     Function<270, Status*(const ShapeInferContext*, size_t, const TypeAndShape*)>;
 using SetSymbolicDimensions = Function<271, Status*(TypeAndShape*, const char**, size_t)>;
 using KernelContext_ParallelFor =
     Function<274, Status*(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>;
+using KernelInfoGetAllocator = Function<278, Status*(const KernelInfo*, MemoryType, Allocator**)>;
 using GetKeyValue = Function<297, const char*(const KeyValuePairs*, const char*)>;
 using ReleaseKeyValuePairs = Function<300, void(KeyValuePairs*)>;
 using KernelInfo_GetConfigEntries = Function<391, Status*(const KernelInfo*, KeyValuePairs**)>;
@@ -102,7 +111,7 @@ struct CustomOp {
     void (*kernel_destroy)(void*);
     int (*get_input_characteristic)(const CustomOp*, size_t);
     int (*get_output_characteristic)(const CustomOp*, size_t);
-    int (*get_input_memory_type)(const CustomOp*, size_t);
+    MemoryType (*get_input_memory_type)(const CustomOp*, size_t);
     int (*get_variadic_input_min_arity)(const CustomOp*);
     int (*get_variadic_input_homogeneity)(const CustomOp*);
     int (*get_variadic_output_min_arity)(const CustomOp*);

@@ -37,6 +37,18 @@ class Instance:
         parts = (self.kernel, str(self.dtype).removeprefix("torch."), *(int(part) for part in self.arguments))
         return "_".join(map(str, ("mmfs", *parts)))
 
+    @classmethod
+    def named(cls, name: str) -> Instance:
+        """The reverse of `name`.
+
+        Raises:
+            ValueError: it is no such name.
+        """
+        found = re.fullmatch(r"mmfs_(\w+)_(float32|float64|float16|bfloat16)((?:_\d+)*)", name)
+        if found is None:
+            raise ValueError(f"{name!r} is not the name of a kernel of mmfs.")
+        return cls(found[1], getattr(torch, found[2]), tuple(map(int, found[3].split("_")[1:])))
+
     @property
     def most_threads(self) -> int:
         """Of a block."""

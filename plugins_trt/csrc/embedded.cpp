@@ -6,7 +6,7 @@
 
 #include "machine_code.h"
 
-namespace mmfs {
+namespace mmfs::cuda {
 
 namespace {
 
@@ -41,4 +41,4 @@ MachineCode embedded(const std::vector<std::string>& kernels) {
     return code;
 }
 
-}  // namespace mmfs
+}  // namespace mmfs::cuda

@@ -5,7 +5,7 @@
 #include <map>
 #include <stdexcept>
 
-namespace mmfs {
+namespace mmfs::cuda {
 
 std::string PackedImage::inflated() const {
     z_stream stream = {};
@@ -56,4 +56,11 @@ const PackedImage& MachineCode::for_gpu(const std::string& kernel, int major, in
                              ". Build the engine again for this GPU.");
 }
 
-}  // namespace mmfs
+FindImage MachineCode::finder() const {
+    return [this](const std::string& kernel, int major, int minor) {
+        const PackedImage& packed = for_gpu(kernel, major, minor);
+        return Image{packed.data, [&packed] { return packed.inflated(); }};
+    };
+}
+
+}  // namespace mmfs::cuda

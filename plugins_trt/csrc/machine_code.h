@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
-namespace mmfs {
+#include "cuda_driver.h"
+
+namespace mmfs::cuda {
 
 struct PackedImage {
     std::string name;  // kernel@architecture
@@ -26,10 +28,13 @@ struct MachineCode {
     // The image for a GPU of this compute capability: machine code for the same major and an equal or earlier minor
     // capability, else PTX of an earlier one. Throws std::runtime_error if nothing here runs on it.
     const PackedImage& for_gpu(const std::string& kernel, int major, int minor) const;
+
+    // for_gpu, for a driver; *this has to outlive it.
+    FindImage finder() const;
 };
 
 // The images that `python -m plugins_trt.embed` put into this library for these kernels, in their order. Throws
 // std::runtime_error if one is missing.
 MachineCode embedded(const std::vector<std::string>& kernels);
 
-}  // namespace mmfs
+}  // namespace mmfs::cuda

@@ -16,12 +16,12 @@
 #include <utility>
 #include <vector>
 
-#include "driver.h"
-#include "launch.h"
+#include "cuda_driver.h"
+#include "cuda_launch.h"
 #include "machine_code.h"
-#include "node.h"
+#include "cuda_node.h"
 
-namespace mmfs {
+namespace mmfs::cuda {
 
 namespace {
 
@@ -211,7 +211,7 @@ public:
                 addresses.push_back({reinterpret_cast<std::uintptr_t>(inputs[i]), type_of(input_descs[i].type)});
             }
             const Address output = {reinterpret_cast<std::uintptr_t>(outputs[0]), addresses[0].type};
-            driver().run(state_.node, code(), shapes, addresses, output, workspace, stream);
+            driver().run(state_.node, code().finder(), shapes, addresses, output, workspace, stream);
             return 0;
         });
     }
@@ -324,19 +324,20 @@ private:
 
 }  // namespace
 
-}  // namespace mmfs
+}  // namespace mmfs::cuda
 
 // By these two names TensorRT finds the creators in a plugin library, and gives it a logger.
 extern "C" {
 
 __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-    static mmfs::Creator ranges(mmfs::MMFS), lists(mmfs::MMFS_IMAGE_LISTS), ms_deform_attn(mmfs::MS_DEFORM_ATTN);
+    using namespace mmfs::cuda;
+    static Creator ranges(MMFS), lists(MMFS_IMAGE_LISTS), ms_deform_attn(MS_DEFORM_ATTN);
     static nvinfer1::IPluginCreatorInterface* const creators[] = {&ranges, &lists, &ms_deform_attn};
     count = 3;
     return creators;
 }
 
 __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
-    mmfs::logger_finder = finder;
+    mmfs::cuda::logger_finder = finder;
 }
 }

@@ -74,7 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("there is neither a built library nor a C++ compiler")
     folder = tmp_path_factory.mktemp("kernel")
     for library in libraries:
-        build.compile_kernel(compiler, KERNELS / "cpu.cpp", library.stem.rpartition("_")[2], folder / library.name)
+        build.compile_kernel(compiler, [KERNELS / "cpu.cpp"], library.stem.rpartition("_")[2], folder / library.name)
     return folder
 
 

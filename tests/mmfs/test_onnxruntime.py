@@ -19,7 +19,7 @@ from torch import Tensor
 
 import mmfs.onnxruntime
 from mmfs import compiled
-from onnx_models import one_node_model
+from onnx_models import one_node_model, run_bound, typed
 
 pytestmark = pytest.mark.skipif(
     mmfs.onnxruntime.why_not() is not None, reason="this installation has no custom operators for onnxruntime"
@@ -30,7 +30,6 @@ FLAT_SHAPES = [side for pair in SHAPES for side in pair]
 S = sum(h * w for h, w in SHAPES)
 B, Q, N, H, D, L, P, A = 2, 70, 3, 4, 24, len(SHAPES), 4, 2
 NULL = {"null_logit": 0.25, "use_null": 1}
-ELEMENT_TYPES = {torch.float32: 1, torch.int64: 7, torch.float16: 10, torch.float64: 11, torch.bfloat16: 16}
 
 
 def mmfs_attention_inputs(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -66,24 +65,6 @@ def session_of(model: ModelProto, num_threads: int = 1, **entries: str) -> onnxr
     for key, entry in entries.items():
         options.add_session_config_entry(f"mmfs.{key}", entry)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def run_bound(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor], out: Tensor) -> Tensor:
-    """With the memory of PyTorch's tensors, which may be of types that NumPy does not have."""
-    binding = session.io_binding()
-    for name, tensor in inputs.items():
-        binding.bind_input(name, "cpu", 0, ELEMENT_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
-    binding.bind_output("out", "cpu", 0, ELEMENT_TYPES[out.dtype], tuple(out.shape), out.data_ptr())
-    session.run_with_iobinding(binding)
-    return out
-
-
-def typed(model: ModelProto, inputs: Mapping[str, Tensor]) -> ModelProto:
-    """The model with the types of these inputs, bfloat16 among them."""
-    for value in model.graph.input:
-        value.type.tensor_type.elem_type = ELEMENT_TYPES[inputs[value.name].dtype]
-    model.graph.output[0].type.tensor_type.elem_type = ELEMENT_TYPES[inputs["value"].dtype]
-    return model
 
 
 @pytest.mark.parametrize("coordinates", [torch.float32, None], ids=["float32 coordinates", "one type"])

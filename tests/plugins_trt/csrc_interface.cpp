@@ -1,14 +1,14 @@
-// Functions of plugins_trt/csrc for ctypes. An exception comes back as "error: " and its sentence.
+// Functions of mmfs/kernels/cuda_*.cpp and plugins_trt/csrc for ctypes. An exception comes back as "error: " and its sentence.
 
 #include <cstring>
 #include <functional>
 #include <optional>
 
-#include "driver.h"
-#include "launch.h"
+#include "cuda_driver.h"
+#include "cuda_launch.h"
 #include "machine_code.h"
 
-using namespace mmfs;
+using namespace mmfs::cuda;
 
 namespace {
 
@@ -123,7 +123,7 @@ const char* mmfs_for_gpu(const char* kernel, int major, int minor) {
 const char* mmfs_run(const Call* call, uint64_t stream) {
     return answered([&] {
         const Given given(*call);
-        opened->run(given.node, *code, given.shapes, given.inputs, {call->output, given.inputs.at(0).type},
+        opened->run(given.node, code->finder(), given.shapes, given.inputs, {call->output, given.inputs.at(0).type},
                     reinterpret_cast<void*>(call->workspace), reinterpret_cast<void*>(stream));
         return std::string();
     });

@@ -1,4 +1,5 @@
-"""The C++ plugin without TensorRT: it plans, packs, unpacks and launches as the Python one does, byte by byte."""
+"""Hosts without Python (mmfs/kernels/cuda_*.cpp, the C++ plugin): they plan, pack, unpack and launch as the Python
+plugin does, byte by byte."""
 
 from __future__ import annotations
 

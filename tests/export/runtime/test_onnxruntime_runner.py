@@ -52,7 +52,20 @@ def test_without_the_library_a_session_takes_the_bodies_and_says_why(
     assert said.startswith("mmfs nodes by their bodies: this installation of mmfs has no custom operators")
 
 
-def test_on_a_gpu_nodes_are_computed_by_their_bodies() -> None:
+def test_on_a_gpu_nodes_are_computed_by_the_cuda_kernels_where_these_can_be_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if (reason := mmfs.onnxruntime.why_not()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr(mmfs.onnxruntime, "find_nvrtc", lambda: "libnvrtc.so")
+    assert why_no_custom_operators(torch.device("cuda", 1)) is None
+    monkeypatch.setattr(mmfs.onnxruntime, "find_nvrtc", lambda: None)
     reason = why_no_custom_operators(torch.device("cuda", 1))
-    assert reason == "the compiled kernel computes on a CPU, and the file runs on cuda"
+    assert reason is not None
+    assert reason.startswith("NVRTC, which compiles the CUDA kernels, was not found")
+
+
+def test_on_another_device_nodes_are_computed_by_their_bodies() -> None:
+    reason = why_no_custom_operators(torch.device("xpu"))
+    assert reason == "mmfs's kernels compute on a CPU or by CUDA, and the file runs on xpu"
     assert who_computes([]) is None

@@ -12,7 +12,7 @@ import pytest
 import kernel_process
 from compiled_tests import SELECT_PORTABLE, assert_passed, run_compiled_tests
 from mmfs import compiled
-from sanitizers import SOURCE, setup_script
+from sanitizers import ROOT, SOURCE, setup_script
 
 AARCH64 = "aarch64-linux-gnu-g++"
 """GCC as a cross compiler for 64-bit ARM, whose vectors are NEON's."""
@@ -20,8 +20,6 @@ AARCH64 = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
 SYSTEM = "/usr/aarch64-linux-gnu"
 """Where Debian and Ubuntu keep the libraries of the cross compiler."""
-
-NODES = SOURCE.with_name("onnxruntime_node.cpp")
 
 
 def skip_without(*programs: str) -> None:
@@ -36,9 +34,10 @@ def skip_without(*programs: str) -> None:
 
 def build(compiler: str, folder: Path) -> dict[str, Path]:
     """Both libraries by the first part of their names, as setup.py builds them for a wheel; a warning is an error."""
-    libraries = {name: folder / f"_{name}_portable.so" for name in ("cpu", "onnxruntime")}
-    for library, source in zip(libraries.values(), (SOURCE, NODES), strict=True):
-        setup_script().compile_kernel(f"{compiler} -Werror", source, "portable", library)
+    script, libraries = setup_script(), {}
+    for name, sources in script.SOURCES.items():
+        libraries[name[1:]] = library = folder / f"{name}_portable.so"
+        script.compile_kernel(f"{compiler} -Werror", [ROOT / source for source in sources], "portable", library)
     return libraries
 
 
@@ -79,7 +78,7 @@ def test_by_clang(tmp_path: Path) -> None:
     ctypes.CDLL(str(libraries["onnxruntime"]))
     names = ["portable"] if compiled.why_not() or compiled.why_not_avx2() else ["portable", "avx2"]
     for name in setup_script().instruction_sets():
-        setup_script().compile_kernel(f"{clang} -Werror", SOURCE, name, tmp_path / f"_cpu_{name}.so")
+        setup_script().compile_kernel(f"{clang} -Werror", [SOURCE], name, tmp_path / f"_cpu_{name}.so")
     assert_passed(run_compiled_tests(tmp_path, "-k", f"({' or '.join(names)}) and not library"))
 
 

@@ -1,5 +1,5 @@
 // A call of an mmfs node as launches of mmfs's kernels: which, with how many threads, with which arguments. It does
-// the same as launches.py and the part of mmfs/kernels/plan.py that it uses; tests/plugins_trt compares them byte by
+// the same as plugins_trt/launches.py and the part of mmfs/kernels/plan.py that it uses; tests/plugins_trt compares them byte by
 // byte. It uses no GPU and does not depend on TensorRT.
 
 #pragma once
@@ -7,9 +7,9 @@
 #include <array>
 #include <cstdint>
 
-#include "node.h"
+#include "cuda_node.h"
 
-namespace mmfs {
+namespace mmfs::cuda {
 
 // Where a contiguous tensor is.
 struct Address {
@@ -31,8 +31,11 @@ std::vector<std::string> kernels_of(const Node& node, int64 num_channels, Type t
 // Scratch memory that suffices for inputs of these shapes or smaller ones, on any GPU. type: of value.
 int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type type);
 
+// Scratch memory that suffices for any call with such values.
+int64 most_workspace_bytes(int64 num_channels, Type type);
+
 // The launches of one call, in order; none if there is nothing to write. num_sms: of the GPU.
 std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes, const std::vector<Address>& inputs,
                              Address output, std::uintptr_t workspace, int64 num_sms);
 
-}  // namespace mmfs
+}  // namespace mmfs::cuda

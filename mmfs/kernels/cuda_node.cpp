@@ -1,4 +1,4 @@
-#include "node.h"
+#include "cuda_node.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 
-namespace mmfs {
+namespace mmfs::cuda {
 
 const Operator MMFS = {
     "MMFS",
@@ -195,4 +195,4 @@ Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes) {
     return sizes;
 }
 
-}  // namespace mmfs
+}  // namespace mmfs::cuda

@@ -1,5 +1,5 @@
-// What a runtime has to know about the mmfs nodes: inputs, sizes, types. The same as node_contract.py, for a host
-// without Python; it does not depend on TensorRT either.
+// What a runtime has to know about the mmfs nodes: inputs, sizes, types. The same as plugins_trt/node_contract.py,
+// for TensorRT's C++ plugin and for onnxruntime; it depends on neither.
 //
 // Letters: N images of the bank, S pixels of all levels of an image, H heads, D channels of a head, L levels, P points,
 // B batch, Q queries, A rows of the tables, K slots of a list of images.
@@ -12,7 +12,7 @@
 
 #include "arguments.cuh"
 
-namespace mmfs {
+namespace mmfs::cuda {
 
 constexpr const char* NAMESPACE = "mmfs";
 constexpr const char* VERSION = "1";
@@ -73,4 +73,4 @@ bool takes_type(const Operator& op, std::size_t position, const std::vector<Type
 
 Sizes sizes_of(const Node& node, const std::vector<Shape>& shapes);
 
-}  // namespace mmfs
+}  // namespace mmfs::cuda

@@ -1,10 +1,10 @@
-#include "driver.h"
+#include "cuda_driver.h"
 
 #include <dlfcn.h>
 
 #include <stdexcept>
 
-namespace mmfs {
+namespace mmfs::cuda {
 
 namespace {
 
@@ -56,24 +56,23 @@ Driver::Gpu& Driver::current_gpu() {
     return gpus_[context] = {attribute(NUM_SMS), attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR), {}};
 }
 
-void* Driver::kernel(Gpu& gpu, const PackedImage& packed) {
-    const auto known = gpu.kernels.find(packed.data);
+void* Driver::kernel(Gpu& gpu, const std::string& name, const Image& image) {
+    const auto known = gpu.kernels.find(image.key);
     if (known != gpu.kernels.end()) return known->second;
-    const std::string image = packed.inflated();
+    const std::string bytes = image.bytes();
     void *module = nullptr, *function = nullptr;
-    call("cuModuleLoadData", &module, static_cast<const void*>(image.c_str()));
-    const std::string name = packed.kernel();
+    call("cuModuleLoadData", &module, static_cast<const void*>(bytes.c_str()));
     call("cuModuleGetFunction", &function, module, name.c_str());
-    return gpu.kernels[packed.data] = function;
+    return gpu.kernels[std::string(image.key)] = function;
 }
 
-void Driver::run(const Node& node, const MachineCode& code, const std::vector<Shape>& shapes,
+void Driver::run(const Node& node, const FindImage& find_image, const std::vector<Shape>& shapes,
                  const std::vector<Address>& inputs, Address output, void* workspace, void* stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     Gpu& gpu = current_gpu();
     const auto scratch = reinterpret_cast<std::uintptr_t>(workspace);
     for (Launch& launch : launches(node, shapes, inputs, output, scratch, gpu.num_sms)) {
-        void* function = kernel(gpu, code.for_gpu(launch.kernel, gpu.major, gpu.minor));
+        void* function = kernel(gpu, launch.kernel, find_image(launch.kernel, gpu.major, gpu.minor));
         void* parameters[] = {&launch.arguments};  // the driver copies what they point to before it returns
         const auto& [x, y, z] = launch.grid;
         call("cuLaunchKernel", function, x, y, z, launch.threads, 1u, 1u, launch.shared_bytes, stream,
@@ -86,4 +85,4 @@ Driver& driver() {
     return of_this_machine;
 }
 
-}  // namespace mmfs
+}  // namespace mmfs::cuda
