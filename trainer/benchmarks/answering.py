@@ -19,7 +19,7 @@ from trainer.benchmarks.image_files import open_image
 from trainer.benchmarks.predictions import Answered
 from trainer.benchmarks.sample import DrawnBefore, ImageFile, Rendered, Sample
 from trainer.errors import UsageError
-from trainer.evaluation.answers import shrunk_image
+from trainer.evaluation.answers import first_image, shrunk_image
 
 NUM_READING_THREADS = 4
 BATCHES_AHEAD = 2
@@ -127,8 +127,8 @@ def drawings(
             for _ in range(num_candidates)
         ]
         seeds = [seed_of(sample.id, seed, number) for sample in samples for number in range(num_candidates)]
-        results = model.generate(documents, **{**asking.options, "mode": "image", "max_new_images": 1, "seed": seeds})
-        drawn = [result.images[0] for result in results]
+        results = model.generate(documents, **{"mode": "image", **asking.options, "max_new_images": 1, "seed": seeds})
+        drawn = [first_image(result, model.config.drawn_image_size) for result in results]
         seconds = (time.monotonic() - begun) / len(samples)
         kept = []
         for place, sample in enumerate(samples):

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.benchmarks.benchmark import Benchmark, Source
 from trainer.benchmarks.sample import Rendered, Sample, Segment, Split
 from trainer.benchmarks.scoring import Cleaning, Prediction, Scores
 from trainer.data.document import Document, Text
-from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TaskOptions, documents
+from trainer.data.emoji.tasks import TaskOptions, documents
 from trainer.data.emoji.world import CANVAS
 from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EVALUATION_TASKS
@@ -42,6 +42,14 @@ def emoji_benchmark(family: str) -> Benchmark:
     def score_images(samples: Sequence[Sample], images: Sequence[PILImage.Image]) -> Scores:
         return _graded(family, samples, images, min(*images[0].size, CANVAS))
 
+    options: dict[str, Any] = {"max_new_tokens": task.max_new_tokens}
+    if task.kind == "image":
+        writes_first = {"mode": "auto", **options} if task.max_new_tokens else {}
+        options = {
+            "num_inference_steps": SETTINGS.num_steps,
+            "guidance_scale": SETTINGS.guidance_scale,
+            **writes_first,
+        }
     return Benchmark(
         name=f"{PREFIX}{family}",
         title=f"Emoji world: {task.title}",
@@ -49,17 +57,15 @@ def emoji_benchmark(family: str) -> Benchmark:
         metric=next(iter(task.labels.values())),
         splits={"val": (Source((), read, "."),)},
         paper={},
-        options={"max_new_tokens": task.max_new_tokens}
-        if task.kind == "text"
-        else {"num_inference_steps": SETTINGS.num_steps, "guidance_scale": SETTINGS.guidance_scale},
+        options=options,
         score=score if task.kind == "text" else None,
         score_images=score_images if task.kind == "image" else None,
     )
 
 
 def emoji_benchmarks() -> list[Benchmark]:
-    """One for each family that the shipped weights have learned."""
-    return [emoji_benchmark(family) for family in PRETRAINING_FAMILIES]
+    """One for each family that is evaluated unless others are asked for."""
+    return [emoji_benchmark(family) for family in SETTINGS.tasks]
 
 
 def _sample(document: Document, family: str) -> Sample:

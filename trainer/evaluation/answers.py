@@ -16,6 +16,7 @@ from PIL import Image as PILImage
 
 from models import MMInterleaved
 from models.generation.documents import PlainText
+from models.generation.generated import Generated
 from trainer.data.document import Document, Segment, Text
 from trainer.evaluation.image_scores import to_float
 from trainer.evaluation.settings import Settings
@@ -90,7 +91,7 @@ def drawing_options(settings: Settings, number: int) -> dict[str, Any]:
 def plan_and_draw(
     model: MMInterleaved, given: Sequence[Segment], settings: Settings, *, max_new_tokens: int, seed: int
 ) -> PILImage.Image:
-    """What the model draws after it has written what it will draw; a gray image if it comes to none."""
+    """What the model draws after it has written what it will draw."""
     written = model.generate(
         to_model(given, model.config.image_size[0]),
         mode="auto",
@@ -98,7 +99,12 @@ def plan_and_draw(
         max_new_images=1,
         **drawing_options(settings, seed),
     )
-    height, width = model.config.drawn_image_size
+    return first_image(written, model.config.drawn_image_size)
+
+
+def first_image(written: Generated, drawn_image_size: tuple[int, int]) -> PILImage.Image:
+    """The first image that was drawn; a gray one, (height, width), if the model only wrote."""
+    height, width = drawn_image_size
     return next(iter(written.images), PILImage.new("RGB", (width, height), "gray"))
 
 

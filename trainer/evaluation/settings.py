@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from models.generation.options import MAX_SEED
 from models.number_options import real_number, whole_number
-from trainer.data.emoji.tasks import PRETRAINING_FAMILIES
+from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, STEP_FAMILIES
 from trainer.errors import UsageError
 from trainer.evaluation.tasks import EVALUATION_TASKS
 
@@ -15,7 +15,9 @@ from trainer.evaluation.tasks import EVALUATION_TASKS
 class Settings:
     """What decides the result of an evaluation, given the weights."""
 
-    tasks: tuple[str, ...] = PRETRAINING_FAMILIES
+    tasks: tuple[str, ...] = PRETRAINING_FAMILIES + STEP_FAMILIES
+    """Also step by step: a model that has not learned it shows so in those alone."""
+
     num_texts: int = 48
     """Documents of each family that is answered in writing: validation documents 0, 1, 2, ..."""
 

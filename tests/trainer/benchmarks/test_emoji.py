@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.benchmarks.answering import Asking, answers_in_words
+from trainer.benchmarks.answering import Asking, answers_in_words, drawings
 from trainer.benchmarks.drawn import Judges, score_drawn
 from trainer.benchmarks.emoji import SETTINGS, emoji_benchmark
 from trainer.benchmarks.sample import Rendered
@@ -47,9 +47,18 @@ def test_true_images_are_right_and_blank_ones_are_not(tmp_path) -> None:
     assert scored(lambda _sample: Image.new("RGB", (64, 64), "red")) == 0
 
 
-@pytest.mark.parametrize("family", ["read", "compare", "story", "label_map"])
+@pytest.mark.parametrize("family", SETTINGS.tasks)
 def test_every_family_has_samples(family) -> None:
     split = emoji_benchmark(family).open(NO_FOLDER, "val")
     assert len(split.samples) == SETTINGS.num_documents(family)
-    assert any(isinstance(segment, Rendered) for segment in split.samples[0].document)
+    assert any(isinstance(segment, Rendered) for segment in split.samples[0].document) == (family != "draw")
     assert not split.image_paths
+
+
+@pytest.mark.parametrize("family", ["label_map_steps", "story_steps"])
+def test_what_is_drawn_may_be_written_first(family, shipped) -> None:
+    benchmark = emoji_benchmark(family)
+    samples = benchmark.open(NO_FOLDER, "val").samples[:2]
+    asking = Asking(None, benchmark.options | {"num_inference_steps": 1})
+    [drawn] = drawings(shipped, iter([list(samples)]), asking, drawn_before=lambda _id: Image.new("RGB", (1, 1)))
+    assert [one.image.size for one in drawn] == [(32, 32)] * 2

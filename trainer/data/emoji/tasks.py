@@ -317,7 +317,10 @@ TASKS: dict[str, Task] = {
     "story_steps": story_steps,
 }
 PRETRAINING_FAMILIES = ("caption", "draw", "read", "label_map", "ground", "compare", "story")
-"""Those that the shipped weights have learned; the others are for fine-tuning."""
+"""Those that are learned unless others are asked for; of them the tokenizer was made."""
+
+STEP_FAMILIES = ("read_steps", "ground_steps", "compare_steps", "label_map_steps", "story_steps")
+"""Of these, what is answered after a search or a plan in writing."""
 
 
 def documents(
