@@ -16,3 +16,7 @@ it, for tasks that draw no images.
 CheckpointedComponent = Literal["vision_encoder", "language_model", "unet"]
 """The components that `models.activation_checkpointing` can checkpoint: the layers of the ViT, those of the language
 model with their synchronizers, those of the U-Net without them."""
+
+CompiledComponent = Literal["vision_encoder", "language_model", "unet"]
+"""The components that `models.compiled_components` can compile: the layers of the ViT, those of the language model with
+their synchronizers, the blocks of the U-Net without them."""

@@ -18,6 +18,8 @@ from transformers.cache_utils import Cache
 from mmfs import MMFS
 from mmfs.arguments import MMFSAttentionArguments
 from models.component_configs import LanguageModelConfig
+from models.document_attention import attends_by_document, enable_document_attention
+from models.documents import Documents
 from models.folded_mmfs import FoldedMMFS, Folds, can_fold
 from models.foreign_settings import without_programs
 from models.in_this_call import Extended, InThisCall, extend
@@ -219,7 +221,7 @@ class LanguageModel(nn.Module):
         embeddings: Tensor,
         *,
         position_ids: Tensor,
-        mask: Tensor,
+        mask: Tensor | Documents,
         values: Sequence[Tensor],
         visible: Tensor,
         cache: Cache | None = None,
@@ -231,7 +233,8 @@ class LanguageModel(nn.Module):
         Args:
             embeddings: [B, T, C] of text and visual tokens.
             position_ids: [B, T] int64.
-            mask: [B, 1, T, K] bool, True where a token attends; K counts the cached tokens too.
+            mask: [B, 1, T, K] bool, True where a token attends; K counts the cached tokens too. Or, without a cache and
+                after `enable_document_attention`, the documents of the rows.
             values: per synchronizer [N, S', H, D], from `project_values`.
             visible: [B, T, 2] int64, range of images of the bank that a token sees.
             cache: keys and values of earlier tokens; extended in place.
@@ -248,13 +251,27 @@ class LanguageModel(nn.Module):
         output = self.decoder(
             inputs_embeds=embeddings,
             position_ids=position_ids,
-            attention_mask=self.family.masks(mask),
+            attention_mask=None if isinstance(mask, Documents) else self.family.masks(mask),
             past_key_values=cache,
             use_cache=cache is not None,
             **({"synchronizers": synchronizers} if synchronizers else {}),
+            **({"documents": mask} if isinstance(mask, Documents) else {}),
         )
         hidden = output.last_hidden_state
         return hidden + self.config.embedding_skip * embeddings if self.config.embedding_skip else hidden
+
+    def enable_document_attention(self) -> None:
+        """From now on, `forward` takes `Documents` for a mask, whose size does not grow with the square of the tokens.
+
+        Raises:
+            ValueError: the model drops attention in training, which attention by document does not compute.
+        """
+        enable_document_attention(self.host)
+
+    @property
+    def attends_by_document(self) -> bool:
+        """Whether it does."""
+        return attends_by_document(self.host)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., C] -> [..., vocabulary_size]."""

@@ -19,7 +19,7 @@ from models.image_decoders.make import make_image_decoder
 from models.language_model import LanguageModel
 from models.lora_config import LoraConfig
 from models.pretrained.snapshots import PretrainedComponents
-from models.sequence import attention_mask, gather_context, image_visible, position_ids, token_visible
+from models.sequence import attention_mask, documents, gather_context, image_visible, position_ids, token_visible
 from models.visual_tokenizer import VisualTokenizer
 
 
@@ -94,7 +94,7 @@ class Network(nn.Module):
         hidden = self.language_model(
             self.embed(batch.input_ids, visual_tokens, batch.image_positions),
             position_ids=position_ids(batch, packing),
-            mask=attention_mask(batch, packing),
+            mask=(documents if self.language_model.attends_by_document else attention_mask)(batch, packing),
             values=self.language_model.project_values(features),
             visible=token_visible(batch),
         )  # [B, T, C]

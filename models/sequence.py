@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.batch import Batch
+from models.documents import Documents
 
 
 def token_visible(batch: Batch) -> Tensor:
@@ -37,6 +39,18 @@ def attention_mask(batch: Batch, packing: Literal["document", "causal"] = "docum
     if packing == "causal":
         same = torch.ones_like(same)
     return (same & torch.ones_like(same[0]).tril()).unsqueeze(1)
+
+
+def documents(batch: Batch, packing: Literal["document", "causal"] = "document") -> Documents:
+    """The same as ranges of tokens, each of which attends within itself, to what is before it. Padding is a document of
+    its own; nothing that is learned reads it."""
+    rows, length = batch.document_ids.shape
+    begins = torch.zeros_like(batch.document_ids, dtype=torch.bool)
+    begins[:, 0] = True
+    if packing == "document":
+        begins[:, 1:] = batch.document_ids[:, 1:] != batch.document_ids[:, :-1]
+    ends = F.pad(begins.flatten().nonzero().squeeze(1), (0, 1), value=rows * length)
+    return Documents(ends.int(), int(ends.diff().max()))
 
 
 def position_ids(batch: Batch, packing: Literal["document", "causal"] = "document") -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models import MMInterleavedConfig
-from models.component_names import FrozenComponent
+from models.component_names import CompiledComponent, FrozenComponent
 from models.lora_config import LoraConfig
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.errors import require
@@ -163,6 +163,9 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """The dtype of matrix products in the main training. Trained weights, their gradients, the optimizer's state and
     sums are float32; with bfloat16, frozen matrices are stored in it, in `model/` too."""
+
+    compile: list[CompiledComponent] = field(default_factory=list)
+    """Components whose layers torch.compile compiles when they are first called: one slow step, then faster ones."""
 
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)

@@ -10,6 +10,7 @@ import torch
 
 from models import MMInterleaved
 from models.activation_checkpointing import enable_activation_checkpointing
+from models.compiled_components import compile_components
 from trainer.config import TrainConfig
 from trainer.cost.utilisation import StepFlops
 from trainer.data.corpus_stream import CorpusStream
@@ -23,6 +24,7 @@ from trainer.step.accumulate import Chunks, keep_frozen_in
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.losses import StepLosses, count_tokens_and_images
 from trainer.step.phase import Phase
+from trainer.system_config import LONG_ROW
 
 
 def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = True) -> Iterator[Phase]:
@@ -54,6 +56,13 @@ def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = Tru
     dtype = getattr(torch, config.precision)
     if not config.encoder_pretraining.num_steps:  # which is in float32
         keep_frozen_in(model, dtype)
+    by_document = config.memory.attention_by_document
+    if (config.corpus or config.data).row_tokens >= LONG_ROW if by_document is None else by_document:
+        try:
+            model.language_model.enable_document_attention()
+        except ValueError as error:
+            raise UsageError(f"{error} --memory.attention_by_document false") from error
+    compile_components(model, config.compile)
     losses = StepLosses(
         Chunks(config.memory.image_chunk or None, config.memory.token_chunk or None), dtype, stream.datasets
     )

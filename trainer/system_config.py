@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from models.component_names import CheckpointedComponent
 from trainer.errors import require
 
+LONG_ROW = 8192
+"""Tokens of a row from which on attention is computed by document, if nobody says otherwise."""
+
 
 @dataclass(frozen=True)
 class ParallelConfig:
@@ -58,6 +61,10 @@ class MemoryConfig:
 
     activation_checkpointing: list[CheckpointedComponent] = field(default_factory=list)
     """Components whose layers store only their inputs and are computed again for the gradient."""
+
+    attention_by_document: bool | None = None
+    """Compute the language model's attention document by document, without a mask whose size is the square of
+    `row_tokens`. null: where rows have 8,192 tokens or more."""
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_rows", "image_chunk", "token_chunk"):

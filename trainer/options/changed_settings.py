@@ -10,7 +10,7 @@ from typing import Any
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         *("parallel", "memory", "logging", "checkpoint"),
-        *("out", "max_minutes", "max_skipped_in_a_row", "device", "num_threads", "num_workers"),
+        *("out", "max_minutes", "max_skipped_in_a_row", "device", "num_threads", "num_workers", "compile"),
     }
 )
 """Settings, or groups of them, that do not decide what is learned, so that a resumed run may have others."""

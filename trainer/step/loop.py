@@ -22,6 +22,7 @@ from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
 from trainer.run_files import CHECKPOINTS
 from trainer.step.checkpoint import Checkpoint, Saver
+from trainer.step.compilation import Compilation, compiler_errors_explained, uncompiled
 from trainer.step.dataloader import micro_batch_loader
 from trainer.step.ema import WeightEMA
 from trainer.step.fsdp import ParallelModule, full_tensor
@@ -101,9 +102,11 @@ def train(
     for line in describe_groups(optimizer):
         log.message(f"  {line}")
     flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
+    compilation = Compilation()
     with (
         micro_batch_loader(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda") as loader,
         saver,
+        compilation.watched(),
     ):
 
         def save(step: int) -> None:
@@ -125,10 +128,12 @@ def train(
             set_learning_rate(optimizer, factor)
 
             watchdog.enters("forward and backward")
-            with out_of_memory_explained(memory_saving_options(config)):
+            with out_of_memory_explained(memory_saving_options(config)), compiler_errors_explained():
                 contributions = run_micro_batches(
                     phase, parallel, micro_batches, counts, device, lambda: agreed_stop(interrupt, processes)
                 )
+            if (line := compilation.report()) is not None:
+                log.message(f"{phase.name} {step + 1}: {line}")
             done = step
             if not isinstance(contributions, Stop):
                 watchdog.enters("the update")
@@ -213,7 +218,7 @@ def make_samples(
     """`phase.sample` with the averaged weights if there are any; all that training uses is afterwards what it was."""
     assert phase.sample is not None
     random_before = random_states()
-    with average.applied() if average is not None else nullcontext(), parallel.whole():
+    with average.applied() if average is not None else nullcontext(), parallel.whole(), uncompiled():
         if processes.is_first:
             phase.module.eval()
             phase.sample(step, lambda: interrupt.reason is not None)
