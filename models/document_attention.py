@@ -68,23 +68,25 @@ def attend(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     rows, tokens = len(query), query.shape[2]
-    flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
+    flat_query, flat_key, flat_value = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    ends, longest = documents.ends, documents.longest
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
-        ends, longest = documents.ends, documents.longest
         seen = varlen_attn(
-            *flat,
+            flat_query,
+            flat_key,
+            flat_value,
             ends,
             ends,
             longest,
             longest,
             scale=scale,
-            window_size=window,
+            window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
             enable_gqa=key.shape[1] != query.shape[1],
         )
+        assert isinstance(seen, Tensor), "no sums of exponentials were asked for"
     else:
-        seen = _by_document(*flat, documents.ends, sliding_window or 0, scale)
+        seen = _by_document(flat_query, flat_key, flat_value, ends, sliding_window or 0, scale)
     return seen.unflatten(0, (rows, tokens)), None
 
 

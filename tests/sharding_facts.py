@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from live_bytes import LiveBytes
 from trainer.process.distributed import joined
 from trainer.step.ema import WeightEMA
-from trainer.step.fsdp import ParallelModule
+from trainer.step.fsdp import ParallelModule, full_tensor
 from two_branches import Branches
 
-WIDTH = 64
+WIDTH, NUM_LAYERS = 64, 4
 
 
 class EqualLayers(nn.Module):
@@ -46,6 +48,46 @@ def write_layers_at_once(out: str, num_layers: int, shard_layers: bool) -> int:
             for parameter in module.parameters():
                 parameter.grad = None
         Path(out, f"at_once{processes.rank}.json").write_text(json.dumps(live.peak / (4 * WIDTH**2)))
+    return 0
+
+
+class BytesSent(TorchDispatchMode):
+    """Adds up the outputs of gathering collectives and the inputs of scattering ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gathered = 0
+        self.scattered = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.c10d._allgather_base_.default:
+            self.gathered += args[0].nbytes
+        elif func is torch.ops.c10d._reduce_scatter_base_.default:
+            self.scattered += args[1].nbytes
+        return func(*args, **(kwargs or {}))
+
+
+def write_bytes_sent(out: str, gather_dtype: torch.dtype | None) -> int:
+    """Leave in sent<rank>.json the bytes of a step of two micro-batches in layers, and the gradients that it leaves."""
+    with joined(torch.device("cpu")) as processes:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(1, WIDTH), EqualLayers(NUM_LAYERS))
+        parallel = ParallelModule(module, processes, stack=module[1], gather_dtype=gather_dtype)
+        with BytesSent() as sent:
+            parallel.gather()
+            for _ in range(2):
+                with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+                    loss = module(torch.ones(3, 1)).float().square().mean()
+                loss.backward()
+            parallel.reduce()
+        gradients = [full_tensor(p.grad) for p in module[1].parameters() if p.grad is not None]
+        facts = {
+            "gathered": sent.gathered,
+            "scattered": sent.scattered,
+            "norms": [float(gradient.norm()) for gradient in gradients],
+            "dtypes": [str(gradient.dtype) for gradient in gradients],
+        }
+        Path(out, f"sent{processes.rank}.json").write_text(json.dumps(facts))
     return 0
 
 

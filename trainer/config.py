@@ -216,6 +216,11 @@ class TrainConfig:
             f"logging.sample_every is {self.logging.sample_every}, with a corpus that holds nothing out; expected 0, "
             "or a source with samples that are not trained on: --corpus.sources.NAME.held_out 4.",
         )
+        require(
+            self.parallel.gather_dtype == "float32" or self.precision == "bfloat16",
+            "parallel.gather_dtype is bfloat16, and precision is float32, whose products it would round; expected "
+            "precision bfloat16, or gather_dtype float32.",
+        )
         for name in ("num_threads", "num_workers", "max_skipped_in_a_row"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")
         require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; expected 0 (none) or a number below 1.")

@@ -4,6 +4,7 @@ resumed run may have others."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from models.component_names import CheckpointedComponent
 from trainer.errors import require
@@ -25,6 +26,10 @@ class ParallelConfig:
     whole only while it computes the layer, and all of them at the start and while samples are made. Less memory, more
     communication, the same result."""
 
+    gather_dtype: Literal["float32", "bfloat16"] = "float32"
+    """The dtype of the language model's trained weights while they are gathered for `shard_layers`, and computed with;
+    bfloat16, for `precision` bfloat16 alone, halves those bytes. Shards and sums of gradients stay float32."""
+
     join_minutes: float = 4.0
     """How long processes wait for all to come, at the start and after one has died, before those that are missing are
     named and the others end."""
@@ -39,6 +44,11 @@ class ParallelConfig:
             not self.shard_layers or self.shard_size != 1,
             "parallel.shard_layers is true, with parallel.shard_size 1, by which no weights are shared; expected "
             "another shard_size: 0 for all processes, or a divisor of their number.",
+        )
+        require(
+            self.shard_layers or self.gather_dtype == "float32",
+            "parallel.gather_dtype is bfloat16, and parallel.shard_layers is false, by which no layers are gathered; "
+            "expected shard_layers true, or gather_dtype float32.",
         )
         for name in ("join_minutes", "watchdog_minutes"):
             require(getattr(self, name) > 0, f"parallel.{name} is {getattr(self, name)}; expected a number above 0.")

@@ -12,6 +12,7 @@ from models.activation_checkpointing import enable_activation_checkpointing
 from models.batch import IGNORED
 from models.component_names import CheckpointedComponent
 from trainer.config import TrainConfig
+from trainer.cost.communication import LINKS, NODE_GPUS, communication, seconds
 from trainer.cost.gpu_memory import (
     GB,
     RECOMPUTED_IN,
@@ -123,12 +124,12 @@ def described(config: TrainConfig, machine: Machine, known: Figures) -> str:
             "",
             f"{known.flops / 1e12:.4g} TFLOP a step (matrix products, convolutions, attention)",
             *_times(config, machine, known.flops),
+            *_communication(config, machine, known),
             "",
             "Counted on the model without data: parameters, operations of the forward and of the gradients it needs,",
             "what autograd keeps. By arithmetic on parameter counts: weights, gradients, AdamW, average.",
             *_assumptions(config),
-            "Not in it, to be measured: temporaries of the backward, the allocator's fragments, communication,",
-            "evaluation, samples.",
+            "Not in it, to be measured: temporaries of the backward, the allocator's fragments, evaluation, samples.",
             *_whole_weights(config, machine, known.parameters),
         ]
     )
@@ -171,6 +172,36 @@ def _batch_line(config: TrainConfig, shape: BatchShape) -> str:
         f"rows at a time, {source}: {shape.num_images} images, {shape.num_drawn} of them drawn, "
         f"{shape.num_targets:,} supervised tokens"
     )
+
+
+def _communication(config: TrainConfig, machine: Machine, known: Figures) -> list[str]:
+    """What a GPU sends in a step, and how long it takes where nothing else slows it down."""
+    if machine.num_gpus == 1:
+        return []
+    shard_size = config.parallel.shard_size or machine.num_gpus
+    if machine.num_gpus % shard_size:
+        return [f"parallel.shard_size {shard_size} does not divide {machine.num_gpus} GPUs: this run would be refused."]
+    num_micro_batches = -(-known.num_rows // (machine.num_gpus * known.shape.num_rows))
+    sent = communication(config, machine, known.parameters, num_micro_batches)
+    lines = [
+        "",
+        f"sent by each GPU in a step: {sent.waited_for / GB:.2f} GB of weights and gradients at its begin and end, "
+        f"{sent.between_copies / GB:.2f} GB",
+        f"of sums between copies, both of which it waits for, and {sent.beside / GB:.2f} GB layer by layer, beside the "
+        "computation",
+    ]
+    for name, links in LINKS.items():
+        waited, beside = seconds(sent, machine, shard_size, links)
+        peak, utilisation = ACCELERATORS[config.precision][name]
+        step = known.flops / (machine.num_gpus * peak * utilisation)
+        lines.append(
+            f"{machine.num_gpus} {name} at {links[0] / GB:g} GB/s in a node of {NODE_GPUS}, {links[1] / GB:g} GB/s "
+            f"between nodes: {waited:.2g} s waited for, {waited / step:.1%} of a step's {step:.3g} s; {beside:.2g} s "
+            f"beside it{', more than the computation that hides it' if beside > step else ''}"
+        )
+    if known.num_rows % machine.num_gpus:
+        lines.append(f"{known.num_rows} rows do not divide among {machine.num_gpus} GPUs: this run would be refused.")
+    return lines
 
 
 def _whole_weights(config: TrainConfig, machine: Machine, parameters: Parameters) -> list[str]:

@@ -137,12 +137,18 @@ def memory_bytes(
         "frozen weights": parameters.frozen_bytes - frozen_apart + frozen_apart / shards,
         "trained weights, float32": trainable / shards,
         "gathered for a step": together if several else 0.0,
-        "gathered layer by layer": LAYERS_AT_ONCE * max((layer.frozen + layer.trained for layer in layers), default=0),
+        "gathered layer by layer": LAYERS_AT_ONCE
+        * max((layer.frozen + gather_share(config) * layer.trained for layer in layers), default=0),
         "AdamW": 2 * trainable / shards,
         "average of the weights": trainable / shards if config.ema_decay else 0.0,
         "gradients": gradients,
         "kept for the backward": backward,
     }
+
+
+def gather_share(config: TrainConfig) -> float:
+    """What a trained weight of a layer takes as it is gathered, as a share of its 4 bytes."""
+    return 0.5 if config.parallel.gather_dtype == "bfloat16" else 1.0
 
 
 def start_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) -> float:

@@ -7,7 +7,7 @@ from models import MMInterleavedConfig
 from trainer.config import TrainConfig
 from trainer.options.parser import Recipes
 from trainer.recipes.finetuning import instruct, rec, seg2img, story, vqa
-from trainer.recipes.paper import ablation_3b, paper_13b, sdxl_13b
+from trainer.recipes.paper import ablation_3b, paper_13b, paper_13b_512, sdxl_13b
 from trainer.recipes.toy import tiny, toy, toy_refine, toy_scratch, toy_search, toy_steps
 from trainer.recipes.toy_finetuning import toy_instruct, toy_rec, toy_seg2img, toy_story, toy_vqa
 
@@ -20,6 +20,7 @@ RECIPES: Recipes = {
     "toy_steps": toy_steps,
     "tiny": tiny,
     "paper_13b": paper_13b,
+    "paper_13b_512": paper_13b_512,
     "sdxl_13b": sdxl_13b,
     "ablation_3b": ablation_3b,
 }

@@ -145,6 +145,6 @@ def _finetuning(
         frozen=frozen,
         num_steps=num_steps,
         optim=optim,
-        parallel=ParallelConfig(shard_layers=shard_layers),
+        parallel=ParallelConfig(shard_layers=shard_layers, gather_dtype="bfloat16" if shard_layers else "float32"),
         **fitting(micro_batch_rows, image_chunk),
     )

@@ -15,7 +15,7 @@ from models.frozen import PAPER_FROZEN
 from trainer.config import OptimConfig, PartsConfig, TrainConfig
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.data.paper import paper_corpus, paper_mmc4, paper_pairs
-from trainer.system_config import CheckpointConfig, MemoryConfig
+from trainer.system_config import CheckpointConfig, MemoryConfig, ParallelConfig
 
 CLIP_L = "openai/clip-vit-large-patch14"
 
@@ -44,6 +44,23 @@ def paper_13b() -> TrainConfig:
         optim=paper_optim(),
         checkpoint=CheckpointConfig(every=1000),
         **fitting(),
+    )
+
+
+def paper_13b_512() -> TrainConfig:
+    """`paper_13b` for 64, 128, 256 or 512 GPUs: as many rows in all, 512 in each of 11,250 steps.
+
+    Eight GPUs, those of a node, share a copy of what learns; only sums of gradients go between nodes.
+    """
+    paper = paper_13b()
+    assert paper.corpus is not None
+    return replace(
+        paper,
+        recipe="paper_13b_512",
+        out="runs/paper_13b_512",
+        corpus=replace(paper.corpus, num_rows=512),
+        num_steps=11_250,
+        parallel=ParallelConfig(shard_size=8),
     )
 
 

@@ -33,12 +33,12 @@ class Compilation:
     def watched(self) -> Iterator[None]:
         """Inside, what is compiled is counted. The hooks of modules are guarded, which PyTorch leaves out for speed:
         layers share their code, and one with a hook must not run as one without."""
-        handler, limits = callback_handler, {"recompile_limit": MOST_GRAPHS, "skip_nnmodule_hook_guards": False}
+        handler = callback_handler
         handler.register_start_callback(self._begin)
         handler.register_end_callback(self._end)
         self._num_graphs = _num_graphs()
         try:
-            with torch._dynamo.config.patch(**limits):
+            with torch._dynamo.config.patch(recompile_limit=MOST_GRAPHS, skip_nnmodule_hook_guards=False):
                 yield
         finally:
             handler.remove_start_callback(self._begin)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainer.errors import UsageError
@@ -43,6 +43,8 @@ class ParallelModule:
         processes: who trains.
         shard_size: how many processes hold a trainable parameter together; 0: all of them. With 1, each has it whole
             (plain data parallelism), with a number in between, groups of so many have a copy each (HSDP).
+        gather_dtype: of the trained weights of the layers of `stack` on their way to the processes and while they
+            compute; their gradients are added up in float32, and so are the shards that learn. None: as they are.
         stack: a submodule whose forward runs each of its `layers` once. Every process calls it equally often, forward
             and backward, whatever its share of the batch has in it: each layer waits for the shards of all processes.
 
@@ -51,7 +53,12 @@ class ParallelModule:
     """
 
     def __init__(
-        self, module: nn.Module, processes: Processes, shard_size: int = 0, stack: nn.Module | None = None
+        self,
+        module: nn.Module,
+        processes: Processes,
+        shard_size: int = 0,
+        stack: nn.Module | None = None,
+        gather_dtype: torch.dtype | None = None,
     ) -> None:
         self.module = module
         self._processes = processes
@@ -81,15 +88,19 @@ class ParallelModule:
             )
             _add_up(self._shards)
             if stack is not None:
-                self._shard_layers(stack, layers, mesh)
+                self._shard_layers(stack, layers, mesh, gather_dtype)
 
-    def _shard_layers(self, stack: nn.Module, layers: list[nn.Module], mesh: DeviceMesh) -> None:
+    def _shard_layers(
+        self, stack: nn.Module, layers: list[nn.Module], mesh: DeviceMesh, gather_dtype: torch.dtype | None
+    ) -> None:
         """Each layer a unit of its own, apart from the other parameters, which one unit gathers once a step."""
         # It runs once before them, so that the stack is a root apart: below one root, every backward would reduce it.
         with self.whole():
             pass
+        sums = None if gather_dtype is None else torch.float32
+        policy = MixedPrecisionPolicy(param_dtype=gather_dtype, reduce_dtype=sums, cast_forward_inputs=False)
         for layer in layers:
-            unit = fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+            unit = fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
             _add_up(unit)
             # In the backward, the one before is gathered meanwhile. FSDP2 would find out by itself which one that is,
             # but from all forwards, and so wrongly after samples, whose forwards are those of the first process alone.

@@ -85,7 +85,11 @@ def train(
         module.get_submodule(name).requires_grad_(False)
     rows = rows_of_micro_batches(phase.num_rows, config.memory.micro_batch_rows, processes)
     parallel = ParallelModule(
-        module, processes, config.parallel.shard_size, phase.stack if config.parallel.shard_layers else None
+        module,
+        processes,
+        config.parallel.shard_size,
+        phase.stack if config.parallel.shard_layers else None,
+        gather_dtype=torch.bfloat16 if config.parallel.gather_dtype == "bfloat16" else None,
     )
     optimizer = make_optimizer(module, phase.optim)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -132,8 +136,8 @@ def train(
                 contributions = run_micro_batches(
                     phase, parallel, micro_batches, counts, device, lambda: agreed_stop(interrupt, processes)
                 )
-            if (line := compilation.report()) is not None:
-                log.message(f"{phase.name} {step + 1}: {line}")
+            if (compiled := compilation.report()) is not None:
+                log.message(f"{phase.name} {step + 1}: {compiled}")
             done = step
             if not isinstance(contributions, Stop):
                 watchdog.enters("the update")

@@ -26,6 +26,15 @@ def test_table_11():
     assert run.frozen == ["vision_encoder", "language_model", "vae"]
 
 
+def test_rows_of_the_large_run_divide_among_its_gpus():
+    """It reads as many rows as the paper's."""
+    run, paper = RECIPES["paper_13b_512"](), RECIPES["paper_13b"]()
+    assert run.corpus.num_rows * run.num_steps == paper.corpus.num_rows * paper.num_steps
+    for num_gpus in (64, 128, 256, 512):
+        assert run.corpus.num_rows % num_gpus == 0
+        assert num_gpus % run.parallel.shard_size == 0
+
+
 # Task: size read, learning rates (base, U-Net, language model), warm-up, steps, betas, eps.
 TABLES = {
     "vqa": (448, (1e-5, None, 1e-6), 500, 10_000, (0.9, 0.999), 1e-8),

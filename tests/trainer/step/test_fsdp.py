@@ -5,11 +5,12 @@ import math
 from functools import partial
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import processes
 from models import MMInterleaved
-from sharding_facts import write_layers_at_once, write_numbers_held
+from sharding_facts import NUM_LAYERS, WIDTH, write_bytes_sent, write_layers_at_once, write_numbers_held
 from trainer.logging.log_file import read_log
 from trainer.pretrain import main
 from two_branches import Branches
@@ -44,6 +45,21 @@ def test_gradients_of_layers_are_let_go_of_one_by_one(tmp_path):
         beside[num_layers] = max(at_once) - num_layers / 2
     assert beside[12] == pytest.approx(beside[4], abs=0.5)
     assert beside[12] < 5
+
+
+def test_layers_are_gathered_in_half_of_the_bytes(tmp_path):
+    """Four layers, each for two micro-batches, forward and backward; their gradients are added up in float32."""
+    facts = []
+    for gather_dtype in (None, torch.bfloat16):
+        assert processes.run(partial(write_bytes_sent, str(tmp_path), gather_dtype), 2) == [0, 0]
+        facts.append(json.loads((tmp_path / "sent0.json").read_text()))
+    plain, halved = facts
+    in_layers, apart = 4 * NUM_LAYERS * WIDTH**2, 4 * 2 * WIDTH
+    assert plain["gathered"] == 2 * 2 * in_layers + apart
+    assert halved["gathered"] == 2 * 2 * in_layers / 2 + apart
+    assert plain["scattered"] == halved["scattered"] == 2 * in_layers + apart
+    assert set(halved["dtypes"]) == {"torch.float32"}
+    assert halved["norms"] == pytest.approx(plain["norms"], rel=0.02)
 
 
 def losses(out):
