@@ -1,17 +1,24 @@
-"""What every test gets: a fixed seed, a cache of compiled kernels that is no user's, and a reason to skip what needs a
-GPU."""
+"""What every test gets: a fixed seed, a cache of compiled kernels that is no user's, a reason to skip what needs a GPU,
+and a browser of the system, if it asks for one."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from alignment import begin_anywhere
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Before anything imports onnxruntime: its wheels would begin a thread that asks the network, and share a database.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -44,6 +51,20 @@ def _own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
         yield
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One for all tests of pages: Playwright's synchronous interface can be opened once at a time."""
+    from playwright.sync_api import sync_playwright
+
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("There is no Chromium here to open the page with; on Debian: apt install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image as PILImage
 
-from trainer.data.document import Document
+from trainer.data.document import Document, Image
 from trainer.data.emoji.tasks import TaskOptions, documents
-from trainer.demo.content import Demo, LocatedAnswer, LocatedWord, Recorded, Run, Story
+from trainer.demo.content import Demo, LocatedAnswer, LocatedWord, Recorded, Run, Told
 from trainer.evaluation.answers import Written
 from trainer.evaluation.evaluator import Evaluation
-from trainer.evaluation.grading import grade
+from trainer.evaluation.grading import Answered, grade
 from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EVALUATION_TASKS, true_image
 from trainer.logging.charts import Curve
@@ -43,7 +43,13 @@ def fake_record(*, num_documents: int) -> Recorded:
     """All wrong."""
     evaluation = fake_evaluation("c", num_documents=num_documents, every_wrong=1)
     scores = {task: result.scores for task, result in evaluation.tasks.items()}
-    return Recorded(scores, {"command": "python -m trainer.pretrain --bare <true>", "steps": {"main": 4321}})
+    answers = {
+        one.document.key: one.answer
+        for result in evaluation.tasks.values()
+        for one in result.answered
+        if isinstance(one.answer, str)
+    }
+    return Recorded(scores, answers, {"command": "python -m trainer.pretrain --bare <true>", "steps": {"main": 4321}})
 
 
 def fake_run(title: str, num_steps: int) -> Run:
@@ -54,24 +60,47 @@ def fake_run(title: str, num_steps: int) -> Run:
     return Run(title, Curve("loss_text", steps, values), Curve("loss_image", steps, tuple(v / 9 for v in values)))
 
 
+def fake_located(answered: Answered, points: tuple[tuple[float, float, float], ...]) -> LocatedAnswer:
+    """An answer that begins with a word of HTML; all words but the first look at fewer points, and less."""
+    num_images = sum(
+        isinstance(segment, Image) for segment in EVALUATION_TASKS[answered.document.task].prompt(answered.document)
+    )
+    words = ["<top>", *str(answered.answer).split()]
+    return LocatedAnswer(
+        answered,
+        tuple(
+            LocatedWord(
+                text, (points[: None if number == 0 else 3],) * num_images, (0.9 if number == 0 else 0.25,) * num_images
+            )
+            for number, text in enumerate(words)
+        ),
+    )
+
+
 def fake_demo(*, num_documents: int = 2) -> Demo:
     """A page's content with every section."""
     live = fake_evaluation("a", num_documents=num_documents, every_wrong=2)
-    [story] = documents("story", "val", 0, 1, options=WORLD)
-    reading = live.tasks["read"].answered[0]
+    [story] = documents("story_steps", "val", 0, 1, options=WORLD)
+    [label_map] = documents("label_map_steps", "val", 0, 1, options=WORLD)
     points = tuple((x / 8, y / 8, x * y / 64) for x in range(1, 8) for y in range(1, 8))
     return Demo(
         live=live,
         shipped=fake_evaluation("b", num_documents=num_documents, every_wrong=3),
         without_mmfs=fake_record(num_documents=num_documents),
         runs=(fake_run("the long run", 3000), fake_run("this run", 120)),
-        stories=(Story(story.segments[:1], (perfect_answer(story), " the owl moves <up>")),),
-        located_answers=(
-            LocatedAnswer(
-                reading.document.segments[:2],
-                (LocatedWord("<middle>:", (points,), (0.9,)), LocatedWord("37", (points[:3],), (0.25,))),
+        located_answers=tuple(
+            fake_located(one, points)
+            for task in ("read_steps", "compare_steps", "ground_steps", "caption")
+            for one in live.tasks[task].answered
+        ),
+        stories=(
+            Told(
+                story,
+                story.segments[:1],
+                (" top left owl", perfect_answer(story), " the owl moves <up> step by step top owl"),
             ),
         ),
+        label_maps=(Told(label_map, label_map.segments[:2], (" 03 banana", perfect_answer(label_map))),),
         export={
             "samples": "the first 4 documents",
             "components": {

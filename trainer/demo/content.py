@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.data.document import Segment
+from trainer.data.document import Document, Segment
 from trainer.evaluation.answers import Written
 from trainer.evaluation.evaluator import Evaluation
+from trainer.evaluation.grading import Answered
 from trainer.evaluation.scores import Score
 from trainer.logging.charts import Curve
 
@@ -23,9 +24,10 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Story:
-    """A document that the model went on with by itself."""
+class Told:
+    """A document that the model went on with by itself, in text and images."""
 
+    document: Document
     prompt: tuple[Segment, ...]
     written: tuple[Written, ...]
 
@@ -44,17 +46,20 @@ class LocatedWord:
 
 @dataclass(frozen=True, eq=False)
 class LocatedAnswer:
-    """An answer, word by word."""
+    """An answer in text, word by word."""
 
-    prompt: tuple[Segment, ...]
+    answered: Answered
     words: tuple[LocatedWord, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """Scores of a model that does not travel with the repository."""
+    """What is known of a model that does not travel with the repository."""
 
     scores: Mapping[str, Mapping[str, Score]]
+    answers: Mapping[str, str]
+    """What it wrote to a document, by the document's key; empty if it was asked in another world."""
+
     training: Mapping[str, Any]
     """Command, steps, minutes and environment of its training."""
 
@@ -73,8 +78,9 @@ class Demo:
     """Of the same model, trained as the shipped weights were but without MMFS."""
 
     runs: tuple[Run, ...]
-    stories: tuple[Story, ...]
     located_answers: tuple[LocatedAnswer, ...]
+    stories: tuple[Told, ...]
+    label_maps: tuple[Told, ...]
     export: Mapping[str, Any]
     """The manifest of `python -m export.trt`."""
 

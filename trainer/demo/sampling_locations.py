@@ -11,12 +11,13 @@ from trainer.data.document import Document
 from trainer.demo.content import LocatedAnswer, LocatedWord
 from trainer.evaluation.answers import to_model
 from trainer.evaluation.evaluator import Evaluation
+from trainer.evaluation.grading import Answered
 from trainer.evaluation.tasks import EVALUATION_TASKS
 
-NUM_LOCATED = {"read": 4, "compare": 2, "caption": 2}
+NUM_LOCATED = {"read_steps": 6, "compare_steps": 6, "ground_steps": 4, "caption": 4}
 """Documents of each task: the first ones."""
 
-LEAST_WEIGHT = 0.002
+LEAST_WEIGHT = 0.004
 """A point with a smaller share of all attention would not be seen."""
 
 
@@ -26,15 +27,16 @@ def located_answers(model: MMInterleaved, evaluation: Evaluation) -> Iterator[Lo
         for task, num in NUM_LOCATED.items():
             if task in evaluation.tasks:
                 for one in evaluation.tasks[task].answered[:num]:
-                    yield located_answer(model, one.document)
+                    yield located_answer(model, one.document, evaluation.settings.num_concepts)
 
 
-def located_answer(model: MMInterleaved, document: Document) -> LocatedAnswer:
+def located_answer(model: MMInterleaved, document: Document, num_concepts: int) -> LocatedAnswer:
     """Let the model answer a document in text.
 
     Args:
         model: with MMFS in its language model.
         document: of a task whose answer is text.
+        num_concepts: of the world that it is scored in.
 
     Raises:
         ValueError: the model has no MMFS layers or no processor, or the answer is an image.
@@ -42,9 +44,8 @@ def located_answer(model: MMInterleaved, document: Document) -> LocatedAnswer:
     task = EVALUATION_TASKS[document.task]
     if task.kind != "text":
         raise ValueError(f"{document.key} is answered with an image; expected a task whose answer is text.")
-    prompt = task.prompt(document)
     written = model.generate(
-        to_model(prompt, model.config.image_size[0]),
+        to_model(task.prompt(document), model.config.image_size[0]),
         mode="text",
         max_new_tokens=task.max_new_tokens,
         sampling_locations=True,
@@ -52,7 +53,8 @@ def located_answer(model: MMInterleaved, document: Document) -> LocatedAnswer:
     locations = written.sampling_locations
     assert locations is not None, "it was asked for"
     words = (located_word(found[0], locations.of_text(*found.span())) for found in re.finditer(r"\S+", written.text))
-    return LocatedAnswer(tuple(prompt), tuple(words))
+    said = written.text.strip()
+    return LocatedAnswer(Answered(document, said, task.score(said, document, num_concepts)), tuple(words))
 
 
 def located_word(text: str, looked: QueryLocations) -> LocatedWord:

@@ -21,7 +21,7 @@ from trainer.demo.options import PROGRAM, Options
 from trainer.demo.page import render_page
 from trainer.demo.sampling_locations import located_answers
 from trainer.demo.starting_weights import recorded_without_mmfs, training_facts
-from trainer.demo.stories import tell
+from trainer.demo.told import LABEL_MAPS, STORIES, tell
 from trainer.demo.training import training_arguments, training_runs
 from trainer.errors import UsageError
 from trainer.evaluation.evaluated_model import describe_weights, world_of
@@ -64,7 +64,8 @@ def run(options: Options) -> int:
         )
     model = MMInterleaved.from_pretrained(model_dir)
     world = world_of(model_dir, None)
-    settings = Settings(num_concepts=world.num_concepts, num_sprites=world.num_sprites)
+    tasks = tuple(task for task, weight in world.tasks.items() if weight)
+    settings = Settings(tasks=tasks, num_concepts=world.num_concepts, num_sprites=world.num_sprites)
     if options.quick:
         settings = replace(settings, num_texts=2, num_images=1, num_steps=2)
     shipped = None
@@ -73,9 +74,12 @@ def run(options: Options) -> int:
             shipped = evaluate_directory(options.start, settings, options.out / "scores_shipped.json")
     with stopwatch.stage("scores after live training"):
         live = evaluate_directory(model_dir, settings, options.out / "scores_live.json")
-    with stopwatch.stage("stories"):
-        stories = list(tell(model, settings, num_stories=1 if options.quick else 3))
+    with stopwatch.stage("answers word by word, stories"):
         located = list(located_answers(model, live))
+        stories, label_maps = (
+            list(tell(model, settings, telling, num_documents=1 if options.quick else 3))
+            for telling in (STORIES, LABEL_MAPS)
+        )
     export_dir = options.out / "export"
     write_samples(model, settings, model_dir / "samples")
     exporting = ["export.trt", str(model_dir), "--out", str(export_dir)]
@@ -88,10 +92,11 @@ def run(options: Options) -> int:
     demo = Demo(
         live=live,
         shipped=shipped,
-        without_mmfs=recorded_without_mmfs(options.start),
+        without_mmfs=recorded_without_mmfs(options.start, settings),
         runs=tuple(training_runs(options)),
-        stories=tuple(stories),
         located_answers=tuple(located),
+        stories=tuple(stories),
+        label_maps=tuple(label_maps),
         export=json.loads((export_dir / "manifest.json").read_text(encoding="utf-8")),
         made_by=made_by,
         commands={

@@ -10,6 +10,7 @@ from models.tensor_files import WEIGHTS_FILE
 from trainer.demo.content import Recorded
 from trainer.errors import UsageError
 from trainer.evaluation.scores import Score
+from trainer.evaluation.settings import Settings
 from trainer.ship import TRAINING_FACTS, WITHOUT_MMFS
 
 
@@ -30,8 +31,13 @@ def training_facts(start: Path | None) -> dict[str, Any] | None:
     return json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else None
 
 
-def recorded_without_mmfs(start: Path | None) -> Recorded | None:
-    """The scores that came with the weights, of the same model trained without MMFS; None if there are none."""
+WORLD = ("data_seed", "num_concepts", "num_sprites")
+"""Of the settings of an evaluation: which document has which key."""
+
+
+def recorded_without_mmfs(start: Path | None, settings: Settings) -> Recorded | None:
+    """The scores and answers that came with the weights, of the same model trained without MMFS; None if there are
+    none. Answers are left out if the settings make other documents than it was asked."""
     file = start / WITHOUT_MMFS if start is not None else None
     if file is None or not file.is_file():
         return None
@@ -40,4 +46,8 @@ def recorded_without_mmfs(start: Path | None) -> Recorded | None:
         task: {name: Score(**values) for name, values in result["scores"].items()}
         for task, result in content["tasks"].items()
     }
-    return Recorded(scores, content["training"])
+    answers: dict[str, str] = {}
+    if all(content["settings"][name] == getattr(settings, name) for name in WORLD):
+        for result in content["tasks"].values():
+            answers |= result.get("answers", {})
+    return Recorded(scores, answers, content["training"])

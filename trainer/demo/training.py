@@ -10,6 +10,7 @@ from trainer.demo.content import Run
 from trainer.demo.options import Options
 from trainer.logging.charts import Curve
 from trainer.logging.log_file import read_log
+from trainer.recipes import toy
 from trainer.run_files import LOG
 
 RECIPE = "toy"
@@ -27,6 +28,8 @@ def training_arguments(options: Options) -> list[str]:
     settings: dict[str, Any] = {"out": options.out}
     if options.start is not None:
         settings["init"] = options.start
+    else:
+        settings["data.tasks"] = toy().data.tasks  # those that the page shows, with the answers in steps
     if options.quick:
         settings |= QUICK
         if options.start is None:

@@ -19,6 +19,7 @@ def test_the_training_goes_on_from_the_given_weights() -> None:
     assert scratch.config.init is None
     assert scratch.config.encoder_pretraining.num_steps > 0
     assert scratch.config.num_steps < 10
+    assert scratch.config.data.tasks == command.config.data.tasks, "the page shows answers in steps"
 
 
 def test_losses_come_from_the_main_training_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from models.generation.boxes import Box
 from trainer.data.document import Segment, Text
 from trainer.demo.content import Demo
 from trainer.demo.images import img
+from trainer.demo.sections.marks import box_rectangles, mark
 from trainer.evaluation.answers import shrunk_image
 from trainer.evaluation.grading import Answered
 from trainer.evaluation.tasks import EVALUATION_TASKS, Task, true_image
@@ -33,7 +34,8 @@ def section(demo: Demo) -> str:
         )
         wide = " wide" if definition.kind == "image" or task in ("compare", "compare_steps") else ""
         parts.append(
-            f'<h3>{definition.title}</h3><p class="note">{definition.given}</p><div class="cards{wide}">{cards}</div>'
+            f"<details><summary>{definition.title}</summary>"
+            f'<p class="note">{definition.given}</p><div class="cards{wide}">{cards}</div></details>'
         )
     return "".join(parts)
 
@@ -43,7 +45,7 @@ def _card(definition: Task, live: Answered, shipped: Answered | None) -> str:
     answers = [("shipped", shipped)] * (shipped is not None) + [("live" if shipped is not None else "model", live)]
     if definition.kind == "text":
         said = "".join(
-            f"<dt>{who}</dt><dd>{escape(str(one.answer)) or '<i>nothing</i>'} {_mark(one.right)}</dd>"
+            f"<dt>{who}</dt><dd>{escape(str(one.answer)) or '<i>nothing</i>'} {mark(one.right)}</dd>"
             for who, one in answers
             if one is not None
         )
@@ -53,7 +55,7 @@ def _card(definition: Task, live: Answered, shipped: Answered | None) -> str:
         truth = shrunk_image(true_image(document).pixels, live.answer.width)
         figures = [f"<figure>{img(truth, 'the truth')}<figcaption>truth</figcaption></figure>"]
         figures += [
-            f"<figure>{img(one.answer, 'drawn by the model')}<figcaption>{who} {_mark(one.right)} "
+            f"<figure>{img(one.answer, 'drawn by the model')}<figcaption>{who} {mark(one.right)} "
             f"{_details(one.scores)}</figcaption></figure>"
             for who, one in answers
             if one is not None and not isinstance(one.answer, str)
@@ -68,31 +70,16 @@ def _card(definition: Task, live: Answered, shipped: Answered | None) -> str:
 
 def _given(segments: Iterable[Segment], boxes: Sequence[Box | None]) -> str:
     """Each image with the text before it above it; text after the last image as a paragraph."""
+    overlay = f'<svg viewBox="0 0 1 1">{box_rectangles(boxes)}</svg>' if boxes else ""
     parts, before = [], ""
     for segment in segments:
         if isinstance(segment, Text):
             before += segment.text
             continue
-        image = f'<div class="image">{img(segment.pixels, "given")}{_overlay(boxes)}</div>'
+        image = f'<div class="image">{img(segment.pixels, "given")}{overlay}</div>'
         parts.append(f"<figure><figcaption>{escape(before.strip())}</figcaption>{image}</figure>" if before else image)
         before = ""
     return "".join(parts) + (f"<p>{escape(before.strip())}</p>" if before else "")
-
-
-def _overlay(boxes: Sequence[Box | None]) -> str:
-    """The true box solid, the written one dashed on top."""
-    if not boxes:
-        return ""
-    drawn = "".join(
-        f'<rect class="{kind}" x="{box[0]}" y="{box[1]}" width="{box[2] - box[0]}" height="{box[3] - box[1]}"/>'
-        for kind, box in zip(("true", "said"), boxes, strict=True)
-        if box is not None
-    )
-    return f'<svg viewBox="0 0 1 1">{drawn}</svg>'
-
-
-def _mark(right: bool) -> str:
-    return '<span class="mark right">✓</span>' if right else '<span class="mark wrong">✗</span>'
 
 
 def _details(scores: Mapping[str, float]) -> str:
