@@ -11,7 +11,7 @@ from mmfs import MMFS, ms_deform_attn
 from mmfs.arguments import MMFSAttentionArguments
 from mmfs.reference import mmfs_attention_reference
 from mmfs.sampled import Sampled, sampled
-from op_cases import NOT_SQUARE, arguments_of, mmfs_attention_case
+from op_cases import NOT_SQUARE, arguments_of, image_lists_case, mmfs_attention_case
 
 
 def rebuilt(found: Sampled, arguments: MMFSAttentionArguments) -> torch.Tensor:
@@ -52,6 +52,43 @@ def test_locations_and_weights_rebuild_the_output(options: dict[str, Any]) -> No
     assert (seen.sum(-1) == (arguments.visible[..., 1] - arguments.visible[..., 0]).clamp(min=0)).all()
     assert (found.images.diff(dim=-1)[seen[..., 1:]] == 1).all(), "the oldest first, without gaps"
     assert (found.attention_weights[~seen] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"points_by_level": True, "points_by_sample": True, "offsets_by_level": True},
+        {"null_logit": None, "null_value": False, "tables": False},
+        {"num_slots": 1},
+        {"num_slots": 0},
+    ],
+    ids=["one-point-an-image", "points-by-sample", "paper", "one-slot", "no-slots"],
+)
+def test_lists_of_images_rebuild_the_output(options: dict[str, Any]) -> None:
+    case = image_lists_case(**options)
+    arguments = arguments_of(**case.tensors, **case.rest)
+    found = sampled(arguments._replace(value=torch.empty(0), spatial_shapes=(), null_value=None))
+    assert (rebuilt(found, arguments) - mmfs_attention_reference(arguments)).abs().max() < 1e-13
+    total = found.attention_weights.sum((2, 4, 5)) + found.null_weights
+    torch.testing.assert_close(total, torch.ones_like(total))
+    assert torch.equal(found.images, case.rest["image_indices"]), "each slot is itself"
+    assert (found.attention_weights[found.images < 0] == 0).all()
+
+
+def test_a_layer_with_lists_hands_over_the_arguments_of_its_call() -> None:
+    torch.manual_seed(0)
+    layer = MMFS(8, 8, spatial_shapes=NOT_SQUARE, num_heads=2, num_points=3, base=(4, 2)).double()
+    torch.nn.init.normal_(layer.sampling_offsets.weight)
+    torch.nn.init.normal_(layer.attention_weights.weight)
+    calls: list[MMFSAttentionArguments] = []
+    outputs: list[torch.Tensor] = []
+    layer.output_proj.register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
+    query, features = torch.randn(2, 4, 8).double(), torch.randn(3, sum(h * w for h, w in NOT_SQUARE), 8).double()
+    lists = torch.tensor([[2, -1, 0], [1, 1, -1]])[:, None].expand(2, 4, 3)
+    layer(query, torch.rand(2, 4, 3, 2), image_indices=lists, features=features, record=calls.append)
+    [arguments], [output] = calls, outputs
+    assert (rebuilt(sampled(arguments), arguments) - output).abs().max() < 1e-6  # points are float32
 
 
 def test_a_reversed_bank_has_its_oldest_image_first_too() -> None:
