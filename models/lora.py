@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from models.atomic_files import write_atomically
 from models.json_files import read_json_object
 from models.lora_config import LoraConfig
 from models.network import Network
+from models.safetensors_writer import LazyTensor, Tensors
+from models.sharded_tensors import full_tensor
 from models.tensor_files import read_tensors, write_tensors
 
 ADAPTER_FOLDER = "adapter"
@@ -72,14 +75,14 @@ def matrices(model: Network) -> dict[str, Tensor]:
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state if not is_adapter(name)}
 
 
-def tensors_to_save(model: Network) -> dict[str, Tensor]:
-    """The state dict under the names of a model without adapters: with the adapters merged if the options say so, else
-    without them.
+def tensors_to_save(model: Network) -> Tensors:
+    """The state dict under the names of a model without adapters: with the adapters merged if the options say so, one
+    matrix after the other as they are written; else without them.
 
     Raises:
         ValueError: there are adapters that would be left out of both: made by peft itself, and not by `add_lora`.
     """
-    state = matrices(model)
+    state: dict[str, Tensor | LazyTensor] = dict(matrices(model))
     if (model.lora is None or not model.lora.merge) and (lost := _strange_adapters(model)):
         raise ValueError(
             f"The model has adapters outside of those that models.lora.add_lora makes, {len(lost)} tensors such as "
@@ -89,17 +92,25 @@ def tensors_to_save(model: Network) -> dict[str, Tensor]:
     if model.lora is None or not model.lora.merge:
         return state
     for name, layer in _adapted(model):
-        weight = state[f"{name}.weight"]
-        state[f"{name}.weight"] = (weight.float() + layer.get_delta_weight(NAME).float()).to(weight.dtype)
+        weight = layer.get_base_layer().weight
+        state[f"{name}.weight"] = LazyTensor(weight.dtype, weight.shape, partial(_merged, layer))
     return state
 
 
-def save_adapter(model: Network, directory: Path) -> None:
-    """Write the adapters of a model that keeps them apart."""
+def _merged(layer: Any) -> Tensor:
+    """The matrix of an adapted layer with its adapter."""
+    weight = layer.get_base_layer().weight
+    change = layer.get_delta_weight(NAME)
+    return (full_tensor(weight).float() + full_tensor(change).float()).to(weight.dtype)
+
+
+def save_adapter(model: Network, directory: Path, *, is_main_process: bool = True) -> None:
+    """Write the adapters of a model that keeps them apart; see `models.tensor_files.write_tensors`."""
     assert model.lora is not None, "asked for only with adapters"
-    directory.mkdir(exist_ok=True)
-    write_atomically(directory / SETTINGS_FILE, json.dumps(asdict(model.lora), indent=2) + "\n")
-    write_tensors(directory / ADAPTER_FILE, _adapter_tensors(model))
+    if is_main_process:
+        directory.mkdir(exist_ok=True)
+        write_atomically(directory / SETTINGS_FILE, json.dumps(asdict(model.lora), indent=2) + "\n")
+    write_tensors(directory / ADAPTER_FILE, _adapter_tensors(model), is_main_process=is_main_process)
 
 
 @torch.no_grad()

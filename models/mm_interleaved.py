@@ -77,7 +77,9 @@ class MMInterleaved(Network, GenerationMixin):
         """The reverse of `gradient_checkpointing_enable`."""
         disable_activation_checkpointing(self)
 
-    def save_pretrained(self, directory: str | Path, *, max_shard_size: int | str | None = None) -> None:
+    def save_pretrained(
+        self, directory: str | Path, *, max_shard_size: int | str | None = None, is_main_process: bool = True
+    ) -> None:
         """Write the weights, the processor's files, `adapter/` where adapters stay apart, a model card if there is no
         README.md yet, `config.json`, and last `SHA256SUMS` with the digests of all but the card.
 
@@ -88,6 +90,8 @@ class MMInterleaved(Network, GenerationMixin):
             directory: made if it is not there.
             max_shard_size: of a file of weights, in bytes or as a text such as "5GB". None: all in one file, which
                 `python -m export.trt` needs.
+            is_main_process: whether this process writes. Of a model that is sharded over several, all have to call this
+                with max_shard_size None: each tensor is gathered when it is written, and no process has all at once.
 
         Raises:
             ValueError: the language model is quantised; there are adapters that would not be saved; or shards are to go
@@ -105,13 +109,16 @@ class MMInterleaved(Network, GenerationMixin):
                 "out."
             )
         tensors = tensors_to_save(self)
-        directory.mkdir(parents=True, exist_ok=True)
+        if is_main_process:
+            directory.mkdir(parents=True, exist_ok=True)
         if max_shard_size is None:
-            write_tensors(directory / WEIGHTS_FILE, tensors)
+            write_tensors(directory / WEIGHTS_FILE, tensors, is_main_process=is_main_process)
         else:
             write_shards(directory, tensors, max_shard_size)
         if self.lora is not None and not self.lora.merge:
-            save_adapter(self, directory / ADAPTER_FOLDER)
+            save_adapter(self, directory / ADAPTER_FOLDER, is_main_process=is_main_process)
+        if not is_main_process:
+            return
         if self.processor is not None:
             self.processor.save_pretrained(directory)
         if not (directory / CARD_FILE).exists():

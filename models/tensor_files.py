@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from models.atomic_files import UNFINISHED, put_in_place
 from models.json_files import read_json_object, shortened, write_json
+from models.safetensors_writer import Tensors, gather_tensors, write_safetensors
 from models.write_errors import writing
 
 WEIGHTS_FILE = "model.safetensors"
@@ -144,28 +145,35 @@ def checksum(tensor: Tensor) -> str:
     return hashlib.sha256(numbers.data).hexdigest()
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file: it is complete or missing.
+def write_tensors(file: Path, tensors: Tensors, *, is_main_process: bool = True) -> None:
+    """Write a safetensors file, tensor by tensor: it is complete or missing.
+
+    Args:
+        file: which.
+        tensors: by name. Where some are sharded, all processes have to call this with theirs.
+        is_main_process: whether this one writes; the others only give their parts.
 
     Raises:
         WriteError: the disk is full, say.
     """
+    if not is_main_process:
+        gather_tensors(tensors)
+        return
     unfinished = file.with_name(file.name + UNFINISHED)
     with writing(file, _num_bytes(tensors)):
         try:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata={"format": "pt"}
-            )
+            with unfinished.open("wb") as stream:
+                write_safetensors(stream, tensors)
             put_in_place(unfinished, file)
         finally:
             unfinished.unlink(missing_ok=True)
 
 
-def _num_bytes(tensors: Mapping[str, Tensor]) -> int:
+def _num_bytes(tensors: Tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size: int | str) -> None:
+def write_shards(directory: Path, tensors: Tensors, max_shard_size: int | str) -> None:
     """Write tensors as safetensors files of a limited size with an index; as one file if they fit into one.
 
     The index is written last, and only then earlier weights are removed: an interrupted call leaves either the earlier
@@ -181,7 +189,12 @@ def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size:
         WriteError: the disk is full, say.
     """
     try:
-        split = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
+        split = split_state_dict_into_shards_factory(
+            dict(tensors),
+            get_storage_size=lambda tensor: tensor.nbytes,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=max_shard_size,
+        )
     except ValueError as error:
         raise ValueError(
             f"max_shard_size is {max_shard_size!r}; expected a number of bytes, or a text such as '5GB'. {error}"
@@ -194,9 +207,9 @@ def write_shards(directory: Path, tensors: Mapping[str, Tensor], max_shard_size:
     written = [directory / (file + UNFINISHED) for file in split.filename_to_tensors]
     try:
         for file, names in split.filename_to_tensors.items():
-            shard = {name: tensors[name].contiguous() for name in names}
-            with writing(directory / file, _num_bytes(shard)):
-                save_file(shard, directory / (file + UNFINISHED), metadata={"format": "pt"})
+            shard = {name: tensors[name] for name in names}
+            with writing(directory / file, _num_bytes(shard)), (directory / (file + UNFINISHED)).open("wb") as stream:
+                write_safetensors(stream, shard)
         for unfinished in written:
             final = unfinished.with_name(unfinished.name.removesuffix(UNFINISHED))
             with writing(final):

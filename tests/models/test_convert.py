@@ -333,16 +333,16 @@ def test_a_directory_with_something_else_is_left_alone(pristine, config_file, tm
 def test_an_interrupted_conversion_goes_on(model, pristine, config_file, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     command = [str(pristine), "--out", str(out), "--config", str(config_file), "--max_shard_gb", "0.0005"]
-    write = tensor_files.save_file
+    write = tensor_files.write_safetensors
 
-    def stop_in_the_second(weights, file, metadata):
-        if "model-00002" in Path(file).name:
-            Path(file).write_bytes(b"half of it")
+    def stop_in_the_second(stream, tensors):
+        if "model-00002" in Path(stream.name).name:
+            stream.write(b"half of it")
             raise KeyboardInterrupt
-        write(weights, file, metadata)
+        write(stream, tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tensor_files, "save_file", stop_in_the_second)
+        patch.setattr(tensor_files, "write_safetensors", stop_in_the_second)
         assert main(command) == 130
     assert "The same command goes on from here" in capsys.readouterr().err
     (first,) = out.glob("*.safetensors*")

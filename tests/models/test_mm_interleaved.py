@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.safetensors_writer import Tensors, write_safetensors
 from numerics import assert_equal_up_to_rounding
 from rows import pack_rows
 
@@ -136,15 +138,15 @@ def test_an_interrupted_save_leaves_the_weights_that_were_there(
 ) -> None:
     model.save_pretrained(tmp_path)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    calls: list[Path] = []
+    calls: list[IO[bytes]] = []
 
-    def fail_later(tensors: dict[str, torch.Tensor], file: Path, **options: object) -> None:
-        calls.append(file)
+    def fail_later(stream: IO[bytes], tensors: Tensors) -> None:
+        calls.append(stream)
         if len(calls) == 2:
             raise OSError("no space left on device")
-        save_file(tensors, file, **options)
+        write_safetensors(stream, tensors)
 
-    monkeypatch.setattr("models.tensor_files.save_file", fail_later)
+    monkeypatch.setattr("models.tensor_files.write_safetensors", fail_later)
     with pytest.raises(OSError, match="no space"):
         model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
