@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.released.base_weights import BASE_FILE, Borrowed, Snapshot, load_base
-from models.tensor_files import WEIGHTS_FILE, read_tensors, weight_files
+from models.tensor_files import WEIGHTS_FILE, read_rows, read_tensors, weight_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,10 @@ class Piece:
     name: str
     first_row: int
     stored: Tensor
+    file: Path
+    theirs: str
+    """Its name in the file."""
+
     borrowed: Borrowed | None = None
 
     def put(self, target: Tensor) -> None:
@@ -29,6 +33,17 @@ class Piece:
         numbers = self.stored if self.borrowed is None else self.borrowed.numbers(self.stored)
         place = target if numbers.shape == target.shape else target[self.first_row : self.first_row + len(numbers)]
         place.copy_(numbers)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Some rows of a tensor, as they lie in a file."""
+
+    file: Path
+    theirs: str
+    first_row: int
+    num_rows: int
+    borrowed: Borrowed | None
 
 
 class StoredWeights:
@@ -68,12 +83,34 @@ class StoredWeights:
         }
         for file in self.files:
             for name, tensor in read_tensors(file).items():
-                yield Piece(name, borrowed_rows.get(name, 0), tensor)
+                yield Piece(name, borrowed_rows.get(name, 0), tensor, file, name)
         for component, snapshot in self.snapshots.items():
             taken = self.base[component].tensors
-            for name, theirs, tensor in snapshot.tensors():
+            for name, theirs, tensor, file in snapshot.tensors():
                 if name in taken and taken[name].theirs == theirs:
-                    yield Piece(name, 0, tensor, taken[name])
+                    yield Piece(name, 0, tensor, file, theirs, taken[name])
+
+    def copy_rows(self, name: str, target: Tensor, first_row: int = 0) -> None:
+        """Read some rows of a tensor, and nothing else of it: those from `first_row` on, as many as `target` has, in
+        its dtype. A tensor without dimensions has one row."""
+        last_row = first_row + (len(target) if target.ndim else 1)
+        for place in self._places[name]:
+            first, last = max(first_row, place.first_row), min(last_row, place.first_row + place.num_rows)
+            if first < last:
+                numbers = read_rows(place.file, place.theirs, first - place.first_row, last - place.first_row)
+                if place.borrowed is not None:
+                    numbers = place.borrowed.numbers(numbers)
+                (target[first - first_row : last - first_row] if target.ndim else target).copy_(numbers)
+
+    @cached_property
+    def _places(self) -> dict[str, list[_Place]]:
+        """By name, where the rows of a tensor are."""
+        places: dict[str, list[_Place]] = {}
+        for piece in self.pieces():
+            num_rows = len(piece.stored) if piece.stored.ndim else 1
+            place = _Place(piece.file, piece.theirs, piece.first_row, num_rows, piece.borrowed)
+            places.setdefault(piece.name, []).append(place)
+        return places
 
     @cached_property
     def _headers(self) -> tuple[dict[str, list[int]], dict[str, list[torch.dtype]]]:

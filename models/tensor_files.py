@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -101,6 +101,24 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
                 "alone."
             )
     return dict(content)
+
+
+def read_rows(file: Path, name: str, first: int, last: int) -> Tensor:
+    """Rows of a tensor of a file that `read_tensors` has looked at. Of a safetensors file they alone are read, and into
+    memory of their own: a mapped file would count as memory of the process as far as it was read.
+
+    Args:
+        file: which.
+        name: of the tensor; one without dimensions is its only row.
+        first: the first row.
+        last: the row after the last one.
+    """
+    if file.suffix != ".safetensors":
+        tensor = read_tensors(file)[name]
+        return tensor[first:last] if tensor.ndim else tensor
+    with safe_open(file, framework="pt", backend="pread") as opened:
+        rows = opened.get_slice(name)
+        return rows[first:last] if rows.get_shape() else opened.get_tensor(name)
 
 
 def _why_no_zip(file: Path) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from models import MMInterleaved
 from models.activation_checkpointing import enable_activation_checkpointing
 from models.compiled_components import compile_components
 from trainer.config import TrainConfig
@@ -20,6 +20,7 @@ from trainer.encoder_pretraining import encoder_phase
 from trainer.errors import UsageError
 from trainer.run_files import QUARANTINE
 from trainer.sample_sheet import Sampler
+from trainer.starting_model import StartingModel
 from trainer.step.accumulate import Chunks, keep_frozen_in
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.losses import StepLosses, count_tokens_and_images
@@ -27,9 +28,10 @@ from trainer.step.phase import Phase
 from trainer.system_config import LONG_ROW
 
 
-def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = True) -> Iterator[Phase]:
+def make_phases(start: StartingModel, config: TrainConfig, *, writes: bool = True) -> Iterator[Phase]:
     """The encoder's pre-training and the main training, as far as there are any; with `writes`, broken data is named in
     the run directory."""
+    model = start.model
     try:
         stream: RowStream
         if config.corpus is None:
@@ -46,7 +48,7 @@ def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = Tru
     if config.freeze_encoder:
         frozen = ("visual_tokenizer.adapter",)
     if config.encoder_pretraining.num_steps:
-        yield encoder_phase(model, config)
+        yield replace(encoder_phase(model, config), stored=start.stored)
     else:
         for name in frozen:  # for good, so that no checkpoint has to hold them
             model.get_submodule(name).requires_grad_(False)
@@ -81,6 +83,7 @@ def make_phases(model: MMInterleaved, config: TrainConfig, *, writes: bool = Tru
         ema_decay=config.ema_decay,
         frozen=frozen,
         stack=model.language_model.decoder,
+        stored=start.stored,
         read_and_broken=stream.read_and_broken,
         documents=stream.keys,
         sample=Sampler(model, config) if writes and config.logging.sample_every else None,

@@ -39,7 +39,7 @@ from trainer.run_directory import (
 )
 from trainer.run_files import LOG, MODEL
 from trainer.run_page import is_page_up_to_date, write_page
-from trainer.starting_model import make_model
+from trainer.starting_model import begin_model
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.loop import Outcome, train
 from trainer.step.phase import Phase
@@ -87,8 +87,9 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         start = found.checkpoint
         processes.watchdog.enters("the making of the model")
         torch.manual_seed(config.seed)
-        model = make_model(config)
-        phases = list(make_phases(model, config))
+        beginning = begin_model(config, processes)
+        model = beginning.model
+        phases = list(make_phases(beginning, config))
         with run_directory_lock(Path(config.out)) if processes.is_first else nullcontext():
             processes.watchdog.enters("the making of the run directory")
             processes.barrier()  # until every process has looked whether the directory holds a run
@@ -133,8 +134,7 @@ def make_dry_run(config: TrainConfig, num_steps: int) -> int:
         torch.set_num_threads(config.num_threads)
     with Interrupt(echoes=is_launched()) as interrupt, joined(device, config.parallel, interrupt) as processes:
         torch.manual_seed(config.seed)
-        model = make_model(config)
-        *_, phase = make_phases(model, config, writes=False)
+        *_, phase = make_phases(begin_model(config, processes), config, writes=False)
         stream = None if processes.is_first else io.StringIO()
         with closing(RunLog(None, log_every=num_steps, stream=stream)) as log:
             log.message(f"{config.recipe}: a dry run of {counted(num_steps, 'step')}, of which nothing is kept")
@@ -337,10 +337,9 @@ def conclude(
         return outcome.stop.exit_code
     is_trained = outcome.finished or phase.module is model
     if is_trained:
-        with outcome.average.applied() if outcome.average is not None else nullcontext():
-            outcome.parallel.release()
-            if processes.is_first:
-                save_model(model, out / MODEL)
+        if outcome.average is not None:
+            outcome.average.replace_weights()
+        save_model(model, out / MODEL, is_main_process=processes.is_first)
     if outcome.finished:
         log.event("done", **facts)
         log.message(f"done: {out / MODEL}")

@@ -227,10 +227,13 @@ def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Check
         forget_steps_after(out, [phase.name for phase in phases], start.phase, start.step)
 
 
-def save_model(model: MMInterleaved, directory: Path) -> None:
+def save_model(model: MMInterleaved, directory: Path, *, is_main_process: bool = True) -> None:
     """`save_pretrained`, written aside first: `directory` is the old model or the new one, never a half. A kill between
     two renames leaves none, with both beside it; the run, which has not told its end, then writes it again."""
     unfinished = directory.with_name(f".{directory.name}")
+    if not is_main_process:
+        model.save_pretrained(unfinished, is_main_process=False)
+        return
     replaced = directory.with_name(f".{directory.name}.replaced")
     for left_over in (unfinished, replaced):
         if left_over.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,11 +10,19 @@ import torch
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.config import CONFIG_FILE
 from models.frozen import freeze
-from models.lora import add_lora, merge_lora
+from models.lora import ADAPTER_FOLDER, add_lora, merge_lora
+from models.model_directory import open_model_directory
+from models.stored_weights import StoredWeights
+from models.uninitialized import uninitialized
 from models.urls import is_url, shown_url
 from trainer.config import PartsConfig, TrainConfig
 from trainer.errors import UsageError
 from trainer.options.changed_settings import changed_settings
+from trainer.process.distributed import Processes
+from trainer.step.starting_weights import Stored, StoredTensor, keep_in_files, read_stored
+
+BEGIN_OF_IMAGE = "begin_of_image"
+"""The parameter that belongs to the language model without being in it."""
 
 FITS_ANY_WEIGHTS = (
     "visual_tokenizer.image_size",
@@ -29,20 +38,45 @@ FITS_ANY_WEIGHTS = (
 """Settings of a model in which a run may differ from the weights that it starts from."""
 
 
-def make_model(config: TrainConfig) -> MMInterleaved:
-    """The model as the first step finds it, its frozen parts without gradients.
+@dataclass(frozen=True)
+class StartingModel:
+    """A model before its numbers are where they belong."""
+
+    model: MMInterleaved
+    stored: Stored
+    """Parameters whose numbers are still in files."""
+
+
+def begin_model(config: TrainConfig, processes: Processes) -> StartingModel:
+    """The model as the first step finds it, its frozen parts without gradients. What is not in files has its numbers in
+    the first process alone; in the others its parameters are on the meta device.
 
     Raises:
         UsageError: weights or pre-trained networks are missing, or do not fit the settings.
     """
+    return _begin(config, is_first=processes.is_first)
+
+
+def make_model(config: TrainConfig) -> MMInterleaved:
+    """The same with all of its numbers.
+
+    Raises:
+        UsageError: weights or pre-trained networks are missing, or do not fit the settings.
+    """
+    start = _begin(config, is_first=True)
+    read_stored(start.model, torch.device("cpu"), start.stored)
+    return start.model
+
+
+def _begin(config: TrainConfig, *, is_first: bool) -> StartingModel:
     try:
+        stored: Stored = {}
         if config.parts is not None:
-            model = from_parts(config, config.parts)
+            model = from_parts(config, config.parts, has_numbers=is_first)
         elif config.init is not None:
-            model = from_weights(config, config.init)
+            model, stored = from_weights(config, config.init, is_first=is_first)
         else:
-            model = MMInterleaved(config.model, new_processor(config))
-        merge_lora(model)  # what an earlier run taught in adapters is a beginning like any other
+            model = new_model(config, has_numbers=is_first)
         freeze(model, config.frozen)
         if config.lora is not None:
             add_lora(model, config.lora)
@@ -50,7 +84,14 @@ def make_model(config: TrainConfig) -> MMInterleaved:
             model.processor.fit = config.corpus.fit
     except (FileNotFoundError, ImportError, ValueError) as error:
         raise error if isinstance(error, UsageError) else UsageError(str(error)) from error
-    return model
+    return StartingModel(model, keep_in_files(model, stored, has_others=is_first))
+
+
+def new_model(config: TrainConfig, *, has_numbers: bool) -> MMInterleaved:
+    """A model with random weights, or with undefined ones."""
+    if has_numbers:
+        return MMInterleaved(config.model, new_processor(config))
+    return uninitialized(lambda: MMInterleaved(config.model, new_processor(config)))
 
 
 def new_processor(config: TrainConfig) -> MMInterleavedProcessor:
@@ -59,8 +100,9 @@ def new_processor(config: TrainConfig) -> MMInterleavedProcessor:
     return MMInterleavedProcessor(texts.tokenizer(), image_size=config.model.image_size)
 
 
-def from_parts(config: TrainConfig, parts: PartsConfig) -> MMInterleaved:
-    """Pre-trained networks, joined as `config.model` says and reading and drawing at its sizes."""
+def from_parts(config: TrainConfig, parts: PartsConfig, *, has_numbers: bool) -> MMInterleaved:
+    """Pre-trained networks, joined as `config.model` says and reading and drawing at its sizes; their weights are read
+    only if it is to have its numbers."""
     return MMInterleaved.from_parts(
         language_model=parts.language_model,
         vision_encoder=parts.vision_encoder,
@@ -71,17 +113,18 @@ def from_parts(config: TrainConfig, parts: PartsConfig) -> MMInterleaved:
         drawn_image_size=config.model.image_decoder.image_size,
         language_model_dtype=getattr(torch, parts.language_model_dtype),
         frozen=config.frozen,
+        read_weights=has_numbers,
     )
 
 
-def from_weights(config: TrainConfig, init: str) -> MMInterleaved:
-    """The weights of the model directory `init`, or of some of its parts."""
+def from_weights(config: TrainConfig, init: str, *, is_first: bool) -> tuple[MMInterleaved, Stored]:
+    """The weights of the model directory `init`, or of some of its parts: where they are in files."""
     try:
         saved = settings_of(init)
         if config.init_components is not None:
-            model = MMInterleaved(config.model, new_processor(config))
-            take_parts(model, MMInterleaved.from_pretrained(init), config)
-            return model
+            model = new_model(config, has_numbers=is_first)
+            opened = open_model_directory(Path(init), digests=is_first)
+            return model, take_parts(model, opened.weights, config)
         changed = [
             change
             for change in changed_settings(saved.to_dict(), config.model)
@@ -92,14 +135,33 @@ def from_weights(config: TrainConfig, init: str) -> MMInterleaved:
                 f"init is '{init}', a model with other settings than the run's (there -> here): {'; '.join(changed)}. "
                 "Set the model's options to those of the weights, or start without --init."
             )
-        model = MMInterleaved.from_pretrained(init, config=config.model)
+        if (Path(init) / ADAPTER_FOLDER).is_dir() and is_first:  # matrices that are in no file as they are to be
+            model, stored = MMInterleaved.from_pretrained(init, config=config.model), {}
+            merge_lora(model)
+        else:
+            opened = open_model_directory(Path(init), config=config.model, digests=is_first)
+            model = uninitialized(lambda: MMInterleaved(opened.config, opened.processor))
+            stored = {} if (Path(init) / ADAPTER_FOLDER).is_dir() else places_in(opened.weights, model)
     except (FileNotFoundError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"init is '{init}', which cannot be loaded: {error}") from error
     if config.corpus is None or config.corpus.tokenizer_file is not None or model.processor is None:
         model.processor = new_processor(config)
-    return model
+    return model, stored
+
+
+def places_in(weights: StoredWeights, model: MMInterleaved, prefixes: tuple[str, ...] = ("",)) -> Stored:
+    """Where the parameters are whose names begin with one of these; buffers that belong to the weights, which are
+    small, are read at once."""
+    for name, buffer in model.named_buffers():
+        if name.startswith(prefixes) and name in weights.shapes():
+            weights.copy_rows(name, buffer)
+    return {
+        parameter: StoredTensor(weights, name)
+        for name, parameter in model.named_parameters()
+        if name.startswith(prefixes)
+    }
 
 
 def settings_of(init: str) -> MMInterleavedConfig:
@@ -118,15 +180,20 @@ def settings_of(init: str) -> MMInterleavedConfig:
         raise UsageError(f"init is '{init}', which cannot be loaded: {error}") from error
 
 
-def take_parts(model: MMInterleaved, source: MMInterleaved, config: TrainConfig) -> None:
-    """Copy the weights of the parts that `config.init_components` names."""
+def take_parts(model: MMInterleaved, weights: StoredWeights, config: TrainConfig) -> Stored:
+    """Where the weights of the parts are that `config.init_components` names."""
+    own, theirs = model.state_dict(), weights.shapes()
     for part in config.init_components or ():
-        try:
-            model.get_submodule(part).load_state_dict(source.get_submodule(part).state_dict())
-            if part == "language_model":
-                model.load_state_dict({"begin_of_image": source.begin_of_image}, strict=False)
-        except RuntimeError as error:
+        names = {name for name in own.keys() | theirs.keys() if name.startswith(f"{part}.")}
+        if part == "language_model":
+            names.add(BEGIN_OF_IMAGE)
+        differing = sorted(n for n in names if n not in own or list(own[n].shape) != theirs.get(n))
+        if differing:
             raise UsageError(
-                f"init is '{config.init}', whose {part} has another shape than this run's: {error}. Give both the same "
-                "settings there, or leave it out of init_components."
-            ) from error
+                f"init is '{config.init}', whose {part} has another shape than this run's: {len(differing)} tensors "
+                f"differ {differing[:3]}. Give both the same settings there, or leave it out of init_components."
+            )
+    prefixes = [f"{part}." for part in config.init_components or ()]
+    if "language_model" in (config.init_components or ()):
+        prefixes.append(BEGIN_OF_IMAGE)
+    return places_in(weights, model, tuple(prefixes))

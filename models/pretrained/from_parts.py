@@ -16,7 +16,7 @@ from torch import nn
 
 from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisualTokenizerConfig
 from models.config import MMInterleavedConfig
-from models.frozen import PAPER_FROZEN, FrozenComponent, freeze, known_components
+from models.frozen import MODULE_NAMES, PAPER_FROZEN, FrozenComponent, freeze, known_components
 from models.image_codec import vae_dtype
 from models.loading_options import float_dtype
 from models.network import Network
@@ -34,6 +34,7 @@ from models.pretrained.snapshots import (
 from models.pretrained.tokenizer import ExtendedTokenizer, extended_tokenizer
 from models.processor import MMInterleavedProcessor
 from models.torch_defaults import usual_torch_defaults
+from models.uninitialized import uninitialized
 
 Model = TypeVar("Model", bound=Network)
 
@@ -49,7 +50,7 @@ ALIGNMENT = 64
 
 @usual_torch_defaults()
 def from_parts(
-    make: Callable[[MMInterleavedConfig, MMInterleavedProcessor, PretrainedComponents], Model],
+    make: Callable[[MMInterleavedConfig, MMInterleavedProcessor, PretrainedComponents | None], Model],
     *,
     vision_encoder: Name = CLIP_L,
     language_model: Name = VICUNA_13B,
@@ -65,6 +66,7 @@ def from_parts(
     frozen: Iterable[FrozenComponent] = PAPER_FROZEN,
     negative_context: Literal["new", "empty_prompt"] = "new",
     local_files_only: bool = False,
+    read_weights: bool = True,
 ) -> Model:
     """A model with the parts' weights, in evaluation mode.
 
@@ -96,6 +98,8 @@ def from_parts(
             SDXL was trained with; the snapshot then needs its `text_encoder/` and `tokenizer/`, of SDXL
             `model_index.json` (see `models.pretrained.diffusion_snapshots.empty_prompt`).
         local_files_only: use no network: hub names are looked up in the local cache.
+        read_weights: False: the same model with undefined weights, for a process that gets them from another one; no
+            weight is read.
 
     Raises:
         FileNotFoundError: a part was not found, or is not complete.
@@ -130,6 +134,13 @@ def from_parts(
         image_decoder=_image_decoder_config(base.image_decoder, decoder_source, drawn_image_size),
         **tokens.ids,
     )
+    height, width = config.image_size
+    processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
+    if not read_weights:
+        model = uninitialized(lambda: make(config, processor, None))
+        _have_types(model, dtype, lm_dtype, vae_dtype(config.image_decoder, dtype))
+        freeze(model, frozen)
+        return model.eval()
     no_text: dict[str, torch.Tensor] = {}
     if negative_context == "empty_prompt":
         no_text = empty_prompt(decoder_source, config.image_decoder)
@@ -139,8 +150,6 @@ def from_parts(
         unet=load_unet(decoder_source, dtype),
         vae=load_vae(decoder_source, vae_dtype(config.image_decoder, dtype)),
     )
-    height, width = config.image_size
-    processor = MMInterleavedProcessor(tokens.tokenizer, image_size=height if height == width else (height, width))
     model = make(config, processor, pretrained)
     # `<BoI>` starts as an average token: an embedding of 0 would make a norm divide by zero.
     model.begin_of_image.data.copy_(model.language_model.mean_embedding())
@@ -207,6 +216,14 @@ def _convert_parameters(model: nn.Module, dtype: torch.dtype, *, without: Iterab
     for parameter in model.parameters():
         if id(parameter) not in left_out:
             parameter.data = parameter.data.to(dtype)
+
+
+def _have_types(model: Network, dtype: torch.dtype, lm_dtype: torch.dtype, of_vae: torch.dtype) -> None:
+    """Give parameters without values the types that those with values have."""
+    for name, parameter in model.named_parameters():
+        is_in = {part: name.startswith(f"{MODULE_NAMES[part]}.") for part in ("language_model", "vae")}
+        own = lm_dtype if is_in["language_model"] else of_vae if is_in["vae"] else dtype
+        parameter.data = torch.empty(parameter.shape, dtype=own)
 
 
 @torch.no_grad()

@@ -91,14 +91,14 @@ class Snapshot:
         self.directory = directory
         self.files = weight_files(directory / self.layout.folder)
 
-    def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
-        """(our name, its name, tensor), file by file."""
+    def tensors(self) -> Iterator[tuple[str, str, Tensor, Path]]:
+        """(our name, its name, tensor, its file), file by file."""
         for file in self.files:
             for theirs, tensor in read_tensors(file).items():
                 name = theirs.removeprefix(self.layout.wrapped)
                 for before, now in self.layout.renamed:
                     name = name.replace(before, now)
-                yield self.layout.prefix + name, theirs, tensor
+                yield self.layout.prefix + name, theirs, tensor, file
 
 
 def borrow(ours: Tensor, theirs: str, tensor: Tensor) -> Borrowed | None:

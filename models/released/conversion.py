@@ -173,7 +173,7 @@ class Converter:
         base: dict[str, Base] = {}
         differing: dict[str, list[str]] = {}
         for component, snapshot in self.snapshots.items():
-            theirs = {name: (key, tensor) for name, key, tensor in snapshot.tensors() if name in released}
+            theirs = {name: (key, tensor) for name, key, tensor, _ in snapshot.tensors() if name in released}
             clock = Clock(sum(tensor.nbytes for _, tensor in theirs.values()))
             taken: dict[str, Borrowed] = {}
             other: list[str] = []

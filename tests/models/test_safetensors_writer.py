@@ -15,7 +15,7 @@ def written(tensors):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("names", [["a"], ["b.weight", "a", "a\\é\"\n"], []])
+@pytest.mark.parametrize("names", [["a"], ["b.weight", "a", 'a\\é"\n'], []])
 def test_the_same_bytes_as_safetensors_writes(names):
     """Every type, none, one and many numbers, and names that JSON has to escape."""
     shapes = [(3, 5), (), (0, 4), (7,)]

@@ -37,7 +37,7 @@ from trainer.process.distributed import Processes, joined
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Saver
 from trainer.step.optimizer import make_optimizer
-from trainer.step.training_state import TrainingState, fingerprint, learned_names
+from trainer.step.training_state import TrainingState, fingerprint, frozen_names, learned_names
 
 SECONDS = 20
 """A case that computes longer hangs."""
@@ -201,7 +201,14 @@ def checkpoint_target(scratch: Path, processes: Processes) -> Target:
 
     module = nn.Linear(2, 3)
     with Saver(scratch / "checkpoints", processes, keep_latest=1) as saver:
-        saver.save(state(module), phase="main", phase_index=1, step=3, config={"seed": 1}, base=fingerprint(module))
+        saver.save(
+            state(module),
+            phase="main",
+            phase_index=1,
+            step=3,
+            config={"seed": 1},
+            base=fingerprint(module, frozen_names(module)),
+        )
     assert saver.latest is not None
 
     def read(directory: Path) -> None:

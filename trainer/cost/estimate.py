@@ -21,9 +21,9 @@ from trainer.cost.gpu_memory import (
     count_parameters,
     memory_bytes,
     sample_bytes,
-    start_bytes,
 )
 from trainer.cost.gpu_speed import A100_TFLOPS, H100_TFLOPS
+from trainer.cost.host_memory import host_bytes
 from trainer.cost.step_cost import BatchShape, StepCost, measure, shell
 from trainer.data.stream import Stream
 
@@ -122,6 +122,12 @@ def described(config: TrainConfig, machine: Machine, known: Figures) -> str:
             "",
             _table(f"{unit} kept for the backward", ("plain", "recomputed"), _in(unit_bytes, kept)),
             "",
+            _table(
+                f"{unit} of the machine's memory",
+                ("first", "each other"),
+                _in(unit_bytes, {**host_bytes(config, machine, known.parameters)}),
+            ),
+            "",
             f"{known.flops / 1e12:.4g} TFLOP a step (matrix products, convolutions, attention)",
             *_times(config, machine, known.flops),
             *_communication(config, machine, known),
@@ -206,19 +212,10 @@ def _communication(config: TrainConfig, machine: Machine, known: Figures) -> lis
 
 def _whole_weights(config: TrainConfig, machine: Machine, parameters: Parameters) -> list[str]:
     """When layers that are shared one by one are whole all the same."""
-    if not config.parallel.shard_layers or machine.num_gpus == 1:
+    if not config.parallel.shard_layers or machine.num_gpus == 1 or not config.logging.sample_every:
         return []
-    start = start_bytes(config, machine, parameters)
-    lines = [
-        "At its start, each GPU has all weights whole, and those outside of the layers once more, as they are",
-        f"gathered: {start / GB:.1f} GB, {_share(start, machine)}.",
-    ]
-    if config.logging.sample_every:
-        samples = sample_bytes(config, machine, parameters)
-        lines.append(
-            f"For samples it has all whole again, beside shards: {samples / GB:.1f} GB, {_share(samples, machine)}."
-        )
-    return lines
+    samples = sample_bytes(config, machine, parameters)
+    return [f"For samples it has all whole again, beside shards: {samples / GB:.1f} GB, {_share(samples, machine)}."]
 
 
 def _assumptions(config: TrainConfig) -> list[str]:

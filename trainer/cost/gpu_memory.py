@@ -51,6 +51,9 @@ class Parameters:
     layers: tuple[LayerBytes, ...] = ()
     """Of the language model, which `shard_layers` shares one by one."""
 
+    largest_bytes: int = 0
+    """Of any tensor, in float32."""
+
     @property
     def num_trainable(self) -> int:
         """Of all parts."""
@@ -70,7 +73,8 @@ def count_parameters(model: MMInterleaved) -> Parameters:
         if not parameter.requires_grad:
             frozen_bytes += parameter.nbytes
     layers = tuple(_bytes_of(layer) for layer in model.language_model.decoder.layers)
-    return Parameters(trainable, frozen, frozen_bytes, layers)
+    largest_bytes = 4 * max(parameter.numel() for parameter in model.parameters())
+    return Parameters(trainable, frozen, frozen_bytes, layers, largest_bytes)
 
 
 def _bytes_of(layer: nn.Module) -> LayerBytes:
@@ -149,14 +153,6 @@ def memory_bytes(
 def gather_share(config: TrainConfig) -> float:
     """What a trained weight of a layer takes as it is gathered, as a share of its 4 bytes."""
     return 0.5 if config.parallel.gather_dtype == "bfloat16" else 1.0
-
-
-def start_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) -> float:
-    """Of one GPU's weights before its layers are shared: all of them whole, those outside of the layers also as shards
-    and as FSDP2 receives them, since they are gathered once to begin with."""
-    trainable = 4.0 * parameters.num_trainable
-    together = trainable - sum(layer.trained for layer in parameters.layers)
-    return parameters.frozen_bytes + trainable + together * (1 + 1 / (config.parallel.shard_size or machine.num_gpus))
 
 
 def sample_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) -> float:

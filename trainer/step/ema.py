@@ -44,6 +44,10 @@ class WeightEMA:
         finally:
             self._write(own)
 
+    def replace_weights(self) -> None:
+        """Give the module the averaged weights for good."""
+        self._write(self._average)
+
     @torch.no_grad()
     def _write(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():

@@ -11,8 +11,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from models.sharded_tensors import full_tensor
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
+from trainer.step.starting_weights import ParameterOwners, StartingWeights, Stored, read_stored
 
 
 class _Whole(nn.Module):
@@ -39,8 +41,9 @@ class ParallelModule:
     it adds the gradients of all processes to their shards.
 
     Args:
-        module: on its device; the same in all processes.
+        module: the same in all processes; the first one has the numbers of all parameters that are not `stored`.
         processes: who trains.
+        device: where the module is to be.
         shard_size: how many processes hold a trainable parameter together; 0: all of them. With 1, each has it whole
             (plain data parallelism), with a number in between, groups of so many have a copy each (HSDP).
         gather_dtype: of the trained weights of the layers of `stack` on their way to the processes and while they
@@ -56,13 +59,15 @@ class ParallelModule:
         self,
         module: nn.Module,
         processes: Processes,
+        device: torch.device,
         shard_size: int = 0,
         stack: nn.Module | None = None,
         gather_dtype: torch.dtype | None = None,
+        stored: Stored | None = None,
     ) -> None:
         self.module = module
         self._processes = processes
-        self._device = next(module.parameters()).device
+        self._device = device
         self._whole: _Whole | None = None
         self._shards: FSDPModule | None = None  # the same object
         self._layers: list[FSDPModule] = []
@@ -73,30 +78,39 @@ class ParallelModule:
                 f"parallel.shard_size is {shard_size}, and there are {processes.num} processes; expected a divisor of "
                 "their number, or 0 for all of them."
             )
-        if processes.num > 1:
-            sizes = {"copy": processes.num // shard_size, "shard": shard_size}
-            if sizes["copy"] == 1:
-                del sizes["copy"]  # else FSDP2 adds up over it, and keeps what it has added until the backward's end
-            mesh = init_device_mesh(self._device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-            layers = [] if stack is None else list(stack.get_submodule("layers").children())
-            self._whole = _Whole(module)
-            self._shards = fully_shard(
-                self._whole,
-                mesh=mesh,
-                reshard_after_forward=False,
-                ignored_params=_frozen_or_in(layers, module),
-            )
-            _add_up(self._shards)
-            if stack is not None:
-                self._shard_layers(stack, layers, mesh, gather_dtype)
+        stored = {} if stored is None else stored
+        if processes.num == 1:
+            read_stored(module, device, stored)
+            module.to(device)
+            return
+        sizes = {"copy": processes.num // shard_size, "shard": shard_size}
+        if sizes["copy"] == 1:
+            del sizes["copy"]  # else FSDP2 adds up over it, and keeps what it has added until the backward's end
+        mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        layers = [] if stack is None else list(stack.get_submodule("layers").children())
+        weights = StartingWeights(module, processes, device, stored)
+        names = {parameter: name for name, parameter in module.named_parameters()}
+        in_layers = [names[parameter] for layer in layers for parameter in layer.parameters()]
+        self._whole = _Whole(module)
+        self._shards = fully_shard(
+            self._whole,
+            mesh=mesh,
+            reshard_after_forward=False,
+            ignored_params=_frozen_or_in(layers, module),
+        )
+        _add_up(self._shards)
+        weights.put(name for name in names.values() if name not in set(in_layers))
+        # Its root is found before the layers are units: below one root, every backward of the stack would reduce it.
+        _find_root(self._shards)
+        if stack is not None:
+            self._shard_layers(stack, layers, mesh, gather_dtype)
+            weights.put(dict.fromkeys(in_layers))
+            _find_root(stack)
 
     def _shard_layers(
         self, stack: nn.Module, layers: list[nn.Module], mesh: DeviceMesh, gather_dtype: torch.dtype | None
     ) -> None:
         """Each layer a unit of its own, apart from the other parameters, which one unit gathers once a step."""
-        # It runs once before them, so that the stack is a root apart: below one root, every backward would reduce it.
-        with self.whole():
-            pass
         sums = None if gather_dtype is None else torch.float32
         policy = MixedPrecisionPolicy(param_dtype=gather_dtype, reduce_dtype=sums, cast_forward_inputs=False)
         for layer in layers:
@@ -156,21 +170,17 @@ class ParallelModule:
                 parameter.grad = torch.zeros_like(parameter)
 
     def release(self) -> None:
-        """Give the module whole, plain parameters again, equal in all processes, to be saved.
+        """Give the module whole, plain parameters again, equal in all processes, for another training.
 
         Those that were shared are on the CPU now, since a device need not have room for all of them, and the layers of
         a stack would still gather their shards if they were called.
         """
         if self._whole is None:
             return
-        whole: dict[nn.Parameter, nn.Parameter] = {}
-        for module in self.module.modules():
-            for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-                if isinstance(parameter, DTensor):
-                    if parameter not in whole:
-                        values = full_tensor(parameter.detach()).cpu()
-                        whole[parameter] = nn.Parameter(values, requires_grad=parameter.requires_grad)
-                    setattr(module, name, whole[parameter])
+        owners = ParameterOwners(self.module)
+        for name, parameter in owners.named_parameters().items():
+            if isinstance(parameter, DTensor):
+                owners.replace(name, full_tensor(parameter.detach()).cpu())
         self._whole = self._shards = None
         self._layers = []
 
@@ -186,6 +196,7 @@ def _add_up(unit: FSDPModule) -> None:
     unit.set_force_sum_reduction_for_comms(True)  # gloo cannot multiply while it adds
 
 
-def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that may be sharded, as a plain one; a collective where it is sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _find_root(unit: nn.Module | FSDPModule) -> None:
+    """Let FSDP2 do what it would do at the first forward: see that this module is the root of the units below it, and
+    take the shards that its parameters have now. A forward would also gather all of them."""
+    fully_shard.state(unit)._lazy_init()  # type: ignore[attr-defined]

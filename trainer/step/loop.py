@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.sharded_tensors import full_tensor
 from trainer.config import TrainConfig
 from trainer.errors import NonFiniteError
 from trainer.logging.metrics import RunLog, Step
@@ -25,7 +26,7 @@ from trainer.step.checkpoint import Checkpoint, Saver
 from trainer.step.compilation import Compilation, compiler_errors_explained, uncompiled
 from trainer.step.dataloader import micro_batch_loader
 from trainer.step.ema import WeightEMA
-from trainer.step.fsdp import ParallelModule, full_tensor
+from trainer.step.fsdp import ParallelModule
 from trainer.step.lr_schedule import learning_rate_factor, set_learning_rate
 from trainer.step.micro_batches import rows_of_micro_batches, run_micro_batches
 from trainer.step.optimizer import describe_groups, make_optimizer
@@ -34,6 +35,7 @@ from trainer.step.phase import Phase
 from trainer.step.training_state import (
     TrainingState,
     fingerprint,
+    frozen_names,
     learned_names,
     random_states,
     seed_randomly,
@@ -79,18 +81,21 @@ def train(
     """
     watchdog = processes.watchdog
     watchdog.enters("the start of a phase")
-    module = phase.module.to(device).train()
-    learned, base = learned_names(module), fingerprint(module)
+    module = phase.module.train()
+    learned, never_learned = learned_names(module), frozen_names(module)
     for name in phase.frozen:
         module.get_submodule(name).requires_grad_(False)
     rows = rows_of_micro_batches(phase.num_rows, config.memory.micro_batch_rows, processes)
     parallel = ParallelModule(
         module,
         processes,
+        device,
         config.parallel.shard_size,
         phase.stack if config.parallel.shard_layers else None,
         gather_dtype=torch.bfloat16 if config.parallel.gather_dtype == "bfloat16" else None,
+        stored=phase.stored,
     )
+    base = fingerprint(module, never_learned)
     optimizer = make_optimizer(module, phase.optim)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = WeightEMA(module, phase.ema_decay) if phase.ema_decay else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig
+from trainer.step.starting_weights import Stored
 
 
 class TrainingBatch(Protocol):
@@ -50,6 +51,10 @@ class Phase:
     stack: nn.Module | None = None
     """A submodule of `module` that every micro-batch passes through once, whatever is in it, forward and backward, and
     so through each of its `layers`. None: there is none."""
+
+    stored: Stored = field(default_factory=dict)
+    """The parameters of `module`, among others, whose numbers are still in files; they are removed from it once they
+    are read."""
 
     flops: Callable[[], Callable[[Sequence[int], int], float]] | None = None
     """Makes, in seconds, the function from the counts of a step and its number of images to the operations of the

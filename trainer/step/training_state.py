@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.sharded_tensors import full_tensor
 from trainer.data.stable_key import stable_key
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
@@ -36,18 +37,25 @@ def learned_names(module: nn.Module) -> list[str]:
     return parameters + [name for name, _ in module.named_buffers() if name in persistent]
 
 
-def fingerprint(module: nn.Module) -> dict[str, str]:
-    """A hash of the parameters that do not learn, for each part of the module that has any.
+def frozen_names(module: nn.Module) -> list[str]:
+    """Names of the parameters that do not learn."""
+    return [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+
+
+def fingerprint(module: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """A hash of some parameters, for each part of the module that has any; those that are sharded are gathered one by
+    one, by all processes.
 
     Sums of their bits, which are the same in any order and so on any device.
     """
     hashes: dict[str, Any] = {}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            part = ".".join(name.split(".")[:2])
-            hashes.setdefault(part, hashlib.blake2b(digest_size=8)).update(
-                f"{name} {tuple(parameter.shape)} {parameter.dtype} {_bit_sums(parameter.detach())};".encode()
-            )
+    parameters = dict(module.named_parameters())
+    for name in names:
+        values = full_tensor(parameters[name].detach())
+        part = ".".join(name.split(".")[:2])
+        hashes.setdefault(part, hashlib.blake2b(digest_size=8)).update(
+            f"{name} {tuple(values.shape)} {values.dtype} {_bit_sums(values)};".encode()
+        )
     return {part: hashed.hexdigest() for part, hashed in hashes.items()}
 
 

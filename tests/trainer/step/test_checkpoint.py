@@ -16,7 +16,7 @@ from trainer.step.checkpoint import Saver
 from trainer.step.checkpoint_manifest import manifest_text
 from trainer.step.ema import WeightEMA
 from trainer.step.optimizer import make_optimizer
-from trainer.step.training_state import TrainingState, fingerprint, learned_names
+from trainer.step.training_state import TrainingState, fingerprint, frozen_names, learned_names
 
 BASE = {"language_model.host": "0123"}
 
@@ -308,15 +308,15 @@ def test_other_frozen_weights_are_refused(tmp_path, processes):
 
 def test_the_fingerprint_is_of_frozen_weights_alone():
     module = nn.ModuleDict({"free": nn.Linear(2, 2), "kept": nn.Linear(300, 300).requires_grad_(False)})
-    before = fingerprint(module)
+    before = fingerprint(module, frozen_names(module))
     assert before.keys() == {"kept.weight", "kept.bias"}
     nn.init.zeros_(module["free"].weight)
-    assert fingerprint(module) == before
+    assert fingerprint(module, frozen_names(module)) == before
     weight = module["kept"].weight.data
     weight[[0, 1]] = weight[[1, 0]].clone()  # the same numbers elsewhere
-    after = fingerprint(module)
+    after = fingerprint(module, frozen_names(module))
     assert [part for part in before if after[part] != before[part]] == ["kept.weight"]
-    assert fingerprint(module.bfloat16())["kept.bias"] != before["kept.bias"]
+    assert fingerprint(module.bfloat16(), frozen_names(module))["kept.bias"] != before["kept.bias"]
 
 
 def test_the_manifest_is_plain_json(tmp_path, processes):
