@@ -141,6 +141,7 @@ class StartingWeights:
         """Give these parameters, which may be sharded by now, their numbers on the device."""
         parameters = self._owners.named_parameters()
         for name in names:
+            self._processes.watchdog.enters(f"the numbers of {name}")
             parameter = parameters[name]
             local = parameter.to_local() if isinstance(parameter, DTensor) else parameter.detach()
             values = torch.empty_like(local, device=self._device)
