@@ -305,7 +305,7 @@ class Converter:
         for component, base in self.base.items():
             theirs = {
                 name: tensor
-                for name, key, tensor in self.snapshots[component].tensors()
+                for name, key, tensor, _ in self.snapshots[component].tensors()
                 if name in base.tensors and base.tensors[name].theirs == key
             }
             for file in self.checkpoint.files:
