@@ -90,7 +90,7 @@ class ParallelModule:
         layers = [] if stack is None else list(stack.get_submodule("layers").children())
         weights = StartingWeights(module, processes, device, stored)
         names = {parameter: name for name, parameter in module.named_parameters()}
-        in_layers = [names[parameter] for layer in layers for parameter in layer.parameters()]
+        in_layers = dict.fromkeys(names[parameter] for layer in layers for parameter in layer.parameters())
         self._whole = _Whole(module)
         self._shards = fully_shard(
             self._whole,
@@ -99,12 +99,12 @@ class ParallelModule:
             ignored_params=_frozen_or_in(layers, module),
         )
         _add_up(self._shards)
-        weights.put(name for name in names.values() if name not in set(in_layers))
+        weights.put(name for name in names.values() if name not in in_layers)
         # Its root is found before the layers are units: below one root, every backward of the stack would reduce it.
         _find_root(self._shards)
         if stack is not None:
             self._shard_layers(stack, layers, mesh, gather_dtype)
-            weights.put(dict.fromkeys(in_layers))
+            weights.put(in_layers)
             _find_root(stack)
 
     def _shard_layers(
