@@ -99,7 +99,7 @@ def take_part(rank: int, num: int, port: int, case: Case, out: str, barrier: Bar
         start = begin_model(config, processes)
         (phase,) = make_phases(start, config, writes=False)
         parallel = ParallelModule(
-            phase.module.train(), processes, device, config.parallel.shard_size, phase.stack, phase.stored
+            phase.module.train(), processes, device, config.parallel.shard_size, phase.stack, stored=phase.stored
         )
         barrier.wait()
         barrier.wait()
