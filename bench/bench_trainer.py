@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from bench.trainer_as_released import as_released, gradients, train_as_released
 from bench.trainer_large import LargeStep, large_run
 from bench.workloads import Scale
 from models import MMInterleaved
+from models.component_names import CompiledComponent
 from trainer.config import EncoderPretrainingConfig, TrainConfig
 from trainer.cost.estimate import figures
 from trainer.cost.gpu_memory import Machine
@@ -128,13 +130,17 @@ def large_device(device: str, scale: Scale) -> str:
 
 # large_device stands before benchmark: pytest-benchmark complains of one that was set up and then skipped.
 @pytest.mark.gpu
-def bench_large_step(large_device: str, benchmark: BenchmarkFixture, scale: Scale) -> None:
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def bench_large_step(large_device: str, benchmark: BenchmarkFixture, scale: Scale, compiled: bool) -> None:
     """A step in bfloat16 with a language model of 1.3 B parameters, frozen as in the paper. "utilisation": the model's
     own operations over what the device could do in that time. Target: a peak memory within 15 % of what `--estimate`
-    says."""
+    says, which knows nothing of the compiler: of the compiled step, no more than 15 % above it."""
+    torch._dynamo.reset()
     config = large_run(tiny=scale == "smoke")
+    if compiled:
+        config = replace(config, compile=list(get_args(CompiledComponent)))
     known = figures(config, Machine(num_gpus=1, gpu_bytes=math.inf))
-    step = LargeStep(config, large_device)
+    step = LargeStep(config, large_device, backend="eager" if scale == "smoke" else "inductor")
     assert math.isfinite(step()), "the gradient is not finite"  # it makes the optimizer's state, too
     info = benchmark.extra_info
     info |= {"estimated_bytes": sum(known.memory.values()), "estimated": known.memory, "model_flops": known.plain.flops}
@@ -152,4 +158,6 @@ def bench_large_step(large_device: str, benchmark: BenchmarkFixture, scale: Scal
         info["estimate_over_peak"] = info["estimated_bytes"] / info["peak_memory_bytes"]
     print(f"\n{benchmark.name}: { {key: value for key, value in info.items() if key != 'estimated'} }")
     if scale != "smoke":
-        assert info["estimate_over_peak"] == pytest.approx(1.0, abs=ESTIMATE_ERROR), "the estimate of memory is off"
+        least, most = 1 - ESTIMATE_ERROR, 1 + ESTIMATE_ERROR
+        assert least <= info["estimate_over_peak"], "the estimate of memory is too low"
+        assert compiled or info["estimate_over_peak"] <= most, "the estimate of memory is too high"

@@ -5,8 +5,8 @@
 #           installed); compute-sanitizer's memcheck and racecheck on a few of them; then bench_op.py, with
 #           transformers (eager and compiled), SDPA and deformops beside it. Meant for 8 minutes.
 #   model   GPU benchmarks of models.
-#   train   GPU tests and benchmarks of the trainer: a step of a large model, its utilisation, its memory against
-#           --estimate. Meant for 8 minutes. The ablation of MMFS at 128 pixels is a command of its own, given twice:
+#   train   GPU tests and benchmarks of the trainer: a step of a large model, eager and compiled, its utilisation, its memory
+#           against --estimate. Meant for 10 minutes. The ablation of MMFS at 128 pixels is a command of its own, given twice:
 #           python -m trainer.ablate mmfs --scale gpu --seeds 1 --out runs/ablate_gpu --minutes 9
 #   export  GPU tests of plugins (their machine code with the bytes that they pack, and the ahead-of-time entry points,
 #           against the reference) and of recorded steps; steps of a 7B language model and of the SD 2.1 U-Net as CUDA
@@ -115,7 +115,7 @@ model() {
 
 train() {
   part 180 "$PYTHON" -m pytest -q -rs -m gpu tests/trainer
-  benchmarks 300 bench/bench_trainer.py -m gpu
+  benchmarks 420 bench/bench_trainer.py -m gpu
 }
 
 export_() {

@@ -12,6 +12,7 @@ from torch import nn
 
 from models import MMInterleaved, MMInterleavedConfig
 from models.activation_checkpointing import enable_activation_checkpointing
+from models.compiled_components import compile_components
 from models.component_configs import ImageDecoderConfig, LanguageModelConfig, VisualTokenizerConfig
 from models.frozen import PAPER_FROZEN, freeze
 from trainer.config import EncoderPretrainingConfig, OptimConfig, TrainConfig
@@ -82,15 +83,17 @@ class LargeStep:
     Args:
         config: of `large_run`.
         device: where.
+        backend: what compiles the components that `config.compile` names.
     """
 
-    def __init__(self, config: TrainConfig, device: str) -> None:
+    def __init__(self, config: TrainConfig, device: str, backend: str = "inductor") -> None:
         self._config = config
         torch.manual_seed(config.seed)
         with torch.device(device):
             self._model = MMInterleaved(config.model).train()
         freeze(self._model, config.frozen)
         enable_activation_checkpointing(self._model, config.memory.activation_checkpointing)
+        compile_components(self._model, config.compile, backend=backend)
         self._dtype = getattr(torch, config.precision)
         keep_frozen_in(self._model, self._dtype)
         self._optimizer = make_optimizer(self._model, config.optim)

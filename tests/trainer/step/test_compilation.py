@@ -53,7 +53,7 @@ def test_graphs_are_told_once() -> None:
 def test_layers_of_one_code_are_told_apart_by_their_hooks() -> None:
     """As those of a decoder: PyTorch by itself would run the second as the first."""
     layers = nn.ModuleList(Layer() for _ in range(2))
-    layers[1].register_forward_hook(lambda module, given, output: 2 * output)
+    layers[1].get_submodule("linear").register_forward_hook(lambda module, given, output: 2 * output)
     rows = torch.ones(1, 2)
     expected = [layer(rows) for layer in layers]
     with Compilation().watched():

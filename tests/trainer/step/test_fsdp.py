@@ -15,7 +15,12 @@ from trainer.logging.log_file import read_log
 from trainer.pretrain import main
 from two_branches import Branches
 
-pytestmark = pytest.mark.slow  # importing everything for several processes; each launch is short
+pytestmark = [
+    pytest.mark.slow,  # importing everything for several processes; each launch is short
+    # Of the compiler's own code.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.* is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 
 TINY = ("tiny", "--data.num_rows", "4", "--num_steps", "3", "--encoder_pretraining.num_steps", "2")
 
@@ -70,6 +75,7 @@ def losses(out):
     ("options", "sample_every", "rtol"),
     [
         pytest.param(("--memory.activation_checkpointing", "[language_model]"), 2, 1e-5, id="trained-and-recomputed"),
+        pytest.param(("--compile", "[language_model]"), 2, 1e-5, id="compiled"),
         pytest.param(("--lora.rank", "2", "--precision", "bfloat16"), 0, 2e-2, id="adapters-in-bfloat16"),
     ],
 )
@@ -79,7 +85,7 @@ def test_the_same_losses_with_layers_apart(tmp_path, options, sample_every, rtol
         pytest.importorskip("peft")
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     arguments = [*TINY, *options, "--num_workers", "0"]
-    assert main([*arguments, "--out", str(alone)]) == 0
+    assert main([*arguments, "--compile", "[]", "--out", str(alone)]) == 0
     sharing = [*arguments, "--parallel.shard_layers", "true", "--memory.micro_batch_rows", "1"]
     sharing += ["--logging.sample_every", str(sample_every)]
     assert processes.run(partial(main, [*sharing, "--out", str(shared)]), 2) == [0, 0]
