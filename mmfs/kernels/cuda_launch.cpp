@@ -47,6 +47,9 @@ struct Channels {
 
 std::uintptr_t bytes_of(Type type) { return type == Type::INT64 ? 8 : type == Type::FLOAT32 ? 4 : 2; }
 
+// One for each row, head and split: a row is split only while there are fewer than two blocks for each multiprocessor.
+int64 most_sums(const Channels& channels) { return 2 * MOST_SMS * channels.rows_per_block(); }
+
 // Of a row and head in a split: its channels, and of MMFS the peak and total of its softmax.
 int64 bytes_of_sum(int64 num_channels) { return (num_channels + 2) * WIDE_BYTES; }
 
@@ -158,14 +161,12 @@ int64 workspace_bytes(const Node& node, const std::vector<Shape>& shapes, Type t
     const Launch launch = plan_rows(main_kernel(node), channels, sizes, THREADS * BATCH_BYTES);
     const int64 most_splits = plan_splits(node, launch, channels, sizes, std::numeric_limits<int64>::max() / 2);
     if (most_splits == 1) return 0;
-    const int64 of_sums = most_splits * sizes.num_rows() * sizes.num_heads * bytes_of_sum(sizes.num_channels);
-    return std::min(most_workspace_bytes(sizes.num_channels, type), of_sums);
+    const int64 num_sums = std::min(most_sums(channels), most_splits * sizes.num_rows() * sizes.num_heads);
+    return num_sums * bytes_of_sum(sizes.num_channels);
 }
 
 int64 most_workspace_bytes(int64 num_channels, Type type) {
-    // Sums, one for each row, head and split: a row is split only while there are fewer than two blocks for each
-    // multiprocessor.
-    return 2 * MOST_SMS * Channels(num_channels, type).rows_per_block() * bytes_of_sum(num_channels);
+    return most_sums(Channels(num_channels, type)) * bytes_of_sum(num_channels);
 }
 
 std::vector<Launch> launches(const Node& node, const std::vector<Shape>& shapes, const std::vector<Address>& inputs,
