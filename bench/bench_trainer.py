@@ -130,6 +130,10 @@ def large_device(device: str, scale: Scale) -> str:
 
 # large_device stands before benchmark: pytest-benchmark complains of one that was set up and then skipped.
 @pytest.mark.gpu
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # the compiler looks
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.* is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def bench_large_step(large_device: str, benchmark: BenchmarkFixture, scale: Scale, compiled: bool) -> None:
     """A step in bfloat16 with a language model of 1.3 B parameters, frozen as in the paper. "utilisation": the model's
