@@ -64,8 +64,7 @@ def run(options: Options) -> int:
         )
     model = MMInterleaved.from_pretrained(model_dir)
     world = world_of(model_dir, None)
-    tasks = tuple(task for task, weight in world.tasks.items() if weight)
-    settings = Settings(tasks=tasks, num_concepts=world.num_concepts, num_sprites=world.num_sprites)
+    settings = Settings(num_concepts=world.num_concepts, num_sprites=world.num_sprites)
     if options.quick:
         settings = replace(settings, num_texts=2, num_images=1, num_steps=2)
     shipped = None
