@@ -17,8 +17,8 @@ from trainer.evaluation.tasks import EVALUATION_TASKS
 NUM_LOCATED = {"read_steps": 6, "compare_steps": 6, "ground_steps": 4, "caption": 4}
 """Documents of each task: the first ones."""
 
-LEAST_WEIGHT = 0.004
-"""A point with a smaller share of all attention would not be seen."""
+NUM_POINTS = 64
+"""Of a word, in all images: those with the most attention. The others would hardly be seen."""
 
 
 def located_answers(model: MMInterleaved, evaluation: Evaluation) -> Iterator[LocatedAnswer]:
@@ -59,15 +59,15 @@ def located_answer(model: MMInterleaved, document: Document, num_concepts: int) 
 
 def located_word(text: str, looked: QueryLocations) -> LocatedWord:
     """The points of all layers and heads in each image, with their weights of all levels together."""
-    points = []
+    found = []
     for place in range(len(looked.images)):
-        of_image = []
         for locations, weights in zip(looked.sampling_locations, looked.attention_weights, strict=True):
             share = weights[place].sum(1) / (len(looked.layers) * len(weights[place]))  # [H, P], of all attention
-            for (x, y), weight in zip(
-                locations[place, :, 0].flatten(0, 1).tolist(), share.flatten().tolist(), strict=True
-            ):
-                if weight >= LEAST_WEIGHT and 0 <= x <= 1 and 0 <= y <= 1:
-                    of_image.append((x, y, weight))
-        points.append(tuple(of_image))
+            inside = zip(locations[place, :, 0].flatten(0, 1).tolist(), share.flatten().tolist(), strict=True)
+            found += [(weight, place, x, y) for (x, y), weight in inside if 0 <= x <= 1 and 0 <= y <= 1]
+    heaviest = sorted(found, reverse=True)[:NUM_POINTS]
+    points = (
+        tuple((x, y, weight) for weight, its_place, x, y in heaviest if its_place == place)
+        for place in range(len(looked.images))
+    )
     return LocatedWord(text, tuple(points), tuple(looked.share(image) for image in looked.images))

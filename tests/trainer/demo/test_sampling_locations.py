@@ -3,12 +3,12 @@ import pytest
 from models import MMInterleaved, MMInterleavedConfig
 from trainer.data.document import Image
 from trainer.data.emoji.tasks import documents
-from trainer.demo.sampling_locations import located_answer, located_word
+from trainer.demo.sampling_locations import NUM_POINTS, located_answer, located_word
 from trainer.evaluation.answers import to_model
 from trainer.evaluation.tasks import EVALUATION_TASKS
 
 
-@pytest.mark.parametrize("task", ["read", "compare_steps"])
+@pytest.mark.parametrize("task", ["ground_steps", "compare_steps"])
 def test_every_word_has_its_places_in_every_image(model: MMInterleaved, task: str) -> None:
     [document] = documents(task, "val", 0, 1)
     located = located_answer(model, document, 12)
@@ -30,6 +30,7 @@ def test_every_word_has_its_places_in_every_image(model: MMInterleaved, task: st
     for word in located.words:
         assert len(word.points) == len(word.shares) == len(images)
         assert sum(word.shares) <= 1 + 1e-4
+        assert 0 < sum(map(len, word.points)) <= NUM_POINTS, "also of a word of many tokens"
         for points, share in zip(word.points, word.shares, strict=True):
             assert sum(weight for _, _, weight in points) <= share + 1e-4
     first = written.text.index(located.words[0].text)

@@ -20,8 +20,8 @@ def number(demo: Demo) -> str:
         demo,
         "read_steps",
         "The model writes what stands where, place after place, until it comes to the thing that it was asked for, and "
-        "then the number below it. All but the brightest spots of the image is darkened: the dots are the points that "
-        "the MMFS layers looked at to write the marked word, larger for more attention.",
+        "then the number below it. The dots are the points where its MMFS layers looked to write the marked word, "
+        "larger for more attention; what they did not look at is darkened.",
     )
 
 
