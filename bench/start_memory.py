@@ -3,14 +3,15 @@
 python -m bench.start_memory
 
 Several processes (gloo) make a model of about 1 GB, share it out as a training does, and save it. Their memory is the
-sum of what Linux counts for each, a page that several map shared out among them (PSS), sampled all the time; what they
-have before there is a model, Python and PyTorch, is taken off. Before anything is told, the saved model is loaded and
-compared with the one of a single process.
+sum of what Linux counts for each, a page that several map shared out among them (PSS), sampled all the time. What they
+have before, after a tiny model was begun, saved and thrown away (Python and the libraries), is taken off. Before
+anything is told, the saved model is loaded and compared with the one of a single process.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import re
@@ -29,10 +30,10 @@ import torch
 from models.tensor_files import WEIGHTS_FILE, read_tensors
 from trainer.config import TrainConfig
 from trainer.phases import make_phases
-from trainer.process.distributed import joined
+from trainer.process.distributed import Processes, joined
 from trainer.recipes import tiny
 from trainer.run_directory import save_model
-from trainer.starting_model import begin_model, make_model
+from trainer.starting_model import StartingModel, begin_model, make_model
 from trainer.step.fsdp import ParallelModule
 
 HIDDEN, LAYERS = 1024, 17
@@ -93,19 +94,30 @@ def take_part(rank: int, num: int, port: int, case: Case, out: str, barrier: Bar
     config = settings(case, Path(out))
     device = torch.device("cpu")
     with joined(device) as processes:
-        barrier.wait()  # with nothing but what was imported
+        begun = begin(
+            replace(config, init=None, model=tiny().model), processes, device
+        )  # what is imported late, is now
+        save_model(begun[0].model, Path(out) / "small", is_main_process=processes.is_first)
+        del begun
+        gc.collect()
         barrier.wait()
-        torch.manual_seed(config.seed)
-        start = begin_model(config, processes)
-        (phase,) = make_phases(start, config, writes=False)
-        parallel = ParallelModule(
-            phase.module.train(), processes, device, config.parallel.shard_size, phase.stack, stored=phase.stored
-        )
+        barrier.wait()
+        start, parallel = begin(config, processes, device)
         barrier.wait()
         barrier.wait()
         save_model(start.model, Path(out) / "model", is_main_process=processes.is_first)
         barrier.wait()
         del parallel
+
+
+def begin(config: TrainConfig, processes: Processes, device: torch.device) -> tuple[StartingModel, ParallelModule]:
+    """What a run does before its first step."""
+    torch.manual_seed(config.seed)
+    start = begin_model(config, processes)
+    (phase,) = make_phases(start, config, writes=False)
+    shard_size = config.parallel.shard_size
+    module = phase.module.train()
+    return start, ParallelModule(module, processes, device, shard_size, phase.stack, stored=phase.stored)
 
 
 def pss_bytes(pids: Sequence[int]) -> int:

@@ -9,6 +9,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from models.digests import DIGESTS_FILE
+from models.fetched_model import fetched_model
+from models.urls import is_url
 
 REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -26,7 +28,8 @@ def model_directory(
     """The local directory of a model; a repository of the hub is fetched into its cache first.
 
     Args:
-        name_or_directory: a directory, or the name of a repository, "owner/name"; a directory of that name comes first.
+        name_or_directory: a directory, the name of a repository, "owner/name" (a directory of that name comes first),
+            or the URL of a directory in object storage, which is fetched into a cache too.
         revision: of the repository: a branch, a tag or a commit. None: its default branch.
         token: for a private repository. None: the one that `hf auth login` stored.
         local_files_only: take it from the hub's cache alone, as `HF_HUB_OFFLINE=1` does for all programs.
@@ -35,6 +38,8 @@ def model_directory(
         FileNotFoundError: there is neither such a directory nor such a repository, or it cannot be reached.
         ValueError: a revision of a directory.
     """
+    if is_url(name_or_directory):
+        return fetched_model(str(name_or_directory))
     directory = Path(name_or_directory)
     if directory.is_dir():
         if revision is not None:

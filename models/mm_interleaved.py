@@ -164,7 +164,8 @@ class MMInterleaved(Network, GenerationMixin):
         final place: no more memory is needed than the model takes in `dtype`.
 
         Args:
-            name_or_directory: a directory, or the name of a repository on the Hugging Face Hub, "owner/name".
+            name_or_directory: a directory, the name of a repository on the Hugging Face Hub, "owner/name", or the URL
+                of a directory in object storage (s3://bucket/run/model).
             revision: of the repository: a branch, a tag or a commit. None: its default branch.
             base: for a model that was converted with `--base`, where the snapshots are now, if they have moved: any of
                 "language_model", "vision_encoder" and "image_decoder" with its directory.

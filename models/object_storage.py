@@ -173,8 +173,14 @@ def download(url: str, file: Path, size_bytes: int) -> None:
     retried(url, got)
 
 
-def retried(url: str, work: Callable[[], T]) -> T:
+def retried(url: str, work: Callable[[], T], *, doing: str = "read", refusal: str = "is not given out") -> T:
     """What `work` returns, tried up to `NUM_TRIES` times.
+
+    Args:
+        url: named in messages.
+        work: what is tried.
+        doing: what it does to the object, for the sentence after the last try.
+        refusal: says that the storage will never do it.
 
     Raises:
         FileNotFoundError: the object is not there.
@@ -192,10 +198,10 @@ def retried(url: str, work: Callable[[], T]) -> T:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise  # of this machine's disk
             if not may_pass(error):
-                raise StorageError(f"{shown_url(url)} is not given out: {reason_of(error, url)}") from error
+                raise StorageError(f"{shown_url(url)} {refusal}: {reason_of(error, url)}") from error
             if number == NUM_TRIES:
                 raise StorageError(
-                    f"{shown_url(url)} could not be read in {NUM_TRIES} tries: {reason_of(error, url)}"
+                    f"{shown_url(url)} could not be {doing} in {NUM_TRIES} tries: {reason_of(error, url)}"
                 ) from error
         time.sleep(pause * random.uniform(0.5, 1.5))  # not all processes at once
         pause = min(2 * pause, LONGEST_PAUSE)

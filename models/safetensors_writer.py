@@ -16,6 +16,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from models.free_memory import FreeMemory
 from models.sharded_tensors import full_tensor
 
 CODES = {
@@ -76,14 +77,18 @@ def write_safetensors(stream: IO[bytes], tensors: Tensors) -> None:
     text += b" " * (-len(text) % ALIGNMENT)
     stream.write(len(text).to_bytes(ALIGNMENT, "little"))
     stream.write(text)
+    free = FreeMemory()
     for name in _order(tensors):
         stream.write(_bytes(tensors[name]))
+        free.let_go(tensors[name].nbytes)
 
 
 def gather_tensors(tensors: Tensors) -> None:
     """What `write_safetensors` needs of the processes that do not write: their parts of sharded tensors."""
+    free = FreeMemory()
     for name in _order(tensors):
         _whole(tensors[name])
+        free.let_go(tensors[name].nbytes)
 
 
 def _bytes(tensor: Tensor | LazyTensor) -> memoryview:

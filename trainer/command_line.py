@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from models.urls import require_local
+from models.object_storage import StorageError
 from models.write_errors import WriteError
 from trainer.errors import NonFiniteError, OutOfMemoryError, RendezvousError, UnusableDataError, UsageError
 from trainer.options.parser import Command
@@ -21,7 +20,7 @@ def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
         if _is_first_here():  # the others say the same
             print(f"{program}: {error}", file=sys.stderr)
         return 2
-    except (NonFiniteError, OutOfMemoryError, UnusableDataError, WriteError) as error:
+    except (NonFiniteError, OutOfMemoryError, UnusableDataError, StorageError, WriteError) as error:
         from trainer.run import sentence_of
 
         if _is_first_here() or not isinstance(error, NonFiniteError):
@@ -46,24 +45,13 @@ def _run(command: Command) -> int:
     from trainer.run import make_dry_run, make_run
     from trainer.run_directory import require_room
 
-    for option, place in (("--out", command.config.out), ("--init", command.config.init), ("--resume", command.resume)):
-        if place is not None:
-            refuse_url(option, place)
     if command.dry_run is not None:
         return make_dry_run(command.config, command.dry_run)
     if command.estimate is not None:
         print(estimate(command.config, Machine.parse(command.estimate)))
         return 0
-    require_room(Path(command.config.out))
+    require_room(command.config.out)
     return make_run(command.config, resume=command.resume)
-
-
-def refuse_url(option: str, place: str) -> None:
-    """Raise UsageError if what an option names is a URL, which it cannot read or write yet."""
-    try:
-        require_local(place, option)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def _is_first_here() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -19,6 +18,7 @@ from trainer.data.stream import Stream
 from trainer.encoder_pretraining import encoder_phase
 from trainer.errors import UsageError
 from trainer.run_files import QUARANTINE
+from trainer.run_storage import local_folder
 from trainer.sample_sheet import Sampler
 from trainer.starting_model import StartingModel
 from trainer.step.accumulate import Chunks, keep_frozen_in
@@ -37,7 +37,7 @@ def make_phases(start: StartingModel, config: TrainConfig, *, writes: bool = Tru
         if config.corpus is None:
             stream = Stream(config.data, model.config, seed=config.seed)
         else:
-            quarantine_file = Path(config.out) / QUARANTINE if writes else None
+            quarantine_file = local_folder(config.out) / QUARANTINE if writes else None
             tokenizer = model.processor.tokenizer if model.processor is not None else None
             stream = CorpusStream(
                 config.corpus, model.config, seed=config.seed, quarantine_file=quarantine_file, tokenizer=tokenizer

@@ -6,7 +6,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import torch
 
 from mmfs.plurals import counted
 from models import MMInterleaved
+from models.object_path import place_of
+from models.object_storage import StorageError
 from models.write_errors import WriteError
 from trainer.config import TrainConfig
 from trainer.cost.utilisation import peak_flops
@@ -30,19 +32,21 @@ from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
 from trainer.run_directory import (
     find_start,
+    held_run,
     is_of_run,
     prepare_directory,
     remove_left_over_checkpoints,
-    run_directory_lock,
     save_model,
     undamaged_start,
 )
 from trainer.run_files import LOG, MODEL
 from trainer.run_page import is_page_up_to_date, write_page
+from trainer.run_storage import Storage, local_folder
 from trainer.starting_model import begin_model
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.loop import Outcome, train
 from trainer.step.phase import Phase
+from trainer.step.starting_weights import read_stored
 
 
 def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
@@ -73,14 +77,15 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
     found = find_start(config, resume)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    interrupt = Interrupt(Path(config.out), deadline, echoes=is_launched())
+    place, folder = place_of(config.out), local_folder(config.out)
+    interrupt = Interrupt(folder, deadline, echoes=is_launched())
     with interrupt, joined(device, config.parallel, interrupt) as processes:
         if found.is_finished:
             if processes.is_first:
-                remove_left_over_checkpoints(Path(config.out), config.checkpoint.keep_latest)
+                remove_left_over_checkpoints(place, config.checkpoint.keep_latest)
                 print(found.note)
-                if not is_page_up_to_date(Path(config.out)):  # the run was killed after its model was there
-                    print(f"wrote {write_page(Path(config.out))}")
+                if isinstance(place, Path) and not is_page_up_to_date(place):  # it was killed after its model was there
+                    print(f"wrote {write_page(place)}")
             return 0
         processes.watchdog.enters("the check of the checkpoint")
         found = undamaged_start(found, config, resume, processes)
@@ -90,11 +95,13 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         beginning = begin_model(config, processes)
         model = beginning.model
         phases = list(make_phases(beginning, config))
-        with run_directory_lock(Path(config.out)) if processes.is_first else nullcontext():
+        with held_run(config.out, processes, say=print) as storage:
             processes.watchdog.enters("the making of the run directory")
             processes.barrier()  # until every process has looked whether the directory holds a run
             if processes.is_first:
                 prepare_directory(config, phases, start)
+            if storage is not None:
+                storage.publish()
             first_step = steps_before(phases, start)
             with closing(make_log(config, processes, device, first_step, interrupt)) as log:
                 try:
@@ -103,20 +110,27 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
                     if processes.is_first:
                         tell_missing_steps(log, config, phases, start)
                     announce(log, model, config, device, processes, start)
-                    status = run_phases(phases, model, config, processes, device, log, interrupt, start)
-                except (NonFiniteError, OutOfMemoryError, UnusableDataError, WriteError) as error:
+                    status = run_phases(phases, model, config, processes, device, log, interrupt, start, storage)
+                except (NonFiniteError, OutOfMemoryError, UnusableDataError, StorageError, WriteError) as error:
                     with suppress(WriteError):  # the disk may be full
                         log.event("stopped", reason=sentence_of(error))
                     raise
                 except BaseException:
                     if processes.is_first:
                         with suppress(OSError):  # what ended the run is what counts
-                            write_page(Path(config.out))
+                            finish_page(folder, storage)
                     raise
                 if processes.is_first:
-                    write_page(Path(config.out))
+                    finish_page(folder, storage)
         processes.barrier()  # where one process ends with another code than 0, `torchrun` ends the others
         return status
+
+
+def finish_page(folder: Path, storage: Storage | None) -> None:
+    """Write the page about a run that ends; what of it is in object storage is complete with it."""
+    write_page(folder)
+    if storage is not None:
+        storage.publish()
 
 
 def make_dry_run(config: TrainConfig, num_steps: int) -> int:
@@ -175,7 +189,7 @@ def make_log(
     peak = peak_flops(config, device)
     wandb = join_project(config) if config.logging.wandb is not None else None
     log = RunLog(
-        Path(config.out),
+        local_folder(config.out),
         log_every=config.logging.every,
         first_step=first_step,
         peak_flops=None if peak is None else peak * processes.num,
@@ -196,6 +210,7 @@ def run_phases(
     log: RunLog,
     interrupt: Interrupt,
     start: Checkpoint | None,
+    storage: Storage | None,
 ) -> int:
     """Train one phase after the other, as far as it goes; returns the exit code."""
     left = [phase for phase in phases if start is None or phase.index >= start.phase_index]
@@ -209,6 +224,7 @@ def run_phases(
             log=log,
             interrupt=interrupt,
             start=start if start is not None and start.phase_index == phase.index else None,
+            before_checkpoint=storage.publish if storage is not None else lambda: None,
         )
         if not outcome.finished or phase is left[-1]:
             break
@@ -216,13 +232,14 @@ def run_phases(
     if processes.is_first:
         interrupt.obeyed()
     processes.watchdog.allows_waiting("the end of the run")  # the first process may write for long
-    return conclude(log, model, config, processes, phase, outcome)
+    read_stored(model, torch.device("cpu"), phase.stored)  # what no phase has trained
+    return conclude(log, model, config, processes, phase, outcome, storage)
 
 
 def tell_missing_steps(log: RunLog, config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:
     """Say which steps before the checkpoint that a run goes on from its log lacks: lost in a power cut, say."""
-    out = Path(config.out)
-    if start is None or not is_of_run(start, out):
+    out = local_folder(config.out)
+    if start is None or not is_of_run(start, place_of(config.out)):
         return
     done = {
         phase.name: phase.num_steps if phase.index < start.phase_index else start.step
@@ -322,10 +339,16 @@ def announce(
 
 
 def conclude(
-    log: RunLog, model: MMInterleaved, config: TrainConfig, processes: Processes, phase: Phase, outcome: Outcome
+    log: RunLog,
+    model: MMInterleaved,
+    config: TrainConfig,
+    processes: Processes,
+    phase: Phase,
+    outcome: Outcome,
+    storage: Storage | None,
 ) -> int:
     """Write `model/` where there is one to write, say how it ended; returns the exit code."""
-    out = Path(config.out)
+    out = place_of(config.out)
     facts: dict[str, Any] = {"phase": phase.name, "step": outcome.step}
     goes_on = "The same command goes on."
     if outcome.stop is not None and outcome.stop is not Stop.DEADLINE:
@@ -339,7 +362,9 @@ def conclude(
     if is_trained:
         if outcome.average is not None:
             outcome.average.replace_weights()
-        save_model(model, out / MODEL, is_main_process=processes.is_first)
+        save_model(model, local_folder(config.out) / MODEL, is_main_process=processes.is_first)
+        if storage is not None:
+            storage.publish_model()
     if outcome.finished:
         log.event("done", **facts)
         log.message(f"done: {out / MODEL}")

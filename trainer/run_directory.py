@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from models import MMInterleaved
 from models.atomic_files import wait_for_disk, write_atomically
 from models.directory_lock import DirectoryInUse, directory_lock
+from models.object_path import ObjectPath, Place, place_of
+from models.object_storage import filesystem_of
+from models.object_writing import check_writable
 from models.tensor_files import WEIGHTS_FILE
+from models.urls import check_url, is_url
 from trainer.config import TrainConfig
 from trainer.errors import UsageError
 from trainer.logging.log_file import forget_steps_after, read_log
@@ -21,9 +26,11 @@ from trainer.options.parser import AUTO, NONE, dump, load
 from trainer.options.renamed import refuse_renamed_settings
 from trainer.process.distributed import Processes
 from trainer.process.interrupt import STOP_FILE
+from trainer.process.lease import held_lease
 from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
 from trainer.run_files import CHECKPOINTS, LOG, MODEL, SETTINGS
+from trainer.run_storage import Storage, empty_folder, fetch, local_folder
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.checkpoint_manifest import MANIFEST
@@ -53,7 +60,7 @@ def find_start(config: TrainConfig, resume: str) -> Start:
     Raises:
         UsageError: the run directory holds a run that would be overwritten, or the settings have changed.
     """
-    out = Path(config.out)
+    out = place_of(config.out)
     new = f"{out}-2"
     if resume == NONE and holds_run(out):
         raise UsageError(
@@ -63,7 +70,7 @@ def find_start(config: TrainConfig, resume: str) -> Start:
     if resume == NONE or (resume == AUTO and not holds_run(out)):
         return Start()
     newest = checkpoint.find_latest(out / CHECKPOINTS)
-    start = newest if resume == AUTO else checkpoint.find(Path(resume))
+    start = newest if resume == AUTO else checkpoint.find(place_of(resume))
     if start is not None:
         _check_place(start, newest, out)
     saved = start.config if start is not None else _written_settings(out)
@@ -128,22 +135,30 @@ def undamaged_start(found: Start, config: TrainConfig, resume: str, processes: P
         if processes.is_first:
             checkpoint.put_aside(start)
         processes.barrier()
-        notes.append(f"{what} It was put aside as {checkpoint.damaged_name(start.path).name}.")
+        notes.append(f"{what} It was put aside as {checkpoint.damaged_name(start.path)}.")
         found = find_start(config, resume)
     return replace(found, note=" ".join([*notes, found.note or ""]).strip() or None)
 
 
-def holds_run(out: Path) -> bool:
+def holds_run(out: Place) -> bool:
     """Whether a run was begun in a directory."""
     return any((out / name).exists() for name in (SETTINGS, LOG, CHECKPOINTS))
 
 
-def require_room(out: Path) -> None:
+def require_room(place: str) -> None:
     """Look whether a run can be made in a directory: one that holds a run, or nothing, or that is not there yet.
 
     Raises:
         UsageError: it cannot be made, or holds something else.
     """
+    if is_url(place):
+        try:
+            check_writable(check_url(place, "--out"), "--out")
+            filesystem_of(place)
+        except (ImportError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        return
+    out = Path(place)
     try:
         is_run = holds_run(out)
     except OSError as error:  # the name is too long, say
@@ -156,7 +171,7 @@ def require_room(out: Path) -> None:
         )
 
 
-def is_finished(out: Path) -> bool:
+def is_finished(out: Place) -> bool:
     """Whether the run in a directory has come to its end."""
     if not (out / MODEL / WEIGHTS_FILE).is_file() or not (out / LOG).is_file():
         return False
@@ -187,12 +202,12 @@ def run_directory_lock(out: Path) -> Iterator[None]:
         yield
 
 
-def is_of_run(start: Checkpoint, out: Path) -> bool:
+def is_of_run(start: Checkpoint, out: Place) -> bool:
     """Whether a checkpoint is one of the run in a directory."""
     return start.path.parent.resolve() == (out / CHECKPOINTS).resolve()
 
 
-def _check_place(start: Checkpoint, newest: Checkpoint | None, out: Path) -> None:
+def _check_place(start: Checkpoint, newest: Checkpoint | None, out: Place) -> None:
     """Raise UsageError if going on from `start` would mix or undo what `out` holds."""
     is_own = is_of_run(start, out)
     if is_own and newest is not None and start.path.name != newest.path.name:
@@ -207,19 +222,24 @@ def _check_place(start: Checkpoint, newest: Checkpoint | None, out: Path) -> Non
         )
 
 
-def _written_settings(out: Path) -> Mapping[str, Any]:
+def _written_settings(out: Place) -> Mapping[str, Any]:
     """The settings of a run without a checkpoint. Raises UsageError if it has left none."""
     if not (out / SETTINGS).is_file():
         raise UsageError(
             f"{out} holds something of a run, but neither a complete checkpoint nor {SETTINGS} to go on with. Give "
             f"another directory (--out {out}-2), or remove this one first."
         )
-    return load(out / SETTINGS, ALL_RECIPES).to_dict()
+    if isinstance(out, Path):
+        return load(out / SETTINGS, ALL_RECIPES).to_dict()
+    with TemporaryDirectory() as folder:
+        file = Path(folder, SETTINGS)
+        file.write_bytes((out / SETTINGS).read_bytes())
+        return load(file, ALL_RECIPES).to_dict()
 
 
 def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:
     """Write config.yaml into a run directory that is there, and take back what its log says about steps not kept."""
-    out = Path(config.out)
+    out = local_folder(config.out)
     write_atomically(out / SETTINGS, dump(config, ALL_RECIPES))
     if start is None:
         forget_steps_after(out, [phase.name for phase in phases], phases[0].name, 0)
@@ -247,7 +267,38 @@ def save_model(model: MMInterleaved, directory: Path, *, is_main_process: bool =
         shutil.rmtree(replaced)
 
 
-def remove_left_over_checkpoints(out: Path, keep_latest: int) -> None:
+@contextmanager
+def held_run(out: str, processes: Processes, say: Callable[[str], None]) -> Iterator[Storage | None]:
+    """Hold the place of a run against other runs, in every process; what `say` gets is said by the first one.
+
+    Returns:
+        For a run in object storage, in the first process, how its files come there; else None.
+
+    Raises:
+        UsageError: another process trains there, or it cannot be used.
+        StorageError: the storage does not answer.
+    """
+    place, folder = place_of(out), local_folder(out)
+    with ExitStack() as stack:
+        if isinstance(place, Path):
+            if processes.is_first:
+                stack.enter_context(run_directory_lock(folder))
+            yield None
+            return
+        if processes.local_rank == 0:
+            stack.enter_context(run_directory_lock(folder))
+            empty_folder(folder)
+        if not processes.is_first:
+            yield None
+            return
+        lease = stack.enter_context(held_lease(place, say))
+        fetch(place, folder)
+        yield Storage(place, folder, lease)
+
+
+def remove_left_over_checkpoints(out: Place, keep_latest: int) -> None:
     """Remove what a killed process has left of old checkpoints, unless another process works in the directory."""
+    if isinstance(out, ObjectPath):  # whose lease is not worth taking for it
+        return
     with suppress(UsageError), run_directory_lock(out):
         checkpoint.remove_left_over(out / CHECKPOINTS, keep_latest)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
-from pathlib import Path
 
 import torch
 from PIL import Image as PILImage
@@ -27,6 +26,7 @@ from trainer.evaluation.answers import Written, go_on, to_model
 from trainer.evaluation.settings import Settings
 from trainer.evaluation.tasks import EVALUATION_TASKS, true_image
 from trainer.run_files import SAMPLES
+from trainer.run_storage import local_folder
 
 NUM_SHOWN = 4
 """Documents of each source of a corpus on a sheet."""
@@ -67,7 +67,7 @@ class Sampler:
         self._settings = Settings()
         self._model = model
         self._is_half = config.precision == "bfloat16"
-        self._folder = Path(config.out) / SAMPLES
+        self._folder = local_folder(config.out) / SAMPLES
 
     def __call__(self, step: int, is_left: Callable[[], bool] = lambda: False) -> None:
         """Write the samples after so many steps; the model is in evaluation mode. Nothing is written if `is_left` says

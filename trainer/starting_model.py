@@ -9,6 +9,7 @@ import torch
 
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
 from models.config import CONFIG_FILE
+from models.fetched_model import fetched_model
 from models.frozen import freeze
 from models.lora import ADAPTER_FOLDER, add_lora, merge_lora
 from models.model_directory import open_model_directory
@@ -120,10 +121,10 @@ def from_parts(config: TrainConfig, parts: PartsConfig, *, has_numbers: bool) ->
 def from_weights(config: TrainConfig, init: str, *, is_first: bool) -> tuple[MMInterleaved, Stored]:
     """The weights of the model directory `init`, or of some of its parts: where they are in files."""
     try:
-        saved = settings_of(init)
+        saved, directory = settings_of(init), directory_of(init)
         if config.init_components is not None:
             model = new_model(config, has_numbers=is_first)
-            opened = open_model_directory(Path(init), digests=is_first)
+            opened = open_model_directory(directory, digests=is_first)
             return model, take_parts(model, opened.weights, config)
         changed = [
             change
@@ -135,13 +136,13 @@ def from_weights(config: TrainConfig, init: str, *, is_first: bool) -> tuple[MMI
                 f"init is '{init}', a model with other settings than the run's (there -> here): {'; '.join(changed)}. "
                 "Set the model's options to those of the weights, or start without --init."
             )
-        if (Path(init) / ADAPTER_FOLDER).is_dir() and is_first:  # matrices that are in no file as they are to be
-            model, stored = MMInterleaved.from_pretrained(init, config=config.model), {}
+        if (directory / ADAPTER_FOLDER).is_dir() and is_first:  # matrices that are in no file as they are to be
+            model, stored = MMInterleaved.from_pretrained(directory, config=config.model), {}
             merge_lora(model)
         else:
-            opened = open_model_directory(Path(init), config=config.model, digests=is_first)
+            opened = open_model_directory(directory, config=config.model, digests=is_first)
             model = uninitialized(lambda: MMInterleaved(opened.config, opened.processor))
-            stored = {} if (Path(init) / ADAPTER_FOLDER).is_dir() else places_in(opened.weights, model)
+            stored = {} if (directory / ADAPTER_FOLDER).is_dir() else places_in(opened.weights, model)
     except (FileNotFoundError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
@@ -164,11 +165,17 @@ def places_in(weights: StoredWeights, model: MMInterleaved, prefixes: tuple[str,
     }
 
 
+def directory_of(init: str) -> Path:
+    """Of a model; one in object storage is fetched once. Raises UsageError if it is not there."""
+    try:
+        return fetched_model(init) if is_url(init) else Path(init)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        raise UsageError(f"init is {shown_url(init)}, which cannot be loaded: {error}") from error
+
+
 def settings_of(init: str) -> MMInterleavedConfig:
     """The settings of the model in a directory. Raises UsageError if there is none."""
-    if is_url(init):
-        raise UsageError(f"init is {shown_url(init)}, a URL; expected a directory of this machine.")
-    file = Path(init) / CONFIG_FILE
+    file = directory_of(init) / CONFIG_FILE
     if not file.is_file():
         raise UsageError(
             f"init is '{init}', which cannot be loaded: it holds no {CONFIG_FILE}. Expected a directory written by "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.atomic_files import write_atomically
+from models.object_path import Place
 from models.write_errors import writing
 from trainer.errors import UsageError
 from trainer.run_files import LOG
@@ -54,7 +55,7 @@ class LogFile:
             self._file.close()
 
 
-def read_log(directory: Path, *, pass_over_damage: bool = False) -> Iterator[dict[str, Any]]:
+def read_log(directory: Place, *, pass_over_damage: bool = False) -> Iterator[dict[str, Any]]:
     """The records of a run's log.jsonl; a last line that a power cut left incomplete is passed over.
 
     Args:

@@ -11,6 +11,7 @@ from trainer.config import TrainConfig
 from trainer.errors import UsageError
 from trainer.logging.log_file import read_log
 from trainer.run_files import LOG
+from trainer.run_storage import local_folder
 
 EVENT = "wandb"
 """In log.jsonl, the record that names the project and the `run_id`."""
@@ -81,7 +82,7 @@ def join_project(config: TrainConfig) -> WandbRun:
         UsageError: wandb is missing, or refuses the run.
     """
     assert config.logging.wandb is not None
-    directory = Path(config.out)
+    directory = local_folder(config.out)
     records = read_log(directory) if (directory / LOG).exists() else iter(())
     run_ids = [
         record["run_id"]

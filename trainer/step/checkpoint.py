@@ -1,49 +1,48 @@
-"""Checkpoints that are complete or not there: written aside by a thread, synced, renamed; only complete ones are found.
+"""Checkpoints that are complete or not there: written by a thread, whole by a small file; only complete ones are found.
 
-A checkpoint is a directory `<phase>-<step>` with the training state of all processes (torch.distributed.checkpoint,
-which any other number of processes can read) and checkpoint.json, which says what it is, how large its files are, and
-the digest of each.
+A checkpoint is a directory, or what stands below a name in object storage, `<phase>-<step>` with the training state of
+all processes (torch.distributed.checkpoint, which any other number of processes can read) and checkpoint.json, which
+says what it is, how large its files are, and the digest of each.
 """
 
 from __future__ import annotations
 
 import pickle
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from models.atomic_files import wait_for_disk, write_atomically
 from models.digests import file_sha256
+from models.object_path import Place
+from models.object_storage import StorageError
 from models.write_errors import writing
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
+from trainer.step.checkpoint_digests import take_digests
+from trainer.step.checkpoint_files import DAMAGED, UNFINISHED, files_at
 from trainer.step.checkpoint_manifest import MANIFEST, manifest_text, read_manifest
-from trainer.step.checkpoint_reader import CheckpointReader
-from trainer.step.checkpoint_writer import DigestingWriter, take_digests
+from trainer.step.checkpoint_reader import reader_of
+from trainer.step.checkpoint_writer import writer_of
 from trainer.step.training_state import TrainingState
 
 STATE = "state"
 LATEST = "LATEST"
-UNFINISHED = ".unfinished-"
-"""Begins the name of what is being written or removed."""
-
-DAMAGED = ".damaged-"
-"""Begins the name of what was put aside because a file of it is not as it was written."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk."""
+    """A complete checkpoint."""
 
-    path: Path
+    path: Place
     phase: str
     step: int
     """Steps of the phase that are done; the data position, since step s trains on batch s."""
@@ -73,6 +72,8 @@ class Checkpoint:
     def _differs(self, name: str) -> bool:
         try:
             return file_sha256(self.path / name) != self.sha256[name]
+        except StorageError:  # which may give it back later
+            raise
         except OSError:  # a disk that does not give it back
             return True
 
@@ -89,7 +90,7 @@ class Checkpoint:
                 f"{self.path} was trained on top of other frozen weights than this run has in {', '.join(different)}. "
                 "Give the run the very weights that it began with (the directory that init names may have changed)."
             )
-        reader = CheckpointReader(self.path / STATE)
+        reader = reader_of(self.path / STATE)
         places = state.places(_shapes(reader))
         try:
             dcp.load(places, storage_reader=reader, process_group=processes.saving)
@@ -112,7 +113,7 @@ def _reason(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def _shapes(reader: CheckpointReader) -> dict[str, Any]:
+def _shapes(reader: FileSystemReader) -> dict[str, Any]:
     stored = reader.read_metadata().state_dict_metadata
     return {name: about.size for name, about in stored.items() if isinstance(about, TensorStorageMetadata)}
 
@@ -127,17 +128,28 @@ class Saver:
         directory: of all checkpoints of a run; on several machines, one that all of them see.
         processes: who saves.
         keep_latest: how many of the newest checkpoints stay.
+        before_complete: called in the first process, by the thread that writes, before a checkpoint becomes complete:
+            what has to be there with it.
     """
 
-    def __init__(self, directory: Path, processes: Processes, *, keep_latest: int) -> None:
-        self.latest: Path | None = None
+    def __init__(
+        self,
+        directory: Place,
+        processes: Processes,
+        *,
+        keep_latest: int,
+        before_complete: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.latest: Place | None = None
         """The newest one that this object has completed, or is writing."""
 
         self._directory = directory
         self._processes = processes
+        self._files = files_at(directory)
         self._keep_latest = keep_latest
+        self._before_complete = before_complete
         self._completer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._previous: Path | None = None
+        self._previous: Place | None = None
         """The one before `latest`."""
 
         self._pending: Future[Any] | None = None
@@ -182,19 +194,15 @@ class Saver:
             if self._processes.is_first:
                 self._make_latest(final)
             return
-        unfinished = aside(final)
         if self._processes.is_first:
-            with writing(final):
-                self._directory.mkdir(parents=True, exist_ok=True)
-                _remove_unfinished(self._directory)
-                unfinished.mkdir()
+            self._files.make_room(final)
         self._processes.barrier()
         tensors = state.tensors()
         before = read(self._previous) if self._previous is not None else None
         self._num_bytes = before.num_bytes if before is not None else sum(one.nbytes for one in tensors.values())
         written = dcp.async_save(
             tensors,
-            storage_writer=DigestingWriter(unfinished / STATE),
+            storage_writer=writer_of(self._files.aside(final) / STATE),
             process_group=self._processes.saving,
         )
         assert isinstance(written, Future)  # the other kind comes with stagers of one's own
@@ -212,6 +220,7 @@ class Saver:
 
         Raises:
             WriteError: it cannot be written, because the disk is full, say. Nothing of it is left.
+            StorageError: object storage does not take it.
         """
         if self._pending is None:
             return
@@ -219,101 +228,85 @@ class Saver:
         assert self.latest is not None
         failed = self.latest
         try:
-            with writing(failed, self._num_bytes):
+            with writing(failed, self._num_bytes) if isinstance(failed, Path) else nullcontext():
                 try:
                     pending.result()
                 except CheckpointException as error:  # which is no Exception, and has one of each process that failed
                     raise next(iter(error.failures.values()))[0] from error
-        except Exception:
+        except Exception as error:
             if self._processes.is_first:
-                shutil.rmtree(aside(failed), ignore_errors=True)
-            if read(failed) is None:  # else only what follows it has failed
+                with suppress(StorageError):  # which is what has failed; the next run removes it
+                    self._files.abandon(failed)
+            if not _is_complete(failed):  # else only what follows it has failed
                 self.latest = self._previous
+            if isinstance(error, StorageError):
+                left = f"is {self.latest}" if self.latest is not None else "is none"
+                raise StorageError(f"{error} The last complete checkpoint {left}; the same command goes on.") from error
             raise
 
-    def _complete(self, final: Path, facts: Mapping[str, Any], written: Future[Any]) -> None:
+    def _complete(self, final: Place, facts: Mapping[str, Any], written: Future[Any]) -> None:
         written.result()
+        self._before_complete()
         complete(final, facts)
         self._make_latest(final)
 
-    def _make_latest(self, final: Path) -> None:
-        _point_latest_to(final)
+    def _make_latest(self, final: Place) -> None:
+        self._files.write(LATEST, final.name + "\n")
         _remove_old(self._directory, self._keep_latest)
 
 
-def remove_left_over(directory: Path, keep_latest: int) -> None:
+def _is_complete(path: Place) -> bool:
+    try:
+        return read(path) is not None
+    except StorageError:
+        return False
+
+
+def remove_left_over(directory: Place, keep_latest: int) -> None:
     """Remove what killed processes have left in a directory of checkpoints: unfinished ones, and complete ones beyond
     the `keep_latest` newest. Nobody else may write there meanwhile."""
-    _remove_unfinished(directory)
+    files_at(directory).remove_unfinished()
     _remove_old(directory, keep_latest)
 
 
-def _remove_unfinished(directory: Path) -> None:
-    for left_over in directory.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(left_over)
-
-
-def _remove_old(directory: Path, keep_latest: int) -> None:
+def _remove_old(directory: Place, keep_latest: int) -> None:
     for old in find_all(directory)[:-keep_latest]:
-        _remove(old.path)
+        files_at(directory).remove(old.path)
 
 
-def _remove(path: Path) -> None:
-    """Remove a checkpoint; killed meanwhile, this leaves something unfinished, and never a half one of its name."""
-    going = aside(path)
-    _rename_over(path, going)
-    shutil.rmtree(going)
+def put_aside(checkpoint: Checkpoint) -> None:
+    """See to it that a damaged checkpoint is found no more and another can have its place."""
+    files_at(checkpoint.path.parent).put_aside(checkpoint.path)
 
 
-def _rename_over(path: Path, to: Path) -> None:
-    """Rename a directory; what has the name already is removed first."""
-    if to.exists():
-        shutil.rmtree(to)
-    path.rename(to)
-
-
-def put_aside(checkpoint: Checkpoint) -> Path:
-    """Rename a damaged checkpoint, so that it is found no more and another can have its place; returns where it is."""
-    damaged = damaged_name(checkpoint.path)
-    _rename_over(checkpoint.path, damaged)
-    wait_for_disk(damaged.parent)
-    return damaged
-
-
-def damaged_name(path: Path) -> Path:
+def damaged_name(path: Place) -> str:
     """What a damaged checkpoint is called once it is put aside."""
-    return path.with_name(f"{DAMAGED}{path.name}")
+    name: str = files_at(path.parent).damaged_name(path).name
+    return name
 
 
-def aside(final: Path) -> Path:
-    """Where a checkpoint is written before it is complete."""
-    return final.with_name(f"{UNFINISHED}{final.name}")
-
-
-def complete(final: Path, facts: Mapping[str, Any]) -> None:
-    """Add checkpoint.json with `facts` to the files that all processes have written aside, and give them their name.
+def complete(final: Place, facts: Mapping[str, Any]) -> None:
+    """Make a checkpoint of the files that all processes have written, with a manifest of `facts`.
 
     Raises:
         UsageError: a file is not there.
     """
-    unfinished = aside(final)
-    metadata = CheckpointReader(unfinished / STATE).read_metadata()
+    files = files_at(final.parent)
+    state = files.aside(final) / STATE
+    metadata = reader_of(state).read_metadata()
     parts = sorted({".metadata"} | {info.relative_path for info in metadata.storage_data.values()})
-    missing = [name for name in parts if not (unfinished / STATE / name).exists()]
+    missing = [name for name in parts if not (state / name).exists()]
     if missing:
         raise UsageError(
-            f"{unfinished} lacks {', '.join(f'{STATE}/{name}' for name in missing[:3])}, which other processes wrote. "
-            "Processes on several machines need an out directory that all of them share."
+            f"{state.parent} lacks {', '.join(f'{STATE}/{name}' for name in missing[:3])}, which other processes "
+            "wrote. Processes on several machines need an out directory that all of them share."
         )
-    sizes = {f"{STATE}/{name}": (unfinished / STATE / name).stat().st_size for name in parts}
-    digests = {f"{STATE}/{name}": digest for name, digest in take_digests(unfinished / STATE, parts).items()}
-    (unfinished / MANIFEST).write_text(manifest_text({**facts, "file_sizes_bytes": sizes, "sha256": digests}))
-    for path in (unfinished / MANIFEST, unfinished / STATE, unfinished):
-        wait_for_disk(path)
-    _rename_over(unfinished, final)  # what is there is incomplete, says read()
+    sizes = {f"{STATE}/{name}": (state / name).stat().st_size for name in parts}
+    digests = {f"{STATE}/{name}": digest for name, digest in take_digests(state, parts).items()}
+    files.complete(final, manifest_text({**facts, "file_sizes_bytes": sizes, "sha256": digests}))
 
 
-def read(path: Path) -> Checkpoint | None:
+def read(path: Place) -> Checkpoint | None:
     """The checkpoint in a directory; None if it is not there, or not complete. Looks at sizes and not at contents, for
     which there is `Checkpoint.damaged_files`."""
     if path.name.startswith((UNFINISHED, DAMAGED)):
@@ -321,6 +314,8 @@ def read(path: Path) -> Checkpoint | None:
     try:
         manifest = read_manifest(path)
         sizes = {name: (path / name).stat().st_size for name in manifest.file_sizes_bytes}
+    except StorageError:  # it may well be there
+        raise
     except (OSError, ValueError):
         return None
     if sizes != manifest.file_sizes_bytes:
@@ -337,19 +332,19 @@ def read(path: Path) -> Checkpoint | None:
     )
 
 
-def find_all(directory: Path) -> list[Checkpoint]:
+def find_all(directory: Place) -> list[Checkpoint]:
     """The complete checkpoints in a directory, in the order in which the run passes them."""
     found = [checkpoint for path in directory.glob("*-*") if (checkpoint := read(path)) is not None]
     return sorted(found, key=lambda checkpoint: (checkpoint.phase_index, checkpoint.step))
 
 
-def find_latest(directory: Path) -> Checkpoint | None:
+def find_latest(directory: Place) -> Checkpoint | None:
     """The newest complete checkpoint in a directory, None without one."""
     found = find_all(directory)
     return found[-1] if found else None
 
 
-def find_incomplete(directory: Path) -> list[Path]:
+def find_incomplete(directory: Place) -> list[Place]:
     """Directories that are named like checkpoints and hold none that is complete: a file was lost, cut or changed."""
     return sorted(
         path
@@ -358,7 +353,7 @@ def find_incomplete(directory: Path) -> list[Path]:
     )
 
 
-def find(path: Path) -> Checkpoint:
+def find(path: Place) -> Checkpoint:
     """The checkpoint that a path means: itself, or the newest one of a run directory.
 
     Raises:
@@ -371,8 +366,3 @@ def find(path: Path) -> Checkpoint:
             f"{MANIFEST} and the files that it lists, of the sizes that it tells, or one with checkpoints/ in it."
         )
     return checkpoint
-
-
-def _point_latest_to(checkpoint: Path) -> None:
-    write_atomically(checkpoint.with_name(LATEST), checkpoint.name + "\n")
-    wait_for_disk(checkpoint.parent)

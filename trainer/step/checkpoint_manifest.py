@@ -9,11 +9,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from models.json_files import read_json_object
 from models.listed_paths import is_below
+from models.object_path import Place
 
 MANIFEST = "checkpoint.json"
 OWN = "own_sha256"
@@ -40,7 +40,7 @@ def manifest_text(facts: Mapping[str, Any]) -> str:
     return json.dumps({**facts, OWN: _digest(json.loads(json.dumps(facts)))}, indent=1)
 
 
-def read_manifest(directory: Path) -> CheckpointManifest:
+def read_manifest(directory: Place) -> CheckpointManifest:
     """What `manifest_text` made.
 
     Raises:

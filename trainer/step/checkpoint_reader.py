@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -20,7 +21,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from models.object_path import ObjectPath, Place
 from trainer.errors import UsageError
+from trainer.step.checkpoint_objects import ObjectFileSystem
 
 ALLOWED = {
     "collections": {"OrderedDict"},
@@ -92,6 +95,19 @@ class CheckpointReader(FileSystemReader):
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
+
+
+class ObjectReader(CheckpointReader, FsspecReader):
+    """The same for object storage."""
+
+    def __init__(self, folder: ObjectPath) -> None:
+        FsspecReader.__init__(self, folder.url)
+        self.fs = ObjectFileSystem()
+
+
+def reader_of(folder: Place) -> FileSystemReader:
+    """For the tensors of a checkpoint."""
+    return ObjectReader(folder) if isinstance(folder, ObjectPath) else CheckpointReader(folder)
 
 
 class _Unpickler(pickle._Unpickler):

@@ -1,23 +1,20 @@
-"""Writes the tensors of a checkpoint with torch.distributed.checkpoint, and the digest of each file beside it.
-
-A digest is of the bytes that were handed over, not of what came to lie on the disk: so it also finds what was damaged
-on the way. Each process computes those of its own files while it writes them.
-"""
+"""Writes the tensors of a checkpoint with torch.distributed.checkpoint, and the digest of each file beside it."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint import FileSystemWriter, StorageWriter
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.filesystem import FileSystem
 
-SUFFIX = ".sha256"
+from models.object_path import ObjectPath, Place
+from trainer.step.checkpoint_digests import SUFFIX, DigestingStream
+from trainer.step.checkpoint_objects import ObjectFileSystem
 
 
 class DigestingWriter(FileSystemWriter):
@@ -32,39 +29,31 @@ class DigestingWriter(FileSystemWriter):
         self.fs = _DigestingFileSystem()
 
 
-def take_digests(folder: Path, names: list[str]) -> dict[str, str]:
-    """Digests of files that were written, by name; what told them is removed.
+def writer_of(folder: Place) -> StorageWriter:
+    """torch's writer of the tensors of a checkpoint, for a directory or for object storage."""
+    return ObjectWriter(folder) if isinstance(folder, ObjectPath) else DigestingWriter(folder)
 
-    Raises:
-        FileNotFoundError: that of a file is missing.
+
+class ObjectWriter(FsspecWriter):
+    """The same for object storage.
+
+    Args:
+        folder: where the objects go.
     """
-    digests = {name: (folder / (name + SUFFIX)).read_text() for name in names}
-    for name in names:
-        (folder / (name + SUFFIX)).unlink()
-    return digests
+
+    def __init__(self, folder: ObjectPath) -> None:
+        super().__init__(folder.url)
+        self.fs = ObjectFileSystem()
 
 
 class _DigestingFileSystem(FileSystem):
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         assert mode == "wb", "it only writes"
-        with _DigestingStream(io.FileIO(path, "w")) as stream:
+        with DigestingStream(io.FileIO(path, "w")) as stream:
             yield stream
         Path(f"{os.fspath(path)}{SUFFIX}").write_text(stream.digest.hexdigest())
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
         for suffix in (SUFFIX, ""):
             super().rename(f"{os.fspath(path)}{suffix}", f"{os.fspath(new_path)}{suffix}")
-
-
-class _DigestingStream(io.BufferedWriter):
-    def __init__(self, file: io.FileIO) -> None:
-        super().__init__(file)
-        self.digest = hashlib.sha256()
-
-    def write(self, data: Any, /) -> int:
-        self.digest.update(data)
-        return super().write(data)
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        raise io.UnsupportedOperation("what is written here is written once, from its beginning to its end")

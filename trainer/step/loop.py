@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.object_path import Place, place_of
 from models.sharded_tensors import full_tensor
 from trainer.config import TrainConfig
 from trainer.errors import NonFiniteError
@@ -67,12 +67,13 @@ def train(
     interrupt: Interrupt,
     start: Checkpoint | None = None,
     writes: bool = True,
+    before_checkpoint: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Train until the phase's last step, or until `interrupt` in any process says stop, with a checkpoint.
 
     Interrupted and resumed from that checkpoint, it computes what it would have computed uninterrupted: bit for bit on
     the CPU with the same numbers of processes and threads, and from the same batches with others. Without `writes`
-    there are no checkpoints.
+    there are no checkpoints; `before_checkpoint` is called before each of them becomes complete (`Saver`).
 
     Raises:
         NonFiniteError: more gradients in a row are not finite than `config.max_skipped_in_a_row`.
@@ -100,7 +101,12 @@ def train(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     average = WeightEMA(module, phase.ema_decay) if phase.ema_decay else None
     state = TrainingState(module, learned, optimizer, average, processes, seed=config.seed)
-    saver = Saver(Path(config.out) / CHECKPOINTS, processes, keep_latest=config.checkpoint.keep_latest)
+    saver = Saver(
+        place_of(config.out) / CHECKPOINTS,
+        processes,
+        keep_latest=config.checkpoint.keep_latest,
+        before_complete=before_checkpoint,
+    )
     if processes.num > 1:  # what is random in a layer must not be the same for all rows of a batch
         seed_randomly(config.seed, phase.index, processes.rank)
     first = 0
@@ -245,7 +251,7 @@ def skipped(phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: in
 
 
 def non_finite_sentence(
-    phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, last_saved: Path | None
+    phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, last_saved: Place | None
 ) -> str:
     """What happened, where, and the way out."""
     whole = {name: value for name, value in values.items() if name.startswith("loss") and "/" not in name}

@@ -7,7 +7,6 @@ a machine together need the memory of one copy and of one tensor more.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from models.free_memory import FreeMemory
 from models.stored_weights import StoredWeights
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
-
-TRIM_BYTES = 2**26
-"""After so many that were let go of, the C library gives memory back to the system."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class StartingWeights:
         self._device = device
         self._places: dict[str, StoredTensor] = {}
         self._numbers: dict[str, Tensor] = {}
-        self._num_freed = 0
+        self._free = FreeMemory()
         parameters = self._owners.named_parameters()
         self._check_equal(parameters, {name for name, parameter in parameters.items() if parameter in stored})
         for name, parameter in parameters.items():
@@ -161,12 +158,13 @@ class StartingWeights:
                     stride=parameter.stride(),
                 )
             parameters[name] = self._owners.replace(name, values)
+        self._free.give_back()
 
     def _receive(self, name: str, parameter: Tensor, values: Tensor) -> None:
         """Fill `values`, this process's rows of a parameter, from the first process."""
         numbers = self._numbers.pop(name, None)
         if numbers is not None:
-            self._num_freed += numbers.nbytes
+            self._free.let_go(numbers.nbytes)  # those of the tensors before
             numbers = numbers.to("cpu", parameter.dtype).contiguous()
         if self._num_shards(parameter) == 1:
             whole = torch.empty_like(values, device="cpu") if numbers is None else numbers
@@ -179,9 +177,6 @@ class StartingWeights:
             rows = torch.empty(self._rows_at_most(parameter), *parameter.shape[1:], dtype=parameter.dtype)
             dist.scatter(_as_bytes(rows), shares, 0)
             values.copy_(rows[: len(values)])
-        if self._num_freed > TRIM_BYTES:
-            self._num_freed = 0
-            _give_memory_back()
 
     def _rows(self, parameter: Tensor, numbers: Tensor, rank: int) -> Tensor:
         """What a process holds of a parameter, filled up to as many rows as any."""
@@ -208,10 +203,3 @@ def _on_meta(parameter: Tensor) -> Tensor:
 def _as_bytes(tensor: Tensor) -> Tensor:
     """The same memory; so any type can be sent."""
     return tensor.reshape(-1).view(torch.uint8)
-
-
-def _give_memory_back() -> None:
-    """The GNU C library keeps what was freed in the middle of its heap until it is asked."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -13,6 +13,7 @@ from trainer.errors import UsageError
 from trainer.process.distributed import joined
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Saver
+from trainer.step.checkpoint_files import files_at
 from trainer.step.checkpoint_manifest import manifest_text
 from trainer.step.ema import WeightEMA
 from trainer.step.optimizer import make_optimizer
@@ -121,7 +122,9 @@ def test_a_killed_save_changes_nothing(tmp_path, processes):
     kept = save(tmp_path, 1, processes)
     elsewhere = save(tmp_path / "elsewhere", 2, processes)
     # All its files are there, and nobody lived to complete it.
-    shutil.copytree(elsewhere / checkpoint.STATE, checkpoint.aside(tmp_path / elsewhere.name) / checkpoint.STATE)
+    shutil.copytree(
+        elsewhere / checkpoint.STATE, files_at(tmp_path).aside(tmp_path / elsewhere.name) / checkpoint.STATE
+    )
     shutil.rmtree(elsewhere.parent)
     assert checkpoint.find_latest(tmp_path).path == kept
     assert (tmp_path / "LATEST").read_text() == "main-0000001\n"
@@ -131,8 +134,8 @@ def test_a_killed_save_changes_nothing(tmp_path, processes):
 
 def test_files_on_a_disk_that_the_first_process_does_not_see(tmp_path, processes):
     final = save(tmp_path, 1, processes)
-    final.rename(checkpoint.aside(final))
-    (checkpoint.aside(final) / checkpoint.STATE / "__0_0.distcp").unlink()
+    final.rename(files_at(tmp_path).aside(final))
+    (files_at(tmp_path).aside(final) / checkpoint.STATE / "__0_0.distcp").unlink()
     with pytest.raises(UsageError, match=r"lacks state/__0_0.distcp.*an out directory that all of them share"):
         checkpoint.complete(final, {})
     assert checkpoint.find_latest(tmp_path) is None
@@ -253,7 +256,8 @@ def test_a_checkpoint_of_an_earlier_version_has_no_digests_and_is_read(tmp_path,
 def test_a_damaged_one_is_put_aside_and_made_again(tmp_path, processes):
     kept, broken = save(tmp_path, 1, processes), save(tmp_path, 2, processes)
     flip(broken / "state" / "__0_0.distcp")
-    assert checkpoint.put_aside(checkpoint.read(broken)).is_dir()
+    checkpoint.put_aside(checkpoint.read(broken))
+    assert (tmp_path / checkpoint.damaged_name(broken)).is_dir()
     assert checkpoint.find_latest(tmp_path).path == kept
     assert checkpoint.read(save(tmp_path, 2, processes)).damaged_files(processes) == []
 

@@ -1,0 +1,54 @@
+"""A model directory in object storage, fetched into a cache of this machine: once, whoever of its processes asks."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+
+from models.config import CONFIG_FILE
+from models.digests import DIGESTS_FILE
+from models.object_storage import download, list_objects
+from models.urls import check_url, shown_url
+
+FILES = ("*.json", "*.safetensors", DIGESTS_FILE)
+"""What is read of a model, in subfolders too. Nothing else is fetched: no code, no pickles."""
+
+
+def fetched_model(url: str) -> Path:
+    """A local copy of the model directory at a URL. It is fetched again where an object has changed.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ModuleNotFoundError: a package that reads such URLs is missing.
+        ValueError: the URL cannot be used.
+        models.object_storage.StorageError: the storage does not give it out.
+    """
+    base = check_url(url, "The model").rstrip("/")
+    names = {found.url.removeprefix(f"{base}/"): found for found in list_objects(base)}
+    wanted = {name: found for name, found in names.items() if any(fnmatch(name, pattern) for pattern in FILES)}
+    if CONFIG_FILE not in wanted:
+        raise FileNotFoundError(
+            f"{shown_url(base)} holds no {CONFIG_FILE}. Expected what MMInterleaved.save_pretrained or "
+            "python -m models.convert wrote."
+        )
+    contents = repr(sorted((name, found.size_bytes, found.etag) for name, found in wanted.items()))
+    key = hashlib.sha256(f"{base} {contents}".encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmfs" / "models"
+    folder = cache / f"{base.rpartition('/')[2]}-{key}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            unfinished = cache / f".{folder.name}"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            for name, found in wanted.items():
+                (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+                download(found.url, unfinished / name, found.size_bytes)
+            unfinished.rename(folder)
+    return folder

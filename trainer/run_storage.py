@@ -1,0 +1,103 @@
+"""A run in object storage: its checkpoints go there directly, every other file by way of a folder of this machine.
+
+The folder belongs to the URL. When a run begins, or goes on, it is emptied, and the first process fetches the small
+files that tell what has happened; they are uploaded again before each checkpoint becomes complete, and at the end. So
+after a kill, on whatever machine, the run goes on from its last complete checkpoint, with a log that has all its steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from models.directory_lock import LOCK_FILE
+from models.object_path import ObjectPath, place_of
+from models.object_storage import download, list_objects
+from models.object_writing import remove_object, upload
+from trainer.process.lease import Lease
+from trainer.run_files import CHECKPOINTS, LOG, MODEL, QUARANTINE, SAMPLES, SETTINGS
+
+FETCHED = (SETTINGS, LOG, QUARANTINE, f"{SAMPLES}/*")
+"""What a run that goes on needs of its own files."""
+
+LATE = ("config.json", "SHA256SUMS")
+"""The files that make a folder a model."""
+
+
+def local_folder(out: str) -> Path:
+    """Where a run writes its files but for checkpoints: the run directory itself, or the folder of a URL."""
+    place = place_of(out)
+    if isinstance(place, Path):
+        return place
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "mmfs" / "runs" / f"{place.name}-{hashlib.sha256(place.url.encode()).hexdigest()[:12]}"
+
+
+def empty_folder(folder: Path) -> None:
+    """Make the folder of a URL, without what an earlier run has left in it; it is locked by this run."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
+
+
+def fetch(place: ObjectPath, folder: Path) -> None:
+    """Download what a run that goes on needs. Raises StorageError."""
+    for found in list_objects(place.url):
+        name = found.url.removeprefix(place.url.rstrip("/") + "/")
+        if any(fnmatch(name, pattern) for pattern in FETCHED):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            download(found.url, folder / name, found.size_bytes)
+
+
+class Storage:
+    """Uploads the files of a run's folder, those that have changed since it last did.
+
+    Args:
+        place: where to.
+        folder: the files.
+        lease: of the place, which is looked at first.
+    """
+
+    def __init__(self, place: ObjectPath, folder: Path, lease: Lease) -> None:
+        self._lease = lease
+        self._place = place
+        self._folder = folder
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def publish(self) -> None:
+        """All but the model.
+
+        Raises:
+            UsageError: another run has taken the place.
+            StorageError: the storage does not take a file.
+        """
+        self._lease.check()
+        for name in self._names():
+            state = (self._folder / name).stat()
+            now = state.st_size, state.st_mtime_ns
+            if self._known.get(name) != now:
+                upload(self._folder / name, (self._place / name).url)
+                self._known[name] = now
+
+    def publish_model(self) -> None:
+        """The model, which leaves the folder: what makes its objects one is taken away first, where there is an earlier
+        one, and comes last. Raises StorageError."""
+        model = self._folder / MODEL
+        names = [str(path.relative_to(model)) for path in sorted(model.rglob("*")) if path.is_file()]
+        for name in LATE:
+            remove_object((self._place / MODEL / name).url)
+        for name in sorted(names, key=lambda name: name in LATE):
+            upload(model / name, (self._place / MODEL / name).url)
+        shutil.rmtree(model)
+
+    def _names(self) -> Iterator[str]:
+        for path in sorted(self._folder.rglob("*")):
+            name = path.relative_to(self._folder)
+            if path.is_file() and name.parts[0] not in (MODEL, CHECKPOINTS) and not path.name.startswith("."):
+                yield str(name)
