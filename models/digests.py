@@ -18,6 +18,7 @@ from typing import IO, Final
 
 from models.atomic_files import write_atomically
 from models.listed_paths import is_below
+from models.object_path import Place
 
 DIGESTS_FILE = "SHA256SUMS"
 DIGESTED = (
@@ -40,7 +41,7 @@ def blocks_of(stream: IO[bytes]) -> Iterator[bytes]:
         yield block
 
 
-def file_sha256(file: Path, on_bytes_read: OnBytesRead | None = None) -> str:
+def file_sha256(file: Place, on_bytes_read: OnBytesRead | None = None) -> str:
     """Of a file's content.
 
     Args:

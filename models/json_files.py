@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from models.atomic_files import write_atomically
+from models.object_path import Place
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Place) -> Any:
     """What a JSON file holds.
 
     Raises:
@@ -25,7 +26,7 @@ def read_json(file: Path) -> Any:
         raise ValueError(f"{file} is damaged (lists within lists without end). Fetch or make it again.") from error
 
 
-def read_json_object(file: Path) -> dict[str, Any]:
+def read_json_object(file: Place) -> dict[str, Any]:
     """The values of a JSON file by name.
 
     Raises:

@@ -346,11 +346,12 @@ def find_latest(directory: Place) -> Checkpoint | None:
 
 def find_incomplete(directory: Place) -> list[Place]:
     """Directories that are named like checkpoints and hold none that is complete: a file was lost, cut or changed."""
-    return sorted(
+    named = sorted(directory.glob("*-*"), key=str)
+    return [
         path
-        for path in directory.glob("*-*")
+        for path in named
         if not path.name.startswith((UNFINISHED, DAMAGED)) and path.is_dir() and read(path) is None
-    )
+    ]
 
 
 def find(path: Place) -> Checkpoint:

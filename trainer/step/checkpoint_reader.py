@@ -102,7 +102,7 @@ class ObjectReader(CheckpointReader, FsspecReader):
 
     def __init__(self, folder: ObjectPath) -> None:
         FsspecReader.__init__(self, folder.url)
-        self.fs = ObjectFileSystem()
+        self.fs = ObjectFileSystem()  # type: ignore[assignment]
 
 
 def reader_of(folder: Place) -> FileSystemReader:

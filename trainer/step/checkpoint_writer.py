@@ -43,7 +43,7 @@ class ObjectWriter(FsspecWriter):
 
     def __init__(self, folder: ObjectPath) -> None:
         super().__init__(folder.url)
-        self.fs = ObjectFileSystem()
+        self.fs = ObjectFileSystem()  # type: ignore[assignment]
 
 
 class _DigestingFileSystem(FileSystem):
