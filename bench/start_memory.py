@@ -75,7 +75,7 @@ def settings(case: Case, out: Path) -> TrainConfig:
         init=case.init,
         frozen=["language_model"] if case.frozen else [],
         precision="bfloat16" if case.frozen else "float32",
-        parallel=replace(base.parallel, shard_size=case.shard_size, shard_layers=True),
+        parallel=replace(base.parallel, shard_size=case.shard_size, shard_layers=case.shard_size != 1),
     )
 
 
@@ -117,7 +117,8 @@ def begin(config: TrainConfig, processes: Processes, device: torch.device) -> tu
     (phase,) = make_phases(start, config, writes=False)
     shard_size = config.parallel.shard_size
     module = phase.module.train()
-    return start, ParallelModule(module, processes, device, shard_size, phase.stack, stored=phase.stored)
+    stack = phase.stack if config.parallel.shard_layers else None
+    return start, ParallelModule(module, processes, device, shard_size, stack, stored=phase.stored)
 
 
 def pss_bytes(pids: Sequence[int]) -> int:

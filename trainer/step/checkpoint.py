@@ -346,10 +346,10 @@ def find_latest(directory: Place) -> Checkpoint | None:
 
 def find_incomplete(directory: Place) -> list[Place]:
     """Directories that are named like checkpoints and hold none that is complete: a file was lost, cut or changed."""
-    named = sorted(directory.glob("*-*"), key=str)
+    named: list[Place] = [*directory.glob("*-*")]
     return [
         path
-        for path in named
+        for path in sorted(named, key=str)
         if not path.name.startswith((UNFINISHED, DAMAGED)) and path.is_dir() and read(path) is None
     ]
 
