@@ -26,7 +26,7 @@ def toy() -> TrainConfig:
 
 def toy_steps() -> TrainConfig:
     """From toy_search's weights to ones that also draw what they planned in writing, and that still answer directly a
-    question without "step by step". The shipped weights took 3,900 steps more (trainer/weights/toy/training.json)."""
+    question without "step by step". The shipped weights saw 3,900 steps of a like mixture before (training.json beside them)."""
     search = toy_search()
     return replace(
         search,
