@@ -31,7 +31,7 @@ def tiny() -> TrainConfig:
 
 @pytest.mark.parametrize(("image_chunk", "num_micro_batches"), [(0, 1), (2, 1), (2, 2)])
 def test_the_memory_of_a_step_is_what_a_real_one_has_at_most(image_chunk: int, num_micro_batches: int) -> None:
-    config = replace(RECIPES["toy"](), memory=MemoryConfig(image_chunk=image_chunk))
+    config = replace(RECIPES["toy_refine"](), memory=MemoryConfig(image_chunk=image_chunk))
     shape = batch_shape(config, 2)
     model = MMInterleaved(config.model).train()
     model.visual_tokenizer.adapter.requires_grad_(False)

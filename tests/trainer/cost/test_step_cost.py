@@ -44,7 +44,7 @@ def tiny() -> TrainConfig:
 
 @pytest.mark.parametrize("image_chunk", [0, 2])
 def test_what_is_kept_for_the_backward_is_what_a_real_step_keeps(image_chunk: int) -> None:
-    config = replace(RECIPES["toy"](), memory=MemoryConfig(image_chunk=image_chunk))
+    config = replace(RECIPES["toy_refine"](), memory=MemoryConfig(image_chunk=image_chunk))
     shape = batch_shape(config, 2)
     assert shape.num_drawn > 2
     model = MMInterleaved(config.model).train()
