@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from models.object_storage import StorageError
+from models.object_storage import StorageError, filesystem_of
+from models.urls import check_url, is_url
 from models.write_errors import WriteError
 from trainer.errors import NonFiniteError, OutOfMemoryError, RendezvousError, UnusableDataError, UsageError
 from trainer.options.parser import Command
@@ -45,6 +46,9 @@ def _run(command: Command) -> int:
     from trainer.run import make_dry_run, make_run
     from trainer.run_directory import require_room
 
+    for option, place in (("--out", command.config.out), ("--init", command.config.init), ("--resume", command.resume)):
+        if place is not None and is_url(place):
+            check_readable(option, place)
     if command.dry_run is not None:
         return make_dry_run(command.config, command.dry_run)
     if command.estimate is not None:
@@ -52,6 +56,14 @@ def _run(command: Command) -> int:
         return 0
     require_room(command.config.out)
     return make_run(command.config, resume=command.resume)
+
+
+def check_readable(option: str, url: str) -> None:
+    """Raise UsageError if nothing here can read the URL that an option names."""
+    try:
+        filesystem_of(check_url(url, option))
+    except (ImportError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _is_first_here() -> bool:

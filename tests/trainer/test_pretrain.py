@@ -142,9 +142,19 @@ def test_a_signal_ends_a_real_process_with_a_complete_checkpoint(tmp_path, numbe
     assert json.loads((newest.path / checkpoint.MANIFEST).read_text())["step"] == newest.step
 
 
-@pytest.mark.parametrize("option", ["--out", "--init", "--resume"])
-def test_a_url_where_none_can_be_used_yet_is_refused_before_anything_is_written(option, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("option", "url", "reason"),
+    [
+        ("--out", "ftp://host/run", "expected a file or folder here, or a URL that begins with s3://"),
+        ("--init", "ftp://host/run", "expected a file or folder here, or a URL that begins with s3://"),
+        ("--resume", "ftp://host/run", "expected a file or folder here, or a URL that begins with s3://"),
+        ("--out", "hf://owner/name", "expected a directory here, or a URL that begins with s3:// or gs://"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_before_anything_is_written(
+    option, url, reason, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    assert main([option, "s3://bucket/run"]) == 2
-    assert f"{option} is s3://bucket/run, a URL; expected a file or folder of this machine." in capsys.readouterr().err
+    assert main([option, url]) == 2
+    assert f"{option} is {url}; {reason}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
