@@ -143,7 +143,7 @@ def _buttons() -> str:
 def _captions(located: LocatedAnswer) -> str:
     """What the overlay shows, for each word."""
     captions = "".join(
-        f'<span class="step word{number}">Where it looked to write <b>{escape(word.text)}</b>: '
+        f'<span class="step word{number}">Where it looked to write <b>{escape(word.text.rstrip(":,"))}</b>: '
         f"{100 * sum(word.shares):.0f} % of its attention went to the image{'s' * (len(word.shares) > 1)}.</span>"
         for number, word in enumerate(located.words)
     )
