@@ -94,11 +94,11 @@ class Agents:
         """By all agents and ranks, until now."""
         return "".join(file.read_text(errors="replace") for file in self._files)
 
-    def end(self) -> None:
-        """Kill what still runs."""
-        for agent in self._agents:
+    def end(self, node: int | None = None) -> None:
+        """Kill what still runs, on one node or all."""
+        for agent in self._agents if node is None else [self._agents[node]]:
             if agent.poll() is None:
-                for pid in [*_children(agent.pid), agent.pid]:
+                for pid in [agent.pid, *_children(agent.pid)]:  # the agent first, which would begin again
                     with suppress(*GONE):
                         os.kill(pid, signal.SIGKILL)
                 agent.wait()

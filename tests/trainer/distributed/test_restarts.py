@@ -1,0 +1,36 @@
+"""A rank that is killed under `torchrun --max-restarts`: all begin again by themselves and come to the same weights."""
+
+from functools import partial
+
+import pytest
+
+import processes
+from bench.agents import Launch, running
+from bench.restarts import NUM_RANKS, PATIENCE_S, digest, kill, program, starts, wait_for_start, wait_until
+from trainer.pretrain import main
+from trainer.run_files import CHECKPOINTS
+from trainer.step import checkpoint
+
+NUM_STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> str:
+    """Of a run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    assert processes.run(partial(main, program(out, NUM_STEPS)[1:]), NUM_RANKS) == [0] * NUM_RANKS
+    return digest(out)
+
+
+@pytest.mark.slow  # four starts of Python and torch
+@pytest.mark.parametrize(("rendezvous", "num_agents"), [("static", 1), ("c10d", 2)])
+def test_a_killed_rank_begins_again_with_the_others(tmp_path, expected, rendezvous, num_agents):
+    out = tmp_path / "run"
+    launch = Launch(rendezvous, num_agents, NUM_RANKS // num_agents, max_restarts=2)
+    with running(launch, program(out, NUM_STEPS), tmp_path) as agents:
+        wait_until(lambda: checkpoint.find_latest(out / CHECKPOINTS) is not None, agents)
+        killed_at = kill(agents, NUM_RANKS - 1)
+        wait_for_start(out, killed_at, agents)
+        assert agents.wait(PATIENCE_S) == [0] * num_agents, agents.said()
+    assert len(starts(out)) == 2
+    assert digest(out) == expected
