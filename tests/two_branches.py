@@ -26,6 +26,7 @@ from trainer.logging.metrics import RunLog
 from trainer.process.distributed import joined
 from trainer.process.interrupt import Interrupt
 from trainer.recipes import tiny
+from trainer.run_files import HANG
 from trainer.step import checkpoint
 from trainer.step.loop import train
 from trainer.step.phase import Phase
@@ -192,7 +193,8 @@ def run(
         ours = replace(ours, batch=_Troubled(*trouble, directory / "checkpoints"))
     if config.logging.sample_every:
         ours = replace(ours, sample=_Sampled(ours.module, directory, signal_at=signal_while_sampling))
-    with joined(torch.device("cpu"), config.parallel) as processes, Interrupt(directory) as interrupt:
+    joining = joined(torch.device("cpu"), config.parallel, hang_directory=directory / HANG)
+    with joining as processes, Interrupt(directory) as interrupt:
         log = RunLog(directory if processes.is_first else None, log_every=1, stream=io.StringIO())
         start = checkpoint.find_latest(directory / "checkpoints") if resume else None
         try:

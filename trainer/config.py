@@ -12,7 +12,7 @@ from models.component_names import CompiledComponent, FrozenComponent
 from models.lora_config import LoraConfig
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.errors import require
-from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig
+from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig, ProfileConfig
 
 InitComponent = Literal["visual_tokenizer", "language_model", "image_decoder"]
 """A component of the model that can be initialised apart; `<BoI>` belongs to the language model."""
@@ -171,6 +171,7 @@ class TrainConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     max_skipped_in_a_row: int = 3
     """A step whose gradient is infinite or NaN is skipped; after so many in a row, the next one ends the run."""

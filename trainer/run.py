@@ -39,7 +39,7 @@ from trainer.run_directory import (
     save_model,
     undamaged_start,
 )
-from trainer.run_files import LOG, MODEL
+from trainer.run_files import HANG, LOG, MODEL
 from trainer.run_page import is_page_up_to_date, write_page
 from trainer.run_storage import Storage, local_folder
 from trainer.starting_model import begin_model
@@ -79,7 +79,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         torch.set_num_threads(config.num_threads)
     place, folder = place_of(config.out), local_folder(config.out)
     interrupt = Interrupt(folder, deadline, echoes=is_launched())
-    with interrupt, joined(device, config.parallel, interrupt) as processes:
+    with interrupt, joined(device, config.parallel, interrupt, hang_directory=folder / HANG) as processes:
         if found.is_finished:
             if processes.is_first:
                 remove_left_over_checkpoints(place, config.checkpoint.keep_latest)
@@ -183,9 +183,11 @@ def make_dry_run(config: TrainConfig, num_steps: int) -> int:
 def make_log(
     config: TrainConfig, processes: Processes, device: torch.device, first_step: int, interrupt: Interrupt
 ) -> RunLog:
-    """The log of the run for the first process, a silent one that writes nothing for the others."""
+    """The log of the run for the first process; for the others one that writes nothing, and is silent unless every rank
+    is to speak."""
     if not processes.is_first:
-        return RunLog(None, log_every=config.logging.every, stream=io.StringIO())
+        stream = None if config.logging.every_rank else io.StringIO()
+        return RunLog(None, log_every=config.logging.every, stream=stream)
     peak = peak_flops(config, device)
     wandb = join_project(config) if config.logging.wandb is not None else None
     log = RunLog(

@@ -19,5 +19,11 @@ SAMPLES = "samples"
 PAGE = "index.html"
 """The curves of the run; `trainer.run_page` writes it."""
 
+PROFILE = "profile"
+"""Traces of the steps that `profile` names."""
+
+HANG = "hang"
+"""What each process did when a run hung: stacks, and the last collective operations (`torchfrtrace`)."""
+
 QUARANTINE = "quarantine.jsonl"
 """What of the corpus is broken, one JSON object a line."""

@@ -96,13 +96,26 @@ class LoggingConfig:
     """A Weights & Biases project that also gets the settings and all records of log.jsonl; null: none. After the
     command `wandb offline` they stay in the run directory, for `wandb sync`."""
 
+    every_rank: bool = False
+    """Progress lines of every process, with its own seconds and wait for data, not of the first one alone. For
+    `torchrun --log-dir DIR --tee 3 --local-ranks-filter 0`, which keeps a file for each and shows the first one."""
+
+    grad_norms_every: int = 0
+    """Steps between two records of the norms of the gradients of each part and layer (`grad_norm/...` in log.jsonl and
+    TensorBoard); 0: none."""
+
+    spike_deviations: float = 10.0
+    """A loss so many standard deviations above the median of the last 128 steps is told of, with the documents of its
+    batch in log.jsonl; 0: none is. The step counts like any other."""
+
     peak_tflops: float | None = None
     """Peak matrix-product throughput of one device in `precision`, in 10^12 operations a second, for the model FLOPs
     utilisation (MFU) in the log. null: known for common NVIDIA GPUs in bfloat16, else no MFU is logged."""
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"logging.every is {self.every}; expected 1 or more.")
-        require(self.sample_every >= 0, f"logging.sample_every is {self.sample_every}; expected 0 or more.")
+        for name in ("sample_every", "grad_norms_every", "spike_deviations"):
+            require(getattr(self, name) >= 0, f"logging.{name} is {getattr(self, name)}; expected 0 or more.")
         require(
             self.wandb is None or self.wandb != "",
             "logging.wandb is empty; expected the name of a project, or null for none.",
@@ -112,6 +125,24 @@ class LoggingConfig:
             f"logging.peak_tflops is {self.peak_tflops}; expected a number above 0, or null for a GPU known by its "
             "name.",
         )
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """Which steps are recorded in RUN/profile with torch.profiler, and on a GPU their memory. They are slower."""
+
+    num_steps: int = 0
+    """So many steps of each phase; 0: none."""
+
+    first_step: int = 10
+    """The first of them, counted from 1; those before it are slow for reasons of their own."""
+
+    ranks: list[int] = field(default_factory=lambda: [0])
+    """The processes that record."""
+
+    def __post_init__(self) -> None:
+        require(self.num_steps >= 0, f"profile.num_steps is {self.num_steps}; expected 0 or more.")
+        require(self.first_step >= 1, f"profile.first_step is {self.first_step}; expected 1 or more.")
 
 
 @dataclass(frozen=True)

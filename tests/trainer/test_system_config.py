@@ -1,7 +1,7 @@
 import pytest
 
 from trainer.errors import UsageError
-from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig
+from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig, ProfileConfig
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,9 @@ from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig,
         (MemoryConfig, {"token_chunk": -1}, r"memory.token_chunk is -1; expected 0 or more"),
         (ParallelConfig, {"shard_size": -1}, r"parallel.shard_size is -1; expected 0 or more"),
         (ParallelConfig, {"watchdog_minutes": 0.0}, r"parallel.watchdog_minutes is 0.0; expected a number above 0"),
+        (LoggingConfig, {"grad_norms_every": -1}, r"logging.grad_norms_every is -1; expected 0 or more"),
+        (ProfileConfig, {"num_steps": -1}, r"profile.num_steps is -1; expected 0 or more"),
+        (ProfileConfig, {"first_step": 0}, r"profile.first_step is 0; expected 1 or more"),
         (ParallelConfig, {"join_minutes": -1.0}, r"parallel.join_minutes is -1.0; expected a number above 0"),
         (
             ParallelConfig,

@@ -175,8 +175,8 @@ class RunLog:
     def _means(self) -> dict[str, float]:
         """Means over the steps since the last progress line; the rates are sums over seconds."""
         means = {}
-        for name in self._recent[-1].values:
-            present = [value for step in self._recent if (value := step.values[name]) is not None]
+        for name in dict.fromkeys(name for step in self._recent for name in step.values):
+            present = [value for step in self._recent if (value := step.values.get(name)) is not None]
             if present:
                 means[name] = sum(present) / len(present)
         seconds = sum(step.step_s for step in self._recent)

@@ -9,7 +9,7 @@ from typing import Any
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
-        *("parallel", "memory", "logging", "checkpoint"),
+        *("parallel", "memory", "logging", "checkpoint", "profile"),
         *("out", "max_minutes", "max_skipped_in_a_row", "device", "num_threads", "num_workers", "compile"),
     }
 )

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.errors import RendezvousError
+from trainer.process.flight_recorder import leave_traces, record_collectives
 from trainer.process.interrupt import Interrupt
 from trainer.process.rendezvous import Rendezvous
 from trainer.process.watchdog import Watchdog
@@ -96,7 +99,11 @@ def num_local() -> int:
 
 @contextmanager
 def joined(
-    device: torch.device, parallel: ParallelConfig = _DEFAULT, interrupt: Interrupt | None = None
+    device: torch.device,
+    parallel: ParallelConfig = _DEFAULT,
+    interrupt: Interrupt | None = None,
+    *,
+    hang_directory: Path | None = None,
 ) -> Iterator[Processes]:
     """Join the process group of `torchrun`; without it, a group of one process.
 
@@ -107,6 +114,7 @@ def joined(
         device: of this process.
         parallel: how long to wait for others, in the beginning and later.
         interrupt: what may end the wait in the beginning.
+        hang_directory: where each process leaves what it was doing when the watchdog ends it; None: nowhere.
 
     Raises:
         RendezvousError: some processes have not come in time, and which.
@@ -129,12 +137,14 @@ def joined(
                 "or, without one that keeps it, the first process."
             ) from error
         store = dist.PrefixStore(attempt.name, common)
+        record_collectives(None if hang_directory is None else hang_directory / attempt.name)
         watchdog = Watchdog(
             place,
             num,
             dist.PrefixStore(f"{attempt.name}/watchdog", aside),
             limit_s,
             began_again=lambda: rendezvous.began_again(attempt),
+            leave=None if hang_directory is None else partial(leave_traces, hang_directory / attempt.name, place),
         )
     on_gpus = device.type == "cuda" and num > 1
     if on_gpus:

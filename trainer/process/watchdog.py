@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 import torch.distributed as dist
@@ -33,6 +34,7 @@ class Watchdog:
         limit_s: so long no process may get any further, once `enters` has been called.
         began_again: the ranks of processes of this attempt that are dead, because others of the same rank have come;
             they would wait for this one in vain.
+        leave: called before the process ends, to leave behind what it was doing.
         clock: in seconds.
     """
 
@@ -44,6 +46,7 @@ class Watchdog:
         limit_s: float,
         *,
         began_again: Callable[[], list[int]] = list,
+        leave: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rank = rank
@@ -51,6 +54,7 @@ class Watchdog:
         self._store = store
         self._limit_s = limit_s
         self._began_again = began_again
+        self._leave = leave
         self._clock = clock
         self._progress = (0, "the start")
         self._num_moves = 0
@@ -110,6 +114,9 @@ class Watchdog:
         while not self._done.wait(min(LOOKS_EVERY_S, self._limit_s / 4)):
             if sentence := self.look():
                 print(f"process {self._rank}: {sentence}", file=sys.stderr, flush=True)
+                if self._leave is not None:
+                    with suppress(OSError):  # a full disk; the process ends all the same
+                        self._leave()
                 os._exit(EXIT_STUCK)
 
     def _is_late(self) -> bool:

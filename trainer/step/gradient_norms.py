@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainer.step.fsdp import full_tensor
+from models.sharded_tensors import full_tensor
 
 
 def gradient_norms(module: nn.Module) -> dict[str, Tensor]:

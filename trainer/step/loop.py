@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,21 +18,25 @@ from models.object_path import Place, place_of
 from models.sharded_tensors import full_tensor
 from trainer.config import TrainConfig
 from trainer.errors import NonFiniteError
+from trainer.logging.loss_spikes import LossSpikes, Usual
 from trainer.logging.metrics import RunLog, Step
 from trainer.process.distributed import Processes
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
 from trainer.run_files import CHECKPOINTS
+from trainer.run_storage import local_folder
 from trainer.step.checkpoint import Checkpoint, Saver
 from trainer.step.compilation import Compilation, compiler_errors_explained, uncompiled
 from trainer.step.dataloader import micro_batch_loader
 from trainer.step.ema import WeightEMA
 from trainer.step.fsdp import ParallelModule
+from trainer.step.gradient_norms import gradient_norms
 from trainer.step.lr_schedule import learning_rate_factor, set_learning_rate
 from trainer.step.micro_batches import rows_of_micro_batches, run_micro_batches
 from trainer.step.optimizer import describe_groups, make_optimizer
 from trainer.step.out_of_memory import FEWER_STATES, memory_saving_options, out_of_memory_explained
 from trainer.step.phase import Phase
+from trainer.step.profiler import StepProfiler
 from trainer.step.training_state import (
     TrainingState,
     fingerprint,
@@ -118,6 +123,8 @@ def train(
         log.message(f"  {line}")
     flops_of = phase.flops() if phase.flops is not None and log.peak_flops is not None else None
     compilation = Compilation()
+    spikes = LossSpikes(config.logging.spike_deviations)
+    profiler = StepProfiler(config.profile, local_folder(config.out), phase.name, processes.rank, device)
     with (
         micro_batch_loader(phase, rows, first, config.num_workers, pin_memory=device.type == "cuda") as loader,
         saver,
@@ -131,6 +138,7 @@ def train(
 
         begun = time.monotonic()
         for step in range(first, phase.num_steps):
+            profiler.begins(step + 1)
             watchdog.enters("the wait for data")
             micro_batches = next(loader)
             data_wait_s = time.monotonic() - begun
@@ -152,14 +160,18 @@ def train(
             done = step
             if not isinstance(contributions, Stop):
                 watchdog.enters("the update")
+                every = config.logging.grad_norms_every
+                norms = gradient_norms(module) if every and (step + 1) % every == 0 else {}
                 grad_norm = full_tensor(nn.utils.clip_grad_norm_(parameters, phase.optim.max_grad_norm))
-                values = to_host(contributions, grad_norm, processes)
+                values = to_host(contributions, grad_norm, processes, norms)
                 if math.isfinite(values["grad_norm"]):
                     with out_of_memory_explained(FEWER_STATES):
                         optimizer.step()
                     if average is not None:
                         average.update()
                     state.num_skipped = 0
+                    if (usual := spikes.add(values["loss"])) is not None:
+                        spiked(phase, step, values["loss"], usual, log)
                     values["lr"] = phase.optim.lr * factor
                     step_s = time.monotonic() - begun
                     is_due = log.is_due(step + 1, phase.num_steps)
@@ -198,6 +210,8 @@ def train(
                     save(done)
             if stop and done < phase.num_steps:
                 return Outcome(finished=False, step=done, average=average, parallel=parallel, stop=stop)
+            if profiler.ends(done, is_last=done == phase.num_steps):
+                log.message(f"wrote {profiler.file}.json.gz")
             begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
         watchdog.enters("the last checkpoint")
     return Outcome(finished=True, step=phase.num_steps, average=average, parallel=parallel)
@@ -209,17 +223,23 @@ def agreed_stop(interrupt: Interrupt, processes: Processes) -> Stop | None:
     return Stop(number) if number else None
 
 
-def to_host(contributions: Mapping[str, Tensor | None], grad_norm: Tensor, processes: Processes) -> dict[str, Any]:
-    """Everybody's contributions added up, and the gradient's norm, as numbers in one transfer: the only place where a
-    step waits for the GPU.
+def to_host(
+    contributions: Mapping[str, Tensor | None],
+    grad_norm: Tensor,
+    processes: Processes,
+    norms: Mapping[str, Tensor] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Everybody's contributions added up, and the gradient's norm with those of its parts, as numbers in one transfer:
+    the only place where a step waits for the GPU.
 
     It has to, because an update with a bad gradient cannot be taken back.
     """
     present = {name: value.detach().float() for name, value in contributions.items() if value is not None}
     sums = processes.all_reduce_sum_tensor(torch.stack(list(present.values())))
-    *numbers, norm = torch.cat([sums, grad_norm.detach().float().reshape(1)]).tolist()
-    values = dict(zip(present, numbers, strict=True))
-    return {name: values.get(name) for name in contributions} | {"grad_norm": norm}
+    names = ["grad_norm", *(f"grad_norm/{part}" for part in norms)]
+    all_norms = torch.stack([norm.detach().float().reshape(()) for norm in (grad_norm, *norms.values())])
+    numbers = dict(zip([*present, *names], torch.cat([sums, all_norms]).tolist(), strict=True))
+    return {name: numbers.get(name) for name in [*contributions, *names]}
 
 
 def make_samples(
@@ -239,6 +259,17 @@ def make_samples(
             phase.sample(step, lambda: interrupt.reason is not None)
             phase.module.train()
     set_random_states(random_before)
+
+
+def spiked(phase: Phase, step: int, loss: float, usual: Usual, log: RunLog) -> None:
+    """Tell of a loss far above those before it."""
+    documents = phase.documents(step)
+    log.event("spike", phase=phase.name, step=step, loss=loss, usual=usual.loss, documents=documents)
+    shown = f" Its documents, all of them in log.jsonl: {', '.join(documents[:3])}, ..." if documents else ""
+    log.message(
+        f"{phase.name} {step + 1}: the loss is {loss:.4g}, far above the usual {usual.loss:.4g} (standard deviation "
+        f"{usual.deviation:.2g}).{shown}"
+    )
 
 
 def skipped(phase: Phase, step: int, values: Mapping[str, Any], num_in_a_row: int, log: RunLog) -> None:

@@ -1,6 +1,7 @@
 """The loop with 2 and 4 processes over gloo, on a small problem; everything is compared with one process."""
 
 import json
+import pickle
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ import processes
 import two_branches
 from trainer.logging.log_file import read_log
 from trainer.process.watchdog import EXIT_STUCK
+from trainer.run_files import HANG
 from trainer.step import checkpoint
 from two_branches import NUM_STEPS, POISONED_STEP
 
@@ -121,6 +123,11 @@ def test_the_watchdog_names_the_process_that_all_wait_for(tmp_path):
     said = "".join((out / f"stderr{rank}").read_text() for rank in (0, 1))
     assert "Nothing has moved for 12 s. Stuck: process 1 of 2, in the wait for data." in said
     assert "The others wait in the agreement on counts." in said
+    [attempt] = (out / HANG).iterdir()
+    stuck = (attempt / "stacks_rank_1.txt").read_text()
+    assert "two_branches.py" in stuck, "where it sleeps"
+    recorded = pickle.loads((attempt / "nccl_trace_rank_1").read_bytes())  # PyTorch's own format
+    assert "gloo:all_reduce" in {entry["profiling_name"] for entry in recorded["entries"]}
 
 
 def test_rows_that_cannot_be_shared_are_refused(tmp_path):

@@ -1,4 +1,6 @@
+import gzip
 import io
+import json
 import math
 import time
 from dataclasses import dataclass, replace
@@ -15,12 +17,14 @@ from trainer.logging.metrics import RunLog
 from trainer.process.distributed import joined
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.recipes import tiny
+from trainer.run_files import PROFILE
 from trainer.step import checkpoint
 from trainer.step.loop import train
 from trainer.step.phase import Phase
-from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig
+from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ProfileConfig
 
 CPU = torch.device("cpu")
+NO_PROFILE = ProfileConfig()
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,18 @@ def phase(num_steps=60, **options):
 
 
 def run(
-    directory, phase_, *, checkpoint_every=20, num_workers=0, rows=0, skips=0, deadline=math.inf, start=None, sample=0
+    directory,
+    phase_,
+    *,
+    checkpoint_every=20,
+    num_workers=0,
+    rows=0,
+    skips=0,
+    deadline=math.inf,
+    start=None,
+    sample=0,
+    grad_norms_every=0,
+    profiled=NO_PROFILE,
 ):
     config = replace(
         tiny(),
@@ -87,7 +102,8 @@ def run(
         num_workers=num_workers,
         memory=MemoryConfig(micro_batch_rows=rows),
         max_skipped_in_a_row=skips,
-        logging=LoggingConfig(sample_every=sample),
+        logging=LoggingConfig(sample_every=sample, grad_norms_every=grad_norms_every),
+        profile=profiled,
     )
     directory.mkdir(exist_ok=True)
     log = RunLog(directory, log_every=5, stream=io.StringIO())
@@ -272,3 +288,41 @@ def test_samples_show_the_average_and_change_nothing(tmp_path):
     assert seen[-1][2] != line.module.layer.weight.item()
     with outcome.average.applied():
         assert seen[-1][2] == line.module.layer.weight.item()
+
+
+def test_a_loss_spike_names_the_documents_of_its_batch(tmp_path):
+    @dataclass(frozen=True)
+    class WithOutlier(Stream):
+        def __call__(self, step: int, rows: range) -> Points:
+            batch = super().__call__(step, rows)
+            return Points(batch.x + 50) if step == 50 else batch
+
+    run(tmp_path, replace(phase(), batch=WithOutlier()))
+    [spike] = [record for record in read_log(tmp_path) if record.get("event") == "spike"]
+    assert (spike["phase"], spike["step"], spike["documents"]) == (
+        "main",
+        50,
+        ["points/50/0", "points/50/1", "lines/7"],
+    )
+    assert spike["loss"] > 100 * spike["usual"]
+    assert len(losses(tmp_path)) == 60, "the step counts like any other"
+
+
+def test_gradient_norms_of_parts_are_recorded_now_and_then(tmp_path):
+    run(tmp_path, phase(num_steps=6), grad_norms_every=3)
+    records = [record for record in read_log(tmp_path) if "event" not in record]
+    assert [record["step"] for record in records if "grad_norm/layer" in record] == [3, 6]
+    for record in records[2::3]:
+        assert record["grad_norm/layer"] == pytest.approx(record["grad_norm"], rel=1e-6), "it is the only part"
+
+
+def test_the_steps_that_are_to_be_profiled_leave_their_traces(tmp_path):
+    run(tmp_path, phase(num_steps=6), profiled=ProfileConfig(first_step=3, num_steps=2))
+    assert sorted(file.name for file in (tmp_path / PROFILE).iterdir()) == [
+        "main-3-4-rank0.json.gz",
+        "main-3-4-rank0.txt",
+    ]
+    trace = json.loads(gzip.decompress((tmp_path / PROFILE / "main-3-4-rank0.json.gz").read_bytes()))
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert names.count("Optimizer.step#AdamW.step") == 2
+    assert "aten::addmm" in (tmp_path / PROFILE / "main-3-4-rank0.txt").read_text()
