@@ -1,0 +1,122 @@
+"""The files for several nodes: by the schema of Kubernetes, on a stand-in for SLURM, by torchrun's own parser."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from torch.distributed.run import config_from_args, parse_args
+
+from trainer.options.parser import parse
+from trainer.recipes import DEFAULT_RECIPE, RECIPES
+
+FILES = Path(__file__).parents[2] / "examples" / "training"
+STAND_INS = {
+    "scontrol": """#!/bin/bash
+        if [ "$1" = show ]; then printf 'node-a\\nnode-b\\n'; else echo "$@" >> "$RECORD.scontrol"; fi""",
+    # Each node at the same time, as srun does it.
+    "srun": """#!/bin/bash
+        [ "$1" = --kill-on-bad-exit=1 ] && shift
+        SLURM_NODEID=0 "$@" & first=$!
+        SLURM_NODEID=1 "$@" && wait $first""",
+    "torchrun": """#!/usr/bin/env python3
+import json, os, sys, time
+place = sys.argv[sys.argv.index("--node-rank") + 1]
+with open(f"{os.environ['RECORD']}.{place}", "w") as file:
+    json.dump(sys.argv[1:], file)
+while os.environ.get("UNTIL_STOP") and not os.path.exists(os.environ["OUT"] + "/STOP"):
+    time.sleep(0.02)
+sys.exit(int(os.environ.get("STATUS", 0)))
+""",
+}
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Starts the script in what looks like a job of two nodes to it."""
+    for name, program in STAND_INS.items():
+        (tmp_path / name).write_text(program)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "out dir").mkdir()
+
+    def start(*arguments, **variables):
+        job = {
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_GPUS_ON_NODE": "8",
+            "SLURM_JOB_NODELIST": "node-[a-b]",
+        }
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        ours = {"OUT": str(tmp_path / "out dir"), "RECORD": str(tmp_path / "given"), "PATH": path}
+        return subprocess.Popen(
+            ["bash", FILES / "slurm.sbatch", *arguments], env={**os.environ, **job, **ours, **variables}
+        )
+
+    return start
+
+
+def check_torchrun(arguments, *, node, num_nodes):
+    """By torchrun's own parser and ours; returns the settings of the run."""
+    options = parse_args(arguments)
+    config, _, program = config_from_args(options)
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (num_nodes, num_nodes, 8)
+    assert config.rdzv_configs["rank"] == node
+    assert config.rdzv_endpoint.endswith(":29500")
+    assert config.max_restarts > 0
+    assert options.training_script == "trainer.pretrain"
+    return config, parse(program[program.index("trainer.pretrain") + 1 :], RECIPES, DEFAULT_RECIPE).config
+
+
+def test_slurm_starts_each_node_with_its_number(slurm, tmp_path):
+    assert slurm("toy", "--num_steps", "5").wait(60) == 0
+    for node in range(2):
+        config, run = check_torchrun(json.loads((tmp_path / f"given.{node}").read_text()), node=node, num_nodes=2)
+        assert config.rdzv_endpoint == "node-a:29500"
+        assert (run.recipe, run.num_steps, run.out) == ("toy", 5, str(tmp_path / "out dir"))
+        assert run.logging.every_rank
+
+
+def test_slurm_ends_as_the_run_ends(slurm, tmp_path):
+    assert slurm("toy", STATUS="4").wait(60) == 4
+    assert not (tmp_path / "given.scontrol").exists()
+
+
+def test_slurm_stops_the_run_and_puts_the_job_back_before_its_time_is_over(slurm, tmp_path):
+    job = slurm("toy", UNTIL_STOP="yes", STATUS="1")
+    give_up = time.monotonic() + 60
+    while not (tmp_path / "given.1").exists():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    assert not (tmp_path / "out dir" / "STOP").exists()
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(60) == 0
+    assert (tmp_path / "given.scontrol").read_text() == "requeue 7\n"
+
+
+def test_slurm_says_what_is_missing(slurm):
+    assert slurm("toy", OUT="").wait(60) != 0
+
+
+def test_the_job_of_kubernetes():
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    service, job = yaml.safe_load_all((FILES / "kubernetes_job.yaml").read_text())
+    for document in (service, job):
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    spec = job["spec"]["template"]["spec"]
+    name = job["metadata"]["name"]
+    assert service["spec"]["selector"] == {"job-name": name}
+    assert spec["subdomain"] == service["metadata"]["name"]
+    [container] = spec["containers"]
+    assert container["command"] == ["torchrun"]
+    arguments = [
+        argument.replace("$(JOB_COMPLETION_INDEX)", "3") for argument in container["args"] if "--config" not in argument
+    ]
+    config, run = check_torchrun(arguments, node=3, num_nodes=job["spec"]["completions"])
+    assert config.rdzv_endpoint == f"{name}-0.{service['metadata']['name']}:29500"
+    assert run.recipe == "paper_13b"
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in spec["volumes"]}
