@@ -23,10 +23,10 @@ def record_collectives(directory: Path | None) -> None:
     Args:
         directory: where NCCL itself writes, should its own watchdog be the first; None: PyTorch's choice.
     """
-    os.environ.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", str(NUM_OPERATIONS))
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", str(NUM_OPERATIONS))
     os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
     if directory is not None:
-        os.environ.setdefault("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", str(directory / PREFIX))
+        os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(directory / PREFIX))
 
 
 def leave_traces(directory: Path, rank: int) -> None:
