@@ -17,7 +17,7 @@ from trainer.data.row_stream import RowStream
 from trainer.data.stream import Stream
 from trainer.encoder_pretraining import encoder_phase
 from trainer.errors import UsageError
-from trainer.run_files import QUARANTINE
+from trainer.run_files import QUARANTINE, ROW_STARTS
 from trainer.run_storage import local_folder
 from trainer.sample_sheet import Sampler
 from trainer.starting_model import StartingModel
@@ -40,7 +40,12 @@ def make_phases(start: StartingModel, config: TrainConfig, *, writes: bool = Tru
             quarantine_file = local_folder(config.out) / QUARANTINE if writes else None
             tokenizer = model.processor.tokenizer if model.processor is not None else None
             stream = CorpusStream(
-                config.corpus, model.config, seed=config.seed, quarantine_file=quarantine_file, tokenizer=tokenizer
+                config.corpus,
+                model.config,
+                seed=config.seed,
+                quarantine_file=quarantine_file,
+                row_starts=local_folder(config.out) / ROW_STARTS if writes else None,
+                tokenizer=tokenizer,
             )
     except ValueError as error:
         raise UsageError(str(error)) from error

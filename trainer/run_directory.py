@@ -29,7 +29,7 @@ from trainer.process.interrupt import STOP_FILE
 from trainer.process.lease import held_lease
 from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
-from trainer.run_files import CHECKPOINTS, LOG, MODEL, SETTINGS
+from trainer.run_files import CHECKPOINTS, LOG, MODEL, ROW_STARTS, SETTINGS
 from trainer.run_storage import Storage, empty_folder, fetch, local_folder
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Checkpoint
@@ -240,6 +240,9 @@ def _written_settings(out: Place) -> Mapping[str, Any]:
 def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:
     """Write config.yaml into a run directory that is there, and take back what its log says about steps not kept."""
     out = local_folder(config.out)
+    if start is not None and isinstance(start.path, Path) and not is_of_run(start, out):
+        with suppress(OSError):  # they save work, and are made anew where they cannot be had
+            shutil.copytree(start.path.parent.parent / ROW_STARTS, out / ROW_STARTS, dirs_exist_ok=True)
     write_atomically(out / SETTINGS, dump(config, ALL_RECIPES))
     if start is None:
         forget_steps_after(out, [phase.name for phase in phases], phases[0].name, 0)

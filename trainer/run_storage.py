@@ -19,9 +19,9 @@ from models.object_path import ObjectPath, place_of
 from models.object_storage import download, list_objects
 from models.object_writing import remove_object, upload
 from trainer.process.lease import Lease
-from trainer.run_files import CHECKPOINTS, LOG, MODEL, QUARANTINE, SAMPLES, SETTINGS
+from trainer.run_files import CHECKPOINTS, LOG, MODEL, QUARANTINE, ROW_STARTS, SAMPLES, SETTINGS
 
-FETCHED = (SETTINGS, LOG, QUARANTINE, f"{SAMPLES}/*")
+FETCHED = (SETTINGS, LOG, QUARANTINE, f"{SAMPLES}/*", f"{ROW_STARTS}/*")
 """What a run that goes on needs of its own files."""
 
 LATE = ("config.json", "SHA256SUMS")

@@ -7,6 +7,7 @@ What they need of libraries is imported where it is used, so that `--help` impor
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from trainer.data.emoji.compositions import MIN_CONCEPTS
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from trainer.data.sources.manifest import Manifest
+    from trainer.data.sources.shard_cache import ShardCache
 
 
 def _even_weights() -> dict[str, float]:
@@ -87,11 +89,6 @@ class SourceConfig:
     weight: float = 1.0
     """Its share of the rows, among the weights of all sources."""
 
-    samples_per_row: int = 1
-    """So many samples of each row come from an order that runs through the whole source before it repeats any; if they
-    do not fill the row, the others are drawn at random. Best about as many as surely fit: what a row has no room for is
-    passed over."""
-
     min_similarity: float | None = None
     """Drop images less similar to their text than this (CLIP); null: none. Images without a similarity stay."""
 
@@ -139,8 +136,7 @@ class SourceConfig:
         for name in ("keep_no_image", "keep_one_image", "few_shot"):
             _require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; expected a share from 0 to 1.")
         _require(self.held_out >= 0, f"held_out is {self.held_out}; expected 0 or more.")
-        for name in ("samples_per_row", "max_images_per_row"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; expected 1 or more.")
+        _require(self.max_images_per_row >= 1, f"max_images_per_row is {self.max_images_per_row}; expected 1 or more.")
         _require(self.weight > 0, f"weight is {self.weight}; expected a number above 0.")
         _require(
             self.max_images is None or self.max_images >= 1,
@@ -175,6 +171,17 @@ class CorpusConfig:
     max_broken: float = 0.01
     """The share of samples and images that may be broken before the run stops (of the first 1000 at the least)."""
 
+    window_shards: int = 16
+    """Shards come in random order, and their samples at random within so many of them, which have to be at hand at
+    once. More mix better; of data in object storage, two windows have to fit into the cache."""
+
+    cache: str = "~/.cache/mmfs/shards"
+    """The directory on a local disk for shards of object storage while they are read, one for all processes of a
+    machine."""
+
+    cache_gb: float = 100.0
+    """The most gigabytes (10^9 bytes) that shards may take there; those unused for longest are removed first."""
+
     allow_changed: bool = False
     """Whether a run may go on with data that has changed since it began."""
 
@@ -185,6 +192,8 @@ class CorpusConfig:
             f"corpus has {self.num_rows} rows of {self.row_tokens} tokens; expected at least 1 row of 2.",
         )
         _require(self.max_pixels >= 1, f"corpus.max_pixels is {self.max_pixels}; expected 1 or more.")
+        _require(self.window_shards >= 1, f"corpus.window_shards is {self.window_shards}; expected 1 or more.")
+        _require(self.cache_gb > 0, f"corpus.cache_gb is {self.cache_gb}; expected a number above 0.")
         _require(0 <= self.max_broken <= 1, f"corpus.max_broken is {self.max_broken}; expected a share from 0 to 1.")
         Mixture([source.weight for source in self.sources.values()], seed=0)
 
@@ -206,7 +215,14 @@ class CorpusConfig:
                     f"wrote as --corpus.sources.{name}.manifest, or list the sources that you have as "
                     '--corpus.sources \'{"NAME": {"manifest": "DIRECTORY"}, ...}\'.'
                 )
-        return {name: load_manifest(source.manifest) for name, source in self.sources.items()}
+        cache = self.shard_cache()
+        return {name: load_manifest(source.manifest, cache) for name, source in self.sources.items()}
+
+    def shard_cache(self) -> ShardCache:
+        """Where shards of object storage are kept while they are read."""
+        from trainer.data.sources.shard_cache import ShardCache
+
+        return ShardCache(Path(self.cache).expanduser(), int(self.cache_gb * 1e9))
 
     @property
     def fit(self) -> Literal["crop", "squeeze"]:

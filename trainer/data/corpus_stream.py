@@ -1,14 +1,20 @@
 """The endless stream of batches of real data: row i of step s is a pure function of (settings, manifests, seed, s, i).
 
-So any number of processes and workers makes the same batches, and a run resumes at any step at once.
+So any number of processes and workers makes the same batches, and a run resumes at any step at once. A row takes the
+samples that follow, in the order of its source (`shard_order`), on those of the row before (`row_starts`), so that all
+samples come once before any comes again. How many it takes is decided by their texts and the numbers of their images,
+before an image is decoded; so a broken image leaves a gap in its row and changes no other row.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator
-from dataclasses import replace
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +22,58 @@ from tokenizers import Tokenizer
 
 from models.config import MMInterleavedConfig
 from models.images.fit import FINER
+from models.object_storage import StorageError, StoredObject
 from models.plain_text import PlainTextEncoder
+from models.printable import printable
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
 from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.document import Document, Image, Segment, Text
 from trainer.data.horizontal_flip import flipped
 from trainer.data.image_decoding import decode, square, visible_part
-from trainer.data.mixture import Mixture, endless_order
+from trainer.data.mixture import Mixture
 from trainer.data.pack import Row, SpecialTokens, Tokens, cut, tokenize
 from trainer.data.quarantine import Quarantine
+from trainer.data.row_starts import RowStarts
 from trainer.data.row_stream import RowStream
 from trainer.data.seen_boxes import in_view
+from trainer.data.shard_order import ShardOrder
 from trainer.data.sources.sample import BrokenSampleError, Marks, Sample, StoredImage
+from trainer.data.sources.shard_cache import ReadAhead
 from trainer.data.stable_key import stable_key
 from trainer.errors import UnusableDataError
 
 MAX_DROPPED = 1000
 """So many samples in a row without one to use: the rules leave nothing of a source."""
+
+NO_PIXELS = np.zeros((1, 1, 3), dtype=np.uint8)
+"""In the place of an image that is not read yet."""
+
+
+@dataclass
+class _Found:
+    """What was made of the samples from a position on."""
+
+    document: Document | None = None
+    """None: they are dropped."""
+
+    num_samples: int = 0
+    num_broken: int = 0
+    """Of these samples; images do not count."""
+
+    ends: list[int] = field(default_factory=list)
+    """Of a document of pairs, how many samples make the first pair, the first two, and so on."""
+
+
+def _storage_sentence(error: StorageError, sample: str) -> str:
+    """What a person has to know when storage gives nothing out; nothing of the data is broken."""
+    return (
+        f"{error} It was needed for sample {printable(sample)}. Nothing is lost: when storage answers again, the same "
+        "command goes on from the last checkpoint."
+    )
+
+
+def _sums_before(sizes: Iterable[int]) -> list[int]:
+    return [0, *itertools.accumulate(sizes)][:-1]
 
 
 class CorpusStream(RowStream):
@@ -43,10 +84,13 @@ class CorpusStream(RowStream):
         model: gives the sizes of images read and drawn, the number of visual tokens and the special tokens.
         seed: another seed, another order.
         quarantine_file: gets a line for each broken sample or image; None: they are only counted.
+        row_starts: the directory of a file for each source in which processes tell each other where rows begin; None:
+            every process finds out by itself.
         tokenizer: what the text is written in; None: the one of `config`.
 
     Raises:
-        ValueError: a manifest is missing, or the tokenizer has more tokens than the model.
+        ValueError: a manifest is missing, the tokenizer has more tokens than the model, or the cache is too small for
+            the windows of data in object storage.
     """
 
     def __init__(
@@ -56,11 +100,13 @@ class CorpusStream(RowStream):
         *,
         seed: int,
         quarantine_file: Path | None = None,
+        row_starts: Path | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.config = config
         tokenizer = config.tokenizer() if tokenizer is None else tokenizer
         self._encode = PlainTextEncoder(tokenizer)
+        self._tokenizer_text = tokenizer.to_str()
         special = SpecialTokens(
             pad=model.pad_token_id,
             begin=model.bos_token_id,
@@ -101,6 +147,70 @@ class CorpusStream(RowStream):
         self._names = list(config.sources)
         self._mixture = Mixture([source.weight for source in config.sources.values()], seed)
         self._quarantine = Quarantine(quarantine_file, config.max_broken)
+        self._orders = {name: self._order_of(name) for name in self._names}
+        self._starts = {
+            name: RowStarts(
+                partial(self._next_start, name), None if row_starts is None else row_starts / self._starts_file(name)
+            )
+            for name in self._names
+        }
+        self._read_ahead = ReadAhead(config.shard_cache())
+        self._windows_ahead = dict.fromkeys(self._names, -1)
+        """For each source, where the window begins whose successor is being fetched."""
+
+        self._check_cache()
+
+    def _order_of(self, name: str) -> ShardOrder:
+        """The order of a source's samples, without those that are held out."""
+        sizes = [shard.num_samples for shard in self._manifests[name].shards]
+        left = sum(sizes) - self.config.sources[name].held_out
+        trained = [max(0, min(size, left - before)) for size, before in zip(sizes, _sums_before(sizes), strict=True)]
+        return ShardOrder(trained, self._key(name), self.config.window_shards)
+
+    def _key(self, name: str) -> int:
+        return stable_key(self.seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little"))
+
+    def _starts_file(self, name: str) -> str:
+        """A name that is another one wherever rows would begin elsewhere."""
+        facts = (
+            dataclasses.asdict(replace(self.config.sources[name], manifest="", weight=1.0, fingerprint=None)),
+            (self._manifests[name].fingerprint, self._key(name), self.config.window_shards, self.row_tokens),
+            (self.num_visual_tokens, self._space, hashlib.blake2b(self._tokenizer_text.encode()).hexdigest()),
+        )
+        return f"{hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()}.u64"
+
+    def _check_cache(self) -> None:
+        """Raise ValueError if two windows of each source in object storage have no room in the cache."""
+        needed = 0
+        for name in self._names:
+            sizes = sorted(one.size_bytes for one in self._stored(name, range(len(self._manifests[name].shards))))
+            needed += sum(sizes[-2 * self.config.window_shards :])
+        if needed > self.config.cache_gb * 1e9:
+            raise ValueError(
+                f"corpus.cache_gb is {self.config.cache_gb:g}; two windows of {self.config.window_shards} shards of "
+                f"each source in object storage need up to {needed / 1e9:.3g} GB. Raise it, or make windows smaller: "
+                "corpus.window_shards."
+            )
+
+    def _stored(self, name: str, shards: Iterable[int]) -> list[StoredObject]:
+        """Those of a source's shards that are read from object storage through the cache."""
+        manifest = self._manifests[name]
+        if manifest.kind != "pairs":  # of documents there are copies
+            return []
+        return [stored for number in shards if (stored := manifest.shards[number].stored) is not None]
+
+    def _fetch_ahead(self, name: str, position: int) -> None:
+        """Have the shards of a position's window fetched, and from a quarter of it on those of the next one."""
+        order = self._orders[name]
+        window = order.window(position)
+        is_under_way = position - window.first >= (window.end - window.first) // 4
+        mark = 2 * window.first + is_under_way
+        if mark <= self._windows_ahead[name]:
+            return
+        self._windows_ahead[name] = mark
+        following = order.window(window.end).shards if is_under_way else ()
+        if wanted := self._stored(name, (*window.shards, *following)):
+            self._read_ahead.want(wanted)
 
     def read_and_broken(self) -> tuple[int, int]:
         return self._quarantine.num_read, self._quarantine.num_broken
@@ -117,27 +227,78 @@ class CorpusStream(RowStream):
                 fits a row.
         """
         name = self.source_of(step, row)
-        rules = self.config.sources[name]
         packed: list[Tokens] = []
+        room, room_images = self.config.row_tokens, self.config.sources[name].max_images_per_row
+        documents = itertools.chain(
+            self._documents_of_row(name, step, row),
+            # All that was meant for the row is broken: something has to stand in it.
+            itertools.takewhile(lambda _: not packed, self._random_documents(name, step, row)),
+        )
+        for document in documents:
+            tokens: Tokens | None = self._tokens(document)
+            assert tokens is not None
+            if len(tokens.input_ids) > room or len(tokens.images) > room_images:
+                tokens = self._beginning(document, tokens, room, room_images)
+            if tokens is not None:
+                packed.append(tokens)
+                room -= len(tokens.input_ids)
+                room_images -= len(tokens.images)
+        return Row(packed)
+
+    def _documents_of_row(self, name: str, step: int, row: int) -> Iterator[Document]:
+        """The documents that a row is filled with, those left out of which nothing but broken images is left."""
+        _, rank = self._mixture(step * self.config.num_rows + row)
+        placed, _ = self._filled(name, self._starts[name](rank), names_broken=True)
+        for position, num_samples in placed:
+            document = self._at(name, position, num_samples=num_samples).document
+            if document is not None:
+                yield document
+
+    def _next_start(self, name: str, start: int) -> int:
+        """Where the row after the one that begins at a position begins."""
+        return self._filled(name, start, names_broken=False)[1]
+
+    def _filled(self, name: str, start: int, *, names_broken: bool) -> tuple[list[tuple[int, int]], int]:
+        """What a row that begins at a position of the source's order takes: the positions of its documents, each with
+        the number of samples it is made of; and where the next row begins. No image is read."""
+        rules = self.config.sources[name]
+        placed: list[tuple[int, int]] = []
         room, room_images = self.config.row_tokens, rules.max_images_per_row
-        num_too_long = 0
-        for document in self.documents(step, row):
-            tokens = self._tokens(document)
+        position, num_dropped, num_too_long, num_broken = start, 0, 0, 0
+        while room_images:
+            self._fetch_ahead(name, position)
+            found = self._at(name, position, decodes=False, names_broken=names_broken)
+            num_broken += found.num_broken
+            document, num_samples = found.document, found.num_samples
+            if document is None:
+                position += num_samples
+                if (num_dropped := num_dropped + 1) == MAX_DROPPED:
+                    raise UnusableDataError(self._why_nothing_is_left(name, num_broken))
+                continue
+            num_dropped = num_broken = 0
+            tokens: Tokens | None = self._tokens(document)
+            assert tokens is not None
             is_whole = len(tokens.input_ids) <= room and len(tokens.images) <= room_images
-            taken = tokens if is_whole else self._beginning(document, tokens, room, room_images)
-            if taken is not None:
-                packed.append(taken)
-                room -= len(taken.input_ids)
-                room_images -= len(taken.images)
-            if packed and (not is_whole or room_images == 0):
-                break
-            if not packed and (num_too_long := num_too_long + 1) == MAX_DROPPED:
+            if not is_whole:
+                tokens = self._beginning(document, tokens, room, room_images)
+                if tokens is not None and found.ends:
+                    num_samples = found.ends[len(tokens.images) - 1]  # the other pairs begin the next row
+            if tokens is not None:
+                placed.append((position, num_samples))
+                room -= len(tokens.input_ids)
+                room_images -= len(tokens.images)
+            elif placed:
+                break  # it begins the next row
+            elif (num_too_long := num_too_long + 1) == MAX_DROPPED:
                 raise UnusableDataError(
                     f"{MAX_DROPPED} documents of source '{name}' in succession are longer than a row of "
                     f"{self.config.row_tokens} tokens and {rules.max_images_per_row} images. Make rows longer "
                     f"(corpus.row_tokens), or split documents (corpus.sources.{name}.split)."
                 )
-        return Row(packed)
+            position += num_samples
+            if tokens is not None and not is_whole:
+                break
+        return placed, position
 
     def _beginning(self, document: Document, tokens: Tokens, room: int, room_images: int) -> Tokens | None:
         """As much of a document as fits what is left of a row: of several pairs the first ones, of another one, where
@@ -154,19 +315,56 @@ class CorpusStream(RowStream):
         return first if len(first.input_ids) > 1 else None  # more than `<s>`
 
     def documents(self, step: int, row: int) -> Iterator[Document]:
-        """The endless documents that one row of one batch is filled from."""
+        """The documents that one row of one batch is filled with, and endlessly others of its source."""
         name = self.source_of(step, row)
-        rules = self.config.sources[name]
-        draws = self._draws(name, step, row)
+        yield from self._documents_of_row(name, step, row)
+        yield from self._random_documents(name, step, row)
+
+    def _random_documents(self, name: str, step: int, row: int) -> Iterator[Document]:
+        """Endless documents of a source, drawn at random from the window that a row lies in."""
+        _, rank = self._mixture(step * self.config.num_rows + row)
+        window = self._orders[name].window(self._starts[name](rank))
+        rng = np.random.default_rng([self._key(name), step, row])
         num_dropped, broken_before = 0, self._quarantine.num_broken
-        for number in range(2**62):
-            rng = np.random.default_rng([self.seed, step, row, number])
-            document = self._document(name, rules, draws, rng)
+        while True:
+            document = self._at(name, int(rng.integers(window.first, window.end)), names_broken=True).document
             if document is not None:
                 num_dropped, broken_before = 0, self._quarantine.num_broken
-                yield self._entered(document, rng) if rules.split else document
+                yield document
             elif (num_dropped := num_dropped + 1) == MAX_DROPPED:
                 raise UnusableDataError(self._why_nothing_is_left(name, self._quarantine.num_broken - broken_before))
+
+    def _at(
+        self,
+        name: str,
+        position: int,
+        *,
+        num_samples: int | None = None,
+        decodes: bool = True,
+        names_broken: bool = False,
+    ) -> _Found:
+        """The document that begins at a position of a source's order.
+
+        Args:
+            name: of the source.
+            position: of the first of its samples.
+            num_samples: how many it is made of at most; None: as many as it is.
+            decodes: whether its images are read; else others stand in their places.
+            names_broken: whether broken samples are counted and named.
+        """
+        rules, order = self.config.sources[name], self._orders[name]
+        rng = np.random.default_rng([self._key(name), position])
+        found = _Found()
+
+        def draws() -> Iterator[int]:
+            for number in itertools.count() if num_samples is None else range(num_samples):
+                found.num_samples += 1
+                yield order(position + number)
+
+        found.document = self._document(name, rules, draws(), rng, found, decodes=decodes, names_broken=names_broken)
+        if found.document is not None and rules.split:
+            found.document = self._entered(found.document, rng)
+        return found
 
     def _why_nothing_is_left(self, name: str, num_broken: int) -> str:
         missing = self._manifests[name].num_missing_images
@@ -192,7 +390,7 @@ class CorpusStream(RowStream):
         for index in range(count - rules.held_out, count):
             rng = np.random.default_rng(index)
             others = (int(rng.integers(count - rules.held_out, count)) for _ in itertools.count())
-            document = self._document(name, rules, itertools.chain([index], others), rng)
+            document = self._document(name, rules, itertools.chain([index], others), rng, _Found())
             if document is not None:
                 fitting = self._fitting(document.segments, max_tokens)
                 if len(fitting) > 1:
@@ -210,42 +408,49 @@ class CorpusStream(RowStream):
             return 1 + self.num_visual_tokens
         return len(self._encode(segment.text))
 
-    def _draws(self, name: str, step: int, row: int) -> Iterator[int]:
-        """Numbers of the samples that a row looks at: first its share of the endless order, then random ones."""
-        count = len(self._manifests[name]) - self.config.sources[name].held_out
-        _, rank = self._mixture(step * self.config.num_rows + row)
-        key = stable_key(self.seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "little"))
-        per_row = self.config.sources[name].samples_per_row
-        for position in range(rank * per_row, (rank + 1) * per_row):
-            yield endless_order(position, count, key)
-        rng = np.random.default_rng([key, step, row])
-        while True:
-            yield int(rng.integers(count))
-
-    def _sample(self, name: str, index: int) -> Sample | None:
+    def _sample(self, name: str, index: int, found: _Found, *, names_broken: bool) -> Sample | None:
         """A sample, None if it is broken."""
-        self._quarantine.count()
+        if names_broken:
+            self._quarantine.count()
         try:
             return self._manifests[name][index]
         except BrokenSampleError as error:
-            self._quarantine.add(name, self._manifests[name].key(index), str(error))
+            found.num_broken += 1
+            if names_broken:
+                self._quarantine.add(name, self._manifests[name].key(index), str(error))
             return None
+        except StorageError as error:
+            raise UnusableDataError(_storage_sentence(error, f"{name}/{self._manifests[name].key(index)}")) from error
 
     def _document(
-        self, name: str, rules: SourceConfig, draws: Iterator[int], rng: np.random.Generator
+        self,
+        name: str,
+        rules: SourceConfig,
+        draws: Iterator[int],
+        rng: np.random.Generator,
+        found: _Found,
+        *,
+        decodes: bool = True,
+        names_broken: bool = True,
     ) -> Document | None:
         """The document of the next sample, or of several pairs; None if it is dropped."""
-        sample = self._sample(name, next(draws))
+        sample = self._sample(name, next(draws), found, names_broken=names_broken)
         if sample is None or (images := chosen_images(sample, rules, rng)) is None:
             return None
         items: list[str | Text | Image] = []
         truth = {}
         if sample.is_pair:
-            items = self._pairs(name, rules, sample, images, draws, rng)
+            items = self._pairs(
+                name, rules, sample, images, draws, rng, found, decodes=decodes, names_broken=names_broken
+            )
             truth["num_pairs"] = len(items) // 2
         else:
             for item in in_reading_order(sample, images, lambda: rng.random() < 0.5):
-                decoded = item if not isinstance(item, StoredImage) else self._decoded(name, item, rng, opens=not items)
+                decoded = (
+                    item
+                    if not isinstance(item, StoredImage)
+                    else self._decoded(name, item, rng, opens=not items, decodes=decodes)
+                )
                 if decoded is None and sample.marks != Marks():
                     return None
                 items += [] if decoded is None else [decoded]
@@ -271,20 +476,28 @@ class CorpusStream(RowStream):
         images: list[StoredImage],
         draws: Iterator[int],
         rng: np.random.Generator,
+        found: _Found,
+        *,
+        decodes: bool,
+        names_broken: bool,
     ) -> list[str | Text | Image]:
-        """A pair, or several as an example of few-shot learning: all with the image first, or all with the caption."""
+        """A pair, or several as an example of few-shot learning: all with the image first, or all with the caption.
+        They end where `draws` do."""
         image_first = rng.random() < 0.5
         num_pairs = int(rng.integers(*rules.few_shot_pairs, endpoint=True)) if rng.random() < rules.few_shot else 1
         items: list[str | Text | Image] = []
         for number in range(num_pairs):
             if number:
-                other = self._sample(name, next(draws))
+                if (index := next(draws, None)) is None:
+                    break
+                other = self._sample(name, index, found, names_broken=names_broken)
                 if other is None or not other.is_pair or (chosen := chosen_images(other, rules, rng)) is None:
                     continue
                 sample, images = other, chosen
-            image = self._decoded(name, images[0], rng, opens=image_first and not items)
+            image = self._decoded(name, images[0], rng, opens=image_first and not items, decodes=decodes)
             if image is not None:
                 items += [image, sample.texts[0]] if image_first else [sample.texts[0], image]
+                found.ends.append(found.num_samples)
         return items
 
     def _entered(self, document: Document, rng: np.random.Generator) -> Document:
@@ -292,10 +505,14 @@ class CorpusStream(RowStream):
         room = self.config.row_tokens - 2  # without `<s>` and `</s>`
         return replace(document, segments=entered_anywhere(document.segments, self._length, room, rng))
 
-    def _decoded(self, name: str, image: StoredImage, rng: np.random.Generator, *, opens: bool) -> Image | None:
+    def _decoded(
+        self, name: str, image: StoredImage, rng: np.random.Generator, *, opens: bool, decodes: bool
+    ) -> Image | None:
+        moment = rng.random() if image.strip else None
+        if not decodes:
+            return Image(NO_PIXELS, draw=not image.given, placed=not image.given)
         self._quarantine.count()
         fit = self.config.sources[name].fit
-        moment = rng.random() if image.strip else None
         try:
             decoded = decode(
                 image.read(),
@@ -309,6 +526,8 @@ class CorpusStream(RowStream):
         except BrokenSampleError as error:
             self._quarantine.add(name, image.name, str(error))
             return None
+        except StorageError as error:
+            raise UnusableDataError(_storage_sentence(error, f"{name}/{image.name}")) from error
         # What opens a document or belongs to a question is never drawn, so nobody needs it at that size.
         target = None if opens or image.given else square(decoded, self.drawn_image_side, fit=fit)
         pixels = square(decoded, self.image_side, fit=fit, label_map=image.label_map)

@@ -1,9 +1,10 @@
 """`python -m trainer.data.index PATH... --out MANIFEST`: find every sample of a data set once, so that training can
 read any of them by number.
 
-PATH is a file or a folder of files: WebDataset shards (.tar) of images with captions, or tables of documents (.jsonl,
-.jsonl.zip, .parquet) in any of the forms that `trainer.data.sources.rows` knows. With --form, it is a data set of a
-fine-tuning task as it was published (`trainer.data.sources.published` lists the forms):
+PATH is a file or a folder of files, or the URL of one (s3://, gs://, hf://, https://): WebDataset shards (.tar) of
+images with captions, or tables of documents (.jsonl, .jsonl.zip, .parquet) in any of the forms that
+`trainer.data.sources.rows` knows. With --form, it is a data set of a fine-tuning task as it was published
+(`trainer.data.sources.published` lists the forms):
 
     python -m trainer.data.index refcoco --form refcoco --images train2014 --out data/rec
     python -m trainer.data.index pororo_png --form pororo --out data/story
@@ -37,7 +38,7 @@ from models.atomic_files import UNFINISHED, write_atomically
 from models.directory_lock import directory_lock
 from models.printable import printable
 from models.program import explained, run_program
-from models.urls import local_path
+from models.urls import local_path, shown_url
 from trainer.data.index_shard import IndexedShard, identity_of, load_places, places_of, read_shard
 from trainer.data.sources.append_file import AppendFile
 from trainer.data.sources.image_files import ImageFiles
@@ -45,6 +46,7 @@ from trainer.data.sources.manifest import MANIFEST, PARTS, SAMPLES, Manifest, fi
 from trainer.data.sources.places import PLACE, sealed
 from trainer.data.sources.published import FORMS, files_of
 from trainer.data.sources.regular_files import kind_of_place
+from trainer.data.sources.remote_files import as_place
 from trainer.data.sources.shard_files import kind_of, shard_files
 from trainer.process.out_directory import check_directory, make_directory
 
@@ -54,10 +56,10 @@ MAX_PROBLEMS_TOLD = 5
 
 
 def make_index(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     out: Path,
     *,
-    image_paths: Sequence[Path] = (),
+    image_paths: Sequence[Path | str] = (),
     form: str | None = None,
     split: str = "train",
     checksums: bool = False,
@@ -67,7 +69,7 @@ def make_index(
     """Write the manifest `out`.
 
     Args:
-        paths: shards, or folders of them.
+        paths: shards, or folders of them; URLs as text.
         out: the directory to make; one that an interrupted call left is completed.
         image_paths: where images are that documents name.
         form: of `published.FORMS`: `paths` are one data set as it was published; None: shards.
@@ -87,10 +89,12 @@ def make_index(
     if num_workers < 1:
         raise ValueError(f"--num-workers is {num_workers}; expected 1 or more.")
     _refuse_complete(out)
-    groups = [[file] for file in shard_files(paths)] if form is None else [files_of(form, paths)]
+    groups: list[list[Path | str]] = (
+        [[file] for file in shard_files(paths)] if form is None else [[*files_of(form, _all_here(paths))]]
+    )
     kind = kind_of([file for file, *_ in groups]) if form is None else "documents"
     for path in image_paths:
-        if not (path.is_dir() or path.is_file()):
+        if isinstance(path, Path) and not (path.is_dir() or path.is_file()):
             raise ValueError(
                 f"--images is {printable(str(path))}, which is {kind_of_place(path)}; expected folders or tar archives "
                 "of images."
@@ -106,7 +110,7 @@ def make_index(
         for problem in images.problems:
             print(f"{PROGRAM}: {printable(problem)}", file=sys.stderr)
         how = {
-            "images": [str(path.resolve()) for path in image_paths],
+            "images": [path if isinstance(path, str) else str(path.resolve()) for path in image_paths],
             "checksums": checksums,
             "form": form,
             "split": split,
@@ -119,6 +123,16 @@ def make_index(
                 parts.append(part)
                 progress.update()
         return _assemble(out, kind, parts, max_broken)
+
+
+def _all_here(paths: Sequence[Path | str]) -> list[Path]:
+    for path in paths:
+        if isinstance(path, str):
+            raise ValueError(
+                f"{shown_url(path)} is a URL, and --form reads data sets of this machine: they are many small files. "
+                "Copy it here, or leave --form out for shards."
+            )
+    return [path for path in paths if isinstance(path, Path)]
 
 
 def _refuse_complete(out: Path) -> None:
@@ -230,12 +244,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="+", type=local_path, metavar="PATH")
+    parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--out", type=local_path, required=True, help="the directory to write")
     parser.add_argument(
         "--images",
         nargs="+",
-        type=local_path,
         metavar="PATH",
         help="folders or tar archives; default: PATH, of a data set",
     )
@@ -246,10 +259,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-broken", type=float, default=0.01, help="share of samples that may be unusable")
     args = parser.parse_args(arguments)
     try:
+        paths = [as_place(path, "PATH") for path in args.paths]
+        images = [as_place(path, "--images") for path in args.images or ()]
+        if args.form and not images:
+            images = [path for path in paths if isinstance(path, Path) and path.is_dir()]
         manifest = make_index(
-            args.paths,
+            paths,
             args.out,
-            image_paths=args.images or ([path for path in args.paths if path.is_dir()] if args.form else []),
+            image_paths=images,
             form=args.form,
             split=args.split,
             checksums=args.checksums,

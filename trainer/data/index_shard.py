@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ import numpy as np
 
 from models.atomic_files import write_atomically
 from models.digests import blocks_of
+from models.object_storage import StorageError, describe
 from models.printable import printable
+from models.urls import is_url
 from models.write_errors import WriteError
 from trainer.data.sources.append_file import AppendFile
 from trainer.data.sources.image_files import ImageFiles
@@ -25,6 +26,7 @@ from trainer.data.sources.problems import Problems
 from trainer.data.sources.published import read_published
 from trainer.data.sources.records import copy_records
 from trainer.data.sources.regular_files import open_regular
+from trainer.data.sources.remote_files import open_place, relative, resolved, shown_place
 from trainer.data.sources.tables import read_table
 
 
@@ -46,15 +48,24 @@ class IndexedShard:
     """What else was written: by name, the digest of the table of places, and the sizes of copies."""
 
 
-def identity_of(files: Sequence[Path], out: Path, **how: Any) -> dict[str, Any]:
+def identity_of(files: Sequence[Path | str], out: Path, **how: Any) -> dict[str, Any]:
     """`IndexedShard.identity`. Raises OSError."""
-    stats = [file.stat() for file in files]
+    versions = [_version(file) for file in files]
     return {
-        "paths": [Path(os.path.relpath(file.resolve(), out.resolve())).as_posix() for file in files],
-        "sizes_bytes": [stat.st_size for stat in stats],
-        "modified_ns": [stat.st_mtime_ns for stat in stats],
+        "paths": [relative(file, out.resolve()) for file in files],
+        "sizes_bytes": [size for size, _ in versions],
+        "modified": [modified for _, modified in versions],
         **how,
     }
+
+
+def _version(file: Path | str) -> tuple[int, int | str | None]:
+    """The size of a file and when it was changed, or the ETag of an object."""
+    if isinstance(file, str):
+        found = describe(file)
+        return found.size_bytes, found.etag
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def description_of(shard: int) -> str:
@@ -78,11 +89,11 @@ def read_shard(
     """
     if (part := _finished(out, number)) is not None and part.identity == identity:
         return part
-    paths = [(out / path).resolve() for path in identity["paths"]]
+    paths = [resolved(path, out.resolve()) for path in identity["paths"]]
     try:
         part = _read(out, kind, images, number, identity, paths)
-        after = [path.stat() for path in paths]
-    except WriteError:
+        after = [_version(path) for path in paths]
+    except (WriteError, StorageError):
         raise
     except OSError as error:
         name = error.filename or (paths[0] if len(paths) == 1 else ", ".join(map(str, paths)))
@@ -90,9 +101,9 @@ def read_shard(
             f"{printable(str(name))} cannot be read: {error.strerror or error}. Mend that, or leave the file out; what "
             "has been read is kept, and the same command goes on."
         ) from error
-    for path, stat, *before in zip(paths, after, identity["sizes_bytes"], identity["modified_ns"], strict=True):
-        if [stat.st_size, stat.st_mtime_ns] != before:
-            name = printable(str(path))
+    for path, now, *before in zip(paths, after, identity["sizes_bytes"], identity["modified"], strict=True):
+        if [*now] != before:
+            name = shown_place(path)
             raise ValueError(f"{name} has changed while it was read. Give the command again when nobody writes to it.")
     write_atomically(out / description_of(number), json.dumps(asdict(part)))
     return part
@@ -114,7 +125,7 @@ def _read(
     images: ImageFiles,
     number: int,
     identity: dict[str, Any],
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
 ) -> IndexedShard:
     problems = Problems()
     num_found = num_missing = 0
@@ -132,7 +143,8 @@ def _read(
         table.append(data)
     files[places_of(number)] = _digest(data)
     checksum = _checksum(paths) if identity["checksums"] else None
-    shard = Shard(identity["paths"][0], sum(identity["sizes_bytes"]), checksum, len(places), problems.count)
+    etag = identity["modified"][0] if is_url(identity["paths"][0]) else None
+    shard = Shard(identity["paths"][0], sum(identity["sizes_bytes"]), checksum, len(places), problems.count, etag)
     return IndexedShard(shard, identity, num_found, num_missing, problems.named(), problems.cut_off, files)
 
 
@@ -154,20 +166,22 @@ def _finished(out: Path, number: int) -> IndexedShard | None:
     return part
 
 
-def _rows(paths: Sequence[Path], form: str | None, split: str, problems: Problems) -> Iterator[tuple[str, Any]]:
+def _rows(paths: Sequence[Path | str], form: str | None, split: str, problems: Problems) -> Iterator[tuple[str, Any]]:
     """The rows of a shard, each with what names it in messages."""
-    return read_table(paths[0], problems) if form is None else read_published(form, paths, split, problems)
+    if form is None:
+        return read_table(paths[0], problems)
+    return read_published(form, [path for path in paths if isinstance(path, Path)], split, problems)
 
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _checksum(paths: Sequence[Path]) -> str:
+def _checksum(paths: Sequence[Path | str]) -> str:
     """Of the files one after the other."""
     digest = hashlib.blake2b()
     for path in paths:
-        with open_regular(path) as file:
+        with open_place(path) as file:
             for block in blocks_of(file):
                 digest.update(block)
     return digest.hexdigest()

@@ -72,9 +72,3 @@ def shuffled(index: int, count: int, key: int) -> int:
         index = (left << half_bits) | right
         if index < count:
             return index
-
-
-def endless_order(position: int, count: int, key: int) -> int:
-    """Sample number `position` of an endless sequence that runs through all `count`, each time in a new order."""
-    epoch, index = divmod(position, count)
-    return shuffled(index, count, stable_key(key, epoch))

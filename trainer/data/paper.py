@@ -15,7 +15,6 @@ def paper_pairs(manifest: str) -> SourceConfig:
     """
     return SourceConfig(
         manifest,
-        samples_per_row=20,
         min_caption_chars=10,
         few_shot=0.25,
         few_shot_pairs=(2, 8),
@@ -32,7 +31,6 @@ def paper_mmc4(manifest: str) -> SourceConfig:
     return SourceConfig(
         manifest,
         weight=2.0,
-        samples_per_row=2,
         min_similarity=0.24,
         max_images=6,
         keep_no_image=0.0,

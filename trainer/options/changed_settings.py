@@ -15,7 +15,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
 )
 """Settings, or groups of them, that do not decide what is learned, so that a resumed run may have others."""
 
-CORPUS_MAY_CHANGE_ON_RESUME = frozenset({"manifest", "max_broken", "allow_changed"})
+CORPUS_MAY_CHANGE_ON_RESUME = frozenset({"manifest", "max_broken", "allow_changed", "cache", "cache_gb"})
 """The same of `corpus`: a manifest may have moved, as long as its fingerprint is the same."""
 
 

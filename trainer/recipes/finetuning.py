@@ -28,7 +28,7 @@ def vqa(model: MMInterleavedConfig | None = None) -> TrainConfig:
     return _finetuning(
         "vqa",
         replace(model, visual_tokenizer=replace(model.visual_tokenizer, image_size=(448, 448))),
-        SourceConfig("", samples_per_row=16, max_images_per_row=16),
+        SourceConfig("", max_images_per_row=16),
         num_rows=16,
         num_steps=10_000,
         optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),
@@ -43,7 +43,7 @@ def rec(model: MMInterleavedConfig | None = None) -> TrainConfig:
     return _finetuning(
         "rec",
         model or paper_model(),
-        SourceConfig("", samples_per_row=16, max_images_per_row=16, fit="squeeze", flip=True),
+        SourceConfig("", max_images_per_row=16, fit="squeeze", flip=True),
         num_rows=16,
         num_steps=10_000,
         optim=_optim(2e-5, beta=0.999, warmup_steps=500),
@@ -60,7 +60,7 @@ def seg2img(model: MMInterleavedConfig | None = None) -> TrainConfig:
     return _finetuning(
         "seg2img",
         model or paper_model(),
-        SourceConfig("", samples_per_row=8, max_images_per_row=16, flip=True),
+        SourceConfig("", max_images_per_row=16, flip=True),
         num_rows=64,
         row_tokens=1536,
         num_steps=4000,
@@ -77,7 +77,7 @@ def story(model: MMInterleavedConfig | None = None) -> TrainConfig:
     return _finetuning(
         "story",
         model or paper_model(),
-        SourceConfig("", samples_per_row=4, max_images_per_row=20),
+        SourceConfig("", max_images_per_row=20),
         num_rows=32,
         num_steps=4000,
         optim=_optim(1e-5, beta=0.98, warmup_steps=200, unet_lr_factor=10.0),
@@ -90,7 +90,7 @@ def instruct(model: MMInterleavedConfig | None = None) -> TrainConfig:
     return _finetuning(
         "instruct",
         model or paper_model(),
-        SourceConfig("", samples_per_row=4, max_images_per_row=20),
+        SourceConfig("", max_images_per_row=20),
         num_rows=32,
         num_steps=10_000,
         optim=_optim(1e-5, beta=0.999, warmup_steps=500, language_model_lr_factor=0.1),

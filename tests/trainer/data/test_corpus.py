@@ -18,7 +18,7 @@ from trainer.recipes import RECIPES, tiny
     ("settings", "sentence"),
     [
         ({"weight": 0.0}, "weight is 0.0"),
-        ({"samples_per_row": 0}, "samples_per_row is 0"),
+        ({"max_images_per_row": 0}, "max_images_per_row is 0"),
         ({"keep_one_image": 1.5}, "keep_one_image is 1.5; expected a share"),
         ({"max_images": 0}, "max_images is 0"),
         ({"few_shot_pairs": (1, 8)}, r"few_shot_pairs is \(1, 8\)"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import pickle
+import re
 from collections import Counter
 
 import numpy as np
@@ -153,14 +155,85 @@ def test_two_sources_of_weights_one_and_two(captions, mmc4):
         assert tasks == {stream.source_of(3, row)}
 
 
-def test_samples_of_an_epoch_come_once(captions):
-    stream = stream_of(SourceConfig(captions, samples_per_row=2))
-    seen = []
-    for step in range(5):  # 5 steps of 4 rows of 2: all 40
-        for row in range(4):
-            documents = stream.documents(step, row)
-            seen += [next(documents).key for _ in range(2)]
-    assert len(set(seen)) == 40
+def keys_in_order(stream: CorpusStream, num_samples: int) -> list[str]:
+    """The keys of documents in the rows of a run, as many as are made of so many samples."""
+    keys: list[str] = []
+    for step in range(num_samples):
+        keys += stream.keys(step)
+        if len(keys) >= num_samples:
+            break
+    return keys[:num_samples]
+
+
+@pytest.mark.parametrize("window_shards", [1, 3, 16])
+def test_every_sample_comes_once_in_an_epoch_whatever_fits_a_row(shards, window_shards):
+    files = [shards.pairs(f"{n}.tar", [f"snail {n} {'is long ' * (m % 7)}{m}" for m in range(13)]) for n in range(5)]
+    stream = stream_of(SourceConfig(shards.manifest(*files), held_out=4), row_tokens=111, window_shards=window_shards)
+    keys = keys_in_order(stream, 3 * 61)
+    epochs = [keys[:61], keys[61:122], keys[122:]]
+    assert all(len(set(epoch)) == 61 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert not set(keys) & {f"source0/source0/4.tar/{number}" for number in range(61, 65)}, "which are held out"
+
+
+def test_rows_are_as_full_as_they_can_be(captions):
+    stream = stream_of(SourceConfig(captions), row_tokens=128)
+    rows = [stream.row(step, row) for step in range(8) for row in range(4)]
+    for row, following in itertools.pairwise(rows):
+        assert row.num_tokens + len(following.documents[0].input_ids) > 128
+
+
+def test_samples_of_an_epoch_come_once_in_groups_of_pairs_too(captions):
+    stream = stream_of(SourceConfig(captions, few_shot=0.7, few_shot_pairs=(2, 8)), row_tokens=150)
+    numbers: list[str] = []
+    for step, row in itertools.product(range(20), range(4)):
+        for document in stream.row(step, row).documents:
+            numbers += re.findall(r"number (\d+)", load_tokenizer().decode(document.input_ids))
+    assert sorted(map(int, numbers[:40])) == sorted(map(int, numbers[40:80])) == list(range(40))
+
+
+def test_processes_tell_each_other_where_rows_begin(captions, mmc4, tmp_path):
+    sources = (SourceConfig(captions, few_shot=0.5), SourceConfig(mmc4, split=True))
+    alone = [digest(stream_of(*sources)(step)) for step in range(6)]
+    config = stream_of(*sources).config
+    streams = [CorpusStream(config, MODEL, seed=0, row_starts=tmp_path / "starts") for _ in range(2)]
+    assert [digest(streams[step % 2](step)) for step in range(6)] == alone
+    files = sorted((tmp_path / "starts").iterdir())
+    assert len(files) == 2
+    whole = [file.read_bytes() for file in files]
+    for file, data in zip(files, whole, strict=True):  # killed in the middle, or without power
+        file.write_bytes(data[:20] + bytes(16))
+    assert digest(CorpusStream(config, MODEL, seed=0, row_starts=tmp_path / "starts")(5)) == alone[5]
+    assert all(whole[n].startswith(file.read_bytes()[:40]) for n, file in enumerate(files))
+    other = dataclasses.replace(config, row_tokens=100)
+    for step in range(4):
+        CorpusStream(other, MODEL, seed=0, row_starts=tmp_path / "starts")(step)
+    assert len(list((tmp_path / "starts").iterdir())) == 4, "another order has files of its own"
+
+
+def test_a_row_whose_samples_are_all_broken_gets_others_and_no_row_changes(shards, tmp_path):
+    words = [f"snail number {number} {'and so on ' * 4}" for number in range(12)]
+    whole = shards.manifest(shards.pairs("whole.tar", words))
+    members = []
+    for number, caption in enumerate(words):
+        image = b"broken" if number in (2, 3, 7) else shards.image_bytes(number)
+        members += [(f"{number:05d}.png", image), (f"{number:05d}.txt", caption.encode())]
+    damaged = shards.manifest(shards.tar("damaged.tar", members))
+
+    def rows(manifest: str, row_tokens: int) -> list[list[str]]:
+        # The order depends on the name of the source, not of its shards.
+        stream = stream_of(SourceConfig(manifest), row_tokens=row_tokens, max_broken=1.0)
+        found = [stream.row(step, row) for step in range(3) for row in range(4)]
+        return [[document.key.rpartition("/")[2] for document in row.documents] for row in found]
+
+    for row_tokens in (70, 180):
+        for right, found in zip(rows(whole, row_tokens), rows(damaged, row_tokens), strict=True):
+            left = [key for key in right if key not in ("2", "3", "7")]
+            if left:
+                assert found == left
+            else:
+                assert len(found) == 1
+                assert found[0] not in ("2", "3", "7")
 
 
 def test_images_stand_before_or_after_with_equal_chance(captions):

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from trainer.data.mixture import BLOCK, Mixture, endless_order, shuffled
+from trainer.data.mixture import BLOCK, Mixture, shuffled
 
 
 def test_weights_of_one_to_two_are_one_to_two_within_the_binomial_error():
@@ -56,10 +56,3 @@ def test_large_sources_are_shuffled_without_a_list():
     assert len(indices) == 1000
     assert max(indices) < 600_000_000
     assert max(indices) > 500_000_000
-
-
-def test_the_endless_order_repeats_nothing_before_all_are_through():
-    order = [endless_order(position, 50, key=3) for position in range(150)]
-    epochs = [order[start : start + 50] for start in (0, 50, 100)]
-    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]

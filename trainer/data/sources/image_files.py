@@ -7,7 +7,10 @@ import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.object_storage import list_objects
+from models.urls import shown_url
 from trainer.data.sources.problems import Problems
+from trainer.data.sources.remote_files import relative, shown_place
 from trainer.data.sources.rows import StoredAt
 from trainer.data.sources.sample import BrokenSampleError
 from trainer.data.sources.tar import members
@@ -17,7 +20,8 @@ class ImageFiles:
     """Finds images by name. The names in archives are kept in memory, about 200 bytes each.
 
     Args:
-        paths: folders and tar archives; where several have a name, the first counts.
+        paths: folders and tar archives, also their URLs; where several have a name, the first counts, and folders
+            of this machine come before all others.
         relative_to: the folder that found paths are relative to.
 
     Raises:
@@ -25,17 +29,27 @@ class ImageFiles:
         ValueError: an archive cannot be read at all.
     """
 
-    def __init__(self, paths: Sequence[Path], relative_to: Path) -> None:
+    def __init__(self, paths: Sequence[Path | str], relative_to: Path) -> None:
         self.problems: list[str] = []
         self._relative_to = relative_to
-        self._folders = [path.resolve() for path in paths if path.is_dir()]
+        self._folders = [path.resolve() for path in paths if isinstance(path, Path) and path.is_dir()]
         self._members: dict[str, StoredAt] = {}
         for path in paths:
-            if not path.is_dir():
+            if isinstance(path, str) and not path.endswith(".tar"):
+                self._add_objects(path)
+            elif isinstance(path, str) or not path.is_dir():
                 self._add_archive(path)
 
-    def _add_archive(self, path: Path) -> None:
-        file = self._relative(path.resolve())
+    def _add_objects(self, url: str) -> None:
+        found = list_objects(url)
+        if not found:
+            raise ValueError(f"--images is {shown_url(url)}, where nothing is.")
+        for one in found:
+            name = one.url.removeprefix(url).lstrip("/")
+            self._members.setdefault(posixpath.normpath(name), (one.url, 0, one.size_bytes))
+
+    def _add_archive(self, path: Path | str) -> None:
+        file = relative(path, self._relative_to)
         problems = Problems()
         names: set[str] = set()
         num_members = 0
@@ -46,12 +60,12 @@ class ImageFiles:
             self._members.setdefault(name, (file, member.offset, member.size))
         if not num_members and problems.count:
             raise ValueError(
-                f"--images is {path}, which cannot be used: {problems.sentences[0]}. Expected a folder or an "
-                "uncompressed tar archive of images."
+                f"--images is {shown_place(path)}, which cannot be used: {problems.sentences[0]}. Expected a folder "
+                "or an uncompressed tar archive of images."
             )
         if len(names) < num_members:
             problems.add(f"{num_members - len(names):,} names stand there more than once; the first of each counts")
-        self.problems += [f"{path}: {problem}" for problem in problems.named()]
+        self.problems += [f"{shown_place(path)}: {problem}" for problem in problems.named()]
 
     def find(self, name: str) -> StoredAt | None:
         """Where an image is stored, None if nowhere; a name never leads out of the folders.
@@ -79,4 +93,4 @@ class ImageFiles:
         return self._members.get(posixpath.normpath(name))
 
     def _relative(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self._relative_to)).as_posix()
+        return relative(path, self._relative_to)

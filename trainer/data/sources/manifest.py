@@ -15,12 +15,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from models.object_storage import StoredObject
 from models.printable import printable
+from models.urls import is_url
 from trainer.data.sources.pairs import read_pair
 from trainer.data.sources.places import is_whole, open_places
 from trainer.data.sources.records import read_record
 from trainer.data.sources.regular_files import open_regular
-from trainer.data.sources.sample import BrokenSampleError, Sample
+from trainer.data.sources.remote_files import CachedShard, RemoteFile, changed_objects
+from trainer.data.sources.sample import BrokenSampleError, PartialFile, Sample
+from trainer.data.sources.shard_cache import ShardCache
 
 MANIFEST = "manifest.json"
 SAMPLES = "samples.npy"
@@ -34,7 +38,7 @@ class Shard:
     """A file that samples come from."""
 
     path: str
-    """Relative to the manifest's directory."""
+    """Relative to the manifest's directory, or a URL."""
 
     size_bytes: int
     checksum: str | None
@@ -43,6 +47,14 @@ class Shard:
     num_samples: int
     num_broken: int
     """Samples, or rows, that could not be used."""
+
+    etag: str | None = None
+    """Of an object in storage: changes with its content."""
+
+    @property
+    def stored(self) -> StoredObject | None:
+        """What was indexed, of a shard that is an object in storage."""
+        return StoredObject(self.path, self.size_bytes, self.etag) if is_url(self.path) else None
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,9 @@ class Manifest:
     fingerprint: str
     """Changes with the samples, their order or the shards' sizes, and not with where they are kept."""
 
+    cache: ShardCache | None = None
+    """Where shards that are objects in storage are kept while they are read; None: their parts are asked for."""
+
     def __len__(self) -> int:
         return self.num_samples
 
@@ -70,7 +85,7 @@ class Manifest:
         if self.kind == "pairs":
             if not is_whole(place):
                 raise BrokenSampleError(DAMAGED)
-            return read_pair(self.path_of(self.shards[shard]), place, key)
+            return read_pair(self._file_of(self.shards[shard]), place, key)
         return read_record(self.directory / records_of(shard), place, key, self.directory)
 
     def _place(self, index: int) -> np.void:
@@ -84,9 +99,13 @@ class Manifest:
         name = Path(self.shards[shard].path).name if shard < len(self.shards) else "?"
         return f"{name}/{index}"
 
-    def path_of(self, shard: Shard) -> Path:
-        """Where a shard is now."""
-        return Path(os.path.normpath(self.directory / shard.path))
+    def _file_of(self, shard: Shard) -> Path | PartialFile:
+        """What samples of a shard are read from."""
+        if shard.stored is None:
+            return Path(os.path.normpath(self.directory / shard.path))
+        if self.cache is None:
+            return RemoteFile(shard.path)
+        return CachedShard(shard.stored, self.cache)
 
     def key(self, index: int) -> str:
         """The name of a sample: its shard and its number."""
@@ -99,8 +118,13 @@ class Manifest:
         """What is not as it was when the index was made: shards that samples are read from and that are missing, or
         have another size."""
         changed = []
-        for shard in self.shards if self.kind == "pairs" else ():  # of documents there are copies
-            path = self.path_of(shard)
+        shards = self.shards if self.kind == "pairs" else ()  # of documents there are copies
+        stored = [shard.stored for shard in shards if shard.stored is not None]
+        changed += changed_objects(stored)
+        for shard in shards:
+            if shard.stored is not None:
+                continue
+            path = Path(os.path.normpath(self.directory / shard.path))
             name = printable(str(path))
             if not path.is_file():
                 changed.append(f"{name} is missing")
@@ -133,7 +157,7 @@ def fingerprint_of(kind: str, shards: tuple[Shard, ...], places: Iterable[bytes]
 def to_json(manifest: Manifest) -> str:
     """The text of manifest.json."""
     fields: dict[str, Any] = {"format": FORMAT, **asdict(manifest)}
-    del fields["directory"]
+    del fields["directory"], fields["cache"]
     return json.dumps(fields | {"digest": _digest(fields)}, indent=1) + "\n"
 
 
@@ -142,8 +166,8 @@ def _digest(fields: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def load_manifest(directory: str | Path) -> Manifest:
-    """The manifest in a directory.
+def load_manifest(directory: str | Path, cache: ShardCache | None = None) -> Manifest:
+    """The manifest in a directory, whose shards in object storage are read through a cache.
 
     Raises:
         ValueError: there is none, one of another format, or one that is damaged.
@@ -171,7 +195,7 @@ def load_manifest(directory: str | Path) -> Manifest:
     del fields["format"]
     try:
         shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
-        manifest = Manifest(directory=Path(directory).resolve(), shards=shards, **fields)
+        manifest = Manifest(directory=Path(directory).resolve(), shards=shards, cache=cache, **fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not what the index writes ({error}). Make it again: {again}") from error
     num_rows = len(open_places(manifest.directory / SAMPLES, manifest.fingerprint))

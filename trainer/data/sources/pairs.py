@@ -10,24 +10,32 @@ import numpy as np
 from trainer.data.sources.json_rows import read_json_row
 from trainer.data.sources.places import PlaceList
 from trainer.data.sources.problems import Problems
-from trainer.data.sources.sample import MAX_TEXT_BYTES, BrokenSampleError, Sample, StoredImage, read_bytes, to_text
+from trainer.data.sources.sample import (
+    MAX_TEXT_BYTES,
+    BrokenSampleError,
+    PartialFile,
+    Sample,
+    StoredImage,
+    read_bytes,
+    to_text,
+)
 from trainer.data.sources.tar import IMAGE_SUFFIXES, Member, members, stem_and_suffix
 
 MAX_FIELDS_TOLD = 8
 
 
-def find_pairs(path: Path, problems: Problems) -> np.ndarray:
+def find_pairs(path: Path | str, problems: Problems) -> np.ndarray:
     """Where the pairs of a shard lie.
 
     Args:
-        path: an uncompressed tar archive; the members of a sample follow one another.
+        path: an uncompressed tar archive, or its URL; the members of a sample follow one another.
         problems: gets a sentence for each sample, and each archive, that cannot be used.
 
     Returns:
         [number of pairs] of `PLACE`.
 
     Raises:
-        OSError: the system does not give out the file.
+        OSError: the system or the storage does not give out the file.
     """
     places = PlaceList()
     for stem, fields in _samples(members(path, problems)):
@@ -59,7 +67,7 @@ def _samples(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]
         yield str(current), fields
 
 
-def read_pair(path: Path, place: np.void, key: str) -> Sample:
+def read_pair(path: Path | PartialFile, place: np.void, key: str) -> Sample:
     """The pair at a place of a shard. Raises BrokenSampleError."""
     text = to_text(read_bytes(path, int(place["text_offset"]), int(place["text_size"])))
     caption = caption_of(text) if place["is_json"] else text

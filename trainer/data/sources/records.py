@@ -7,7 +7,6 @@ matrix of similarities, most of its bytes), and images that stand inside a table
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from trainer.data.sources.append_file import AppendFile
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.places import PlaceList, is_whole
 from trainer.data.sources.problems import Problems
+from trainer.data.sources.remote_files import file_at, resolved
 from trainer.data.sources.rows import StoredAt, read_row
 from trainer.data.sources.sample import (
     MAX_IMAGE_BYTES,
@@ -105,8 +105,11 @@ def copy_records(
     return places.array(), num_found, num_missing
 
 
-def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample:
-    """The document at a place of a file of records; `directory` is the manifest's. Raises BrokenSampleError."""
+def read_record(path: Path, place: np.void, key: str, directory: Path | str) -> Sample:
+    """The document at a place of a file of records, which names images relative to `directory`.
+
+    Raises BrokenSampleError.
+    """
     line = read_bytes(path, int(place["text_offset"]), int(place["text_size"]))
     if not is_whole(place, line):
         raise BrokenSampleError("The index or its copy of the document is damaged; make the index again.")
@@ -117,7 +120,7 @@ def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample
         sizes = {number: (width, height) for number, width, height in marks.described_sizes}
         images = tuple(
             StoredImage(
-                Path(os.path.normpath(directory / file)),
+                file_at(resolved(file, directory)),
                 offset,
                 size,
                 text=text,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from models.object_storage import StorageError
 from trainer.data.sources.regular_files import open_regular
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -19,11 +20,18 @@ class BrokenSampleError(ValueError):
     """A sample, or an image of one, that cannot be used: damaged, cut off, or beyond a limit."""
 
 
+class PartialFile(Protocol):
+    """A file that is not on this machine (`remote_files`); as a text, it is its URL as messages show it."""
+
+    def read_part(self, offset: int, size: int) -> bytes:
+        """Fewer bytes where it ends. Raises BrokenSampleError, StorageError."""
+
+
 @dataclass(frozen=True)
 class StoredImage:
     """An image file, or a part of a larger file that holds it."""
 
-    path: Path
+    path: Path | PartialFile
     offset: int
     """First byte."""
 
@@ -106,12 +114,18 @@ class Sample:
         return not self.fixed_order and len(self.texts) == 1 and len(self.images) == 1
 
 
-def read_bytes(path: Path, offset: int, size: int) -> bytes:
-    """A part of a file. Raises BrokenSampleError if it is not there, or not whole."""
+def read_bytes(path: Path | PartialFile, offset: int, size: int) -> bytes:
+    """A part of a file. Raises BrokenSampleError if it is not there, or not whole; StorageError if object storage does
+    not give it out now."""
     try:
-        with open_regular(path) as file:
-            file.seek(offset)
-            data = file.read(max(size, 0))
+        if isinstance(path, Path):
+            with open_regular(path) as file:
+                file.seek(offset)
+                data = file.read(max(size, 0))
+        else:
+            data = path.read_part(offset, size)
+    except (BrokenSampleError, StorageError):
+        raise
     except (OSError, OverflowError, ValueError) as error:
         raise BrokenSampleError(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     if len(data) < size:

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from models.object_storage import exists, list_objects
 from models.printable import printable
+from models.urls import shown_url
 from trainer.data.sources.regular_files import kind_of_place
+from trainer.data.sources.remote_files import shown_place
 from trainer.data.sources.tables import TABLE_SUFFIXES
 
 SUFFIXES = (".tar", *TABLE_SUFFIXES)
@@ -16,16 +19,18 @@ EXPECTED = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
 COMPRESSED = tuple(f"{kind}{suffix}" for kind in (".tar", ".jsonl") for suffix in (".gz", ".bz2", ".xz", ".zst"))
 
 
-def shard_files(paths: Sequence[Path]) -> list[Path]:
+def shard_files(paths: Sequence[Path | str]) -> list[Path | str]:
     """The files that paths mean, each once and in the order of their names. Folders are searched, also those that links
-    in them lead to.
+    in them lead to, and URLs for all objects below them.
 
     Raises:
         ValueError: a path is not there, a folder or file cannot be used, or there is nothing to read.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path | str, Path | str] = {}
     for path in paths:
-        if path.is_dir():
+        if isinstance(path, str):
+            found |= {url: url for url in _objects_below(path)}
+        elif path.is_dir():
             for file in sorted(_files_below(path, {path.resolve()})):
                 found.setdefault(file.resolve(), file)
         elif path.is_file() and path.name.endswith(SUFFIXES):
@@ -34,8 +39,21 @@ def shard_files(paths: Sequence[Path]) -> list[Path]:
             kind = "of an unknown format" if path.is_file() else kind_of_place(path)
             raise ValueError(f"{printable(str(path))} is {kind}; expected folders or files named {EXPECTED}.")
     if not found:
-        raise ValueError(f"{', '.join(printable(str(path)) for path in paths)}: no files named {EXPECTED} there.")
+        raise ValueError(f"{', '.join(map(shown_place, paths))}: no files named {EXPECTED} there.")
     return list(found.values())
+
+
+def _objects_below(url: str) -> Iterator[str]:
+    if url.endswith(SUFFIXES):
+        if not exists(url):
+            raise ValueError(f"{shown_url(url)} is not there; expected folders or files named {EXPECTED}.")
+        yield url
+        return
+    for found in list_objects(url):
+        if found.url.endswith(COMPRESSED):
+            raise ValueError(f"{shown_url(found.url)} is compressed, and is not read. Unpack it, or name the others.")
+        if found.url.endswith(SUFFIXES):
+            yield found.url
 
 
 def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
@@ -60,13 +78,13 @@ def _files_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
             raise ValueError(f"{printable(str(path))} is compressed, and is not read. Unpack it, or name the others.")
 
 
-def kind_of(files: Sequence[Path]) -> Literal["pairs", "documents"]:
+def kind_of(files: Sequence[Path | str]) -> Literal["pairs", "documents"]:
     """What the files hold. Raises ValueError if they differ."""
-    is_tar = [file.name.endswith(".tar") for file in files]
+    is_tar = [str(file).endswith(".tar") for file in files]
     if any(is_tar) and not all(is_tar):
         raise ValueError(
-            f"{printable(str(files[is_tar.index(True)]))} is a shard of pairs and "
-            f"{printable(str(files[is_tar.index(False)]))} a table of documents; make a manifest for each. Archives "
+            f"{shown_place(files[is_tar.index(True)])} is a shard of pairs and "
+            f"{shown_place(files[is_tar.index(False)])} a table of documents; make a manifest for each. Archives "
             "with the images of documents are named by --images."
         )
     return "pairs" if all(is_tar) else "documents"

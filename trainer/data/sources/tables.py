@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from models.object_storage import StorageError
+from models.printable import printable
 from trainer.data.sources.json_rows import COLUMNS, read_json_row
 from trainer.data.sources.problems import Problems
-from trainer.data.sources.regular_files import MALFORMED, open_regular
+from trainer.data.sources.regular_files import MALFORMED
+from trainer.data.sources.remote_files import open_place
 from trainer.data.sources.sample import MAX_TEXT_BYTES, to_text
 
 TABLE_SUFFIXES = (".jsonl", ".jsonl.zip", ".parquet")
@@ -21,26 +24,27 @@ MAX_BATCH_BYTES = 64 << 20
 """Rows of a parquet file that are larger together become Python values one by one."""
 
 
-def read_table(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
+def read_table(path: Path | str, problems: Problems) -> Iterator[tuple[str, Any]]:
     """The rows of a file, in their order, each with its place there. What cannot be read is passed over, with a
     sentence in `problems`.
 
     Raises:
-        OSError: the system does not give out the file.
+        OSError: the system or the storage does not give out the file.
         ModuleNotFoundError: a parquet file, and pyarrow is missing.
     """
-    with open_regular(path) as file:
+    name = str(path)
+    with open_place(path) as file:
         try:
-            if path.name.endswith(".parquet"):
-                yield from _parquet(path, problems)
-            elif path.name.endswith(".zip"):
+            if name.endswith(".parquet"):
+                yield from _parquet(file, name, problems)
+            elif name.endswith(".zip"):
                 yield from _zipped_lines(file, problems)
             else:
                 yield from _lines(file, "", problems)
         except ModuleNotFoundError:
             raise
         except Exception as error:  # libraries pass on whatever a damaged file makes them run into
-            if isinstance(error, OSError) and error.errno not in MALFORMED:
+            if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno not in MALFORMED):
                 raise
             first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
             problems.end(f"the file cannot be read on: {first_line}")
@@ -62,7 +66,7 @@ def _zipped_lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, An
                 with archive.open(entry) as lines:
                     yield from _lines(lines, f"{name} " if len(entries) > 1 else "", problems)
             except Exception as error:  # damaged, encrypted, a compression that nobody knows; the next one may be whole
-                if isinstance(error, OSError) and error.errno not in MALFORMED:
+                if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno not in MALFORMED):
                     raise
                 problems.end(f"the file {name} cannot be read on: {error or type(error).__name__}")
 
@@ -86,21 +90,23 @@ def _lines(file: IO[bytes], prefix: str, problems: Problems) -> Iterator[tuple[s
         yield f"{prefix}line {number}", row
 
 
-def _parquet(path: Path, problems: Problems) -> Iterator[tuple[str, Any]]:
+def _parquet(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple[str, Any]]:
     # By name, so that nobody needs pyarrow who has no parquet files.
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{path} is a parquet file, and pyarrow is missing: pip install pyarrow") from error
+        raise ModuleNotFoundError(
+            f"{printable(name)} is a parquet file, and pyarrow is missing: pip install pyarrow"
+        ) from error
     number = 0
-    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
-        names = file.schema_arrow.names
+    with parquet.ParquetFile(file, page_checksum_verification=True) as table:
+        names = table.schema_arrow.names
         columns = [name for name in names if name in COLUMNS]
         if twice := {name for name in columns if columns.count(name) > 1}:
             raise ValueError(f"it has several columns named {min(twice)}")
         if not columns:
             raise ValueError(f"it has the columns {names[:8]}; expected some of {sorted(COLUMNS)}")
-        for batch in file.iter_batches(batch_size=64, columns=columns):  # a row may hold megabytes of images
+        for batch in table.iter_batches(batch_size=64, columns=columns):  # a row may hold megabytes of images
             for row in _values(batch):
                 if isinstance(row, Exception):
                     problems.add(f"row {number}: {row}")

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from models.object_storage import StorageError
 from trainer.data.sources.problems import Problems
-from trainer.data.sources.regular_files import MALFORMED, open_regular
+from trainer.data.sources.regular_files import MALFORMED
+from trainer.data.sources.remote_files import open_place
 from trainer.data.sources.sample import MAX_IMAGE_BYTES
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
@@ -27,22 +29,26 @@ class Member:
     size: int
 
 
-def members(path: Path, problems: Problems) -> Iterator[Member]:
+def members(path: Path | str, problems: Problems) -> Iterator[Member]:
     """The regular files of an uncompressed tar archive, in their order; headers alone are read.
 
     What is wrong is added to `problems`: a member beyond the size limit is passed over, and where an archive is damaged
     or cut off, it ends.
 
+    Args:
+        path: a file, or the URL of an object, whose large members are jumped over.
+        problems: gets the sentences.
+
     Raises:
-        OSError: the system does not give out the file.
+        OSError: the system or the storage does not give out the file.
     """
-    with open_regular(path) as file:
+    with open_place(path) as file:
         file_size = file.seek(0, 2)
         file.seek(0)
         try:
             yield from _members(file, file_size, problems)
         except Exception as error:  # tarfile passes on whatever a damaged header makes Python say
-            if isinstance(error, OSError) and error.errno not in MALFORMED:
+            if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno not in MALFORMED):
                 raise
             problems.end(f"the archive cannot be read: {error or type(error).__name__}")
 

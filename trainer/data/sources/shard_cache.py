@@ -1,0 +1,206 @@
+"""Shards of object storage on this machine's disk: fetched whole, once for all processes of the machine, and removed
+again, those unused for longest first, before they would take more than so many bytes.
+
+Safe against processes that fetch, read and remove at once, and against kill -9: a shard gets its name when all of its
+bytes are there, and what was left unfinished is removed by the next who needs room.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.atomic_files import UNFINISHED, put_in_place
+from models.object_storage import StoredObject, describe, download
+from models.urls import shown_url
+from models.write_errors import writing
+from trainer.data.sources.regular_files import open_regular
+from trainer.data.sources.sample import BrokenSampleError
+
+SUFFIX = ".shard"
+NUM_LOCKS = 256
+MAX_EVICTIONS = 20
+"""So many times a shard is fetched again because it was removed between being found and being opened."""
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """A directory of shards.
+
+    Raises:
+        ValueError: a shard is larger than all that the cache may hold.
+        WriteError: there is no room on the disk.
+    """
+
+    directory: Path
+    limit_bytes: int
+
+    def read(self, shard: StoredObject, offset: int, size: int) -> bytes:
+        """A part of a shard; fewer bytes where the shard ends.
+
+        Raises:
+            BrokenSampleError: the shard is not there any more, or is another one than was indexed.
+            StorageError: storage does not give it out.
+        """
+        for _ in range(MAX_EVICTIONS):
+            path = self.fetch(shard)
+            assert path is not None
+            with suppress(FileNotFoundError), open_regular(path) as file:
+                file.seek(offset)
+                return file.read(max(size, 0))
+        raise BrokenSampleError(
+            f"{shown_url(shard.url)} was removed from {self.directory} again and again before it could be read. Its "
+            "limit is too small for what is read at once: raise corpus.cache_gb."
+        )
+
+    def fetch(self, shard: StoredObject, *, waits: bool = True) -> Path | None:
+        """The file of a shard, which is whole; None if another process is fetching it, and we do not wait."""
+        path = self.directory / f"{_name(shard)}{SUFFIX}"
+        if _is_whole(path, shard):
+            return path
+        if shard.size_bytes > self.limit_bytes:
+            raise ValueError(
+                f"{shown_url(shard.url)} has {shard.size_bytes:,} bytes, more than the {self.limit_bytes:,} that "
+                f"{self.directory} may hold. Raise corpus.cache_gb."
+            )
+        with writing(self.directory):
+            (self.directory / "locks").mkdir(parents=True, exist_ok=True)
+        with self._lock(_name(shard)[:2], waits=waits) as is_held:
+            if not is_held:
+                return None
+            if not _is_whole(path, shard):
+                self._fetch(shard, path)
+        return path
+
+    def _fetch(self, shard: StoredObject, path: Path) -> None:
+        unfinished = path.with_name(path.name + UNFINISHED)
+        self._make_room(shard, unfinished)
+        try:
+            try:
+                download(shard.url, unfinished, shard.size_bytes)
+                found = describe(shard.url)
+            except FileNotFoundError as error:
+                raise BrokenSampleError(f"{shown_url(shard.url)} is not there any more.") from error
+            if (found.size_bytes, found.etag) != (shard.size_bytes, shard.etag):
+                raise BrokenSampleError(changed_sentence(shard, found))
+            with writing(path, shard.size_bytes):
+                put_in_place(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _make_room(self, shard: StoredObject, unfinished: Path) -> None:
+        """Remove others until there is room, and take it by a file that has the shard's size already."""
+        with self._lock("room"):
+            held: list[tuple[float, int, Path]] = []
+            for entry in os.scandir(self.directory):
+                path = Path(entry.path)
+                with suppress(FileNotFoundError):
+                    if path == unfinished or (entry.name.endswith(UNFINISHED) and self._is_left_over(path)):
+                        path.unlink()
+                    elif entry.name.endswith((SUFFIX, UNFINISHED)):
+                        stat = entry.stat()
+                        held.append((stat.st_mtime, stat.st_size, path))
+            num_bytes = sum(size for _, size, _ in held)
+            for _, size, path in sorted(held):
+                if num_bytes + shard.size_bytes <= self.limit_bytes:
+                    break
+                if path.name.endswith(SUFFIX):
+                    path.unlink(missing_ok=True)
+                    num_bytes -= size
+            with writing(unfinished, shard.size_bytes), unfinished.open("wb") as file:
+                file.truncate(shard.size_bytes)
+
+    def _is_left_over(self, unfinished: Path) -> bool:
+        """Whether nobody is writing an unfinished file: its process was killed."""
+        with self._lock(unfinished.name[:2], waits=False) as is_held:
+            return is_held
+
+    @contextmanager
+    def _lock(self, name: str, *, waits: bool = True) -> Iterator[bool]:
+        """Hold one of `NUM_LOCKS` locks (or the one called "room"); the system releases those of a process that ends.
+        Gives whether it is held, which it may not be if we do not wait."""
+        file = os.open(self.directory / "locks" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # a process that was forked meanwhile would go on holding it
+        finally:
+            os.close(file)
+
+
+def _name(shard: StoredObject) -> str:
+    """Of its file: another one for another content."""
+    identity = f"{shard.url}\n{shard.size_bytes}\n{shard.etag}"
+    return hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _is_whole(path: Path, shard: StoredObject) -> bool:
+    """Whether a shard is here; it is marked as used now."""
+    try:
+        stat = path.stat()
+        if stat.st_size != shard.size_bytes:
+            return False
+        now = time.time()
+        if now - stat.st_mtime > 1:
+            os.utime(path, (now, now))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def changed_sentence(shard: StoredObject, found: StoredObject) -> str:
+    """What a person has to know about a shard that is not the one that was indexed."""
+    what = (
+        f"has {found.size_bytes:,} bytes, not {shard.size_bytes:,}"
+        if found.size_bytes != shard.size_bytes
+        else f"has the ETag {found.etag}, not {shard.etag}"
+    )
+    return f"{shown_url(shard.url)} has changed since it was indexed: it {what}."
+
+
+@dataclass
+class ReadAhead:
+    """Fetches shards before they are read, in a thread of the process that uses it."""
+
+    cache: ShardCache
+    _wanted: list[StoredObject] = field(default_factory=list)
+    _pid: int = 0
+    _wakes: threading.Event = field(default_factory=threading.Event)
+
+    def want(self, shards: Sequence[StoredObject]) -> None:
+        """Fetch these next, in this order, and then what is left of those that were wanted before."""
+        self._wanted = [*shards, *(shard for shard in self._wanted if shard not in shards)]
+        if self._pid != os.getpid():  # a forked process has no thread yet
+            self._pid = os.getpid()
+            self._wakes = threading.Event()
+            threading.Thread(target=self._work, args=(self._wakes,), daemon=True, name="shards ahead").start()
+        self._wakes.set()
+
+    def _work(self, wakes: threading.Event) -> None:
+        while wakes.wait():
+            wakes.clear()
+            wanted = self._wanted
+            while wanted and not wakes.is_set():
+                # Whoever needs the shard meets the same error, and tells it with the sample.
+                with suppress(OSError, ValueError):
+                    self.cache.fetch(wanted[0], waits=False)
+                del wanted[0]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"cache": self.cache, "_wanted": [], "_pid": 0}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, _wakes=threading.Event())
