@@ -25,8 +25,8 @@ PROFILE = "profile"
 HANG = "hang"
 """What each process did when a run hung: stacks, and the last collective operations (`torchfrtrace`)."""
 
-QUARANTINE = "quarantine.jsonl"
 ROW_STARTS = "row_starts"
 """A directory in which the processes of a run tell each other where rows begin in the order of the data."""
 
+QUARANTINE = "quarantine.jsonl"
 """What of the corpus is broken, one JSON object a line."""

@@ -229,12 +229,9 @@ class CorpusStream(RowStream):
         name = self.source_of(step, row)
         packed: list[Tokens] = []
         room, room_images = self.config.row_tokens, self.config.sources[name].max_images_per_row
-        documents = itertools.chain(
-            self._documents_of_row(name, step, row),
-            # All that was meant for the row is broken: something has to stand in it.
-            itertools.takewhile(lambda _: not packed, self._random_documents(name, step, row)),
-        )
-        for document in documents:
+        planned = list(self._documents_of_row(name, step, row))
+        # Where all that was meant for a row is broken, something else has to stand in it.
+        for document in planned or self._random_documents(name, step, row):
             tokens: Tokens | None = self._tokens(document)
             assert tokens is not None
             if len(tokens.input_ids) > room or len(tokens.images) > room_images:
@@ -243,6 +240,8 @@ class CorpusStream(RowStream):
                 packed.append(tokens)
                 room -= len(tokens.input_ids)
                 room_images -= len(tokens.images)
+                if not planned:
+                    break
         return Row(packed)
 
     def _documents_of_row(self, name: str, step: int, row: int) -> Iterator[Document]:
@@ -324,10 +323,10 @@ class CorpusStream(RowStream):
         """Endless documents of a source, drawn at random from the window that a row lies in."""
         _, rank = self._mixture(step * self.config.num_rows + row)
         window = self._orders[name].window(self._starts[name](rank))
-        rng = np.random.default_rng([self._key(name), step, row])
         num_dropped, broken_before = 0, self._quarantine.num_broken
-        while True:
-            document = self._at(name, int(rng.integers(window.first, window.end)), names_broken=True).document
+        for number in itertools.count():
+            rng = np.random.default_rng([self._key(name), step, row, number])
+            document = self._at(name, int(rng.integers(window.first, window.end)), rng, names_broken=True).document
             if document is not None:
                 num_dropped, broken_before = 0, self._quarantine.num_broken
                 yield document
@@ -338,6 +337,7 @@ class CorpusStream(RowStream):
         self,
         name: str,
         position: int,
+        rng: np.random.Generator | None = None,
         *,
         num_samples: int | None = None,
         decodes: bool = True,
@@ -348,12 +348,13 @@ class CorpusStream(RowStream):
         Args:
             name: of the source.
             position: of the first of its samples.
+            rng: makes its choices; None: the one that belongs to the position.
             num_samples: how many it is made of at most; None: as many as it is.
             decodes: whether its images are read; else others stand in their places.
             names_broken: whether broken samples are counted and named.
         """
         rules, order = self.config.sources[name], self._orders[name]
-        rng = np.random.default_rng([self._key(name), position])
+        rng = np.random.default_rng([self._key(name), position]) if rng is None else rng
         found = _Found()
 
         def draws() -> Iterator[int]:

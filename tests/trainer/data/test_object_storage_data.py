@@ -1,0 +1,103 @@
+"""Training data in a bucket: indexed there, read through the cache, equal to the same data on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import pytest
+
+import object_servers
+from models import object_storage
+from models.batch import Batch
+from models.config import MMInterleavedConfig
+from trainer.data.config import CorpusConfig, SourceConfig
+from trainer.data.corpus_stream import CorpusStream
+from trainer.data.index import make_index
+from trainer.errors import UnusableDataError
+
+MODEL = MMInterleavedConfig.tiny()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(object_storage, "FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def web():
+    with object_servers.serving() as web:
+        yield web
+
+
+def digest(batch: Batch) -> str:
+    tensors = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return hashlib.sha256(
+        b"".join(tensor.numpy().tobytes() for tensor in tensors if hasattr(tensor, "numpy"))
+    ).hexdigest()
+
+
+def stream_of(manifest: str, tmp_path, **settings) -> CorpusStream:
+    settings = {"num_rows": 2, "row_tokens": 60, "window_shards": 2, "cache": str(tmp_path / "cache")} | settings
+    return CorpusStream(CorpusConfig({"pairs": SourceConfig(manifest)}, **settings), MODEL, seed=0)
+
+
+def test_batches_from_s3_equal_those_from_files(shards, tmp_path):
+    files = [shards.pairs(f"{n}.tar", [f"snail {n} {m}" for m in range(6)]) for n in range(4)]
+    with object_servers.s3_bucket() as bucket:
+        for file in files:
+            bucket.put(f"data/{file.name}", file.read_bytes())
+        there = str(tmp_path / "there")
+        manifest = make_index([f"{bucket.url}/data"], tmp_path / "there")
+        assert [shard.path for shard in manifest.shards] == [f"{bucket.url}/data/{n}.tar" for n in range(4)]
+        assert manifest.changed_shards() == []
+        here = shards.manifest(*files)
+        local, remote = stream_of(here, tmp_path), stream_of(there, tmp_path)
+        assert [digest(remote(step)) for step in range(8)] == [digest(local(step)) for step in range(8)]
+        bucket.put("data/1.tar", files[1].read_bytes()[::-1])
+        bucket.delete("data/2.tar")
+        assert [sentence.split(" ")[0] for sentence in manifest.changed_shards()] == [
+            f"{bucket.url}/data/1.tar",
+            f"{bucket.url}/data/2.tar",
+        ]
+
+
+def test_an_epoch_asks_for_each_shard_once(shards, web, tmp_path):
+    for number in range(8):
+        file = shards.pairs(f"{number}.tar", [f"snail {number} {m}" for m in range(6)])
+        web.files[f"/data/{number}.tar"] = file.read_bytes()
+    make_index([f"{web.url}/data/{number}.tar" for number in range(8)], tmp_path / "there")
+    size = sum(map(len, web.files.values()))
+    stream = stream_of(str(tmp_path / "there"), tmp_path, cache_gb=4.5 * size / 8 / 1e9)
+    web.requests.clear()
+    web.num_bytes_sent = 0
+    web.fault = lambda request, number: 503 if number % 5 == 2 else None  # which are asked again
+    keys: list[str] = []
+    for step in range(48):
+        keys += stream.keys(step)
+        if len(keys) >= 40:  # the windows of the next epoch are not asked for yet
+            break
+    assert len(set(keys[:40])) == 40
+    assert all(number == 1 for number in web.gets().values()), web.gets()
+    assert web.num_bytes_sent <= 1.1 * size
+
+
+def test_what_storage_does_not_give_out_ends_the_run_with_the_sample_and_is_no_broken_data(shards, web, tmp_path):
+    web.files["/a.tar"] = shards.pairs("a.tar", [f"snail {m}" for m in range(6)]).read_bytes()
+    make_index([f"{web.url}/a.tar"], tmp_path / "there")
+    stream = stream_of(str(tmp_path / "there"), tmp_path)
+    web.fault = lambda request, number: 503
+    with pytest.raises(
+        UnusableDataError, match=r"a\.tar could not be read in 6 tries: .* needed for sample pairs/a\.tar/"
+    ):
+        stream(0)
+    assert stream.read_and_broken()[1] == 0
+    web.fault = lambda request, number: None
+    assert len(stream(0).input_ids) == 2
+
+
+def test_a_cache_too_small_for_two_windows_is_refused(shards, web, tmp_path):
+    web.files["/a.tar"] = shards.pairs("a.tar", ["a snail"]).read_bytes()
+    make_index([f"{web.url}/a.tar"], tmp_path / "there")
+    with pytest.raises(ValueError, match=r"corpus.cache_gb is 1e-09; two windows of 2 shards"):
+        stream_of(str(tmp_path / "there"), tmp_path, cache_gb=1e-9)
