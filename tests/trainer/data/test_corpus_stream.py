@@ -267,7 +267,7 @@ def test_pairs_are_grouped_into_few_shot_documents(captions):
 
 
 def test_a_group_that_does_not_fit_comes_with_fewer_pairs(captions):
-    stream = stream_of(SourceConfig(captions, few_shot=1.0, few_shot_pairs=(8, 8)), row_tokens=100)
+    stream = stream_of(SourceConfig(captions, few_shot=1.0, few_shot_pairs=(8, 8)), row_tokens=50)
     for row in range(4):
         (document,) = stream.row(0, row).documents
         assert 1 < len(document.images) < 8
