@@ -55,7 +55,7 @@ def _run(command: Command) -> int:
         print(estimate(command.config, Machine.parse(command.estimate)))
         return 0
     require_room(command.config.out)
-    return make_run(command.config, resume=command.resume)
+    return make_run(command.config, resume=command.resume, change=command.change)
 
 
 def check_readable(option: str, url: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from models import MMInterleavedConfig
 from models.component_names import CompiledComponent, FrozenComponent
 from models.lora_config import LoraConfig
+from trainer.change_history import SettingsChange
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.errors import require
 from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig, ProfileConfig
@@ -186,6 +187,9 @@ class TrainConfig:
     num_workers: int = 1
     """Processes that prepare batches ahead of time; 0: the training process prepares each before its step. The data is
     the same."""
+
+    history: list[SettingsChange] = field(default_factory=list)
+    """What was changed while the run went on, in that order; --change writes it."""
 
     def __post_init__(self) -> None:
         # YAML and JSON have no tuples: with lists in its free-form dictionaries, a configuration equals its round trip.

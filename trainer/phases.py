@@ -12,7 +12,7 @@ from models.activation_checkpointing import enable_activation_checkpointing
 from models.compiled_components import compile_components
 from trainer.config import TrainConfig
 from trainer.cost.utilisation import StepFlops
-from trainer.data.corpus_stream import CorpusStream
+from trainer.data.corpus_stream import CorpusStream, DataStart
 from trainer.data.row_stream import RowStream
 from trainer.data.stream import Stream
 from trainer.encoder_pretraining import encoder_phase
@@ -46,6 +46,7 @@ def make_phases(start: StartingModel, config: TrainConfig, *, writes: bool = Tru
                 quarantine_file=quarantine_file,
                 row_starts=local_folder(config.out) / ROW_STARTS if writes else None,
                 tokenizer=tokenizer,
+                start=DataStart.of(config.history),
             )
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from models import MMInterleaved
 from models.object_path import place_of
 from models.object_storage import StorageError
 from models.write_errors import WriteError
-from trainer.config import TrainConfig
+from trainer.change_history import undone
+from trainer.config import OptimConfig, TrainConfig
 from trainer.cost.utilisation import peak_flops
 from trainer.dry_run import report
 from trainer.errors import NonFiniteError, OutOfMemoryError, UnusableDataError, UsageError
-from trainer.logging.log_file import missing_steps
+from trainer.logging.log_file import missing_steps, read_log
 from trainer.logging.metrics import RunLog
 from trainer.logging.weights_and_biases import EVENT, join_project, require_wandb
 from trainer.options.parser import AUTO
@@ -30,6 +31,7 @@ from trainer.phases import make_phases, steps_before
 from trainer.process.distributed import Processes, is_launched, joined, local_rank, num_local
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
+from trainer.resumed_settings import with_fingerprints
 from trainer.run_directory import (
     find_start,
     held_run,
@@ -45,17 +47,19 @@ from trainer.run_storage import Storage, local_folder
 from trainer.starting_model import begin_model
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.loop import Outcome, train
+from trainer.step.lr_schedule import learning_rate_factor
 from trainer.step.phase import Phase
 from trainer.step.starting_weights import read_stored
 
 
-def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
-    """The whole run that `config` describes; in each process that `torchrun` started, or in this one alone.
+def make_run(command: TrainConfig, *, resume: str = AUTO, change: Sequence[str] = ()) -> int:
+    """The whole run that settings describe; in each process that `torchrun` started, or in this one alone.
 
     Args:
-        config: the settings.
-        resume: "auto" to go on with what `config.out` holds, or to start if it holds nothing; "none" for a new run;
+        command: the settings; a run that goes on may have others since (`trainer.resumed_settings`).
+        resume: "auto" to go on with what `command.out` holds, or to start if it holds nothing; "none" for a new run;
             else the path of a checkpoint or of a run directory.
+        change: `NAME=VALUE` of settings that are others from there on.
 
     Returns:
         The exit code: 0 when the run is done, now or before, or paused by `max_minutes`, 3 when SIGTERM, SIGHUP,
@@ -70,11 +74,11 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
         UnusableDataError: too much of the corpus is broken.
         WriteError: the disk is full, say.
     """
-    config = with_fingerprints(config)
-    deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes is not None else math.inf
-    device = choose_device(config.device)
-    require_wandb(config.logging.wandb)
-    found = find_start(config, resume)
+    deadline = time.monotonic() + 60 * command.max_minutes if command.max_minutes is not None else math.inf
+    device = choose_device(command.device)
+    require_wandb(command.logging.wandb)
+    found = find_start(command, resume, change)
+    config = found.config
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     place, folder = place_of(config.out), local_folder(config.out)
@@ -88,8 +92,8 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
                     print(f"wrote {write_page(place)}")
             return 0
         processes.watchdog.enters("the check of the checkpoint")
-        found = undamaged_start(found, config, resume, processes)
-        start = found.checkpoint
+        found = undamaged_start(found, command, resume, processes, change)
+        config, start = found.config, found.checkpoint
         processes.watchdog.enters("the making of the model")
         torch.manual_seed(config.seed)
         beginning = begin_model(config, processes)
@@ -109,6 +113,7 @@ def make_run(config: TrainConfig, *, resume: str = AUTO) -> int:
                         log.message(found.note)
                     if processes.is_first:
                         tell_missing_steps(log, config, phases, start)
+                        tell_change(log, config, start)
                     announce(log, model, config, device, processes, start)
                     status = run_phases(phases, model, config, processes, device, log, interrupt, start, storage)
                 except (NonFiniteError, OutOfMemoryError, UnusableDataError, StorageError, WriteError) as error:
@@ -256,19 +261,34 @@ def tell_missing_steps(log: RunLog, config: TrainConfig, phases: Sequence[Phase]
         )
 
 
+def tell_change(log: RunLog, config: TrainConfig, start: Checkpoint | None) -> None:
+    """Say what of the settings is another from the checkpoint on that a run goes on from, in log.jsonl once."""
+    if start is None or not config.history:
+        return
+    change = config.history[-1]
+    if (change.phase, change.step) != (start.phase, start.step):
+        return
+    facts = asdict(change)
+    records = read_log(local_folder(config.out), pass_over_damage=True)
+    if not any(record.get("event") == "changed" and facts.items() <= record.items() for record in records):
+        log.event("changed", **facts)
+    log.message(f"changed {change}")
+    if change.phase == "main":
+        before = undone(config.to_dict(), [change])
+        rates = [
+            optim.lr * learning_rate_factor(start.step, num_steps, optim)
+            for num_steps, optim in (
+                (before["num_steps"], OptimConfig(**before["optim"])),
+                (config.num_steps, config.optim),
+            )
+        ]
+        if rates[0] != rates[1]:
+            log.message(f"  the learning rate of step {start.step + 1} is {rates[1]:.3g} ({rates[0]:.3g} without it)")
+
+
 def sentence_of(error: Exception) -> str:
     """What an error says; a data worker puts its traceback before it."""
     return str(error).strip().splitlines()[-1]
-
-
-def with_fingerprints(config: TrainConfig) -> TrainConfig:
-    """The settings with the fingerprints of their data written down. Raises UsageError if there are others already."""
-    if config.corpus is None:
-        return config
-    try:
-        return replace(config, corpus=config.corpus.with_fingerprints())
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def choose_device(name: str) -> torch.device:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from mmfs.plurals import counted
 from models import MMInterleaved
 from models.atomic_files import wait_for_disk, write_atomically
 from models.directory_lock import DirectoryInUse, directory_lock
@@ -21,14 +21,14 @@ from models.urls import check_url, is_url
 from trainer.config import TrainConfig
 from trainer.errors import UsageError
 from trainer.logging.log_file import forget_steps_after, read_log
-from trainer.options.changed_settings import changed_settings
-from trainer.options.parser import AUTO, NONE, dump, load
+from trainer.options.parser import AUTO, NONE, dump
 from trainer.options.renamed import refuse_renamed_settings
 from trainer.process.distributed import Processes
 from trainer.process.interrupt import STOP_FILE
 from trainer.process.lease import held_lease
 from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
+from trainer.resumed_settings import load_settings, resumed_settings, with_fingerprints
 from trainer.run_files import CHECKPOINTS, LOG, MODEL, ROW_STARTS, SETTINGS
 from trainer.run_storage import Storage, empty_folder, fetch, local_folder
 from trainer.step import checkpoint
@@ -44,6 +44,9 @@ TEXT_OUTPUT = ("*.log", "*.txt", "*.out", "*.err")
 class Start:
     """Where a run begins."""
 
+    config: TrainConfig
+    """The settings that it goes on with, the fingerprints of its data and its history in them."""
+
     checkpoint: Checkpoint | None = None
     """What it goes on from; None: its settings say what it begins with."""
 
@@ -54,11 +57,17 @@ class Start:
     """There is nothing left to do."""
 
 
-def find_start(config: TrainConfig, resume: str) -> Start:
+def find_start(config: TrainConfig, resume: str, change: Sequence[str] = ()) -> Start:
     """Look at the run directory, and at the checkpoint that `resume` names; nothing is written.
 
+    Args:
+        config: the settings of the command.
+        resume: as `make_run` takes it.
+        change: assignments of `--change`.
+
     Raises:
-        UsageError: the run directory holds a run that would be overwritten, or the settings have changed.
+        UsageError: the run directory holds a run that would be overwritten, or the settings have changed otherwise than
+            by `change`, or cannot change so.
     """
     out = place_of(config.out)
     new = f"{out}-2"
@@ -68,23 +77,32 @@ def find_start(config: TrainConfig, resume: str) -> Start:
             f"--resume {NONE}. Or make a new one elsewhere: --out {new}. Or remove the directory first."
         )
     if resume == NONE or (resume == AUTO and not holds_run(out)):
-        return Start()
+        if change:
+            raise UsageError(
+                f"--change is of a run that goes on, and {out} holds none that does. Name one with --resume PATH, or "
+                "give a new run its settings as options."
+            )
+        note = "A new run has the settings that --config tells of from its first step on, without their history."
+        return Start(with_fingerprints(replace(config, history=[])), note=note if config.history else None)
     newest = checkpoint.find_latest(out / CHECKPOINTS)
     start = newest if resume == AUTO else checkpoint.find(place_of(resume))
-    if start is not None:
+    if newest is None and resume == AUTO and (origin := _branched_from(out)) is not None:
+        start = checkpoint.find(origin)
+    elif start is not None and resume != AUTO and _is_branch_of(start, place_of(resume), out):
+        start = newest or start
+    elif start is not None:
         _check_place(start, newest, out)
     saved = start.config if start is not None else _written_settings(out)
     refuse_renamed_settings(saved, str(start.path if start is not None else out / SETTINGS))
-    changed = changed_settings(saved, config)
-    if changed:
-        place = start.path.parent.parent if start is not None else out
-        raise UsageError(
-            f"The settings differ from those of {start.path if start is not None else out} (there -> now): "
-            f"{'; '.join(changed)}. Go on with the same ones (--config {place / SETTINGS}), or make a new run (--out "
-            f"{new}), from the weights of a finished or paused one if you like (--init RUN/{MODEL})."
-        )
-    if is_finished(out):
+    config = resumed_settings(config, start, saved, change, ALL_RECIPES)
+    if is_finished(out) and not _is_longer(config, start):
+        if start is not None and _is_new(config, saved):
+            raise UsageError(
+                f"The run in {out} is finished after {counted(start.step, 'step')}, so a change needs more of them to "
+                f"change: --change num_steps=N, above {start.step}, with it. Nothing was touched."
+            )
         return Start(
+            config,
             start,
             f"The run in {out} is finished; its model is {out / MODEL}. For a new one, give another directory "
             f"(--out {new}), and to train this model further --init {out / MODEL} with it.",
@@ -97,18 +115,22 @@ def find_start(config: TrainConfig, resume: str) -> Start:
                 "is no other. Nothing was touched. Get it again from where it was copied from, or remove it to begin "
                 "again from the start."
             )
-        return Start(None, f"The run in {out} ended before its first checkpoint: it begins again.")
+        return Start(config, None, f"The run in {out} ended before its first checkpoint: it begins again.")
     if holds_run(out):
         where = f"after step {start.step} of phase '{start.phase}'"
         note = f"The run in {out} is not finished: it goes on {where}. For a new one: --out {new}."
+        if config.history:
+            note += f" Its settings changed on the way: {'; '.join(map(str, config.history))}."
         if passed_over := checkpoint.find_incomplete(out / CHECKPOINTS):
             names = ", ".join(path.name for path in passed_over)
             note += f" Passed over, since a file of it is missing or not as it was written: {names}."
-        return Start(start, note)
-    return Start(start)
+        return Start(config, start, note)
+    return Start(config, start)
 
 
-def undamaged_start(found: Start, config: TrainConfig, resume: str, processes: Processes) -> Start:
+def undamaged_start(
+    found: Start, config: TrainConfig, resume: str, processes: Processes, change: Sequence[str] = ()
+) -> Start:
     """The same start, if every file of its checkpoint has the content that was written; otherwise, with `resume`
     "auto", that of the newest checkpoint which has. All processes together read all of it once.
 
@@ -125,7 +147,7 @@ def undamaged_start(found: Start, config: TrainConfig, resume: str, processes: P
             f"{'does' if len(damaged) == 1 else 'do'} not have the content that was written (SHA-256 in {MANIFEST})."
         )
         others = [one for one in checkpoint.find_all(start.path.parent) if one.path != start.path]
-        if resume != AUTO or not others:
+        if resume != AUTO or not others or not is_of_run(start, place_of(config.out)):
             raise UsageError(
                 f"{what} Nothing was loaded. Get it again from where it was copied from, or name another checkpoint "
                 f"with --resume{'' if others else '; there is no other beside it'}. To begin again from the start, "
@@ -136,7 +158,7 @@ def undamaged_start(found: Start, config: TrainConfig, resume: str, processes: P
             checkpoint.put_aside(start)
         processes.barrier()
         notes.append(f"{what} It was put aside as {checkpoint.damaged_name(start.path)}.")
-        found = find_start(config, resume)
+        found = find_start(config, resume, change)
     return replace(found, note=" ".join([*notes, found.note or ""]).strip() or None)
 
 
@@ -207,6 +229,35 @@ def is_of_run(start: Checkpoint, out: Place) -> bool:
     return start.path.parent.resolve() == (out / CHECKPOINTS).resolve()
 
 
+def _branched_from(out: Place) -> Place | None:
+    """The checkpoint of another run that the run in a directory began with; None: there is none."""
+    if not (out / LOG).is_file():
+        return None
+    records = read_log(out, pass_over_damage=True)
+    first = next((record for record in records if record.get("event") == "start"), {})
+    return place_of(first["resumed_from"]) if first.get("resumed_from") else None
+
+
+def _is_branch_of(start: Checkpoint, named: Place, out: Place) -> bool:
+    """Whether the run in `out` began with what `--resume` names, a checkpoint or a run, and so goes on by itself."""
+    origin = _branched_from(out)
+    if origin is None or is_of_run(start, out):
+        return False
+    if start.path.resolve() == named.resolve():
+        return start.path.resolve() == origin.resolve()
+    return start.path.parent.resolve() == origin.parent.resolve()
+
+
+def _is_longer(config: TrainConfig, start: Checkpoint | None) -> bool:
+    """Whether steps of the main training are left after a checkpoint."""
+    return start is not None and start.phase == "main" and config.num_steps > start.step
+
+
+def _is_new(config: TrainConfig, saved: Mapping[str, Any]) -> bool:
+    """Whether the last change is one that the checkpoint has not seen."""
+    return len(config.history) > len(saved.get("history") or ())
+
+
 def _check_place(start: Checkpoint, newest: Checkpoint | None, out: Place) -> None:
     """Raise UsageError if going on from `start` would mix or undo what `out` holds."""
     is_own = is_of_run(start, out)
@@ -229,12 +280,7 @@ def _written_settings(out: Place) -> Mapping[str, Any]:
             f"{out} holds something of a run, but neither a complete checkpoint nor {SETTINGS} to go on with. Give "
             f"another directory (--out {out}-2), or remove this one first."
         )
-    if isinstance(out, Path):
-        return load(out / SETTINGS, ALL_RECIPES).to_dict()
-    with TemporaryDirectory() as folder:
-        file = Path(folder, SETTINGS)
-        file.write_bytes((out / SETTINGS).read_bytes())
-        return load(file, ALL_RECIPES).to_dict()
+    return load_settings(out, ALL_RECIPES).to_dict()
 
 
 def prepare_directory(config: TrainConfig, phases: Sequence[Phase], start: Checkpoint | None) -> None:

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from models.images.fit import FINER
 from models.object_storage import StorageError, StoredObject
 from models.plain_text import PlainTextEncoder
 from models.printable import printable
+from trainer.change_history import SettingsChange
 from trainer.data.compose import as_segments, chosen_images, entered_anywhere, in_reading_order
 from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.document import Document, Image, Segment, Text
@@ -76,6 +77,34 @@ def _sums_before(sizes: Iterable[int]) -> list[int]:
     return [0, *itertools.accumulate(sizes)][:-1]
 
 
+@dataclass(frozen=True)
+class DataStart:
+    """Where the data goes on with other sources, weights or numbers of rows."""
+
+    step: int = 0
+    """The first step with them, from which rows are counted."""
+
+    rows_passed: Mapping[str, int] = field(default_factory=dict)
+    """Rows that each source has filled before; 0 of one that is not named."""
+
+    @classmethod
+    def of(cls, history: Sequence[SettingsChange]) -> DataStart:
+        """The last one of a run; the run's beginning without any."""
+        return next((cls(one.step, one.rows_passed) for one in reversed(history) if one.rows_passed is not None), cls())
+
+    def rows_passed_at(self, config: CorpusConfig, seed: int, step: int) -> dict[str, int]:
+        """Rows that each source has filled before a step, from the run's beginning on.
+
+        Args:
+            config: the data, as it is from here to `step`.
+            seed: of the run.
+            step: not before this one.
+        """
+        mixture = Mixture([source.weight for source in config.sources.values()], seed)
+        counts = mixture.before((step - self.step) * config.num_rows)
+        return {name: self.rows_passed.get(name, 0) + n for name, n in zip(config.sources, counts, strict=True)}
+
+
 class CorpusStream(RowStream):
     """The batches of a run: `stream(step)`.
 
@@ -87,6 +116,7 @@ class CorpusStream(RowStream):
         row_starts: the directory of a file for each source in which processes tell each other where rows begin; None:
             every process finds out by itself.
         tokenizer: what the text is written in; None: the one of `config`.
+        start: where a run that was changed on its way goes on; None: at its beginning.
 
     Raises:
         ValueError: a manifest is missing, the tokenizer has more tokens than the model, or the cache is too small for
@@ -102,8 +132,10 @@ class CorpusStream(RowStream):
         quarantine_file: Path | None = None,
         row_starts: Path | None = None,
         tokenizer: Tokenizer | None = None,
+        start: DataStart | None = None,
     ) -> None:
         self.config = config
+        self._start = start or DataStart()
         tokenizer = config.tokenizer() if tokenizer is None else tokenizer
         self._encode = PlainTextEncoder(tokenizer)
         self._tokenizer_text = tokenizer.to_str()
@@ -217,7 +249,13 @@ class CorpusStream(RowStream):
 
     def source_of(self, step: int, row: int) -> str:
         """The name of the source that a row is filled from."""
-        return self._names[self._mixture(step * self.config.num_rows + row)[0]]
+        return self._place(step, row)[0]
+
+    def _place(self, step: int, row: int) -> tuple[str, int]:
+        """The source of a row, and how many rows it has filled before."""
+        source, rank = self._mixture((step - self._start.step) * self.config.num_rows + row)
+        name = self._names[source]
+        return name, self._start.rows_passed.get(name, 0) + rank
 
     def row(self, step: int, row: int) -> Row:
         """One row of a batch.
@@ -246,7 +284,7 @@ class CorpusStream(RowStream):
 
     def _documents_of_row(self, name: str, step: int, row: int) -> Iterator[Document]:
         """The documents that a row is filled with, those left out of which nothing but broken images is left."""
-        _, rank = self._mixture(step * self.config.num_rows + row)
+        _, rank = self._place(step, row)
         placed, _ = self._filled(name, self._starts[name](rank), names_broken=True)
         for position, num_samples in placed:
             document = self._at(name, position, num_samples=num_samples).document
@@ -321,7 +359,7 @@ class CorpusStream(RowStream):
 
     def _random_documents(self, name: str, step: int, row: int) -> Iterator[Document]:
         """Endless documents of a source, drawn at random from the window that a row lies in."""
-        _, rank = self._mixture(step * self.config.num_rows + row)
+        _, rank = self._place(step, row)
         window = self._orders[name].window(self._starts[name](rank))
         num_dropped, broken_before = 0, self._quarantine.num_broken
         for number in itertools.count():

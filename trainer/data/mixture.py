@@ -47,9 +47,14 @@ class Mixture:
     def __call__(self, row: int) -> tuple[int, int]:
         """The source of a row, counted over the whole run, and how many rows before it had the same source."""
         block, place = divmod(row, BLOCK)
-        order = _block_order(self.quotas, self._seed, block)
-        source = int(order[place])
-        return source, block * self.quotas[source] + int((order[:place] == source).sum())
+        source = int(_block_order(self.quotas, self._seed, block)[place])
+        return source, self.before(row)[source]
+
+    def before(self, row: int) -> list[int]:
+        """How many of the rows before one are of each source."""
+        block, place = divmod(row, BLOCK)
+        begun = np.bincount(_block_order(self.quotas, self._seed, block)[:place], minlength=len(self.quotas))
+        return [block * quota + int(count) for quota, count in zip(self.quotas, begun, strict=True)]
 
 
 @lru_cache(maxsize=4)

@@ -11,6 +11,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
     {
         *("parallel", "memory", "logging", "checkpoint", "profile"),
         *("out", "max_minutes", "max_skipped_in_a_row", "device", "num_threads", "num_workers", "compile"),
+        "history",
     }
 )
 """Settings, or groups of them, that do not decide what is learned, so that a resumed run may have others."""
@@ -27,16 +28,21 @@ def changed_settings(saved: Mapping[str, Any], now: Any) -> list[str]:
             written before there was such a setting, had its default.
         now: a dataclass.
     """
-    before, after = _flatten(_plain(_completed(saved, now))), _flatten(_plain(now))
+    before, after = flattened(completed_settings(saved, now)), flattened(_plain(now))
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in sorted(before.keys() | after.keys())
-        if not _may_change(key, after) and before.get(key, _ABSENT) != after.get(key, _ABSENT)
+        if not decides_nothing(key, after) and before.get(key, _ABSENT) != after.get(key, _ABSENT)
     ]
 
 
-def _may_change(key: str, now: Mapping[str, Any]) -> bool:
-    """Whether a flattened setting may differ on resume."""
+def completed_settings(saved: Mapping[str, Any], now: Any) -> dict[str, Any]:
+    """Saved settings as plain lists, dicts and numbers, with the defaults of those that they lack."""
+    return _plain(_completed(saved, now))
+
+
+def decides_nothing(key: str, now: Mapping[str, Any]) -> bool:
+    """Whether a setting may differ on resume, by its dotted name; `now` are the flattened settings."""
     head, _, rest = key.partition(".")
     last = rest.rpartition(".")[2]
     if head == "corpus" and last == "fingerprint":
@@ -74,8 +80,9 @@ def _plain(settings: Any) -> Any:
     return json.loads(json.dumps(settings, default=dataclasses.asdict))
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

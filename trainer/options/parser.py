@@ -37,6 +37,9 @@ class Command:
     estimate: str | None = None
     """GPUs and the GB of each, to estimate the run for instead of running it."""
 
+    change: tuple[str, ...] = ()
+    """`NAME=VALUE` of settings that are others from here on."""
+
     dry_run: int | None = None
     """So many steps to try out instead of the run, with nothing written."""
 
@@ -57,7 +60,8 @@ def make_parser(
     )
     parser = jsonargparse.ArgumentParser(
         prog=program,
-        usage=f"{program} {named} [--config FILE] [--resume auto|none|PATH] [--print_config] [--OPTION VALUE ...]",
+        usage=f"{program} {named} [--config FILE] [--resume auto|none|PATH] "
+        "[--change NAME=VALUE ...] [--print_config] [--OPTION VALUE ...]",
         description=f"{named.strip('[]')} is one of: "
         + "; ".join(f"{name}: {_first_line(function).removesuffix('.')}" for name, function in recipes.items())
         + f". Defaults below are those of {config.recipe}. Exit code: 0 done or paused by max_minutes, 1 stopped by a "
@@ -78,6 +82,15 @@ def make_parser(
         help="auto: go on with an unfinished run in the run directory from its newest checkpoint, or start where there "
         "is none; none: a new run, refused where there is one; PATH: go on from this checkpoint or run directory. "
         "Nothing of a run is ever overwritten by another one.",
+    )
+    parser.add_argument(
+        "--change",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="Go on with other settings and keep what was learned, AdamW's state and the place in the data: "
+        'optim.lr=3e-4 num_steps=20000 \'corpus.sources.NAME={"manifest": "DIR"}\' corpus.sources.OTHER=null.',
     )
     parser.add_argument(
         "--estimate",
@@ -104,6 +117,7 @@ def make_parser(
     defaults = {setting.name: getattr(config, setting.name) for setting in dataclasses.fields(TrainConfig)}
     if config.corpus is not None:
         defaults["corpus"] = dataclasses.asdict(config.corpus)  # it cannot print dataclasses within a dictionary
+    defaults["history"] = [dataclasses.asdict(change) for change in config.history]
     meanings = {setting.arg_name: setting.description for setting in parse_from_object(TrainConfig).params}
     for name, default in defaults.items():
         meaning = " ".join((meanings.get(name) or "").split()) or None
@@ -152,13 +166,28 @@ def _parse(options: list[str], recipes: Recipes, name: str, program: str, named:
         sentence = sentence_of(error, options, TrainConfig)
         raise UsageError(f"{sentence} All options and their values: {program} {name} --print_config") from error
     asked = {name: values.pop(name) for name in ("resume", "estimate", "dry_run")}
+    asked["change"] = tuple(values.pop("change"))
     del values["config"]
     if (manifest := values.pop("manifest", None)) is not None:
         values["corpus"] = with_manifest(values["corpus"], manifest)
     if asked["dry_run"] is not None and asked["dry_run"] < 1:
         raise UsageError(f"dry_run is {asked['dry_run']}; expected 1 or more steps.")
+    if asked["change"] and (asked["dry_run"] is not None or asked["estimate"] is not None):
+        raise UsageError("--change is of a run that goes on; expected neither --dry_run nor --estimate with it.")
     refuse_non_finite(values)
     return Command(TrainConfig(**values), **asked)
+
+
+def settings_of(values: Mapping[str, Any], recipes: Recipes) -> TrainConfig:
+    """The inverse of `TrainConfig.to_dict`. Raises UsageError if a value is of another type, or not a possible one."""
+    parser = make_parser(recipes[values["recipe"]](), recipes)
+    try:
+        parsed = parser.instantiate(parser.parse_object(dict(values))).as_dict()
+        settings = {setting.name: parsed[setting.name] for setting in dataclasses.fields(TrainConfig)}
+        refuse_non_finite(settings)
+        return TrainConfig(**settings)
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise UsageError(sentence_of(error, [], TrainConfig)) from error
 
 
 def refuse_non_finite(values: Any, name: str = "") -> None:
@@ -197,7 +226,7 @@ def dump(config: TrainConfig, recipes: Recipes) -> str:
     """`config` as YAML that `--config` reads back."""
     parser = make_parser(config, recipes)
     values = parser.get_defaults()
-    for name in ("resume", "estimate", "dry_run", "manifest"):
+    for name in ("resume", "change", "estimate", "dry_run", "manifest"):
         values.pop(name, None)
     return parser.dump(values, skip_unset=False)  # a null is a setting too
 

@@ -11,7 +11,7 @@ from models.frozen import freeze
 from trainer.errors import UsageError
 from trainer.recipes import FINETUNING, RECIPES
 from trainer.recipes.paper import ablation_model, paper_optim
-from trainer.run import with_fingerprints
+from trainer.resumed_settings import with_fingerprints
 from trainer.step.optimizer import parameter_groups
 
 
