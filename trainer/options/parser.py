@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -182,7 +183,7 @@ def settings_of(values: Mapping[str, Any], recipes: Recipes) -> TrainConfig:
     """The inverse of `TrainConfig.to_dict`. Raises UsageError if a value is of another type, or not a possible one."""
     parser = make_parser(recipes[values["recipe"]](), recipes)
     try:
-        parsed = parser.instantiate(parser.parse_object(dict(values))).as_dict()
+        parsed = parser.instantiate(parser.parse_object(copy.deepcopy(dict(values)))).as_dict()  # it changes its lists
         settings = {setting.name: parsed[setting.name] for setting in dataclasses.fields(TrainConfig)}
         refuse_non_finite(settings)
         return TrainConfig(**settings)

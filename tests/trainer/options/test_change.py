@@ -114,3 +114,6 @@ def test_a_history_stands_in_the_settings_file(tmp_path):
     config = replace(after, history=[SettingsChange("main", 3, settings, {"a": 5})])
     (tmp_path / "config.yaml").write_text(dump(config, ALL_RECIPES))
     assert load(tmp_path / "config.yaml", ALL_RECIPES) == config
+    values = config.to_dict()
+    assert settings_of(values, ALL_RECIPES) == config
+    assert values == config.to_dict()  # as it was
