@@ -170,11 +170,12 @@ def test_each_source_goes_on_in_its_order(sources):
         return CorpusConfig(named, num_rows=4, row_tokens=96)
 
     before, after = config(a=1.0, b=3.0), config(a=2.0, c=1.0)
-    whole = first_samples(CorpusStream(before, tiny().model, seed=0), range(30))
+    whole = first_samples(CorpusStream(before, tiny().model, seed=0), range(50))
     positions = positions_at(before, 0, DataStart(), 6)
     assert sum(positions.values()) == 24
     start = DataStart(6, {"a": positions["a"]})
     changed = first_samples(CorpusStream(after, tiny().model, seed=0, start=start), range(6, 16))
+    assert len(whole["a"]) > positions["a"] + len(changed["a"])
     assert changed["a"] == whole["a"][positions["a"] :][: len(changed["a"])]
     anew = first_samples(CorpusStream(config(c=1.0), tiny().model, seed=0), range(4))
     assert changed["c"] == anew["c"][: len(changed["c"])]
