@@ -11,7 +11,7 @@ import torch
 
 from trainer.change_history import ChangedSetting, SettingsChange
 from trainer.data.config import CorpusConfig, SourceConfig
-from trainer.data.corpus_stream import CorpusStream, DataStart, positions_at
+from trainer.data.corpus_stream import CorpusStream, DataStart
 from trainer.data.stream import Stream
 from trainer.logging.log_file import read_log
 from trainer.options.parser import load
@@ -140,22 +140,30 @@ def test_sources_come_and_go_and_keep_their_positions(sources, tmp_path, capsys)
     command = ["tiny", "--config", str(file), "--out", str(out), "--checkpoint.every", "1"]
     assert main(command) == 0
     added = json.dumps({"manifest": sources["c"]})
-    change = (f"corpus.sources.c={added}", "corpus.sources.b=null", "corpus.sources.a.weight=3", "num_steps=5")
+    change = (
+        f"corpus.sources.d={added}",
+        f"corpus.sources.c={added}",
+        "corpus.sources.b=null",
+        "corpus.sources.a.weight=3",
+        "num_steps=5",
+    )
     assert main([*command, "--change", *change]) == 0
     shutil.rmtree(out / "model")
     assert main(command) == 0
     config = load(out / "config.yaml", ALL_RECIPES)
-    assert config.corpus.sources.keys() == {"a", "c"}
+    assert list(config.corpus.sources) == ["a", "c", "d"]
+    assert list(find_latest(out / "checkpoints").config["corpus"]["sources"]) == ["a", "c", "d"]
     [change] = config.history
-    assert change.positions.keys() == {"a"}
+    assert change.rows_passed.keys() == {"a"}
+    assert 0 < change.rows_passed["a"] < 6
     assert [s["step"] for s in steps(out)] == [1, 2, 3, 4, 5]
-    assert steps(out)[-1].keys() >= {"loss_text/a", "loss_text/c"}
+    assert steps(out)[-1].keys() >= {"loss_text/a", "loss_text/c", "loss_text/d"}
     assert main([*command, "--change", f"corpus.sources.c.manifest={sources['b']}", "num_steps=9"]) == 2
     assert "has changed since it was indexed" in capsys.readouterr().err
 
 
 def first_samples(stream, steps):
-    """By source, the first sample of each of its rows, which comes from its order."""
+    """By source, the first sample of each of its rows."""
     found = {}
     for step in steps:
         for row in range(stream.num_rows):
@@ -171,16 +179,16 @@ def test_each_source_goes_on_in_its_order(sources):
 
     before, after = config(a=1.0, b=3.0), config(a=2.0, c=1.0)
     whole = first_samples(CorpusStream(before, tiny().model, seed=0), range(50))
-    positions = positions_at(before, 0, DataStart(), 6)
-    assert sum(positions.values()) == 24
-    start = DataStart(6, {"a": positions["a"]})
+    passed = DataStart().rows_passed_at(before, 0, 6)
+    assert sum(passed.values()) == 24
+    start = DataStart(6, {"a": passed["a"]})
     changed = first_samples(CorpusStream(after, tiny().model, seed=0, start=start), range(6, 16))
-    assert len(whole["a"]) > positions["a"] + len(changed["a"])
-    assert changed["a"] == whole["a"][positions["a"] :][: len(changed["a"])]
+    assert len(whole["a"]) > passed["a"] + len(changed["a"])
+    assert changed["a"] == whole["a"][passed["a"] :][: len(changed["a"])]
     anew = first_samples(CorpusStream(config(c=1.0), tiny().model, seed=0), range(4))
     assert changed["c"] == anew["c"][: len(changed["c"])]
-    again = positions_at(after, 0, start, 16)
-    assert again == {"a": positions["a"] + len(changed["a"]), "c": len(changed["c"])}
+    again = start.rows_passed_at(after, 0, 16)
+    assert again == {"a": passed["a"] + len(changed["a"]), "c": len(changed["c"])}
     assert DataStart.of([SettingsChange("main", 6, [], {"a": 1}), SettingsChange("main", 7, [])]) == DataStart(
         6, {"a": 1}
     )

@@ -132,8 +132,8 @@ def _reason(changed: ChangedSetting, phase: str) -> str | None:
         return "it says what the run began with. A new run can begin otherwise: --out DIR."
     if name == "corpus.row_tokens" or name == "corpus.window_shards":
         return (
-            "it decides which samples a row takes, so that no source's position would hold. A new run with it can start "
-            "from these weights: --init RUN/model."
+            "it decides which samples a row takes, so that no source's position would hold. A new run with it can "
+            "start from these weights: --init RUN/model."
         )
     if head == "corpus" or head == "data":
         return (
