@@ -14,9 +14,6 @@ from pathlib import Path
 
 from models.write_errors import writing
 
-NUM_AHEAD = 16
-"""So many rows are filled at once by the process that needs one, while others wait."""
-
 _ENTRY = struct.Struct("<Q")
 
 
@@ -72,7 +69,7 @@ class RowStarts:
             while num_known and self._read(num_known) == 0:  # of a machine that lost its power
                 num_known -= 1
             start = self._read(num_known) or 0
-            while num_known < rank + NUM_AHEAD:
+            while num_known < rank:  # no further: that would need shards which are not at hand yet
                 start = self._next_row(start)
                 num_known += 1
                 with writing(path):
