@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.atomic_files import UNFINISHED, put_in_place
+from models.atomic_files import UNFINISHED, put_in_place, wait_for_disk
 from models.object_storage import StoredObject, describe, download
 from models.urls import shown_url
 from models.write_errors import writing
@@ -90,12 +90,15 @@ class ShardCache:
             if (found.size_bytes, found.etag) != (shard.size_bytes, shard.etag):
                 raise BrokenSampleError(changed_sentence(shard, found))
             with writing(path, shard.size_bytes):
-                put_in_place(unfinished, path)
+                wait_for_disk(unfinished)
+                with self._lock("room"):  # who counts meanwhile would see neither name
+                    put_in_place(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
 
     def _make_room(self, shard: StoredObject, unfinished: Path) -> None:
-        """Remove others until there is room, and take it by a file that has the shard's size already."""
+        """Remove others until there is room, and take it by a file in whose name the shard's size stands: an unfinished
+        one has fewer bytes than it will have."""
         with self._lock("room"):
             held: list[tuple[float, int, Path]] = []
             for entry in os.scandir(self.directory):
@@ -104,8 +107,7 @@ class ShardCache:
                     if path == unfinished or (entry.name.endswith(UNFINISHED) and self._is_left_over(path)):
                         path.unlink()
                     elif entry.name.endswith((SUFFIX, UNFINISHED)):
-                        stat = entry.stat()
-                        held.append((stat.st_mtime, stat.st_size, path))
+                        held.append((entry.stat().st_mtime, _size_in(entry.name), path))
             num_bytes = sum(size for _, size, _ in held)
             for _, size, path in sorted(held):
                 if num_bytes + shard.size_bytes <= self.limit_bytes:
@@ -113,8 +115,8 @@ class ShardCache:
                 if path.name.endswith(SUFFIX):
                     path.unlink(missing_ok=True)
                     num_bytes -= size
-            with writing(unfinished, shard.size_bytes), unfinished.open("wb") as file:
-                file.truncate(shard.size_bytes)
+            with writing(unfinished, shard.size_bytes):
+                unfinished.touch()
 
     def _is_left_over(self, unfinished: Path) -> bool:
         """Whether nobody is writing an unfinished file: its process was killed."""
@@ -143,7 +145,14 @@ class ShardCache:
 def _name(shard: StoredObject) -> str:
     """Of its file: another one for another content."""
     identity = f"{shard.url}\n{shard.size_bytes}\n{shard.etag}"
-    return hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return f"{digest}-{shard.size_bytes}"
+
+
+def _size_in(name: str) -> int:
+    """The bytes of a shard whose file has this name."""
+    size = name.partition(".")[0].rpartition("-")[2]
+    return int(size) if size.isdecimal() else 0
 
 
 def _is_whole(path: Path, shard: StoredObject) -> bool:
