@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -76,7 +77,10 @@ class _Ahead:
                 self._taken.put((copy.deepcopy(item) if is_shared else item, None))
                 del item
         except BaseException as raised:
+            traceback.clear_frames(raised.__traceback__)  # they hold the iterator, and with it the worker processes
             error = raised
+        finally:
+            del items
         self._taken.put((None, error))
 
     def __iter__(self) -> _Ahead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -84,6 +85,7 @@ def test_what_a_worker_fails_with_is_told_in_its_step(tmp_path):
             assert len(next(steps)) == len(ROWS)
         with pytest.raises(KeyError, match="a broken step"):
             next(steps)
+    assert not multiprocessing.active_children()  # though the error is still told to who asks again
 
 
 def test_the_end_does_not_wait_for_a_worker_that_hangs(tmp_path, monkeypatch):
