@@ -176,6 +176,7 @@ def s3_bucket(name: str = "bucket") -> Iterator[Bucket]:
     programs that are started meanwhile, find server and credentials."""
     pytest.importorskip("moto", reason="moto, an S3 server for tests, is not installed: pip install moto[s3] flask")
     import boto3
+    import s3fs
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -191,9 +192,19 @@ def s3_bucket(name: str = "bucket") -> Iterator[Bucket]:
         }.items():
             patch.setenv(variable, value)
         client = boto3.client("s3", endpoint_url=endpoint)
+        _forget_everything(host, port)
         client.create_bucket(Bucket=name)
+        s3fs.S3FileSystem.clear_instance_cache()  # one that is kept asks the server of an earlier test
         try:
             yield Bucket(f"s3://{name}", endpoint, client)
         finally:
             client.close()
             server.stop()
+
+
+def _forget_everything(host: str, port: int) -> None:
+    """moto keeps what an earlier server of this process was given."""
+    connection = http.client.HTTPConnection(host, port)
+    connection.request("POST", "/moto-api/reset")
+    assert connection.getresponse().status == 200
+    connection.close()

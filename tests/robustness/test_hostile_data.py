@@ -314,14 +314,14 @@ def test_a_file_that_vanishes_or_may_not_be_read_ends_the_command_and_the_same_g
     files = [archive(tmp_path / f"{number}.tar", pairs("0")) for number in range(2)]
     from trainer.data.sources import tar
 
-    opened = tar.open_regular
+    opened = tar.open_place
 
-    def refuse(path):
-        if path == files[1]:
-            raise PermissionError(13, "Permission denied", str(path))
-        return opened(path)
+    def refuse(place):
+        if str(place) == str(files[1]):
+            raise PermissionError(13, "Permission denied", str(place))
+        return opened(place)
 
-    monkeypatch.setattr(tar, "open_regular", refuse)
+    monkeypatch.setattr(tar, "open_place", refuse)
     arguments = [*map(str, files), "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert f"{files[1]} cannot be read: Permission denied. Mend that, or leave the file out" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_a_model_is_taught_to_answer(tiny_model, questions, tmp_path):
         "--num_threads",
         "1",
     ]
-    whole = ["--precision", "float32"]  # else what is frozen is rounded
+    whole = ["--precision", "float32", "--parallel.gather_dtype", "float32"]  # else what is frozen is rounded
     assert main(["vqa", "--init", str(tiny_model), "--out", str(out), *options, *sizes, *whole]) == 0
     steps = [record for record in read_log(out) if "event" not in record]
     assert all(step["loss_text"] > 0 and step["loss_image"] is None for step in steps)

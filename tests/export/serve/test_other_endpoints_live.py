@@ -6,9 +6,11 @@ import openai
 import pytest
 from PIL import Image
 
+from image_urls import data_url as data_url_of
 from image_urls import image_of, same_image
 from live_server import LiveServer
 from models import MMInterleaved
+from server_process import TOY
 
 PROMPT = "a snail left of a rocket on a green background"
 TOOL = {"type": "image_generation", "partial_images": 2}
@@ -43,7 +45,11 @@ def test_responses_tell_in_openai_s_order(server: LiveServer):
     assert [event.partial_image_index for event in events[5:7]] == [0, 1]
     assert image_of(events[5].partial_image_b64).size == (32, 32)
     assert events[-1].response.output[0].result == events[-2].item.result
-    with client.responses.stream(model="toy", input=PROMPT, max_output_tokens=30) as stream:
+    with Image.open(TOY / "samples/caption_0.png") as image:  # after a prompt that is no question, it writes on and on
+        caption = [{"type": "input_image", "image_url": data_url_of(image), "detail": "auto"}]
+    caption.append({"type": "input_text", "text": " a photo of"})
+    asked = [{"role": "user", "content": caption}]
+    with client.responses.stream(model="toy", input=asked, max_output_tokens=60) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_response()
     assert kinds[-1] == "response.completed"
