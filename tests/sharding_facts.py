@@ -153,7 +153,7 @@ def write_started(out: str, stored_in: str, shard_size: int, shard_layers: bool)
         stored = {named[name]: StoredTensor(weights, name) for name in IN_FILES}
         stored = keep_in_files(module, stored, has_others=processes.is_first)
         stack = module.stack if shard_layers else None
-        parallel = ParallelModule(module, processes, torch.device("cpu"), shard_size, stack, stored)
+        parallel = ParallelModule(module, processes, torch.device("cpu"), shard_size, stack, stored=stored)
         assert not stored, "all of them were read"
         assert module.tied.weight is module.outside.weight
         held = sum(map(numbers_of, module.parameters()))
