@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmfs.compiled import FOLDER, InstructionSet, best_instruction_set
-from mmfs.kernels.launch import OLDEST_CAPABILITY, compile_instance
-from mmfs.kernels.nvrtc import find_nvrtc
+from mmfs.kernels.launch import compile_instance, why_too_old
+from mmfs.kernels.nvrtc import why_no_nvrtc
 from mmfs.kernels.source import Instance
 
 NUM_THREADS_ENTRY: Final = "mmfs.intra_op_num_threads"
@@ -57,10 +57,7 @@ def why_not() -> str | None:
 
 def why_not_cuda() -> str | None:
     """Why nodes on the CUDA execution provider are computed by their bodies; None if the CUDA kernels compute them."""
-    if find_nvrtc() is None:
-        packages = "nvidia-cuda-nvrtc, or nvidia-cuda-nvrtc-cu12 for CUDA 12"
-        return f"NVRTC, which compiles the CUDA kernels, was not found: pip install {packages}"
-    return why_not()
+    return why_no_nvrtc() or why_not()
 
 
 def register(session_options: Any) -> None:
@@ -107,13 +104,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
 def _machine_code(kernel: bytes, major: int, minor: int, num_bytes: Any) -> int:
     """For kernels/onnxruntime_node.cpp: the address of a kernel's machine code, or of a sentence with -1 bytes."""
     try:
-        if (major, minor) < OLDEST_CAPABILITY:
-            oldest = ".".join(map(str, OLDEST_CAPABILITY))
-            raise ValueError(  # noqa: TRY301: what follows may raise too
-                f"The GPU has compute capability {major}.{minor}, and mmfs's CUDA kernels need {oldest} or later. "
-                "Give the session the CPU execution provider alone, or load the model without mmfs.onnxruntime."
-            )
-        image = compile_instance(Instance.named(kernel.decode()), f"sm_{major}{minor}")
+        image = _compiled(kernel.decode(), major, minor)
         num_bytes[0] = len(image)
     except Exception as error:  # noqa: BLE001: nothing may leave a function that C++ calls
         image = str(error).encode() + b"\0"
@@ -122,6 +113,15 @@ def _machine_code(kernel: bytes, major: int, minor: int, num_bytes: Any) -> int:
     address: int | None = ctypes.cast(ctypes.c_char_p(image), ctypes.c_void_p).value
     assert address is not None, "bytes lie somewhere"
     return address
+
+
+def _compiled(kernel: str, major: int, minor: int) -> bytes:
+    if (reason := why_too_old((major, minor))) is not None:
+        raise ValueError(
+            f"{reason[0].upper()}{reason[1:]}. Give the session the CPU execution provider alone, or load the model "
+            "without mmfs.onnxruntime."
+        )
+    return compile_instance(Instance.named(kernel), f"sm_{major}{minor}")
 
 
 _kept: dict[tuple[bytes, int, int], bytes] = {}

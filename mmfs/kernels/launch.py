@@ -13,7 +13,7 @@ import torch
 
 from mmfs.kernels.arguments import LAYOUT, KernelArguments
 from mmfs.kernels.cache import cache_key, cached_binary
-from mmfs.kernels.nvrtc import OPTIONS, find_nvrtc, nvrtc
+from mmfs.kernels.nvrtc import OPTIONS, nvrtc, why_no_nvrtc
 from mmfs.kernels.plan import SHARED_BYTES, Launch
 from mmfs.kernels.source import Instance, source_of
 
@@ -24,18 +24,19 @@ OLDEST_CAPABILITY = (8, 0)
 @cache
 def why_not_launch(device_index: int) -> str | None:
     """Why this GPU cannot run the kernels; None if it can."""
-    capability = torch.cuda.get_device_capability(device_index)
-    if capability < OLDEST_CAPABILITY:
-        return (
-            f"the GPU has compute capability {capability[0]}.{capability[1]}, and mmfs's CUDA kernels need "
-            f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} or later"
-        )
+    if (reason := why_too_old(torch.cuda.get_device_capability(device_index))) is not None:
+        return reason
     if find_spec("cupy") is None:
         return "CuPy is not installed: pip install 'mmfs[cuda]', or 'mmfs[cuda12]' for CUDA 12"
-    if find_nvrtc() is None:
-        packages = "nvidia-cuda-nvrtc, or nvidia-cuda-nvrtc-cu12 for CUDA 12"
-        return f"NVRTC, which compiles the kernels, was not found: pip install {packages}"
-    return None
+    return why_no_nvrtc()
+
+
+def why_too_old(capability: tuple[int, int]) -> str | None:
+    """Why a GPU of this compute capability, major and minor, cannot run the kernels; None if it can."""
+    if capability >= OLDEST_CAPABILITY:
+        return None
+    own, oldest = (f"{major}.{minor}" for major, minor in (capability, OLDEST_CAPABILITY))
+    return f"the GPU has compute capability {own}, and mmfs's CUDA kernels need {oldest} or later"
 
 
 class CudaDevice:

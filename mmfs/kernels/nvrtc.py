@@ -51,6 +51,14 @@ def find_nvrtc(versions: Sequence[int] | None = None) -> Path | str | None:
     return None
 
 
+def why_no_nvrtc() -> str | None:
+    """Why kernels cannot be compiled here, in words with the way out; None if `find_nvrtc` finds one."""
+    if find_nvrtc() is None:
+        packages = "nvidia-cuda-nvrtc, or nvidia-cuda-nvrtc-cu12 for CUDA 12"
+        return f"NVRTC, which compiles the CUDA kernels, was not found: pip install {packages}"
+    return None
+
+
 def _versions() -> list[int]:
     own = None if torch.version.cuda is None else int(torch.version.cuda.partition(".")[0])
     return sorted(SONAMES, key=lambda version: (version != own, -version))

@@ -17,7 +17,7 @@ from torch import Tensor
 from emulated_calls import assert_agrees, run_mmfs_attention, run_ms_deform_attn
 from mmfs import autograd, compiled, cuda, embedding_bag
 from mmfs.arguments import MMFSAttentionArguments, MMFSAttentionGradients, MSDeformAttnArguments
-from mmfs.kernels import calls, launch, value_gradient
+from mmfs.kernels import calls, launch, nvrtc, value_gradient
 from mmfs.kernels.launch import CudaDevice
 from mmfs.kernels.plan import Channels, plan_rows, plan_splits, share_channels
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
@@ -65,7 +65,7 @@ def test_a_gpu_that_is_too_old_is_refused_with_the_reason(
     asked = []
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: asked.append(index) or capability)
     monkeypatch.setattr(launch, "find_spec", lambda name: object())
-    monkeypatch.setattr(launch, "find_nvrtc", lambda: "libnvrtc.so.12")
+    monkeypatch.setattr(nvrtc, "find_nvrtc", lambda: "libnvrtc.so.12")
     launch.why_not_launch.cache_clear()
     value: Any = OfCuda()
     assert cuda.why_not(value) == sentence

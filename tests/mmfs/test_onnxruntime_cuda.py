@@ -18,6 +18,7 @@ from torch import Tensor
 
 import mmfs.onnxruntime
 from emulated_driver import EmulatedGpu, gpu_maker
+from mmfs.kernels import nvrtc
 from mmfs.kernels.source import Instance
 from node_cases import FLAT, node_and_inputs, reference
 from numerics import assert_within_error_budget
@@ -243,7 +244,7 @@ def test_what_cannot_be_compiled_is_a_sentence() -> None:
 
 
 def test_without_nvrtc_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mmfs.onnxruntime, "find_nvrtc", lambda: None)
+    monkeypatch.setattr(nvrtc, "find_nvrtc", lambda: None)
     reason = mmfs.onnxruntime.why_not_cuda()
     assert reason is not None
     assert "pip install nvidia-cuda-nvrtc" in reason

@@ -13,6 +13,7 @@ from export.components.component import Component, Tolerances
 from export.runtime import Session
 from export.runtime.onnxruntime_runner import OnnxRuntimeRunner, who_computes, why_no_custom_operators
 from export.validate.parity import relative_error
+from mmfs.kernels import nvrtc
 
 CPU = torch.device("cpu")
 
@@ -57,9 +58,9 @@ def test_on_a_gpu_nodes_are_computed_by_the_cuda_kernels_where_these_can_be_comp
 ) -> None:
     if (reason := mmfs.onnxruntime.why_not()) is not None:
         pytest.skip(reason)
-    monkeypatch.setattr(mmfs.onnxruntime, "find_nvrtc", lambda: "libnvrtc.so")
+    monkeypatch.setattr(nvrtc, "find_nvrtc", lambda: "libnvrtc.so")
     assert why_no_custom_operators(torch.device("cuda", 1)) is None
-    monkeypatch.setattr(mmfs.onnxruntime, "find_nvrtc", lambda: None)
+    monkeypatch.setattr(nvrtc, "find_nvrtc", lambda: None)
     reason = why_no_custom_operators(torch.device("cuda", 1))
     assert reason is not None
     assert reason.startswith("NVRTC, which compiles the CUDA kernels, was not found")
