@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from trainer.data.document import Text
@@ -14,29 +15,29 @@ from trainer.evaluation.tasks import true_image
 
 def stories(demo: Demo) -> str:
     """Stories in four frames."""
-    if not demo.stories:
-        return ""
-    cards = "".join(f'<div class="panel told">{_told(told)}</div>' for told in demo.stories)
-    return (
-        "<p>The model gets the first sentence. What is blue is its own, in this order: it plans an image in writing, "
+    return _section(
+        [_told(told) for told in demo.stories],
+        "The model gets the first sentence. What is blue is its own, in this order: it plans an image in writing, "
         "draws it, reads it back, writes the next sentence, plans and draws again, and decides itself when to draw and "
-        f"when to stop. Plans are in italics.</p>{_choice(len(demo.stories))}{cards}"
+        "when to stop. Plans are in italics.",
     )
 
 
 def label_maps(demo: Demo) -> str:
     """Silhouettes that became images."""
-    if not demo.label_maps:
-        return ""
-    cards = "".join(f'<div class="panel told">{_told(told)}{_truth(told)}</div>' for told in demo.label_maps)
-    return (
-        "<p>Coloured silhouettes and a caption: the model plans in writing what stands where (column and row of a "
-        f"10 × 10 grid), and draws it.</p>{_choice(len(demo.label_maps))}{cards}"
+    return _section(
+        [_told(told) + _truth(told) for told in demo.label_maps],
+        "Coloured silhouettes and a caption: the model plans in writing what stands where (column and row of a "
+        "10 × 10 grid), and draws it.",
     )
 
 
-def _choice(num: int) -> str:
-    return f'<p class="note">The first {num} held-out examples, not the best ones.</p>'
+def _section(cards: Sequence[str], said: str) -> str:
+    """The cards below what is said of them; nothing without cards."""
+    if not cards:
+        return ""
+    shown = "".join(f'<div class="panel told">{card}</div>' for card in cards)
+    return f'<p>{said}</p><p class="note">The first {len(cards)} held-out examples, not the best ones.</p>{shown}'
 
 
 def _told(told: Told) -> str:
