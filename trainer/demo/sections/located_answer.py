@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from models.generation.boxes import Box
 from trainer.data.document import Document, Image, Text
 from trainer.demo.content import LocatedAnswer
 from trainer.demo.images import img
@@ -56,43 +55,39 @@ def located_answer(located: LocatedAnswer, name: str, without_mmfs: Answered | N
     images = [segment for segment in prompt if isinstance(segment, Image)]
     last = max(place for place, segment in enumerate(prompt) if isinstance(segment, Image))
     question = "".join(segment.text for segment in prompt[last:] if isinstance(segment, Text)).strip()
-    boxes = [read_box(text) for text in (document.truth["answer"], str(located.answered.answer))]
-    box = _boxes(boxes, len(located.words)) if "box" in document.truth else ""
-    figures = "".join(
-        _figure(located, place, image, f"{name}-{place}", document.truth["images"][place], len(images), box)
-        for place, image in enumerate(images)
-    )
+    box = _boxes(located) if "box" in document.truth else ""
+    figures = "".join(_figure(located, place, image, f"{name}-{place}", box) for place, image in enumerate(images))
     shown = f'<div class="seen{" several" if len(images) > 1 else ""}">{figures}</div>'
     verdict = f'<p class="verdict">{_verdict(located.answered)}</p>'
     return (
-        f'<article class="located">{shown}<div class="told-words">{_words(located, name, question)}{_buttons()}'
+        f'<article class="located">{shown}<div>{_words(located, name, question)}{_buttons()}'
         f"{_captions(located)}{verdict}{_without_mmfs(without_mmfs)}</div></article>"
     )
 
 
-def _figure(
-    located: LocatedAnswer, place: int, image: Image, name: str, facts: dict[str, Any], num_images: int, box: str
-) -> str:
+def _figure(located: LocatedAnswer, place: int, image: Image, name: str, box: str) -> str:
     """An image, and over it for each word what was looked at."""
+    all_facts = located.answered.document.truth["images"]
+    is_one_of_several = len(all_facts) > 1
     layers = ""
     for number, word in enumerate(located.words):
         points, share = word.points[place], word.shares[place]
-        frame = f'<rect class="frame" width="1" height="1" stroke-opacity="{share:.2f}"/>' if num_images > 1 else ""
+        frame = f'<rect class="frame" width="1" height="1" stroke-opacity="{share:.2f}"/>' if is_one_of_several else ""
         layers += f'<g class="step word{number}">{_lit(points, f"{name}-{number}")}{frame}</g>'
     caption = ""
-    if num_images > 1:
+    if is_one_of_several:
         shares = "".join(
             f'<span class="step word{number}">{100 * word.shares[place]:.0f} %</span>'
             for number, word in enumerate(located.words)
         )
         caption = f"<figcaption>image {place + 1} <b>{shares}</b></figcaption>"
     return (
-        f'<figure><div class="image">{img(image.pixels, described(facts))}'
+        f'<figure><div class="image">{img(image.pixels, _described(all_facts[place]))}'
         f'<svg viewBox="0 0 1 1" aria-hidden="true">{layers}{box}</svg></div>{caption}</figure>'
     )
 
 
-def described(facts: dict[str, Any]) -> str:
+def _described(facts: dict[str, Any]) -> str:
     """What an image shows, in words: "On gray: guitar with number 71, penguin with number 43"."""
     things = (
         thing["name"] + (f" with number {thing['number']}" if thing["number"] is not None else "")
@@ -114,9 +109,11 @@ def _lit(points: Sequence[tuple[float, float, float]], name: str) -> str:
     )
 
 
-def _boxes(boxes: Sequence[Box | None], num_words: int) -> str:
+def _boxes(located: LocatedAnswer) -> str:
     """The true box solid, the written one dashed on top; shown with the last word, which is the box."""
-    return f'<g class="step word{num_words - 1}">{box_rectangles(boxes)}</g>'
+    answered = located.answered
+    boxes = [read_box(text) for text in (answered.document.truth["answer"], str(answered.answer))]
+    return f'<g class="step word{len(located.words) - 1}">{box_rectangles(boxes)}</g>'
 
 
 def _words(located: LocatedAnswer, name: str, question: str) -> str:
