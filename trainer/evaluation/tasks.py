@@ -24,7 +24,7 @@ Answer = str | np.ndarray
 """Text, or an image: float32 [h, h, 3] in [0, 1]."""
 
 
-Score = Callable[[Answer, Document, int], dict[str, float]]
+Scorer = Callable[[Answer, Document, int], dict[str, float]]
 """(answer, document, num_concepts) to its scores."""
 
 
@@ -40,7 +40,7 @@ class Task:
     labels: Mapping[str, str]
     """Each score's name and what it is, in words; the headline first."""
 
-    score: Score
+    score: Scorer
 
     max_new_tokens: int = 0
     """Of an image's family: text that the model writes before it draws."""
@@ -139,7 +139,7 @@ def score_comparison(answer: Answer, document: Document, _num_concepts: int) -> 
     }
 
 
-def with_search(score: Score) -> Score:
+def with_search(score: Scorer) -> Scorer:
     """The scores of an answer, and whether the search in writing that comes before it is right."""
 
     def score_both(answer: Answer, document: Document, num_concepts: int) -> dict[str, float]:
