@@ -20,8 +20,8 @@ def section(demo: Demo) -> str:
         facts[f"Their {escape(name.replace('_', ' '))}"] = f"<code>{escape(words)}</code>"
     if demo.without_mmfs is not None:
         facts["Without MMFS"] = f"<code>{escape(str(demo.without_mmfs.training['command']))}</code>"
-    facts["Which weights drew what"] = (
-        "top of the page, stories and sampling points: the live-trained weights; the gallery says which."
+    facts["Which weights answered"] = (
+        "in all sections before the scores: the live-trained weights; the scores and the held-out documents say which."
     )
     settings = demo.live.settings
     facts["Evaluation"] = (

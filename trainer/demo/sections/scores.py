@@ -38,10 +38,10 @@ def section(demo: Demo) -> str:
     if demo.without_mmfs is not None:
         steps = demo.without_mmfs.training["steps"].get("main", 0)
         explained = (
-            '<p class="note">“Trained without MMFS” is the same model on the same documents, from the same image '
-            f"encoder, for {steps:,} steps, with no MMFS layer in its language model and its image decoder. It was "
-            "recorded when the shipped weights were made; the command is at the end of the page. Where it has “–”, the "
-            "score is measured in another way since, or on other documents.</p>"
+            '<p class="note">“Trained without MMFS” is the same model with no MMFS layer in its language model and '
+            f"its image decoder, trained for {steps:,} steps of its own: the command at the end of the page says "
+            "from which weights. It was recorded when the shipped weights were made. Where it has “–”, it was not "
+            "asked, or the score is measured in another way since.</p>"
         )
     return (
         '<p class="note">Per cent, ± one standard error, on held-out documents: each shows a sprite on a colour, or '
