@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 
-from models.generation.boxes import Box
 from trainer.data.document import Segment, Text
 from trainer.demo.content import Demo
 from trainer.demo.images import img
-from trainer.demo.sections.marks import box_rectangles, mark
+from trainer.demo.sections.marks import boxes, mark
 from trainer.evaluation.answers import shrunk_image
 from trainer.evaluation.grading import Answered
 from trainer.evaluation.tasks import EVALUATION_TASKS, Task, true_image
-from trainer.evaluation.text_scores import read_box
 
 NUM_EXAMPLES = 6
 """Documents of each family in the gallery: the first ones."""
@@ -61,16 +59,15 @@ def _card(definition: Task, live: Answered, shipped: Answered | None) -> str:
             if one is not None and not isinstance(one.answer, str)
         ]
         made = f'<div class="drawn">{"".join(figures)}</div>'
-    boxes = [read_box(document.truth["answer"]), read_box(str(live.answer))] if "box" in document.truth else []
     return (
-        f'<article class="card"><div class="given">{_given(definition.prompt(document), boxes)}</div>{made}'
+        f'<article class="card"><div class="given">{_given(definition.prompt(document), boxes(live))}</div>{made}'
         f'<div class="key">{escape(document.key)}</div></article>'
     )
 
 
-def _given(segments: Iterable[Segment], boxes: Sequence[Box | None]) -> str:
+def _given(segments: Iterable[Segment], drawn: str) -> str:
     """Each image with the text before it above it; text after the last image as a paragraph."""
-    overlay = f'<svg viewBox="0 0 1 1">{box_rectangles(boxes)}</svg>' if boxes else ""
+    overlay = f'<svg viewBox="0 0 1 1">{drawn}</svg>' if drawn else ""
     parts, before = [], ""
     for segment in segments:
         if isinstance(segment, Text):

@@ -13,10 +13,9 @@ from typing import Any
 from trainer.data.document import Document, Image, Text
 from trainer.demo.content import LocatedAnswer
 from trainer.demo.images import img
-from trainer.demo.sections.marks import box_rectangles, mark
+from trainer.demo.sections.marks import boxes, mark
 from trainer.evaluation.grading import Answered
 from trainer.evaluation.tasks import EVALUATION_TASKS
-from trainer.evaluation.text_scores import read_box
 
 SHARED_AREA = 0.015
 """Of a circle that has all of the attention, in units of the image."""
@@ -55,8 +54,7 @@ def located_answer(located: LocatedAnswer, name: str, without_mmfs: Answered | N
     images = [segment for segment in prompt if isinstance(segment, Image)]
     last = max(place for place, segment in enumerate(prompt) if isinstance(segment, Image))
     question = "".join(segment.text for segment in prompt[last:] if isinstance(segment, Text)).strip()
-    box = _boxes(located) if "box" in document.truth else ""
-    figures = "".join(_figure(located, place, image, f"{name}-{place}", box) for place, image in enumerate(images))
+    figures = "".join(_figure(located, place, image, f"{name}-{place}") for place, image in enumerate(images))
     shown = f'<div class="seen{" several" if len(images) > 1 else ""}">{figures}</div>'
     verdict = f'<p class="verdict">{_verdict(located.answered)}</p>'
     return (
@@ -65,8 +63,8 @@ def located_answer(located: LocatedAnswer, name: str, without_mmfs: Answered | N
     )
 
 
-def _figure(located: LocatedAnswer, place: int, image: Image, name: str, box: str) -> str:
-    """An image, and over it for each word what was looked at."""
+def _figure(located: LocatedAnswer, place: int, image: Image, name: str) -> str:
+    """An image, and over it for each word what was looked at, and with the last word, which is the box, the boxes."""
     all_facts = located.answered.document.truth["images"]
     is_one_of_several = len(all_facts) > 1
     layers = ""
@@ -74,6 +72,8 @@ def _figure(located: LocatedAnswer, place: int, image: Image, name: str, box: st
         points, share = word.points[place], word.shares[place]
         frame = f'<rect class="frame" width="1" height="1" stroke-opacity="{share:.2f}"/>' if is_one_of_several else ""
         layers += f'<g class="step word{number}">{_lit(points, f"{name}-{number}")}{frame}</g>'
+    if drawn := boxes(located.answered):
+        layers += f'<g class="step word{len(located.words) - 1}">{drawn}</g>'
     caption = ""
     if is_one_of_several:
         shares = "".join(
@@ -83,7 +83,7 @@ def _figure(located: LocatedAnswer, place: int, image: Image, name: str, box: st
         caption = f"<figcaption>image {place + 1} <b>{shares}</b></figcaption>"
     return (
         f'<figure><div class="image">{img(image.pixels, _described(all_facts[place]))}'
-        f'<svg viewBox="0 0 1 1" aria-hidden="true">{layers}{box}</svg></div>{caption}</figure>'
+        f'<svg viewBox="0 0 1 1" aria-hidden="true">{layers}</svg></div>{caption}</figure>'
     )
 
 
@@ -107,13 +107,6 @@ def _lit(points: Sequence[tuple[float, float, float]], name: str) -> str:
         f'<mask id="dark-{name}"><rect width="1" height="1" fill="#fff"/><g fill="url(#light)">{lights}</g></mask>'
         f'<rect class="dark" width="1" height="1" mask="url(#dark-{name})"/><g class="dots">{dots}</g>'
     )
-
-
-def _boxes(located: LocatedAnswer) -> str:
-    """The true box solid, the written one dashed on top; shown with the last word, which is the box."""
-    answered = located.answered
-    boxes = [read_box(text) for text in (answered.document.truth["answer"], str(answered.answer))]
-    return f'<g class="step word{len(located.words) - 1}">{box_rectangles(boxes)}</g>'
 
 
 def _words(located: LocatedAnswer, name: str, question: str) -> str:

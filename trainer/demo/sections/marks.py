@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from models.generation.boxes import Box
+from trainer.evaluation.grading import Answered
+from trainer.evaluation.text_scores import read_box
 
 
 def mark(right: bool) -> str:
@@ -13,10 +12,14 @@ def mark(right: bool) -> str:
     return f'<span class="mark {kind}" role="img" aria-label="{kind}">{sign}</span>'
 
 
-def box_rectangles(boxes: Sequence[Box | None]) -> str:
-    """A true box and one that was written, in units of the image; None: there is none."""
+def boxes(answered: Answered) -> str:
+    """The true box, and on it the one that was written if there is one, in units of the image; nothing if no box was
+    asked for."""
+    if "box" not in answered.document.truth:
+        return ""
+    read = (read_box(answered.document.truth["answer"]), read_box(str(answered.answer)))
     return "".join(
         f'<rect class="{kind}" x="{box[0]}" y="{box[1]}" width="{box[2] - box[0]}" height="{box[3] - box[1]}"/>'
-        for kind, box in zip(("true", "said"), boxes, strict=True)
+        for kind, box in zip(("true", "said"), read, strict=True)
         if box is not None
     )
