@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 
-from models.component_names import CheckpointedComponent
+from models.component_names import CheckpointedComponent, chosen_components
 from models.network import Network
 
 
@@ -22,12 +22,7 @@ def enable_activation_checkpointing(model: Network, components: Iterable[Checkpo
     Raises:
         ValueError: an unknown component.
     """
-    components = set(components)
-    if unknown := sorted(components - set(get_args(CheckpointedComponent))):
-        raise ValueError(
-            f"There is no component {unknown[0]!r} for activation checkpointing; expected some of "
-            f"{', '.join(get_args(CheckpointedComponent))}."
-        )
+    components = chosen_components(components, CheckpointedComponent, "for activation checkpointing")
     if "vision_encoder" in components:
         _checkpoint_layers(model.visual_tokenizer.adapter.vision_model, use_reentrant=False)
     if "language_model" in components:

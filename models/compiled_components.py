@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 from torch import nn
 
-from models.component_names import CompiledComponent
+from models.component_names import CompiledComponent, chosen_components
 from models.network import Network
 
 
@@ -25,13 +25,7 @@ def compile_components(model: Network, components: Iterable[CompiledComponent], 
     Raises:
         ValueError: an unknown component.
     """
-    components = set(components)
-    if unknown := sorted(components - set(get_args(CompiledComponent))):
-        raise ValueError(
-            f"There is no component {unknown[0]!r} to compile; expected some of "
-            f"{', '.join(get_args(CompiledComponent))}."
-        )
-    for component in sorted(components):
+    for component in sorted(chosen_components(components, CompiledComponent, "to compile")):
         for layer in layers_of(model, component):
             layer.compile(**options)
 

@@ -1,8 +1,9 @@
-"""Names of components that settings choose among: what can be frozen, and what can be checkpointed."""
+"""Names of components that settings choose among: what can be frozen, checkpointed and compiled."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar, get_args
 
 FrozenComponent = Literal["vision_encoder", "language_model", "vae", "unet_null_value", "image_decoder"]
 """The components that `models.frozen.freeze` can freeze.
@@ -20,3 +21,22 @@ model with their synchronizers, those of the U-Net without them."""
 CompiledComponent = Literal["vision_encoder", "language_model", "unet"]
 """The components that `models.compiled_components` can compile: the layers of the ViT, those of the language model with
 their synchronizers, the blocks of the U-Net without them."""
+
+Component = TypeVar("Component", bound=str)
+
+
+def chosen_components(components: Iterable[Component], among: Any, purpose: str) -> set[Component]:
+    """Some components as a set.
+
+    Args:
+        components: their names.
+        among: one of the types above.
+        purpose: what they are chosen for, as the error says it: "to freeze".
+
+    Raises:
+        ValueError: an unknown component.
+    """
+    chosen, known = set(components), get_args(among)
+    if unknown := sorted(chosen - set(known)):
+        raise ValueError(f"There is no component {unknown[0]!r} {purpose}; expected some of {', '.join(known)}.")
+    return chosen

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from models.component_names import FrozenComponent
+from models.component_names import FrozenComponent, chosen_components
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,12 +26,7 @@ MODULE_NAMES: dict[FrozenComponent, str] = {
 
 def known_components(components: Iterable[FrozenComponent]) -> set[FrozenComponent]:
     """The components as a set. Raises ValueError for an unknown name."""
-    components = set(components)
-    if unknown := sorted(components - set(get_args(FrozenComponent))):
-        raise ValueError(
-            f"There is no component {unknown[0]!r} to freeze; expected some of {', '.join(get_args(FrozenComponent))}."
-        )
-    return components
+    return chosen_components(components, FrozenComponent, "to freeze")
 
 
 def freeze(model: nn.Module, components: Iterable[FrozenComponent] = PAPER_FROZEN) -> None:
