@@ -41,7 +41,7 @@ def communication(
         parameters: of its model.
         num_micro_batches: of one GPU in a step; layers are gathered for each, forward and backward.
     """
-    shards = config.parallel.shard_size or machine.num_gpus
+    shards = machine.shard_size(config)
     copies = machine.num_gpus // shards
     layers = parameters.layers if config.parallel.shard_layers else ()
     in_layers = float(sum(layer.trained for layer in layers))

@@ -5,6 +5,7 @@ Parameters are counted and activations added up on tensors without data; the res
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -125,7 +126,7 @@ def described(config: TrainConfig, machine: Machine, known: Figures) -> str:
             _table(
                 f"{unit} of the machine's memory",
                 ("first", "each other"),
-                _in(unit_bytes, {**host_bytes(config, machine, known.parameters)}),
+                _in(unit_bytes, host_bytes(config, machine, known.parameters)),
             ),
             "",
             f"{known.flops / 1e12:.4g} TFLOP a step (matrix products, convolutions, attention)",
@@ -184,7 +185,7 @@ def _communication(config: TrainConfig, machine: Machine, known: Figures) -> lis
     """What a GPU sends in a step, and how long it takes where nothing else slows it down."""
     if machine.num_gpus == 1:
         return []
-    shard_size = config.parallel.shard_size or machine.num_gpus
+    shard_size = machine.shard_size(config)
     if machine.num_gpus % shard_size:
         return [f"parallel.shard_size {shard_size} does not divide {machine.num_gpus} GPUs: this run would be refused."]
     num_micro_batches = -(-known.num_rows // (machine.num_gpus * known.shape.num_rows))
@@ -198,8 +199,7 @@ def _communication(config: TrainConfig, machine: Machine, known: Figures) -> lis
     ]
     for name, links in LINKS.items():
         waited, beside = seconds(sent, machine, shard_size, links)
-        peak, utilisation = ACCELERATORS[config.precision][name]
-        step = known.flops / (machine.num_gpus * peak * utilisation)
+        step = _step_seconds(config, machine, known.flops, name)
         lines.append(
             f"{machine.num_gpus} {name} at {links[0] / GB:g} GB/s in a node of {NODE_GPUS}, {links[1] / GB:g} GB/s "
             f"between nodes: {waited:.2g} s waited for, {waited / step:.1%} of a step's {step:.3g} s; {beside:.2g} s "
@@ -233,7 +233,7 @@ def _parameter_rows(parameters: Parameters) -> Rows:
     return {**rows, "together": together}
 
 
-def _in(unit_bytes: float, rows: Rows) -> Rows:
+def _in(unit_bytes: float, rows: Mapping[str, tuple[float, ...]]) -> Rows:
     return {name: tuple(size / unit_bytes for size in sizes) for name, sizes in rows.items()}
 
 
@@ -261,11 +261,17 @@ def _share(size: float, machine: Machine) -> str:
 def _times(config: TrainConfig, machine: Machine, flops: float) -> list[str]:
     lines = []
     for name, (peak, utilisation) in ACCELERATORS[config.precision].items():
-        seconds = flops / (machine.num_gpus * peak * utilisation)
-        hours = seconds * config.num_steps / 3600
+        step = _step_seconds(config, machine, flops, name)
+        hours = step * config.num_steps / 3600
         duration = f"{hours:.2g} hours" if hours < 48 else f"{hours / 24:.3g} days"
         lines.append(
             f"{machine.num_gpus} {name} at {utilisation:.0%} of {peak / 1e12:g} TFLOP/s ({config.precision}): "
-            f"{seconds:.3g} s a step, {duration} for {config.num_steps:,} steps"
+            f"{step:.3g} s a step, {duration} for {config.num_steps:,} steps"
         )
     return lines
+
+
+def _step_seconds(config: TrainConfig, machine: Machine, flops: float, name: str) -> float:
+    """Of the computation on such accelerators, at the assumed utilisation."""
+    peak, utilisation = ACCELERATORS[config.precision][name]
+    return flops / (machine.num_gpus * peak * utilisation)

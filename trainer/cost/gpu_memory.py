@@ -32,6 +32,10 @@ class Machine:
             raise UsageError(f"estimate is '{text}'; expected GPUs and the GB of each, as in 8x80.")
         return cls(int(match[1]), float(match[2]) * GB)
 
+    def shard_size(self, config: TrainConfig) -> int:
+        """So many of the GPUs share a copy of what learns."""
+        return config.parallel.shard_size or self.num_gpus
+
 
 @dataclass(frozen=True)
 class LayerBytes:
@@ -114,7 +118,7 @@ def memory_bytes(
     unless the micro-batch `is_alone` in its step, another one. Of layers that are shared one by one, there are the
     gradients of two, one of which is being sent; those before are shards.
     """
-    shards = config.parallel.shard_size or machine.num_gpus
+    shards = machine.shard_size(config)
     trainable = 4.0 * parameters.num_trainable
     of_drawing = 4.0 * sum(parameters.trainable.get(part, 0) for part in DRAWING)
     several = machine.num_gpus > 1
@@ -159,9 +163,8 @@ def sample_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) 
     """Of one GPU while samples are made of layers that are shared: all weights whole, beside shards of them, of AdamW's
     state and, where there is an average, of it and of the weights that it stands in for."""
     trainable = 4.0 * parameters.num_trainable
-    num_shards = config.parallel.shard_size or machine.num_gpus
     shards = sum(layer.frozen for layer in parameters.layers) + (5 if config.ema_decay else 3) * trainable
-    return parameters.frozen_bytes + trainable + shards / num_shards
+    return parameters.frozen_bytes + trainable + shards / machine.shard_size(config)
 
 
 LAYERS_AT_ONCE = 3.0

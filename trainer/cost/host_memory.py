@@ -17,7 +17,7 @@ def host_bytes(config: TrainConfig, machine: Machine, parameters: Parameters) ->
     checkpoint is written from a copy of what a process holds of the trained weights, AdamW's state and the average. In
     the end each tensor is gathered when it is written.
     """
-    shards = config.parallel.shard_size or machine.num_gpus
+    shards = machine.shard_size(config)
     whole = 0.0
     if config.init is None or config.init_components is not None:
         whole = 4.0 * (parameters.num_trainable + sum(parameters.frozen.values()))
