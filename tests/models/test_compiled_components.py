@@ -19,6 +19,7 @@ from models.lora_config import LoraConfig
 from numerics import FLOAT32_ROUNDING, assert_equal_gradients
 from rows import pack_rows
 from trainer.step.accumulate import Chunks, accumulate
+from trainer.step.compilation import Compilation
 
 # The compiler itself looks there.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
@@ -34,10 +35,10 @@ BATCHES = [
 
 @pytest.fixture
 def compiler() -> Iterator[None]:
-    """With nothing that an earlier test compiled."""
+    """As a training sets it, with nothing that an earlier test compiled."""
     torch._dynamo.reset()
     counters.clear()
-    with torch._dynamo.config.patch(recompile_limit=32, skip_nnmodule_hook_guards=False):
+    with Compilation().watched():
         yield
     torch._dynamo.reset()
 
