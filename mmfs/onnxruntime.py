@@ -106,7 +106,7 @@ def _machine_code(kernel: bytes, major: int, minor: int, num_bytes: Any) -> int:
     try:
         image = _compiled(kernel.decode(), major, minor)
         num_bytes[0] = len(image)
-    except Exception as error:  # noqa: BLE001: nothing may leave a function that C++ calls
+    except Exception as error:  # nothing may leave a function that C++ calls
         image = str(error).encode() + b"\0"
         num_bytes[0] = -1
     _kept[kernel, major, minor] = image
