@@ -76,21 +76,6 @@ def test_lists_of_images_rebuild_the_output(options: dict[str, Any]) -> None:
     assert (found.attention_weights[found.images < 0] == 0).all()
 
 
-def test_a_layer_with_lists_hands_over_the_arguments_of_its_call() -> None:
-    torch.manual_seed(0)
-    layer = MMFS(8, 8, spatial_shapes=NOT_SQUARE, num_heads=2, num_points=3, base=(4, 2)).double()
-    torch.nn.init.normal_(layer.sampling_offsets.weight)
-    torch.nn.init.normal_(layer.attention_weights.weight)
-    calls: list[MMFSAttentionArguments] = []
-    outputs: list[torch.Tensor] = []
-    layer.output_proj.register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
-    query, features = torch.randn(2, 4, 8).double(), torch.randn(3, sum(h * w for h, w in NOT_SQUARE), 8).double()
-    lists = torch.tensor([[2, -1, 0], [1, 1, -1]])[:, None].expand(2, 4, 3)
-    layer(query, torch.rand(2, 4, 3, 2), image_indices=lists, features=features, record=calls.append)
-    [arguments], [output] = calls, outputs
-    assert (rebuilt(sampled(arguments), arguments) - output).abs().max() < 1e-6  # points are float32
-
-
 def test_a_reversed_bank_has_its_oldest_image_first_too() -> None:
     case = mmfs_attention_case()
     arguments = arguments_of(**case.tensors, **case.rest)
@@ -110,7 +95,15 @@ def test_queries_without_images_give_all_to_null() -> None:
     assert (found.null_weights == 1).all()
 
 
-def test_a_layer_hands_over_the_arguments_of_its_call() -> None:
+@pytest.mark.parametrize(
+    ("points", "seen"),
+    [
+        ((4, 2), {"visible": torch.tensor([[0, 3], [1, 2]])[:, None].expand(2, 4, 2)}),
+        ((2, 4, 3, 2), {"image_indices": torch.tensor([[2, -1, 0], [1, 1, -1]])[:, None].expand(2, 4, 3)}),
+    ],
+    ids=["ranges", "lists"],
+)
+def test_a_layer_hands_over_the_arguments_of_its_call(points: tuple[int, ...], seen: dict[str, torch.Tensor]) -> None:
     torch.manual_seed(0)
     layer = MMFS(8, 8, spatial_shapes=NOT_SQUARE, num_heads=2, num_points=3, base=(4, 2)).double()
     torch.nn.init.normal_(layer.sampling_offsets.weight)
@@ -119,7 +112,6 @@ def test_a_layer_hands_over_the_arguments_of_its_call() -> None:
     outputs: list[torch.Tensor] = []
     layer.output_proj.register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
     query, features = torch.randn(2, 4, 8).double(), torch.randn(3, sum(h * w for h, w in NOT_SQUARE), 8).double()
-    visible = torch.tensor([[0, 3], [1, 2]])[:, None].expand(2, 4, 2)
-    layer(query, torch.rand(4, 2), visible, features=features, record=calls.append)
+    layer(query, torch.rand(points), **seen, features=features, record=calls.append)
     [arguments], [output] = calls, outputs
     assert (rebuilt(sampled(arguments), arguments) - output).abs().max() < 1e-6  # points are float32
