@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmfs.reference import mmfs_attention_reference, ms_deform_attn_reference
 from op_cases import Case, arguments_of, image_lists_case, mmfs_attention_case, ms_deform_attn_case
-from plugins_trt.node_contract import INPUTS, Node
+from plugins_trt.node_contract import INPUTS, WEIGHTS, Node
 
 LEVELS = ((4, 7), (3, 2))
 FLAT = (4, 7, 3, 2)
@@ -35,6 +35,13 @@ def node_and_inputs(operator: str, dtype: torch.dtype, **options: Any) -> tuple[
     }
     tensors |= {name: part for name, part in case.rest.items() if isinstance(part, Tensor)}
     return node, [tensors[name].contiguous() for name in INPUTS[operator]]
+
+
+def output_for(node: Node, inputs: Sequence[Tensor]) -> Tensor:
+    """Memory for its output, [B, Q, H*D] of value's type, that holds NaN."""
+    batch, num_queries = inputs[INPUTS[node.operator].index(WEIGHTS[node.operator])].shape[:2]
+    *_, num_heads, num_channels = inputs[0].shape
+    return inputs[0].new_full((batch, num_queries, num_heads * num_channels), torch.nan)
 
 
 def reference(node: Node, inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ from onnx import ModelProto, helper
 from torch import Tensor
 
 import mmfs.onnxruntime
+from plugins_trt.node_contract import Node
 
 ELEMENT_TYPES = {
     torch.float32: 1,
@@ -45,6 +46,17 @@ def one_node_model(
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
+def model_of(node: Node, inputs: Mapping[str, Tensor]) -> ModelProto:
+    """A model of a node with inputs of these types; with its form Dynamic... where "spatial_shapes" is among them."""
+    dynamic = "spatial_shapes" in inputs
+    attributes: dict[str, object] = {} if dynamic else {"spatial_shapes": list(node.spatial_shapes)}
+    if node.is_mmfs_attention:
+        attributes |= {"null_logit": node.null_logit or 0.0, "use_null": int(node.null_logit is not None)}
+    named = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    model = one_node_model(("Dynamic" if dynamic else "") + node.operator, named, plugin=not dynamic, **attributes)
+    return typed(model, inputs)
+
+
 def run(model: ModelProto, inputs: Mapping[str, Tensor], *, custom_operators: bool = False) -> Tensor:
     """What onnxruntime computes on one thread: by the bodies of mmfs nodes, or by the custom operators."""
     options = onnxruntime.SessionOptions()
@@ -61,8 +73,9 @@ def run_bound(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor
     """With the memory of PyTorch's tensors, which may be of types that NumPy does not have."""
     binding = session.io_binding()
     for name, tensor in inputs.items():
-        binding.bind_input(name, "cpu", 0, ELEMENT_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
-    binding.bind_output("out", "cpu", 0, ELEMENT_TYPES[out.dtype], tuple(out.shape), out.data_ptr())
+        kind, shape = ELEMENT_TYPES[tensor.dtype], tuple(tensor.shape)
+        binding.bind_input(name, tensor.device.type, 0, kind, shape, tensor.data_ptr())
+    binding.bind_output("out", out.device.type, 0, ELEMENT_TYPES[out.dtype], tuple(out.shape), out.data_ptr())
     session.run_with_iobinding(binding)
     return out
 

@@ -4,9 +4,8 @@ driver that they launch through runs the CUDA sources there (`emulated_driver`).
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import mmfs.onnxruntime
 from emulated_driver import EmulatedGpu, gpu_maker
 from mmfs.kernels import nvrtc
 from mmfs.kernels.source import Instance
-from node_cases import FLAT, node_and_inputs, reference
+from node_cases import FLAT, node_and_inputs, output_for, reference
 from numerics import assert_within_error_budget
-from onnx_models import one_node_model, run_bound, typed
+from onnx_models import model_of, run_bound
 from plugins_trt.launches import instances_of
 from plugins_trt.node_contract import INPUTS, Node
 
@@ -37,8 +36,6 @@ EVERYWHERE = (ctypes.c_uint64 * 3)(0, 2**63, 1)
 @pytest.fixture(scope="module")
 def make_gpu(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], EmulatedGpu]:
     """An emulated GPU that knows all kernels of these tests."""
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed: it compiles the CUDA sources for the CPU")
     make = gpu_maker(tmp_path_factory.mktemp("driver"))
     nodes = (Node("MMFS", FLAT), Node("MSDeformAttn", FLAT))
     instances = tuple(one for dtype in DTYPES for node in nodes for one in instances_of(node, DIM, dtype))
@@ -90,19 +87,7 @@ def case(operator: str, dtype: torch.dtype = torch.float32) -> tuple[Node, dict[
     """A node, its inputs by name, and memory for its output."""
     node, tensors = node_and_inputs(operator, dtype, dim=DIM)
     inputs = dict(zip(INPUTS[operator], tensors, strict=True))
-    batch, num_queries = inputs["attention_weights" if operator == "MSDeformAttn" else "attention_logits"].shape[:2]
-    return node, inputs, torch.full((batch, num_queries, inputs["value"].shape[2] * DIM), torch.nan, dtype=dtype)
-
-
-def model_of(node: Node, inputs: Mapping[str, Tensor], dynamic: bool = False) -> ModelProto:
-    attributes: dict[str, Any] = {}
-    if node.is_mmfs_attention:
-        attributes = {"null_logit": node.null_logit or 0.0, "use_null": int(node.null_logit is not None)}
-    if not dynamic:
-        attributes["spatial_shapes"] = list(node.spatial_shapes)
-    named = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
-    model = one_node_model(("Dynamic" if dynamic else "") + node.operator, named, plugin=not dynamic, **attributes)
-    return typed(model, inputs)
+    return node, inputs, output_for(node, tensors)
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["sizes are an attribute", "sizes are an input"])
@@ -115,18 +100,18 @@ def test_a_node_is_launched_on_the_stream_and_computes_the_op(
     given = dict(inputs)
     if dynamic:
         given["spatial_shapes"] = torch.tensor(FLAT).view(-1, 2)
-    session = machine.session(model_of(node, given, dynamic))
+    session = machine.session(model_of(node, given))
     tensors = list(inputs.values())
     for turn in range(2):
         machine.gpu.stage(tensors, [out])
         run_bound(session, given, out.fill_(torch.nan))
         exact, baseline = reference(node, tensors, torch.float64), reference(node, tensors, dtype)
         assert_within_error_budget(out, baseline=baseline, exact=exact)
-        load, *launches = machine.gpu.events() if turn == 0 else ("", *machine.gpu.events())
+        events = machine.gpu.events()
         if turn == 0:
-            assert load == f"load code of {instances_of(node, DIM, dtype)[0].name} for 9.0"
-        assert len(launches) == 1, "the kernel is loaded once"
-        assert launches[0].endswith("on stream 77")
+            assert events.pop(0) == f"load code of {instances_of(node, DIM, dtype)[0].name} for 9.0"
+        [launched] = events  # the kernel is loaded once
+        assert launched.endswith("on stream 77")
 
 
 @pytest.mark.parametrize("operator", ["MMFS", "MSDeformAttn"])
@@ -179,7 +164,7 @@ def test_what_the_kernels_do_not_take_is_a_sentence(machine: Machine, name: str,
     node, inputs, out = case("MMFS")
     given = inputs | {"spatial_shapes": torch.tensor(FLAT).view(-1, 2)}
     given[name] = amend(given[name])
-    session = machine.session(model_of(node, given, dynamic=True))
+    session = machine.session(model_of(node, given))
     machine.gpu.stage(given.values(), [out])
     with pytest.raises(Exception, match=sentence):
         run_bound(session, given, out.to(given["value"].dtype))

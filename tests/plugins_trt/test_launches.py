@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from node_cases import FLAT, node_and_inputs, reference
+from node_cases import FLAT, node_and_inputs, output_for, reference
 from numerics import assert_within_error_budget
 from plugins_trt.launches import MOST_SMS, Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import MachineCode
-from plugins_trt.node_contract import INPUTS, WEIGHTS, Node
+from plugins_trt.node_contract import Node
 
 
 def run(
@@ -27,9 +27,8 @@ def run(
 ) -> tuple[Tensor, int]:
     """The output, and how many launches it took."""
     value = inputs[0]
-    batch, num_queries = inputs[INPUTS[node.operator].index(WEIGHTS[node.operator])].shape[:2]
     shapes = [tuple(tensor.shape) for tensor in inputs]
-    out = torch.full((batch, num_queries, value.shape[2] * value.shape[3]), torch.nan, dtype=value.dtype)
+    out = output_for(node, inputs)
     workspace = torch.full((workspace_bytes(node, shapes, value.dtype) + more_workspace,), 0xFF, dtype=torch.uint8)
     gpu.stage(inputs, [out, workspace], num_sms=num_sms)
     code = MachineCode(

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from mmfs.kernels.nvrtc import find_nvrtc
-from node_cases import node_and_inputs, reference
+from node_cases import node_and_inputs, output_for, reference
 from numerics import assert_within_error_budget
 from plugins_trt.driver import driver
 from plugins_trt.entry import SCALARS, Entry
 from plugins_trt.launches import MOST_SMS, Address, instances_of, launches, workspace_bytes
 from plugins_trt.machine_code import PTX_ARCHITECTURE, compile_ahead, compile_ptx
-from plugins_trt.node_contract import INPUTS, WEIGHTS, Node
+from plugins_trt.node_contract import INPUTS, Node
 
 DIM = 40
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -31,9 +31,7 @@ pytestmark = [
 def on_gpu(operator: str, dtype: torch.dtype) -> tuple[Node, list[Tensor], Tensor]:
     """A node, its inputs, and memory for its output that holds NaN."""
     node, inputs = node_and_inputs(operator, dtype, dim=DIM, num_queries=37)
-    batch, num_queries = inputs[INPUTS[operator].index(WEIGHTS[operator])].shape[:2]
-    out = torch.full((batch, num_queries, inputs[0].shape[2] * DIM), torch.nan, dtype=dtype, device="cuda")
-    return node, [tensor.cuda() for tensor in inputs], out
+    return node, [tensor.cuda() for tensor in inputs], output_for(node, inputs).cuda()
 
 
 def assert_computed(out: Tensor, node: Node, inputs: list[Tensor]) -> None:
