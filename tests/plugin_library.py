@@ -17,6 +17,9 @@ from plugins_trt.node_contract import INPUTS, Node
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "plugins_trt/csrc"
 KERNELS = ROOT / "mmfs/kernels"
+CUDA_SOURCES = tuple(KERNELS / name for name in ("cuda_node.cpp", "cuda_launch.cpp", "cuda_driver.cpp"))
+"""Planning and launching, of every host without Python."""
+
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int64: 3, torch.int32: 4}
 
 
@@ -66,9 +69,7 @@ def call_of(
 
 def compile_plugin(path: Path, flags: Sequence[str] = ()) -> Callable[..., str]:
     """Compiles the library to a path. The result calls a function of csrc_interface.cpp and returns its text."""
-    sources = [KERNELS / name for name in ("cuda_node.cpp", "cuda_launch.cpp", "cuda_driver.cpp")]
-    sources.append(PLUGIN / "machine_code.cpp")
-    sources.append(ROOT / "tests/plugins_trt/csrc_interface.cpp")
+    sources = [*CUDA_SOURCES, PLUGIN / "machine_code.cpp", ROOT / "tests/plugins_trt/csrc_interface.cpp"]
     command = ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *flags]
     command += [f"-I{PLUGIN}", f"-I{KERNELS}", *map(str, sources), "-lz", "-ldl", "-o", str(path)]
     done = subprocess.run(command, text=True, capture_output=True, check=False)

@@ -22,11 +22,10 @@ from mmfs.kernels.source import Instance
 from node_cases import FLAT, node_and_inputs, output_for, reference
 from numerics import assert_within_error_budget
 from onnx_models import model_of, run_bound
+from plugin_library import CUDA_SOURCES, KERNELS
 from plugins_trt.launches import instances_of
 from plugins_trt.node_contract import INPUTS, Node
 
-ROOT = Path(__file__).parents[2]
-KERNELS = ROOT / "mmfs/kernels"
 DIM = 8
 DTYPES = (torch.float32, torch.bfloat16)
 EVERYWHERE = (ctypes.c_uint64 * 3)(0, 2**63, 1)
@@ -46,8 +45,7 @@ def make_gpu(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], EmulatedG
 def library(tmp_path_factory: pytest.TempPathFactory, make_gpu: object) -> Path:
     """The operators with the stand-in for their execution provider."""
     path = tmp_path_factory.mktemp("operators") / "operators.so"
-    sources = [ROOT / "tests/mmfs/onnxruntime_cuda_stand_in.cpp"]
-    sources += [KERNELS / f"cuda_{name}.cpp" for name in ("node", "launch", "driver")]
+    sources = [Path(__file__).with_name("onnxruntime_cuda_stand_in.cpp"), *CUDA_SOURCES]
     command = ["g++", "-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-shared", "-fPIC"]
     command += [f"-I{KERNELS}", *map(str, sources), "-ldl", "-o", str(path)]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
