@@ -6,12 +6,11 @@ import fcntl
 import hashlib
 import os
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 
 from models.config import CONFIG_FILE
 from models.digests import DIGESTS_FILE
-from models.object_storage import download, list_objects
+from models.object_storage import download_all, objects_below
 from models.urls import check_url, shown_url
 
 FILES = ("*.json", "*.safetensors", DIGESTS_FILE)
@@ -28,8 +27,7 @@ def fetched_model(url: str) -> Path:
         models.object_storage.StorageError: the storage does not give it out.
     """
     base = check_url(url, "The model").rstrip("/")
-    names = {found.url.removeprefix(f"{base}/"): found for found in list_objects(base)}
-    wanted = {name: found for name, found in names.items() if any(fnmatch(name, pattern) for pattern in FILES)}
+    wanted = objects_below(base, FILES)
     if CONFIG_FILE not in wanted:
         raise FileNotFoundError(
             f"{shown_url(base)} holds no {CONFIG_FILE}. Expected what MMInterleaved.save_pretrained or "
@@ -47,8 +45,6 @@ def fetched_model(url: str) -> Path:
         if not folder.is_dir():
             unfinished = cache / f".{folder.name}"
             shutil.rmtree(unfinished, ignore_errors=True)
-            for name, found in wanted.items():
-                (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
-                download(found.url, unfinished / name, found.size_bytes)
+            download_all(wanted, unfinished)
             unfinished.rename(folder)
     return folder

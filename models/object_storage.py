@@ -16,8 +16,9 @@ import importlib.util
 import io
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -119,6 +120,14 @@ def list_objects(url: str) -> list[StoredObject]:
     return sorted(retried(url, listed), key=lambda found: found.url)
 
 
+def objects_below(url: str, patterns: Collection[str]) -> dict[str, StoredObject]:
+    """Those of `list_objects` whose path below the URL matches a pattern (of `fnmatch`), by that path. Raises
+    StorageError."""
+    base = url.rstrip("/") + "/"
+    found = {one.url.removeprefix(base): one for one in list_objects(url)}
+    return {name: one for name, one in found.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+
+
 def read_range(url: str, start: int, size: int) -> bytes:
     """A part of an object, in one request; fewer bytes only where the object ends.
 
@@ -171,6 +180,13 @@ def download(url: str, file: Path, size_bytes: int) -> None:
             raise ConnectionError(f"{found:,} bytes came, not {size_bytes:,}")
 
     retried(url, got)
+
+
+def download_all(objects: Mapping[str, StoredObject], folder: Path) -> None:
+    """Objects of `objects_below` into files of these names below a folder. Raises as `download` does."""
+    for name, one in objects.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        download(one.url, folder / name, one.size_bytes)
 
 
 def retried(url: str, work: Callable[[], T], *, doing: str = "read", refusal: str = "is not given out") -> T:

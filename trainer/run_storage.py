@@ -11,12 +11,11 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 from models.directory_lock import LOCK_FILE
 from models.object_path import ObjectPath, place_of
-from models.object_storage import download, list_objects
+from models.object_storage import download_all, objects_below
 from models.object_writing import remove_object, upload
 from trainer.process.lease import Lease
 from trainer.run_files import CHECKPOINTS, LOG, MODEL, QUARANTINE, ROW_STARTS, SAMPLES, SETTINGS
@@ -48,11 +47,7 @@ def empty_folder(folder: Path) -> None:
 
 def fetch(place: ObjectPath, folder: Path) -> None:
     """Download what a run that goes on needs. Raises StorageError."""
-    for found in list_objects(place.url):
-        name = found.url.removeprefix(place.url.rstrip("/") + "/")
-        if any(fnmatch(name, pattern) for pattern in FETCHED):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            download(found.url, folder / name, found.size_bytes)
+    download_all(objects_below(place.url, FETCHED), folder)
 
 
 class Storage:
