@@ -22,6 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from models.listed_paths import is_below
 from models.printable import printable
 from models.urls import check_url, shown_url
 
@@ -121,11 +122,20 @@ def list_objects(url: str) -> list[StoredObject]:
 
 
 def objects_below(url: str, patterns: Collection[str]) -> dict[str, StoredObject]:
-    """Those of `list_objects` whose path below the URL matches a pattern (of `fnmatch`), by that path. Raises
-    StorageError."""
+    """Those of `list_objects` whose path below the URL matches a pattern (of `fnmatch`), by that path.
+
+    Raises:
+        StorageError: it cannot be listed, or a path leads elsewhere ("../"), which a file of this name would too.
+    """
     base = url.rstrip("/") + "/"
-    found = {one.url.removeprefix(base): one for one in list_objects(url)}
-    return {name: one for name, one in found.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+    named = {one.url.removeprefix(base): one for one in list_objects(url)}
+    found = {name: one for name, one in named.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+    if elsewhere := [name for name in found if not is_below(name)]:
+        raise StorageError(
+            f"{shown_url(url)} has an object {elsewhere[0]!r}; expected names of files below a folder. Remove the "
+            "object, or take another place."
+        )
+    return found
 
 
 def read_range(url: str, start: int, size: int) -> bytes:

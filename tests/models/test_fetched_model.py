@@ -4,6 +4,7 @@ import pytest
 
 import object_servers
 from models.hub import model_directory
+from models.object_storage import StorageError
 
 FILES = {
     "config.json": b"{}",
@@ -42,3 +43,11 @@ def test_a_place_without_a_model_is_named(bucket):
     bucket.put("run/model/model.safetensors", b"numbers")
     with pytest.raises(FileNotFoundError, match=r"run/model holds no config\.json"):
         model_directory(f"{bucket.url}/run/model")
+
+
+def test_an_object_whose_name_leads_out_of_the_cache_is_refused(bucket, tmp_path):
+    for name in ("config.json", "../../../outside.json"):
+        bucket.put(f"run/model/{name}", b"{}")
+    with pytest.raises(StorageError, match=r"has an object '\.\./\.\./\.\./outside\.json'; expected names"):
+        model_directory(f"{bucket.url}/run/model")
+    assert contents(tmp_path) == {}
