@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 from bench.agents import Agents, Launch, Rendezvous, running
 from models.tensor_files import WEIGHTS_FILE
@@ -47,6 +48,9 @@ HEADER = (
     "| rendezvous | agents | kills | of them while beginning | ended | weights equal | begun again after s: median | "
     "worst |\n|---|---:|---:|---:|---|---|---:|---:|"
 )
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def disturb(
     begun_again_s: list[float] = []
     made = while_beginning = 0
     with running(launch, program(out, num_steps), directory) as agents:
-        wait_until(lambda: bool(starts(out)), agents)
+        wait_for(lambda: starts(out), agents)
         killed_at = 0.0
         while made < num_kills and agents.is_running():
             if made and moments.random() < WHILE_BEGINNING:
@@ -149,21 +153,20 @@ def missing_node(directory: Path, num_steps: int) -> tuple[float, str]:
     """The second of two nodes goes; how long until the first one names who is missing, and how it says it."""
     out = directory / "missing"
     with running(Launch("static", NUM_RANKS, 1, max_restarts=3), program(out, num_steps), directory) as agents:
-        wait_until(lambda: bool(starts(out)), agents)
+        wait_for(lambda: starts(out), agents)
         agents.end(node=1)
         gone_at = time.time()
-        wait_until(lambda: MISSING.search(agents.said()) is not None, agents)
-        named_at, found = time.time(), MISSING.search(agents.said())
+        found = wait_for(lambda: MISSING.search(agents.said()), agents)
+        named_at = time.time()
     shutil.rmtree(out)
-    assert found is not None
     return named_at - gone_at, found[0]
 
 
 def kill(agents: Agents, rank: int) -> float:
     """`kill -9` of the process that is this rank now; returns when."""
-    wait_until(lambda: rank in agents.ranks(), agents)
+    pid = wait_for(lambda: agents.ranks().get(rank), agents)
     with suppress(ProcessLookupError):
-        os.kill(agents.ranks()[rank], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     return time.time()
 
 
@@ -176,17 +179,18 @@ def starts(out: Path) -> list[float]:
 
 def wait_for_start(out: Path, killed_at: float, agents: Agents) -> float:
     """Seconds from a kill until the next attempt begins."""
-    wait_until(lambda: any(at > killed_at for at in starts(out)), agents)
-    return min(at for at in starts(out) if at > killed_at) - killed_at
+    return min(wait_for(lambda: [at for at in starts(out) if at > killed_at], agents)) - killed_at
 
 
-def wait_until(holds: Callable[[], bool], agents: Agents) -> None:
-    """Raises RuntimeError, with what was said, where patience ends or the agents end first."""
+def wait_for(find: Callable[[], Found | None], agents: Agents) -> Found:
+    """What `find` finds once it finds anything. Raises RuntimeError, with what was said, where patience ends or the
+    agents end first."""
     give_up = time.monotonic() + PATIENCE_S
-    while not holds():
+    while not (found := find()):
         if not agents.is_running() or time.monotonic() > give_up:
             raise RuntimeError(f"Nothing came of it: {agents.said()[-6000:]}")
         time.sleep(0.05)
+    return found
 
 
 def digest(out: Path) -> str:
