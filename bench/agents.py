@@ -123,6 +123,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def rank_variables(rank: int, num: int, port: int) -> dict[str, str]:
+    """What `torchrun` tells one of `num` processes of this machine, which meet at a port of it."""
+    return {
+        "RANK": f"{rank}",
+        "LOCAL_RANK": f"{rank}",
+        "LOCAL_WORLD_SIZE": f"{num}",
+        "WORLD_SIZE": f"{num}",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": f"{port}",
+        "TORCHELASTIC_RUN_ID": "by hand",
+    }
+
+
 def _children(pid: int) -> list[int]:
     children: list[int] = []
     with suppress(*GONE):

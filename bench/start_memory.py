@@ -15,7 +15,6 @@ import gc
 import multiprocessing
 import os
 import re
-import socket
 import sys
 import tempfile
 import threading
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from bench.agents import free_port, rank_variables
 from models.tensor_files import WEIGHTS_FILE, read_tensors
 from trainer.config import TrainConfig
 from trainer.phases import make_phases
@@ -81,15 +81,7 @@ def settings(case: Case, out: Path) -> TrainConfig:
 
 def take_part(rank: int, num: int, port: int, case: Case, out: str, barrier: Barrier) -> None:
     """One process of a run, from its beginning to the weights in their places, and from there to `model/`."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        LOCAL_WORLD_SIZE=str(num),
-        WORLD_SIZE=str(num),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        TORCHELASTIC_RUN_ID="bench",
-    )
+    os.environ.update(rank_variables(rank, num, port))
     torch.set_num_threads(1)
     config = settings(case, Path(out))
     device = torch.device("cpu")
@@ -152,13 +144,6 @@ class Peak:
     def __exit__(self, *error: object) -> None:
         self._is_over.set()
         self._thread.join()
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def measured(case: Case, num: int, out: Path) -> dict[str, int]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
+from bench.agents import rank_variables
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["trainer.run", "trainer.run_page", "trainer.pretrain"])
 
@@ -45,15 +47,6 @@ def run(function: Callable[..., int], num: int, *arguments: Any) -> list[int]:
 
 def _as_rank(rank: int, num: int, port: int, function: Callable[..., int], arguments: tuple[Any, ...]) -> None:
     if num > 1:
-        os.environ.update(
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            LOCAL_WORLD_SIZE=str(num),
-            WORLD_SIZE=str(num),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-            TORCHELASTIC_RUN_ID="test",
-            TORCHELASTIC_USE_AGENT_STORE=str(True),
-        )
+        os.environ.update(rank_variables(rank, num, port), TORCHELASTIC_USE_AGENT_STORE=str(True))
     torch.set_num_threads(1)
     sys.exit(function(*arguments))
