@@ -27,6 +27,7 @@ from models.object_storage import StorageError
 from models.write_errors import writing
 from trainer.errors import UsageError
 from trainer.process.distributed import Processes
+from trainer.run_files import CHECKPOINTS
 from trainer.step.checkpoint_digests import take_digests
 from trainer.step.checkpoint_files import DAMAGED, UNFINISHED, files_at
 from trainer.step.checkpoint_manifest import MANIFEST, manifest_text, read_manifest
@@ -198,7 +199,8 @@ class Saver:
             self._files.make_room(final)
         self._processes.barrier()
         tensors = state.tensors()
-        before = read(self._previous) if self._previous is not None else None
+        # On a disk alone is it told how much room a checkpoint needs; a storage would be asked for each file of it.
+        before = read(self._previous) if isinstance(self._previous, Path) else None
         self._num_bytes = before.num_bytes if before is not None else sum(one.nbytes for one in tensors.values())
         written = dcp.async_save(
             tensors,
@@ -360,7 +362,7 @@ def find(path: Place) -> Checkpoint:
     Raises:
         UsageError: there is no complete checkpoint.
     """
-    checkpoint = read(path) or find_latest(path / "checkpoints")
+    checkpoint = read(path) or find_latest(path / CHECKPOINTS)
     if checkpoint is None:
         raise UsageError(
             f"{path} is neither a complete checkpoint nor a run directory that holds one. Expected a directory with "
