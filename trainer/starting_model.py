@@ -121,7 +121,8 @@ def from_parts(config: TrainConfig, parts: PartsConfig, *, has_numbers: bool) ->
 def from_weights(config: TrainConfig, init: str, *, is_first: bool) -> tuple[MMInterleaved, Stored]:
     """The weights of the model directory `init`, or of some of its parts: where they are in files."""
     try:
-        saved, directory = settings_of(init), directory_of(init)
+        directory = directory_of(init)
+        saved = _settings_in(directory, init)
         if config.init_components is not None:
             model = new_model(config, has_numbers=is_first)
             opened = open_model_directory(directory, digests=is_first)
@@ -175,7 +176,11 @@ def directory_of(init: str) -> Path:
 
 def settings_of(init: str) -> MMInterleavedConfig:
     """The settings of the model in a directory. Raises UsageError if there is none."""
-    file = directory_of(init) / CONFIG_FILE
+    return _settings_in(directory_of(init), init)
+
+
+def _settings_in(directory: Path, init: str) -> MMInterleavedConfig:
+    file = directory / CONFIG_FILE
     if not file.is_file():
         raise UsageError(
             f"init is '{init}', which cannot be loaded: it holds no {CONFIG_FILE}. Expected a directory written by "
@@ -190,17 +195,15 @@ def settings_of(init: str) -> MMInterleavedConfig:
 def take_parts(model: MMInterleaved, weights: StoredWeights, config: TrainConfig) -> Stored:
     """Where the weights of the parts are that `config.init_components` names."""
     own, theirs = model.state_dict(), weights.shapes()
+    taken: list[str] = []
     for part in config.init_components or ():
-        names = {name for name in own.keys() | theirs.keys() if name.startswith(f"{part}.")}
-        if part == "language_model":
-            names.add(BEGIN_OF_IMAGE)
+        prefixes = (f"{part}.", BEGIN_OF_IMAGE) if part == "language_model" else (f"{part}.",)
+        names = {name for name in own.keys() | theirs.keys() if name.startswith(prefixes)}
         differing = sorted(n for n in names if n not in own or list(own[n].shape) != theirs.get(n))
         if differing:
             raise UsageError(
                 f"init is '{config.init}', whose {part} has another shape than this run's: {len(differing)} tensors "
                 f"differ {differing[:3]}. Give both the same settings there, or leave it out of init_components."
             )
-    prefixes = [f"{part}." for part in config.init_components or ()]
-    if "language_model" in (config.init_components or ()):
-        prefixes.append(BEGIN_OF_IMAGE)
-    return places_in(weights, model, tuple(prefixes))
+        taken += prefixes
+    return places_in(weights, model, tuple(taken))
