@@ -124,6 +124,7 @@ def joined(
     limit_s = 60 * parallel.watchdog_minutes
     if num == 1:
         store: dist.Store = dist.HashStore()
+        for_threads = store
         watchdog = Watchdog(place, num, store, limit_s)
     else:
         common: Any = _common_store(place, 60 * parallel.join_minutes)
@@ -137,6 +138,7 @@ def joined(
                 "or, without one that keeps it, the first process."
             ) from error
         store = dist.PrefixStore(attempt.name, common)
+        for_threads = dist.PrefixStore(attempt.name, common.clone())
         record_collectives(None if hang_directory is None else hang_directory / attempt.name)
         watchdog = Watchdog(
             place,
@@ -166,9 +168,7 @@ def joined(
                 num=num,
                 local_rank=local_rank(),
                 saving=saving,
-                store=dist.PrefixStore("threads", store)
-                if num == 1
-                else dist.PrefixStore(f"{attempt.name}/threads", common.clone()),
+                store=dist.PrefixStore("threads", for_threads),
                 watchdog=watchdog,
             )
         finally:
