@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from models.config import CONFIG_FILE
+from models.digests import DIGESTS_FILE
 from models.directory_lock import LOCK_FILE
 from models.object_path import ObjectPath, place_of
 from models.object_storage import download_all, objects_below
@@ -23,7 +25,7 @@ from trainer.run_files import CHECKPOINTS, LOG, MODEL, QUARANTINE, ROW_STARTS, S
 FETCHED = (SETTINGS, LOG, QUARANTINE, f"{SAMPLES}/*", f"{ROW_STARTS}/*")
 """What a run that goes on needs of its own files."""
 
-LATE = ("config.json", "SHA256SUMS")
+LATE = (CONFIG_FILE, DIGESTS_FILE)
 """The files that make a folder a model."""
 
 
@@ -37,7 +39,7 @@ def local_folder(out: str) -> Path:
 
 
 def empty_folder(folder: Path) -> None:
-    """Make the folder of a URL, without what an earlier run has left in it; it is locked by this run."""
+    """Remove what an earlier run has left in the folder of a URL, which is locked by this run."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -124,7 +124,7 @@ def joined(
     limit_s = 60 * parallel.watchdog_minutes
     if num == 1:
         store: dist.Store = dist.HashStore()
-        for_threads = store
+        for_threads: dist.Store = store
         watchdog = Watchdog(place, num, store, limit_s)
     else:
         common: Any = _common_store(place, 60 * parallel.join_minutes)
