@@ -84,13 +84,10 @@ class ImageFiles:
                 reason = getattr(error, "strerror", None) or error
                 raise BrokenSampleError(f"The image {name[:80]!r} cannot be looked up: {reason}.") from error
             if any(path.is_relative_to(other) for other in self._folders):
-                return self._relative(path), 0, size_bytes
+                return relative(path, self._relative_to), 0, size_bytes
             if Path(os.path.normpath(folder / name)).is_relative_to(folder):
                 raise BrokenSampleError(
                     f"The image {name[:80]!r} is a link that leads out of {folder}. Name the folder that it leads to "
                     "with --images, too."
                 )
         return self._members.get(posixpath.normpath(name))
-
-    def _relative(self, path: Path) -> str:
-        return relative(path, self._relative_to)

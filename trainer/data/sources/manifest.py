@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from trainer.data.sources.pairs import read_pair
 from trainer.data.sources.places import is_whole, open_places
 from trainer.data.sources.records import read_record
 from trainer.data.sources.regular_files import open_regular
-from trainer.data.sources.remote_files import CachedShard, RemoteFile, changed_objects
+from trainer.data.sources.remote_files import CachedShard, changed_objects, file_at, resolved
 from trainer.data.sources.sample import BrokenSampleError, PartialFile, Sample
 from trainer.data.sources.shard_cache import ShardCache
 
@@ -101,11 +100,9 @@ class Manifest:
 
     def _file_of(self, shard: Shard) -> Path | PartialFile:
         """What samples of a shard are read from."""
-        if shard.stored is None:
-            return Path(os.path.normpath(self.directory / shard.path))
-        if self.cache is None:
-            return RemoteFile(shard.path)
-        return CachedShard(shard.stored, self.cache)
+        if shard.stored is not None and self.cache is not None:
+            return CachedShard(shard.stored, self.cache)
+        return file_at(resolved(shard.path, self.directory))
 
     def key(self, index: int) -> str:
         """The name of a sample: its shard and its number."""
@@ -117,14 +114,12 @@ class Manifest:
     def changed_shards(self) -> list[str]:
         """What is not as it was when the index was made: shards that samples are read from and that are missing, or
         have another size."""
-        changed = []
         shards = self.shards if self.kind == "pairs" else ()  # of documents there are copies
-        stored = [shard.stored for shard in shards if shard.stored is not None]
-        changed += changed_objects(stored)
+        changed = changed_objects([shard.stored for shard in shards if shard.stored is not None])
         for shard in shards:
-            if shard.stored is not None:
+            path = resolved(shard.path, self.directory)
+            if isinstance(path, str):
                 continue
-            path = Path(os.path.normpath(self.directory / shard.path))
             name = printable(str(path))
             if not path.is_file():
                 changed.append(f"{name} is missing")

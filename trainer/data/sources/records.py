@@ -105,11 +105,8 @@ def copy_records(
     return places.array(), num_found, num_missing
 
 
-def read_record(path: Path, place: np.void, key: str, directory: Path | str) -> Sample:
-    """The document at a place of a file of records, which names images relative to `directory`.
-
-    Raises BrokenSampleError.
-    """
+def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample:
+    """The document at a place of a file of records; `directory` is the manifest's. Raises BrokenSampleError."""
     line = read_bytes(path, int(place["text_offset"]), int(place["text_size"]))
     if not is_whole(place, line):
         raise BrokenSampleError("The index or its copy of the document is damaged; make the index again.")

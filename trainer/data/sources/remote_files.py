@@ -11,7 +11,7 @@ from typing import IO
 
 from models.object_storage import StoredObject, describe, list_objects, open_url, read_range
 from models.printable import printable
-from models.urls import check_url, is_url, join_url, shown_url
+from models.urls import check_url, is_url, shown_url
 from trainer.data.sources.regular_files import open_regular
 from trainer.data.sources.sample import BrokenSampleError
 from trainer.data.sources.shard_cache import ShardCache, changed_sentence
@@ -106,14 +106,9 @@ def as_place(text: str, what: str) -> Path | str:
     return check_url(text, what) if is_url(text) else Path(text)
 
 
-def resolved(place: str, directory: Path | str) -> Path | str:
-    """A place that was written down, relative to a directory or URL, or a URL."""
-    if is_url(place):
-        return place
-    if isinstance(directory, str):
-        scheme, _, below = directory.partition("://")
-        return f"{scheme}://{os.path.normpath(join_url(below, place))}"
-    return Path(os.path.normpath(directory / place))
+def resolved(place: str, directory: Path) -> Path | str:
+    """A place that was written down in a directory: a URL, or a path relative to it."""
+    return place if is_url(place) else Path(os.path.normpath(directory / place))
 
 
 def relative(place: Path | str, directory: Path) -> str:
