@@ -8,9 +8,16 @@ import stat
 from pathlib import Path
 from typing import IO
 
-MALFORMED = (None, errno.EINVAL, errno.EOVERFLOW)
-"""Error numbers of an OSError that speaks of what a file holds (libraries raise such, too); all others mean that the
-system does not give out the file."""
+from models.object_storage import StorageError
+
+_MALFORMED = (None, errno.EINVAL, errno.EOVERFLOW)
+"""Error numbers of an OSError that speaks of what a file holds (libraries raise such, too)."""
+
+
+def is_not_given_out(error: Exception) -> bool:
+    """Whether an error means that the system or the storage does not give out a file; all others that come while one is
+    read speak of what it holds."""
+    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno not in _MALFORMED)
 
 
 def open_regular(path: Path) -> IO[bytes]:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from models.object_storage import StorageError
 from models.printable import printable
 from trainer.data.sources.json_rows import COLUMNS, read_json_row
 from trainer.data.sources.problems import Problems
-from trainer.data.sources.regular_files import MALFORMED
+from trainer.data.sources.regular_files import is_not_given_out
 from trainer.data.sources.remote_files import open_place
 from trainer.data.sources.sample import MAX_TEXT_BYTES, to_text
 
@@ -44,7 +43,7 @@ def read_table(path: Path | str, problems: Problems) -> Iterator[tuple[str, Any]
         except ModuleNotFoundError:
             raise
         except Exception as error:  # libraries pass on whatever a damaged file makes them run into
-            if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno not in MALFORMED):
+            if is_not_given_out(error):
                 raise
             first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
             problems.end(f"the file cannot be read on: {first_line}")
@@ -66,7 +65,7 @@ def _zipped_lines(file: IO[bytes], problems: Problems) -> Iterator[tuple[str, An
                 with archive.open(entry) as lines:
                     yield from _lines(lines, f"{name} " if len(entries) > 1 else "", problems)
             except Exception as error:  # damaged, encrypted, a compression that nobody knows; the next one may be whole
-                if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno not in MALFORMED):
+                if is_not_given_out(error):
                     raise
                 problems.end(f"the file {name} cannot be read on: {error or type(error).__name__}")
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from models.object_storage import StorageError
 from trainer.data.sources.problems import Problems
-from trainer.data.sources.regular_files import MALFORMED
+from trainer.data.sources.regular_files import is_not_given_out
 from trainer.data.sources.remote_files import open_place
 from trainer.data.sources.sample import MAX_IMAGE_BYTES
 
@@ -48,7 +47,7 @@ def members(path: Path | str, problems: Problems) -> Iterator[Member]:
         try:
             yield from _members(file, file_size, problems)
         except Exception as error:  # tarfile passes on whatever a damaged header makes Python say
-            if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno not in MALFORMED):
+            if is_not_given_out(error):
                 raise
             problems.end(f"the archive cannot be read: {error or type(error).__name__}")
 
