@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import IO
 
 from models.object_storage import describe, exists, filesystem_of, open_url, read_object, retried
-from models.urls import check_url, is_url, join_url, shown_url
+from models.urls import check_url, is_url, join_url, scheme_of, shown_url
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ObjectPath:
         return open_url(self.url)
 
     def iterdir(self) -> Iterator[ObjectPath]:
-        scheme = self.url.partition("://")[0]
+        scheme = scheme_of(self.url)
 
         def listed() -> list[str]:
             try:

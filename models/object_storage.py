@@ -24,7 +24,7 @@ from typing import IO, Any, TypeVar
 
 from models.listed_paths import is_below
 from models.printable import printable
-from models.urls import check_url, shown_url
+from models.urls import WEB_SCHEMES, check_url, scheme_of, shown_url
 
 T = TypeVar("T")
 
@@ -70,8 +70,7 @@ def filesystem_of(url: str) -> Any:
         ValueError: nothing here reads such URLs, or it holds a secret.
         ModuleNotFoundError: a package is missing; the sentence says how to install it.
     """
-    check_url(url, "The place")
-    scheme = url.partition("://")[0].lower()
+    scheme = scheme_of(check_url(url, "The place"))
     package, extra = PACKAGES[scheme]
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(
@@ -81,7 +80,7 @@ def filesystem_of(url: str) -> Any:
     import fsspec  # type: ignore[import-untyped]
 
     options: dict[str, Any] = {"use_listings_cache": False}  # a list that is kept would not show what has changed
-    if scheme in ("http", "https"):
+    if scheme in WEB_SCHEMES:
         options["client_kwargs"] = {"trust_env": True}  # ~/.netrc and proxies
     return fsspec.filesystem(scheme, **options)
 
@@ -107,14 +106,14 @@ def list_objects(url: str) -> list[StoredObject]:
     Raises:
         StorageError: it cannot be listed.
     """
-    scheme = url.partition("://")[0]
+    scheme = scheme_of(url)
 
     def listed() -> list[StoredObject]:
         try:
             found = filesystem_of(url).find(url, detail=True)
         except FileNotFoundError:
             return []
-        if scheme in ("http", "https"):  # which tells names alone
+        if scheme in WEB_SCHEMES:  # which tells names alone
             return [_described(name, filesystem_of(name).info(name)) for name in found]
         return [_described(f"{scheme}://{name.lstrip('/')}", info) for name, info in found.items()]
 
@@ -182,7 +181,7 @@ def download(url: str, file: Path, size_bytes: int) -> None:
         FileNotFoundError: it is not there.
         StorageError: it is not given out, or has another size.
     """
-    options = {"max_concurrency": 1} if url.startswith("s3:") else {}
+    options = {"max_concurrency": 1} if scheme_of(url) == "s3" else {}
 
     def got() -> None:
         filesystem_of(url).get_file(url, str(file), **options)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.object_storage import filesystem_of, list_objects, read_object, retried
-from models.urls import shown_url
+from models.urls import scheme_of, shown_url
 
 WRITABLE = ("s3", "gs")
 """Schemes of storage that takes many objects; each file on the Hugging Face Hub would be a commit."""
@@ -18,8 +18,7 @@ _removing: Any = partial(retried, doing="removed", refusal="is not removed")
 
 def check_writable(url: str, what: str) -> None:
     """Raise ValueError if nothing can be written at a URL; `what` begins the sentence."""
-    scheme = url.partition("://")[0].lower()
-    if scheme not in WRITABLE:
+    if scheme_of(url) not in WRITABLE:
         raise ValueError(
             f"{what} is {shown_url(url)}; expected a directory here, or a URL that begins with "
             f"{' or '.join(f'{one}://' for one in WRITABLE)}, where a run can write. A finished model goes to the "

@@ -16,6 +16,9 @@ from models.printable import printable
 SCHEMES = ("s3", "gs", "hf", "https", "http")
 """What `models.object_storage` reads. http is for servers of one's own network."""
 
+WEB_SCHEMES = ("https", "http")
+"""Of these, servers that name what they have on pages, if at all."""
+
 _URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|(?:{'|'.join(SCHEMES)}):/", re.IGNORECASE)
 """With one slash, it is a URL that a path has been made of."""
 
@@ -23,6 +26,11 @@ _URL = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|(?:{'|'.join(SCHEMES)}):/", re.I
 def is_url(place: str | PathLike[str]) -> bool:
     """Whether a text (or a path that was made of it) names something by URL, and not a file or folder here."""
     return _URL.match(fspath(place)) is not None
+
+
+def scheme_of(url: str) -> str:
+    """Of `SCHEMES`, if `check_url` has given the URL."""
+    return url.partition("://")[0]
 
 
 def shown_url(url: str) -> str:
@@ -33,7 +41,7 @@ def shown_url(url: str) -> str:
 
 
 def check_url(url: str, what: str) -> str:
-    """The URL, if it can be used and written down.
+    """The URL, if it can be used and written down, with its scheme in small letters: libraries know no others.
 
     Args:
         url: what was given.
@@ -60,7 +68,7 @@ def check_url(url: str, what: str) -> str:
             "in logs and manifests. Give the URL without it; credentials are found in the environment and in the "
             "files of aws, gcloud and hf."
         )
-    return url
+    return f"{parts.scheme}://{url.partition('://')[2]}"
 
 
 def join_url(url: str, *names: str) -> str:

@@ -54,6 +54,10 @@ def test_urls_that_are_taken(url):
     assert check_url(url, "--out") == url
 
 
+def test_the_scheme_is_given_in_the_letters_that_libraries_know():
+    assert check_url("S3://Bucket/A.tar", "--out") == "s3://Bucket/A.tar"
+
+
 def test_what_is_shown_has_no_secret_and_nothing_a_terminal_obeys():
     assert shown_url("https://me:pw@host:80/a b/c.tar?sig=1#x") == "https://host:80/a b/c.tar"
     assert shown_url("s3://b/\x1b[2J") == "s3://b/\\x1b[2J"

@@ -11,7 +11,7 @@ from typing import IO
 
 from models.object_storage import StoredObject, describe, list_objects, open_url, read_range
 from models.printable import printable
-from models.urls import check_url, is_url, shown_url
+from models.urls import WEB_SCHEMES, check_url, is_url, scheme_of, shown_url
 from trainer.data.sources.regular_files import open_regular
 from trainer.data.sources.sample import BrokenSampleError
 from trainer.data.sources.shard_cache import ShardCache, changed_sentence
@@ -69,7 +69,7 @@ def changed_objects(indexed: Sequence[StoredObject]) -> list[str]:
     """
     found: dict[str, StoredObject] = {}
     for folder in sorted({shard.url.rpartition("/")[0] for shard in indexed}):
-        if folder.startswith("http"):  # which may not list
+        if scheme_of(folder) in WEB_SCHEMES:  # which may not list
             urls = [shard.url for shard in indexed if shard.url.rpartition("/")[0] == folder]
             with ThreadPoolExecutor(16) as pool:
                 found |= {one.url: one for one in pool.map(_described, urls) if one is not None}
