@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,8 @@ def create_object(url: str, content: bytes) -> bool:
 
 def remove_object(url: str) -> None:
     """Remove an object, if it is there. Raises StorageError."""
-
-    def remove() -> None:
-        try:
-            filesystem_of(url).rm_file(url)
-        except FileNotFoundError:
-            return
-
-    _removing(url, remove)
+    with suppress(FileNotFoundError):
+        _removing(url, lambda: filesystem_of(url).rm_file(url))
 
 
 def remove_all(url: str) -> None:
