@@ -27,15 +27,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench import object_servers
 from models.config import MMInterleavedConfig
 from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.corpus_stream import CorpusStream
 from trainer.data.index import make_index
 from trainer.step.dataloader import micro_batch_loader
 from trainer.step.phase import Phase
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import object_servers  # type: ignore[import-not-found]
 
 MODEL = MMInterleavedConfig.tiny()
 LATENCY = 0.03

@@ -2,7 +2,7 @@
 
 import pytest
 
-import object_servers
+from bench import object_servers
 from models.hub import model_directory
 from models.object_storage import StorageError
 

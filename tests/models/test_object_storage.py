@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-import object_servers
+from bench import object_servers
 from models import object_storage
 from models.object_storage import (
     SMALL_BLOCK,

@@ -1,6 +1,6 @@
 """The files of a run in object storage."""
 
-import object_servers
+from bench import object_servers
 from models.object_path import ObjectPath
 from trainer.run_files import CHECKPOINTS, LOG, MODEL, QUARANTINE, ROW_STARTS, SAMPLES, SETTINGS
 from trainer.run_storage import fetch

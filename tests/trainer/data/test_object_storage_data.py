@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-import object_servers
+from bench import object_servers
 from models import object_storage
 from models.batch import Batch
 from models.config import MMInterleavedConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-import object_servers
+from bench import object_servers
 from models import object_storage
 from models.object_path import ObjectPath
 from models.object_storage import StorageError

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import object_servers
+from bench import object_servers
 from models import object_storage
 from models.object_storage import StorageError, StoredObject, describe
 from trainer.data.sources.sample import BrokenSampleError

@@ -1,4 +1,5 @@
-"""Storage for tests, on ports of this machine: S3 as moto has it, and a web server that is slow or fails as it is told.
+"""Storage on ports of this machine: S3 as moto has it, and a web server that is slow or fails as it is told. For tests
+and benchmarks.
 
 An S3 server is asked through the second one (`serving(behind=...)`) where requests are counted or made to fail.
 """
@@ -175,8 +176,8 @@ def s3_bucket(name: str = "bucket") -> Iterator[Bucket]:
     """An empty bucket on a server of its own. Sets the environment variables by which the aws libraries, also of
     programs that are started meanwhile, find server and credentials."""
     pytest.importorskip("moto", reason="moto, an S3 server for tests, is not installed: pip install moto[s3] flask")
-    import boto3
-    import s3fs
+    import boto3  # type: ignore[import-untyped]
+    import s3fs  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
