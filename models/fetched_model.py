@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
+from mmfs.kernels.cache import cache_folder
 from models.config import CONFIG_FILE
 from models.digests import DIGESTS_FILE
 from models.object_storage import download_all, objects_below
@@ -35,7 +35,7 @@ def fetched_model(url: str) -> Path:
         )
     contents = repr(sorted((name, found.size_bytes, found.etag) for name, found in wanted.items()))
     key = hashlib.sha256(f"{base} {contents}".encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmfs" / "models"
+    cache = cache_folder() / "models"
     folder = cache / f"{base.rpartition('/')[2]}-{key}"
     if folder.is_dir():
         return folder

@@ -8,11 +8,11 @@ after a kill, on whatever machine, the run goes on from its last complete checkp
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmfs.kernels.cache import cache_folder
 from models.config import CONFIG_FILE
 from models.digests import DIGESTS_FILE
 from models.directory_lock import LOCK_FILE
@@ -34,8 +34,7 @@ def local_folder(out: str) -> Path:
     place = place_of(out)
     if isinstance(place, Path):
         return place
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "mmfs" / "runs" / f"{place.name}-{hashlib.sha256(place.url.encode()).hexdigest()[:12]}"
+    return cache_folder() / "runs" / f"{place.name}-{hashlib.sha256(place.url.encode()).hexdigest()[:12]}"
 
 
 def empty_folder(folder: Path) -> None:

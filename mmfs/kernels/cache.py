@@ -17,6 +17,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
+    """Where all of the project keeps what can be made or fetched again; it may not be there yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mmfs"
 
 
