@@ -71,12 +71,13 @@ def find_start(config: TrainConfig, resume: str, change: Sequence[str] = ()) -> 
     """
     out = place_of(config.out)
     new = f"{out}-2"
-    if resume == NONE and holds_run(out):
+    is_begun = holds_run(out)
+    if resume == NONE and is_begun:
         raise UsageError(
             f"{out} already holds a run, and nothing of it was touched. Go on with it: the same command without "
             f"--resume {NONE}. Or make a new one elsewhere: --out {new}. Or remove the directory first."
         )
-    if resume == NONE or (resume == AUTO and not holds_run(out)):
+    if resume == NONE or (resume == AUTO and not is_begun):
         if change:
             raise UsageError(
                 f"--change is of a run that goes on, and {out} holds none that does. Name one with --resume PATH, or "
@@ -116,7 +117,7 @@ def find_start(config: TrainConfig, resume: str, change: Sequence[str] = ()) -> 
                 "again from the start."
             )
         return Start(config, None, f"The run in {out} ended before its first checkpoint: it begins again.")
-    if holds_run(out):
+    if is_begun:
         where = f"after step {start.step} of phase '{start.phase}'"
         note = f"The run in {out} is not finished: it goes on {where}. For a new one: --out {new}."
         if config.history:
