@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from models.atomic_files import write_atomically
 from models.object_path import Place
-from models.write_errors import writing
 from trainer.errors import UsageError
+from trainer.logging.appended_file import AppendedFile
 from trainer.run_files import LOG
 
 
@@ -23,9 +22,7 @@ class LogFile:
     """
 
     def __init__(self, file: Path) -> None:
-        self._path = file
-        with writing(file):
-            self._file = file.open("ab", buffering=0)
+        self._file = AppendedFile(file)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a line.
@@ -33,26 +30,15 @@ class LogFile:
         Raises:
             WriteError: the disk is full, say; the file is as it was.
         """
-        line = (json.dumps(record) + "\n").encode()
-        with writing(self._path, len(line)):
-            before = os.fstat(self._file.fileno()).st_size
-            left = memoryview(line)
-            try:
-                while left:
-                    left = left[self._file.write(left) :]
-            except BaseException:
-                os.ftruncate(self._file.fileno(), before)
-                raise
+        self._file.write((json.dumps(record) + "\n").encode())
 
     def sync(self) -> None:
         """Return when all lines would survive a power cut."""
-        with writing(self._path):
-            os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
         """No more lines."""
-        with writing(self._path):
-            self._file.close()
+        self._file.close()
 
 
 def read_log(directory: Place, *, pass_over_damage: bool = False) -> Iterator[dict[str, Any]]:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from models.program import OutputClosed, is_unusable
-from models.write_errors import writing
 from trainer.logging.log_file import LogFile
 from trainer.logging.time_left import time_left
 from trainer.run_files import LOG, TENSORBOARD
+
+if TYPE_CHECKING:
+    from trainer.logging.tensorboard_file import TensorBoardFile
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,15 @@ class RunLog:
     ) -> None:
         self.peak_flops = peak_flops
         self._sink = sink
-        self._directory = directory
         self._on_output_closed = on_output_closed
         self._file: LogFile | None = None
-        self._board: Any = None
+        self._board: TensorBoardFile | None = None
         if directory is not None:
-            from torch.utils.tensorboard import SummaryWriter  # here: it takes a second that --help need not wait
-
             self._file = LogFile(directory / LOG)
-            with writing(directory / TENSORBOARD):
-                self._board = SummaryWriter(str(directory / TENSORBOARD), purge_step=first_step + 1)
+            # Here: TensorBoard takes a third of a second that --help need not wait.
+            from trainer.logging.tensorboard_file import TensorBoardFile
+
+            self._board = TensorBoardFile(directory / TENSORBOARD, purge_step=first_step + 1)
         self._board_step = first_step
         self._stream = stream or sys.stdout
         self._log_every = log_every
@@ -150,10 +151,8 @@ class RunLog:
             means = self._means()
             with self._shown():
                 self._show(step, means)
-            if is_due and self._directory is not None:
-                with writing(self._directory / TENSORBOARD):
-                    for name, value in means.items():
-                        self._board.add_scalar(f"{step.phase}/{name}", value, self._board_step)
+            if is_due and self._board is not None:
+                self._board.add({f"{step.phase}/{name}": value for name, value in means.items()}, self._board_step)
 
     def close(self) -> None:
         """Finish the line, the log, the TensorBoard file and the sink."""
@@ -163,9 +162,8 @@ class RunLog:
             self._file.close()
         if self._sink is not None:
             self._sink.close()
-        if self._directory is not None:
-            with writing(self._directory / TENSORBOARD):
-                self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     @property
     def recent(self) -> list[Step]:

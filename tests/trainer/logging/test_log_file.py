@@ -7,7 +7,7 @@ import os
 import pytest
 
 from models.write_errors import WriteError
-from trainer.logging import log_file
+from trainer.logging import appended_file
 from trainer.logging.log_file import LogFile, missing_steps, read_log
 from trainer.run_files import LOG
 
@@ -40,12 +40,12 @@ def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path, monkeypatc
         def fileno(self):
             return self.file.fileno()
 
-    whole = log._file
-    monkeypatch.setattr(log, "_file", FullDisk(whole))
+    whole = log._file._file
+    monkeypatch.setattr(log._file, "_file", FullDisk(whole))
     with pytest.raises(WriteError, match=r"no room for .*log.jsonl: its disk has .* It needs 12 bytes"):
         log.append({"step": 2})
     assert (tmp_path / LOG).read_text() == '{"step": 1}\n'
-    monkeypatch.setattr(log, "_file", whole)
+    monkeypatch.setattr(log._file, "_file", whole)
     log.append({"step": 2})
     assert [record["step"] for record in read_log(tmp_path)] == [1, 2]
     log.close()
@@ -53,7 +53,7 @@ def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path, monkeypatc
 
 def test_a_synced_log_is_on_the_disk(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(log_file.os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    monkeypatch.setattr(appended_file.os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
     log = LogFile(tmp_path / LOG)
     log.sync()
     log.close()
