@@ -84,29 +84,32 @@ def measure(models: dict[str, GenerativeModel], device: torch.device, work: Work
         ValueError: the prompt and the new tokens do not fit into the language model.
     """
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    jobs = {name: _jobs(model, work) for name, model in models.items()}
+    names = list(next(iter(jobs.values())))
     found: list[Measured] = []
-    truth: dict[str, Tensor] = {}
-    jobs = [
-        (name, model, what, amount, run)
-        for name, model in models.items()
-        for what, (amount, run) in _jobs(model, work).items()
-    ]
-    for place, (name, model, what, amount, run) in enumerate(jobs, start=1):
-        log(f"[{place}/{len(jobs)}] {what} by {name} ...")
-        times_s = []
+    for place, what in enumerate(names, start=1):
+        log(f"[{place}/{len(names)}] {what} by {' and '.join(models)} ...")
+        times_s: dict[str, list[float]] = {name: [] for name in models}
+        results: dict[str, Tensor] = {}
         for number in range(work.rounds + 1):  # the first records, compiles and fills caches
-            prepared = _prepare(model, what, work)
-            wait()
-            start = time.perf_counter()
-            result = run(prepared)
-            wait()
-            if number:
-                times_s.append(time.perf_counter() - start)
-        if what == DRAWN:
-            result = _draw(_prepare(model, what, work), replace(_denoising(work), num_inference_steps=1))
-        exact = truth.setdefault(what, result.double().cpu())
-        error = (result.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-300)
-        found.append(Measured(what, name, amount / statistics.median(times_s), float(error)))
+            for name, model in models.items():  # by turns, so that what else the machine does slows all of them
+                prepared = _prepare(model, what, work)
+                wait()
+                start = time.perf_counter()
+                results[name] = jobs[name][what][1](prepared)
+                wait()
+                if number:
+                    times_s[name].append(time.perf_counter() - start)
+        exact = None
+        for name, model in models.items():
+            result = results[name]
+            if what == DRAWN:
+                result = _draw(_prepare(model, what, work), replace(_denoising(work), num_inference_steps=1))
+            result = result.double().cpu()
+            exact = result if exact is None else exact
+            error = (result - exact).norm() / exact.norm().clamp(min=1e-300)
+            amount = jobs[name][what][0]
+            found.append(Measured(what, name, amount / statistics.median(times_s[name]), float(error)))
     return found
 
 

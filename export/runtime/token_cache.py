@@ -85,7 +85,8 @@ class TokenCache:
             visible: [B, T, 2] int64, slots of the pool.
         """
         num_new = torch.tensor(counts, device=self.lengths.device)
-        found = self._run(self.llm, embeddings, (num_new - 1).clamp(min=0).unsqueeze(1), visible)
+        last = (num_new - 1).clamp(min=0).unsqueeze(1)
+        found = self._run(self.llm, embeddings, last, visible, self._filled_past(max(before)))
         for row, (start, count) in enumerate(zip(before, counts, strict=True)):
             if not self.in_place:
                 for name, past in self.past.items():
@@ -111,7 +112,7 @@ class TokenCache:
 
     def _one_token(self) -> None:
         embeddings, last = self.embedding[self.ids].unsqueeze(1), torch.zeros_like(self.ids).unsqueeze(1)
-        found = self._run(self._recorded_llm, embeddings, last, self.visible)
+        found = self._run(self._recorded_llm, embeddings, last, self.visible, self.past)
         reads = self.counts > 0
         place = self.lengths.clamp(max=self.capacity - 1)  # of a full row that reads nothing
         if not self.in_place:
@@ -123,7 +124,16 @@ class TokenCache:
         self.logits.copy_(torch.where(reads[:, None], found["logits"][:, 0].float(), self.logits))
         self.lengths += self.counts
 
-    def _run(self, llm: ComponentRunner, embeddings: Tensor, last: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    def _filled_past(self, num_filled: int) -> Tensors:
+        """The past without the rows in which nothing stands yet: each new token would compute with them, only to be
+        masked. At least one row, because an engine takes no empty cache. What is written in place is whole."""
+        if self.in_place:
+            return self.past
+        return {name: past[:, :, : max(num_filled, 1)] for name, past in self.past.items()}
+
+    def _run(
+        self, llm: ComponentRunner, embeddings: Tensor, last: Tensor, visible: Tensor, past: Tensors
+    ) -> dict[str, Tensor]:
         num_new = embeddings.shape[1]
         new = torch.arange(num_new, device=self.lengths.device)
         # The runs before a recording also increase the lengths, which must not exceed the cache.
@@ -134,7 +144,7 @@ class TokenCache:
             write_indices=first_new,
             last_token_ids=last,
             visible=visible,
-            **self.past,
+            **past,
             **self.pool.banks,
         )
         self.asked = of_sampling(found)

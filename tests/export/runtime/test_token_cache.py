@@ -5,7 +5,8 @@ import torch
 
 from export.components.component import Port
 from export.runtime.runner import ComponentRunner, Tensors
-from export.runtime.token_cache import LEAST_CAPACITY, capacity_for, room_for
+from export.runtime.token_cache import LEAST_CAPACITY, TokenCache, capacity_for, room_for
+from export.runtime.value_pool import ValuePool
 
 PAST = {"past_key_0": Port(torch.float32, ("batch", 2, "past", 4))}
 FIXED = {"past_key_0": Port(torch.float32, ("batch", 2, 100, 4))}
@@ -46,3 +47,34 @@ def test_what_is_written_in_place_writes_padding_too() -> None:
     before, counts = [50, 3], [0, 20]
     assert room_for(LanguageModel(PAST, in_place=False), before, counts) == 50
     assert room_for(LanguageModel(PAST, in_place=True), before, counts) == 70
+
+
+class Recording(LanguageModel):
+    """Its answers are zeros; it keeps how many rows of the past each call got."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__(PAST, in_place=in_place)
+        self.inputs = {"inputs_embeds": Port(torch.float32, ("batch", "tokens", 3)), **PAST}
+        new = "past" if in_place else "tokens"
+        self.outputs = {
+            "logits": Port(torch.float32, ("batch", 1, 5)),
+            "hidden_states": Port(torch.float32, ("batch", "tokens", 3)),
+            **{name: Port(torch.float32, ("batch", 2, new, 4)) for name in self.outputs},
+        }
+        self.num_past: list[int] = []
+
+    def run(self, inputs: Tensors) -> Tensors:
+        self.num_past.append(inputs["past_key_0"].shape[2])
+        return {name: tensor.zero_() for name, tensor in self.empty_outputs(inputs).items()}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_many_tokens_are_read_without_the_rows_of_the_cache_that_hold_nothing(in_place: bool) -> None:
+    llm = Recording(in_place=in_place)
+    pool = ValuePool(None, {}, torch.device("cpu"), None)
+    cache = TokenCache(llm, torch.zeros(7, 3), pool, num_rows=2, capacity=64)
+    visible = torch.zeros(2, 5, 2, dtype=torch.int64)
+    cache.add(torch.zeros(2, 5, 3), [0, 0], [5, 2], visible)
+    cache.add(torch.zeros(2, 5, 3), [5, 2], [1, 5], visible)
+    cache.add_one([1, 2], visible[:, :1])
+    assert llm.num_past == ([64, 64, 64] if in_place else [1, 5, 64]), "a single token reads what has one address"
