@@ -34,6 +34,7 @@ from PIL import Image
 
 from trainer.data.index import PROBLEMS, make_index
 from trainer.data.sources.manifest import load_manifest
+from trainer.data.sources.shard_cache import ShardCache
 from trainer.data.sources.sample import BrokenSampleError
 
 MAX_SECONDS = 20
@@ -329,7 +330,7 @@ def index_and_read(paths: list[Path], out: Path, options: dict[str, Any]) -> str
     assert len((out / PROBLEMS).read_text().splitlines()) == num_broken, "not every broken one is named"
     for number in range(len(manifest)):
         with contextlib.suppress(BrokenSampleError):
-            sample = load_manifest(out)[number]
+            sample = load_manifest(out, ShardCache(out / "cache", 1 << 30))[number]
             assert all(isinstance(text, str) for text in sample.texts)
             for image in sample.images:
                 with contextlib.suppress(BrokenSampleError):

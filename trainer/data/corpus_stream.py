@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from models.config import MMInterleavedConfig
 from models.images.fit import FINER
-from models.object_storage import StorageError, StoredObject
+from models.object_storage import StorageError
 from models.plain_text import PlainTextEncoder
 from models.printable import printable
 from trainer.change_history import SettingsChange
@@ -39,7 +39,7 @@ from trainer.data.row_stream import RowStream
 from trainer.data.seen_boxes import in_view
 from trainer.data.shard_order import ShardOrder
 from trainer.data.sources.sample import BrokenSampleError, Marks, Sample, StoredImage
-from trainer.data.sources.shard_cache import ReadAhead
+from trainer.data.sources.shard_cache import CacheableFile, ReadAhead
 from trainer.data.stable_key import stable_key
 from trainer.errors import UnusableDataError
 
@@ -120,7 +120,7 @@ class CorpusStream(RowStream):
 
     Raises:
         ValueError: a manifest is missing, the tokenizer has more tokens than the model, or the cache is too small for
-            the windows of data in object storage.
+            two windows.
     """
 
     def __init__(
@@ -212,24 +212,22 @@ class CorpusStream(RowStream):
         return f"{hashlib.blake2b(json.dumps(facts).encode(), digest_size=12).hexdigest()}.u64"
 
     def _check_cache(self) -> None:
-        """Raise ValueError if two windows of each source in object storage have no room in the cache."""
+        """Raise ValueError if two windows of each source that is read through the cache have no room there."""
         needed = 0
         for name in self._names:
-            sizes = sorted(one.size_bytes for one in self._stored(name, range(len(self._manifests[name].shards))))
+            sizes = sorted(one.size_bytes for one in self._cacheable(name, range(len(self._manifests[name].shards))))
             needed += sum(sizes[-2 * self.config.window_shards :])
         if needed > self.config.cache_gb * 1e9:
             raise ValueError(
                 f"corpus.cache_gb is {self.config.cache_gb:g}; two windows of {self.config.window_shards} shards of "
-                f"each source in object storage need up to {needed / 1e9:.3g} GB. Raise it, or make windows smaller: "
-                "corpus.window_shards."
+                f"each source in object storage, or with images inside of tables, need up to {needed / 1e9:.3g} GB. "
+                "Raise it, or make windows smaller: corpus.window_shards."
             )
 
-    def _stored(self, name: str, shards: Iterable[int]) -> list[StoredObject]:
-        """Those of a source's shards that are read from object storage through the cache."""
+    def _cacheable(self, name: str, shards: Iterable[int]) -> list[CacheableFile]:
+        """What the cache holds of a source's shards while they are read."""
         manifest = self._manifests[name]
-        if manifest.kind != "pairs":  # of documents there are copies
-            return []
-        return [stored for number in shards if (stored := manifest.shards[number].stored) is not None]
+        return [shard for number in shards if (shard := manifest.cacheable(number)) is not None]
 
     def _fetch_ahead(self, name: str, position: int) -> None:
         """Have the shards of a position's window fetched, and from a quarter of it on those of the next one."""
@@ -241,7 +239,7 @@ class CorpusStream(RowStream):
             return
         self._windows_ahead[name] = mark
         following = order.window(window.end).shards if is_under_way else ()
-        if wanted := self._stored(name, (*window.shards, *following)):
+        if wanted := self._cacheable(name, (*window.shards, *following)):
             self._read_ahead.want(wanted)
 
     def read_and_broken(self) -> tuple[int, int]:

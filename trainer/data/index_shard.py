@@ -19,7 +19,7 @@ from models.urls import is_url
 from models.write_errors import WriteError
 from trainer.data.sources.append_file import AppendFile
 from trainer.data.sources.image_files import ImageFiles
-from trainer.data.sources.manifest import PARTS, Shard, images_of, records_of
+from trainer.data.sources.manifest import PARTS, Shard, records_of
 from trainer.data.sources.pairs import find_pairs
 from trainer.data.sources.places import PLACE
 from trainer.data.sources.problems import Problems
@@ -27,6 +27,7 @@ from trainer.data.sources.published import read_published
 from trainer.data.sources.records import copy_records
 from trainer.data.sources.regular_files import open_regular
 from trainer.data.sources.remote_files import open_place, relative, resolved, shown_place
+from trainer.data.sources.table_images import BytesInside
 from trainer.data.sources.tables import read_table
 
 
@@ -127,7 +128,7 @@ def _read(
     identity: dict[str, Any],
     paths: Sequence[Path | str],
 ) -> IndexedShard:
-    problems = Problems()
+    problems, inside = Problems(), BytesInside()
     num_found = num_missing = 0
     files: dict[str, Any] = {}
     (out / description_of(number)).unlink(missing_ok=True)  # what it speaks of is about to be replaced
@@ -135,16 +136,25 @@ def _read(
         places = find_pairs(paths[0], problems)
     else:
         rows = _rows(paths, identity["form"], identity["split"], problems)
-        with AppendFile(out / records_of(number)) as records, AppendFile(out / images_of(number)) as copies:
-            places, num_found, num_missing = copy_records(rows, images, records, copies, images_of(number), problems)
-        files |= {records_of(number): records.num_bytes, images_of(number): copies.num_bytes}
+        with AppendFile(out / records_of(number)) as records:
+            places, num_found, num_missing = copy_records(inside.counted(rows), images, records, problems)
+        files[records_of(number)] = records.num_bytes
     data = places.tobytes()
     with AppendFile(out / places_of(number), len(data)) as table:
         table.append(data)
     files[places_of(number)] = _digest(data)
     checksum = _checksum(paths) if identity["checksums"] else None
     etag = identity["modified"][0] if is_url(identity["paths"][0]) else None
-    shard = Shard(identity["paths"][0], sum(identity["sizes_bytes"]), checksum, len(places), problems.count, etag)
+    shard = Shard(
+        identity["paths"][0],
+        sum(identity["sizes_bytes"]),
+        checksum,
+        len(places),
+        problems.count,
+        etag,
+        inside.num_bytes,
+        inside.digest,
+    )
     return IndexedShard(shard, identity, num_found, num_missing, problems.named(), problems.cut_off, files)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from trainer.data.index import main, make_index
 from trainer.data.sources.manifest import load_manifest
+from trainer.data.sources.shard_cache import ShardCache
 
 
 def texts(manifest):
@@ -50,13 +51,19 @@ def test_obelics_by_name(shards):
     assert sample.images[0].read() == shards.image_bytes(1)
 
 
-def test_images_inside_a_table_are_copied(shards):
+def test_images_inside_a_table_stay_there(shards, tmp_path):
     rows = [{"image": {"bytes": shards.image_bytes(n), "path": f"{n}.png"}, "caption": f"snail {n}"} for n in range(3)]
     path = shards.parquet("a.parquet", rows)
-    manifest = load_manifest(shards.manifest(path))
-    path.unlink()
+    manifest = load_manifest(shards.manifest(path), ShardCache(tmp_path / "cache", 1_000_000))
+    held = sum(file.stat().st_size for file in manifest.directory.rglob("*"))
+    assert held < path.stat().st_size - len(shards.image_bytes(0)), "an image stands in the index"
     assert [manifest[n].images[0].read() for n in range(3)] == [shards.image_bytes(n) for n in range(3)]
     assert manifest[2].is_pair
+    assert manifest.changed_shards() == []
+    path.unlink()
+    assert manifest[1].images[0].read() == shards.image_bytes(1), "it is in the cache"
+    [changed] = manifest.changed_shards()
+    assert changed.endswith("a.parquet is missing")
 
 
 def test_an_interrupted_index_goes_on(shards, monkeypatch):

@@ -14,16 +14,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from models.object_storage import StoredObject
+from models.object_storage import StoredObject, filesystem_of
 from models.printable import printable
-from models.urls import is_url
+from models.urls import is_url, scheme_of
 from trainer.data.sources.pairs import read_pair
 from trainer.data.sources.places import is_whole, open_places
 from trainer.data.sources.records import read_record
 from trainer.data.sources.regular_files import open_regular
-from trainer.data.sources.remote_files import CachedShard, changed_objects, file_at, resolved
+from trainer.data.sources.remote_files import changed_objects, file_at, resolved
 from trainer.data.sources.sample import BrokenSampleError, PartialFile, Sample
-from trainer.data.sources.shard_cache import ShardCache
+from trainer.data.sources.shard_cache import CacheableFile, CachedShard, ShardCache, default_cache
+from trainer.data.sources.stored_shard import StoredShard
+from trainer.data.sources.table_images import TableImages
+from trainer.data.sources.tables import require_pyarrow
 
 MANIFEST = "manifest.json"
 SAMPLES = "samples.npy"
@@ -50,6 +53,12 @@ class Shard:
     etag: str | None = None
     """Of an object in storage: changes with its content."""
 
+    inner_bytes: int = 0
+    """Of the images that stand inside of a table, in all of its rows."""
+
+    inner_digest: str | None = None
+    """Of these."""
+
     @property
     def stored(self) -> StoredObject | None:
         """What was indexed, of a shard that is an object in storage."""
@@ -69,7 +78,8 @@ class Manifest:
     """Changes with the samples, their order or the shards' sizes, and not with where they are kept."""
 
     cache: ShardCache | None = None
-    """Where shards that are objects in storage are kept while they are read; None: their parts are asked for."""
+    """Where shards that are objects in storage, and images from inside of tables, are kept while they are read; None:
+    parts of objects are asked for, and such images are kept in `default_cache`."""
 
     def __len__(self) -> int:
         return self.num_samples
@@ -84,8 +94,10 @@ class Manifest:
         if self.kind == "pairs":
             if not is_whole(place):
                 raise BrokenSampleError(DAMAGED)
-            return read_pair(self._file_of(self.shards[shard]), place, key)
-        return read_record(self.directory / records_of(shard), place, key, self.directory)
+            return read_pair(self._file_of(shard), place, key)
+        inner = self.cacheable(shard)
+        images = None if inner is None else CachedShard(inner, self.cache or default_cache())
+        return read_record(self.directory / records_of(shard), place, key, self.directory, images)
 
     def _place(self, index: int) -> np.void:
         try:
@@ -98,11 +110,22 @@ class Manifest:
         name = Path(self.shards[shard].path).name if shard < len(self.shards) else "?"
         return f"{name}/{index}"
 
-    def _file_of(self, shard: Shard) -> Path | PartialFile:
-        """What samples of a shard are read from."""
-        if shard.stored is not None and self.cache is not None:
-            return CachedShard(shard.stored, self.cache)
-        return file_at(resolved(shard.path, self.directory))
+    def _file_of(self, number: int) -> Path | PartialFile:
+        """What pairs of a shard are read from."""
+        stored = self.cacheable(number)
+        if stored is None or self.cache is None:
+            return file_at(resolved(self.shards[number].path, self.directory))
+        return CachedShard(stored, self.cache)
+
+    def cacheable(self, number: int) -> CacheableFile | None:
+        """What the cache holds of a shard while it is read, by the shard's number: a shard of pairs that is an object
+        in storage, or the images inside of a table. None: nothing."""
+        shard = self.shards[number]
+        if self.kind == "pairs":
+            return None if shard.stored is None else StoredShard(shard.stored)
+        if shard.inner_digest is None:
+            return None
+        return TableImages(resolved(shard.path, self.directory), shard.inner_bytes, shard.inner_digest)
 
     def key(self, index: int) -> str:
         """The name of a sample: its shard and its number."""
@@ -111,10 +134,14 @@ class Manifest:
         except BrokenSampleError:
             return f"?/{index}"
 
+    def shards_in_use(self) -> list[Shard]:
+        """Those that samples are read from; of the text of documents there are copies."""
+        return [shard for shard in self.shards if self.kind == "pairs" or shard.inner_digest is not None]
+
     def changed_shards(self) -> list[str]:
         """What is not as it was when the index was made: shards that samples are read from and that are missing, or
         have another size."""
-        shards = self.shards if self.kind == "pairs" else ()  # of documents there are copies
+        shards = self.shards_in_use()
         changed = changed_objects([shard.stored for shard in shards if shard.stored is not None])
         for shard in shards:
             path = resolved(shard.path, self.directory)
@@ -133,16 +160,12 @@ def records_of(shard: int) -> str:
     return f"{PARTS}/{shard:06d}.documents"
 
 
-def images_of(shard: int) -> str:
-    """The copied images of a shard, relative to the manifest."""
-    return f"{PARTS}/{shard:06d}.images"
-
-
 def fingerprint_of(kind: str, shards: tuple[Shard, ...], places: Iterable[bytes]) -> str:
     """`Manifest.fingerprint`; `places` are the rows of the table, some at a time."""
     digest = hashlib.blake2b(f"{FORMAT} {kind}".encode(), digest_size=16)
     for shard in shards:
         line = f"\n{Path(shard.path).name} {shard.size_bytes} {shard.checksum} {shard.num_samples}"
+        line += "" if shard.inner_digest is None else f" {shard.inner_digest}"
         digest.update(line.encode("utf-8", "surrogateescape"))  # names of files are bytes, perhaps no UTF-8
     for rows in places:
         digest.update(rows)
@@ -165,7 +188,8 @@ def load_manifest(directory: str | Path, cache: ShardCache | None = None) -> Man
     """The manifest in a directory, whose shards in object storage are read through a cache.
 
     Raises:
-        ValueError: there is none, one of another format, or one that is damaged.
+        ValueError: there is none, one of another format, or one that is damaged; or a package is missing that reads
+            its shards.
     """
     file = Path(directory) / MANIFEST
     again = f"python -m trainer.data.index PATH... --out {directory}"
@@ -193,7 +217,20 @@ def load_manifest(directory: str | Path, cache: ShardCache | None = None) -> Man
         manifest = Manifest(directory=Path(directory).resolve(), shards=shards, cache=cache, **fields)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not what the index writes ({error}). Make it again: {again}") from error
+    _require_packages(manifest)
     num_rows = len(open_places(manifest.directory / SAMPLES, manifest.fingerprint))
     if num_rows != manifest.num_samples:
         raise ValueError(f"{directory} has a table of {num_rows} samples, and its manifest speaks of {len(manifest)}.")
     return manifest
+
+
+def _require_packages(manifest: Manifest) -> None:
+    """Raise ValueError if a package is missing that reads the shards of a manifest."""
+    shards = manifest.shards_in_use()
+    try:
+        for url in {scheme_of(shard.path): shard.path for shard in shards if is_url(shard.path)}.values():
+            filesystem_of(url)
+        for shard in shards[:1] if manifest.kind == "documents" else ():
+            require_pyarrow(shard.path)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error

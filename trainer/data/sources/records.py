@@ -1,7 +1,8 @@
 """Documents of a manifest: what `rows` read, one JSON object a line, so that any of them is one short read away.
 
 Zip members and parquet row groups can be read only from their start; so the text of their documents (without MMC4's
-matrix of similarities, most of its bytes), and images that stand inside a table, are copied when they are indexed.
+matrix of similarities, most of its bytes) is copied when they are indexed. Images that stand inside a table stay there
+(`table_images`).
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.places import PlaceList, is_whole
 from trainer.data.sources.problems import Problems
 from trainer.data.sources.remote_files import file_at, resolved
-from trainer.data.sources.rows import StoredAt, read_row
+from trainer.data.sources.rows import IN_THE_TABLE, StoredAt, read_row
 from trainer.data.sources.sample import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
     BrokenSampleError,
     Marks,
+    PartialFile,
     Sample,
     StoredImage,
     read_bytes,
     to_text,
 )
+from trainer.data.sources.tables import TableBytes
 
 
 def copy_records(
     rows: Iterable[tuple[str, Any]],
     images: ImageFiles,
     records: AppendFile,
-    image_file: AppendFile,
-    image_file_name: str,
     problems: Problems,
 ) -> tuple[np.ndarray, int, int]:
     """Write rows down as records.
@@ -47,8 +48,6 @@ def copy_records(
         rows: what names each in messages, and what `read_row` takes.
         images: finds the images that the documents name.
         records: gets one line a document.
-        image_file: gets the images that stand in the table itself.
-        image_file_name: what the records call that file.
         problems: gets a sentence for each row that cannot be used.
 
     Returns:
@@ -58,10 +57,7 @@ def copy_records(
     Raises:
         WriteError: a file cannot be written.
     """
-    copied: list[bytes] = []
-    """Images of the row at hand; of rows that cannot be used, nothing is written."""
-
-    num_found = num_missing = num_copied_bytes = 0
+    num_found = num_missing = 0
 
     def find_image(image: Any) -> StoredAt | None:
         nonlocal num_found, num_missing
@@ -71,23 +67,18 @@ def copy_records(
         return at
 
     def located(image: Any) -> StoredAt | None:
-        nonlocal num_copied_bytes
         if isinstance(image, dict):  # as Hugging Face's datasets write images
             image = image["bytes"] if image.get("bytes") is not None else image["path"]
-        if isinstance(image, bytes):
+        if isinstance(image, TableBytes):
             if len(image) > MAX_IMAGE_BYTES:
                 raise BrokenSampleError(f"An image has {len(image):,} bytes; the limit is {MAX_IMAGE_BYTES:,}.")
-            offset = image_file.num_bytes + num_copied_bytes
-            copied.append(image)
-            num_copied_bytes += len(image)
-            return image_file_name, offset, len(image)
+            return IN_THE_TABLE, image.offset, len(image)
         if not isinstance(image, str):
             raise BrokenSampleError(f"An image is a {type(image).__name__}; expected a name or its bytes.")
         return images.find(image)
 
     places = PlaceList()
     for name, row in rows:
-        copied, num_copied_bytes = [], 0
         try:
             record = read_row(row, find_image)
             fields: dict[str, Any] = {"texts": record.texts, "images": record.images, "fixed_order": record.fixed_order}
@@ -99,14 +90,15 @@ def copy_records(
         except (BrokenSampleError, UnicodeEncodeError) as error:  # JSON can spell half a surrogate pair
             problems.add(f"{name}: {error}")
             continue
-        for image in copied:
-            image_file.append(image)
         places.add(records.append(line), len(line), 0, 0, is_json=True, crc32=zlib.crc32(line))
     return places.array(), num_found, num_missing
 
 
-def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample:
-    """The document at a place of a file of records; `directory` is the manifest's. Raises BrokenSampleError."""
+def read_record(
+    path: Path, place: np.void, key: str, directory: Path, table_images: PartialFile | None = None
+) -> Sample:
+    """The document at a place of a file of records; `directory` is the manifest's, and `table_images` are those inside
+    of the table. Raises BrokenSampleError."""
     line = read_bytes(path, int(place["text_offset"]), int(place["text_size"]))
     if not is_whole(place, line):
         raise BrokenSampleError("The index or its copy of the document is damaged; make the index again.")
@@ -117,7 +109,7 @@ def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample
         sizes = {number: (width, height) for number, width, height in marks.described_sizes}
         images = tuple(
             StoredImage(
-                file_at(resolved(file, directory)),
+                _file_of(file, directory, table_images),
                 offset,
                 size,
                 text=text,
@@ -133,3 +125,11 @@ def read_record(path: Path, place: np.void, key: str, directory: Path) -> Sample
         return Sample(key, tuple(fields["texts"]), images, fields["fixed_order"], marks)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BrokenSampleError(f"The record is damaged: {error}.") from error
+
+
+def _file_of(file: str, directory: Path, table_images: PartialFile | None) -> Path | PartialFile:
+    if file != IN_THE_TABLE:
+        return file_at(resolved(file, directory))
+    if table_images is None:
+        raise ValueError("it speaks of images in its table, which has none")
+    return table_images

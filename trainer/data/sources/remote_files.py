@@ -14,22 +14,7 @@ from models.printable import printable
 from models.urls import WEB_SCHEMES, check_url, is_url, scheme_of, shown_url
 from trainer.data.sources.regular_files import open_regular
 from trainer.data.sources.sample import BrokenSampleError
-from trainer.data.sources.shard_cache import ShardCache, changed_sentence
-
-
-@dataclass(frozen=True)
-class CachedShard:
-    """A shard in object storage, read from a copy on this machine's disk."""
-
-    shard: StoredObject
-    cache: ShardCache
-
-    def __str__(self) -> str:
-        return shown_url(self.shard.url)
-
-    def read_part(self, offset: int, size: int) -> bytes:
-        """Fewer bytes where it ends. Raises BrokenSampleError, StorageError."""
-        return self.cache.read(self.shard, offset, size)
+from trainer.data.sources.stored_shard import changed_sentence
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ from trainer.data.sources.sample import BrokenSampleError, Marks, require_flag, 
 from trainer.data.sources.tasks import task_segments
 
 StoredAt = tuple[str, int, int]
-"""File, relative to the manifest; first byte; number of bytes."""
+"""File, relative to the manifest, or `IN_THE_TABLE`; first byte; number of bytes."""
+
+IN_THE_TABLE = ""
+"""In the place of a file: the table that the row stands in, and the byte is one of all bytes in its rows."""
 
 FindImage = Callable[[Any], StoredAt | None]
 """What a row says about an image (mostly a name) to where it is stored; None if it is not there."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.object_storage import StorageError
+from models.write_errors import WriteError
 from trainer.data.sources.regular_files import open_regular
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -24,7 +25,7 @@ class PartialFile(Protocol):
     """A file that is not on this machine (`remote_files`); as a text, it is its URL as messages show it."""
 
     def read_part(self, offset: int, size: int) -> bytes:
-        """Fewer bytes where it ends. Raises BrokenSampleError, StorageError."""
+        """Fewer bytes where it ends. Raises BrokenSampleError, StorageError, WriteError."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Sample:
 
 def read_bytes(path: Path | PartialFile, offset: int, size: int) -> bytes:
     """A part of a file. Raises BrokenSampleError if it is not there, or not whole; StorageError if object storage does
-    not give it out now."""
+    not give it out now; WriteError if the cache has no room for it."""
     try:
         if isinstance(path, Path):
             with open_regular(path) as file:
@@ -124,7 +125,7 @@ def read_bytes(path: Path | PartialFile, offset: int, size: int) -> bytes:
                 data = file.read(max(size, 0))
         else:
             data = path.read_part(offset, size)
-    except (BrokenSampleError, StorageError):
+    except (BrokenSampleError, StorageError, WriteError):
         raise
     except (OSError, OverflowError, ValueError) as error:
         raise BrokenSampleError(f"The file cannot be read: {getattr(error, 'strerror', None) or error}.") from error

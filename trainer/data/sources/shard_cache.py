@@ -1,7 +1,8 @@
-"""Shards of object storage on this machine's disk: fetched whole, once for all processes of the machine, and removed
-again, those unused for longest first, before they would take more than so many bytes.
+"""Files of data on this machine's disk while they are read: shards of object storage, and images from inside of tables.
+Each is fetched whole, once for all processes of the machine, and removed again, those unused for longest first, before
+they would take more than so many bytes.
 
-Safe against processes that fetch, read and remove at once, and against kill -9: a shard gets its name when all of its
+Safe against processes that fetch, read and remove at once, and against kill -9: a file gets its name when all of its
 bytes are there, and what was left unfinished is removed by the next who needs room.
 """
 
@@ -15,18 +16,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+from mmfs.kernels.cache import cache_folder
 from models.atomic_files import UNFINISHED, put_in_place, wait_for_disk
-from models.object_storage import StoredObject, describe, download
-from models.urls import shown_url
 from models.write_errors import writing
 from trainer.data.sources.regular_files import open_regular
 from trainer.data.sources.sample import BrokenSampleError
 
 SUFFIX = ".shard"
 NUM_LOCKS = 256
+DEFAULT_LIMIT_BYTES = 100 * 10**9
 MAX_EVICTIONS = 20
 """So many times a shard is fetched again because it was removed between being found and being opened."""
+
+
+class CacheableFile(Protocol):
+    """What the cache can hold; as a text, it is named in messages."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def identity(self) -> str:
+        """Another text for another content."""
+
+    def write(self, file: Path) -> None:
+        """Make the file. Raises BrokenSampleError, StorageError, WriteError."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,7 @@ class ShardCache:
     directory: Path
     limit_bytes: int
 
-    def read(self, shard: StoredObject, offset: int, size: int) -> bytes:
+    def read(self, shard: CacheableFile, offset: int, size: int) -> bytes:
         """A part of a shard; fewer bytes where the shard ends.
 
         Raises:
@@ -55,18 +71,18 @@ class ShardCache:
                 file.seek(offset)
                 return file.read(max(size, 0))
         raise BrokenSampleError(
-            f"{shown_url(shard.url)} was removed from {self.directory} again and again before it could be read. Its "
+            f"{shard} was removed from {self.directory} again and again before it could be read. Its "
             "limit is too small for what is read at once: raise corpus.cache_gb."
         )
 
-    def fetch(self, shard: StoredObject, *, waits: bool = True) -> Path | None:
+    def fetch(self, shard: CacheableFile, *, waits: bool = True) -> Path | None:
         """The file of a shard, which is whole; None if another process is fetching it, and we do not wait."""
         path = self.directory / f"{_name(shard)}{SUFFIX}"
         if _is_whole(path, shard):
             return path
         if shard.size_bytes > self.limit_bytes:
             raise ValueError(
-                f"{shown_url(shard.url)} has {shard.size_bytes:,} bytes, more than the {self.limit_bytes:,} that "
+                f"{shard} has {shard.size_bytes:,} bytes, more than the {self.limit_bytes:,} that "
                 f"{self.directory} may hold. Raise corpus.cache_gb."
             )
         with writing(self.directory):
@@ -78,17 +94,11 @@ class ShardCache:
                 self._fetch(shard, path)
         return path
 
-    def _fetch(self, shard: StoredObject, path: Path) -> None:
+    def _fetch(self, shard: CacheableFile, path: Path) -> None:
         unfinished = path.with_name(path.name + UNFINISHED)
         self._make_room(shard, unfinished)
         try:
-            try:
-                download(shard.url, unfinished, shard.size_bytes)
-                found = describe(shard.url)
-            except FileNotFoundError as error:
-                raise BrokenSampleError(f"{shown_url(shard.url)} is not there any more.") from error
-            if (found.size_bytes, found.etag) != (shard.size_bytes, shard.etag):
-                raise BrokenSampleError(changed_sentence(shard, found))
+            shard.write(unfinished)
             with writing(path, shard.size_bytes):
                 wait_for_disk(unfinished)
                 with self._lock("room"):  # who counts meanwhile would see neither name
@@ -96,7 +106,7 @@ class ShardCache:
         finally:
             unfinished.unlink(missing_ok=True)
 
-    def _make_room(self, shard: StoredObject, unfinished: Path) -> None:
+    def _make_room(self, shard: CacheableFile, unfinished: Path) -> None:
         """Remove others until there is room, and take it by a file in whose name the shard's size stands: an unfinished
         one has fewer bytes than it will have."""
         with self._lock("room"):
@@ -142,10 +152,9 @@ class ShardCache:
             os.close(file)
 
 
-def _name(shard: StoredObject) -> str:
+def _name(shard: CacheableFile) -> str:
     """Of its file: another one for another content."""
-    identity = f"{shard.url}\n{shard.size_bytes}\n{shard.etag}"
-    digest = hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(shard.identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     return f"{digest}-{shard.size_bytes}"
 
 
@@ -155,7 +164,7 @@ def _size_in(name: str) -> int:
     return int(size) if size.isdecimal() else 0
 
 
-def _is_whole(path: Path, shard: StoredObject) -> bool:
+def _is_whole(path: Path, shard: CacheableFile) -> bool:
     """Whether a shard is here; it is marked as used now."""
     try:
         if path.stat().st_size != shard.size_bytes:
@@ -166,14 +175,24 @@ def _is_whole(path: Path, shard: StoredObject) -> bool:
     return True
 
 
-def changed_sentence(shard: StoredObject, found: StoredObject) -> str:
-    """What a person has to know about a shard that is not the one that was indexed."""
-    what = (
-        f"has {found.size_bytes:,} bytes, not {shard.size_bytes:,}"
-        if found.size_bytes != shard.size_bytes
-        else f"has the ETag {found.etag}, not {shard.etag}"
-    )
-    return f"{shown_url(shard.url)} has changed since it was indexed: it {what}."
+def default_cache() -> ShardCache:
+    """Where files of data are kept unless somebody says where."""
+    return ShardCache(cache_folder() / "shards", DEFAULT_LIMIT_BYTES)
+
+
+@dataclass(frozen=True)
+class CachedShard:
+    """A shard, read from the cache."""
+
+    shard: CacheableFile
+    cache: ShardCache
+
+    def __str__(self) -> str:
+        return str(self.shard)
+
+    def read_part(self, offset: int, size: int) -> bytes:
+        """Fewer bytes where it ends. Raises BrokenSampleError, StorageError, WriteError."""
+        return self.cache.read(self.shard, offset, size)
 
 
 @dataclass
@@ -181,11 +200,11 @@ class ReadAhead:
     """Fetches shards before they are read, in a thread of the process that uses it."""
 
     cache: ShardCache
-    _wanted: list[StoredObject] = field(default_factory=list)
+    _wanted: list[CacheableFile] = field(default_factory=list)
     _pid: int = 0
     _wakes: threading.Event = field(default_factory=threading.Event)
 
-    def want(self, shards: Sequence[StoredObject]) -> None:
+    def want(self, shards: Sequence[CacheableFile]) -> None:
         """Fetch these next, in this order, and then what is left of those that were wanted before."""
         self._wanted = [*shards, *(shard for shard in self._wanted if shard not in shards)]
         if self._pid != os.getpid():  # a forked process has no thread yet

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,9 +25,24 @@ MAX_BATCH_BYTES = 64 << 20
 """Rows of a parquet file that are larger together become Python values one by one."""
 
 
+@dataclass(frozen=True, repr=False)
+class TableBytes:
+    """Bytes that stand in a table, which mostly are an image."""
+
+    data: bytes
+    offset: int
+    """How many bytes stand in the rows, and in the fields of its row, before it."""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"{len(self.data):,} bytes"
+
+
 def read_table(path: Path | str, problems: Problems) -> Iterator[tuple[str, Any]]:
-    """The rows of a file, in their order, each with its place there. What cannot be read is passed over, with a
-    sentence in `problems`.
+    """The rows of a file, in their order, each with its place there; bytes in them are `TableBytes`. What cannot be
+    read is passed over, with a sentence in `problems`.
 
     Raises:
         OSError: the system or the storage does not give out the file.
@@ -90,14 +107,10 @@ def _lines(file: IO[bytes], prefix: str, problems: Problems) -> Iterator[tuple[s
 
 
 def _parquet(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple[str, Any]]:
+    require_pyarrow(name)
     # By name, so that nobody needs pyarrow who has no parquet files.
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{printable(name)} is a parquet file, and pyarrow is missing: pip install pyarrow"
-        ) from error
-    number = 0
+    parquet = importlib.import_module("pyarrow.parquet")
+    number = num_bytes = 0
     with parquet.ParquetFile(file, page_checksum_verification=True) as table:
         names = table.schema_arrow.names
         columns = [name for name in names if name in COLUMNS]
@@ -110,8 +123,42 @@ def _parquet(file: IO[bytes], name: str, problems: Problems) -> Iterator[tuple[s
                 if isinstance(row, Exception):
                     problems.add(f"row {number}: {row}")
                 else:
+                    row, num_bytes = _with_places(row, num_bytes)
                     yield f"row {number}", row
                 number += 1
+
+
+def require_pyarrow(name: str) -> None:
+    """Raise ModuleNotFoundError if pyarrow is missing, which a parquet file of this name needs."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ModuleNotFoundError(f"{printable(name)} is a parquet file, and pyarrow is missing: pip install pyarrow")
+
+
+def _with_places(value: Any, num_before: int) -> tuple[Any, int]:
+    """A value with `TableBytes` for the bytes in it, and how many bytes there are up to its end."""
+    if isinstance(value, bytes):
+        return TableBytes(value, num_before), num_before + len(value)
+    if isinstance(value, dict):
+        fields = {}
+        for name, part in value.items():
+            fields[name], num_before = _with_places(part, num_before)
+        return fields, num_before
+    if isinstance(value, list):
+        parts = []
+        for part in value:
+            placed, num_before = _with_places(part, num_before)
+            parts.append(placed)
+        return parts, num_before
+    return value, num_before
+
+
+def bytes_in(value: Any) -> Iterator[bytes]:
+    """All bytes in a row of a table, in the order of their offsets."""
+    if isinstance(value, TableBytes):
+        yield value.data
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from bytes_in(part)
 
 
 def _values(batch: Any) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -15,9 +16,11 @@ import pytest
 
 from bench import object_servers
 from models import object_storage
-from models.object_storage import StorageError, StoredObject, describe
-from trainer.data.sources.sample import BrokenSampleError
-from trainer.data.sources.shard_cache import ReadAhead, ShardCache
+from models.object_storage import StorageError, describe
+from models.write_errors import WriteError, writing
+from trainer.data.sources.sample import BrokenSampleError, read_bytes
+from trainer.data.sources.shard_cache import CachedShard, ReadAhead, ShardCache
+from trainer.data.sources.stored_shard import StoredShard
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +36,8 @@ def web():
         yield web
 
 
-def shards_of(web) -> list[StoredObject]:
-    return [describe(f"{web.url}{name}") for name in web.files]
+def shards_of(web) -> list[StoredShard]:
+    return [StoredShard(describe(f"{web.url}{name}")) for name in web.files]
 
 
 def held_bytes(directory: Path) -> int:
@@ -66,7 +69,18 @@ def test_the_limit_is_kept_and_what_is_unused_for_longest_goes(web, tmp_path):
         ShardCache(tmp_path, 9).fetch(shards[5])
 
 
-def _read_all(directory: Path, shards: list[StoredObject], seed: int) -> None:
+def test_a_full_disk_is_no_broken_sample(web, tmp_path, monkeypatch):
+    def no_room(shard, file):
+        with writing(file, shard.size_bytes):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    image = CachedShard(shards_of(web)[0], ShardCache(tmp_path, 500_000))
+    monkeypatch.setattr(StoredShard, "write", no_room)
+    with pytest.raises(WriteError, match="There is no room for"):
+        read_bytes(image, 0, 10)
+
+
+def _read_all(directory: Path, shards: list[StoredShard], seed: int) -> None:
     cache = ShardCache(directory, 350_000)
     for number in np.random.default_rng(seed).integers(0, len(shards), 60):
         assert len(cache.read(shards[number], 1000, 64)) == 64
