@@ -34,8 +34,8 @@ from PIL import Image
 
 from trainer.data.index import PROBLEMS, make_index
 from trainer.data.sources.manifest import load_manifest
-from trainer.data.sources.shard_cache import ShardCache
 from trainer.data.sources.sample import BrokenSampleError
+from trainer.data.sources.shard_cache import ShardCache
 
 MAX_SECONDS = 20
 MAX_MORE_BYTES = 1 << 30
