@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import logging
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -48,6 +50,15 @@ class WebStorage:
 
     def gets(self) -> Counter[str]:
         return Counter(request.path for request in self.requests if request.method == "GET")
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell of what went wrong, unless a client is gone: tests kill some."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -138,8 +149,7 @@ def serving(behind: str | None = None) -> Iterator[WebStorage]:
             finally:
                 connection.close()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _QuietServer(("127.0.0.1", 0), Handler)
     storage.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -180,6 +190,7 @@ def s3_bucket(name: str = "bucket") -> Iterator[Bucket]:
     import s3fs  # type: ignore[import-untyped]
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else it tells of each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -3,7 +3,6 @@ everything takes: they are forked from one that has done it."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,9 +14,7 @@ import torch
 from torch.distributed import TCPStore
 
 from bench.agents import rank_variables
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["trainer.run", "trainer.run_page", "trainer.pretrain"])
+from bench.forked import CONTEXT
 
 PATIENCE_S = 900
 """A run of seconds may take minutes on a machine that does other things too; after so many it hangs."""

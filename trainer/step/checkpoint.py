@@ -349,10 +349,11 @@ def find_latest(directory: Place) -> Checkpoint | None:
 def find_incomplete(directory: Place) -> list[Place]:
     """Directories that are named like checkpoints and hold none that is complete: a file was lost, cut or changed."""
     named: list[Place] = [*directory.glob("*-*")]
+    files = files_at(directory)
     return [
         path
         for path in sorted(named, key=str)
-        if not path.name.startswith((UNFINISHED, DAMAGED)) and path.is_dir() and read(path) is None
+        if not files.is_accounted_for(path) and path.is_dir() and read(path) is None
     ]
 
 

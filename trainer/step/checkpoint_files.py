@@ -53,6 +53,11 @@ class CheckpointFiles(ABC):
         """Remove what killed processes have left."""
 
     @abstractmethod
+    def is_accounted_for(self, path: Any) -> bool:
+        """Whether what is named like a checkpoint, and is none, is known to be none: it was never complete, or it was
+        put aside."""
+
+    @abstractmethod
     def damaged_name(self, path: Any) -> Any:
         """What a damaged checkpoint is called once it is put aside."""
 
@@ -104,6 +109,9 @@ class LocalCheckpointFiles(CheckpointFiles):
         for left_over in self._directory.glob(f"{UNFINISHED}*"):
             shutil.rmtree(left_over)
 
+    def is_accounted_for(self, path: Path) -> bool:
+        return path.name.startswith((UNFINISHED, DAMAGED))
+
     def damaged_name(self, path: Path) -> Path:
         return path.with_name(f"{DAMAGED}{path.name}")
 
@@ -152,6 +160,9 @@ class ObjectCheckpointFiles(CheckpointFiles):
         for path in self._directory.glob("*-*"):
             if not any(place.is_file() for place in (path / MANIFEST, self.damaged_name(path))):
                 remove_all(path.url)
+
+    def is_accounted_for(self, path: ObjectPath) -> bool:
+        return not (path / MANIFEST).is_file()
 
     def damaged_name(self, path: ObjectPath) -> ObjectPath:
         return path / f"{DAMAGED}{MANIFEST}"

@@ -7,7 +7,8 @@ import io
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import IO, Any, ClassVar
 
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
@@ -20,6 +21,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
 
 from models.object_path import ObjectPath, Place
 from trainer.errors import UsageError
@@ -69,6 +72,10 @@ OPCODES = b"".join(
 memory than its own bytes say."""
 
 
+IN_ONE_PIECE = 64 << 20
+"""Bytes of a stored tensor up to which all of it is in memory once more while it is loaded from object storage."""
+
+
 class CheckpointReader(FileSystemReader):
     """torch's reader, except that a table of contents with anything else in it is refused instead of run."""
 
@@ -98,11 +105,25 @@ class CheckpointReader(FileSystemReader):
 
 
 class ObjectReader(CheckpointReader, FsspecReader):
-    """The same for object storage."""
+    """The same for object storage, in few requests: tensors are read in the order in which they lie there, and a small
+    one in one piece, of which torch.load would read the end first."""
 
     def __init__(self, folder: ObjectPath) -> None:
         FsspecReader.__init__(self, folder.url)
         self.fs = ObjectFileSystem()  # type: ignore[assignment]
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        def place(item: ReadItem) -> tuple[str, int]:
+            where: _StorageInfo = self.storage_data[item.storage_index]
+            return where.relative_path, where.offset
+
+        return super().read_data(replace(plan, items=sorted(plan.items, key=place)), planner)
+
+    def _slice_file(self, file: Any, sinfo: _StorageInfo) -> IO[bytes]:
+        if sinfo.length > IN_ONE_PIECE:
+            return super()._slice_file(file, sinfo)
+        file.seek(sinfo.offset)
+        return io.BytesIO(file.read(sinfo.length))
 
 
 def reader_of(folder: Place) -> FileSystemReader:

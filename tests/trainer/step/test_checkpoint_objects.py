@@ -73,11 +73,28 @@ def test_what_is_saved_is_loaded_and_old_ones_go(bucket, processes):
     assert torch.equal(other.weight, module.weight)
 
 
+def test_what_lies_together_is_read_in_few_requests(bucket, processes, monkeypatch):
+    module, other = (nn.Sequential(*(nn.Linear(2, 3) for _ in range(40))) for _ in range(2))
+    path = save(ObjectPath(f"{bucket.url}/many"), 1, processes, module)
+    with object_servers.serving(behind=bucket.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        object_storage.filesystem_of(bucket.url).clear_instance_cache()
+        found = checkpoint.read(path)
+        proxy.requests.clear()
+        found.load(state_of(other, processes), {}, processes)
+        num_gets = sum(count for name, count in proxy.gets().items() if name.endswith(".distcp"))
+        num_bytes = (path / "state" / "__0_0.distcp").stat().st_size
+    object_storage.filesystem_of(bucket.url).clear_instance_cache()
+    assert torch.equal(other[39].weight, module[39].weight)
+    assert num_gets <= 2 + num_bytes // object_storage.SMALL_BLOCK, "not one for each of 240 tensors"
+
+
 def test_what_has_no_manifest_is_no_checkpoint_and_is_removed(bucket, processes):
     place = ObjectPath(f"{bucket.url}/killed")
     save(place, 1, processes)
     bucket.put("killed/main-0000002/state/__0_0.distcp", b"half of it")
     assert checkpoint.find_latest(place).step == 1
+    assert checkpoint.find_incomplete(place) == [], "it was never complete"
     checkpoint.remove_left_over(place, keep_latest=2)
     assert not any(name.startswith("main-0000002") for name in below(bucket, "killed"))
     bucket.put("killed/main-0000002/state/__0_0.distcp", b"half of it")
@@ -96,8 +113,17 @@ def test_a_damaged_one_is_put_aside(bucket, processes):
     assert found.damaged_files(processes) == ["state/__0_0.distcp"]
     checkpoint.put_aside(found)
     assert checkpoint.find_latest(place).step == 1
+    assert checkpoint.find_incomplete(place) == [], "it is known"
     files_at(place).remove_unfinished()
     assert tensors.is_file(), "a person may look at it"
+
+
+def test_one_that_has_lost_a_file_is_told_of(bucket, processes):
+    place = ObjectPath(f"{bucket.url}/lost")
+    path = save(place, 1, processes)
+    bucket.delete("lost/main-0000001/state/__0_0.distcp")
+    assert checkpoint.find_latest(place) is None
+    assert checkpoint.find_incomplete(place) == [path]
 
 
 def test_storage_that_fails_leaves_the_last_complete_checkpoint(bucket, processes, monkeypatch):
