@@ -39,6 +39,9 @@ class WebStorage:
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
+    pages: dict[str, str] = field(default_factory=dict)
+    """HTML for paths that end with a slash; else such a page links to the files below it."""
+
     requests: list[Request] = field(default_factory=list)
     num_bytes_sent: int = 0
     latency: float = 0.0
@@ -116,6 +119,7 @@ def serving(behind: str | None = None) -> Iterator[WebStorage]:
             if path.endswith("/"):
                 names = [name for name in storage.files if name.startswith(path)]
                 page = "".join(f'<a href="{name}">{name}</a>\n' for name in names)
+                page = storage.pages.get(path, page)
                 self.respond(200, {"Content-Type": "text/html"}, page.encode())
                 return
             body = storage.files.get(path)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import shutil
+from functools import partial
 from pathlib import Path
 
 from mmfs.kernels.cache import cache_folder
 from models.config import CONFIG_FILE
 from models.digests import DIGESTS_FILE
+from models.fetched_folder import fetched_once
 from models.object_storage import download_all, objects_below
 from models.urls import check_url, shown_url
 
@@ -35,16 +35,5 @@ def fetched_model(url: str) -> Path:
         )
     contents = repr(sorted((name, found.size_bytes, found.etag) for name, found in wanted.items()))
     key = hashlib.sha256(f"{base} {contents}".encode()).hexdigest()[:16]
-    cache = cache_folder() / "models"
-    folder = cache / f"{base.rpartition('/')[2]}-{key}"
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            unfinished = cache / f".{folder.name}"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            download_all(wanted, unfinished)
-            unfinished.rename(folder)
-    return folder
+    folder = cache_folder() / "models" / f"{base.rpartition('/')[2]}-{key}"
+    return fetched_once(folder, partial(download_all, wanted))

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
 
-from models.object_storage import describe, exists, filesystem_of, open_url, read_object, retried
-from models.urls import check_url, is_url, join_url, scheme_of, shown_url
+from models.object_storage import describe, exists, names_below, open_url, read_object
+from models.urls import check_url, is_url, join_url, shown_url
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,7 @@ class ObjectPath:
         return open_url(self.url)
 
     def iterdir(self) -> Iterator[ObjectPath]:
-        scheme = scheme_of(self.url)
-
-        def listed() -> list[str]:
-            try:
-                found: list[str] = filesystem_of(self.url).ls(self.url, detail=False)
-            except FileNotFoundError:
-                return []
-            return found
-
-        for name in sorted(retried(self.url, listed)):
-            place = ObjectPath(f"{scheme}://{name.strip('/')}")
-            if place != self.resolve():
-                yield place
+        yield from map(ObjectPath, names_below(self.url))
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Of the names directly below."""

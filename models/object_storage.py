@@ -15,6 +15,7 @@ import errno
 import importlib.util
 import io
 import random
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -118,6 +119,30 @@ def list_objects(url: str) -> list[StoredObject]:
         return [_described(f"{scheme}://{name.lstrip('/')}", info) for name, info in found.items()]
 
     return sorted(retried(url, listed), key=lambda found: found.url)
+
+
+def names_below(url: str) -> list[str]:
+    """URLs of the objects and folders directly below a URL, in the order of their names; none if there are none. Of a
+    web server, the links on its page that lead there.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
+    scheme, base = scheme_of(url), url.rstrip("/") + "/"
+    is_web = scheme in WEB_SCHEMES
+
+    def listed() -> list[str]:
+        try:
+            found: list[str] = filesystem_of(url).ls(base if is_web else url, detail=False)
+        except FileNotFoundError:
+            return []
+        return found
+
+    found = retried(url, listed)
+    if is_web:  # links may lead anywhere: to other orders of the same list, up, or further down
+        below = {name.removeprefix(base).partition("/")[0] for name in found if name.startswith(base)}
+        return [base + name for name in sorted(below) if re.match(r"[^?#.]|\.[^.]", name)]
+    return sorted({f"{scheme}://{name.strip('/')}" for name in found} - {base.rstrip("/")})
 
 
 def objects_below(url: str, patterns: Collection[str]) -> dict[str, StoredObject]:

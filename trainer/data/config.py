@@ -84,7 +84,7 @@ class SourceConfig:
     """A data set and what is taken from it. The defaults take everything that has an image."""
 
     manifest: str
-    """A directory that `python -m trainer.data.index` wrote; empty: the user has to say it."""
+    """A directory that `python -m trainer.data.index` wrote, or its URL; empty: the user has to say it."""
 
     weight: float = 1.0
     """Its share of the rows, among the weights of all sources."""
@@ -162,8 +162,8 @@ class CorpusConfig:
     """Tokens in a row."""
 
     tokenizer_file: str | None = None
-    """The language model's tokenizer.json; null: of the model that the run starts from, or without one the emoji
-    world's, whose bytes can write any text."""
+    """The language model's tokenizer.json, or its URL; null: of the model that the run starts from, or without one the
+    emoji world's, whose bytes can write any text."""
 
     max_pixels: int = 64_000_000
     """An image that declares more is broken: unpacked, a small file may fill the memory."""
@@ -205,8 +205,8 @@ class CorpusConfig:
         return read_tokenizer(str(TOKENIZER_FILE) if self.tokenizer_file is None else self.tokenizer_file)
 
     def manifests(self) -> dict[str, Manifest]:
-        """The manifests of the sources, by name. Raises ValueError if one is missing."""
-        from trainer.data.sources.manifest import load_manifest
+        """The manifests of the sources, by name; those at URLs are fetched. Raises ValueError if one is missing."""
+        from trainer.data.sources.fetched_manifest import load_manifest_at
 
         for name, source in self.sources.items():
             if not source.manifest:
@@ -216,7 +216,7 @@ class CorpusConfig:
                     '--corpus.sources \'{"NAME": {"manifest": "DIRECTORY"}, ...}\'.'
                 )
         cache = self.shard_cache()
-        return {name: load_manifest(source.manifest, cache) for name, source in self.sources.items()}
+        return {name: load_manifest_at(source.manifest, cache) for name, source in self.sources.items()}
 
     def shard_cache(self) -> ShardCache:
         """Where shards of object storage are kept while they are read."""

@@ -9,7 +9,8 @@ images with captions, or tables of documents (.jsonl, .jsonl.zip, .parquet) in a
     python -m trainer.data.index refcoco --form refcoco --images train2014 --out data/rec
     python -m trainer.data.index pororo_png --form pororo --out data/story
 
-Images that documents name are looked for in --images, folders or tar archives. Started again after a stop, it goes on
+Images that documents name are looked for in --images, folders or tar archives. With PATH in a bucket, MANIFEST may be
+there, too. Started again after a stop, it goes on
 with the shards that are left.
 """
 
@@ -36,11 +37,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from models.atomic_files import UNFINISHED, write_atomically
 from models.directory_lock import directory_lock
+from models.object_path import place_of
 from models.printable import printable
 from models.program import explained, run_program
-from models.urls import local_path, shown_url
+from models.urls import shown_url
+from trainer.data.index_in_storage import check_place, complete_sentence, is_ready, publish, work_folder
 from trainer.data.index_shard import IndexedShard, identity_of, load_places, places_of, read_shard
 from trainer.data.sources.append_file import AppendFile
+from trainer.data.sources.fetched_manifest import load_manifest_at
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import MANIFEST, PARTS, SAMPLES, Manifest, fingerprint_of, to_json
 from trainer.data.sources.places import PLACE, sealed
@@ -57,7 +61,7 @@ MAX_PROBLEMS_TOLD = 5
 
 def make_index(
     paths: Sequence[Path | str],
-    out: Path,
+    out: Path | str,
     *,
     image_paths: Sequence[Path | str] = (),
     form: str | None = None,
@@ -70,7 +74,8 @@ def make_index(
 
     Args:
         paths: shards, or folders of them; URLs as text.
-        out: the directory to make; one that an interrupted call left is completed.
+        out: the directory to make; one that an interrupted call left is completed. A URL as text: everything else has
+            to be at URLs, too.
         image_paths: where images are that documents name.
         form: of `published.FORMS`: `paths` are one data set as it was published; None: shards.
         split: the part of such a data set that is read, where its files hold several.
@@ -83,7 +88,24 @@ def make_index(
             made, there is nothing to read, it is not of that form, a file of it cannot be read, or too much of it is
             broken.
         WriteError: a file cannot be written; what has been read is kept.
+        StorageError: the storage does not give out a shard, or does not take the index; what has been read is kept.
     """
+    if isinstance(out, str):
+        url = check_place(out, [*paths, *image_paths], own=(PROBLEMS, SAMPLES, f"{PARTS}/*"))
+        folder = work_folder(url, paths, image_paths, form, split, checksums)
+        if not is_ready(folder, paths):
+            make_index(
+                paths,
+                folder,
+                image_paths=image_paths,
+                form=form,
+                split=split,
+                checksums=checksums,
+                num_workers=num_workers,
+                max_broken=max_broken,
+            )
+        publish(folder, url)
+        return load_manifest_at(url)
     if not 0 <= max_broken <= 1:
         raise ValueError(f"--max-broken is {max_broken:g}; expected a share from 0 to 1.")
     if num_workers < 1:
@@ -137,7 +159,7 @@ def _all_here(paths: Sequence[Path | str]) -> list[Path]:
 
 def _refuse_complete(out: Path) -> None:
     if (out / MANIFEST).exists():
-        raise ValueError(f"{printable(str(out))} is complete already. Give another --out, or remove it first.")
+        raise ValueError(complete_sentence(printable(str(out))))
 
 
 def _in_order(read: Any, identities: list[dict[str, Any]], num_workers: int) -> Iterator[IndexedShard]:
@@ -245,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", metavar="PATH")
-    parser.add_argument("--out", type=local_path, required=True, help="the directory to write")
+    parser.add_argument("--out", required=True, help="the directory to write; s3:// or gs://, if PATH is there, too")
     parser.add_argument(
         "--images",
         nargs="+",
@@ -265,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             images = [path for path in paths if isinstance(path, Path) and path.is_dir()]
         manifest = make_index(
             paths,
-            args.out,
+            as_place(args.out, "--out"),
             image_paths=images,
             form=args.form,
             split=args.split,
@@ -283,8 +305,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     num_broken = sum(shard.num_broken for shard in manifest.shards)
     samples, shards = counted(len(manifest), manifest.kind.removesuffix("s")), counted(len(manifest.shards), "shard")
+    out = place_of(args.out)
     print(
-        f"{args.out}: {samples} in {shards}; broken: {num_broken:,}, named in {args.out / PROBLEMS}; images named and "
+        f"{out}: {samples} in {shards}; broken: {num_broken:,}, named in {out / PROBLEMS}; images named and "
         f"not found: {manifest.num_missing_images:,}."
     )
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import time
 
 import pytest
@@ -12,9 +13,14 @@ from bench import object_servers
 from models import object_storage
 from models.batch import Batch
 from models.config import MMInterleavedConfig
+from models.object_storage import StorageError
+from models.object_writing import upload
 from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.corpus_stream import CorpusStream
+from trainer.data.emoji.tokenizer import TOKENIZER_FILE
+from trainer.data.index import main as index
 from trainer.data.index import make_index
+from trainer.data.sources.fetched_manifest import load_manifest_at
 from trainer.errors import UnusableDataError
 
 MODEL = MMInterleavedConfig.tiny()
@@ -61,6 +67,97 @@ def test_batches_from_s3_equal_those_from_files(shards, tmp_path):
             f"{bucket.url}/data/1.tar",
             f"{bucket.url}/data/2.tar",
         ]
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "system-cache"))
+    return tmp_path / "system-cache" / "mmfs"
+
+
+@pytest.mark.parametrize("kind", ["pairs", "parquet"])
+def test_the_index_and_the_tokenizer_in_the_bucket(shards, tmp_path, own_cache, kind, capsys):
+    rows = [{"image": {"bytes": shards.image_bytes(n)}, "caption": f"snail {n}"} for n in range(8)]
+    files = [
+        shards.pairs(f"{n}.tar", [f"snail {n} {m}" for m in range(6)])
+        if kind == "pairs"
+        else shards.parquet(f"{n}.parquet", rows[n : n + 6])
+        for n in range(3)
+    ]
+    here = shards.manifest(*files)
+    with object_servers.s3_bucket() as bucket:
+        for file in files:
+            bucket.put(f"data/{file.name}", file.read_bytes())
+        bucket.put("tokenizer.json", TOKENIZER_FILE.read_bytes())
+        there = f"{bucket.url}/index"
+        assert index([f"{bucket.url}/data", "--out", there]) == 0
+        assert f"broken: 0, named in {there}/problems.txt" in capsys.readouterr().out
+        assert list((own_cache / "indexes").iterdir()) == []
+        tokenizer = {"tokenizer_file": f"{bucket.url}/tokenizer.json"}
+        remote, local = stream_of(there, tmp_path, **tokenizer), stream_of(here, tmp_path)
+        assert [digest(remote(step)) for step in range(4)] == [digest(local(step)) for step in range(4)]
+        assert index([f"{bucket.url}/data", "--out", there]) == 2
+        assert f"{there} is complete already" in capsys.readouterr().err
+        # Of another machine, by way of a server of the web, where nothing is listed.
+        with object_servers.serving() as web:
+            for name in bucket.names():
+                body = bucket.client.get_object(Bucket="bucket", Key=name)["Body"].read()
+                web.files[f"/{name}"] = body
+            assert load_manifest_at(f"{web.url}/index/").fingerprint == load_manifest_at(there).fingerprint
+
+
+def test_an_upload_that_is_cut_off_goes_on(shards, tmp_path, own_cache, monkeypatch):
+    file = shards.pairs("a.tar", [f"snail {m}" for m in range(6)])
+    with object_servers.s3_bucket() as bucket:
+        url = bucket.put("data/a.tar", file.read_bytes())
+        uploaded: list[str] = []
+
+        def upload_two(file, url):
+            if len(uploaded) == 2:
+                raise StorageError("no more")
+            uploaded.append(url.rpartition("/")[2])
+            upload(file, url)
+
+        monkeypatch.setattr("trainer.data.index_in_storage.upload", upload_two)
+        with pytest.raises(StorageError, match="no more"):
+            make_index([url], f"{bucket.url}/index")
+        assert uploaded == ["problems.txt", "samples.npy"]
+        with pytest.raises(ValueError, match=r"/index holds no complete manifest \(there is no such object\)"):
+            load_manifest_at(f"{bucket.url}/index")
+        uploaded.clear()
+        monkeypatch.setattr("trainer.data.index_in_storage.upload", upload)
+        monkeypatch.setattr("trainer.data.index.read_shard", None)  # it is not read again
+        assert len(make_index([url], f"{bucket.url}/index")) == 6
+        samples = bucket.client.get_object(Bucket="bucket", Key="index/samples.npy")["Body"].read()
+        bucket.put("index/samples.npy", samples[:-1] + bytes([samples[-1] ^ 1]))
+        shutil.rmtree(own_cache)
+        with pytest.raises(ValueError, match="has a table of samples that is not its own"):
+            load_manifest_at(f"{bucket.url}/index")
+
+
+@pytest.mark.parametrize(
+    ("out", "path", "sentence"),
+    [
+        ("https://host/index", "s3://bucket/a.tar", "expected a directory here, or a URL that begins with s3:// or gs"),
+        ("s3://bucket/index", "a.tar", "a.tar is of this machine, and --out is s3://bucket/index"),
+        ("s3://me:pass@bucket/index", "s3://bucket/a.tar", "--out is s3://bucket/index with a user or password"),
+    ],
+)
+def test_a_place_where_no_index_can_be_is_refused(out, path, sentence, capsys):
+    assert index([path, "--out", out]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_place_that_holds_something_else_is_left_alone(shards, capsys):
+    with object_servers.s3_bucket() as bucket:
+        url = bucket.put("data/a.tar", shards.pairs("a.tar", ["a snail"]).read_bytes())
+        assert index([url, "--out", f"{bucket.url}/data"]) == 2
+        assert "which holds something else: 'a.tar'. Nothing of it was touched" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_not_in_the_bucket_is_named(web):
+    with pytest.raises(ValueError, match=r"tokenizer_file is 'http://.*/none.json', which cannot be read: .* no such"):
+        CorpusConfig({"a": SourceConfig("m")}, tokenizer_file=f"{web.url}/none.json").tokenizer()
 
 
 def test_an_epoch_asks_for_each_shard_once(shards, web, tmp_path):

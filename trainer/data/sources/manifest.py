@@ -18,7 +18,7 @@ from models.object_storage import StoredObject, filesystem_of
 from models.printable import printable
 from models.urls import is_url, scheme_of
 from trainer.data.sources.pairs import read_pair
-from trainer.data.sources.places import is_whole, open_places
+from trainer.data.sources.places import is_whole, open_places, table_rows
 from trainer.data.sources.records import read_record
 from trainer.data.sources.regular_files import open_regular
 from trainer.data.sources.remote_files import changed_objects, file_at, resolved
@@ -134,6 +134,10 @@ class Manifest:
         except BrokenSampleError:
             return f"?/{index}"
 
+    def has_its_table(self) -> bool:
+        """Whether the table of samples is the one that the manifest was written with; all of it is read."""
+        return fingerprint_of(self.kind, self.shards, table_rows(self.directory / SAMPLES)) == self.fingerprint
+
     def shards_in_use(self) -> list[Shard]:
         """Those that samples are read from; of the text of documents there are copies."""
         return [shard for shard in self.shards if self.kind == "pairs" or shard.inner_digest is not None]
@@ -197,9 +201,7 @@ def load_manifest(directory: str | Path, cache: ShardCache | None = None) -> Man
         with open_regular(file) as opened:
             data = opened.read()
     except OSError as error:
-        raise ValueError(
-            f"{directory} holds no complete manifest ({error.strerror or error}). Make one: {again}"
-        ) from error
+        raise ValueError(no_manifest_sentence(str(directory), error.strerror or str(error))) from error
     try:
         fields = json.loads(data)
         found = fields["format"]
@@ -222,6 +224,13 @@ def load_manifest(directory: str | Path, cache: ShardCache | None = None) -> Man
     if num_rows != manifest.num_samples:
         raise ValueError(f"{directory} has a table of {num_rows} samples, and its manifest speaks of {len(manifest)}.")
     return manifest
+
+
+def no_manifest_sentence(place: str, reason: str) -> str:
+    """What a person has to know who gives a place without a manifest."""
+    return (
+        f"{place} holds no complete manifest ({reason}). Make one: python -m trainer.data.index PATH... --out {place}"
+    )
 
 
 def _require_packages(manifest: Manifest) -> None:

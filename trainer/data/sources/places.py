@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -103,6 +104,14 @@ class Places:
             raise EOFError(f"{self._path} ends before sample {index}")
         row: np.void = np.frombuffer(data, PLACE)[0]
         return row
+
+
+def table_rows(path: Path) -> Iterator[bytes]:
+    """All rows of a table, some at a time. Raises OSError, ValueError."""
+    num_rows = len(Places(path))
+    with open_regular(path) as file:
+        file.seek(-num_rows * PLACE.itemsize, os.SEEK_END)
+        yield from iter(lambda: file.read(PLACE.itemsize << 16), b"")
 
 
 @lru_cache(maxsize=64)
