@@ -20,7 +20,8 @@ from trainer.cost.estimate import batch_shape
 from trainer.data.config import DataConfig
 from trainer.data.stream import Stream
 from trainer.recipes import RECIPES
-from trainer.step.accumulate import Chunks, accumulate, keep_frozen_in
+from trainer.step.accumulate import Chunks, accumulate
+from trainer.step.frozen_weights import keep_frozen_in
 from trainer.step.optimizer import make_optimizer
 from trainer.system_config import MemoryConfig
 

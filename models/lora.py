@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.atomic_files import write_atomically
+from models.float8_linear import Float8Linear
 from models.json_files import read_json_object
 from models.lora_config import LoraConfig
 from models.network import Network
@@ -77,12 +78,17 @@ def matrices(model: Network) -> dict[str, Tensor]:
 
 def tensors_to_save(model: Network) -> Tensors:
     """The state dict under the names of a model without adapters: with the adapters merged if the options say so, one
-    matrix after the other as they are written; else without them.
+    matrix after the other as they are written; else without them. What is held in float8 is written as it was before.
 
     Raises:
         ValueError: there are adapters that would be left out of both: made by peft itself, and not by `add_lora`.
     """
     state: dict[str, Tensor | LazyTensor] = dict(matrices(model))
+    for name, layer in model.named_modules():
+        if isinstance(layer, Float8Linear):
+            plain_name = f"{name}.".replace(".base_layer.", ".")
+            del state[f"{plain_name}weight_scale"]
+            state[f"{plain_name}weight"] = LazyTensor(layer.dtype, layer.weight.shape, layer.full_weight)
     if (model.lora is None or not model.lora.merge) and (lost := _strange_adapters(model)):
         raise ValueError(
             f"The model has adapters outside of those that models.lora.add_lora makes, {len(lost)} tensors such as "
@@ -92,16 +98,18 @@ def tensors_to_save(model: Network) -> Tensors:
     if model.lora is None or not model.lora.merge:
         return state
     for name, layer in _adapted(model):
-        weight = layer.get_base_layer().weight
-        state[f"{name}.weight"] = LazyTensor(weight.dtype, weight.shape, partial(_merged, layer))
+        base = layer.get_base_layer()
+        dtype = base.dtype if isinstance(base, Float8Linear) else base.weight.dtype
+        state[f"{name}.weight"] = LazyTensor(dtype, base.weight.shape, partial(_merged, layer))
     return state
 
 
 def _merged(layer: Any) -> Tensor:
     """The matrix of an adapted layer with its adapter."""
-    weight = layer.get_base_layer().weight
+    base = layer.get_base_layer()
+    weight = base.full_weight() if isinstance(base, Float8Linear) else full_tensor(base.weight)
     change = layer.get_delta_weight(NAME)
-    return (full_tensor(weight).float() + full_tensor(change).float()).to(weight.dtype)
+    return (weight.float() + full_tensor(change).float()).to(weight.dtype)
 
 
 def save_adapter(model: Network, directory: Path, *, is_main_process: bool = True) -> None:

@@ -165,6 +165,11 @@ class TrainConfig:
     """The dtype of matrix products in the main training. Trained weights, their gradients, the optimizer's state and
     sums are float32; with bfloat16, frozen matrices are stored in it, in `model/` too."""
 
+    float8: Literal["frozen"] | None = None
+    """"frozen": frozen matrices in the layers of the vision encoder, the language model and the U-Net are held in
+    float8 (e4m3, a scale for each output), a byte a number, and multiplied in `precision`; `model/` has them as they
+    are rounded. null: as `precision` says."""
+
     compile: list[CompiledComponent] = field(default_factory=list)
     """Components whose layers torch.compile compiles when they are first called: one slow step, then faster ones."""
 
@@ -225,6 +230,12 @@ class TrainConfig:
             self.parallel.gather_dtype == "float32" or self.precision == "bfloat16",
             "parallel.gather_dtype is bfloat16, and precision is float32, whose products it would round; expected "
             "precision bfloat16, or gather_dtype float32.",
+        )
+        require(
+            self.float8 is None or self.encoder_pretraining.num_steps == 0,
+            f"float8 is {self.float8}, with {self.encoder_pretraining.num_steps} steps of encoder_pretraining, in "
+            "which matrices learn that are frozen later; expected float8 null, or a run of its own for the encoder, "
+            "whose weights this one starts from (--init).",
         )
         for name in ("num_threads", "num_workers", "max_skipped_in_a_row"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more.")

@@ -21,8 +21,9 @@ from trainer.run_files import QUARANTINE, ROW_STARTS
 from trainer.run_storage import local_folder
 from trainer.sample_sheet import Sampler
 from trainer.starting_model import StartingModel
-from trainer.step.accumulate import Chunks, keep_frozen_in
+from trainer.step.accumulate import Chunks
 from trainer.step.checkpoint import Checkpoint
+from trainer.step.frozen_weights import keep_frozen_in, keep_frozen_in_float8
 from trainer.step.losses import StepLosses, count_tokens_and_images
 from trainer.step.phase import Phase
 from trainer.system_config import LONG_ROW
@@ -64,6 +65,8 @@ def make_phases(start: StartingModel, config: TrainConfig, *, writes: bool = Tru
     dtype = getattr(torch, config.precision)
     if not config.encoder_pretraining.num_steps:  # which is in float32
         keep_frozen_in(model, dtype)
+    if config.float8 == "frozen":
+        keep_frozen_in_float8(model, start.stored)
     by_document = config.memory.attention_by_document
     if (config.corpus or config.data).row_tokens >= LONG_ROW if by_document is None else by_document:
         try:

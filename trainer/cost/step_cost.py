@@ -22,7 +22,7 @@ from models.frozen import freeze
 from models.lora import add_lora
 from trainer.config import TrainConfig
 from trainer.cost.saved_tensors import SavedTensors
-from trainer.step.accumulate import keep_frozen_in
+from trainer.step.frozen_weights import keep_frozen_in, keep_frozen_in_float8
 
 NO_DATA = FakeTensorMode(allow_non_fake_inputs=True)
 """Tensors that are made in it have shapes, and pretend to be on a CPU: what autograd keeps there it keeps on a GPU too,
@@ -89,6 +89,8 @@ def shell(config: TrainConfig) -> MMInterleaved:
         model.to_empty(device="cpu")
         if not config.encoder_pretraining.num_steps:  # which is in float32
             keep_frozen_in(model, getattr(torch, config.precision))
+        if config.float8 == "frozen":
+            keep_frozen_in_float8(model, {})
     return model
 
 

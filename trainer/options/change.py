@@ -140,7 +140,7 @@ def _reason(changed: ChangedSetting, phase: str) -> str | None:
             "texts and images would become other tokens or another world. A new run can start from these weights: "
             "--init RUN/model."
         )
-    if head == "precision":
+    if head in ("precision", "float8"):
         return (
             "the checkpoint was trained on top of frozen weights in that dtype. A new run can start from these "
             "weights: --init RUN/model."

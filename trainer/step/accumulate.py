@@ -99,11 +99,3 @@ def _backward(*ends: tuple[Tensor, Tensor | None]) -> None:
     if used:
         tensors, gradients = zip(*used, strict=True)
         torch.autograd.backward(tensors, gradients)
-
-
-def keep_frozen_in(model: MMInterleaved, dtype: torch.dtype) -> None:
-    """Store the frozen matrices, kernels and tables in `dtype`: half of the memory, where they are multiplied in it
-    anyway. Norms and biases are small and stay. Such a model runs under autocast alone."""
-    for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.ndim > 1:
-            parameter.data = parameter.data.to(dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,15 +23,26 @@ from trainer.errors import UsageError
 from trainer.process.distributed import Processes
 
 
+class RowsInFiles(Protocol):
+    """A tensor that is made of files, which every process can read."""
+
+    def copy_rows(self, target: Tensor, first_row: int = 0) -> None:
+        """Make the rows from `first_row` on, as many as `target` has, in its place and dtype."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in files that every process can read."""
+    """A tensor as it is in the files of a model."""
 
     weights: StoredWeights
     name: str
 
+    def copy_rows(self, target: Tensor, first_row: int = 0) -> None:
+        """See `StoredWeights.copy_rows`."""
+        self.weights.copy_rows(self.name, target, first_row)
 
-Stored = dict[nn.Parameter, StoredTensor]
+
+Stored = dict[nn.Parameter, RowsInFiles]
 """Parameters on the meta device whose numbers are still in files."""
 
 
@@ -85,7 +97,7 @@ def read_stored(module: nn.Module, device: torch.device, stored: Stored) -> None
     for name, parameter in owners.named_parameters().items():
         if (place := stored.pop(parameter, None)) is not None:
             values = torch.empty_like(parameter, device=device)
-            place.weights.copy_rows(place.name, values)
+            place.copy_rows(values)
             owners.replace(name, values)
 
 
@@ -107,7 +119,7 @@ class StartingWeights:
         self._owners = ParameterOwners(module)
         self._processes = processes
         self._device = device
-        self._places: dict[str, StoredTensor] = {}
+        self._places: dict[str, RowsInFiles] = {}
         self._numbers: dict[str, Tensor] = {}
         self._free = FreeMemory()
         parameters = self._owners.named_parameters()
@@ -145,7 +157,7 @@ class StartingWeights:
             if name in self._places:
                 place = self._places.pop(name)
                 if values.numel():
-                    place.weights.copy_rows(place.name, values, self._first_row(parameter, self._processes.rank))
+                    place.copy_rows(values, self._first_row(parameter, self._processes.rank))
             else:
                 self._receive(name, parameter, values)
             if isinstance(parameter, DTensor):

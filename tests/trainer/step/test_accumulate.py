@@ -11,7 +11,8 @@ from models import Batch, MMInterleaved, MMInterleavedConfig
 from models.frozen import freeze
 from rows import pack_rows
 from trainer.cost.saved_tensors import SavedTensors
-from trainer.step.accumulate import Chunks, accumulate, keep_frozen_in
+from trainer.step.accumulate import Chunks, accumulate
+from trainer.step.frozen_weights import keep_frozen_in
 
 ROWS = [
     [[9, "draw", 11], ["image", 9, 10, "draw", 11, "draw"]],
