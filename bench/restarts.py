@@ -33,6 +33,7 @@ from trainer.run_files import LOG, MODEL
 
 RENDEZVOUS: tuple[Rendezvous, ...] = ("static", "c10d")
 NUM_RANKS = 2
+NUM_AGENTS = (1, NUM_RANKS)
 WHILE_BEGINNING = 0.25
 """The share of kills that come before the run has begun again after the one before."""
 
@@ -78,7 +79,9 @@ class Disturbed:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 1 if a run did not end with the same weights, or nobody was named."""
     parser = argparse.ArgumentParser(prog="python -m bench.restarts", description=__doc__)
-    parser.add_argument("--kills", type=int, default=5, help="of each of the four runs (default 5)")
+    parser.add_argument("--rendezvous", nargs="+", choices=RENDEZVOUS, default=RENDEZVOUS, help="default: both")
+    parser.add_argument("--agents", nargs="+", type=int, choices=NUM_AGENTS, default=NUM_AGENTS, help="default: both")
+    parser.add_argument("--kills", type=int, default=5, help="of each of the runs (default 5)")
     parser.add_argument("--steps", type=int, default=60, help="of each run (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     options = parser.parse_args(arguments)
@@ -95,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.rmtree(directory / "alone")
         print(HEADER)
         runs = []
-        for rendezvous, num_agents in product(RENDEZVOUS, (1, NUM_RANKS)):
+        for rendezvous, num_agents in product(options.rendezvous, options.agents):
             runs.append(disturb(directory, rendezvous, num_agents, options.steps, options.kills, moments, expected))
             print(runs[-1].row(), flush=True)
         print()

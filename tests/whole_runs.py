@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import FileSystemReader, load
 
+from models.object_path import Place
 from trainer.logging.log_file import read_log
 from trainer.process.distributed import joined
 from trainer.step import checkpoint
@@ -20,13 +21,13 @@ def copy_of(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
-def steps(out: Path) -> list[dict[str, Any]]:
+def steps(out: Place) -> list[dict[str, Any]]:
     """The log's steps, without times and memory. Those of a resumed run equal those of an uninterrupted one bit for
     bit, as `assert_same` says."""
     return [{k: v for k, v in record.items() if k not in TIMES} for record in read_log(out) if "event" not in record]
 
 
-def events(out: Path) -> list[str]:
+def events(out: Place) -> list[str]:
     return [record["event"] for record in read_log(out) if "event" in record]
 
 

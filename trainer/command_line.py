@@ -32,11 +32,16 @@ def carry_out(program: str, parse_command: Callable[[], Command]) -> int:
             print(f"{program}: {interrupted}", file=sys.stderr)
         return interrupted.stop.exit_code
     except RendezvousError as error:
-        from trainer.process.distributed import rank
-        from trainer.process.watchdog import EXIT_STUCK
+        return tell_who_is_missing(error, "Where starting takes longer, set --parallel.join_minutes.")
 
-        print(f"process {rank()}: {error}", file=sys.stderr)
-        return EXIT_STUCK
+
+def tell_who_is_missing(error: RendezvousError, advice: str = "") -> int:
+    """Say why the processes of a command have not met; returns the exit code."""
+    from trainer.process.distributed import rank
+    from trainer.process.watchdog import EXIT_STUCK
+
+    print(f"process {rank()}: {error} {advice}".rstrip(), file=sys.stderr)
+    return EXIT_STUCK
 
 
 def _run(command: Command) -> int:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from trainer.run_directory import (
 )
 from trainer.run_files import HANG, LOG, MODEL
 from trainer.run_page import is_page_up_to_date, write_page
-from trainer.run_storage import Storage, local_folder
+from trainer.run_storage import Storage, local_folder, publish_files
 from trainer.starting_model import begin_model
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.loop import Outcome, train
@@ -83,7 +84,14 @@ def make_run(command: TrainConfig, *, resume: str = AUTO, change: Sequence[str] 
         torch.set_num_threads(config.num_threads)
     place, folder = place_of(config.out), local_folder(config.out)
     interrupt = Interrupt(folder, deadline, echoes=is_launched())
-    with interrupt, joined(device, config.parallel, interrupt, hang_directory=folder / HANG) as processes:
+    joining = joined(
+        device,
+        config.parallel,
+        interrupt,
+        hang_directory=folder / HANG,
+        on_traces=partial(publish_files, config.out),
+    )
+    with interrupt, joining as processes:
         if found.is_finished:
             if processes.is_first:
                 remove_left_over_checkpoints(place, config.checkpoint.keep_latest)

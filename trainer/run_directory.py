@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from trainer.process.out_directory import check_directory, make_directory
 from trainer.recipes import ALL_RECIPES
 from trainer.resumed_settings import load_settings, resumed_settings, with_fingerprints
 from trainer.run_files import CHECKPOINTS, LOG, MODEL, ROW_STARTS, SETTINGS
-from trainer.run_storage import Storage, empty_folder, fetch, local_folder
+from trainer.run_storage import Storage, empty_folder, fetch, local_folder, take_stop
 from trainer.step import checkpoint
 from trainer.step.checkpoint import Checkpoint
 from trainer.step.checkpoint_manifest import MANIFEST
@@ -341,7 +342,7 @@ def held_run(out: str, processes: Processes, say: Callable[[str], None]) -> Iter
         if not processes.is_first:
             yield None
             return
-        lease = stack.enter_context(held_lease(place, say))
+        lease = stack.enter_context(held_lease(place, say, partial(take_stop, place, folder)))
         fetch(place, folder)
         yield Storage(place, folder, lease)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mmfs.kernels.cache import cache_folder
@@ -19,11 +20,15 @@ from models.directory_lock import LOCK_FILE
 from models.object_path import ObjectPath, place_of
 from models.object_storage import download_all, objects_below
 from models.object_writing import remove_object, upload
+from trainer.process.interrupt import STOP_FILE
 from trainer.process.lease import Lease
-from trainer.run_files import CHECKPOINTS, LOG, MODEL, QUARANTINE, ROW_STARTS, SAMPLES, SETTINGS
+from trainer.run_files import CHECKPOINTS, HANG, LOG, MODEL, PROFILE, QUARANTINE, ROW_STARTS, SAMPLES, SETTINGS
 
 FETCHED = (SETTINGS, LOG, QUARANTINE, f"{SAMPLES}/*", f"{ROW_STARTS}/*")
 """What a run that goes on needs of its own files."""
+
+PUBLISHED_OTHERWISE = (MODEL, CHECKPOINTS, HANG, PROFILE, STOP_FILE)
+"""What of the folder is not of the first process alone, or has an order of its own, or is for this machine."""
 
 LATE = (CONFIG_FILE, DIGESTS_FILE)
 """The files that make a folder a model."""
@@ -34,7 +39,8 @@ def local_folder(out: str) -> Path:
     place = place_of(out)
     if isinstance(place, Path):
         return place
-    return cache_folder() / "runs" / f"{place.name}-{hashlib.sha256(place.url.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(place.url.encode()).hexdigest()[:12]
+    return cache_folder() / "runs" / f"{place.name}-{digest}-{socket.gethostname()}"  # machines may share a home
 
 
 def empty_folder(folder: Path) -> None:
@@ -49,6 +55,22 @@ def empty_folder(folder: Path) -> None:
 def fetch(place: ObjectPath, folder: Path) -> None:
     """Download what a run that goes on needs. Raises StorageError."""
     download_all(objects_below(place.url, FETCHED), folder)
+
+
+def publish_files(out: str, files: Collection[Path]) -> None:
+    """Upload files that this process has written into the folder of a run; a run in a directory here has them already.
+    Raises StorageError."""
+    place = place_of(out)
+    if isinstance(place, ObjectPath):
+        for file in files:
+            upload(file, (place / str(file.relative_to(local_folder(out)))).url)
+
+
+def take_stop(place: ObjectPath, folder: Path) -> None:
+    """Put a STOP object, which is removed, into the folder, where a run looks for it. Raises StorageError."""
+    if (place / STOP_FILE).is_file():
+        (folder / STOP_FILE).touch()
+        remove_object((place / STOP_FILE).url)
 
 
 class Storage:
@@ -95,5 +117,5 @@ class Storage:
     def _names(self) -> Iterator[str]:
         for path in sorted(self._folder.rglob("*")):
             name = path.relative_to(self._folder)
-            if path.is_file() and name.parts[0] not in (MODEL, CHECKPOINTS) and not path.name.startswith("."):
+            if path.is_file() and name.parts[0] not in PUBLISHED_OTHERWISE and not path.name.startswith("."):
                 yield str(name)

@@ -15,7 +15,7 @@ from trainer.benchmarks.comparison import as_text, compare
 from trainer.benchmarks.few_shot.examples import ExampleSelection
 from trainer.benchmarks.options import DEFAULT_BATCH_SIZE, BenchmarkOptions, FidProtocol
 from trainer.benchmarks.scoring import Cleaning
-from trainer.errors import UsageError
+from trainer.errors import RendezvousError, UsageError
 
 
 def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +141,10 @@ def run_benchmarks(parser: argparse.ArgumentParser, given: argparse.Namespace) -
         if given.model_dir is None:
             parser.error("MODEL is missing: the directory of a model, or --predictions FILE.")
         return run_all(given.model_dir, options, show_progress)
+    except RendezvousError as error:
+        from trainer.command_line import tell_who_is_missing  # here, for the options need nothing of it
+
+        return tell_who_is_missing(error)
     except (UsageError, OSError) as error:
         return _told(parser, error)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +103,7 @@ def joined(
     interrupt: Interrupt | None = None,
     *,
     hang_directory: Path | None = None,
+    on_traces: Callable[[Collection[Path]], None] = lambda files: None,
 ) -> Iterator[Processes]:
     """Join the process group of `torchrun`; without it, a group of one process.
 
@@ -115,6 +115,7 @@ def joined(
         parallel: how long to wait for others, in the beginning and later.
         interrupt: what may end the wait in the beginning.
         hang_directory: where each process leaves what it was doing when the watchdog ends it; None: nowhere.
+        on_traces: called with the files that it has left there.
 
     Raises:
         RendezvousError: some processes have not come in time, and which.
@@ -137,6 +138,11 @@ def joined(
                 "What the processes meet through has ended while this one waited for others: the first node's torchrun "
                 "or, without one that keeps it, the first process."
             ) from error
+
+        def leave() -> None:
+            assert hang_directory is not None
+            on_traces(leave_traces(hang_directory / attempt.name, place))
+
         store = dist.PrefixStore(attempt.name, common)
         for_threads = dist.PrefixStore(attempt.name, common.clone())
         record_collectives(None if hang_directory is None else hang_directory / attempt.name)
@@ -146,7 +152,7 @@ def joined(
             dist.PrefixStore(f"{attempt.name}/watchdog", aside),
             limit_s,
             began_again=lambda: rendezvous.began_again(attempt),
-            leave=None if hang_directory is None else partial(leave_traces, hang_directory / attempt.name, place),
+            leave=None if hang_directory is None else leave,
         )
     on_gpus = device.type == "cuda" and num > 1
     if on_gpus:

@@ -29,11 +29,13 @@ def record_collectives(directory: Path | None) -> None:
         os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(directory / PREFIX))
 
 
-def leave_traces(directory: Path, rank: int) -> None:
+def leave_traces(directory: Path, rank: int) -> tuple[Path, Path]:
     """Write `stacks_rank_RANK.txt` with the stacks of all threads, and `nccl_trace_rank_RANK` for
-    `torchfrtrace DIRECTORY`, which compares those of all ranks."""
+    `torchfrtrace DIRECTORY`, which compares those of all ranks. Returns both files."""
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / f"stacks_rank_{rank}.txt").open("w") as file:
+    stacks, operations = directory / f"stacks_rank_{rank}.txt", directory / f"{PREFIX}{rank}"
+    with stacks.open("w") as file:
         faulthandler.dump_traceback(file, all_threads=True)
     dump = next(getattr(c10d, name) for name in RECORDERS if hasattr(c10d, name))
-    (directory / f"{PREFIX}{rank}").write_bytes(dump())
+    operations.write_bytes(dump())
+    return stacks, operations

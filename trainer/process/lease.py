@@ -115,8 +115,15 @@ def _has_ended(owner: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def held_lease(place: ObjectPath, say: Callable[[str], None]) -> Iterator[Lease]:
+def held_lease(
+    place: ObjectPath, say: Callable[[str], None], on_renewal: Callable[[], None] = lambda: None
+) -> Iterator[Lease]:
     """Hold a place against other runs, and renew the lease meanwhile.
+
+    Args:
+        place: which.
+        say: gets what a person who waits should know.
+        on_renewal: called by a thread each time that the lease was renewed; may raise StorageError.
 
     Raises:
         UsageError: another process trains there.
@@ -130,6 +137,7 @@ def held_lease(place: ObjectPath, say: Callable[[str], None]) -> Iterator[Lease]
         while not over.wait(RENEWED_EVERY_S):
             with suppress(StorageError):  # the next time, or the next checkpoint tells
                 lease.renew()
+                on_renewal()
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()

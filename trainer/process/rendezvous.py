@@ -146,8 +146,7 @@ class Rendezvous:
         before = f" (before this attempt on {', '.join(hosts)})" if hosts else ""
         return (
             f"{ranks_in_words(missing)} of {self._num}{before} did not come within {limit_s:g} s, so the run cannot "
-            "begin. Look at what they said last, and whether their nodes are up; where starting takes longer, set "
-            "--parallel.join_minutes."
+            "begin. Look at what they said last, and whether their nodes are up."
         )
 
     def _read(self, name: str) -> Attempt | None:

@@ -19,6 +19,8 @@ EXIT_STUCK = 4
 """Exit code of a process whose run hung, or whose peers did not come or have begun again."""
 
 LOOKS_EVERY_S = 5.0
+LEAVES_FOR_S = 20.0
+"""So long at most a process goes on for what it leaves behind."""
 
 
 class Watchdog:
@@ -114,10 +116,15 @@ class Watchdog:
         while not self._done.wait(min(LOOKS_EVERY_S, self._limit_s / 4)):
             if sentence := self.look():
                 print(f"process {self._rank}: {sentence}", file=sys.stderr, flush=True)
-                if self._leave is not None:
-                    with suppress(OSError):  # a full disk; the process ends all the same
-                        self._leave()
+                leaving = threading.Thread(target=self._leave_behind, name="leaving", daemon=True)
+                leaving.start()
+                leaving.join(LEAVES_FOR_S)
                 os._exit(EXIT_STUCK)
+
+    def _leave_behind(self) -> None:
+        if self._leave is not None:
+            with suppress(OSError):  # a full disk, or storage that fails; the process ends all the same
+                self._leave()
 
     def _is_late(self) -> bool:
         return not self._is_waiting_allowed and self._clock() - self._since > self._limit_s

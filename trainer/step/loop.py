@@ -23,8 +23,8 @@ from trainer.logging.metrics import RunLog, Step
 from trainer.process.distributed import Processes
 from trainer.process.interrupt import Interrupt, Stop
 from trainer.process.peak_memory import peak_memory_bytes
-from trainer.run_files import CHECKPOINTS
-from trainer.run_storage import local_folder
+from trainer.run_files import CHECKPOINTS, PROFILE
+from trainer.run_storage import local_folder, publish_files
 from trainer.step.checkpoint import Checkpoint, Saver
 from trainer.step.compilation import Compilation, compiler_errors_explained, uncompiled
 from trainer.step.dataloader import micro_batch_loader
@@ -211,7 +211,8 @@ def train(
             if stop and done < phase.num_steps:
                 return Outcome(finished=False, step=done, average=average, parallel=parallel, stop=stop)
             if profiler.ends(done, is_last=done == phase.num_steps):
-                log.message(f"wrote {profiler.file}.json.gz")
+                publish_files(config.out, profiler.files())
+                log.message(f"wrote {place_of(config.out) / PROFILE / profiler.files()[0].name}")
             begun = time.monotonic()  # after the checkpoint, which is not part of a step's time
         watchdog.enters("the last checkpoint")
     return Outcome(finished=True, step=phase.num_steps, average=average, parallel=parallel)

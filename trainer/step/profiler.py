@@ -58,7 +58,6 @@ class StepProfiler:
         Path(f"{self._file}.txt").write_text(profile.key_averages().table(sort_by=by, row_limit=100))
         return True
 
-    @property
-    def file(self) -> Path:
-        """What is written, without its endings."""
-        return self._file
+    def files(self) -> list[Path]:
+        """What was written; the trace is the first of them."""
+        return sorted(self._file.parent.glob(f"{self._file.name}.*"))

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.benchmarks import arguments
+from trainer.errors import RendezvousError
 from trainer.evaluate import main
+from trainer.process.watchdog import EXIT_STUCK
 
 ROOT = Path(__file__).parents[3]
 WITHOUT_TORCH = """
@@ -201,3 +204,13 @@ def test_drawn_images_of_any_program_score_as_those_of_a_run(data, shipped_dir, 
     assert values[0] == pytest.approx(values[1], rel=1e-6)
     assert main([*common, "--predictions", str(run / "pororo/images")]) == 2
     assert "--out DIR is missing" in capsys.readouterr().err
+
+
+def test_processes_that_do_not_come_are_told_of_in_a_sentence(data, tmp_path, monkeypatch, capsys) -> None:
+    def run_all(*_: object) -> int:
+        raise RendezvousError("process 1 of 2 did not come within 240 s, so the run cannot begin.")
+
+    monkeypatch.setattr(arguments, "run_all", run_all)
+    given = ["nowhere", "--benchmark", "gqa", "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main(given) == EXIT_STUCK
+    assert capsys.readouterr().err == "process 0: process 1 of 2 did not come within 240 s, so the run cannot begin.\n"
