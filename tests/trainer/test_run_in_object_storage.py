@@ -15,6 +15,7 @@ from trainer.step import checkpoint
 from whole_runs import events, steps
 
 NUM_STEPS = 2
+pytestmark = pytest.mark.slow  # eight runs
 
 
 def train(out, *options):
@@ -67,7 +68,6 @@ def test_it_is_the_run_that_a_directory_gets(stored, here, capsys):
     assert f"{stored} already holds a run, and nothing of it was touched." in capsys.readouterr().err
 
 
-@pytest.mark.slow  # two more runs
 def test_a_stop_object_ends_it_with_a_checkpoint_and_the_same_command_goes_on(bucket, here, monkeypatch):
     monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.01)
     place = ObjectPath(f"{bucket.url}/runs/stopped")
@@ -80,7 +80,6 @@ def test_a_stop_object_ends_it_with_a_checkpoint_and_the_same_command_goes_on(bu
     assert [record["step"] for record in steps(place)] == [1, 2]
 
 
-@pytest.mark.slow  # two more runs
 def test_it_branches_off_into_a_directory_and_into_the_bucket(stored, bucket, here, tmp_path):
     first = stored / CHECKPOINTS / "main-0000001"
     for out in (tmp_path / "branch", ObjectPath(f"{bucket.url}/runs/branch")):
@@ -89,7 +88,6 @@ def test_it_branches_off_into_a_directory_and_into_the_bucket(stored, bucket, he
         assert [record["step"] for record in steps(out)] == [2]
 
 
-@pytest.mark.slow  # two more runs
 def test_a_run_begins_with_a_model_in_the_bucket(stored, here, tmp_path):
     for name, model in (("from-bucket", stored / MODEL), ("from-disk", here / MODEL)):
         assert train(tmp_path / name, "--init", str(model)) == 0
