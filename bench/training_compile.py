@@ -139,7 +139,7 @@ def attention(tokens: int, document: int, num_repetitions: int) -> str:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
     def by_document() -> Tensor:
-        packed = Documents(torch.tensor([0, *lengths]).cumsum(0).int(), document)
+        packed = Documents.of(lengths)
         return attend(None, query, key, value, None, documents=packed)[0]
 
     peaks = [peak_memory_bytes(partial(run, attended), "cpu") for attended in (dense, by_document)]

@@ -70,8 +70,8 @@ def attend(
     rows, tokens = len(query), query.shape[2]
     flat_query, flat_key, flat_value = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    ends, longest = documents.ends, documents.longest
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        ends, longest = documents.ends, documents.longest
         seen = varlen_attn(
             flat_query,
             flat_key,
@@ -86,16 +86,16 @@ def attend(
         )
         assert isinstance(seen, Tensor), "no sums of exponentials were asked for"
     else:
-        seen = _by_document(flat_query, flat_key, flat_value, ends, sliding_window or 0, scale)
+        seen = _by_document(flat_query, flat_key, flat_value, documents, sliding_window or 0, scale)
     return seen.unflatten(0, (rows, tokens)), None
 
 
 @torch.compiler.disable  # it would unroll the documents, into another graph for each batch
-def _by_document(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, window: int, scale: float) -> Tensor:
-    """[B * T, H, D], twice [B * T, G, D] and [n + 1] -> [B * T, H, D]; window 0 is none."""
-    lengths = ends.diff().tolist()
-    documents = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
-    return torch.cat([_attended(*document, window, scale) for document in documents])
+def _by_document(query: Tensor, key: Tensor, value: Tensor, documents: Documents, window: int, scale: float) -> Tensor:
+    """[B * T, H, D] and twice [B * T, G, D] -> [B * T, H, D]; window 0 is none."""
+    lengths = documents.lengths
+    each = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
+    return torch.cat([_attended(*document, window, scale) for document in each])
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float) -> Tensor:

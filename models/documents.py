@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -16,3 +18,12 @@ class Documents:
 
     longest: int
     """Tokens of the longest."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each, on the host."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Documents:
+        """From the tokens of each, padding included."""
+        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return cls(ends.to(device), max(lengths), tuple(lengths))

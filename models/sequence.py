@@ -50,7 +50,8 @@ def documents(batch: Batch, packing: Literal["document", "causal"] = "document")
     if packing == "document":
         begins[:, 1:] = batch.document_ids[:, 1:] != batch.document_ids[:, :-1]
     ends = F.pad(begins.flatten().nonzero().squeeze(1), (0, 1), value=rows * length)
-    return Documents(ends.int(), int(ends.diff().max()))
+    lengths = ends.diff().tolist()
+    return Documents(ends.int(), max(lengths), tuple(lengths))
 
 
 def position_ids(batch: Batch, packing: Literal["document", "causal"] = "document") -> Tensor:

@@ -13,7 +13,7 @@ from models.lora_config import LoraConfig
 from trainer.change_history import SettingsChange
 from trainer.data.config import CorpusConfig, DataConfig
 from trainer.errors import require
-from trainer.system_config import CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig, ProfileConfig
+from trainer.system_config import LONG_ROW, CheckpointConfig, LoggingConfig, MemoryConfig, ParallelConfig, ProfileConfig
 
 InitComponent = Literal["visual_tokenizer", "language_model", "image_decoder"]
 """A component of the model that can be initialised apart; `<BoI>` belongs to the language model."""
@@ -244,6 +244,12 @@ class TrainConfig:
             self.max_minutes is None or self.max_minutes > 0,
             f"max_minutes is {self.max_minutes}; expected a number above 0, or null for no limit.",
         )
+
+    @property
+    def attends_by_document(self) -> bool:
+        """Whether the language model's attention is computed without a mask of all pairs of tokens."""
+        chosen = self.memory.attention_by_document
+        return (self.corpus or self.data).row_tokens >= LONG_ROW if chosen is None else chosen
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts and numbers."""

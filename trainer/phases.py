@@ -26,7 +26,6 @@ from trainer.step.checkpoint import Checkpoint
 from trainer.step.frozen_weights import keep_frozen_in, keep_frozen_in_float8
 from trainer.step.losses import StepLosses, count_tokens_and_images
 from trainer.step.phase import Phase
-from trainer.system_config import LONG_ROW
 
 
 def make_phases(start: StartingModel, config: TrainConfig, *, writes: bool = True) -> Iterator[Phase]:
@@ -67,8 +66,7 @@ def make_phases(start: StartingModel, config: TrainConfig, *, writes: bool = Tru
         keep_frozen_in(model, dtype)
     if config.float8 == "frozen":
         keep_frozen_in_float8(model, start.stored)
-    by_document = config.memory.attention_by_document
-    if (config.corpus or config.data).row_tokens >= LONG_ROW if by_document is None else by_document:
+    if config.attends_by_document:
         try:
             model.language_model.enable_document_attention()
         except ValueError as error:

@@ -76,8 +76,7 @@ def attention_and_gradients(
             mask = mask.triu(1 - window)
         seen = F.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=0.3, enable_gqa=True).transpose(1, 2)
     else:
-        ends = torch.tensor([0, *lengths]).cumsum(0).int()
-        packed = Documents(ends, max(lengths))
+        packed = Documents.of(lengths)
         seen, _ = attend(None, *inputs, None, scaling=0.3, sliding_window=window, documents=packed)
     seen.square().sum().backward()
     return (seen.detach(), *(x.grad for x in inputs if x.grad is not None))

@@ -12,6 +12,7 @@ from typing import get_args
 from models.activation_checkpointing import enable_activation_checkpointing
 from models.batch import IGNORED
 from models.component_names import CheckpointedComponent
+from models.sequence import documents
 from trainer.config import TrainConfig
 from trainer.cost.communication import LINKS, NODE_GPUS, communication, seconds
 from trainer.cost.gpu_memory import (
@@ -33,6 +34,9 @@ TEXT_TOKENS_AN_IMAGE = 75
 
 DRAWN_SHARE = 0.59
 """Assumed of a corpus: the share of images that do not open their document (of the paper's mixture)."""
+
+DOCUMENTS_A_ROW = 2
+"""Assumed of a corpus, for the text that an image is drawn from and for attention by document: more make both less."""
 
 ACCELERATORS = {
     "bfloat16": {"A100": (A100_TFLOPS * 1e12, 0.40), "H100": (H100_TFLOPS * 1e12, 0.35)},
@@ -144,6 +148,7 @@ def described(config: TrainConfig, machine: Machine, known: Figures) -> str:
 
 def batch_shape(config: TrainConfig, num_rows: int) -> BatchShape:
     """A micro-batch of the emoji world as it is made, or one of a corpus as it is assumed to be."""
+    packing = config.model.language_model.packing
     if config.corpus is None:
         batch = Stream(config.data, config.model, seed=config.seed).part(config.num_steps, range(num_rows))
         row, column = batch.image_positions[batch.drawn].unbind(-1)
@@ -154,8 +159,11 @@ def batch_shape(config: TrainConfig, num_rows: int) -> BatchShape:
             num_drawn=len(batch.drawn),
             num_targets=int((batch.targets != IGNORED).sum()),
             context_tokens=int(batch.position_ids[row, column - 1].max()) + 1 if len(row) else 0,
+            documents=documents(batch, packing).lengths if config.attends_by_document else None,
         )
     row_tokens, visual = config.corpus.row_tokens, config.model.visual_tokenizer.num_visual_tokens
+    each = row_tokens // DOCUMENTS_A_ROW
+    in_a_row = (row_tokens,) if packing == "causal" else (row_tokens - each, *[each] * (DOCUMENTS_A_ROW - 1))
     num_images = max(1, row_tokens // (1 + visual + TEXT_TOKENS_AN_IMAGE)) * num_rows
     return BatchShape(
         num_rows=num_rows,
@@ -163,7 +171,8 @@ def batch_shape(config: TrainConfig, num_rows: int) -> BatchShape:
         num_images=num_images,
         num_drawn=round(DRAWN_SHARE * num_images),
         num_targets=num_rows * row_tokens - visual * num_images,
-        context_tokens=row_tokens // 2,
+        context_tokens=each,
+        documents=in_a_row * num_rows if config.attends_by_document else None,
     )
 
 
@@ -223,7 +232,9 @@ def _assumptions(config: TrainConfig) -> list[str]:
         return ["Assumed: that the utilisation is reached."]
     return [
         f"Assumed: that the utilisation is reached; an image to {TEXT_TOKENS_AN_IMAGE} tokens of text; that "
-        f"{DRAWN_SHARE:.0%} of the images are drawn."
+        f"{DRAWN_SHARE:.0%} of the images are drawn;",
+        f"that a row has {DOCUMENTS_A_ROW} documents"
+        + (", by which attention is computed." if config.attends_by_document else "."),
     ]
 
 

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from models import MMInterleaved
+from models.documents import Documents
 from models.frozen import freeze
 from models.lora import add_lora
 from trainer.config import TrainConfig
@@ -51,6 +52,10 @@ class BatchShape:
     num_targets: int
     context_tokens: int
     """K, the longest context that an image is drawn from."""
+
+    documents: tuple[int, ...] | None = None
+    """Tokens of each document, padding included, where attention is computed by document; None: under a mask of all
+    pairs of tokens."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ def shell(config: TrainConfig) -> MMInterleaved:
             keep_frozen_in(model, getattr(torch, config.precision))
         if config.float8 == "frozen":
             keep_frozen_in_float8(model, {})
+        if config.attends_by_document:
+            model.language_model.enable_document_attention()
     return model
 
 
@@ -178,10 +185,15 @@ class _Meter:
         return self._model.language_model(
             self._model.embed(torch.zeros(size, dtype=torch.int64), visual_tokens, row),
             position_ids=torch.zeros(size, dtype=torch.int64),
-            mask=torch.ones(size[0], 1, size[1], size[1], dtype=torch.bool),
+            mask=self._mask(shape),
             values=self._model.language_model.project_values(features),
             visible=torch.zeros(*size, 2, dtype=torch.int64),
         )
+
+    def _mask(self, shape: BatchShape) -> Tensor | Documents:
+        if shape.documents is not None:
+            return Documents.of(shape.documents)
+        return torch.ones(shape.num_rows, 1, shape.row_tokens, shape.row_tokens, dtype=torch.bool)
 
     def _text_loss(self, hidden: Tensor, tokens: int) -> Tensor:
         states = hidden.flatten(0, 1)[:tokens]

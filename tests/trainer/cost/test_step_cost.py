@@ -21,6 +21,7 @@ from trainer.cost.estimate import batch_shape
 from trainer.cost.gpu_memory import count_parameters
 from trainer.cost.saved_tensors import SavedTensors
 from trainer.cost.step_cost import BatchShape, Operations, measure, shell
+from trainer.data.config import CorpusConfig, SourceConfig
 from trainer.data.stream import Stream
 from trainer.recipes import RECIPES
 from trainer.step.accumulate import Chunks, accumulate
@@ -110,6 +111,36 @@ def test_the_operations_of_a_step_are_those_of_a_real_one(tiny: TrainConfig) -> 
     with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         accumulate(model, batch, num_targets=shape.num_targets, num_drawn=shape.num_drawn)
     assert measure(shell(config), config, shape).flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_attention_by_document_keeps_and_computes_what_a_real_step_does(tiny: TrainConfig) -> None:
+    config = replace(tiny, memory=MemoryConfig(attention_by_document=True))
+    shape = batch_shape(config, 2)
+    assert shape.documents is not None
+    assert sum(shape.documents) == 2 * shape.row_tokens
+    model = MMInterleaved(config.model).train()
+    model.language_model.enable_document_attention()
+    batch = Stream(config.data, config.model, seed=config.seed).part(config.num_steps, range(2))
+    saved = SavedTensors([*model.parameters(), *model.buffers()])
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter, saved.counted():
+        accumulate(model, batch, num_targets=shape.num_targets, num_drawn=shape.num_drawn)
+    cost = measure(shell(config), config, shape)
+    assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert sum(cost.kept_bytes.values()) == pytest.approx(saved.peak_bytes, rel=0.15)
+
+
+def test_no_mask_of_all_pairs_is_counted_for_long_rows(tiny: TrainConfig) -> None:
+    tokens = 8192
+    corpus = CorpusConfig({"any": SourceConfig("somewhere")}, num_rows=1, row_tokens=tokens)
+    long = replace(tiny, corpus=corpus, encoder_pretraining=replace(tiny.encoder_pretraining, num_steps=0))
+    shape = replace(batch_shape(long, 1), num_images=2, num_drawn=1)
+    assert shape.documents == (tokens // 2, tokens // 2)
+    by_document = measure(shell(long), long, shape)
+    config = replace(long, memory=MemoryConfig(attention_by_document=False))
+    masked = measure(shell(config), config, replace(shape, documents=None))
+    mask_bytes = tokens**2
+    assert masked.kept_bytes["language_model"] - by_document.kept_bytes["language_model"] > 0.9 * mask_bytes
+    assert by_document.forward_flops["language_model"] < masked.forward_flops["language_model"]
 
 
 @pytest.mark.slow
