@@ -1,9 +1,11 @@
-"""The files for several nodes: by the schema of Kubernetes, on a stand-in for SLURM, by torchrun's own parser."""
+"""The files for several nodes: by the schema of Kubernetes, on stand-ins for SLURM and SkyPilot's nodes, by torchrun's
+own parser."""
 
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,7 +33,7 @@ import json, os, sys, time
 place = sys.argv[sys.argv.index("--node-rank") + 1]
 with open(f"{os.environ['RECORD']}.{place}", "w") as file:
     json.dump(sys.argv[1:], file)
-while os.environ.get("UNTIL_STOP") and not os.path.exists(os.environ["OUT"] + "/STOP"):
+while os.environ.get("UNTIL_STOP") and not os.path.exists(os.environ["STOP_FILE"]):
     time.sleep(0.02)
 sys.exit(int(os.environ.get("STATUS", 0)))
 """,
@@ -53,8 +55,9 @@ def slurm(tmp_path):
             "SLURM_GPUS_ON_NODE": "8",
             "SLURM_JOB_NODELIST": "node-[a-b]",
         }
-        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-        ours = {"OUT": str(tmp_path / "out dir"), "RECORD": str(tmp_path / "given"), "PATH": path}
+        path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+        out = tmp_path / "out dir"
+        ours = {"OUT": str(out), "STOP_FILE": str(out / "STOP"), "RECORD": str(tmp_path / "given"), "PATH": path}
         return subprocess.Popen(
             ["bash", FILES / "slurm.sbatch", *arguments], env={**os.environ, **job, **ours, **variables}
         )
@@ -88,8 +91,10 @@ def test_slurm_ends_as_the_run_ends(slurm, tmp_path):
     assert not (tmp_path / "given.scontrol").exists()
 
 
-def test_slurm_stops_the_run_and_puts_the_job_back_before_its_time_is_over(slurm, tmp_path):
-    job = slurm("toy", UNTIL_STOP="yes", STATUS="1")
+@pytest.mark.parametrize("scheme", ["", "file://"], ids=["on-a-disk", "at-a-url"])
+def test_slurm_stops_the_run_and_puts_the_job_back_before_its_time_is_over(slurm, tmp_path, scheme):
+    places = {"OUT": f"{scheme}{tmp_path}/out dir", "LOGS": str(tmp_path / "logs")}
+    job = slurm("toy", UNTIL_STOP="yes", STATUS="1", **places)
     give_up = time.monotonic() + PATIENCE_S
     while not (tmp_path / "given.1").exists():
         assert time.monotonic() < give_up
@@ -100,8 +105,41 @@ def test_slurm_stops_the_run_and_puts_the_job_back_before_its_time_is_over(slurm
     assert (tmp_path / "given.scontrol").read_text() == "requeue 7\n"
 
 
-def test_slurm_says_what_is_missing(slurm):
+def test_slurm_says_what_is_missing(slurm, capfd):
     assert slurm("toy", OUT="").wait(PATIENCE_S) != 0
+    assert "expected the run directory" in capfd.readouterr().err
+    assert slurm("toy", OUT="s3://bucket/run").wait(PATIENCE_S) != 0
+    assert "expected a folder for what ranks say" in capfd.readouterr().err
+
+
+def test_slurm_takes_a_run_in_a_bucket(slurm, tmp_path):
+    assert slurm("toy", OUT="s3://bucket/run", LOGS=str(tmp_path / "logs")).wait(PATIENCE_S) == 0
+    config, run = check_torchrun(json.loads((tmp_path / "given.1").read_text()), node=1, num_nodes=2)
+    assert run.out == "s3://bucket/run"
+    assert config.logs_specs.root_log_dir.startswith(str(tmp_path / "logs"))
+
+
+def test_skypilot_starts_each_node_with_its_number(tmp_path):
+    """`tests/examples/test_skypilot.py` has what SkyPilot itself says of the file."""
+    torchrun = tmp_path / "torchrun"
+    torchrun.write_text(STAND_INS["torchrun"])
+    torchrun.chmod(0o755)
+    task = yaml.safe_load((FILES / "skypilot.yaml").read_text())
+    ours = {
+        **{name: value for name, value in task["envs"].items() if value is not None},
+        **{"SKYPILOT_NODE_IPS": "10.0.0.5\n10.0.0.6\n", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NUM_GPUS_PER_NODE": "8"},
+        **{"OUT": "s3://bucket/run", "RECORD": str(tmp_path / "given")},
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }
+    (tmp_path / "run.yaml").write_text("num_steps: 5\n")
+    for node in range(2):
+        script = ["bash", "-euc", task["run"]]
+        subprocess.run(script, env={**os.environ, **ours, "SKYPILOT_NODE_RANK": f"{node}"}, check=True)
+        arguments = json.loads((tmp_path / f"given.{node}").read_text())
+        arguments[arguments.index("run.yaml")] = str(tmp_path / "run.yaml")
+        config, run = check_torchrun(arguments, node=node, num_nodes=2)
+        assert config.rdzv_endpoint == "10.0.0.5:29500"
+        assert (run.recipe, run.num_steps, run.out) == ("paper_13b", 5, "s3://bucket/run")
 
 
 def test_the_job_of_kubernetes():
