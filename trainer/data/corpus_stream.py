@@ -43,6 +43,9 @@ from trainer.data.sources.shard_cache import CacheableFile, ReadAhead
 from trainer.data.stable_key import stable_key
 from trainer.errors import UnusableDataError
 
+MAX_PLANS = 64
+"""Rows whose plans are kept."""
+
 MAX_DROPPED = 1000
 """So many samples in a row without one to use: the rules leave nothing of a source."""
 
@@ -58,11 +61,31 @@ class _Found:
     """None: they are dropped."""
 
     num_samples: int = 0
-    num_broken: int = 0
-    """Of these samples; images do not count."""
+    num_read: int = 0
+    """The same, also of documents that take no samples of the order."""
+
+    broken: list[tuple[int, str]] = field(default_factory=list)
+    """Those of these samples that are broken, by number, and why; images do not count."""
 
     ends: list[int] = field(default_factory=list)
     """Of a document of pairs, how many samples make the first pair, the first two, and so on."""
+
+
+@dataclass
+class _RowPlan:
+    """What a row is made of, known from lengths alone."""
+
+    placed: list[tuple[int, int]] = field(default_factory=list)
+    """The positions of its documents in the source's order, each with the number of samples it is made of."""
+
+    end: int = 0
+    """Where the next row begins."""
+
+    num_read: int = 0
+    """Samples that were looked at."""
+
+    broken: list[tuple[int, str]] = field(default_factory=list)
+    """As in `_Found`."""
 
 
 def _storage_sentence(error: StorageError, sample: str) -> str:
@@ -186,6 +209,9 @@ class CorpusStream(RowStream):
             )
             for name in self._names
         }
+        self._plans: dict[tuple[str, int], _RowPlan] = {}
+        """By source and start, the one used last at the end."""
+
         self._read_ahead = ReadAhead(config.shard_cache())
         self._windows_ahead = dict.fromkeys(self._names, -1)
         """For each source, where the window begins whose successor is being fetched."""
@@ -283,31 +309,45 @@ class CorpusStream(RowStream):
     def _documents_of_row(self, name: str, step: int, row: int) -> Iterator[Document]:
         """The documents that a row is filled with, those left out of which nothing but broken images is left."""
         _, rank = self._place(step, row)
-        placed, _ = self._filled(name, self._starts[name](rank), names_broken=True)
-        for position, num_samples in placed:
+        plan = self._plan(name, self._starts[name](rank))
+        self._starts[name].learn(rank + 1, plan.end)
+        self._tell(name, plan.num_read, plan.broken)
+        for position, num_samples in plan.placed:
             document = self._at(name, position, num_samples=num_samples).document
             if document is not None:
                 yield document
 
     def _next_start(self, name: str, start: int) -> int:
         """Where the row after the one that begins at a position begins."""
-        return self._filled(name, start, names_broken=False)[1]
+        return self._plan(name, start).end
 
-    def _filled(self, name: str, start: int, *, names_broken: bool) -> tuple[list[tuple[int, int]], int]:
-        """What a row that begins at a position of the source's order takes: the positions of its documents, each with
-        the number of samples it is made of; and where the next row begins. No image is read."""
+    def _plan(self, name: str, start: int) -> _RowPlan:
+        """The plan of a row that begins at a position. A few are kept: who asks where the next row begins, and who
+        makes the row, are mostly the same process."""
+        plan = self._plans.pop((name, start), None) or self._filled(name, start)
+        self._plans[name, start] = plan
+        if len(self._plans) > MAX_PLANS:
+            del self._plans[next(iter(self._plans))]
+        return plan
+
+    def _filled(self, name: str, start: int) -> _RowPlan:
+        """What a row that begins at a position of the source's order takes. No image is read."""
         rules = self.config.sources[name]
-        placed: list[tuple[int, int]] = []
+        plan = _RowPlan()
+        placed = plan.placed
         room, room_images = self.config.row_tokens, rules.max_images_per_row
         position, num_dropped, num_too_long, num_broken = start, 0, 0, 0
         while room_images:
             self._fetch_ahead(name, position)
-            found = self._at(name, position, decodes=False, names_broken=names_broken)
-            num_broken += found.num_broken
+            found = self._at(name, position, decodes=False)
+            plan.num_read += found.num_read
+            plan.broken += found.broken
+            num_broken += len(found.broken)
             document, num_samples = found.document, found.num_samples
             if document is None:
                 position += num_samples
                 if (num_dropped := num_dropped + 1) == MAX_DROPPED:
+                    self._tell(name, plan.num_read, plan.broken)
                     raise UnusableDataError(self._why_nothing_is_left(name, num_broken))
                 continue
             num_dropped = num_broken = 0
@@ -333,7 +373,14 @@ class CorpusStream(RowStream):
             position += num_samples
             if tokens is not None and not is_whole:
                 break
-        return placed, position
+        plan.end = position
+        return plan
+
+    def _tell(self, name: str, num_read: int, broken: Iterable[tuple[int, str]]) -> None:
+        """Count samples that were read, and name those that are broken. Raises UnusableDataError if too many are."""
+        self._quarantine.count(num_read)
+        for index, reason in broken:
+            self._quarantine.add(name, self._manifests[name].key(index), reason)
 
     def _beginning(self, document: Document, tokens: Tokens, room: int, room_images: int) -> Tokens | None:
         """As much of a document as fits what is left of a row: of several pairs the first ones, of another one, where
@@ -362,10 +409,11 @@ class CorpusStream(RowStream):
         num_dropped, broken_before = 0, self._quarantine.num_broken
         for number in itertools.count():
             rng = np.random.default_rng([self._key(name), step, row, number])
-            document = self._at(name, int(rng.integers(window.first, window.end)), rng, names_broken=True).document
-            if document is not None:
+            found = self._at(name, int(rng.integers(window.first, window.end)), rng)
+            self._tell(name, found.num_read, found.broken)
+            if found.document is not None:
                 num_dropped, broken_before = 0, self._quarantine.num_broken
-                yield document
+                yield found.document
             elif (num_dropped := num_dropped + 1) == MAX_DROPPED:
                 raise UnusableDataError(self._why_nothing_is_left(name, self._quarantine.num_broken - broken_before))
 
@@ -377,7 +425,6 @@ class CorpusStream(RowStream):
         *,
         num_samples: int | None = None,
         decodes: bool = True,
-        names_broken: bool = False,
     ) -> _Found:
         """The document that begins at a position of a source's order.
 
@@ -387,7 +434,6 @@ class CorpusStream(RowStream):
             rng: makes its choices; None: the one that belongs to the position.
             num_samples: how many it is made of at most; None: as many as it is.
             decodes: whether its images are read; else others stand in their places.
-            names_broken: whether broken samples are counted and named.
         """
         rules, order = self.config.sources[name], self._orders[name]
         rng = np.random.default_rng([self._key(name), position]) if rng is None else rng
@@ -398,7 +444,7 @@ class CorpusStream(RowStream):
                 found.num_samples += 1
                 yield order(position + number)
 
-        found.document = self._document(name, rules, draws(), rng, found, decodes=decodes, names_broken=names_broken)
+        found.document = self._document(name, rules, draws(), rng, found, decodes=decodes)
         if found.document is not None and rules.split:
             found.document = self._entered(found.document, rng)
         return found
@@ -427,7 +473,9 @@ class CorpusStream(RowStream):
         for index in range(count - rules.held_out, count):
             rng = np.random.default_rng(index)
             others = (int(rng.integers(count - rules.held_out, count)) for _ in itertools.count())
-            document = self._document(name, rules, itertools.chain([index], others), rng, _Found())
+            found = _Found()
+            document = self._document(name, rules, itertools.chain([index], others), rng, found)
+            self._tell(name, found.num_read, found.broken)
             if document is not None:
                 fitting = self._fitting(document.segments, max_tokens)
                 if len(fitting) > 1:
@@ -445,16 +493,13 @@ class CorpusStream(RowStream):
             return 1 + self.num_visual_tokens
         return len(self._encode(segment.text))
 
-    def _sample(self, name: str, index: int, found: _Found, *, names_broken: bool) -> Sample | None:
+    def _sample(self, name: str, index: int, found: _Found) -> Sample | None:
         """A sample, None if it is broken."""
-        if names_broken:
-            self._quarantine.count()
+        found.num_read += 1
         try:
             return self._manifests[name][index]
         except BrokenSampleError as error:
-            found.num_broken += 1
-            if names_broken:
-                self._quarantine.add(name, self._manifests[name].key(index), str(error))
+            found.broken.append((index, str(error)))
             return None
         except StorageError as error:
             raise UnusableDataError(_storage_sentence(error, f"{name}/{self._manifests[name].key(index)}")) from error
@@ -468,18 +513,15 @@ class CorpusStream(RowStream):
         found: _Found,
         *,
         decodes: bool = True,
-        names_broken: bool = True,
     ) -> Document | None:
         """The document of the next sample, or of several pairs; None if it is dropped."""
-        sample = self._sample(name, next(draws), found, names_broken=names_broken)
+        sample = self._sample(name, next(draws), found)
         if sample is None or (images := chosen_images(sample, rules, rng)) is None:
             return None
         items: list[str | Text | Image] = []
         truth = {}
         if sample.is_pair:
-            items = self._pairs(
-                name, rules, sample, images, draws, rng, found, decodes=decodes, names_broken=names_broken
-            )
+            items = self._pairs(name, rules, sample, images, draws, rng, found, decodes=decodes)
             truth["num_pairs"] = len(items) // 2
         else:
             for item in in_reading_order(sample, images, lambda: rng.random() < 0.5):
@@ -516,7 +558,6 @@ class CorpusStream(RowStream):
         found: _Found,
         *,
         decodes: bool,
-        names_broken: bool,
     ) -> list[str | Text | Image]:
         """A pair, or several as an example of few-shot learning: all with the image first, or all with the caption.
         They end where `draws` do."""
@@ -527,7 +568,7 @@ class CorpusStream(RowStream):
             if number:
                 if (index := next(draws, None)) is None:
                     break
-                other = self._sample(name, index, found, names_broken=names_broken)
+                other = self._sample(name, index, found)
                 if other is None or not other.is_pair or (chosen := chosen_images(other, rules, rng)) is None:
                     continue
                 sample, images = other, chosen
@@ -558,7 +599,7 @@ class CorpusStream(RowStream):
                 moment=moment,
                 as_stored=image.as_stored,
                 described_size=image.described_size,
-                min_side=FINER * max(self.image_side, self.drawn_image_side),
+                min_side=(FINER if self.config.decoding == "fine" else 1) * max(self.image_side, self.drawn_image_side),
             )
         except BrokenSampleError as error:
             self._quarantine.add(name, image.name, str(error))

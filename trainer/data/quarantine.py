@@ -36,9 +36,9 @@ class Quarantine:
         self._position = 0
         """In the file, how far that is."""
 
-    def count(self) -> None:
-        """Another sample or image is about to be read."""
-        self.num_read += 1
+    def count(self, number: int = 1) -> None:
+        """So many more samples or images are read."""
+        self.num_read += number
 
     def add(self, source: str, name: str, reason: str) -> None:
         """It was broken.

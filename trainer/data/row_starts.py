@@ -47,6 +47,18 @@ class RowStarts:
             assert start is not None
         return start
 
+    def learn(self, rank: int, start: int) -> None:
+        """Where a row begins, told by who has found out by making the row before it.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        if self._file is None:
+            if rank == len(self._known):
+                self._known.append(start)
+        elif self._read(rank) is None:
+            self._extend(self._file, rank, start)
+
     def _read(self, rank: int) -> int | None:
         if rank == 0:
             return 0
@@ -59,7 +71,8 @@ class RowStarts:
             return None
         return _ENTRY.unpack(data)[0] if len(data) == _ENTRY.size else None
 
-    def _extend(self, path: Path, rank: int) -> None:
+    def _extend(self, path: Path, rank: int, known_start: int | None = None) -> None:
+        """Write down where rows begin, up to this one, whose start may be known."""
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -70,8 +83,8 @@ class RowStarts:
                 num_known -= 1
             start = self._read(num_known) or 0
             while num_known < rank:  # no further: that would need shards which are not at hand yet
-                start = self._next_row(start)
                 num_known += 1
+                start = known_start if num_known == rank and known_start is not None else self._next_row(start)
                 with writing(path):
                     os.pwrite(file, _ENTRY.pack(start), (num_known - 1) * _ENTRY.size)
         finally:

@@ -399,6 +399,42 @@ def test_broken_images_and_rows_are_passed_over_and_named(shards, tmp_path):
     assert digest(stream(0)) == digest(batch)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "with-others"])
+def test_each_row_is_planned_once(captions, tmp_path, monkeypatch, shared):
+    stream = CorpusStream(
+        CorpusConfig({"source0": SourceConfig(captions)}, num_rows=4, row_tokens=128),
+        MODEL,
+        seed=0,
+        row_starts=tmp_path / "starts" if shared else None,
+    )
+    planned = []
+    filled = stream._filled
+    monkeypatch.setattr(stream, "_filled", lambda name, start: planned.append(start) or filled(name, start))
+    batches = [digest(stream(step)) for step in range(3)]
+    assert len(planned) == len(set(planned)) == 12
+    other = stream_of(SourceConfig(captions))
+    assert digest(other(2)) == batches[2]
+    if shared:  # who comes later reads where rows begin
+        later = CorpusStream(stream.config, MODEL, seed=0, row_starts=tmp_path / "starts")
+        monkeypatch.setattr(later, "_filled", lambda name, start: planned.append(start) or filled(name, start))
+        planned.clear()
+        assert digest(later(3)) == digest(other(3))
+        assert len(planned) == 4
+
+
+def test_jpegs_are_decoded_at_a_fraction_of_their_size_by_choice(shards, monkeypatch):
+    from models.images import image_file
+
+    sizes = []
+    to_rgb = image_file.to_rgb
+    monkeypatch.setattr(image_file, "to_rgb", lambda image, **o: sizes.append(image.size) or to_rgb(image, **o))
+    members = [("0.jpg", shards.image_bytes(0, (128, 96), "JPEG")), ("0.txt", b"a snail")]
+    manifest = shards.manifest(shards.tar("a.tar", members))
+    fine, fast = (stream_of(SourceConfig(manifest), decoding=name)(0).pixel_values for name in ("fine", "fast"))
+    assert set(sizes) == {(128, 96), (64, 48)}  # 32 px are read and drawn
+    assert 0 < float((fine - fast).abs().mean()) < 0.05
+
+
 def test_a_broken_image_leaves_its_document(shards):
     images = shards.folder("images", {"a.png": shards.image_bytes(0), "b.png": b"broken"})
     row = {"segments": [{"text": "One."}, {"image": "b.png"}, {"text": "Two."}, {"image": "a.png"}]}
