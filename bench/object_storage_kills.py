@@ -53,13 +53,15 @@ class Moment:
     reaches_storage: bool = False
     """Whether that request is still carried out."""
 
-    @classmethod
-    def draw(cls, moments: random.Random, whole: Whole) -> Moment:
-        """Of a run that would last as long as one that nobody disturbs."""
-        if moments.random() < 0.5:
-            return cls(moments.uniform(0.0, whole.seconds))
-        reaches = moments.random() < TAKEN_BY_THE_STORAGE
-        return cls(PATIENCE_S, moments.randint(1, whole.num_requests), reaches)
+
+def random_moments(generator: random.Random, whole: Whole) -> Iterator[Moment]:
+    """Endlessly many, of runs that would last as long as one that nobody disturbs."""
+    while True:
+        if generator.random() < 0.5:
+            yield Moment(generator.uniform(0.0, whole.seconds))
+        else:
+            reaches = generator.random() < TAKEN_BY_THE_STORAGE
+            yield Moment(PATIENCE_S, generator.randint(1, len(whole.requests)), reaches)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Whole:
     """A run into a bucket that nobody disturbs."""
 
     seconds: float
-    num_requests: int
+    requests: tuple[Request, ...]
     names: frozenset[str]
     """Of the objects that it leaves, but for TensorBoard's, of which each start makes one, and the lease, which stays
     where a run is killed that has told its end."""
@@ -114,23 +116,22 @@ class Runs:
         begun = time.monotonic()
         if (code := self._attempt(name, None)) != 0:
             raise RuntimeError(f"The run that nobody disturbed ended with {code}: {self.said(name)[-3000:]}")
-        return Whole(time.monotonic() - begun, len(self._web.requests), self._names(name))
+        return Whole(time.monotonic() - begun, tuple(self._web.requests), self._names(name))
 
-    def killed(self, name: str, whole: Whole, moments: random.Random, max_kills: int, expected: str) -> Killed:
-        """A run that is killed until it comes to its end, `max_kills` times at most.
+    def killed(self, name: str, whole: Whole, expected: str, moments: Iterator[Moment]) -> Killed:
+        """A run that is killed until it comes to its end, or no moment is left.
 
         Args:
             name: of the run in the bucket.
             whole: one that nobody disturbs.
-            moments: draws them.
-            max_kills: 0 or more.
             expected: SHA-256 of the weights in the end.
+            moments: one for each start of the command.
         """
         kills: list[Moment] = []
         problems: list[str] = []
         step = 0
         while True:
-            moment = Moment.draw(moments, whole) if len(kills) < max_kills else None
+            moment = next(moments, None)
             code = self._attempt(name, moment)
             before, step = step, self._check(name, problems)
             if step < before:
@@ -245,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=5, help="of each run (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     options = parser.parse_args(arguments)
-    moments = random.Random(options.seed)
+    generator = random.Random(options.seed)
     found: list[Killed] = []
     left = options.kills
     with tempfile.TemporaryDirectory() as temporary:
@@ -253,10 +254,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = weights_on_a_disk(directory, options.steps)
         with runs_into_a_bucket(directory, options.steps) as runs:
             whole = runs.undisturbed("whole")
-            print(f"a run that nobody disturbs: {whole.num_requests} requests, {whole.seconds:.1f} s", file=sys.stderr)
+            print(f"a run that nobody disturbs: {len(whole.requests)} requests, {whole.seconds:.1f} s", file=sys.stderr)
             while left:
                 name = f"run-{len(found)}"
-                found.append(runs.killed(name, whole, moments, left, expected))
+                moments = itertools.islice(random_moments(generator, whole), left)
+                found.append(runs.killed(name, whole, expected, moments))
                 left -= len(found[-1].moments)
                 for problem in found[-1].problems:
                     print(f"{name}: {problem}", file=sys.stderr)

@@ -7,6 +7,7 @@ alone (`--noconftest`).
 from pathlib import Path
 
 import pytest
+import yaml
 
 FILE = Path(__file__).parents[2] / "examples" / "training" / "skypilot.yaml"
 OUT = "s3://bucket/runs/mine"
@@ -19,7 +20,9 @@ def sky(tmp_path, monkeypatch):
 
 
 def test_it_is_a_task_of_eight_nodes_that_may_be_taken_away(sky):
-    task = sky.Task.from_yaml(str(FILE)).update_envs({"OUT": OUT})
+    with pytest.raises(ValueError, match="'OUT' is None"):
+        sky.Task.from_yaml(str(FILE))
+    task = sky.Task.from_yaml_config(yaml.safe_load(FILE.read_text()), {"OUT": OUT})
     assert task.num_nodes == 8
     [resources] = task.resources
     assert resources.accelerators == {"H100": 8}
