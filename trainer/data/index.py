@@ -10,8 +10,7 @@ images with captions, or tables of documents (.jsonl, .jsonl.zip, .parquet) in a
     python -m trainer.data.index pororo_png --form pororo --out data/story
 
 Images that documents name are looked for in --images, folders or tar archives. With PATH in a bucket, MANIFEST may be
-there, too. Started again after a stop, it goes on
-with the shards that are left.
+there, too. Started again after a stop, it goes on with the shards that are left.
 """
 
 from __future__ import annotations
