@@ -187,6 +187,16 @@ RowAccess access_to(const Bank& bank, Range images, int64_t num_reads) {
     return is_row ? RowAccess::IN_PLACE : RowAccess::STAGED;
 }
 
+// Rows that lie in memory as they are read or added to.
+template <typename W>
+struct DirectRows {
+    W* first;
+    int64_t first_pixel;
+    int64_t stride;
+
+    int64_t offset(int64_t pixel) const { return (pixel - first_pixel) * stride; }
+};
+
 // One head of some images as rows of W, padded.
 template <typename S, typename W>
 class HeadRows {
@@ -231,18 +241,22 @@ class HeadRows {
     // Rows returned so far may be overwritten from now on.
     void next_samples() { num_staged_ = 0; }
 
-    const W* row(int64_t pixel) {
-        if (access_ == RowAccess::PACKED) {
-            return packed_ + (pixel - first_packed_) * width_;
-        }
-        if constexpr (std::is_same<S, W>::value) {
-            if (access_ == RowAccess::IN_PLACE) {
-                return head_ + pixel * stride_;
-            }
-        }
+    bool is_staged() const { return access_ == RowAccess::STAGED; }
+
+    const W* staged_row(int64_t pixel) {
         W* row = staged_ + num_staged_++ * width_;
         copy(pixel, row);
         return row;
+    }
+
+    // Of all pixels, where they are not staged.
+    DirectRows<const W> direct() const {
+        if constexpr (std::is_same<S, W>::value) {
+            if (access_ == RowAccess::IN_PLACE) {
+                return {head_, 0, stride_};
+            }
+        }
+        return {packed_, first_packed_, width_};
     }
 
    private:
@@ -290,6 +304,7 @@ class HeadGradient {
 
     bool wanted() const { return sums_ != nullptr; }
     W* row(int64_t pixel) const { return sums_ + (pixel - first_) * stride_; }
+    DirectRows<W> direct() const { return {sums_, first_, stride_}; }
     W* unused_row() const { return unused_row_; }  // for corners outside their level
 
     // Both are packed and of the same images.
@@ -424,26 +439,5 @@ struct Strategy {
         ++(access == RowAccess::PACKED ? num_packed : access == RowAccess::IN_PLACE ? num_in_place : num_staged);
     }
 };
-
-// The four rows of a sample at (x, y) of a plane. False if it touches none.
-template <typename S, typename W>
-inline bool read_sample(
-    W x, W y, W weight, const Plane& plane, HeadRows<S, W>& rows, const HeadGradient<W>* gradient, Sample<W>& sample,
-    SampleRows<W>& sample_rows
-) {
-    if (!place_sample(x, y, plane.height, plane.width, sample)) {
-        return false;
-    }
-    for (int corner = 0; corner < NUM_CORNERS; ++corner) {
-        const bool touched = sample.pixel[corner] != UNTOUCHED;
-        const int64_t pixel = plane.first_pixel + sample.pixel[corner];
-        sample_rows.row[corner] = touched ? rows.row(pixel) : rows.zeros();
-        sample_rows.factor[corner] = weight * sample.share[corner];
-        if (gradient != nullptr) {
-            sample_rows.grad[corner] = touched ? gradient->row(pixel) : gradient->unused_row();
-        }
-    }
-    return true;
-}
 
 }  // namespace mmfs

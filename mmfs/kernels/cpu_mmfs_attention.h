@@ -11,7 +11,7 @@
 
 #pragma once
 
-#include "cpu_bank.h"
+#include "cpu_samples.h"
 
 namespace mmfs {
 
@@ -169,15 +169,12 @@ struct MMFSAttentionMemory {
     Buffer<W> null_weights;
     Buffer<W> channels;
     Buffer<W> products;  // like weights: gradient of the output times sample
-    // Of one bag and image: the samples that touch a pixel, which of the L * P they are, and on which level.
-    Buffer<Sample<W>> samples;
-    Buffer<SampleRows<W>> sample_rows;
-    Buffer<int64_t> indices;
-    Buffer<int64_t> levels;
-    Buffer<W> locations;
+    BagSamples<W> samples;
+    Buffer<W> locations;  // of the samples of a level, [P, 2]
     Buffer<W> dots;
 
-    MMFSAttentionMemory(const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan) {
+    MMFSAttentionMemory(const MMFSAttention<S, W>& op, const MMFSAttentionPlan<S, W>& plan)
+        : samples(op.bank.num_levels, op.num_points) {
         const int64_t weights_of_bag = plan.most_images * padded<W>(op.samples_of_image());
         queries.reserve(plan.tile);
         seen.reserve(plan.tile * plan.most_images);
@@ -185,11 +182,7 @@ struct MMFSAttentionMemory {
         weights.reserve(plan.tile * weights_of_bag);
         null_weights.reserve(plan.tile);
         channels.reserve(plan.tile * padded<W>(op.bank.num_channels));
-        samples.reserve(op.samples_of_image());
-        sample_rows.reserve(op.samples_of_image());
-        indices.reserve(op.samples_of_image());
-        levels.reserve(op.samples_of_image());
-        locations.reserve(op.location_levels() * op.num_points * 2);
+        locations.reserve(op.num_points * 2);
         dots.reserve(op.samples_of_image() * NUM_CORNERS);
     }
 };
@@ -288,14 +281,15 @@ class Tile {
         return array + (i * most_images_ + j) * padded<W>(op_.samples_of_image());
     }
 
-    // Calls visit(i, j, number of samples that touch a pixel) for every query of the tile and image j that it sees. Image
-    // by image, so that its rows stay in the cache.
-    template <typename Visit>
+    // Calls visit(i, j) for every query of the tile and image j that it sees, whose samples memory then holds. Image by
+    // image, so that its rows stay in the cache.
+    template <bool BACKWARD, typename Visit>
     void for_samples(HeadRows<S, W>& rows, const HeadGradient<W>* gradient, const Visit& visit) const {
         if (op_.lists != nullptr) {
             for (const int64_t at : memory_.order) {
                 const int64_t i = at / most_images_, j = at % most_images_;
-                visit(i, j, read(i, j, rows, gradient));
+                read<BACKWARD>(i, j, rows, gradient);
+                visit(i, j);
             }
             return;
         }
@@ -304,7 +298,8 @@ class Tile {
                 if (num_seen(i) > 0) {
                     const int64_t j = image - seen(i, 0).image;
                     if (j >= 0 && j < num_seen(i)) {
-                        visit(i, j, read(i, j, rows, gradient));
+                        read<BACKWARD>(i, j, rows, gradient);
+                        visit(i, j);
                     }
                 }
             }
@@ -347,21 +342,31 @@ class Tile {
         });
     }
 
-    // The places of the samples of one image, [location_levels, P, 2].
-    void locate(int64_t i, int64_t slot, W* locations) const {
-        const int64_t numbers = op_.num_points * 2;
+    // Writes where the samples of one image lie.
+    void locate(int64_t i, int64_t slot) const {
+        const int64_t num_points = op_.num_points, numbers = num_points * 2;
         const W* points = op_.reference_points + op_.first_point(query(i), slot);
         const W* offsets = op_.offsets + bag(i) * op_.offsets_of_bag();
         const int64_t age_row = std::min(slot, op_.offset_ages - 1);
         const W* of_age = op_.offset_table == nullptr
                               ? nullptr
                               : op_.offset_table + (age_row * op_.bank.num_heads + head_) * op_.offsets_of_bag();
-        for (int64_t level = 0; level < op_.location_levels(); ++level) {
-            for (int64_t k = 0; k < numbers; ++k) {
-                const W point = points[op_.point_points == 1 ? k % 2 : k];
-                locations[k] = point + (of_age == nullptr ? offsets[k] : offsets[k] + of_age[k]);
+        W *x = memory_.samples.x(), *y = memory_.samples.y();
+        for (int64_t level = 0; level < op_.bank.num_levels; ++level, x += num_points, y += num_points) {
+            if (level >= op_.location_levels()) {
+                std::copy_n(x - num_points, num_points, x);
+                std::copy_n(y - num_points, num_points, y);
+                continue;
             }
-            locations += numbers;
+            W* locations = memory_.locations.data();
+            for (int64_t k = 0; k < numbers; ++k) {
+                locations[k] = of_age == nullptr ? offsets[k] : offsets[k] + of_age[k];
+            }
+            const int64_t next_point = op_.point_points == 1 ? 0 : 2;
+            for (int64_t p = 0; p < num_points; ++p) {
+                x[p] = points[p * next_point] + locations[2 * p];
+                y[p] = points[p * next_point + 1] + locations[2 * p + 1];
+            }
             points += op_.point_levels == 1 ? 0 : op_.point_points * 2;
             if (op_.offset_levels != 1) {
                 offsets += numbers;
@@ -370,29 +375,12 @@ class Tile {
         }
     }
 
-    int64_t read(int64_t i, int64_t j, HeadRows<S, W>& rows, const HeadGradient<W>* gradient) const {
-        const int64_t num_points = op_.num_points;
-        const int64_t image = seen(i, j).image;
-        locate(i, seen(i, j).slot, memory_.locations.data());
-        const W* locations = memory_.locations.data();
-        const int64_t next_level = op_.location_levels() == 1 ? 0 : num_points * 2;
-        const W* weights = like_weights(memory_.weights.data(), i, j);
-        rows.next_samples();
-        int64_t count = 0;
-        for (int64_t level = 0; level < op_.bank.num_levels; ++level, locations += next_level) {
-            const Plane& plane = op_.bank.planes[static_cast<std::size_t>(image * op_.bank.num_levels + level)];
-            for (int64_t p = 0; p < num_points; ++p) {
-                const int64_t k = level * num_points + p;
-                if (read_sample(
-                        locations[2 * p], locations[2 * p + 1], weights[k], plane, rows, gradient,
-                        memory_.samples.data()[count], memory_.sample_rows.data()[count]
-                    )) {
-                    memory_.levels.data()[count] = level;
-                    memory_.indices.data()[count++] = k;
-                }
-            }
-        }
-        return count;
+    template <bool BACKWARD>
+    void read(int64_t i, int64_t j, HeadRows<S, W>& rows, const HeadGradient<W>* gradient) const {
+        locate(i, seen(i, j).slot);
+        std::copy_n(like_weights(memory_.weights.data(), i, j), op_.samples_of_image(), memory_.samples.weights());
+        const Plane* planes = op_.bank.planes.data() + seen(i, j).image * op_.bank.num_levels;
+        memory_.samples.template place<BACKWARD>(planes, rows, gradient);
     }
 
     const MMFSAttention<S, W>& op_;
@@ -472,8 +460,8 @@ void forward(const MMFSAttention<S, W>& op) {
                     tile.channels(i)[d] = tile.null_weight(i) * op.null_value[piece.head * num_channels + d];
                 }
             }
-            tile.for_samples(rows, nullptr, [&](int64_t i, int64_t, int64_t count) {
-                add_rows(memory.sample_rows.data(), count, rows.width(), tile.channels(i));
+            tile.template for_samples<false>(rows, nullptr, [&](int64_t i, int64_t) {
+                add_rows(memory.samples.rows(), memory.samples.count(), rows.width(), tile.channels(i));
             });
             for (int64_t i = 0; i < tile.size; ++i) {
                 narrow_row(tile.channels(i), op.out + tile.bag(i) * num_channels, num_channels);
@@ -562,8 +550,11 @@ void backward(const MMFSAttention<S, W>& op) {
                 std::fill_n(op.grad_offsets + tile.bag(i) * offsets_of_bag, offsets_of_bag, W(0));
             }
             const HeadGradient<W>* wanted = gradient.wanted() ? &gradient : nullptr;
-            tile.for_samples(rows, wanted, [&](int64_t i, int64_t j, int64_t count) {
-                pull_rows(memory.sample_rows.data(), count, rows.width(), tile.channels(i), gradient.wanted(), dots);
+            tile.template for_samples<true>(rows, wanted, [&](int64_t i, int64_t j) {
+                const BagSamples<W>& samples = memory.samples;
+                pull_rows(
+                    samples.rows(), samples.count(), rows.width(), tile.channels(i), gradient.wanted(), dots
+                );
                 const W* weights = tile.like_weights(memory.weights.data(), i, j);
                 W* products = tile.like_weights(memory.products.data(), i, j);
                 std::fill_n(products, num_samples, W(0));
@@ -576,13 +567,16 @@ void backward(const MMFSAttention<S, W>& op) {
                 W* grad_point =
                     grad_points.data() + piece.head * all_points + op.first_point(tile.query(i), seen.slot);
                 W of_image[2] = {0, 0};
-                for (int64_t s = 0; s < count; ++s) {
-                    const int64_t k = memory.indices.data()[s];
-                    const int64_t level = memory.levels.data()[s];
+                int64_t level = 0;  // the samples are in order
+                for (int64_t s = 0; s < samples.count(); ++s) {
+                    const int64_t k = samples.index(s);
+                    while (k >= (level + 1) * num_points) {
+                        ++level;
+                    }
                     const int64_t p = k - level * num_points;
                     const int64_t offset = level * next_level_of_offsets + p;
                     const Plane& plane = planes[level];
-                    const Sample<W>& sample = memory.samples.data()[s];
+                    const Sample<W>& sample = samples.sample(s);
                     const W* of_corner = dots + s * NUM_CORNERS;
                     products[k] = interpolate(sample, of_corner);
                     const W slope[2] = {

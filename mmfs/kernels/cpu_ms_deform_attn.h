@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "cpu_bank.h"
+#include "cpu_samples.h"
 
 namespace mmfs {
 
@@ -52,28 +52,23 @@ struct MSDeformAttnPlan {
     std::vector<Piece> pieces;
 };
 
-// The working memory of a thread: the samples of one bag that touch a pixel, and which of the L * P they are.
+// The working memory of a thread.
 template <typename S, typename W>
 struct MSDeformAttnMemory {
     typename HeadRows<S, W>::Memory rows;
     Buffer<W> gradient;
-    Buffer<Sample<W>> samples;
-    Buffer<SampleRows<W>> sample_rows;
-    Buffer<int64_t> indices;
+    BagSamples<W> samples;
     Buffer<W> row;
     Buffer<W> dots;
 
-    explicit MSDeformAttnMemory(const MSDeformAttn<S, W>& op) {
-        samples.reserve(op.samples_of_bag());
-        sample_rows.reserve(op.samples_of_bag());
-        indices.reserve(op.samples_of_bag());
+    explicit MSDeformAttnMemory(const MSDeformAttn<S, W>& op) : samples(op.bank.num_levels, op.num_points) {
         row.reserve(padded<W>(op.bank.num_channels));
         dots.reserve(op.samples_of_bag() * NUM_CORNERS);
     }
 };
 
-// Calls visit(bag, number of samples that touch a pixel) for every bag of a piece.
-template <typename S, typename W, typename Visit>
+// Calls visit(bag) for every bag of a piece, whose samples memory then holds.
+template <bool BACKWARD, typename S, typename W, typename Visit>
 void for_bags(
     const MSDeformAttn<S, W>& op, const Piece& piece, const Group& group, HeadRows<S, W>& rows,
     const HeadGradient<W>* gradient, MSDeformAttnMemory<S, W>& memory, const Visit& visit
@@ -88,18 +83,14 @@ void for_bags(
         // Those of the next query are H * L * P further on: too far for the hardware prefetcher.
         __builtin_prefetch(locations + num_heads * op.samples_of_bag() * 2);
         __builtin_prefetch(weights + num_heads * op.samples_of_bag());
-        rows.next_samples();
-        int64_t count = 0;
+        BagSamples<W>& samples = memory.samples;
         for (int64_t i = 0; i < op.samples_of_bag(); ++i) {
-            const Plane& plane = planes[i / op.num_points];
-            if (read_sample(
-                    locations[2 * i], locations[2 * i + 1], weights[i], plane, rows, gradient,
-                    memory.samples.data()[count], memory.sample_rows.data()[count]
-                )) {
-                memory.indices.data()[count++] = i;
-            }
+            samples.x()[i] = locations[2 * i];
+            samples.y()[i] = locations[2 * i + 1];
         }
-        visit(bag, count);
+        std::copy_n(weights, op.samples_of_bag(), samples.weights());
+        samples.template place<BACKWARD>(planes, rows, gradient);
+        visit(bag);
     }
 }
 
@@ -142,9 +133,9 @@ void forward(const MSDeformAttn<S, W>& op) {
         const Group& group = plan.groups[static_cast<std::size_t>(piece.group)];
         HeadRows<S, W> rows = rows_of(op, piece, group, memory);
         W* sum = memory.row.data();
-        for_bags<S, W>(op, piece, group, rows, nullptr, memory, [&](int64_t bag, int64_t count) {
+        for_bags<false, S, W>(op, piece, group, rows, nullptr, memory, [&](int64_t bag) {
             std::fill_n(sum, rows.width(), W(0));
-            add_rows(memory.sample_rows.data(), count, rows.width(), sum);
+            add_rows(memory.samples.rows(), memory.samples.count(), rows.width(), sum);
             narrow_row(sum, op.out + bag * num_channels, num_channels);
         });
     });
@@ -167,17 +158,18 @@ void backward(const MSDeformAttn<S, W>& op) {
         W* grad_row = memory.row.data();
         std::fill_n(grad_row, rows.width(), W(0));
         W* dots = memory.dots.data();
-        for_bags(op, piece, group, rows, wanted, memory, [&](int64_t bag, int64_t count) {
+        const BagSamples<W>& samples = memory.samples;
+        for_bags<true>(op, piece, group, rows, wanted, memory, [&](int64_t bag) {
             widen_row(op.grad_out + bag * num_channels, grad_row, num_channels);
-            pull_rows(memory.sample_rows.data(), count, rows.width(), grad_row, gradient.wanted(), dots);
+            pull_rows(samples.rows(), samples.count(), rows.width(), grad_row, gradient.wanted(), dots);
             W* grad_weights = op.grad_weights + bag * op.samples_of_bag();
             W* grad_locations = op.grad_locations + bag * op.samples_of_bag() * 2;
             std::fill_n(grad_weights, op.samples_of_bag(), W(0));
             std::fill_n(grad_locations, op.samples_of_bag() * 2, W(0));
-            for (int64_t k = 0; k < count; ++k) {
-                const int64_t i = memory.indices.data()[k];
+            for (int64_t k = 0; k < samples.count(); ++k) {
+                const int64_t i = samples.index(k);
                 const W weight = op.weights[bag * op.samples_of_bag() + i];
-                const Sample<W>& sample = memory.samples.data()[k];
+                const Sample<W>& sample = samples.sample(k);
                 const Plane& plane = op.bank.planes[static_cast<std::size_t>(i / op.num_points)];
                 const W* of_corner = dots + k * NUM_CORNERS;
                 grad_weights[i] = interpolate(sample, of_corner);
