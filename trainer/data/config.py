@@ -178,11 +178,11 @@ class CorpusConfig:
 
     window_shards: int = 16
     """Shards come in random order, and their samples at random within so many of them, which have to be at hand at
-    once. More mix better; of data in object storage, two windows have to fit into the cache."""
+    once. More mix better; of data that is read through the cache, two windows have to fit into it."""
 
     cache: str = "~/.cache/mmfs/shards"
-    """The directory on a local disk for shards of object storage while they are read, one for all processes of a
-    machine."""
+    """The directory on a local disk for shards of object storage, and images from inside of parquet files, while they
+    are read; one for all processes of a machine."""
 
     cache_gb: float = 100.0
     """The most gigabytes (10^9 bytes) that shards may take there; those unused for longest are removed first."""

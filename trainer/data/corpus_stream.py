@@ -43,9 +43,6 @@ from trainer.data.sources.shard_cache import CacheableFile, ReadAhead
 from trainer.data.stable_key import stable_key
 from trainer.errors import UnusableDataError
 
-MAX_PLANS = 64
-"""Rows whose plans are kept."""
-
 MAX_DROPPED = 1000
 """So many samples in a row without one to use: the rules leave nothing of a source."""
 
@@ -209,9 +206,6 @@ class CorpusStream(RowStream):
             )
             for name in self._names
         }
-        self._plans: dict[tuple[str, int], _RowPlan] = {}
-        """By source and start, the one used last at the end."""
-
         self._read_ahead = ReadAhead(config.shard_cache())
         self._windows_ahead = dict.fromkeys(self._names, -1)
         """For each source, where the window begins whose successor is being fetched."""
@@ -309,7 +303,7 @@ class CorpusStream(RowStream):
     def _documents_of_row(self, name: str, step: int, row: int) -> Iterator[Document]:
         """The documents that a row is filled with, those left out of which nothing but broken images is left."""
         _, rank = self._place(step, row)
-        plan = self._plan(name, self._starts[name](rank))
+        plan = self._filled(name, self._starts[name](rank))
         self._starts[name].learn(rank + 1, plan.end)
         self._tell(name, plan.num_read, plan.broken)
         for position, num_samples in plan.placed:
@@ -319,16 +313,7 @@ class CorpusStream(RowStream):
 
     def _next_start(self, name: str, start: int) -> int:
         """Where the row after the one that begins at a position begins."""
-        return self._plan(name, start).end
-
-    def _plan(self, name: str, start: int) -> _RowPlan:
-        """The plan of a row that begins at a position. A few are kept: who asks where the next row begins, and who
-        makes the row, are mostly the same process."""
-        plan = self._plans.pop((name, start), None) or self._filled(name, start)
-        self._plans[name, start] = plan
-        if len(self._plans) > MAX_PLANS:
-            del self._plans[next(iter(self._plans))]
-        return plan
+        return self._filled(name, start).end
 
     def _filled(self, name: str, start: int) -> _RowPlan:
         """What a row that begins at a position of the source's order takes. No image is read."""
