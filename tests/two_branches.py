@@ -193,7 +193,12 @@ def run(
         ours = replace(ours, batch=_Troubled(*trouble, directory / "checkpoints"))
     if config.logging.sample_every:
         ours = replace(ours, sample=_Sampled(ours.module, directory, signal_at=signal_while_sampling))
-    joining = joined(torch.device("cpu"), config.parallel, hang_directory=directory / HANG)
+    joining = joined(
+        torch.device("cpu"),
+        config.parallel,
+        hang_directory=directory / HANG,
+        on_traces=lambda files: (directory / f"traces{rank}").write_text(" ".join(file.name for file in files)),
+    )
     with joining as processes, Interrupt(directory) as interrupt:
         log = RunLog(directory if processes.is_first else None, log_every=1, stream=io.StringIO())
         start = checkpoint.find_latest(directory / "checkpoints") if resume else None

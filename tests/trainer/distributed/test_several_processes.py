@@ -123,6 +123,7 @@ def test_the_watchdog_names_the_process_that_all_wait_for(tmp_path):
     said = "".join((out / f"stderr{rank}").read_text() for rank in (0, 1))
     assert "Nothing has moved for 30 s. Stuck: process 1 of 2, in the wait for data." in said
     assert "The others wait in the agreement on counts." in said
+    assert (out / "traces1").read_text() == "stacks_rank_1.txt nccl_trace_rank_1", "for storage"
     [attempt] = (out / HANG).iterdir()
     stuck = (attempt / "stacks_rank_1.txt").read_text()
     assert "two_branches.py" in stuck, "where it sleeps"
