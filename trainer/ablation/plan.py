@@ -149,7 +149,7 @@ class Run:
         """Seconds that it takes on a free core, as far as is known."""
         base = scale.recipe()
         data = self.lesson.data(base.data, base.model.visual_tokenizer.num_visual_tokens, self.arm.num_visual_tokens)
-        longer = data.row_tokens / base.data.row_tokens
+        longer = data.row_tokens / self.lesson.row_tokens
         return self.lesson.step_s * longer * self.num_steps + self.lesson.evaluation_s
 
 

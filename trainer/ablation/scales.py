@@ -37,6 +37,8 @@ class Lesson:
     """Seconds of the evaluation."""
 
     ramp_steps: int = 0
+    row_tokens: int = 128
+    """Of a row whose images have as many visual tokens as the base's."""
 
     def data(self, base: DataConfig, num_tokens: int, num_visual_tokens: int | None) -> DataConfig:
         """The data of a run whose images have `num_visual_tokens` tokens; None: `num_tokens`, the base's."""
@@ -47,7 +49,7 @@ class Lesson:
             num_rows=self.num_rows,
             num_sprites=self.num_sprites,
             ramp_steps=self.ramp_steps,
-            row_tokens=base.row_tokens + max(0, more),
+            row_tokens=self.row_tokens + max(0, more),
         )
 
 
@@ -95,9 +97,10 @@ CPU = Scale(
             "search_images",
             {"read_steps": 1.0, "compare_steps": 1.0},
             2600,
-            8,
+            4,
             6,
             ramp_steps=200,
+            row_tokens=256,
             step_s=0.26,
             evaluation_s=60.0,
         ),
@@ -179,9 +182,10 @@ GPU = Scale(
             "search_images",
             {"read_steps": 1.0, "compare_steps": 1.0},
             3200,
-            64,
+            32,
             6,
             ramp_steps=200,
+            row_tokens=256,
             step_s=0.1,
             evaluation_s=100.0,
         ),

@@ -38,12 +38,12 @@ def toy_steps() -> TrainConfig:
             search.data,
             tasks={  # in this order, which decides with the seed which document comes when
                 "read_steps": 2.0,
-                "compare_steps": 2.5,
-                "ground_steps": 2.5,
-                "caption": 1.0,
+                "compare_steps": 1.2,
+                "ground_steps": 1.5,
+                "caption": 3.0,
                 "draw": 3.0,
                 "label_map_steps": 2.5,
-                "story_steps": 2.5,
+                "story_steps": 4.0,
                 "label_map": 0.3,
                 "story": 0.3,
                 "read": 0.3,
@@ -114,8 +114,8 @@ def toy_scratch() -> TrainConfig:
         out="runs/toy_scratch",
         model=MMInterleavedConfig.toy(),
         data=DataConfig(
-            num_rows=8,
-            row_tokens=128,
+            num_rows=4,
+            row_tokens=256,  # for five questions about four images
             num_concepts=20,
             num_sprites=6,
             ramp_steps=200,

@@ -11,9 +11,9 @@ from trainer.data.stream import Stream
 
 def test_longer_rows_for_more_visual_tokens():
     lesson, base = CPU.lessons["questions"], CPU.recipe().data
-    assert lesson.data(base, 4, None).row_tokens == lesson.data(base, 4, 4).row_tokens == base.row_tokens
-    assert lesson.data(base, 4, 1).row_tokens == base.row_tokens
-    assert lesson.data(base, 4, 64).row_tokens >= base.row_tokens + 4 * 60  # a document of four images fits
+    assert lesson.data(base, 4, None).row_tokens == lesson.data(base, 4, 4).row_tokens == lesson.row_tokens
+    assert lesson.data(base, 4, 1).row_tokens == lesson.row_tokens
+    assert lesson.data(base, 4, 64).row_tokens >= lesson.row_tokens + 4 * 60  # a document of four images fits
 
 
 def test_the_gpu_scale_is_planned_for_two_runs_of_nine_minutes():

@@ -126,7 +126,7 @@ def test_images_have_the_asked_size_and_the_background_that_truth_names(task):
 
 def test_captions_are_true():
     kinds = set()
-    for document in documents("caption", "train", 0, 300):
+    for document in documents("caption", "val", 0, 300):
         (facts,) = document.truth["images"]
         assert texts(document) == [" a photo of", " " + document.truth["answer"]]
         assert [segment for segment in prompt_of(document)] == list(document.segments[:2])
@@ -150,6 +150,21 @@ def test_captions_are_true():
             assert [thing["name"] for thing in facts["objects"]] == [re.fullmatch(NAME, words)[1]]
             kinds.add("single")
     assert kinds == {"between", "left", "above", "single"}
+
+
+def test_some_captions_to_learn_from_name_sprites_that_are_not_there_and_teach_the_background_alone():
+    count = 0
+    for document in documents("caption", "train", 0, 300):
+        said = " " + document.truth["answer"]
+        if texts(document) == [" a photo of", said]:
+            continue
+        _, misnamed, background = document.segments[1:]
+        assert not misnamed.loss
+        assert background.loss
+        assert said.endswith(background.text)
+        assert re.fullmatch(r" on an? \w+ background", background.text)
+        count += 1
+    assert 60 < count < 120
 
 
 def test_a_drawn_big_sprite_is_the_named_one():
