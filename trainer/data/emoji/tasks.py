@@ -227,7 +227,8 @@ def compare_steps(seed: int, index: int, split: Split, options: TaskOptions) -> 
     if rng.random() < 0.5:
         questions.reverse()
     others = [(image, which) for image in range(len(scenes)) for which in range(2) if (image, which) != (one, 0)]
-    questions += [_number_search(scenes, *others[chosen]) for chosen in rng.permutation(len(others))[:MAX_SEARCHES]]
+    # Between the two: what ends a document teaches that its kind of answer ends there.
+    questions[1:1] = [_number_search(scenes, *others[chosen]) for chosen in rng.permutation(len(others))[:MAX_SEARCHES]]
     return _comparison("compare_steps", index, split, options, scenes, questions)
 
 
