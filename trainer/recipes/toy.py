@@ -26,7 +26,8 @@ def toy() -> TrainConfig:
 
 def toy_steps() -> TrainConfig:
     """From toy_search's weights to ones that also draw what they planned in writing, and that still answer directly a
-    question without "step by step". The shipped weights saw three times as many steps of like mixtures (their training.json)."""
+    question without "step by step". The shipped weights saw three times as many steps of like mixtures
+    (their training.json)."""
     search = toy_search()
     return replace(
         search,
