@@ -6,7 +6,7 @@ import hashlib
 from functools import partial
 from pathlib import Path
 
-from mmfs.kernels.cache import cache_folder
+from models.cache_folder import cache_folder
 from models.config import CONFIG_FILE
 from models.digests import DIGESTS_FILE
 from models.fetched_folder import fetched_once

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from mmfs.kernels.cache import cache_folder
+from models.cache_folder import cache_folder
 from models.config import CONFIG_FILE
 from models.digests import DIGESTS_FILE
 from models.directory_lock import LOCK_FILE

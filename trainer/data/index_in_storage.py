@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from mmfs.kernels.cache import cache_folder
+from models.cache_folder import cache_folder
 from models.object_storage import describe, exists, list_objects
 from models.object_writing import check_writable, upload
 from models.urls import check_url, join_url, shown_url

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from mmfs.kernels.cache import cache_folder
+from models.cache_folder import cache_folder
 from models.fetched_folder import fetched_once
 from models.object_storage import describe, download, read_object
 from models.urls import check_url, is_url, join_url, shown_url

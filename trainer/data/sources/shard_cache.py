@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from mmfs.kernels.cache import cache_folder
 from models.atomic_files import UNFINISHED, put_in_place, wait_for_disk
+from models.cache_folder import cache_folder
 from models.write_errors import writing
 from trainer.data.sources.regular_files import open_regular
 from trainer.data.sources.sample import BrokenSampleError
