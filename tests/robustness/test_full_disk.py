@@ -65,7 +65,7 @@ def test_an_index_on_a_disk_that_is_full(tmp_path, small_disk, capsys, make):
     assert num_pages > 15
     written = {"samples.npy", "000000.npy", "000001.npy"}
     if make is documents:
-        written |= {"000000.images", "000001.images"}
+        written |= {"000000.documents", "000001.documents"}
     assert named & written == written, "the disk was full at each of them once"
 
 
