@@ -15,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bench import object_servers
 from models import MMInterleaved, MMInterleavedConfig, MMInterleavedProcessor
+from models.object_path import ObjectPath
 from trainer.data.emoji.tokenizer import load_tokenizer
 from trainer.data.index import make_index
 from trainer.pretrain import main
@@ -123,3 +125,18 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def shards(tmp_path: Path) -> Shards:
     return Shards(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """Of moto's S3 server, empty."""
+    for name in ("s3fs", "boto3"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install this project with its extra 'dev'")
+    with object_servers.s3_bucket() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def place(bucket, request):
+    """In that bucket, of this test alone."""
+    return ObjectPath(f"{bucket.url}/{request.node.name}")

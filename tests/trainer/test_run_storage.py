@@ -2,7 +2,6 @@
 
 import pytest
 
-from bench import object_servers
 from models.config import CONFIG_FILE
 from models.directory_lock import LOCK_FILE
 from models.object_path import ObjectPath
@@ -12,17 +11,6 @@ from trainer.process.interrupt import STOP_FILE
 from trainer.process.lease import LEASE_FILE, Lease
 from trainer.run_files import CHECKPOINTS, HANG, LOG, MODEL, PROFILE, QUARANTINE, ROW_STARTS, SAMPLES, SETTINGS
 from trainer.run_storage import Storage, empty_folder, fetch, local_folder, publish_files, take_stop
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    with object_servers.s3_bucket() as bucket:
-        yield bucket
-
-
-@pytest.fixture
-def place(bucket, request):
-    return ObjectPath(f"{bucket.url}/{request.node.name}")
 
 
 def write(folder, files):

@@ -9,24 +9,11 @@ import threading
 
 import pytest
 
-from bench import object_servers
-from models.object_path import ObjectPath
 from trainer.errors import UsageError
 from trainer.process import lease
 from trainer.process.lease import LEASE_FILE, Lease, held_lease
 
 ELSEWHERE = {"host": "node-b", "pid": 7, "id": "another", "renewed": 1.0}
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    with object_servers.s3_bucket() as bucket:
-        yield bucket
-
-
-@pytest.fixture
-def place(bucket, request):
-    return ObjectPath(f"{bucket.url}/{request.node.name}")
 
 
 @pytest.fixture

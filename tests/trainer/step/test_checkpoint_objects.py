@@ -16,16 +16,6 @@ from trainer.step.checkpoint_files import files_at
 from trainer.step.optimizer import make_optimizer
 from trainer.step.training_state import TrainingState, learned_names
 
-MODULES = ("s3fs", "boto3")
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    for name in MODULES:
-        pytest.importorskip(name, reason=f"{name} is not installed: pip install this project with its extra 'dev'")
-    with object_servers.s3_bucket() as bucket:
-        yield bucket
-
 
 @pytest.fixture
 def processes():
