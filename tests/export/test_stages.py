@@ -192,7 +192,7 @@ def test_a_bench_that_is_killed_leaves_no_figures(
     def run_child(module: str, arguments: list[str], *, on_line: Callable[[str], None], **options: Any) -> None:
         def kill_after(line: str) -> None:
             on_line(line)
-            if line.startswith("[2/6] tokens written by PyTorch"):
+            if line.startswith("[2/3] tokens written by PyTorch"):
                 kill_children()
 
         child_process.run_child(module, arguments, on_line=kill_after, **options)

@@ -88,7 +88,7 @@ class Run:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the answer came to its end without an error."""
+        """Whether the answer came to its end without an error; for a cancelled one, what there was by then."""
         return self._num_answered == len(self.handles) or self.cancel_reason == "request"
 
     async def events(self, *, whole_previews: bool = False) -> AsyncIterator[tuple[int, RunEvent]]:

@@ -17,7 +17,7 @@ async def cancel(request: Request, service: Service) -> Response:
     """Stop an answer, which keeps what it has; its stream ends."""
     id = request.path_params["id"]
     run = service.runs.get(id)
-    if run is None or run.client != request.state.client:
+    if run is None or run.client != request.state.client or run.has_ended:  # one that has ended is sent a moment longer
         raise RequestError(404, f"No answer {id[:100]!a} is under way. Its id is in the first line of its stream.")
     run.cancel("request")
     return JSONResponse({"id": id, "object": "mmfs.request", "cancelled": True})
