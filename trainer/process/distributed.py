@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -159,15 +159,16 @@ def joined(
         torch.cuda.set_device(device)
     with watchdog:
         watchdog.enters("the making of process groups")
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-            store=dist.PrefixStore("training", store),
-            rank=place,
-            world_size=num,
-            timeout=TIMEOUT,
-        )
-        try:
+        with interrupt.sigterm_ends() if interrupt is not None and num > 1 else nullcontext():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+                store=dist.PrefixStore("training", store),
+                rank=place,
+                world_size=num,
+                timeout=TIMEOUT,
+            )
             saving = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        try:
             watchdog.allows_waiting("what follows")
             yield Processes(
                 rank=place,

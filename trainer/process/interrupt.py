@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -84,6 +86,21 @@ class Interrupt:
         """Raise Interrupted if there is a reason to stop now."""
         if (reason := self.reason) is not None:
             raise Interrupted(reason)
+
+    @contextmanager
+    def sigterm_ends(self) -> Iterator[None]:
+        """Inside, SIGTERM ends this process at once. For calls that may wait for processes that are dead, during which
+        Python calls no handlers, and before there is anything to save: `torchrun` would wait 30 seconds, and kill.
+
+        Raises:
+            Interrupted: there is a reason to stop already.
+        """
+        handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            self.check()
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, handler)
 
     def output_closed(self) -> None:
         """Nobody reads what the run prints: a reason to stop, as it is for any program."""
