@@ -130,6 +130,7 @@ def rank_variables(rank: int, num: int, port: int) -> dict[str, str]:
         "LOCAL_RANK": f"{rank}",
         "LOCAL_WORLD_SIZE": f"{num}",
         "WORLD_SIZE": f"{num}",
+        "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": f"{port}",
         "TORCHELASTIC_RUN_ID": "by hand",

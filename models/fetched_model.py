@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from pathlib import Path
 
-from models.cache_folder import cache_folder
+from models.cache_folder import folder_of_url
 from models.config import CONFIG_FILE
 from models.digests import DIGESTS_FILE
 from models.fetched_folder import fetched_once
@@ -33,7 +32,5 @@ def fetched_model(url: str) -> Path:
             f"{shown_url(base)} holds no {CONFIG_FILE}. Expected what MMInterleaved.save_pretrained or "
             "python -m models.convert wrote."
         )
-    contents = repr(sorted((name, found.size_bytes, found.etag) for name, found in wanted.items()))
-    key = hashlib.sha256(f"{base} {contents}".encode()).hexdigest()[:16]
-    folder = cache_folder() / "models" / f"{base.rpartition('/')[2]}-{key}"
-    return fetched_once(folder, partial(download_all, wanted))
+    contents = sorted((name, found.size_bytes, found.etag) for name, found in wanted.items())
+    return fetched_once(folder_of_url("models", base, contents), partial(download_all, wanted))

@@ -7,19 +7,19 @@ after a kill, on whatever machine, the run goes on from its last complete checkp
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from models.cache_folder import cache_folder
+from models.cache_folder import folder_of_url
 from models.config import CONFIG_FILE
 from models.digests import DIGESTS_FILE
 from models.directory_lock import LOCK_FILE
 from models.object_path import ObjectPath, place_of
 from models.object_storage import download_all, objects_below
 from models.object_writing import remove_object, upload
+from trainer.process.distributed import agent_rank
 from trainer.process.interrupt import STOP_FILE
 from trainer.process.lease import Lease
 from trainer.run_files import CHECKPOINTS, HANG, LOG, MODEL, PROFILE, QUARANTINE, ROW_STARTS, SAMPLES, SETTINGS
@@ -35,12 +35,13 @@ LATE = (CONFIG_FILE, DIGESTS_FILE)
 
 
 def local_folder(out: str) -> Path:
-    """Where a run writes its files but for checkpoints: the run directory itself, or the folder of a URL."""
+    """Where a run writes its files but for checkpoints: the run directory itself, or the folder of a URL. Machines may
+    share a home, and several agents of `torchrun` a machine, so each has its own."""
     place = place_of(out)
     if isinstance(place, Path):
         return place
-    digest = hashlib.sha256(place.url.encode()).hexdigest()[:12]
-    return cache_folder() / "runs" / f"{place.name}-{digest}-{socket.gethostname()}"  # machines may share a home
+    agent = f"-agent{agent_rank()}" if agent_rank() else ""
+    return folder_of_url("runs", place.url.rstrip("/"), suffix=f"-{socket.gethostname()}{agent}")
 
 
 def empty_folder(folder: Path) -> None:

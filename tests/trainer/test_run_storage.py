@@ -37,13 +37,18 @@ def test_a_run_that_goes_on_fetches_what_tells_what_has_happened(bucket, place, 
     assert found == {name: name for name in small}
 
 
-def test_the_folder_of_a_url_is_of_this_machine_alone(tmp_path, monkeypatch):
+def test_the_folder_of_a_url_is_of_one_agent_of_this_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folders = []
     for host in ("node-a", "node-b"):  # which share a home
         monkeypatch.setattr(run_storage.socket, "gethostname", lambda host=host: host)
         folders += [local_folder("s3://bucket/runs/mine"), local_folder("s3://bucket/mine")]
-    assert len(set(folders)) == 4
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "two agents on one machine")
+    for agent in range(2):
+        monkeypatch.setenv("GROUP_RANK", f"{agent}")
+        folders += [local_folder("s3://bucket/runs/mine"), local_folder("s3://bucket/mine")]
+    assert folders[4:6] == folders[2:4]
+    assert len(set(folders)) == 6
     assert all(folder.parent == tmp_path / "mmfs" / "runs" and folder.name.startswith("mine-") for folder in folders)
     assert local_folder("runs/mine") == run_storage.Path("runs/mine")
 

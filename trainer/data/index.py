@@ -42,7 +42,7 @@ from models.program import explained, run_program
 from models.urls import shown_url
 from trainer.data.index_in_storage import check_place, complete_sentence, is_ready, publish, work_folder
 from trainer.data.index_shard import IndexedShard, identity_of, load_places, places_of, read_shard
-from trainer.data.sources.append_file import AppendFile
+from trainer.data.sources.atomic_file_writer import AtomicFileWriter
 from trainer.data.sources.fetched_manifest import load_manifest_at
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import MANIFEST, PARTS, SAMPLES, Manifest, fingerprint_of, to_json
@@ -243,7 +243,7 @@ def _write_table(out: Path, parts: list[IndexedShard], num_samples: int) -> Iter
     np.lib.format.write_array_header_1_0(
         header, {"descr": np.lib.format.dtype_to_descr(PLACE), "fortran_order": False, "shape": (num_samples,)}
     )
-    with AppendFile(out / SAMPLES, len(header.getvalue()) + num_samples * PLACE.itemsize) as table:
+    with AtomicFileWriter(out / SAMPLES, len(header.getvalue()) + num_samples * PLACE.itemsize) as table:
         table.append(header.getvalue())
         for number, part in enumerate(parts):
             places = load_places(out, number)

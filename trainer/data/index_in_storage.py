@@ -3,13 +3,12 @@ last."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from models.cache_folder import cache_folder
+from models.cache_folder import folder_of_url
 from models.object_storage import describe, exists, list_objects
 from models.object_writing import check_writable, upload
 from models.urls import check_url, join_url, shown_url
@@ -58,8 +57,7 @@ def complete_sentence(place: str) -> str:
 
 def work_folder(url: str, *how: object) -> Path:
     """Where the index for a URL is made; `how` it is made belongs to its name."""
-    name = hashlib.sha256(repr((url, *how)).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return cache_folder() / "indexes" / f"{url.rpartition('/')[2]}-{name}"
+    return folder_of_url("indexes", url, *how)
 
 
 def is_ready(folder: Path, paths: Sequence[Path | str]) -> bool:

@@ -17,7 +17,7 @@ from models.object_storage import StorageError, describe
 from models.printable import printable
 from models.urls import is_url
 from models.write_errors import WriteError
-from trainer.data.sources.append_file import AppendFile
+from trainer.data.sources.atomic_file_writer import AtomicFileWriter
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.manifest import PARTS, Shard, records_of
 from trainer.data.sources.pairs import find_pairs
@@ -136,11 +136,11 @@ def _read(
         places = find_pairs(paths[0], problems)
     else:
         rows = _rows(paths, identity["form"], identity["split"], problems)
-        with AppendFile(out / records_of(number)) as records:
+        with AtomicFileWriter(out / records_of(number)) as records:
             places, num_found, num_missing = copy_records(inside.counted(rows), images, records, problems)
         files[records_of(number)] = records.num_bytes
     data = places.tobytes()
-    with AppendFile(out / places_of(number), len(data)) as table:
+    with AtomicFileWriter(out / places_of(number), len(data)) as table:
         table.append(data)
     files[places_of(number)] = _digest(data)
     checksum = _checksum(paths) if identity["checksums"] else None

@@ -91,6 +91,11 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if is_launched() else 0
 
 
+def agent_rank() -> int:
+    """The number of the `torchrun` that started this process among those of all nodes; 0 without it."""
+    return int(os.environ["GROUP_RANK"]) if is_launched() else 0
+
+
 def num_local() -> int:
     """How many processes `torchrun` started on this machine; 1 without it."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if is_launched() else 1

@@ -5,10 +5,9 @@ All of a manifest is fetched: the table of samples, 29 bytes each, and the texts
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from models.cache_folder import cache_folder
+from models.cache_folder import folder_of_url
 from models.fetched_folder import fetched_once
 from models.object_storage import describe, download, read_object
 from models.urls import check_url, is_url, join_url, shown_url
@@ -60,8 +59,7 @@ def fetched_manifest(url: str) -> Path:
         for number in range(len(manifest.shards)) if manifest.kind == "documents" else ():
             _download(base, records_of(number), folder)
 
-    key = hashlib.sha256(base.encode() + b" " + written).hexdigest()[:16]
-    return fetched_once(cache_folder() / "manifests" / f"{base.rpartition('/')[2]}-{key}", fetch)
+    return fetched_once(folder_of_url("manifests", base, written), fetch)
 
 
 def _download(base: str, name: str, folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.sources.append_file import AppendFile
+from trainer.data.sources.atomic_file_writer import AtomicFileWriter
 from trainer.data.sources.image_files import ImageFiles
 from trainer.data.sources.places import PlaceList, is_whole
 from trainer.data.sources.problems import Problems
@@ -39,7 +39,7 @@ from trainer.data.sources.tables import TableBytes
 def copy_records(
     rows: Iterable[tuple[str, Any]],
     images: ImageFiles,
-    records: AppendFile,
+    records: AtomicFileWriter,
     problems: Problems,
 ) -> tuple[np.ndarray, int, int]:
     """Write rows down as records.

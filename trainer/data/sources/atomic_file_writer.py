@@ -10,7 +10,7 @@ from models.atomic_files import UNFINISHED, put_in_place
 from models.write_errors import writing
 
 
-class AppendFile:
+class AtomicFileWriter:
     """Writes a file under another name, and gives it its own when the block ends without an error.
 
     Args:
@@ -40,7 +40,7 @@ class AppendFile:
         self.num_bytes += len(data)
         return start
 
-    def __enter__(self) -> AppendFile:
+    def __enter__(self) -> AtomicFileWriter:
         return self
 
     def __exit__(
