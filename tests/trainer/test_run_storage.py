@@ -78,7 +78,7 @@ def test_files_are_uploaded_when_they_have_changed(bucket, place, tmp_path, monk
 def test_nothing_is_uploaded_to_where_another_run_has_begun(bucket, place, tmp_path):
     bucket.put(f"{place.name}/{LEASE_FILE}", b'{"id": "another", "pid": 7, "host": "node-b"}')
     write(tmp_path, {LOG: "1"})
-    with pytest.raises(UsageError, match="Process 7 on node-b has begun to train in"):
+    with pytest.raises(UsageError, match="Process 7 on node-b has begun to write into"):
         Storage(place, tmp_path, Lease(place)).publish()
     assert stored(bucket, place).keys() == {LEASE_FILE}
 

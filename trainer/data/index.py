@@ -36,11 +36,18 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from models.atomic_files import UNFINISHED, write_atomically
 from models.directory_lock import directory_lock
-from models.object_path import place_of
+from models.object_path import ObjectPath, place_of
 from models.printable import printable
 from models.program import explained, run_program
 from models.urls import shown_url
-from trainer.data.index_in_storage import check_place, complete_sentence, is_ready, publish, work_folder
+from trainer.data.index_in_storage import (
+    check_place,
+    complete_sentence,
+    is_ready,
+    publish,
+    refuse_complete,
+    work_folder,
+)
 from trainer.data.index_shard import IndexedShard, identity_of, load_places, places_of, read_shard
 from trainer.data.sources.atomic_file_writer import AtomicFileWriter
 from trainer.data.sources.fetched_manifest import load_manifest_at
@@ -51,6 +58,7 @@ from trainer.data.sources.published import FORMS, files_of
 from trainer.data.sources.regular_files import kind_of_place
 from trainer.data.sources.remote_files import as_place
 from trainer.data.sources.shard_files import kind_of, shard_files
+from trainer.process.lease import LEASE_FILE, held_lease
 from trainer.process.out_directory import check_directory, make_directory
 
 PROGRAM = "python -m trainer.data.index"
@@ -90,21 +98,23 @@ def make_index(
         StorageError: the storage does not give out a shard, or does not take the index; what has been read is kept.
     """
     if isinstance(out, str):
-        url = check_place(out, [*paths, *image_paths], own=(PROBLEMS, SAMPLES, f"{PARTS}/*"))
+        url = check_place(out, [*paths, *image_paths], own=(PROBLEMS, SAMPLES, f"{PARTS}/*", LEASE_FILE))
         folder = work_folder(url, paths, image_paths, form, split, checksums)
-        if not is_ready(folder, paths):
-            make_index(
-                paths,
-                folder,
-                image_paths=image_paths,
-                form=form,
-                split=split,
-                checksums=checksums,
-                num_workers=num_workers,
-                max_broken=max_broken,
-            )
-        publish(folder, url)
-        return load_manifest_at(url)
+        with held_lease(ObjectPath(url), _tell) as lease:
+            refuse_complete(url)  # by another process, for which this one has waited
+            if not is_ready(folder, paths):
+                make_index(
+                    paths,
+                    folder,
+                    image_paths=image_paths,
+                    form=form,
+                    split=split,
+                    checksums=checksums,
+                    num_workers=num_workers,
+                    max_broken=max_broken,
+                )
+            publish(folder, url, before_complete=lease.check)
+            return load_manifest_at(url)
     if not 0 <= max_broken <= 1:
         raise ValueError(f"--max-broken is {max_broken:g}; expected a share from 0 to 1.")
     if num_workers < 1:
@@ -129,7 +139,7 @@ def make_index(
             unfinished.unlink(missing_ok=True)
         images = ImageFiles(image_paths, relative_to=out.resolve())
         for problem in images.problems:
-            print(f"{PROGRAM}: {printable(problem)}", file=sys.stderr)
+            _tell(problem)
         how = {
             "images": [path if isinstance(path, str) else str(path.resolve()) for path in image_paths],
             "checksums": checksums,
@@ -144,6 +154,10 @@ def make_index(
                 parts.append(part)
                 progress.update()
         return _assemble(out, kind, parts, max_broken)
+
+
+def _tell(line: str) -> None:
+    print(f"{PROGRAM}: {printable(line)}", file=sys.stderr, flush=True)
 
 
 def _all_here(paths: Sequence[Path | str]) -> list[Path]:

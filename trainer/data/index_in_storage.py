@@ -4,7 +4,7 @@ last."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -38,8 +38,7 @@ def check_place(url: str, places: Sequence[Path | str], own: Collection[str]) ->
                 f"{shown_place(place)} is of this machine, and --out is {shown_url(url)}, an index that other machines "
                 "read, too. Give the URLs of data in storage, or a folder of this machine as --out."
             )
-    if exists(join_url(url, MANIFEST)):
-        raise ValueError(complete_sentence(shown_url(url)))
+    refuse_complete(url)
     names = [one.url.removeprefix(url).lstrip("/") for one in list_objects(url)]
     others = [name for name in names if not any(fnmatch(name, pattern) for pattern in own)]
     if others:
@@ -48,6 +47,12 @@ def check_place(url: str, places: Sequence[Path | str], own: Collection[str]) ->
             "was touched. Name a new or an empty place."
         )
     return url
+
+
+def refuse_complete(url: str) -> None:
+    """Raise ValueError if a complete index is there."""
+    if exists(join_url(url, MANIFEST)):
+        raise ValueError(complete_sentence(shown_url(url)))
 
 
 def complete_sentence(place: str) -> str:
@@ -75,10 +80,13 @@ def is_ready(folder: Path, paths: Sequence[Path | str]) -> bool:
     return False
 
 
-def publish(folder: Path, url: str) -> None:
-    """Upload a complete index, and remove the folder. Raises StorageError."""
+def publish(folder: Path, url: str, before_complete: Callable[[], None]) -> None:
+    """Upload a complete index, and remove the folder. Raises StorageError, and what `before_complete` raises, which is
+    called before the file that makes it complete is uploaded."""
     names = [path.relative_to(folder).as_posix() for path in [*folder.glob("*"), *folder.glob(f"{PARTS}/*")]]
     files = [name for name in names if (folder / name).is_file() and not name.startswith(".")]
     for name in sorted(files, key=lambda name: (name == MANIFEST, name)):
+        if name == MANIFEST:
+            before_complete()
         upload(folder / name, join_url(url, name))
     shutil.rmtree(folder)

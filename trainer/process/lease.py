@@ -1,9 +1,9 @@
-"""One run at a time at a place in object storage, which has no locks: an object with the name of its owner, who renews
-it as long as it lives.
+"""One run, or one index, at a time at a place in object storage, which has no locks: an object with the name of its
+owner, who renews it as long as it lives.
 
 Who comes later waits until a lease is too old, or takes it at once where its owner was a process of this machine that
 has ended. Between two that take the same old lease at the same moment the last one to write has it, and the other one
-sees that before its next checkpoint becomes complete.
+sees that before its next checkpoint, or its index, becomes complete.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Lease:
                     break
                 if now != found:
                     raise UsageError(
-                        f"Another process trains in {self._place} now: {now.get('pid')} on {now.get('host')}. Wait for "
-                        f"it, end it with SIGTERM, or give another place: --out {self._place}-2."
+                        f"Another process writes into {self._place} now: {now.get('pid')} on {now.get('host')}. Wait "
+                        f"for it, end it with SIGTERM, or give another place: --out {self._place}-2."
                     )
         write_object(self._object.url, self._text())
 
@@ -73,8 +73,8 @@ class Lease:
         found = self._read()
         if found is not None and found.get("id") != self._owner["id"]:
             raise UsageError(
-                f"Process {found.get('pid')} on {found.get('host')} has begun to train in {self._place} too. This one "
-                "ends, and has completed no checkpoint since."
+                f"Process {found.get('pid')} on {found.get('host')} has begun to write into {self._place} too. This "
+                "one ends, and has completed nothing since."
             )
 
     def renew(self) -> None:
@@ -118,7 +118,7 @@ def _has_ended(owner: dict[str, Any]) -> bool:
 def held_lease(
     place: ObjectPath, say: Callable[[str], None], on_renewal: Callable[[], None] = lambda: None
 ) -> Iterator[Lease]:
-    """Hold a place against other runs, and renew the lease meanwhile.
+    """Hold a place against others, and renew the lease meanwhile.
 
     Args:
         place: which.
@@ -126,7 +126,7 @@ def held_lease(
         on_renewal: called by a thread each time that the lease was renewed; may raise StorageError.
 
     Raises:
-        UsageError: another process trains there.
+        UsageError: another process writes there.
         StorageError: the storage does not answer.
     """
     lease = Lease(place)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+import json
 import shutil
 import time
 
@@ -21,7 +23,10 @@ from trainer.data.emoji.tokenizer import TOKENIZER_FILE
 from trainer.data.index import main as index
 from trainer.data.index import make_index
 from trainer.data.sources.fetched_manifest import load_manifest_at
+from trainer.data.sources.manifest import MANIFEST
 from trainer.errors import UnusableDataError
+from trainer.process import lease
+from trainer.process.lease import LEASE_FILE
 
 MODEL = MMInterleavedConfig.tiny()
 
@@ -104,6 +109,34 @@ def test_the_index_and_the_tokenizer_in_the_bucket(shards, tmp_path, own_cache, 
                 body = bucket.client.get_object(Bucket="bucket", Key=name)["Body"].read()
                 web.files[f"/{name}"] = body
             assert load_manifest_at(f"{web.url}/index/").fingerprint == load_manifest_at(there).fingerprint
+
+
+def test_two_machines_do_not_write_one_index(shards, own_cache, monkeypatch, capsys):
+    """Whoever comes later is told at once; whoever has lost the place completes nothing."""
+    with object_servers.s3_bucket() as bucket:
+        url = bucket.put("data/a.tar", shards.pairs("a.tar", ["a snail"]).read_bytes())
+        there, number = f"{bucket.url}/index", itertools.count()
+
+        def renew(process: int = 7) -> None:
+            owner = {"host": "node-b", "pid": process, "id": f"{process}", "renewed": next(number)}
+            bucket.put(f"index/{LEASE_FILE}", json.dumps(owner).encode())
+
+        renew()
+        monkeypatch.setattr(lease.time, "sleep", lambda seconds: renew())
+        assert index([url, "--out", there]) == 2
+        said = capsys.readouterr().err
+        assert f"{there} belongs to process 7 on node-b" in said
+        assert f"Another process writes into {there} now: 7 on node-b. Wait for it" in said
+        bucket.delete(f"index/{LEASE_FILE}")
+
+        def upload_and_lose(file, url):
+            upload(file, url)
+            renew(8)
+
+        monkeypatch.setattr("trainer.data.index_in_storage.upload", upload_and_lose)
+        assert index([url, "--out", there]) == 2
+        assert f"Process 8 on node-b has begun to write into {there} too. This one ends" in capsys.readouterr().err
+        assert f"index/{MANIFEST}" not in bucket.names()
 
 
 def test_an_upload_that_is_cut_off_goes_on(shards, tmp_path, own_cache, monkeypatch):

@@ -63,7 +63,7 @@ def test_another_process_that_renews_it_is_named(place, leave):
         said.append(line)
         leave({**ELSEWHERE, "renewed": 2.0})
 
-    with pytest.raises(UsageError, match=r"^Another process trains in s3://.* now: 7 on node-b\. Wait for it, "):
+    with pytest.raises(UsageError, match=r"^Another process writes into s3://.* now: 7 on node-b\. Wait for it, "):
         Lease(place).take(say, pause_s=0.01)
     assert said == [
         f"{place} belongs to process 7 on node-b, which has not been heard of for a while, or still runs. It is free "
@@ -107,7 +107,7 @@ def test_one_that_is_damaged_is_of_nobody(place, bucket, content):
 def test_who_has_lost_it_sees_it_and_leaves_the_other_one_alone(place, leave):
     with held_lease(place, nothing_said) as held:
         leave(ELSEWHERE)
-        with pytest.raises(UsageError, match=r"^Process 7 on node-b has begun to train in s3://.* too\. This one ends"):
+        with pytest.raises(UsageError, match=r"^Process 7 on node-b has begun to write into s3://.* too\. This one "):
             held.check()
         held.renew()
     assert owner_of(place) == ELSEWHERE
