@@ -38,7 +38,10 @@ def instruction_sets() -> dict[str, list[str]]:
     """Compiler flags by instruction set; portable runs on every processor of the platform."""
     sets: dict[str, list[str]] = {"portable": []}
     if platform.machine().lower() in ("x86_64", "amd64"):
-        sets["avx2"] = ["-mavx2", "-mfma"]
+        sets["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+        # Of AVX-512 only more registers and masks, with vectors of 32 bytes: the same results as those of AVX2.
+        avx512 = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")]
+        sets["avx512"] = [*sets["avx2"], *avx512, "-mprefer-vector-width=256"]
     return sets
 
 

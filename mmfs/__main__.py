@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  CUDA kernels: {availability(why_not_cuda(sample))}")
         else:
             print(f"  compiled CPU kernel: {availability(why_not_compiled(sample))}")
-            if why_not_compiled(sample) is None and (slower := compiled.why_not_avx2()) is not None:
-                print(f"    portable instructions, because {slower}")
+            if why_not_compiled(sample) is None and (slower := compiled.why_slower()) is not None:
+                print(f"    {compiled.TITLES[compiled.best_instruction_set()]}, because {slower}")
         for op, tensors, integers in (ms_deform_attn_case(), mmfs_attention_case()):
             for what, error in errors(op, tensors, integers, device).items():
                 passed = error <= TOLERANCE

@@ -29,7 +29,13 @@ from mmfs.arguments import (
 from mmfs.reference import accumulation_dtype, image_planes, seen_images
 from mmfs.without_output import check_numbers, zero_mmfs_attention_gradients, zero_ms_deform_attn_gradients
 
-InstructionSet = Literal["avx2", "portable"]
+InstructionSet = Literal["avx512", "avx2", "portable"]
+
+INSTRUCTION_SETS: tuple[InstructionSet, ...] = ("avx512", "avx2", "portable")
+"""The fastest first."""
+
+TITLES: dict[InstructionSet, str] = {"avx512": "AVX-512", "avx2": "AVX2", "portable": "portable instructions"}
+"""The instruction sets as they are written in sentences."""
 
 FOLDER = Path(__file__).parent
 """Where the libraries lie: beside this file, in a wheel and in an editable checkout alike."""
@@ -37,7 +43,7 @@ FOLDER = Path(__file__).parent
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """Storage of kernels/cpu.cpp."""
 
-INTERFACE_VERSION = 4
+INTERFACE_VERSION = 5
 """INTERFACE_VERSION of kernels/cpu.cpp. A library of another one would read the structures below wrongly."""
 
 DONE, NO_MEMORY = 0, 3
@@ -239,23 +245,36 @@ def best_instruction_set() -> InstructionSet:
     Raises:
         OSError: there is no library.
     """
-    return "avx2" if why_not_avx2() is None else "portable"
+    return next(name for name in INSTRUCTION_SETS if why_not_instruction_set(name) is None)
 
 
 @functools.cache
-def why_not_avx2() -> str | None:
-    """Why calls take the portable library; None if they take AVX2.
+def why_not_instruction_set(name: InstructionSet) -> str | None:
+    """Why calls cannot take the library for an instruction set; None if they can.
 
     Raises:
-        OSError: there is no portable library either.
+        OSError: there is no portable library, which every installation with the kernel has.
     """
-    if not library("portable").mmfs_cpu_has_avx2():
-        return "this processor has no AVX2"
+    portable = library("portable")
+    if name == "portable":
+        return None
+    if not getattr(portable, f"mmfs_cpu_has_{name}")():
+        return f"this processor has no {TITLES[name]}"
     try:
-        library("avx2")
+        library(name)
     except OSError as error:
         return str(error)
     return None
+
+
+def why_slower() -> str | None:
+    """Why calls take a slower library than this processor could, or have to do without AVX2; None if neither is so.
+
+    Raises:
+        OSError: there is no library.
+    """
+    has_avx512 = library("portable").mmfs_cpu_has_avx512()
+    return why_not_instruction_set("avx512" if has_avx512 else "avx2")
 
 
 def best_library() -> ctypes.CDLL:

@@ -98,8 +98,8 @@ def of_compiled(call: MSDeformAttnArguments | MMFSAttentionArguments) -> list[st
     if not torch.are_deterministic_algorithms_enabled():
         order += " on as many threads"
     lines = [f"forward: {work(forward)}; {reading(forward)}", f"backward: {work(backward)}; {gradient}; {order}"]
-    if (slower := compiled.why_not_avx2()) is not None:
-        lines.append(f"not with AVX2: {slower}")
+    if (slower := compiled.why_slower()) is not None:
+        lines.append(f"not as fast as there could be: {slower}")
     return lines
 
 

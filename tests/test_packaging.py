@@ -62,7 +62,7 @@ def libraries() -> set[str]:
     """The compiled CPU kernel for PyTorch and onnxruntime, where there is a compiler: see setup.py."""
     if not any(map(shutil.which, ("g++", "clang++", "c++"))):
         return set()
-    instruction_sets = ("portable", "avx2") if platform.machine() == "x86_64" else ("portable",)
+    instruction_sets = ("portable", "avx2", "avx512") if platform.machine() == "x86_64" else ("portable",)
     names = ("_cpu", "_onnxruntime")
     return {f"mmfs/{name}_{instruction_set}.so" for name in names for instruction_set in instruction_sets}
 

@@ -1,7 +1,7 @@
 // Both ops and their gradients on a CPU, behind a plain C interface: no header of Python or PyTorch, so one library
 // serves every version of them. mmfs/compiled.py is the caller.
 //
-// Built once for each instruction set, with its compiler flags; the caller picks by mmfs_cpu_has_avx2(). Compile with
+// Built once for each instruction set, with its compiler flags; the caller picks by mmfs_cpu_has_...(). Compile with
 // -ffp-contract=off: see rounded_product() of sampling.h.
 
 #include <algorithm>
@@ -15,12 +15,13 @@
 #include "cpu_layer.h"
 #include "cpu_ms_deform_attn.h"
 #include "cpu_mmfs_attention.h"
+#include "cpu_processor.h"
 #include "cpu_tensors.h"
 
 using namespace mmfs;
 
 // Counted up with every change of the structures or functions of this file that mmfs/compiled.py calls it by.
-constexpr int32_t INTERFACE_VERSION = 4;
+constexpr int32_t INTERFACE_VERSION = 5;
 
 extern "C" {
 
@@ -356,7 +357,15 @@ MMFS_EXPORT int32_t mmfs_cpu_interface_version() { return INTERFACE_VERSION; }
 
 MMFS_EXPORT int32_t mmfs_cpu_has_avx2() {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return has_avx2();
+#else
+    return 0;
+#endif
+}
+
+MMFS_EXPORT int32_t mmfs_cpu_has_avx512() {
+#if defined(__x86_64__)
+    return has_avx512();
 #else
     return 0;
 #endif

@@ -174,7 +174,7 @@ inline bool worth_packing(int64_t num_reads, int64_t num_rows) { return num_read
 enum class RowAccess {
     PACKED,    // from a padded copy of all rows
     IN_PLACE,  // from value itself
-    STAGED     // each copied, widened and padded when it is asked for
+    STAGED     // each copied and padded when it is asked for
 };
 
 // num_reads: how many rows of one head of these images will be asked for.
@@ -183,7 +183,7 @@ RowAccess access_to(const Bank& bank, Range images, int64_t num_reads) {
     if (worth_packing(num_reads, pixels_of(bank, images).size())) {
         return RowAccess::PACKED;
     }
-    const bool is_row = std::is_same<S, W>::value && padded<W>(bank.num_channels) == bank.num_channels;
+    const bool is_row = std::is_same<S, Row<S, W>>::value && padded<W>(bank.num_channels) == bank.num_channels;
     return is_row ? RowAccess::IN_PLACE : RowAccess::STAGED;
 }
 
@@ -197,14 +197,16 @@ struct DirectRows {
     int64_t offset(int64_t pixel) const { return (pixel - first_pixel) * stride; }
 };
 
-// One head of some images as rows of W, padded.
+// One head of some images as padded rows.
 template <typename S, typename W>
 class HeadRows {
    public:
+    using R = Row<S, W>;
+
     struct Memory {
-        Buffer<W> packed;
-        Buffer<W> staged;
-        Buffer<W> zeros;
+        Buffer<R> packed;
+        Buffer<R> staged;
+        Buffer<R> zeros;
     };
 
     // num_reads: how many rows will be read in all; reads_at_once: at most between two calls of next_samples().
@@ -217,13 +219,13 @@ class HeadRows {
           stride_(bank.num_heads * bank.num_channels),
           head_(value + head * bank.num_channels),
           access_(access_to<S, W>(bank, images, num_reads)) {
-        W* zeros = memory.zeros.reserve(width_);
-        std::fill_n(zeros, width_, W(0));
+        R* zeros = memory.zeros.reserve(width_);
+        std::fill_n(zeros, width_, R{});
         zeros_ = zeros;
         const Range pixels = pixels_of(bank, images);
         if (access_ == RowAccess::PACKED) {
             first_packed_ = pixels.first;
-            W* packed = memory.packed.reserve(pixels.size() * width_);
+            R* packed = memory.packed.reserve(pixels.size() * width_);
             for (int64_t pixel = pixels.first; pixel < pixels.last; ++pixel) {
                 // The hardware prefetcher does not follow strides as long as a page.
                 __builtin_prefetch(head_ + std::min(pixel + 8, pixels.last - 1) * stride_);
@@ -236,22 +238,22 @@ class HeadRows {
     }
 
     int64_t width() const { return width_; }
-    const W* zeros() const { return zeros_; }
+    const R* zeros() const { return zeros_; }
 
     // Rows returned so far may be overwritten from now on.
     void next_samples() { num_staged_ = 0; }
 
     bool is_staged() const { return access_ == RowAccess::STAGED; }
 
-    const W* staged_row(int64_t pixel) {
-        W* row = staged_ + num_staged_++ * width_;
+    const R* staged_row(int64_t pixel) {
+        R* row = staged_ + num_staged_++ * width_;
         copy(pixel, row);
         return row;
     }
 
     // Of all pixels, where they are not staged.
-    DirectRows<const W> direct() const {
-        if constexpr (std::is_same<S, W>::value) {
+    DirectRows<const R> direct() const {
+        if constexpr (std::is_same<S, R>::value) {
             if (access_ == RowAccess::IN_PLACE) {
                 return {head_, 0, stride_};
             }
@@ -260,9 +262,9 @@ class HeadRows {
     }
 
    private:
-    void copy(int64_t pixel, W* row) const {
-        widen_row(head_ + pixel * stride_, row, num_channels_);
-        std::fill(row + num_channels_, row + width_, W(0));
+    void copy(int64_t pixel, R* row) const {
+        keep_row(head_ + pixel * stride_, row, num_channels_);
+        std::fill(row + num_channels_, row + width_, R{});
     }
 
     int64_t width_;
@@ -270,10 +272,10 @@ class HeadRows {
     int64_t stride_;
     const S* head_;
     RowAccess access_;
-    const W* zeros_ = nullptr;
-    const W* packed_ = nullptr;
+    const R* zeros_ = nullptr;
+    const R* packed_ = nullptr;
     int64_t first_packed_ = 0;
-    W* staged_ = nullptr;
+    R* staged_ = nullptr;
     int64_t num_staged_ = 0;
 };
 

@@ -169,7 +169,7 @@ struct MMFSAttentionMemory {
     Buffer<W> null_weights;
     Buffer<W> channels;
     Buffer<W> products;  // like weights: gradient of the output times sample
-    BagSamples<W> samples;
+    BagSamples<S, W> samples;
     Buffer<W> locations;  // of the samples of a level, [P, 2]
     Buffer<W> dots;
 
@@ -551,7 +551,7 @@ void backward(const MMFSAttention<S, W>& op) {
             }
             const HeadGradient<W>* wanted = gradient.wanted() ? &gradient : nullptr;
             tile.template for_samples<true>(rows, wanted, [&](int64_t i, int64_t j) {
-                const BagSamples<W>& samples = memory.samples;
+                const BagSamples<S, W>& samples = memory.samples;
                 pull_rows(
                     samples.rows(), samples.count(), rows.width(), tile.channels(i), gradient.wanted(), dots
                 );

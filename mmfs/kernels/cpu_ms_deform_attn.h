@@ -57,7 +57,7 @@ template <typename S, typename W>
 struct MSDeformAttnMemory {
     typename HeadRows<S, W>::Memory rows;
     Buffer<W> gradient;
-    BagSamples<W> samples;
+    BagSamples<S, W> samples;
     Buffer<W> row;
     Buffer<W> dots;
 
@@ -83,7 +83,7 @@ void for_bags(
         // Those of the next query are H * L * P further on: too far for the hardware prefetcher.
         __builtin_prefetch(locations + num_heads * op.samples_of_bag() * 2);
         __builtin_prefetch(weights + num_heads * op.samples_of_bag());
-        BagSamples<W>& samples = memory.samples;
+        BagSamples<S, W>& samples = memory.samples;
         for (int64_t i = 0; i < op.samples_of_bag(); ++i) {
             samples.x()[i] = locations[2 * i];
             samples.y()[i] = locations[2 * i + 1];
@@ -158,7 +158,7 @@ void backward(const MSDeformAttn<S, W>& op) {
         W* grad_row = memory.row.data();
         std::fill_n(grad_row, rows.width(), W(0));
         W* dots = memory.dots.data();
-        const BagSamples<W>& samples = memory.samples;
+        const BagSamples<S, W>& samples = memory.samples;
         for_bags<true>(op, piece, group, rows, wanted, memory, [&](int64_t bag) {
             widen_row(op.grad_out + bag * num_channels, grad_row, num_channels);
             pull_rows(samples.rows(), samples.count(), rows.width(), grad_row, gradient.wanted(), dots);

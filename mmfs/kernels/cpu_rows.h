@@ -9,7 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define MMFS_AVX2
 #include <immintrin.h>
 #endif
 
@@ -61,7 +62,7 @@ inline Vector<W> broadcast(W x) {
 }
 
 // a * b + c. Written with intrinsics, because contraction is off: see rounded_product() of sampling.h.
-#if defined(__AVX2__) && defined(__FMA__)
+#ifdef MMFS_AVX2
 inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
     return _mm256_fmadd_ps(a, b, c);
 }
@@ -84,7 +85,7 @@ inline void add_lane_sums(const Vector<W> vectors[NUM_CORNERS], W sums[NUM_CORNE
         sums[i] += sum;
     }
 }
-#if defined(__AVX2__) && defined(__FMA__)
+#ifdef MMFS_AVX2
 template <>
 inline void add_lane_sums<float>(const Vector<float> vectors[NUM_CORNERS], float sums[NUM_CORNERS]) {
     const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(vectors[0], vectors[1]), _mm256_hadd_ps(vectors[2], vectors[3]));
@@ -177,6 +178,39 @@ inline void narrow(float x, Float16& to) {  // to the nearest, ties to even
     to.bits = static_cast<uint16_t>(sign | half);
 }
 
+// As many numbers as a vector has lanes, widened.
+template <typename W>
+inline Vector<W> load_widened(const W* from) {
+    return load(from);
+}
+#ifdef MMFS_AVX2
+inline Vector<float> load_widened(const BFloat16* from) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline Vector<float> load_widened(const Float16* from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+#endif
+
+// The type in which rows of value are kept and read: that of storage where reading widens it at hardly any cost.
+template <typename S, typename W>
+struct RowType {
+    typedef S type;
+};
+#ifndef MMFS_AVX2
+template <>
+struct RowType<BFloat16, float> {
+    typedef float type;
+};
+template <>
+struct RowType<Float16, float> {
+    typedef float type;
+};
+#endif
+template <typename S, typename W>
+using Row = typename RowType<S, W>::type;
+
 template <typename S, typename W>
 inline void widen_row(const S* from, W* to, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
@@ -191,20 +225,55 @@ inline void narrow_row(const W* from, S* to, int64_t count) {
     }
 }
 
+#ifdef MMFS_AVX2
+template <>
+inline void widen_row(const Float16* from, float* to, int64_t count) {
+    int64_t i = 0;
+    for (; i + LANES<float> <= count; i += LANES<float>) {
+        store(to + i, load_widened(from + i));
+    }
+    for (; i < count; ++i) {
+        to[i] = widen(from[i]);
+    }
+}
+template <>
+inline void narrow_row(const float* from, Float16* to, int64_t count) {
+    int64_t i = 0;
+    for (; i + LANES<float> <= count; i += LANES<float>) {
+        const __m128i bits = _mm256_cvtps_ph(load(from + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), bits);
+    }
+    for (; i < count; ++i) {
+        narrow(from[i], to[i]);
+    }
+}
+#endif
+
+// A row as it is kept: copied, or widened.
+template <typename S, typename R>
+inline void keep_row(const S* from, R* to, int64_t count) {
+    if constexpr (std::is_same<S, R>::value) {
+        std::copy_n(from, count, to);
+    } else {
+        widen_row(from, to, count);
+    }
+}
+
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Sums of rows
 
-// The four rows of one sample.
-template <typename W>
+// The four rows of one sample. R is the type in which they are kept.
+template <typename R, typename W>
 struct SampleRows {
-    const W* row[NUM_CORNERS];
+    const R* row[NUM_CORNERS];
     W* grad[NUM_CORNERS];  // where the gradients of these rows are summed; unused in a forward pass
     W factor[NUM_CORNERS];  // attention weight times bilinear share
 };
 
 // NV vectors of out += sum of factor * row.
-template <typename W, int NV>
-void add_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel, W* out) {
+template <int NV, typename R, typename W>
+void add_block(const SampleRows<R, W>* sample_rows, int64_t count, int64_t channel, W* out) {
     // Each addition waits for the one before it: with few vectors, several separate sums keep the units busy.
     constexpr int SETS = NV <= 2 ? 4 : NV <= 4 ? 2 : 1;
     Vector<W> sums[SETS][NV];
@@ -216,10 +285,10 @@ void add_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel,
     for (int64_t i = 0; i < count; ++i) {
         for (int corner = 0; corner < NUM_CORNERS; ++corner) {
             const Vector<W> factor = broadcast(sample_rows[i].factor[corner]);
-            const W* row = sample_rows[i].row[corner] + channel;
+            const R* row = sample_rows[i].row[corner] + channel;
             for (int v = 0; v < NV; ++v) {
                 Vector<W>& sum = sums[corner % SETS][v];
-                sum = multiply_add(factor, load(row + v * LANES<W>), sum);
+                sum = multiply_add(factor, load_widened(row + v * LANES<W>), sum);
             }
         }
     }
@@ -232,8 +301,8 @@ void add_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel,
 }
 
 // dots[i][corner] += grad_out . row over NV vectors and, with SCATTER, grad += factor * grad_out.
-template <typename W, int NV, bool SCATTER>
-void pull_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel, const W* grad_out, W* dots) {
+template <int NV, bool SCATTER, typename R, typename W>
+void pull_block(const SampleRows<R, W>* sample_rows, int64_t count, int64_t channel, const W* grad_out, W* dots) {
     Vector<W> grad[NV];
     for (int v = 0; v < NV; ++v) {
         grad[v] = load(grad_out + channel + v * LANES<W>);
@@ -241,10 +310,10 @@ void pull_block(const SampleRows<W>* sample_rows, int64_t count, int64_t channel
     for (int64_t i = 0; i < count; ++i) {
         Vector<W> products[NUM_CORNERS];
         for (int corner = 0; corner < NUM_CORNERS; ++corner) {
-            const W* row = sample_rows[i].row[corner] + channel;
-            products[corner] = grad[0] * load(row);
+            const R* row = sample_rows[i].row[corner] + channel;
+            products[corner] = grad[0] * load_widened(row);
             for (int v = 1; v < NV; ++v) {
-                products[corner] = multiply_add(grad[v], load(row + v * LANES<W>), products[corner]);
+                products[corner] = multiply_add(grad[v], load_widened(row + v * LANES<W>), products[corner]);
             }
         }
         add_lane_sums<W>(products, dots + i * NUM_CORNERS);
@@ -282,25 +351,25 @@ void for_blocks(int64_t width, const Block& block) {
 }
 
 // out[width] += sum of factor * row.
-template <typename W>
-void add_rows(const SampleRows<W>* sample_rows, int64_t count, int64_t width, W* out) {
+template <typename R, typename W>
+void add_rows(const SampleRows<R, W>* sample_rows, int64_t count, int64_t width, W* out) {
     for_blocks<W>(width, [&](int64_t channel, auto vectors) {
-        add_block<W, decltype(vectors)::value>(sample_rows, count, channel, out);
+        add_block<decltype(vectors)::value>(sample_rows, count, channel, out);
     });
 }
 
 // dots[count][NUM_CORNERS] = grad_out . row and, if scatter, grad += factor * grad_out.
-template <typename W>
+template <typename R, typename W>
 void pull_rows(
-    const SampleRows<W>* sample_rows, int64_t count, int64_t width, const W* grad_out, bool scatter, W* dots
+    const SampleRows<R, W>* sample_rows, int64_t count, int64_t width, const W* grad_out, bool scatter, W* dots
 ) {
     std::fill_n(dots, count * NUM_CORNERS, W(0));
     for_blocks<W>(width, [&](int64_t channel, auto vectors) {
         constexpr int NV = decltype(vectors)::value;
         if (scatter) {
-            pull_block<W, NV, true>(sample_rows, count, channel, grad_out, dots);
+            pull_block<NV, true>(sample_rows, count, channel, grad_out, dots);
         } else {
-            pull_block<W, NV, false>(sample_rows, count, channel, grad_out, dots);
+            pull_block<NV, false>(sample_rows, count, channel, grad_out, dots);
         }
     });
 }

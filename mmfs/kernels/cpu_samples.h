@@ -118,16 +118,16 @@ struct PlacedVector {
 
 // The row of a pixel where all bits of a mask are set, and another one where none is. Compilers make a branch of a
 // conditional expression here, and corners outside of a level come unforeseen.
-template <typename W>
-W* row_or(Integer<std::remove_const_t<W>> mask, const DirectRows<W>& rows, int64_t pixel, W* other) {
+template <typename R>
+R* row_or(int64_t mask, const DirectRows<R>& rows, int64_t pixel, R* other) {
     const auto address = reinterpret_cast<std::uintptr_t>(rows.first) +
-                         static_cast<std::uintptr_t>(rows.offset(pixel)) * sizeof(W);
+                         static_cast<std::uintptr_t>(rows.offset(pixel)) * sizeof(R);
     const auto known = reinterpret_cast<std::uintptr_t>(other);
-    return reinterpret_cast<W*>(known + ((address - known) & static_cast<std::uintptr_t>(static_cast<int64_t>(mask))));
+    return reinterpret_cast<R*>(known + ((address - known) & static_cast<std::uintptr_t>(mask)));
 }
 
 // The samples of a bag in one image that touch a pixel. The working memory of a thread.
-template <typename W>
+template <typename S, typename W>
 class BagSamples {
    public:
     BagSamples(int64_t num_levels, int64_t num_points) : levels_(num_levels, num_points) {
@@ -146,12 +146,12 @@ class BagSamples {
     W* weights() { return weights_.data(); }
 
     int64_t count() const { return count_; }
-    const SampleRows<W>* rows() const { return rows_.data(); }
+    const SampleRows<Row<S, W>, W>* rows() const { return rows_.data(); }
     const Sample<W>& sample(int64_t i) const { return samples_.data()[i]; }  // without its pixels
     int64_t index(int64_t i) const { return indices_.data()[i]; }            // which of the L * P
 
     // planes: [L], of the image. With gradient null, none of value is wanted. Only with BACKWARD there are samples.
-    template <bool BACKWARD, typename S>
+    template <bool BACKWARD>
     void place(const Plane* planes, HeadRows<S, W>& rows, const HeadGradient<W>* gradient) {
         levels_.set(planes);
         rows.next_samples();
@@ -172,7 +172,7 @@ class BagSamples {
         // Local copies: a compiler cannot know that what is written below does not change the members.
         const int64_t num_points = levels_.num_points(), size = levels_.num_levels() * num_points;
         const W *x = x_.data(), *y = y_.data(), *all_weights = weights_.data();
-        SampleRows<W>* rows = rows_.data();
+        SampleRows<Row<S, W>, W>* rows = rows_.data();
         Sample<W>* samples = samples_.data();
         int64_t* indices = indices_.data();
         int64_t count = 0, next_level = num_points;
@@ -196,7 +196,7 @@ class BagSamples {
                 const int64_t pixel[NUM_CORNERS] = {first, first + 1, first + plane->width, first + plane->width + 1};
                 // What is outside is overwritten by the next one: to go around it would be a branch that is hard to
                 // foresee.
-                SampleRows<W>& here = rows[count];
+                SampleRows<Row<S, W>, W>& here = rows[count];
                 for (int corner = 0; corner < NUM_CORNERS; ++corner) {
                     const Integer<W> touched = placed.touched[corner][lane];
                     here.row[corner] = row_of(touched, pixel[corner]);
@@ -224,7 +224,7 @@ class BagSamples {
     Buffer<W> x_;
     Buffer<W> y_;
     Buffer<W> weights_;
-    Buffer<SampleRows<W>> rows_;
+    Buffer<SampleRows<Row<S, W>, W>> rows_;
     Buffer<Sample<W>> samples_;
     Buffer<int64_t> indices_;
     int64_t count_ = 0;

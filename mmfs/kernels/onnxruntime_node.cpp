@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu_processor.h"
 #include "onnxruntime_cpu.h"
 #include "onnxruntime_cuda.h"
 
@@ -64,8 +65,13 @@ ort::CustomOpDomain* domain_of(ort::Api* api) {
 }
 
 const char* why_not_this_processor() {
-#if defined(__AVX2__) && defined(__FMA__)
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+#if defined(__AVX512VL__)
+    if (!mmfs::has_avx512()) {
+        return "This processor has no AVX-512, for which this library of mmfs was built. Register the one that "
+               "mmfs.onnxruntime.library_path() names here.";
+    }
+#elif defined(__AVX2__)
+    if (!mmfs::has_avx2()) {
         return "This processor has no AVX2, for which this library of mmfs was built. Register the portable one, which "
                "mmfs.onnxruntime.library_path() names here.";
     }

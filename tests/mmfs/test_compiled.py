@@ -87,13 +87,13 @@ def setup_script() -> ModuleType:
     return module
 
 
-@pytest.fixture(params=["avx2", "portable"])
+@pytest.fixture(params=compiled.INSTRUCTION_SETS)
 def kernel(request: pytest.FixtureRequest, built: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Calls of `compiled` take this instruction set."""
     monkeypatch.setattr(compiled, "FOLDER", built)
     forget_libraries()
-    if request.param == "avx2" and compiled.best_instruction_set() != "avx2":
-        pytest.skip("this processor has no AVX2")
+    if (reason := compiled.why_not_instruction_set(request.param)) is not None:
+        pytest.skip(reason)
     monkeypatch.setattr(compiled, "best_instruction_set", lambda: request.param)
     yield request.param
     monkeypatch.undo()
@@ -104,7 +104,7 @@ def forget_libraries() -> None:
     for of_a_process in (
         compiled.library,
         compiled.best_instruction_set,
-        compiled.why_not_avx2,
+        compiled.why_not_instruction_set,
         compiled.why_no_library,
     ):
         of_a_process.cache_clear()
@@ -178,13 +178,16 @@ def test_mmfs_attention_equals_reference(kernel: str, options: dict[str, Any]) -
     assert_equals_reference(compiled_mmfs_attention, mmfs_attention_case(**options))
 
 
+@pytest.mark.parametrize("num_queries", [3, 40])  # few rows are read in place or padded, many from a packed copy
 @pytest.mark.parametrize("dim", [1, 3, 8, 16, 32, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_error_is_within_the_budget_of_the_reference(kernel: str, dtype: torch.dtype, dim: int) -> None:
+def test_error_is_within_the_budget_of_the_reference(
+    kernel: str, dtype: torch.dtype, dim: int, num_queries: int
+) -> None:
     """value and output in dtype, everything else in float32; the reference computes in float32, too, and rounds."""
     for op, case in (
-        (compiled_ms_deform_attn, ms_deform_attn_case([(9, 14), (5, 6)], num_queries=40, dim=dim)),
-        (compiled_mmfs_attention, mmfs_attention_case([(9, 14), (5, 6)], num_queries=40, dim=dim)),
+        (compiled_ms_deform_attn, ms_deform_attn_case([(9, 14), (5, 6)], num_queries=num_queries, dim=dim)),
+        (compiled_mmfs_attention, mmfs_attention_case([(9, 14), (5, 6)], num_queries=num_queries, dim=dim)),
     ):
         value = case.tensors["value"].to(dtype)
         leaves = {"value": value} | {name: t.float() for name, t in case.tensors.items() if name != "value"}
@@ -203,6 +206,27 @@ def output_and_gradients(op: Any, leaves: dict[str, Tensor], rest: dict[str, Any
     weighting = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view_as(out).to(out)
     gradients = torch.autograd.grad(out, list(leaves.values()), weighting)
     return {"output": out.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_avx512_gives_the_bits_of_avx2(built: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "FOLDER", built)
+    forget_libraries()
+    if (reason := compiled.why_not_instruction_set("avx512")) is not None:
+        pytest.skip(reason)
+    for op, case in (
+        (compiled_ms_deform_attn, ms_deform_attn_case([(9, 14), (5, 6)], num_queries=40, dim=24)),
+        (compiled_mmfs_attention, mmfs_attention_case([(9, 14), (5, 6)], num_queries=40, dim=24)),
+    ):
+        leaves = {name: t.to(dtype if name == "value" else torch.float32) for name, t in case.tensors.items()}
+        found = []
+        for instruction_set in ("avx512", "avx2"):
+            monkeypatch.setattr(compiled, "best_instruction_set", lambda chosen=instruction_set: chosen)
+            found.append(output_and_gradients(op, leaves, case.rest))
+        for name, tensor in found[0].items():
+            assert torch.equal(tensor, found[1][name]), name
+    monkeypatch.undo()
+    forget_libraries()
 
 
 def test_every_half_number_survives_the_kernel(kernel: str) -> None:
@@ -458,10 +482,10 @@ def test_a_change_of_the_structures_changes_the_interface_version() -> None:
     structures = (compiled.Sizes, compiled.MSDeformAttnCall, compiled.MMFSAttentionCall, compiled.Strategy)
     text = repr([[(name, kind.__name__) for name, kind in structure._fields_] for structure in structures])
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert (compiled.INTERFACE_VERSION, digest) == (4, "1cc813042aec1d78")
+    assert (compiled.INTERFACE_VERSION, digest) == (5, "1cc813042aec1d78")
 
 
-def test_without_the_avx2_library_the_portable_one_computes(
+def test_without_the_other_libraries_the_portable_one_computes(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "_cpu_portable.so").symlink_to(built / "_cpu_portable.so")
@@ -470,9 +494,10 @@ def test_without_the_avx2_library_the_portable_one_computes(
     assert compiled.why_not() is None
     assert compiled.best_instruction_set() == "portable"
     assert compiled.best_library() is compiled.library("portable")
-    reason = compiled.why_not_avx2()
+    reason = compiled.why_slower()
     assert reason is not None
-    assert "_cpu_avx2.so" in reason or reason == "this processor has no AVX2"
+    missing = ("_cpu_avx2.so", "_cpu_avx512.so")
+    assert any(name in reason for name in missing) or reason == "this processor has no AVX2"
     assert_equals_reference(compiled_ms_deform_attn, ms_deform_attn_case())
     monkeypatch.undo()
     forget_libraries()

@@ -33,7 +33,11 @@ def test_many_queries_pack_and_few_read_in_place() -> None:
     assert "gradient of value summed in place" in few
 
     half = mmfs.explain(mmfs.ms_deform_attn, **call(ms_deform_attn_case([(40, 50)], dim=64), torch.bfloat16))
-    assert "each through a padded copy" in half
+    widens = compiled.best_instruction_set() != "portable"  # while it loads a row
+    assert ("read in place" if widens else "each through a padded copy") in half
+
+    odd = mmfs.explain(mmfs.ms_deform_attn, **call(ms_deform_attn_case([(40, 50)], dim=67)))
+    assert "each through a padded copy" in odd
 
 
 @needs_kernel

@@ -33,7 +33,8 @@ def test_a_portable_kernel_is_told_from_the_fast_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(report, "why_not_compiled", lambda value: None)
-    monkeypatch.setattr(compiled, "why_not_avx2", lambda: "this processor has no AVX2")
+    monkeypatch.setattr(compiled, "why_slower", lambda: "this processor has no AVX2")
+    monkeypatch.setattr(compiled, "best_instruction_set", lambda: "portable")
     report.main([])
     text = capsys.readouterr().out
     assert "compiled CPU kernel: yes\n    portable instructions, because this processor has no AVX2\n" in text

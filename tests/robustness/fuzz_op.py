@@ -436,7 +436,7 @@ class Fuzzer:
         if sanitized is not None:
             compiled.FOLDER = sanitized
         if compiled.why_no_library() is None:
-            builds = ["portable"] if compiled.why_not_avx2() else ["avx2", "portable"]
+            builds = [name for name in compiled.INSTRUCTION_SETS if not compiled.why_not_instruction_set(name)]
             self.implementations |= {build: compiled_by(build) for build in builds}
         if sanitized is None:
             flags = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]

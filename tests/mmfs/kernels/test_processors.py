@@ -58,6 +58,7 @@ def test_on_64_bit_arm(tmp_path: Path) -> None:
     process = kernel_process.KernelProcess(command)
     assert process.mmfs_cpu_interface_version() == compiled.INTERFACE_VERSION
     assert process.mmfs_cpu_has_avx2() == 0
+    assert process.mmfs_cpu_has_avx512() == 0
     process.close()
     nodes = subprocess.run(
         [*command[:-1], str(libraries["onnxruntime"])],
@@ -76,7 +77,7 @@ def test_by_clang(tmp_path: Path) -> None:
     clang = "clang++ -stdlib=libc++"
     libraries = build(clang, tmp_path)
     ctypes.CDLL(str(libraries["onnxruntime"]))
-    names = ["portable"] if compiled.why_not() or compiled.why_not_avx2() else ["portable", "avx2"]
+    names = [name for name in compiled.INSTRUCTION_SETS if not compiled.why_not_instruction_set(name)]
     for name in setup_script().instruction_sets():
         setup_script().compile_kernel(f"{clang} -Werror", [SOURCE], name, tmp_path / f"_cpu_{name}.so")
     assert_passed(run_compiled_tests(tmp_path, "-k", f"({' or '.join(names)}) and not library"))

@@ -27,11 +27,11 @@ def run_tests(folder: Path, sanitizer: str, *selection: str) -> subprocess.Compl
 @pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", ["avx2", "portable"])
 def test_no_access_outside_and_nothing_undefined(tmp_path: Path, instruction_set: str) -> None:
-    if instruction_set == "avx2" and (compiled.why_not() or compiled.why_not_avx2()):
-        pytest.skip("AVX2 cannot be used here")
+    if (reason := compiled.why_not() or compiled.why_not_instruction_set(instruction_set)) is not None:
+        pytest.skip(reason)
     skip_without("libasan.so")
     compile_for_all(SOURCE, tmp_path, f"address,{UNDEFINED}", instruction_set)
-    done = run_tests(tmp_path, "libasan.so")
+    done = run_tests(tmp_path, "libasan.so", "-k", "not avx512")  # all names stand for the same library
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert " passed" in done.stdout
 
