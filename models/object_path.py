@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
 
-from models.object_storage import describe, exists, names_below, open_url, read_object
-from models.urls import check_url, is_url, join_url, shown_url
+from models.object_storage import describe, exists, list_objects, names_below, open_url, read_object
+from models.urls import WEB_SCHEMES, check_url, is_url, join_url, scheme_of, shown_url
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,20 @@ Place = Path | ObjectPath
 def place_of(text: str) -> Place:
     """What a text names: a URL, or a file or directory here. Raises ValueError for a URL that cannot be used."""
     return ObjectPath(check_url(text, "The place")) if is_url(text) else Path(text)
+
+
+def sizes_of(place: Place, names: Collection[str]) -> dict[str, int]:
+    """Bytes of files below a place, by name, of those that are there. In a bucket, all are asked for at once.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    if isinstance(place, ObjectPath) and scheme_of(place.url) not in WEB_SCHEMES:  # whose servers need not list files
+        base = place.url.rstrip("/") + "/"
+        found = {one.url.removeprefix(base): one.size_bytes for one in list_objects(place.url)}
+        return {name: found[name] for name in names if name in found}
+    sizes = {}
+    for name in names:
+        with suppress(FileNotFoundError):
+            sizes[name] = (place / name).stat().st_size
+    return sizes

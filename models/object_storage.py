@@ -182,8 +182,8 @@ def read_range(url: str, start: int, size: int) -> bytes:
 
 
 def read_object(url: str) -> bytes:
-    """A whole, small object. Raises FileNotFoundError, StorageError."""
-    return retried(url, lambda: filesystem_of(url).cat_file(url))
+    """A whole, small object, in one request. Raises FileNotFoundError, StorageError."""
+    return retried(url, lambda: filesystem_of(url).cat_file(url, **_in_one_request(url)))
 
 
 def open_url(url: str, size_bytes: int | None = None) -> IO[bytes]:
@@ -206,14 +206,18 @@ def download(url: str, file: Path, size_bytes: int) -> None:
         FileNotFoundError: it is not there.
         StorageError: it is not given out, or has another size.
     """
-    options = {"max_concurrency": 1} if scheme_of(url) == "s3" else {}
 
     def got() -> None:
-        filesystem_of(url).get_file(url, str(file), **options)
+        filesystem_of(url).get_file(url, str(file), **_in_one_request(url))
         if (found := file.stat().st_size) != size_bytes:
             raise ConnectionError(f"{found:,} bytes came, not {size_bytes:,}")
 
     retried(url, got)
+
+
+def _in_one_request(url: str) -> dict[str, Any]:
+    """s3fs would ask for the size first, and then for several parts at once."""
+    return {"max_concurrency": 1} if scheme_of(url) == "s3" else {}
 
 
 def download_all(objects: Mapping[str, StoredObject], folder: Path) -> None:

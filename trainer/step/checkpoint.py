@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from models.digests import file_sha256
-from models.object_path import Place
+from models.object_path import Place, sizes_of
 from models.object_storage import StorageError
 from models.write_errors import writing
 from trainer.errors import UsageError
@@ -297,13 +297,13 @@ def complete(final: Place, facts: Mapping[str, Any]) -> None:
     state = files.aside(final) / STATE
     metadata = reader_of(state).read_metadata()
     parts = sorted({".metadata"} | {info.relative_path for info in metadata.storage_data.values()})
-    missing = [name for name in parts if not (state / name).exists()]
-    if missing:
+    found = sizes_of(state, parts)
+    if missing := [name for name in parts if name not in found]:
         raise UsageError(
             f"{state.parent} lacks {', '.join(f'{STATE}/{name}' for name in missing[:3])}, which other processes "
             "wrote. Processes on several machines need an out directory that all of them share."
         )
-    sizes = {f"{STATE}/{name}": (state / name).stat().st_size for name in parts}
+    sizes = {f"{STATE}/{name}": size_bytes for name, size_bytes in found.items()}
     digests = {f"{STATE}/{name}": digest for name, digest in take_digests(state, parts).items()}
     files.complete(final, manifest_text({**facts, "file_sizes_bytes": sizes, "sha256": digests}))
 
@@ -315,7 +315,7 @@ def read(path: Place) -> Checkpoint | None:
         return None
     try:
         manifest = read_manifest(path)
-        sizes = {name: (path / name).stat().st_size for name in manifest.file_sizes_bytes}
+        sizes = sizes_of(path, manifest.file_sizes_bytes)
     except StorageError:  # it may well be there
         raise
     except (OSError, ValueError):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torch.distributed.checkpoint._fsspec_filesystem import FileSystem
+from torch.distributed.checkpoint.filesystem import _metadata_fn
 
 from models.object_path import ObjectPath
 from models.object_storage import read_object
@@ -26,6 +27,9 @@ class ObjectFileSystem(FileSystem):
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         url = os.fspath(path)
         if mode == "rb":
+            if url.endswith(f"/{_metadata_fn}"):  # which is read whole
+                yield io.BytesIO(read_object(url))
+                return
             with ObjectPath(url).open() as stream:
                 yield stream  # type: ignore[misc]
             return
