@@ -23,7 +23,7 @@ def expected(tmp_path_factory) -> str:
 
 
 @pytest.mark.slow  # four starts of Python and torch
-@pytest.mark.parametrize(("rendezvous", "num_agents"), [("static", 1)])
+@pytest.mark.parametrize(("rendezvous", "num_agents"), [("static", 1), ("c10d", 2)])
 def test_a_killed_rank_begins_again_with_the_others(tmp_path, expected, rendezvous, num_agents):
     out = tmp_path / "run"
     launch = Launch(rendezvous, num_agents, NUM_RANKS // num_agents, max_restarts=2)
