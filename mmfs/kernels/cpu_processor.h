@@ -2,12 +2,21 @@
 
 #pragma once
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace mmfs {
 
 #if defined(__x86_64__)
-// AVX2, FMA and the conversions of float16, which came to processors before either.
+// Conversions of float16, which __builtin_cpu_supports does not know in older versions of Clang.
+inline bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
 inline bool has_avx2() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 inline bool has_avx512() {
