@@ -37,7 +37,7 @@ TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "begin_of_image_id"
 FROM_ZERO = frozenset((*TOKEN_IDS, "mmfs_first", "mmfs_levels", "new_tokens", "new_tokens_from"))
 """Settings that may be 0; of the others, a whole number is 1 or more."""
 
-SHARES = frozenset(("text_drop", "image_drop", "dropout"))
+SHARES = frozenset(("text_drop", "image_drop", "dropout", "timestep_bias_portion"))
 """Settings from 0 to 1."""
 
 
@@ -344,8 +344,19 @@ class ImageDecoderConfig:
     """Share of training images that may not attend to any image. 0: the paper and the release, which drop only text;
     above, the U-Net also learns what guidance by images needs: a prediction without them."""
 
+    timestep_bias_multiplier: float = 1.0
+    """How many times as often as any other time step training draws one of the noisiest, where it is decided what will
+    stand where; the "later" bias of diffusers' training scripts. 1: all alike (the paper and the release)."""
+
+    timestep_bias_portion: float = 0.25
+    """The share of the time steps that are the noisiest."""
+
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.timestep_bias_multiplier <= 0:
+            raise ValueError(
+                f"ImageDecoderConfig has timestep_bias_multiplier {self.timestep_bias_multiplier}; expected a number above 0."
+            )
 
     @classmethod
     def sdxl_base(cls) -> ImageDecoderConfig:

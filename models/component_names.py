@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar, get_args
 
-FrozenComponent = Literal["vision_encoder", "language_model", "vae", "unet_null_value", "image_decoder"]
+FrozenComponent = Literal[
+    "vision_encoder", "language_model", "vae", "unet_null_value", "image_decoder", "all_but_image_decoder"
+]
 """The components that `models.frozen.freeze` can freeze.
 
 "vision_encoder": the ViT, without the ViT-Adapter around it. "language_model": the host with its embeddings and its
 head, without the synchronizers, the embedding of `<BoI>` and the head of the new tokens. "vae": between latents and
 pixels. "unet_null_value": the value of the null slot in the synchronizers of the U-Net, zeros. "image_decoder": all of
-it, for tasks that draw no images.
+it, for tasks that draw no images. "all_but_image_decoder": all that reads and writes, for tasks that only draw.
 """
 
 CheckpointedComponent = Literal["vision_encoder", "language_model", "unet"]

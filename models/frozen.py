@@ -39,8 +39,13 @@ def freeze(model: nn.Module, components: Iterable[FrozenComponent] = PAPER_FROZE
         ValueError: an unknown component.
     """
     components = known_components(components)
+    modules = tuple(f"{MODULE_NAMES[component]}." for component in components & MODULE_NAMES.keys())
     for name, parameter in model.named_parameters():
-        if any(name.startswith(f"{MODULE_NAMES[component]}.") for component in components & MODULE_NAMES.keys()) or (
-            "unet_null_value" in components and name.startswith("image_decoder.") and name.endswith(".mmfs.null_value")
+        draws = name.startswith("image_decoder.")
+        is_null_value = draws and name.endswith(".mmfs.null_value")
+        if (
+            name.startswith(modules)
+            or (is_null_value and "unet_null_value" in components)
+            or (not draws and "all_but_image_decoder" in components)
         ):
             parameter.requires_grad_(False)

@@ -33,6 +33,8 @@ FITS_ANY_WEIGHTS = (
     "image_decoder.context_images",
     "image_decoder.text_drop",
     "image_decoder.image_drop",
+    "image_decoder.timestep_bias_multiplier",
+    "image_decoder.timestep_bias_portion",
     "image_decoder.qformer.dropout",
     "image_loss_weight",
 )

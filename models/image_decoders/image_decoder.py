@@ -199,9 +199,20 @@ class ImageDecoder(nn.Module, ABC):
         for i, key in enumerate(keys.tolist()):
             generator = torch.Generator().manual_seed(key)
             noise[:, i] = torch.randn(2, *shape, generator=generator)
-            timestep[i] = torch.randint(self.noise_schedule.config.num_train_timesteps, (), generator=generator)
+            timestep[i] = self._draw_timestep(generator)
             dropped[i] = torch.rand((), generator=generator) < self.config.text_drop
         return *noise.to(pixels), timestep.to(pixels.device), dropped.to(pixels.device)
+
+    def _draw_timestep(self, generator: torch.Generator) -> Tensor:
+        num_steps, multiplier = self.noise_schedule.config.num_train_timesteps, self.config.timestep_bias_multiplier
+        if multiplier == 1:
+            return torch.randint(num_steps, (), generator=generator)
+        first_of_noisiest = num_steps - round(self.config.timestep_bias_portion * num_steps)
+        weight_of_noisiest = multiplier * (num_steps - first_of_noisiest)
+        share = weight_of_noisiest / (weight_of_noisiest + first_of_noisiest)
+        is_noisy = torch.rand((), generator=generator) < share
+        low, high = (first_of_noisiest, num_steps) if is_noisy else (0, first_of_noisiest)
+        return torch.randint(low, high, (), generator=generator)
 
     def _keeps_images(self, keys: Tensor) -> Tensor:
         """Whose image condition is not dropped, [M] bool."""

@@ -37,6 +37,15 @@ def test_the_papers_parts_and_no_others() -> None:
     assert RELEASE_FROZEN[:3] == PAPER_FROZEN
 
 
+def test_all_but_what_draws() -> None:
+    model = MMInterleaved(MMInterleavedConfig.tiny())
+    learned = {name for name, p in model.named_parameters() if p.requires_grad}
+    freeze(model, ["all_but_image_decoder"])
+    still_learned = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert still_learned == {name for name in learned if name.startswith("image_decoder.")}
+    assert len(still_learned) > 100
+
+
 def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match="no component 'unet' to freeze; expected some of vision_encoder, "):
         freeze(torch.nn.Linear(1, 1), ["unet"])

@@ -96,6 +96,8 @@ def set_in(file: Path, place: str, value: Any) -> None:
         ("language_model.gate_init", float("nan"), "gate_init nan; expected a number"),
         ("image_decoder.image_size", [32, "32"], "image_size"),
         ("image_decoder.text_drop", 1.5, "expected a share from 0 to 1"),
+        ("image_decoder.timestep_bias_portion", -0.1, "expected a share from 0 to 1"),
+        ("image_decoder.timestep_bias_multiplier", 0, "expected a number above 0"),
         ("visual_tokenizer.image_std", [0.0, 1.0, 1.0], "expected numbers above 0"),
         ("begin_of_image_id", 10**6, "begin_of_image_id is 1000000; expected one of the vocabulary's 1024"),
         ("eos_token_id", -1, "eos_token_id -1"),

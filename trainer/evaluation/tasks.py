@@ -288,4 +288,19 @@ EVALUATION_TASKS: dict[str, Task] = {
         max_new_tokens=32,
         prompt=lambda document: document.segments[:-2],
     ),
+    "arrange": Task(
+        title="Text to image by places",
+        kind="image",
+        given="A sentence with what shall stand in which quarter; the model draws it.",
+        labels=DRAWING_LABELS,
+        score=score_drawing,
+    ),
+    "arrange_steps": Task(
+        title="Text to image by places, step by step",
+        kind="image",
+        given="The same; the model first writes what stands where, in reading order.",
+        labels=DRAWING_LABELS,
+        score=score_drawing,
+        max_new_tokens=40,
+    ),
 }

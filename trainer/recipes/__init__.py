@@ -8,7 +8,7 @@ from trainer.config import TrainConfig
 from trainer.options.parser import Recipes
 from trainer.recipes.finetuning import instruct, rec, seg2img, story, vqa
 from trainer.recipes.paper import ablation_3b, paper_13b, paper_13b_512, sdxl_13b
-from trainer.recipes.toy import tiny, toy, toy_refine, toy_scratch, toy_search, toy_steps
+from trainer.recipes.toy import tiny, toy, toy_draw, toy_refine, toy_scratch, toy_search, toy_steps
 from trainer.recipes.toy_finetuning import toy_instruct, toy_rec, toy_seg2img, toy_story, toy_vqa
 
 DEFAULT_RECIPE = "toy"
@@ -18,6 +18,7 @@ RECIPES: Recipes = {
     "toy_refine": toy_refine,
     "toy_search": toy_search,
     "toy_steps": toy_steps,
+    "toy_draw": toy_draw,
     "tiny": tiny,
     "paper_13b": paper_13b,
     "paper_13b_512": paper_13b_512,
@@ -56,6 +57,7 @@ __all__ = [
     "RECIPES",
     "tiny",
     "toy",
+    "toy_draw",
     "toy_refine",
     "toy_scratch",
     "toy_search",

@@ -80,6 +80,20 @@ def test_text_is_dropped_about_as_often_as_configured() -> None:
     torch.testing.assert_close(*losses)
 
 
+def test_the_noisiest_time_steps_come_as_often_as_configured() -> None:
+    keys, pixels = torch.arange(800), torch.zeros(1)
+    decoder = build(PIXELS)
+    unbiased, num_steps = decoder._draw_noise(keys, pixels)[2], decoder.noise_schedule.config.num_train_timesteps
+    assert 160 < (unbiased >= 0.75 * num_steps).sum() < 240  # 200 expected, standard deviation 12
+    for multiplier, expected in ((3.0, 400), (1e-3, 0)):
+        timestep = build(dataclasses.replace(PIXELS, timestep_bias_multiplier=multiplier))._draw_noise(keys, pixels)[2]
+        assert abs(int((timestep >= 0.75 * num_steps).sum()) - expected) < 50  # standard deviation 14
+        assert timestep.min() >= 0
+        assert timestep.max() < num_steps
+    always = dataclasses.replace(PIXELS, timestep_bias_multiplier=2.0, timestep_bias_portion=1.0)
+    assert build(always)._draw_noise(keys, pixels)[2].min() < num_steps / 10
+
+
 def test_tokens_that_do_not_exist_do_not_matter() -> None:
     decoder = build()
     context = torch.randn(1, 5, 32)

@@ -7,7 +7,8 @@ import pytest
 
 from trainer.config import TrainConfig
 from trainer.data.emoji.tasks import TASKS
-from trainer.recipes import toy, toy_refine, toy_search, toy_steps
+from trainer.evaluation.tasks import EVALUATION_TASKS
+from trainer.recipes import toy, toy_draw, toy_refine, toy_search, toy_steps
 
 Recipe = Callable[[], TrainConfig]
 
@@ -28,3 +29,11 @@ def test_one_goes_on_from_the_other_with_other_tasks_alone(made: Recipe, before:
     assert own.init == f"{base.out}/model"
     same = replace(own, recipe=base.recipe, out=base.out, init=base.init, num_steps=base.num_steps)
     assert replace(same, data=replace(same.data, tasks=base.data.tasks)) == base
+
+
+def test_drawing_alone_goes_on_from_all_tasks() -> None:
+    own, base = toy_draw(), toy_steps()
+    assert own.init == f"{base.out}/model"
+    assert own.frozen == ["all_but_image_decoder"]
+    assert replace(own.model, image_decoder=base.model.image_decoder) == base.model
+    assert {EVALUATION_TASKS[task].kind for task in own.data.tasks} == {"image"}

@@ -26,8 +26,8 @@ MAX_QUESTIONS = 4
 MAX_SEARCHES = 3
 """Questions about one image whose answers search in writing, so that they fit into a row of the smallest recipe."""
 
-MISNAMED_SHARE = 0.3
-"""Of the captions to learn from, how many name sprites that are not in the image."""
+STRANGERS_SHARE = 0.3
+"""Of the captions to learn from, how many show sprites that this world has no names for."""
 
 GROUNDING_PROMPT = " Provide the bounding box coordinate of the region this sentence describes: the {name}."
 """The paper's wording (appendix B.2, referring expression comprehension)."""
@@ -53,22 +53,22 @@ Task = Callable[[int, int, Split, TaskOptions], Document]
 def caption(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
     """Name one to three sprites, how they stand, and the background (paper prompt `{image} a photo of`).
 
-    In three of ten training documents other sprites are named, without loss: which background an image has is then to
-    be seen in it, not to be guessed from the names before, of which a tenth of the colours never goes with each.
+    In three of ten training documents there are strangers, any sprites of the atlas, and sprites of this world are
+    named without loss: which background an image has is then to be seen in it, not to be guessed from the things on it
+    or from their names, of which a tenth of the colours never goes with each.
     """
     rng = _rng("caption", seed, index, split)
-    colour, sprites = choose(rng, split, int(rng.integers(1, 4)), options.num_concepts)
+    has_strangers = split == "train" and rng.random() < STRANGERS_SHARE
+    count = int(rng.integers(1, 4))
+    colour, sprites = choose(rng, split, count, len(all_sprites()) if has_strangers else options.num_concepts)
     direction = _direction(rng) if len(sprites) > 1 else None
     scene = (
         layouts.single(rng, colour, sprites[0]) if direction is None else layouts.line(rng, colour, sprites, direction)
     )
-    words, background = _said(sprites, direction), f" on {_background(scene)}"
+    named = [int(other) for other in rng.permutation(options.num_concepts)[:count]] if has_strangers else sprites
+    words, background = _said(named, direction), f" on {_background(scene)}"
     segments: list[Segment] = [_image(scene, options), Text(" a photo of", loss=False)]
-    if split == "train" and rng.random() < MISNAMED_SHARE:
-        others = [int(other) for other in rng.permutation(options.num_concepts)[: len(sprites)]]
-        segments += [Text(f" {_said(others, direction)}", loss=False), Text(background)]
-    else:
-        segments.append(Text(f" {words}{background}"))
+    segments += [Text(f" {words}", loss=False), Text(background)] if has_strangers else [Text(f" {words}{background}")]
     truth = {"images": [facts(scene, options.image_side)], "answer": words + background}
     return _document("caption", index, split, tuple(segments), 2, truth)
 
@@ -330,6 +330,31 @@ def _story(task: str, seed: int, index: int, split: Split, options: TaskOptions)
     return _document(task, index, split, tuple(segments), 1, truth)
 
 
+def arrange(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """Text to image by places: one or two sprites, each in a quarter, "a fire at the bottom right and a whale at the
+    top left on a red background"; the image is a function of the text."""
+    return _arrangement("arrange", seed, index, split, options)
+
+
+def arrange_steps(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    """As `arrange`, step by step: the places in reading order first, as in a story's plan."""
+    return _arrangement("arrange_steps", seed, index, split, options)
+
+
+def _arrangement(task: str, seed: int, index: int, split: Split, options: TaskOptions) -> Document:
+    in_steps = task == "arrange_steps"
+    rng = _rng(task, seed, index, split)
+    colour, sprites = choose(rng, split, int(rng.integers(1, 3)), options.num_concepts)
+    cells = [int(cell) for cell in rng.permutation(4)[: len(sprites)]]
+    scene = layouts.quarters(colour, dict(zip(cells, sprites, strict=True)))
+    words = _list([f"{_phrase(sprite)} at the {QUARTERS[cell]}" for cell, sprite in zip(cells, sprites, strict=True)])
+    segments: list[Segment] = [Text(f"{words} on {_background(scene)}{REQUEST if in_steps else ''}")]
+    if in_steps:
+        segments.append(Text(f" {search_places(scene.placed, None, 2)} on {_background(scene)}"))
+    segments.append(_image(scene, options))
+    return _document(task, index, split, tuple(segments), 1, {"images": [facts(scene, options.image_side)]})
+
+
 def chat(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
     """A chat: which number is under a sprite of the user's image; then the user wants a sprite of it drawn big.
 
@@ -367,11 +392,13 @@ TASKS: dict[str, Task] = {
     "compare_steps": compare_steps,
     "label_map_steps": label_map_to_image_steps,
     "story_steps": story_steps,
+    "arrange": arrange,
+    "arrange_steps": arrange_steps,
 }
 PRETRAINING_FAMILIES = ("caption", "draw", "read", "label_map", "ground", "compare", "story")
 """Those that are learned unless others are asked for; of them the tokenizer was made."""
 
-STEP_FAMILIES = ("read_steps", "ground_steps", "compare_steps", "label_map_steps", "story_steps")
+STEP_FAMILIES = ("read_steps", "ground_steps", "compare_steps", "label_map_steps", "story_steps", "arrange_steps")
 """Of these, what is answered after a search or a plan in writing."""
 
 

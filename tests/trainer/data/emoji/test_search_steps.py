@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from trainer.data.document import Document, Text
-from trainer.data.emoji.tasks import TaskOptions, documents
+from trainer.data.emoji.tasks import STEP_FAMILIES, TaskOptions, documents
 
 ROWS, COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 READING_ORDER = [f"{row} {column}".strip() or "middle" for row in ROWS for column in COLUMNS]
@@ -90,7 +90,7 @@ def test_comparing_goes_through_one_image_or_image_after_image() -> None:
     assert lengths == {1, 2, 3, 4}
 
 
-@pytest.mark.parametrize("family", ["label_map_steps", "story_steps"])
+@pytest.mark.parametrize("family", ["label_map_steps", "story_steps", "arrange_steps"])
 def test_what_is_written_before_an_image_names_all_that_stands_in_it(family) -> None:
     for document in documents(family, "train", 0, 60):
         shown = [facts for facts in document.truth["images"] if facts is not None]
@@ -102,14 +102,14 @@ def test_what_is_written_before_an_image_names_all_that_stands_in_it(family) -> 
             names = {thing["name"]: thing for thing in facts["objects"]}
             assert len(steps.split(", ")) == len(names)
             for step in steps.split(", "):
-                if family == "story_steps":
+                if family in ("story_steps", "arrange_steps"):
                     place = next(place for place in QUARTERS if step.startswith(place))
                     assert place_of(names[step.removeprefix(place).strip()], 2) == place
                 else:
                     assert re.fullmatch(r"\d\d (.*)", step).group(1) in names
 
 
-@pytest.mark.parametrize("family", ["read_steps", "ground_steps", "compare_steps", "label_map_steps", "story_steps"])
+@pytest.mark.parametrize("family", STEP_FAMILIES)
 def test_documents_fit_into_the_rows_of_the_smallest_recipe(family) -> None:
     from trainer.data.emoji.tokenizer import load_tokenizer
     from trainer.recipes.toy import toy_scratch

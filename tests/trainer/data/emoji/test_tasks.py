@@ -152,19 +152,22 @@ def test_captions_are_true():
     assert kinds == {"between", "left", "above", "single"}
 
 
-def test_some_captions_to_learn_from_name_sprites_that_are_not_there_and_teach_the_background_alone():
-    count = 0
+def test_some_captions_to_learn_from_show_strangers_and_teach_the_background_alone():
+    shown, num_concepts = [], TaskOptions().num_concepts
     for document in documents("caption", "train", 0, 300):
         said = " " + document.truth["answer"]
         if texts(document) == [" a photo of", said]:
+            assert all(thing["sprite"] < num_concepts for thing in document.truth["images"][0]["objects"])
             continue
-        _, misnamed, background = document.segments[1:]
-        assert not misnamed.loss
+        _, names, background = document.segments[1:]
+        assert not names.loss
         assert background.loss
-        assert said.endswith(background.text)
+        assert said == names.text + background.text
         assert re.fullmatch(r" on an? \w+ background", background.text)
-        count += 1
-    assert 60 < count < 120
+        assert any(sprite.name in names.text for sprite in sprites()[:num_concepts])
+        shown.append({thing["sprite"] for thing in document.truth["images"][0]["objects"]})
+    assert 60 < len(shown) < 120
+    assert len(set.union(*shown)) > 3 * num_concepts
 
 
 def test_a_drawn_big_sprite_is_the_named_one():
@@ -185,7 +188,7 @@ def test_a_drawn_big_sprite_is_the_named_one():
     assert len(names) > 10
 
 
-@pytest.mark.parametrize("task", ["draw", "story"])
+@pytest.mark.parametrize("task", ["draw", "story", "arrange"])
 def test_images_to_draw_are_functions_of_the_text_so_far(task):
     drawn: dict[str, bytes] = {}
     repeated = 0
@@ -201,7 +204,7 @@ def test_images_to_draw_are_functions_of_the_text_so_far(task):
 
 
 def test_sprites_to_draw_are_large_enough_for_32_pixels():
-    for task in ("draw", "story"):
+    for task in ("draw", "story", "arrange"):
         for document in documents(task, "train", 0, 100):
             for facts in document.truth["images"]:
                 for thing in facts["objects"]:
@@ -323,6 +326,23 @@ def test_stories_follow_their_sentences():
                 assert 32 * column <= x1 < x2 <= 32 * column + 32
                 assert 32 * row <= y1 < y2 <= 32 * row + 32
     assert {"turns", "moves"} <= kinds
+
+
+@pytest.mark.parametrize("task", ["arrange", "arrange_steps"])
+def test_what_is_asked_for_by_places_stands_there(task):
+    counts = set()
+    for document in documents(task, "train", 0, 60):
+        (facts,), words = document.truth["images"], texts(document)[0].removesuffix(" step by step")
+        assert (words != texts(document)[0]) == (task == "arrange_steps")
+        places = re.sub(r" on an? \w+ background", "", words).split(" and ")
+        found = [re.fullmatch(f"{NAME} at the (top|bottom) (left|right)", place).groups() for place in places]
+        for name, row, column in found:
+            x1, y1, x2, y2 = box_of(facts, name)
+            assert (y2 <= 32, x2 <= 32) == (row == "top", column == "left")
+            assert (y1 >= 32, x1 >= 32) == (row == "bottom", column == "right")
+        assert len(found) == len(facts["objects"])
+        counts.add(len(found))
+    assert counts == {1, 2}
 
 
 def test_unknown_families_and_splits_are_refused():
