@@ -353,9 +353,10 @@ class ImageDecoderConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.timestep_bias_multiplier <= 0:
+        multiplier = self.timestep_bias_multiplier
+        if multiplier <= 0:
             raise ValueError(
-                f"ImageDecoderConfig has timestep_bias_multiplier {self.timestep_bias_multiplier}; expected a number above 0."
+                f"ImageDecoderConfig has timestep_bias_multiplier {multiplier}; expected a number above 0."
             )
 
     @classmethod
