@@ -8,15 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 ROOT = Path(__file__).parents[1]
 
 Rendezvous = Literal["static", "c10d"]
+
+Found = TypeVar("Found")
 
 GONE = (ProcessLookupError, FileNotFoundError)
 """A process that has ended meanwhile."""
@@ -89,6 +91,16 @@ class Agents:
         """Exit codes. Raises TimeoutExpired if an agent runs longer."""
         until = time.monotonic() + limit_s
         return [agent.wait(max(0.0, until - time.monotonic())) for agent in self._agents]
+
+    def wait_for(self, find: Callable[[], Found | None], limit_s: float) -> Found:
+        """What `find` finds once it finds anything. Raises RuntimeError, with what was said, where the time is over or
+        the agents end first."""
+        give_up = time.monotonic() + limit_s
+        while not (found := find()):
+            if not self.is_running() or time.monotonic() > give_up:
+                raise RuntimeError(f"Nothing came of it: {self.said()[-6000:]}")
+            time.sleep(0.05)
+        return found
 
     def said(self) -> str:
         """By all agents and ranks, until now."""

@@ -6,6 +6,9 @@ it at a random moment, or at a random one of its requests: half of these still g
 After each kill, the newest complete checkpoint has to be as it was written, and no older than before. In the end the
 weights have to be those of a run on a disk that nobody disturbed, bit for bit, the log has every step once, and the
 bucket holds no object more and none less than after a run that nobody disturbed.
+
+With `--processes 2`, `torchrun --max-restarts` starts the ranks of each run, and a random one is killed at a random
+request of any of them. All ranks begin again by themselves then, and the same is looked at.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.agents import Agents, Launch, free_port, rank_variables, running
 from bench.forked import CONTEXT
 from bench.object_servers import Bucket, Request, WebStorage, s3_bucket, serving
 from models.digests import file_sha256
@@ -39,6 +44,12 @@ PATIENCE_S = 900.0
 TAKEN_BY_THE_STORAGE = 0.5
 """The share of requests at which a run is killed that still get to the storage."""
 
+KILLS_OF_RANKS = 3
+"""Of each run, at most."""
+
+UNDER_WAY_S = 0.2
+"""So long after a kill the storage may still work at requests that came before it."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -53,6 +64,9 @@ class Moment:
     reaches_storage: bool = False
     """Whether that request is still carried out."""
 
+    rank: int = 0
+    """Who is killed."""
+
 
 def random_moments(generator: random.Random, whole: Whole) -> Iterator[Moment]:
     """Endlessly many, of runs that would last as long as one that nobody disturbs."""
@@ -60,8 +74,14 @@ def random_moments(generator: random.Random, whole: Whole) -> Iterator[Moment]:
         if generator.random() < 0.5:
             yield Moment(generator.uniform(0.0, whole.seconds))
         else:
-            reaches = generator.random() < TAKEN_BY_THE_STORAGE
-            yield Moment(PATIENCE_S, generator.randint(1, len(whole.requests)), reaches)
+            yield random_request(generator, whole)
+
+
+def random_request(generator: random.Random, whole: Whole, num_processes: int = 1) -> Moment:
+    """One of those of a run that nobody disturbs, with a random rank to be killed at it."""
+    reaches = generator.random() < TAKEN_BY_THE_STORAGE
+    rank = generator.randrange(num_processes)
+    return Moment(PATIENCE_S, generator.randint(1, len(whole.requests)), reaches, rank)
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,7 @@ class Killed:
     """Of all kills."""
 
     exit_code: int
-    """Of the process that nobody killed."""
+    """Of the process that nobody killed, or of `torchrun`."""
 
     problems: tuple[str, ...]
     """What was not as it has to be, in sentences."""
@@ -97,13 +117,17 @@ class Runs:
         web: stands before it.
         directory: for what processes say and for their caches.
         num_steps: of each run.
+        num_processes: that train together.
     """
 
-    def __init__(self, bucket: Bucket, web: WebStorage, directory: Path, num_steps: int) -> None:
+    def __init__(
+        self, bucket: Bucket, web: WebStorage, directory: Path, num_steps: int, num_processes: int = 1
+    ) -> None:
         self._bucket = bucket
         self._web = web
         self._directory = directory
         self._num_steps = num_steps
+        self._num_processes = num_processes
         self._variables = {
             **{name: value for name, value in os.environ.items() if name.startswith("AWS_")},
             "AWS_ENDPOINT_URL": web.url,
@@ -114,8 +138,7 @@ class Runs:
         """A run to its end. Raises RuntimeError where it does not come to it."""
         self._web.requests.clear()
         begun = time.monotonic()
-        if (code := self._attempt(name, None)) != 0:
-            raise RuntimeError(f"The run that nobody disturbed ended with {code}: {self.said(name)[-3000:]}")
+        train_undisturbed(self._arguments(name), self._num_processes, self._variables, self._said(name))
         return Whole(time.monotonic() - begun, tuple(self._web.requests), self._names(name))
 
     def killed(self, name: str, whole: Whole, expected: str, moments: Iterator[Moment]) -> Killed:
@@ -140,19 +163,44 @@ class Runs:
                 break
             kills.append(moment)
         if code == 0:
-            place = self._place(name)
-            if (found := file_sha256(place / MODEL / WEIGHTS_FILE)) != expected:
-                problems.append(f"the weights are {found}, expected {expected}")
-            steps = [record["step"] for record in read_log(place) if "event" not in record]
-            if steps != list(range(1, self._num_steps + 1)):
-                problems.append(f"log.jsonl has the steps {steps}")
-            if differing := sorted(self._names(name) ^ whole.names):
-                problems.append(f"objects too many or missing: {', '.join(differing)}")
+            self._check_end(name, whole, expected, problems)
+        return Killed(tuple(kills), code, tuple(problems))
+
+    def killed_ranks(self, name: str, whole: Whole, expected: str, moments: Sequence[Moment]) -> Killed:
+        """A run under `torchrun`, of which a rank is killed at a request of each attempt, until no moment is left or
+        the run ends before it. Arguments as of `killed`."""
+        kills: list[Moment] = []
+        problems: list[str] = []
+        step = 0
+        pids: set[int] = set()
+        directory = self._directory / name
+        directory.mkdir()
+        launch = Launch("static", 1, self._num_processes, max_restarts=len(moments))
+        with running(launch, ("trainer.pretrain", *self._arguments(name)), directory, self._variables) as agents:
+            for moment in moments:
+                pids = self._next_attempt(agents, pids)
+                with self._rank_killed(agents, moment) as was_killed:
+                    if not was_killed:
+                        break
+                    kills.append(moment)
+                    before, step = step, self._check(name, problems)
+                if step < before:
+                    problems.append(f"the newest complete checkpoint is of step {step}, and was of step {before}")
+            (code,) = agents.wait(PATIENCE_S)
+            self._said(name).write_text(agents.said())
+        if code == 0:
+            self._check_end(name, whole, expected, problems)
         return Killed(tuple(kills), code, tuple(problems))
 
     def said(self, name: str) -> str:
         """By all processes of a run."""
-        return (self._directory / f"{name}.txt").read_text(errors="replace")
+        return self._said(name).read_text(errors="replace")
+
+    def _said(self, name: str) -> Path:
+        return self._directory / f"{name}.txt"
+
+    def _arguments(self, name: str) -> tuple[str, ...]:
+        return command(self._place(name).url, self._num_steps, self._num_processes)
 
     def _place(self, name: str) -> ObjectPath:
         return ObjectPath(f"{self._bucket.url}/{name}")
@@ -178,10 +226,54 @@ class Runs:
                 problems.append(f"log.jsonl lacks the steps {sorted(missing)} of a complete checkpoint")
         return step
 
+    def _check_end(self, name: str, whole: Whole, expected: str, problems: list[str]) -> None:
+        """Look at what a run that has come to its end has left."""
+        place = self._place(name)
+        if (found := file_sha256(place / MODEL / WEIGHTS_FILE)) != expected:
+            problems.append(f"the weights are {found}, expected {expected}")
+        steps = [record["step"] for record in read_log(place) if "event" not in record]
+        if steps != list(range(1, self._num_steps + 1)):
+            problems.append(f"log.jsonl has the steps {steps}")
+        if differing := sorted(self._names(name) ^ whole.names):
+            problems.append(f"objects too many or missing: {', '.join(differing)}")
+
+    def _next_attempt(self, agents: Agents, earlier: set[int]) -> set[int]:
+        """The processes of all ranks, as soon as none is one of the attempt before."""
+
+        def begun() -> set[int] | None:
+            pids = set(agents.ranks().values())
+            return pids if len(pids) == self._num_processes and pids.isdisjoint(earlier) else None
+
+        return agents.wait_for(begun, PATIENCE_S)
+
+    @contextmanager
+    def _rank_killed(self, agents: Agents, moment: Moment) -> Iterator[bool]:
+        """Kill a rank at a request, or wait for the end of the run: whether it came to the kill. Meanwhile the other
+        ranks' requests wait, so that one sees what the kill has left."""
+        numbers = itertools.count(1)
+        killed, seen = threading.Event(), threading.Event()
+
+        def fault(_request: Request, _number: int) -> int | None:
+            if killed.is_set():
+                seen.wait()
+            elif next(numbers) == moment.request and (pid := agents.ranks().get(moment.rank)) is not None:
+                os.kill(pid, signal.SIGKILL)
+                killed.set()
+                return None if moment.reaches_storage else http.client.SERVICE_UNAVAILABLE
+            return None
+
+        self._web.fault = fault
+        try:
+            agents.wait_for(lambda: killed.is_set() or not agents.is_running(), PATIENCE_S)
+            time.sleep(UNDER_WAY_S)
+            yield killed.is_set()
+        finally:
+            self._web.fault = lambda request, number: None
+            seen.set()
+
     def _attempt(self, name: str, moment: Moment | None) -> int:
         """Start the command and kill it at a moment; returns its exit code."""
-        arguments = command(self._place(name).url, self._num_steps)
-        process = CONTEXT.Process(target=_train, args=(arguments, self._variables, self._directory / f"{name}.txt"))
+        process = CONTEXT.Process(target=_train, args=(self._arguments(name), self._variables, self._said(name)))
         numbers = itertools.count(1)
 
         def fault(_request: Request, _number: int) -> int | None:
@@ -202,11 +294,12 @@ class Runs:
         return process.exitcode
 
 
-def command(out: str, num_steps: int) -> tuple[str, ...]:
+def command(out: str, num_steps: int, num_processes: int = 1) -> tuple[str, ...]:
     """The arguments of trainer.pretrain."""
     return (
         *("tiny", "--out", out, "--device", "cpu", "--num_threads", "1", "--num_steps", f"{num_steps}"),
-        *("--encoder_pretraining.num_steps", "0", "--data.num_rows", "1", "--checkpoint.every", "1"),
+        *("--encoder_pretraining.num_steps", "0", "--data.num_rows", f"{num_processes}"),
+        *("--checkpoint.every", "1"),
     )
 
 
@@ -218,24 +311,36 @@ def _train(arguments: Sequence[str], variables: Mapping[str, str], output: Path)
     sys.exit(pretrain(arguments))
 
 
+def train_undisturbed(arguments: Sequence[str], num_processes: int, variables: Mapping[str, str], output: Path) -> None:
+    """Train in so many processes. Raises RuntimeError if one of them fails."""
+    port = free_port()
+    ranks = range(num_processes if num_processes > 1 else 0)
+    environments = [{**variables, **rank_variables(rank, num_processes, port)} for rank in ranks] or [{**variables}]
+    processes = [CONTEXT.Process(target=_train, args=(arguments, each, output)) for each in environments]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(PATIENCE_S)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    if any(codes := [process.exitcode for process in processes]):
+        raise RuntimeError(f"The run that nobody disturbed ended with {codes}: {output.read_text()[-3000:]}")
+
+
 @contextmanager
-def runs_into_a_bucket(directory: Path, num_steps: int) -> Iterator[Runs]:
+def runs_into_a_bucket(directory: Path, num_steps: int, num_processes: int = 1) -> Iterator[Runs]:
     """Into an empty one of moto's S3 server."""
     with s3_bucket() as bucket, serving(behind=bucket.endpoint) as web:
-        yield Runs(bucket, web, directory, num_steps)
+        yield Runs(bucket, web, directory, num_steps, num_processes)
 
 
-def weights_on_a_disk(directory: Path, num_steps: int) -> str:
+def weights_on_a_disk(directory: Path, num_steps: int, num_processes: int = 1) -> str:
     """SHA-256 of what a run that nobody disturbs leaves in a directory. Raises RuntimeError if it fails."""
-    process = CONTEXT.Process(
-        target=_train, args=(command(str(directory / "disk"), num_steps), {}, directory / "disk.txt")
-    )
-    process.start()
-    process.join(PATIENCE_S)
-    process.kill()
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"The run on a disk ended with {process.exitcode}: {(directory / 'disk.txt').read_text()}")
+    arguments = command(str(directory / "disk"), num_steps, num_processes)
+    train_undisturbed(arguments, num_processes, {}, directory / "disk.txt")
     return file_sha256(directory / "disk" / MODEL / WEIGHTS_FILE)
 
 
@@ -244,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.object_storage_kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="of all runs together (default 20)")
     parser.add_argument("--steps", type=int, default=5, help="of each run (default 5)")
+    parser.add_argument("--processes", type=int, default=1, help="of each run (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     options = parser.parse_args(arguments)
     generator = random.Random(options.seed)
@@ -251,14 +357,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     left = options.kills
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
-        expected = weights_on_a_disk(directory, options.steps)
-        with runs_into_a_bucket(directory, options.steps) as runs:
+        expected = weights_on_a_disk(directory, options.steps, options.processes)
+        with runs_into_a_bucket(directory, options.steps, options.processes) as runs:
             whole = runs.undisturbed("whole")
             print(f"a run that nobody disturbs: {len(whole.requests)} requests, {whole.seconds:.1f} s", file=sys.stderr)
             while left:
                 name = f"run-{len(found)}"
-                moments = itertools.islice(random_moments(generator, whole), left)
-                found.append(runs.killed(name, whole, expected, moments))
+                if options.processes > 1:
+                    num_kills = min(left, KILLS_OF_RANKS)
+                    requests = [random_request(generator, whole, options.processes) for _ in range(num_kills)]
+                    found.append(runs.killed_ranks(name, whole, expected, requests))
+                else:
+                    moments = itertools.islice(random_moments(generator, whole), left)
+                    found.append(runs.killed(name, whole, expected, moments))
                 left -= len(found[-1].moments)
                 for problem in found[-1].problems:
                     print(f"{name}: {problem}", file=sys.stderr)

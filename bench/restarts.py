@@ -19,12 +19,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
 
 from bench.agents import Agents, Launch, Rendezvous, running
 from models.tensor_files import WEIGHTS_FILE
@@ -49,9 +48,6 @@ HEADER = (
     "| rendezvous | agents | kills | of them while beginning | ended | weights equal | begun again after s: median | "
     "worst |\n|---|---:|---:|---:|---|---|---:|---:|"
 )
-
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def disturb(
     begun_again_s: list[float] = []
     made = while_beginning = 0
     with running(launch, program(out, num_steps), directory) as agents:
-        wait_for(lambda: starts(out), agents)
+        agents.wait_for(lambda: starts(out), PATIENCE_S)
         killed_at = 0.0
         while made < num_kills and agents.is_running():
             if made and moments.random() < WHILE_BEGINNING:
@@ -156,10 +152,10 @@ def missing_node(directory: Path, num_steps: int) -> tuple[float, str]:
     """The second of two nodes goes; how long until the first one names who is missing, and how it says it."""
     out = directory / "missing"
     with running(Launch("static", NUM_RANKS, 1, max_restarts=3), program(out, num_steps), directory) as agents:
-        wait_for(lambda: starts(out), agents)
+        agents.wait_for(lambda: starts(out), PATIENCE_S)
         agents.end(node=1)
         gone_at = time.time()
-        found = wait_for(lambda: MISSING.search(agents.said()), agents)
+        found = agents.wait_for(lambda: MISSING.search(agents.said()), PATIENCE_S)
         named_at = time.time()
     shutil.rmtree(out)
     return named_at - gone_at, found[0]
@@ -167,7 +163,7 @@ def missing_node(directory: Path, num_steps: int) -> tuple[float, str]:
 
 def kill(agents: Agents, rank: int) -> float:
     """`kill -9` of the process that is this rank now; returns when."""
-    pid = wait_for(lambda: agents.ranks().get(rank), agents)
+    pid = agents.wait_for(lambda: agents.ranks().get(rank), PATIENCE_S)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     return time.time()
@@ -182,18 +178,7 @@ def starts(out: Path) -> list[float]:
 
 def wait_for_start(out: Path, killed_at: float, agents: Agents) -> float:
     """Seconds from a kill until the next attempt begins."""
-    return min(wait_for(lambda: [at for at in starts(out) if at > killed_at], agents)) - killed_at
-
-
-def wait_for(find: Callable[[], Found | None], agents: Agents) -> Found:
-    """What `find` finds once it finds anything. Raises RuntimeError, with what was said, where patience ends or the
-    agents end first."""
-    give_up = time.monotonic() + PATIENCE_S
-    while not (found := find()):
-        if not agents.is_running() or time.monotonic() > give_up:
-            raise RuntimeError(f"Nothing came of it: {agents.said()[-6000:]}")
-        time.sleep(0.05)
-    return found
+    return min(agents.wait_for(lambda: [at for at in starts(out) if at > killed_at], PATIENCE_S)) - killed_at
 
 
 def digest(out: Path) -> str:

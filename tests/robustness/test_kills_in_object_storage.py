@@ -5,11 +5,19 @@ import random
 
 import pytest
 
-from bench.object_storage_kills import PATIENCE_S, Moment, random_moments, runs_into_a_bucket, weights_on_a_disk
+from bench.object_storage_kills import (
+    PATIENCE_S,
+    Moment,
+    random_moments,
+    random_request,
+    runs_into_a_bucket,
+    weights_on_a_disk,
+)
 from trainer.step.checkpoint_manifest import MANIFEST
 
 NUM_STEPS = 2
 NUM_KILLS = 4
+NUM_RANKS = 2
 pytestmark = pytest.mark.slow  # up to eight starts
 
 
@@ -42,3 +50,13 @@ def test_a_first_checkpoint_that_was_never_completed_stands_in_nobodys_way(runs,
     killed = runs.killed("first", whole, expected, iter([Moment(PATIENCE_S, completes)]))
     assert len(killed.moments) == 1
     assert (killed.exit_code, killed.problems) == (0, ()), runs.said("first")
+
+
+def test_ranks_begin_again_together_where_one_was_killed(tmp_path):
+    seed = random.randrange(2**32)
+    expected = weights_on_a_disk(tmp_path, NUM_STEPS, NUM_RANKS)
+    with runs_into_a_bucket(tmp_path, NUM_STEPS, NUM_RANKS) as runs:
+        whole = runs.undisturbed("whole")
+        killed = runs.killed_ranks("ranks", whole, expected, [random_request(random.Random(seed), whole, NUM_RANKS)])
+        assert len(killed.moments) == 1, runs.said("ranks")
+        assert (killed.exit_code, killed.problems) == (0, ()), (seed, runs.said("ranks"))

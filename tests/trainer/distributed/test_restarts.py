@@ -6,7 +6,7 @@ import pytest
 
 import processes
 from bench.agents import Launch, running
-from bench.restarts import NUM_RANKS, PATIENCE_S, digest, kill, program, starts, wait_for, wait_for_start
+from bench.restarts import NUM_RANKS, PATIENCE_S, digest, kill, program, starts, wait_for_start
 from trainer.pretrain import main
 from trainer.run_files import CHECKPOINTS
 from trainer.step import checkpoint
@@ -28,7 +28,7 @@ def test_a_killed_rank_begins_again_with_the_others(tmp_path, expected, rendezvo
     out = tmp_path / "run"
     launch = Launch(rendezvous, num_agents, NUM_RANKS // num_agents, max_restarts=2)
     with running(launch, program(out, NUM_STEPS), tmp_path) as agents:
-        wait_for(lambda: checkpoint.find_latest(out / CHECKPOINTS), agents)
+        agents.wait_for(lambda: checkpoint.find_latest(out / CHECKPOINTS), PATIENCE_S)
         killed_at = kill(agents, NUM_RANKS - 1)
         wait_for_start(out, killed_at, agents)
         assert agents.wait(PATIENCE_S) == [0] * num_agents, agents.said()
