@@ -26,8 +26,9 @@ def test_a_demo_trains_on_as_its_weights_were_trained() -> None:
 @pytest.mark.parametrize(("made", "before"), [(toy_search, toy_refine), (toy_steps, toy_search)])
 def test_one_goes_on_from_the_other_with_other_tasks_alone(made: Recipe, before: Recipe) -> None:
     own, base = made(), before()
+    assert replace(own.model, image_decoder=base.model.image_decoder) == base.model
     assert own.init == f"{base.out}/model"
-    same = replace(own, recipe=base.recipe, out=base.out, init=base.init, num_steps=base.num_steps)
+    same = replace(own, recipe=base.recipe, out=base.out, init=base.init, num_steps=base.num_steps, model=base.model)
     assert replace(same, data=replace(same.data, tasks=base.data.tasks)) == base
 
 
