@@ -72,7 +72,7 @@ def test_options_and_prompts_are_those_of_generate(one) -> None:
 
 def test_names() -> None:
     assert [one.name for one in benchmarks_named(["gqa", "vist", "gqa"])] == ["gqa", "vist"]
-    assert len(benchmarks_named(["all"])) == len(BENCHMARKS) == 19 + 7 + 5
+    assert len(benchmarks_named(["all"])) == len(BENCHMARKS) == 19 + 7 + 6
     assert [one.name for one in benchmarks_named(["emoji"])] == [name for name in BENCHMARKS if name not in PUBLISHED]
     with pytest.raises(UsageError, match="There is no benchmark 'coco'; expected some of coco_caption"):
         benchmarks_named(["coco"])

@@ -36,7 +36,7 @@ def predictions(folder: Path) -> dict[str, object]:
 def test_check_tells_what_is_there(data, tmp_path, capsys) -> None:
     assert main(["--benchmark", "all", "--data", str(data), "--check"]) == 0
     shown = capsys.readouterr().out
-    assert len(re.findall("^ready ", shown, re.MULTILINE)) == 19 + 7 + 5
+    assert len(re.findall("^ready ", shown, re.MULTILINE)) == 19 + 7 + 6
     assert "the official split has 5,046: this is another one, or a part" in shown
     assert "4 images x 1 candidates x 250 steps x 2 (guidance) = 2,000 passes of the U-Net" in shown
     assert main(["--benchmark", "gqa", "vist", "--data", str(tmp_path), "--check"]) == 1
