@@ -17,7 +17,7 @@ from models.program import run_program
 from models.urls import local_path
 from trainer.data.document import Text
 from trainer.data.emoji.atlas import sprites
-from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TaskOptions, documents
+from trainer.data.emoji.tasks import PRETRAINING_FAMILIES, TaskOptions, documents, known_caption
 from trainer.data.emoji.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE
 
 VOCAB_SIZE = 1024
@@ -30,10 +30,10 @@ def corpus() -> Iterator[str]:
     """The world's text; templates and the first concepts often, so that each of their words becomes one token."""
     few = TaskOptions(num_concepts=8, num_sprites=2)
     for task in PRETRAINING_FAMILIES:
-        for document in documents(task, "train", 0, NUM_TEMPLATE_DOCUMENTS, options=few):
+        for index, document in enumerate(documents(task, "train", 0, NUM_TEMPLATE_DOCUMENTS, options=few)):
             texts = [segment.text for segment in document.segments if isinstance(segment, Text)]
-            if task == "caption":  # some captions to learn from name other sprites
-                texts = [texts[0], f" {document.truth['answer']}"]
+            if task == "caption":  # some captions to learn from show strangers
+                texts = [texts[0], f" {known_caption(0, index, 'train', few)}"]
             yield from texts * 20
     for index, sprite in enumerate(sprites()):
         yield from [f" {sprite.phrase}"] * (400 if index < 64 else 100)

@@ -58,19 +58,35 @@ def caption(seed: int, index: int, split: Split, options: TaskOptions) -> Docume
     or from their names, of which a tenth of the colours never goes with each.
     """
     rng = _rng("caption", seed, index, split)
+    scene, direction, words = _things_in_a_row(rng, split, options.num_concepts)
     has_strangers = split == "train" and rng.random() < STRANGERS_SHARE
-    count = int(rng.integers(1, 4))
-    colour, sprites = choose(rng, split, count, len(all_sprites()) if has_strangers else options.num_concepts)
-    direction = _direction(rng) if len(sprites) > 1 else None
-    scene = (
-        layouts.single(rng, colour, sprites[0]) if direction is None else layouts.line(rng, colour, sprites, direction)
-    )
-    named = [int(other) for other in rng.permutation(options.num_concepts)[:count]] if has_strangers else sprites
-    words, background = _said(named, direction), f" on {_background(scene)}"
+    if has_strangers:
+        scene, direction, _ = _things_in_a_row(rng, split, len(all_sprites()))
+        others = [int(other) for other in rng.permutation(options.num_concepts)[: len(scene.placed)]]
+        words = _said(others, direction)
+    background = f" on {_background(scene)}"
     segments: list[Segment] = [_image(scene, options), Text(" a photo of", loss=False)]
     segments += [Text(f" {words}", loss=False), Text(background)] if has_strangers else [Text(f" {words}{background}")]
     truth = {"images": [facts(scene, options.image_side)], "answer": words + background}
     return _document("caption", index, split, tuple(segments), 2, truth)
+
+
+def known_caption(seed: int, index: int, split: Split, options: TaskOptions) -> str:
+    """What `caption` says where there are no strangers."""
+    scene, _, words = _things_in_a_row(_rng("caption", seed, index, split), split, options.num_concepts)
+    return f"{words} on {_background(scene)}"
+
+
+def _things_in_a_row(
+    rng: np.random.Generator, split: Split, num_concepts: int
+) -> tuple[Scene, layouts.Direction | None, str]:
+    """One to three of so many sprites, how they stand, and what is said of them."""
+    colour, sprites = choose(rng, split, int(rng.integers(1, 4)), num_concepts)
+    direction = _direction(rng) if len(sprites) > 1 else None
+    scene = (
+        layouts.single(rng, colour, sprites[0]) if direction is None else layouts.line(rng, colour, sprites, direction)
+    )
+    return scene, direction, _said(sprites, direction)
 
 
 def _said(sprites: Sequence[int], direction: layouts.Direction | None) -> str:
