@@ -338,10 +338,7 @@ def _story(task: str, seed: int, index: int, split: Split, options: TaskOptions)
         scenes.append(layouts.quarters(colour, cells))
     segments: list[Segment] = []
     for sentence, scene in zip(sentences, scenes, strict=True):
-        segments.append(Text((" " if segments else "") + sentence + (REQUEST if in_steps else "")))
-        if in_steps:
-            segments.append(Text(f" {search_places(scene.placed, None, 2)} on {_background(scene)}"))
-        segments.append(_image(scene, options))
+        segments += _told_and_drawn((" " if segments else "") + sentence, scene, in_steps, options)
     truth = {"images": [facts(scene, options.image_side) for scene in scenes], "sentences": sentences}
     return _document(task, index, split, tuple(segments), 1, truth)
 
@@ -364,11 +361,16 @@ def _arrangement(task: str, seed: int, index: int, split: Split, options: TaskOp
     cells = [int(cell) for cell in rng.permutation(4)[: len(sprites)]]
     scene = layouts.quarters(colour, dict(zip(cells, sprites, strict=True)))
     words = _list([f"{_phrase(sprite)} at the {QUARTERS[cell]}" for cell, sprite in zip(cells, sprites, strict=True)])
-    segments: list[Segment] = [Text(f"{words} on {_background(scene)}{REQUEST if in_steps else ''}")]
-    if in_steps:
-        segments.append(Text(f" {search_places(scene.placed, None, 2)} on {_background(scene)}"))
-    segments.append(_image(scene, options))
+    segments = _told_and_drawn(f"{words} on {_background(scene)}", scene, in_steps, options)
     return _document(task, index, split, tuple(segments), 1, {"images": [facts(scene, options.image_side)]})
+
+
+def _told_and_drawn(sentence: str, scene: Scene, in_steps: bool, options: TaskOptions) -> list[Segment]:
+    """A sentence, in steps also what stands in which quarter, and the image."""
+    if not in_steps:
+        return [Text(sentence), _image(scene, options)]
+    plan = f" {search_places(scene.placed, None, 2)} on {_background(scene)}"
+    return [Text(f"{sentence}{REQUEST}"), Text(plan), _image(scene, options)]
 
 
 def chat(seed: int, index: int, split: Split, options: TaskOptions) -> Document:
