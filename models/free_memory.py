@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-TRIM_BYTES = 2**24
+TRIM_BYTES = 2**22
 
 
 class FreeMemory:
