@@ -384,3 +384,19 @@ def test_an_export_holds_the_node_and_computes_the_same(name: str, is_dynamic: b
             expected = model(image)
         for actual, tensor in zip(session.run(None, {"pixel_values": image.numpy()}), expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(actual), tensor, rtol=0, atol=1e-4 * float(tensor.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's exporter, about transformers' code
+def test_a_program_of_deformable_detr_refuses_images_of_another_size() -> None:
+    """As docs/transformers_models.md says, torch.linspace in transformers' encoder makes sizes of maps constants."""
+    case = small("Deformable DETR")
+    mmfs.replace_attention(case.model)
+    model = Outputs(case)
+    shapes = ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(model, (torch.rand(1, 3, 144, 208),), dynamic_shapes=shapes, strict=True).module()
+    image = torch.rand(1, 3, 144, 208)
+    with torch.no_grad():
+        torch.testing.assert_close(program(image), model(image))
+    with pytest.raises(AssertionError, match="Guard failed"):
+        program(torch.rand(1, 3, 192, 224))
