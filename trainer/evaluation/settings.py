@@ -27,7 +27,7 @@ class Settings:
     num_steps: int = 24
     """Denoising steps an image."""
 
-    guidance_scale: float = 2.0
+    guidance_scale: float = 1.0
     seed: int = 0
     """Image i starts from the noise of seed + i."""
 
