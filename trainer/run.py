@@ -47,6 +47,7 @@ from trainer.run_page import is_page_up_to_date, write_page
 from trainer.run_storage import Storage, local_folder, publish_files
 from trainer.starting_model import begin_model
 from trainer.step.checkpoint import Checkpoint
+from trainer.step.compilation import refuse_miscompiled
 from trainer.step.loop import Outcome, train
 from trainer.step.lr_schedule import learning_rate_factor
 from trainer.step.phase import Phase
@@ -80,6 +81,7 @@ def make_run(command: TrainConfig, *, resume: str = AUTO, change: Sequence[str] 
     require_wandb(command.logging.wandb)
     found = find_start(command, resume, change)
     config = found.config
+    refuse_miscompiled(config.compile, device)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     place, folder = place_of(config.out), local_folder(config.out)
@@ -157,6 +159,7 @@ def make_dry_run(config: TrainConfig, num_steps: int) -> int:
         logging=replace(config.logging, every=num_steps),
     )
     device = choose_device(config.device)
+    refuse_miscompiled(config.compile, device)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     with Interrupt(echoes=is_launched()) as interrupt, joined(device, config.parallel, interrupt) as processes:

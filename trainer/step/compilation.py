@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from mmfs.plurals import counted
+from models.component_names import CompiledComponent
 from trainer.errors import UsageError
 
 MOST_GRAPHS = 32
@@ -74,6 +75,17 @@ def compiler_errors_explained() -> Iterator[None]:
             "with --compile '[]', or with fewer components of --compile; on a CPU, compiling needs a C++ compiler (on "
             "Debian: apt install g++). The run can be resumed either way."
         ) from error
+
+
+def refuse_miscompiled(components: Collection[CompiledComponent], device: torch.device) -> None:
+    """The compiler of torch 2.13 makes wrong code for a CPU of an up block of diffusers' U-Net, for one image and some
+    sizes (2 x 2 always): all gradients from its upsampler down are 0, without a word. Raises UsageError."""
+    if device.type == "cpu" and "unet" in components:
+        others = ", ".join(sorted(set(components) - {"unet"}))
+        raise UsageError(
+            "--compile has unet, which PyTorch's compiler gets wrong on a CPU: for some sizes of images it loses all "
+            f"gradients behind an up block. Leave it out: --compile '[{others}]'."
+        )
 
 
 def uncompiled() -> Any:

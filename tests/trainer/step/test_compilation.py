@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_blocks import UpBlock2D
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from trainer.errors import UsageError
-from trainer.step.compilation import Compilation, compiler_errors_explained, uncompiled
+from trainer.step.compilation import Compilation, compiler_errors_explained, refuse_miscompiled, uncompiled
 
 # The compiler itself looks there.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
@@ -74,3 +75,32 @@ def test_an_error_of_the_compiler_is_a_sentence() -> None:
         compiler_errors_explained(),
     ):
         layer(torch.ones(1, 2))
+
+
+def test_a_unet_is_not_compiled_for_a_cpu() -> None:
+    cpu = torch.device("cpu")
+    with pytest.raises(UsageError, match=r"gets wrong on a CPU.* --compile '\[language_model\]'\."):
+        refuse_miscompiled(["language_model", "unet"], cpu)
+    refuse_miscompiled(["language_model", "vision_encoder"], cpu)
+    refuse_miscompiled(["unet"], torch.device("cuda"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own code
+def test_why_a_unet_is_not_compiled_for_a_cpu() -> None:
+    """Where this fails, PyTorch's compiler has been mended, and `refuse_miscompiled` can go for its new versions."""
+    torch.manual_seed(0)
+    block = UpBlock2D(8, 16, 16, temb_channels=32, num_layers=1, resnet_groups=4)
+    inputs = torch.randn(1, 16, 2, 2), (torch.randn(1, 8, 2, 2),), torch.randn(1, 32)
+
+    def gradient() -> Tensor:
+        block.zero_grad()
+        block(*inputs).square().mean().backward()
+        weights = block.resnets[0].conv1.weight
+        assert weights.grad is not None
+        return weights.grad.clone()
+
+    expected = gradient()
+    block.compile()
+    assert float(expected.norm()) > 0.01
+    assert float(gradient().norm()) == 0
