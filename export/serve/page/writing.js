@@ -34,8 +34,10 @@ export async function write(view, body) {
   try {
     for await (const event of chat(body, { signal: controller.signal })) {
       if (event.kind === "started") told.response = event.id;
-      else if (event.kind === "progress") watch.progress(event);
-      else if (event.kind === "preview") view.showPreview(event.url);
+      else if (event.kind === "progress") {
+        watch.progress(event);
+        showProgress(watch); // at once: a short drawing ends before the next tick
+      } else if (event.kind === "preview") view.showPreview(event.url);
       else if (event.kind === "text") {
         watch.piece();
         view.addText(event.text);
