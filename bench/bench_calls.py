@@ -31,7 +31,7 @@ LEVELS = ((16, 16), (8, 8), (4, 4))
 TOLERANCE = 1e-5
 
 
-def arguments(scale: Scale, *, requires_grad: tuple[str, ...] = ()) -> dict[str, Any]:
+def arguments(scale: Scale, *, requires_grad: tuple[str, ...] = (), channels: int = 64) -> dict[str, Any]:
     """One query, 16 heads of 64 channels, 3 levels, 8 points, 4 images."""
     generator = torch.Generator().manual_seed(0)
     sizes = SMOKE_LEVELS if scale == "smoke" else LEVELS
@@ -41,13 +41,13 @@ def arguments(scale: Scale, *, requires_grad: tuple[str, ...] = ()) -> dict[str,
         return torch.randn(shape, generator=generator) * scale
 
     tensors = {
-        "value": normal(4, sum(h * w for h, w in sizes), heads, 64),
+        "value": normal(4, sum(h * w for h, w in sizes), heads, channels),
         "reference_points": torch.rand(1, 1, 2, generator=generator),
         "sampling_offsets": normal(1, 1, heads, points, 2, scale=0.1),
         "attention_logits": normal(1, 1, heads, levels, points),
         "offset_table": normal(ages, heads, points, 2, scale=0.1),
         "logit_table": normal(ages, heads, levels, points),
-        "null_value": normal(heads, 64),
+        "null_value": normal(heads, channels),
     }
     for name in requires_grad:
         tensors[name].requires_grad_()
@@ -68,10 +68,14 @@ def by_operator(**named: Any) -> Tensor:
 
 def often(call: Callable[[], object], scale: Scale) -> Callable[[], None]:
     def run() -> None:
-        for _ in range(1 if scale == "smoke" else NUM_CALLS):
+        for _ in range(num_calls(scale)):
             call()
 
     return run
+
+
+def num_calls(scale: Scale) -> int:
+    return 1 if scale == "smoke" else NUM_CALLS
 
 
 def rounds(scale: Scale) -> int:
@@ -103,6 +107,7 @@ def bench_call_beside_its_arithmetic(benchmark: BenchmarkFixture, num_threads: i
         rounds=rounds(scale),
         error=error,
         device="cpu",
+        num_calls=num_calls(scale),
     )
 
 
@@ -136,6 +141,7 @@ def bench_call_with_backward(with_value: bool, benchmark: BenchmarkFixture, num_
         rounds=rounds(scale),
         error=error,
         device="cpu",
+        num_calls=num_calls(scale),
     )
 
 
@@ -152,6 +158,7 @@ def bench_call_without_gradients(benchmark: BenchmarkFixture, num_threads: int, 
         rounds=rounds(scale),
         error=error,
         device="cpu",
+        num_calls=num_calls(scale),
     )
 
 
@@ -181,6 +188,7 @@ def bench_folded_layer_beside_its_products(benchmark: BenchmarkFixture, num_thre
             rounds=rounds(scale),
             error=error,
             device="cpu",
+            num_calls=num_calls(scale),
         )
 
 
@@ -193,7 +201,7 @@ def bench_cuda_call_up_to_the_launch(benchmark: BenchmarkFixture, num_threads: i
         often(lambda: calls.mmfs_attention_forward(device, fields), scale), rounds=rounds(scale), warmup_rounds=1
     )
     assert device.launches
-    benchmark.extra_info["num_calls"] = 1 if scale == "smoke" else NUM_CALLS
+    benchmark.extra_info["num_calls"] = num_calls(scale)
 
 
 class PackingDevice(RecordingDevice):

@@ -3,6 +3,10 @@
 Times are of one call, medians. "wall" is from Python until the result is there, "device" what the GPU works on it. "x"
 is how many times faster than transformers' own function in the same run, or than rebatching the queries of cameras:
 by the device where both have that time.
+
+A second table holds the benchmarks that are timed by turns with a baseline of their own (`bench/model_sides.py`): least
+times, since the least is what a busy machine disturbs least, and how many times faster than the baseline, by the least
+times and by the medians.
 """
 
 from __future__ import annotations
@@ -15,6 +19,10 @@ from typing import Any
 HEADER = (
     "| workload | direction | type | locations | implementation | threads | wall ms | device ms | x | MiB | error |\n"
     "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|"
+)
+PAIRS_HEADER = (
+    "| benchmark | baseline | threads | ms | baseline ms | x | x of medians | error |\n"
+    "|---|---|---:|---:|---:|---:|---:|---:|"
 )
 PEERS = ("transformers", "rebatched")
 """No workload has both."""
@@ -35,14 +43,17 @@ def page(result: dict[str, Any]) -> str:
         f"Commit: {result['commit_info'].get('id', 'unknown')}"
         + (", changed" * bool(result["commit_info"].get("dirty"))),
     ]
-    return "\n".join(f"* {fact}" for fact in facts) + "\n\n" + table(result)
+    return "\n".join(f"* {fact}" for fact in facts) + "".join(
+        f"\n\n{each}" for each in (table(result), pairs(result)) if each
+    )
 
 
 def table(result: dict[str, Any]) -> str:
-    """One row a benchmark, in the order of the run. "MiB" is peak memory beyond the inputs."""
-    times = {key(entry["extra_info"]): times_of(entry) for entry in result["benchmarks"]}
-    rows = [HEADER]
-    for entry in result["benchmarks"]:
+    """One row a benchmark of an op, in the order of the run; "" without any. "MiB" is peak memory beyond the inputs."""
+    ops = [entry for entry in result["benchmarks"] if "workload" in entry["extra_info"]]
+    times = {key(entry["extra_info"]): times_of(entry) for entry in ops}
+    rows = [HEADER] if ops else []
+    for entry in ops:
         info = entry["extra_info"]
         wall_s, device_s = times[key(info)]
         peak_bytes = info["peak_memory_bytes"]
@@ -52,6 +63,26 @@ def table(result: dict[str, Any]) -> str:
             milliseconds(device_s),
             ratio(peer_times(times, info), (wall_s, device_s)),
             "–" if peak_bytes is None else f"{peak_bytes / 2**20:.0f}",
+            f"{info['relative_error']:.1e}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def pairs(result: dict[str, Any]) -> str:
+    """One row a benchmark that was timed by turns with its baseline, in the order of the run; "" without any."""
+    entries = [entry for entry in result["benchmarks"] if "baseline_least_s" in entry["extra_info"]]
+    rows = [PAIRS_HEADER] if entries else []
+    for entry in entries:
+        info = entry["extra_info"]
+        cells = [
+            entry["name"].removeprefix("bench_"),
+            info["baseline"],
+            str(info["num_threads"]),
+            milliseconds(info["least_s"]),
+            milliseconds(info["baseline_least_s"]),
+            f"{info['baseline_least_s'] / info['least_s']:.2f}",
+            f"{info['times_faster']:.2f}",
             f"{info['relative_error']:.1e}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
