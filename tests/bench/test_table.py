@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bench.table import HEADER, page, table
+from bench.table import HEADER, PAIRS_HEADER, page, pairs, table
 
 
 def entry(
@@ -82,3 +82,28 @@ def test_a_page_says_how_it_was_measured():
     ):
         assert fact in text
     assert text.endswith(table(result))
+
+
+def pair(name: str, least_s: float, baseline_least_s: float) -> dict:
+    info = {
+        "baseline": "its two products",
+        "num_threads": 1,
+        "least_s": least_s,
+        "baseline_least_s": baseline_least_s,
+        "times_faster": 0.6,
+        "relative_error": 5e-7,
+    }
+    return {"name": name, "extra_info": info, "stats": {"median": 1.0}}
+
+
+def test_what_was_timed_by_turns_has_a_table_of_its_own():
+    result = {"benchmarks": [pair("bench_layer[1-threads]", 2e-5, 1e-5)]}
+    assert table(result) == ""
+    assert pairs(result) == (
+        f"{PAIRS_HEADER}\n| layer[1-threads] | its two products | 1 | 0.02 | 0.01 | 0.50 | 0.60 | 5.0e-07 |"
+    )
+
+
+def test_benchmarks_without_times_to_compare_are_in_neither_table():
+    result = {"benchmarks": [{"name": "bench_toy", "extra_info": {"tokens read": 1.1}, "stats": {"median": 1.0}}]}
+    assert (table(result), pairs(result)) == ("", "")
