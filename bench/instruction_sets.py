@@ -3,9 +3,9 @@
 OMP_NUM_THREADS=1 python -m bench.instruction_sets
 
 Forward. One thread: CPU time; more: wall time. "x" is transformers' least time over an implementation's and, in
-brackets, the median of this ratio in each round. "error" is relative, from float64. With half types transformers' function makes
-half locations, which are off by pixels: its error says how far, and its time is what a model would spend, not what the
-same result costs.
+brackets, the median of this ratio in each round. "error" is relative, from float64. With half types transformers'
+function makes half locations, which are off by pixels: its error says how far, and its time is what a model would
+spend, not what the same result costs.
 """
 
 from __future__ import annotations
