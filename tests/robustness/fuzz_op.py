@@ -2,10 +2,10 @@
 
     PYTHONPATH=.:tests python tests/robustness/fuzz_op.py --minutes 30 --seed 0
 
-Half of the time every implementation computes: PyTorch's own operators, both builds of the compiled kernel, the CUDA
+Half of the time every implementation computes: PyTorch's own operators, every build of the compiled kernel, the CUDA
 sources on the CPU, the TensorRT plugin's launches of them, and the ONNX function and the custom operators in
-onnxruntime; the other half, both
-builds of the compiled kernel under GCC's sanitizers for addresses and undefined behaviour. The CUDA sources and the C++
+onnxruntime; the other half, every
+build of the compiled kernel under GCC's sanitizers for addresses and undefined behaviour. The CUDA sources and the C++
 plugin run under the sanitizer for undefined behaviour always. A case is a function of the seed and its number:
 
     PYTHONPATH=.:tests python tests/robustness/fuzz_op.py --seed 0 --case 1234
@@ -417,7 +417,7 @@ def needs(given: NodeCall) -> str:
 
 
 def compile_sanitized(folder: Path) -> None:
-    """Both builds of the compiled kernel with sanitizers, to a folder."""
+    """Every build of the compiled kernel with sanitizers, to a folder."""
     for build in setup_script().instruction_sets():
         compile_library(SOURCE, folder / f"_cpu_{build}.so", f"address,{UNDEFINED}", build)
 
