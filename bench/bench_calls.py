@@ -29,6 +29,15 @@ from models.folded_mmfs import FoldedMMFS
 NUM_CALLS = 100
 LEVELS = ((16, 16), (8, 8), (4, 4))
 TOLERANCE = 1e-5
+GRADIENTS = (
+    "reference_points",
+    "sampling_offsets",
+    "attention_logits",
+    "offset_table",
+    "logit_table",
+    "null_value",
+)
+"""Of a call whose images are frozen; with all gradients value's comes first."""
 
 
 def arguments(scale: Scale, *, requires_grad: tuple[str, ...] = (), channels: int = 64) -> dict[str, Any]:
@@ -114,16 +123,7 @@ def bench_call_beside_its_arithmetic(benchmark: BenchmarkFixture, num_threads: i
 @pytest.mark.parametrize("with_value", [False, True], ids=["frozen-images", "all-gradients"])
 def bench_call_with_backward(with_value: bool, benchmark: BenchmarkFixture, num_threads: int, scale: Scale) -> None:
     """Forward and backward, against the registered operator with torch.library's gradient."""
-    names: tuple[str, ...] = (
-        "reference_points",
-        "sampling_offsets",
-        "attention_logits",
-        "offset_table",
-        "logit_table",
-        "null_value",
-    )
-    if with_value:
-        names = ("value", *names)
+    names = ("value", *GRADIENTS) if with_value else GRADIENTS
     named = arguments(scale, requires_grad=names)
     leaves, grad = [named[name] for name in names], torch.ones(1, 1, 16 * 64)
 

@@ -18,19 +18,9 @@ import torch
 from torch import Tensor
 
 from bench import measure
-from bench.bench_calls import TOLERANCE, arguments, checked
+from bench.bench_calls import GRADIENTS, TOLERANCE, arguments, checked
 from mmfs import compiled, dispatch, mmfs_attention
 from mmfs.functional import sizes_of
-
-GRADIENTS = (
-    "reference_points",
-    "sampling_offsets",
-    "attention_logits",
-    "offset_table",
-    "logit_table",
-    "null_value",
-)
-"""Of a call whose images are frozen; with all gradients value's comes first."""
 
 Parts = dict[str, Callable[[], object]]  # the first is the whole
 
