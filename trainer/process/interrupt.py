@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ STOP_FILE = "STOP"
 """A file of this name in the run directory stops the run, which takes it away. A directory is no such file."""
 
 EXIT_STOPPED = 3
-"""Exit code of a run that was told to stop and did, after a complete checkpoint."""
+"""Exit code of a run that was told to stop and did, after a complete checkpoint; see `Stop.exit_code`."""
 
 
 class Stop(IntEnum):
@@ -33,8 +34,19 @@ class Stop(IntEnum):
 
     @property
     def exit_code(self) -> int:
-        """0 for a pause by the clock; 3 where somebody asked for it; 130, as shells have it, for Ctrl-C."""
-        return {Stop.DEADLINE: 0, Stop.SIGINT: 128 + signal.SIGINT}.get(self, EXIT_STOPPED)
+        """0 for a pause by the clock; 3 where somebody asked for it; 130, as shells have it, for Ctrl-C.
+
+        `torchrun --max-restarts` takes any code but 0 for a failure, and would begin again what somebody has ended: 0
+        there, but for signals that end a node's `torchrun` too, after which the other nodes have to begin again.
+        """
+        if self is Stop.SIGINT:
+            return 128 + signal.SIGINT
+        ends_a_node = self in (Stop.SIGTERM, Stop.SIGHUP)
+        return 0 if self is Stop.DEADLINE or (_begins_again() and not ends_a_node) else EXIT_STOPPED
+
+
+def _begins_again() -> bool:
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
 class Interrupted(Exception):

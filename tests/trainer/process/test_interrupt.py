@@ -26,6 +26,16 @@ def test_the_first_signal_is_a_request_and_the_second_one_acts(number, exit_code
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize(("max_restarts", "exit_code"), [("0", 3), ("20", 0)])
+def test_torchrun_does_not_begin_again_what_somebody_has_ended(monkeypatch, max_restarts, exit_code):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", max_restarts)
+    asked = (Stop.STOP_FILE, Stop.CLOSED_OUTPUT, Stop.SIGUSR1)
+    assert [stop.exit_code for stop in asked] == [exit_code] * len(asked)
+    ends_a_node = (Stop.SIGTERM, Stop.SIGHUP, Stop.SIGINT)  # others wait for it
+    assert [stop.exit_code for stop in ends_a_node] == [3, 3, 130]
+    assert Stop.DEADLINE.exit_code == 0
+
+
 def test_what_torchrun_repeats_is_not_a_second_wish():
     acted = []
     before = signal.signal(signal.SIGTERM, lambda *_: acted.append("now"))
