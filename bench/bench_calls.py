@@ -75,9 +75,9 @@ def by_operator(**named: Any) -> Tensor:
     return out
 
 
-def often(call: Callable[[], object], scale: Scale) -> Callable[[], None]:
+def often(call: Callable[[], object], times: int) -> Callable[[], None]:
     def run() -> None:
-        for _ in range(num_calls(scale)):
+        for _ in range(times):
             call()
 
     return run
@@ -110,8 +110,8 @@ def bench_call_beside_its_arithmetic(benchmark: BenchmarkFixture, num_threads: i
     assert max(error, measure.relative_error(out, mmfs_attention(**named, backend="reference"))) < TOLERANCE
     time_both(
         benchmark,
-        often(lambda: mmfs_attention(**named), scale),
-        often(lambda: arithmetic(ready), scale),
+        often(lambda: mmfs_attention(**named), num_calls(scale)),
+        often(lambda: arithmetic(ready), num_calls(scale)),
         name="the compiled kernel alone",
         rounds=rounds(scale),
         error=error,
@@ -135,8 +135,8 @@ def bench_call_with_backward(with_value: bool, benchmark: BenchmarkFixture, num_
     assert error < TOLERANCE
     time_both(
         benchmark,
-        often(lambda: gradients(mmfs_attention), scale),
-        often(lambda: gradients(by_operator), scale),
+        often(lambda: gradients(mmfs_attention), num_calls(scale)),
+        often(lambda: gradients(by_operator), num_calls(scale)),
         name="torch.library's operator",
         rounds=rounds(scale),
         error=error,
@@ -152,8 +152,8 @@ def bench_call_without_gradients(benchmark: BenchmarkFixture, num_threads: int, 
     assert error < TOLERANCE
     time_both(
         benchmark,
-        often(lambda: mmfs_attention(**named), scale),
-        often(lambda: torch.ops.mmfs.mmfs_attention(*checked(named)), scale),
+        often(lambda: mmfs_attention(**named), num_calls(scale)),
+        often(lambda: torch.ops.mmfs.mmfs_attention(*checked(named)), num_calls(scale)),
         name="torch.library's operator",
         rounds=rounds(scale),
         error=error,
@@ -182,8 +182,8 @@ def bench_folded_layer_beside_its_products(benchmark: BenchmarkFixture, num_thre
 
         time_both(
             benchmark,
-            often(lambda: folded(hidden, values, visible), scale),
-            often(products, scale),
+            often(lambda: folded(hidden, values, visible), num_calls(scale)),
+            often(products, num_calls(scale)),
             name="its two products",
             rounds=rounds(scale),
             error=error,
@@ -198,7 +198,9 @@ def bench_cuda_call_up_to_the_launch(benchmark: BenchmarkFixture, num_threads: i
     fields = checked(arguments(scale))
     device = PackingDevice(num_sms=132, shared_bytes=SHARED_BYTES)
     benchmark.pedantic(
-        often(lambda: calls.mmfs_attention_forward(device, fields), scale), rounds=rounds(scale), warmup_rounds=1
+        often(lambda: calls.mmfs_attention_forward(device, fields), num_calls(scale)),
+        rounds=rounds(scale),
+        warmup_rounds=1,
     )
     assert device.launches
     benchmark.extra_info["num_calls"] = num_calls(scale)

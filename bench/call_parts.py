@@ -10,7 +10,6 @@ whole; what is left is a row of its own. `pytest bench/bench_calls.py` times the
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,8 @@ import torch
 from torch import Tensor
 
 from bench import measure
-from bench.bench_calls import GRADIENTS, TOLERANCE, arguments, checked
+from bench.bench_calls import GRADIENTS, TOLERANCE, arguments, checked, often
+from bench.model_sides import least_cpu_seconds
 from mmfs import compiled, dispatch, mmfs_attention
 from mmfs.functional import sizes_of
 
@@ -139,14 +139,8 @@ def check_close(found: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
 
 def least_microseconds(parts: Parts, rounds: int, calls: int) -> dict[str, float]:
     """CPU time of one call of each, by turns."""
-    least = dict.fromkeys(parts, float("inf"))
-    for _ in range(rounds):
-        for name, part in parts.items():
-            start_s = time.process_time()
-            for _ in range(calls):
-                part()
-            least[name] = min(least[name], 1e6 * (time.process_time() - start_s) / calls)
-    return least
+    least_s = least_cpu_seconds(rounds, *(often(part, calls) for part in parts.values()))
+    return {name: 1e6 * each / calls for name, each in zip(parts, least_s, strict=True)}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from torch import Tensor
 from bench import peers
 from bench.bench_op import TOLERANCE, call_of, checked_queries, exact_results, results
 from bench.measure import worst_error
+from bench.model_sides import seconds
 from bench.workloads import WORKLOADS, Scale
 from mmfs import compiled
 from mmfs.arguments import MMFSAttentionArguments
@@ -79,7 +80,7 @@ def rows(workload: str, dtype: torch.dtype, options: argparse.Namespace) -> Iter
     for _ in range(options.rounds):
         for name, call in calls.items():
             repeats = 1 if name == PEER else 3
-            times[name].append(min(seconds(call, timer) for _ in range(repeats)))
+            times[name].append(min(seconds(call, "cpu", timer) for _ in range(repeats)))
     least_s = min(times[PEER])
     for name, own in times.items():
         median = statistics.median(peer / each for peer, each in zip(times[PEER], own, strict=True))
@@ -102,12 +103,6 @@ def by_library(name: InstructionSet) -> Callable[..., Tensor]:
         return out
 
     return op
-
-
-def seconds(call: Callable[[], None], timer: Callable[[], float]) -> float:
-    start_s = timer()
-    call()
-    return timer() - start_s
 
 
 if __name__ == "__main__":

@@ -66,6 +66,15 @@ def time_both(
     print(f"\n{benchmark.name}: {figures}")
 
 
+def least_cpu_seconds(rounds: int, *runs: Callable[[], object]) -> list[float]:
+    """CPU time of one call of each, turn by turn: the least of all rounds, which a busy machine disturbs least."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for each, run in zip(times, runs, strict=True):
+            each.append(seconds(run, "cpu", time.process_time))
+    return [min(each) for each in times]
+
+
 def seconds(run: Callable[[], object], device: str, timer: Callable[[], float] | None = None) -> float:
     """Time of one call, until its result is there; wall time without a timer."""
     timer = timer or time.perf_counter

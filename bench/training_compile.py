@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.measure import peak_memory_bytes, relative_error, worst_error
+from bench.model_sides import least_cpu_seconds
 from models import Batch, MMInterleaved
 from models.compiled_components import compile_components
 from models.component_names import CompiledComponent
@@ -99,7 +99,7 @@ def compared(run: TrainConfig, num_repetitions: int, backend: str) -> str:
         loss_error, gradient_error = abs(again - loss) / abs(loss), relative_error(found, gradients)
         assert max(loss_error, gradient_error) < TOLERANCE, (loss_error, gradient_error)
         made = compilation.report()
-        times = least(num_repetitions, lambda: step(eager, batch), lambda: step(compiled, batch))
+        times = least_cpu_seconds(num_repetitions, lambda: step(eager, batch), lambda: step(compiled, batch))
     numbers = [f"{sum(p.numel() for p in eager.parameters()):,}", *(f"{time:.3f}" for time in times)]
     numbers += [f"{times[0] / times[1]:.2f}", f"{loss_error:.1e}", f"{gradient_error:.1e}"]
     return " | ".join([*numbers, (made or "nothing").split(",")[0]])
@@ -112,17 +112,6 @@ def step(model: MMInterleaved, batch: Batch) -> tuple[float, Tensor]:
     losses = accumulate(model, batch, num_targets=int((batch.targets >= 0).sum()), num_drawn=len(batch.drawn))
     gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
     return float(losses.text.sum() + losses.image.sum()), torch.cat(gradients)
-
-
-def least(num_repetitions: int, *work: Callable[[], object]) -> list[float]:
-    """CPU seconds of each, turn by turn."""
-    times: list[list[float]] = [[] for _ in work]
-    for _ in range(num_repetitions):
-        for each, run in zip(times, work, strict=True):
-            begin = time.process_time()
-            run()
-            each.append(time.process_time() - begin)
-    return [min(each) for each in times]
 
 
 def attention(tokens: int, document: int, num_repetitions: int) -> str:
@@ -147,7 +136,7 @@ def attention(tokens: int, document: int, num_repetitions: int) -> str:
     peaks = [peak_memory_bytes(partial(run, attended), "cpu") for attended in (dense, by_document)]
     error = worst_error(run(by_document), run(dense))
     assert error < TOLERANCE, error
-    times = least(num_repetitions, lambda: run(dense), lambda: run(by_document))
+    times = least_cpu_seconds(num_repetitions, lambda: run(dense), lambda: run(by_document))
     shown = [f"{peak / 1e6:.0f}" if peak is not None else "unknown" for peak in peaks]
     ratio = f"{peaks[0] / peaks[1]:.2f}" if peaks[0] and peaks[1] else "unknown"
     return " | ".join([*shown, ratio, f"{times[0] / times[1]:.1f}", f"{error:.1e}"])

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from bench import call_parts
 from mmfs import compiled
 
-pytestmark = pytest.mark.skipif(compiled.why_not() is not None, reason="the compiled kernel is not built here")
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.skipif(compiled.why_not() is not None, reason="the compiled kernel is not built here"),
+    pytest.mark.usefixtures("keeps_num_threads"),
+]
 
 
 def test_the_parts_and_the_rest_add_up_to_the_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from bench import instruction_sets
 from mmfs import compiled
 from mmfs.compiled import InstructionSet
 
-pytestmark = pytest.mark.skipif(compiled.why_not() is not None, reason="the compiled kernel is not built here")
+pytestmark = [
+    pytest.mark.skipif(compiled.why_not() is not None, reason="the compiled kernel is not built here"),
+    pytest.mark.usefixtures("keeps_num_threads"),
+]
 
 SMALL = ["--smoke", "--rounds", "1", "--sets", "portable", "--dtypes", "float32"]
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_row_for_transformers_and_for_each_library(capsys: pytest.CaptureFixture[str]) -> None:
