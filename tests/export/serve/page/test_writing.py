@@ -100,9 +100,18 @@ def test_stop_works_before_the_first_token(open_page: Open) -> None:
 
 def test_stop_in_a_drawing_reaches_the_server_and_keeps_what_was_there(open_page: Open, server: LiveServer) -> None:
     page = open_page([DRAWING, models(text(" as asked:"))], mode="image", num_inference_steps=200)
+    seen = page.evaluate_handle(  # in the page, since the drawing may end before a test has looked and clicked
+        """() => { const seen = {}, stop = document.querySelector("#stop");
+            new MutationObserver((_, observer) => {
+                if (!document.querySelector("#status-text").textContent.includes("step")) return;
+                observer.disconnect();
+                seen.visible = stop.checkVisibility();
+                stop.click();
+            }).observe(document.body, {subtree: true, childList: true, characterData: true, attributes: true});
+            return seen; }"""
+    )
     page.click("#generate")
-    expect(page.locator("#status-text")).to_contain_text("step")
-    page.click("#stop")
+    assert page.wait_for_function("seen => 'visible' in seen && seen", arg=seen).evaluate("seen => seen.visible")
     server.wait_until(lambda: server.is_idle)
     assert parts_of(page, 1) == [" as asked:"]
     expect(page.locator(".preview")).to_have_count(0)
