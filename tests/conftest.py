@@ -53,9 +53,10 @@ def _own_kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for all tests of pages: Playwright's synchronous interface can be opened once at a time."""
+    """One for the tests of a file, not of all files: while Playwright's synchronous interface is open, its event loop
+    counts as running in this thread, and a test that calls `asyncio.run` would fail."""
     from playwright.sync_api import sync_playwright
 
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
