@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from bench import measure
-from bench.model_sides import time_both
+from bench.model_sides import often, time_both
 from bench.workloads import SMOKE_LEVELS, Scale
 from mmfs import MMFS, compiled, mmfs_attention
 from mmfs.arguments import MMFSAttentionArguments
@@ -75,14 +75,6 @@ def by_operator(**named: Any) -> Tensor:
     return out
 
 
-def often(call: Callable[[], object], times: int) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(times):
-            call()
-
-    return run
-
-
 def num_calls(scale: Scale) -> int:
     return 1 if scale == "smoke" else NUM_CALLS
 
@@ -110,8 +102,8 @@ def bench_call_beside_its_arithmetic(benchmark: BenchmarkFixture, num_threads: i
     assert max(error, measure.relative_error(out, mmfs_attention(**named, backend="reference"))) < TOLERANCE
     time_both(
         benchmark,
-        often(lambda: mmfs_attention(**named), num_calls(scale)),
-        often(lambda: arithmetic(ready), num_calls(scale)),
+        lambda: mmfs_attention(**named),
+        lambda: arithmetic(ready),
         name="the compiled kernel alone",
         rounds=rounds(scale),
         error=error,
@@ -135,8 +127,8 @@ def bench_call_with_backward(with_value: bool, benchmark: BenchmarkFixture, num_
     assert error < TOLERANCE
     time_both(
         benchmark,
-        often(lambda: gradients(mmfs_attention), num_calls(scale)),
-        often(lambda: gradients(by_operator), num_calls(scale)),
+        lambda: gradients(mmfs_attention),
+        lambda: gradients(by_operator),
         name="torch.library's operator",
         rounds=rounds(scale),
         error=error,
@@ -152,8 +144,8 @@ def bench_call_without_gradients(benchmark: BenchmarkFixture, num_threads: int, 
     assert error < TOLERANCE
     time_both(
         benchmark,
-        often(lambda: mmfs_attention(**named), num_calls(scale)),
-        often(lambda: torch.ops.mmfs.mmfs_attention(*checked(named)), num_calls(scale)),
+        lambda: mmfs_attention(**named),
+        lambda: torch.ops.mmfs.mmfs_attention(*checked(named)),
         name="torch.library's operator",
         rounds=rounds(scale),
         error=error,
@@ -182,8 +174,8 @@ def bench_folded_layer_beside_its_products(benchmark: BenchmarkFixture, num_thre
 
         time_both(
             benchmark,
-            often(lambda: folded(hidden, values, visible), num_calls(scale)),
-            often(products, num_calls(scale)),
+            lambda: folded(hidden, values, visible),
+            products,
             name="its two products",
             rounds=rounds(scale),
             error=error,

@@ -32,17 +32,18 @@ def time_both(
 
     Args:
         benchmark: of pytest-benchmark.
-        ours: what is timed, a call or several.
+        ours: a call that is timed.
         baseline: the same of the other way.
         name: of the baseline.
         rounds: how often each is timed.
         error: relative difference of the two results, which has been looked at already.
         device: "cpu" or "cuda".
-        with_memory: measure peak memory too, in one more call of each.
-        num_calls: how many calls each of the two makes; the times in `extra_info` are of one.
+        with_memory: measure peak memory too, in one more turn of each.
+        num_calls: how often each of the two is called at a time; the times in `extra_info` are of one call.
     """
     info = benchmark.extra_info
     info |= {"baseline": name, "relative_error": error, "num_threads": torch.get_num_threads()}
+    ours, baseline = often(ours, num_calls), often(baseline, num_calls)
     timer: Callable[[], float] = benchmark._timer  # no public name; CPU time, where the machine is busy
     if with_memory:
         peaks = [measure.peak_memory_bytes(run, device) for run in (ours, baseline)]
@@ -64,6 +65,16 @@ def time_both(
     info["times_faster"] = info["baseline_median_s"] / info["median_s"]
     figures = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in info.items()}
     print(f"\n{benchmark.name}: {figures}")
+
+
+def often(call: Callable[[], object], times: int) -> Callable[[], None]:
+    """So many calls as one, for those that are too short to be timed one by one."""
+
+    def run() -> None:
+        for _ in range(times):
+            call()
+
+    return run
 
 
 def least_cpu_seconds(rounds: int, *runs: Callable[[], object]) -> list[float]:

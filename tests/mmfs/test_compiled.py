@@ -87,17 +87,27 @@ def setup_script() -> ModuleType:
     return module
 
 
-@pytest.fixture(params=compiled.INSTRUCTION_SETS)
-def kernel(request: pytest.FixtureRequest, built: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Calls of `compiled` take this instruction set."""
+@pytest.fixture
+def take(built: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Lets calls of `compiled` take an instruction set; skips the test where this machine has not got it."""
+
+    def taken(instruction_set: str) -> None:
+        if (reason := compiled.why_not_instruction_set(instruction_set)) is not None:
+            pytest.skip(reason)
+        monkeypatch.setattr(compiled, "best_instruction_set", lambda: instruction_set)
+
     monkeypatch.setattr(compiled, "FOLDER", built)
     forget_libraries()
-    if (reason := compiled.why_not_instruction_set(request.param)) is not None:
-        pytest.skip(reason)
-    monkeypatch.setattr(compiled, "best_instruction_set", lambda: request.param)
-    yield request.param
+    yield taken
     monkeypatch.undo()
     forget_libraries()
+
+
+@pytest.fixture(params=compiled.INSTRUCTION_SETS)
+def kernel(request: pytest.FixtureRequest, take: Callable[[str], None]) -> str:
+    """Calls of `compiled` take this instruction set."""
+    take(request.param)
+    return request.param
 
 
 def forget_libraries() -> None:
@@ -209,11 +219,7 @@ def output_and_gradients(op: Any, leaves: dict[str, Tensor], rest: dict[str, Any
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_avx512_gives_the_bits_of_avx2(built: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "FOLDER", built)
-    forget_libraries()
-    if (reason := compiled.why_not_instruction_set("avx512")) is not None:
-        pytest.skip(reason)
+def test_avx512_gives_the_bits_of_avx2(take: Callable[[str], None], dtype: torch.dtype) -> None:
     for op, case in (
         (compiled_ms_deform_attn, ms_deform_attn_case([(9, 14), (5, 6)], num_queries=40, dim=24)),
         (compiled_mmfs_attention, mmfs_attention_case([(9, 14), (5, 6)], num_queries=40, dim=24)),
@@ -221,12 +227,10 @@ def test_avx512_gives_the_bits_of_avx2(built: Path, dtype: torch.dtype, monkeypa
         leaves = {name: t.to(dtype if name == "value" else torch.float32) for name, t in case.tensors.items()}
         found = []
         for instruction_set in ("avx512", "avx2"):
-            monkeypatch.setattr(compiled, "best_instruction_set", lambda chosen=instruction_set: chosen)
+            take(instruction_set)
             found.append(output_and_gradients(op, leaves, case.rest))
         for name, tensor in found[0].items():
             assert torch.equal(tensor, found[1][name]), name
-    monkeypatch.undo()
-    forget_libraries()
 
 
 def test_every_half_number_survives_the_kernel(kernel: str) -> None:
