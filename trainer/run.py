@@ -81,7 +81,8 @@ def make_run(command: TrainConfig, *, resume: str = AUTO, change: Sequence[str] 
     require_wandb(command.logging.wandb)
     found = find_start(command, resume, change)
     config = found.config
-    refuse_miscompiled(config.compile, device)
+    if not found.is_finished:
+        refuse_miscompiled(config.compile, device)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     place, folder = place_of(config.out), local_folder(config.out)

@@ -114,6 +114,18 @@ def test_a_finished_run_is_lengthened_where_it_is(finished, tmp_path, capsys):
     assert changes_told(out) == [[{"name": "num_steps", "before": 6, "after": 8}]]
 
 
+def test_a_finished_run_that_was_compiled_elsewhere_is_refused_only_if_it_is_to_go_on(finished, tmp_path, capsys):
+    """With a component that is not compiled on a CPU (`trainer.step.compilation.refuse_miscompiled`)."""
+    out = copy_of(finished, tmp_path)
+    (out / "config.yaml").write_text((out / "config.yaml").read_text().replace("compile: []", "compile: [unet]"))
+    again = ["--config", str(out / "config.yaml"), "--device", "cpu"]
+    assert main(again) == 0
+    assert "is finished; its model is" in capsys.readouterr().out
+    assert main([*again, "--change", "num_steps=8"]) == 2
+    assert "--compile has unet, which PyTorch's compiler gets wrong on a CPU" in capsys.readouterr().err
+    assert [s["step"] for s in steps(out) if s["phase"] == "main"] == [1, 2, 3, 4, 5, 6]
+
+
 def test_only_a_run_that_goes_on_can_change(tmp_path, capsys):
     assert main(["tiny", "--out", str(tmp_path / "new"), "--change", "num_steps=9"]) == 2
     assert "--change is of a run that goes on, and" in capsys.readouterr().err
