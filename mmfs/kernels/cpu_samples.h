@@ -14,6 +14,84 @@ using Integers = decltype(Vector<W>{} < Vector<W>{});
 template <typename W>
 using Integer = std::remove_reference_t<decltype(std::declval<Integers<W>&>()[0])>;
 
+// Four whole numbers that hold addresses.
+typedef int64_t Int4 __attribute__((vector_size(32)));
+static_assert(sizeof(void*) == sizeof(int64_t), "mmfs computes with addresses of 8 bytes");
+
+template <typename W>
+constexpr int64_t QUARTETS = LANES<W> / 4;  // of the lanes of a vector
+
+// Four neighbouring lanes as whole numbers of 8 bytes.
+inline Int4 quartet(const Integers<double>& vector, int64_t) {
+    Int4 four;
+    std::memcpy(&four, &vector, sizeof(four));
+    return four;
+}
+inline Int4 quartet(const Integers<float>& vector, int64_t which) {
+#ifdef MMFS_AVX2
+    __m256i lanes;
+    std::memcpy(&lanes, &vector, sizeof(lanes));
+    const __m128i four = which == 0 ? _mm256_castsi256_si128(lanes) : _mm256_extracti128_si256(lanes, 1);
+    const __m256i wide = _mm256_cvtepi32_epi64(four);
+    Int4 result;
+    std::memcpy(&result, &wide, sizeof(result));
+    return result;
+#else
+    return Int4{vector[4 * which], vector[4 * which + 1], vector[4 * which + 2], vector[4 * which + 3]};
+#endif
+}
+
+// Rows become columns: of four samples each corner, of each sample four corners.
+template <typename Vector4>
+inline void transpose_eight_bytes(const Vector4 of_corner[NUM_CORNERS], Vector4 of_sample[4]) {
+#ifdef MMFS_AVX2
+    __m256i rows[4];
+    std::memcpy(rows, of_corner, sizeof(rows));
+    const __m256i even = _mm256_unpacklo_epi64(rows[0], rows[1]), odd = _mm256_unpackhi_epi64(rows[0], rows[1]);
+    const __m256i even2 = _mm256_unpacklo_epi64(rows[2], rows[3]), odd2 = _mm256_unpackhi_epi64(rows[2], rows[3]);
+    const __m256i columns[4] = {
+        _mm256_permute2x128_si256(even, even2, 0x20), _mm256_permute2x128_si256(odd, odd2, 0x20),
+        _mm256_permute2x128_si256(even, even2, 0x31), _mm256_permute2x128_si256(odd, odd2, 0x31)
+    };
+    std::memcpy(of_sample, columns, sizeof(columns));
+#else
+    for (int sample = 0; sample < 4; ++sample) {
+        for (int corner = 0; corner < NUM_CORNERS; ++corner) {
+            of_sample[sample][corner] = of_corner[corner][sample];
+        }
+    }
+#endif
+}
+
+// What a vector of samples has for each corner, sample by sample.
+inline void by_sample(const Vector<double> of_corner[NUM_CORNERS], double (*of_sample)[NUM_CORNERS]) {
+    Vector<double> columns[4];
+    transpose_eight_bytes(of_corner, columns);
+    std::memcpy(of_sample, columns, sizeof(columns));
+}
+inline void by_sample(const Vector<float> of_corner[NUM_CORNERS], float (*of_sample)[NUM_CORNERS]) {
+#ifdef MMFS_AVX2
+    const __m256 low = _mm256_unpacklo_ps(of_corner[0], of_corner[1]);
+    const __m256 low2 = _mm256_unpacklo_ps(of_corner[2], of_corner[3]);
+    const __m256 high = _mm256_unpackhi_ps(of_corner[0], of_corner[1]);
+    const __m256 high2 = _mm256_unpackhi_ps(of_corner[2], of_corner[3]);
+    const __m256 columns[4] = {  // of samples k and k + 4
+        _mm256_shuffle_ps(low, low2, 0x44), _mm256_shuffle_ps(low, low2, 0xEE),
+        _mm256_shuffle_ps(high, high2, 0x44), _mm256_shuffle_ps(high, high2, 0xEE)
+    };
+    for (int k = 0; k < 4; ++k) {
+        _mm_storeu_ps(of_sample[k], _mm256_castps256_ps128(columns[k]));
+        _mm_storeu_ps(of_sample[k + 4], _mm256_extractf128_ps(columns[k], 1));
+    }
+#else
+    for (int64_t sample = 0; sample < LANES<float>; ++sample) {
+        for (int corner = 0; corner < NUM_CORNERS; ++corner) {
+            of_sample[sample][corner] = of_corner[corner][sample];
+        }
+    }
+#endif
+}
+
 // The sizes of the levels of an image, once for each of its L * P samples, padded with zeros to whole vectors.
 template <typename W>
 class LevelOfSample {
@@ -25,6 +103,7 @@ class LevelOfSample {
         std::fill_n(heights_.reserve(size), size, W(0));
         std::fill_n(columns_.reserve(size), size, Integer<W>(0));
         std::fill_n(rows_.reserve(size), size, Integer<W>(0));
+        std::fill_n(first_pixels_.reserve(size), size, int64_t(0));
     }
 
     int64_t num_levels() const { return num_levels_; }
@@ -34,13 +113,15 @@ class LevelOfSample {
     void set(const Plane* planes) {
         for (int64_t level = 0; level < num_levels_; ++level) {
             const Plane& plane = planes[level];
-            Size& known = planes_[static_cast<std::size_t>(level)];
-            if (plane.height != known.height || plane.width != known.width) {
-                known = {plane.height, plane.width};
+            Known& known = planes_[static_cast<std::size_t>(level)];
+            const int64_t first_pixel = plane.first_pixel - planes->first_pixel;
+            if (plane.height != known.height || plane.width != known.width || first_pixel != known.first_pixel) {
+                known = {plane.height, plane.width, first_pixel};
                 std::fill_n(widths_.data() + level * num_points_, num_points_, static_cast<W>(plane.width));
                 std::fill_n(heights_.data() + level * num_points_, num_points_, static_cast<W>(plane.height));
                 std::fill_n(columns_.data() + level * num_points_, num_points_, static_cast<Integer<W>>(plane.width));
                 std::fill_n(rows_.data() + level * num_points_, num_points_, static_cast<Integer<W>>(plane.height));
+                std::fill_n(first_pixels_.data() + level * num_points_, num_points_, first_pixel);
             }
         }
     }
@@ -50,11 +131,13 @@ class LevelOfSample {
     Vector<W> heights(int64_t k) const { return load(heights_.data() + k); }
     Integers<W> columns(int64_t k) const { return load_integers(columns_.data() + k); }
     Integers<W> rows(int64_t k) const { return load_integers(rows_.data() + k); }
+    const int64_t* first_pixels(int64_t k) const { return first_pixels_.data() + k; }  // of the levels, in the image
 
    private:
-    struct Size {
+    struct Known {
         int height = 0;
         int width = 0;
+        int64_t first_pixel = 0;
     };
 
     static Integers<W> load_integers(const Integer<W>* from) {
@@ -65,11 +148,12 @@ class LevelOfSample {
 
     int64_t num_levels_;
     int64_t num_points_;
-    std::vector<Size> planes_;
+    std::vector<Known> planes_;
     Buffer<W> widths_;
     Buffer<W> heights_;
     Buffer<Integer<W>> columns_;
     Buffer<Integer<W>> rows_;
+    Buffer<int64_t> first_pixels_;
 };
 
 // place_sample() of sampling.h for a vector of samples: the same operations, so the same numbers.
@@ -116,15 +200,47 @@ struct PlacedVector {
     }
 };
 
-// The row of a pixel where all bits of a mask are set, and another one where none is. Compilers make a branch of a
-// conditional expression here, and corners outside of a level come unforeseen.
+// The rows of the four corners of samples, as addresses. Corners outside of a level, which come unforeseen, have another
+// row, without a branch.
 template <typename R>
-R* row_or(int64_t mask, const DirectRows<R>& rows, int64_t pixel, R* other) {
-    const auto address = reinterpret_cast<std::uintptr_t>(rows.first) +
-                         static_cast<std::uintptr_t>(rows.offset(pixel)) * sizeof(R);
-    const auto known = reinterpret_cast<std::uintptr_t>(other);
-    return reinterpret_cast<R*>(known + ((address - known) & static_cast<std::uintptr_t>(mask)));
-}
+class CornerRows {
+   public:
+    CornerRows() = default;
+    CornerRows(const DirectRows<R>& rows, int64_t first_pixel_of_image, R* other)
+        : other_(reinterpret_cast<int64_t>(other)),
+          from_other_(static_cast<int64_t>(
+              reinterpret_cast<std::uintptr_t>(rows.first) - reinterpret_cast<std::uintptr_t>(other) +
+              static_cast<std::uintptr_t>(rows.offset(first_pixel_of_image)) * sizeof(R)
+          )),
+          stride_(rows.stride * static_cast<int64_t>(sizeof(R))) {}
+
+    // Of the samples of a vector: an address for each corner.
+    template <typename W>
+    void of(
+        const PlacedVector<W>& placed, Integers<W> num_columns, const int64_t* first_pixels, Int4 of_sample[LANES<W>]
+    ) const {
+        for (int64_t which = 0; which < QUARTETS<W>; ++which) {
+            Int4 first_pixel;
+            std::memcpy(&first_pixel, first_pixels + 4 * which, sizeof(first_pixel));
+            const Int4 upper_left = (first_pixel + quartet(placed.first, which)) * stride_ + from_other_;
+            const Int4 lower_left = upper_left + quartet(num_columns, which) * stride_;
+            Int4 of_corner[NUM_CORNERS];
+            of_corner[UPPER_LEFT] = upper_left;
+            of_corner[UPPER_RIGHT] = upper_left + stride_;
+            of_corner[LOWER_LEFT] = lower_left;
+            of_corner[LOWER_RIGHT] = lower_left + stride_;
+            for (int corner = 0; corner < NUM_CORNERS; ++corner) {
+                of_corner[corner] = (of_corner[corner] & quartet(placed.touched[corner], which)) + other_;
+            }
+            transpose_eight_bytes(of_corner, of_sample + 4 * which);
+        }
+    }
+
+   private:
+    int64_t other_ = 0;
+    int64_t from_other_ = 0;  // to the first pixel of the image
+    int64_t stride_ = 0;
+};
 
 // The samples of a bag in one image that touch a pixel. The working memory of a thread.
 template <typename S, typename W>
@@ -148,7 +264,7 @@ class BagSamples {
     int64_t count() const { return count_; }
     const SampleRows<Row<S, W>, W>* rows() const { return rows_.data(); }
     const Sample<W>& sample(int64_t i) const { return samples_.data()[i]; }  // without its pixels
-    int64_t index(int64_t i) const { return indices_.data()[i]; }            // which of the L * P
+    int64_t index(int64_t i) const { return indices_.data()[i]; }            // which of the L * P; with BACKWARD
 
     // planes: [L], of the image. With gradient null, none of value is wanted. Only with BACKWARD there are samples.
     template <bool BACKWARD>
@@ -156,64 +272,78 @@ class BagSamples {
         levels_.set(planes);
         rows.next_samples();
         if (rows.is_staged()) {
-            place<BACKWARD>(planes, gradient, [&](Integer<W> touched, int64_t pixel) {
-                return touched != 0 ? rows.staged_row(pixel) : rows.zeros();
-            });
+            place<BACKWARD, true>(planes, rows, gradient);
         } else {
-            place<BACKWARD>(planes, gradient, [direct = rows.direct(), zeros = rows.zeros()](
-                                                  Integer<W> touched, int64_t pixel
-                                              ) { return row_or(touched, direct, pixel, zeros); });
+            place<BACKWARD, false>(planes, rows, gradient);
         }
     }
 
    private:
-    template <bool BACKWARD, typename RowOf>
-    void place(const Plane* planes, const HeadGradient<W>* gradient, const RowOf& row_of) {
+    template <bool BACKWARD, bool STAGED>
+    void place(const Plane* planes, HeadRows<S, W>& head, const HeadGradient<W>* gradient) {
         // Local copies: a compiler cannot know that what is written below does not change the members.
-        const int64_t num_points = levels_.num_points(), size = levels_.num_levels() * num_points;
+        const int64_t size = levels_.num_levels() * levels_.num_points();
         const W *x = x_.data(), *y = y_.data(), *all_weights = weights_.data();
         SampleRows<Row<S, W>, W>* rows = rows_.data();
         Sample<W>* samples = samples_.data();
         int64_t* indices = indices_.data();
-        int64_t count = 0, next_level = num_points;
-        const Plane* plane = planes;
+        int64_t count = 0;
+        const int64_t first_pixel = planes->first_pixel;
+        const CornerRows<const Row<S, W>> corner_rows(head.direct(), first_pixel, head.zeros());
+        CornerRows<W> corner_gradients;
+        if (BACKWARD && gradient != nullptr) {
+            corner_gradients = {gradient->direct(), first_pixel, gradient->unused_row()};
+        }
         for (int64_t k = 0; k < size; k += LANES<W>) {
+            const Integers<W> num_columns = levels_.columns(k);
             const PlacedVector<W> placed(
-                load(x + k), load(y + k), levels_.widths(k), levels_.heights(k), levels_.columns(k), levels_.rows(k)
+                load(x + k), load(y + k), levels_.widths(k), levels_.heights(k), num_columns, levels_.rows(k)
             );
             const Vector<W> weights = load(all_weights + k);
             Vector<W> factor[NUM_CORNERS];
             for (int corner = 0; corner < NUM_CORNERS; ++corner) {
                 factor[corner] = weights * placed.share[corner];
             }
+            W factors[LANES<W>][NUM_CORNERS], shares[LANES<W>][NUM_CORNERS];
+            by_sample(factor, factors);
+            Int4 addresses[LANES<W>], gradients[LANES<W>];
+            if constexpr (!STAGED) {
+                corner_rows.of(placed, num_columns, levels_.first_pixels(k), addresses);
+            }
+            if constexpr (BACKWARD) {
+                by_sample(placed.share, shares);
+                if (gradient != nullptr) {
+                    corner_gradients.of(placed, num_columns, levels_.first_pixels(k), gradients);
+                }
+            }
             const int64_t num_here = std::min(LANES<W>, size - k);
             for (int64_t lane = 0; lane < num_here; ++lane) {
-                if (k + lane == next_level) {
-                    ++plane;
-                    next_level += num_points;
-                }
-                const int64_t first = plane->first_pixel + placed.first[lane];
-                const int64_t pixel[NUM_CORNERS] = {first, first + 1, first + plane->width, first + plane->width + 1};
                 // What is outside is overwritten by the next one: to go around it would be a branch that is hard to
                 // foresee.
                 SampleRows<Row<S, W>, W>& here = rows[count];
-                for (int corner = 0; corner < NUM_CORNERS; ++corner) {
-                    const Integer<W> touched = placed.touched[corner][lane];
-                    here.row[corner] = row_of(touched, pixel[corner]);
-                    here.factor[corner] = factor[corner][lane];
-                    if (BACKWARD && gradient != nullptr) {
-                        here.grad[corner] = row_or(touched, gradient->direct(), pixel[corner], gradient->unused_row());
-                    }
-                }
-                if constexpr (BACKWARD) {
-                    Sample<W>& sample = samples[count];
+                if constexpr (STAGED) {
+                    const int64_t first = first_pixel + levels_.first_pixels(k)[lane] + placed.first[lane];
+                    const int64_t pixel[NUM_CORNERS] = {
+                        first, first + 1, first + num_columns[lane], first + num_columns[lane] + 1
+                    };
                     for (int corner = 0; corner < NUM_CORNERS; ++corner) {
-                        sample.share[corner] = placed.share[corner][lane];
+                        here.row[corner] =
+                            placed.touched[corner][lane] != 0 ? head.staged_row(pixel[corner]) : head.zeros();
                     }
+                } else {
+                    std::memcpy(here.row, &addresses[lane], sizeof(here.row));
+                }
+                std::memcpy(here.factor, factors[lane], sizeof(here.factor));
+                if constexpr (BACKWARD) {
+                    if (gradient != nullptr) {
+                        std::memcpy(here.grad, &gradients[lane], sizeof(here.grad));
+                    }
+                    Sample<W>& sample = samples[count];
+                    std::memcpy(sample.share, shares[lane], sizeof(sample.share));
                     sample.right = placed.right[lane];
                     sample.below = placed.below[lane];
+                    indices[count] = k + lane;
                 }
-                indices[count] = k + lane;
                 count += placed.inside[lane] != 0;
             }
         }
