@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from bench import measure
-from bench.bench_calls import GRADIENTS, TOLERANCE, arguments, checked, often
-from bench.model_sides import least_cpu_seconds
+from bench.bench_calls import GRADIENTS, TOLERANCE, arguments, checked
+from bench.model_sides import least_cpu_seconds, often
 from mmfs import compiled, dispatch, mmfs_attention
 from mmfs.functional import sizes_of
 

@@ -22,69 +22,50 @@ template <typename W>
 constexpr int64_t QUARTETS = LANES<W> / 4;  // of the lanes of a vector
 
 // Four neighbouring lanes as whole numbers of 8 bytes.
-inline Int4 quartet(const Integers<double>& vector, int64_t) {
-    Int4 four;
-    std::memcpy(&four, &vector, sizeof(four));
-    return four;
-}
+inline Int4 quartet(const Integers<double>& vector, int64_t) { return vector; }
 inline Int4 quartet(const Integers<float>& vector, int64_t which) {
 #ifdef MMFS_AVX2
-    __m256i lanes;
-    std::memcpy(&lanes, &vector, sizeof(lanes));
-    const __m128i four = which == 0 ? _mm256_castsi256_si128(lanes) : _mm256_extracti128_si256(lanes, 1);
-    const __m256i wide = _mm256_cvtepi32_epi64(four);
-    Int4 result;
-    std::memcpy(&result, &wide, sizeof(result));
-    return result;
+    const __m256i lanes = (__m256i)vector;
+    return (Int4)_mm256_cvtepi32_epi64(which == 0 ? _mm256_castsi256_si128(lanes) : _mm256_extracti128_si256(lanes, 1));
 #else
     return Int4{vector[4 * which], vector[4 * which + 1], vector[4 * which + 2], vector[4 * which + 3]};
 #endif
 }
 
-// Rows become columns: of four samples each corner, of each sample four corners.
-template <typename Vector4>
-inline void transpose_eight_bytes(const Vector4 of_corner[NUM_CORNERS], Vector4 of_sample[4]) {
+// What the samples of a vector have for each corner, sample by sample. T: a number or an address, of 4 or 8 bytes.
+template <typename VectorOfT, typename T>
+inline void by_sample(const VectorOfT of_corner[NUM_CORNERS], T (*of_sample)[NUM_CORNERS]) {
 #ifdef MMFS_AVX2
-    __m256i rows[4];
-    std::memcpy(rows, of_corner, sizeof(rows));
-    const __m256i even = _mm256_unpacklo_epi64(rows[0], rows[1]), odd = _mm256_unpackhi_epi64(rows[0], rows[1]);
-    const __m256i even2 = _mm256_unpacklo_epi64(rows[2], rows[3]), odd2 = _mm256_unpackhi_epi64(rows[2], rows[3]);
-    const __m256i columns[4] = {
-        _mm256_permute2x128_si256(even, even2, 0x20), _mm256_permute2x128_si256(odd, odd2, 0x20),
-        _mm256_permute2x128_si256(even, even2, 0x31), _mm256_permute2x128_si256(odd, odd2, 0x31)
-    };
-    std::memcpy(of_sample, columns, sizeof(columns));
-#else
-    for (int sample = 0; sample < 4; ++sample) {
-        for (int corner = 0; corner < NUM_CORNERS; ++corner) {
-            of_sample[sample][corner] = of_corner[corner][sample];
+    if constexpr (sizeof(T) == 8) {
+        const __m256i upper_left = (__m256i)of_corner[0], upper_right = (__m256i)of_corner[1];
+        const __m256i lower_left = (__m256i)of_corner[2], lower_right = (__m256i)of_corner[3];
+        const __m256i upper_even = _mm256_unpacklo_epi64(upper_left, upper_right);
+        const __m256i upper_odd = _mm256_unpackhi_epi64(upper_left, upper_right);
+        const __m256i lower_even = _mm256_unpacklo_epi64(lower_left, lower_right);
+        const __m256i lower_odd = _mm256_unpackhi_epi64(lower_left, lower_right);
+        const __m256i samples[4] = {
+            _mm256_permute2x128_si256(upper_even, lower_even, 0x20),
+            _mm256_permute2x128_si256(upper_odd, lower_odd, 0x20),
+            _mm256_permute2x128_si256(upper_even, lower_even, 0x31),
+            _mm256_permute2x128_si256(upper_odd, lower_odd, 0x31),
+        };
+        std::memcpy(of_sample, samples, sizeof(samples));
+    } else {
+        const __m256 upper_low = _mm256_unpacklo_ps(of_corner[0], of_corner[1]);
+        const __m256 upper_high = _mm256_unpackhi_ps(of_corner[0], of_corner[1]);
+        const __m256 lower_low = _mm256_unpacklo_ps(of_corner[2], of_corner[3]);
+        const __m256 lower_high = _mm256_unpackhi_ps(of_corner[2], of_corner[3]);
+        const __m256 samples[4] = {  // each with the one four further on
+            _mm256_shuffle_ps(upper_low, lower_low, 0x44), _mm256_shuffle_ps(upper_low, lower_low, 0xEE),
+            _mm256_shuffle_ps(upper_high, lower_high, 0x44), _mm256_shuffle_ps(upper_high, lower_high, 0xEE)
+        };
+        for (int k = 0; k < 4; ++k) {
+            _mm_storeu_ps(of_sample[k], _mm256_castps256_ps128(samples[k]));
+            _mm_storeu_ps(of_sample[k + 4], _mm256_extractf128_ps(samples[k], 1));
         }
     }
-#endif
-}
-
-// What a vector of samples has for each corner, sample by sample.
-inline void by_sample(const Vector<double> of_corner[NUM_CORNERS], double (*of_sample)[NUM_CORNERS]) {
-    Vector<double> columns[4];
-    transpose_eight_bytes(of_corner, columns);
-    std::memcpy(of_sample, columns, sizeof(columns));
-}
-inline void by_sample(const Vector<float> of_corner[NUM_CORNERS], float (*of_sample)[NUM_CORNERS]) {
-#ifdef MMFS_AVX2
-    const __m256 low = _mm256_unpacklo_ps(of_corner[0], of_corner[1]);
-    const __m256 low2 = _mm256_unpacklo_ps(of_corner[2], of_corner[3]);
-    const __m256 high = _mm256_unpackhi_ps(of_corner[0], of_corner[1]);
-    const __m256 high2 = _mm256_unpackhi_ps(of_corner[2], of_corner[3]);
-    const __m256 columns[4] = {  // of samples k and k + 4
-        _mm256_shuffle_ps(low, low2, 0x44), _mm256_shuffle_ps(low, low2, 0xEE),
-        _mm256_shuffle_ps(high, high2, 0x44), _mm256_shuffle_ps(high, high2, 0xEE)
-    };
-    for (int k = 0; k < 4; ++k) {
-        _mm_storeu_ps(of_sample[k], _mm256_castps256_ps128(columns[k]));
-        _mm_storeu_ps(of_sample[k + 4], _mm256_extractf128_ps(columns[k], 1));
-    }
 #else
-    for (int64_t sample = 0; sample < LANES<float>; ++sample) {
+    for (std::size_t sample = 0; sample < sizeof(VectorOfT) / sizeof(T); ++sample) {
         for (int corner = 0; corner < NUM_CORNERS; ++corner) {
             of_sample[sample][corner] = of_corner[corner][sample];
         }
@@ -200,8 +181,8 @@ struct PlacedVector {
     }
 };
 
-// The rows of the four corners of samples, as addresses. Corners outside of a level, which come unforeseen, have another
-// row, without a branch.
+// The rows of the four corners of samples, as addresses. Corners outside of a level, which come unforeseen, have
+// another row, without a branch.
 template <typename R>
 class CornerRows {
    public:
@@ -217,7 +198,8 @@ class CornerRows {
     // Of the samples of a vector: an address for each corner.
     template <typename W>
     void of(
-        const PlacedVector<W>& placed, Integers<W> num_columns, const int64_t* first_pixels, Int4 of_sample[LANES<W>]
+        const PlacedVector<W>& placed, Integers<W> num_columns, const int64_t* first_pixels,
+        int64_t (*of_sample)[NUM_CORNERS]
     ) const {
         for (int64_t which = 0; which < QUARTETS<W>; ++which) {
             Int4 first_pixel;
@@ -232,7 +214,7 @@ class CornerRows {
             for (int corner = 0; corner < NUM_CORNERS; ++corner) {
                 of_corner[corner] = (of_corner[corner] & quartet(placed.touched[corner], which)) + other_;
             }
-            transpose_eight_bytes(of_corner, of_sample + 4 * which);
+            by_sample(of_corner, of_sample + 4 * which);
         }
     }
 
@@ -306,7 +288,7 @@ class BagSamples {
             }
             W factors[LANES<W>][NUM_CORNERS], shares[LANES<W>][NUM_CORNERS];
             by_sample(factor, factors);
-            Int4 addresses[LANES<W>], gradients[LANES<W>];
+            alignas(32) int64_t addresses[LANES<W>][NUM_CORNERS], gradients[LANES<W>][NUM_CORNERS];
             if constexpr (!STAGED) {
                 corner_rows.of(placed, num_columns, levels_.first_pixels(k), addresses);
             }
@@ -331,12 +313,12 @@ class BagSamples {
                             placed.touched[corner][lane] != 0 ? head.staged_row(pixel[corner]) : head.zeros();
                     }
                 } else {
-                    std::memcpy(here.row, &addresses[lane], sizeof(here.row));
+                    std::memcpy(here.row, addresses[lane], sizeof(here.row));
                 }
                 std::memcpy(here.factor, factors[lane], sizeof(here.factor));
                 if constexpr (BACKWARD) {
                     if (gradient != nullptr) {
-                        std::memcpy(here.grad, &gradients[lane], sizeof(here.grad));
+                        std::memcpy(here.grad, gradients[lane], sizeof(here.grad));
                     }
                     Sample<W>& sample = samples[count];
                     std::memcpy(sample.share, shares[lane], sizeof(sample.share));
